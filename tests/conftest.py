@@ -1,0 +1,219 @@
+"""Homes driven by the real command, and one Anvil a worker that every test gets back as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from microwallet.devnet.local_chain import LocalChain
+
+REPOSITORY = Path(__file__).parent.parent
+PASSWORD = "correct horse battery staple"
+IN_CI = os.environ.get("CI") == "true"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the long forms of tests too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """Under continuous integration nothing may be missing, so a skipped test has failed."""
+    report = yield
+    return _skipped_means_failed(report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    """The same for a module that skips itself."""
+    report = yield
+    return _skipped_means_failed(report)
+
+
+def _skipped_means_failed(report: Any) -> Any:
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which is a failure under CI: {report.longrepr}"
+    return report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """What a command that has ended left behind."""
+
+    arguments: tuple[str, ...]
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The envelope of a command run with --json; stdout must hold that one document."""
+        return json.loads(self.stdout)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What a successful command run with --json tells."""
+        assert self.exit_code == 0, self
+        assert self.json["ok"] is True
+        return self.json["data"]
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """What a failed command run with --json tells; its exit code is the process's."""
+        assert self.json["ok"] is False, self
+        assert self.json["error"]["exitCode"] == self.exit_code
+        return self.json["error"]
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The objects of a command that prints one a line."""
+        return [json.loads(line) for line in self.stdout.splitlines()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """One user's MICROWALLET_HOME with a password file, no Secret Service and no terminal."""
+
+    path: Path
+    password_file: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """More environment variables for every command of this home."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of this home's commands."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MICROWALLET_")}
+        return {
+            **inherited,
+            "HOME": str(self.path.parent),
+            "MICROWALLET_HOME": str(self.path),
+            "MICROWALLET_PASSWORD_FILE": str(self.password_file),
+            "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
+            "PYTHONPATH": str(REPOSITORY),
+            **self.settings,
+        }
+
+    def run(
+        self,
+        *arguments: object,
+        input: str | bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 120,
+    ) -> Completed:
+        """Run `microwallet ARGUMENTS` to its end; `env` adds to the environment."""
+        words = tuple(str(argument) for argument in arguments)
+        done = subprocess.run(
+            [*command_line(), *words],
+            input=input.encode() if isinstance(input, str) else (input or b""),
+            capture_output=True,
+            env={**self.environment, **(env or {})},
+            cwd=self.path.parent,
+            timeout=timeout,
+            check=False,
+        )
+        return Completed(
+            arguments=words,
+            exit_code=done.returncode,
+            stdout=done.stdout.decode(),
+            stderr=done.stderr.decode(),
+        )
+
+    def start(
+        self, *arguments: object, env: Mapping[str, str] | None = None, **streams: Any
+    ) -> subprocess.Popen:
+        """Start `microwallet ARGUMENTS` and leave it running; the caller ends it."""
+        return subprocess.Popen(
+            [*command_line(), *(str(argument) for argument in arguments)],
+            env={**self.environment, **(env or {})},
+            cwd=self.path.parent,
+            **streams,
+        )
+
+
+def command_line() -> list[str]:
+    """The installed `microwallet`, or the same entry point where the package is not installed."""
+    installed = Path(sys.executable).with_name("microwallet")
+    if installed.exists():
+        return [str(installed)]
+    return [sys.executable, "-c", "from microwallet.cli.main import run; run()"]
+
+
+@pytest.fixture
+def make_home(tmp_path: Path) -> Callable[..., Home]:
+    """Makes an empty home: `make_home("alice")`, `make_home("bob", chain)` to work on that chain."""
+
+    def make(name: str, chain: LocalChain | None = None, **settings: str) -> Home:
+        folder = tmp_path / name
+        folder.mkdir()
+        password_file = folder / "password"
+        password_file.write_text(PASSWORD + "\n")
+        password_file.chmod(0o600)
+        if chain:
+            settings["MICROWALLET_RPC_URL"] = chain.rpc_url
+        return Home(path=folder / "home", password_file=password_file, settings=settings)
+
+    return make
+
+
+@pytest.fixture
+def home(make_home: Callable[..., Home]) -> Home:
+    """An empty home that knows no chain of ours."""
+    return make_home("user")
+
+
+@pytest.fixture
+def run(home: Home) -> Callable[..., Completed]:
+    """Runs `microwallet` as a process: `run("balance", "--json").data`, `run(..., home=bob)`."""
+
+    def run_in(*arguments: object, home: Home = home, **options: Any) -> Completed:
+        return home.run(*arguments, **options)
+
+    return run_in
+
+
+@pytest.fixture(scope="session")
+def anvil(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Anvil program; installed in the user's cache folder if it is nowhere else."""
+    from microwallet.config import Paths
+    from microwallet.devnet.anvil import find_anvil
+
+    class Quiet:
+        def say(self, message: str) -> None:
+            sys.stderr.write(message + "\n")
+
+    return find_anvil(os.environ, Paths.from_environment(os.environ).cache, Quiet())
+
+
+@pytest.fixture(scope="session")
+def worker_chain(anvil: Path) -> Iterator[LocalChain]:
+    """This worker's Anvil with escrow and test USDC; use `chain`, which cleans up."""
+    from microwallet.devnet.local_chain import local_chain
+
+    with local_chain(anvil) as chain:
+        yield chain
+
+
+@pytest.fixture
+def chain(worker_chain: LocalChain) -> Iterator[LocalChain]:
+    """A local chain with nothing on it but the contracts; what a test does to it is undone."""
+    snapshot = worker_chain.rpc.call("evm_snapshot", [])
+    yield worker_chain
+    assert worker_chain.rpc.call("evm_revert", [snapshot])
