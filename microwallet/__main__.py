@@ -1,0 +1,5 @@
+"""`python -m microwallet`."""
+
+from microwallet.cli.main import run
+
+run()

@@ -1,0 +1,92 @@
+"""What commands take from their surroundings: the wallet, the terminal, the chatter on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from microwallet.errors import ConfirmationRequired, Interrupted
+from microwallet.wallet import Wallet
+
+
+@dataclass(slots=True)
+class Verbosity:
+    """How much is said on stderr: set once from the global flags."""
+
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+
+
+verbosity = Verbosity()
+
+
+class Stderr:
+    """A reporter that says things to a person on stderr."""
+
+    def say(self, message: str) -> None:
+        """One line, unless -q was given."""
+        if not verbosity.quiet:
+            sys.stderr.write(message + "\n")
+            sys.stderr.flush()
+
+
+def has_terminal() -> bool:
+    """Whether a person can be asked: both the keyboard and stderr are a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def open_wallet(
+    *,
+    network: str | None = None,
+    account: str | None = None,
+    rpc_url: str | None = None,
+    password_file: str | None = None,
+    **flags: Any,
+) -> Wallet:
+    """The wallet of this process, with the flags of this command in force."""
+    named = {"network": network, "account": account, "rpc-url": rpc_url, "password-file": password_file}
+    prompt: Callable[[str], str] | None = ask_secret if has_terminal() else None
+    return Wallet.open(environment=os.environ, flags=named | flags, prompt=prompt, reporter=Stderr())
+
+
+def ask_secret(question: str) -> str:
+    """A password typed by a person; never echoed."""
+    import getpass
+
+    try:
+        return getpass.getpass(question, stream=sys.stderr)
+    except (EOFError, KeyboardInterrupt):
+        raise Interrupted("nothing was typed") from None
+
+
+def ask(question: str) -> str:
+    """A line typed by a person; the question goes to stderr."""
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    try:
+        line = sys.stdin.readline()
+    except KeyboardInterrupt:
+        line = ""
+    if not line:
+        raise Interrupted("nothing was typed")
+    return line.strip()
+
+
+def confirm(summary: str, *, yes: bool) -> None:
+    """Show what is about to happen and ask; without a terminal, `--yes` is needed.
+
+    Raises ConfirmationRequired when nobody can be asked, Interrupted when the answer is no.
+    """
+    if yes:
+        return
+    if not has_terminal():
+        raise ConfirmationRequired(
+            f"{summary}\nnobody is there to say yes to this", hint="add --yes to do it, --dry-run to look"
+        )
+    sys.stderr.write(summary + "\n")
+    if ask("Go ahead? [y/N] ").lower() not in ("y", "yes"):
+        raise Interrupted("nothing was done")

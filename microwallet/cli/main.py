@@ -1,0 +1,128 @@
+"""The `microwallet` command: its verbs, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from microwallet import __version__
+from microwallet.cli.command import Lazy, lazy_group
+from microwallet.cli.context import verbosity
+from microwallet.cli.result import error_envelope, print_error
+from microwallet.errors import Interrupted, MicrowalletError, UsageError
+
+RESOURCES, ACTIONS, LOCAL = "Resources", "Pay and be paid", "This machine"
+
+COMMANDS = {
+    "pay": Lazy("microwallet.cli.pay", "Sign the next voucher of a channel.", ACTIONS),
+    "send": Lazy("microwallet.cli.send", "Send coins or tokens to an address.", ACTIONS),
+    "balance": Lazy("microwallet.cli.balance", "What is on chain, locked, authorized and free.", ACTIONS),
+    "voucher": Lazy("microwallet.cli.voucher", "Check vouchers.", ACTIONS),
+    "account": Lazy("microwallet.cli.account", "Keys that pay and are paid.", RESOURCES),
+    "channel": Lazy("microwallet.cli.channel", "Channels you pay through.", RESOURCES),
+    "payee": Lazy("microwallet.cli.payee", "Channels you are paid through.", RESOURCES),
+    "network": Lazy("microwallet.cli.network", "Chains and tokens.", RESOURCES),
+    "escrow": Lazy("microwallet.cli.escrow", "The contract that holds deposits.", RESOURCES),
+    "config": Lazy("microwallet.cli.config", "Settings and where they come from.", RESOURCES),
+    "devnet": Lazy("microwallet.cli.devnet", "A local chain to try things on.", LOCAL),
+    "demo": Lazy("microwallet.cli.demo", "See the whole thing work on a throw-away chain.", LOCAL),
+    "doctor": Lazy("microwallet.cli.doctor", "Check this installation.", LOCAL),
+    "help": Lazy("microwallet.cli.guide", "Read about a topic.", LOCAL),
+}
+
+app = typer.Typer(
+    cls=lazy_group(COMMANDS),
+    help="Micropayments from a terminal, over payment channels.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"microwallet {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Start here: microwallet demo.  Read on: microwallet help")
+def options(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Micropayments from a terminal, over payment channels."""
+    verbosity.quiet, verbosity.verbose, verbosity.debug = quiet, verbose, debug
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; the exit code."""
+    as_json = "--json" in arguments
+    try:
+        code = typer.main.get_command(app)(arguments, prog_name="microwallet", standalone_mode=False)
+    except MicrowalletError as error:
+        return _fail(error, as_json)
+    except BrokenPipeError:
+        return _fail(MicrowalletError("what reads the output has gone away"), False)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail(Interrupted("interrupted"), as_json)
+    except typer._click.exceptions.NoArgsIsHelpError as help_shown:  # noqa: SLF001
+        sys.stderr.write(help_shown.format_message() + "\n")
+        return UsageError.exit_code
+    except typer.TyperException as error:
+        hint = _help_hint(error)
+        return _fail(UsageError(error.format_message(), hint=hint), as_json)
+    except Exception as error:  # whatever is left is a defect: one line, not a traceback
+        if verbosity.debug:
+            raise
+        unexpected = MicrowalletError(
+            f"unexpected {type(error).__name__}: {error}",
+            hint="run it again as `microwallet --debug ...` and report what it prints",
+        )
+        return _fail(unexpected, as_json)
+    return code if isinstance(code, int) else 0
+
+
+def run() -> None:
+    """The console script."""
+    code = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _fail(error: MicrowalletError, as_json: bool) -> int:
+    if verbosity.debug and error.__cause__ is not None:
+        import traceback
+
+        traceback.print_exception(error)
+    try:
+        if error.streamed:
+            import json
+
+            sys.stderr.write(json.dumps(error_envelope(error)) + "\n")
+        else:
+            print_error(error, as_json=as_json)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return error.exit_code
+
+
+def _help_hint(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "microwallet"
+    return f"{path} --help"
+
+
+if __name__ == "__main__":
+    run()

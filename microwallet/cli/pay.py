@@ -1,0 +1,125 @@
+"""`microwallet pay`: sign the next vouchers of a channel and print them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from microwallet.cli.command import new_group
+from microwallet.cli.context import Stderr, open_wallet
+from microwallet.cli.options import IdempotencyKey, Json, PasswordFile
+from microwallet.cli.result import SCHEMA
+from microwallet.domain.money import Amount, format_units
+from microwallet.errors import MicrowalletError, OutcomeUnknown, UsageError
+from microwallet.payer.pay import SignedPayment, check_idempotency_key, new_idempotency_key
+from microwallet.payer.pay import pay as pay_channel
+from microwallet.payer.pay import resume as resume_payment
+from microwallet.ledger.payments import check_same
+from microwallet.wallet import Wallet
+
+app = new_group("Sign the next voucher of a channel.")
+_LINES_A_WRITE = 64
+
+
+@app.command(
+    epilog='Examples:  microwallet pay coffee "0.001 USDC"   '
+    'microwallet pay coffee "0.0001 USDC" --count 1000 --each | microwallet payee accept -'
+)
+def pay(
+    channel: Annotated[str | None, typer.Argument(help="Id, prefix, label, or payee.")] = None,
+    amount: Annotated[str | None, typer.Argument(help='Such as "0.001 USDC"; a bare number too.')] = None,
+    count: Annotated[int | None, typer.Option("--count", min=1, help="Make this many payments.")] = None,
+    each: Annotated[bool, typer.Option("--each", help="Print every voucher, one a line.")] = False,
+    memo: Annotated[str | None, typer.Option("--memo", help="A note for your own ledger.")] = None,
+    idempotency_key: IdempotencyKey = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="KEY", help="Print an earlier payment's vouchers again.")
+    ] = None,
+    password_file: PasswordFile = None,
+    json: Json = False,
+) -> None:
+    """Sign the next voucher of a channel and print it, one JSON object."""
+    if resume and idempotency_key:
+        raise UsageError("--resume and --idempotency-key do not go together", hint="name the key once")
+    if not resume and (channel is None or amount is None):
+        raise UsageError("pay needs a CHANNEL and an AMOUNT", hint='microwallet pay coffee "0.001 USDC"')
+    try:
+        with open_wallet(password_file=password_file) as wallet:
+            if resume:
+                signed = _resume(wallet, resume, channel, amount, count, memo)
+            else:
+                signed = _pay(wallet, channel or "", amount or "", count or 1, memo, idempotency_key)
+            _print(signed, each=each, as_json=json)
+    except MicrowalletError as error:
+        error.streamed = each and json
+        raise
+    _say_new_state(signed)
+
+
+def _pay(
+    wallet: Wallet, channel: str, amount: str, count: int, memo: str | None, idempotency_key: str | None
+) -> SignedPayment:
+    key = idempotency_key or new_idempotency_key()
+    check_idempotency_key(key)
+    if idempotency_key is None:
+        Stderr().say(f"idempotency key: {key}")
+    return pay_channel(
+        wallet.ledger,
+        channel,
+        amount,
+        count=count,
+        memo=memo,
+        idempotency_key=key,
+        key_of=wallet.voucher_key,
+        now=wallet.now(),
+    )
+
+
+def _resume(
+    wallet: Wallet, key: str, channel: str | None, amount: str | None, count: int | None, memo: str | None
+) -> SignedPayment:
+    signed = resume_payment(wallet.ledger, key, key_of=wallet.voucher_key)
+    payment = signed.payment
+    named = wallet.ledger.channels.find(channel) if channel else signed.channel
+    check_same(
+        payment,
+        channel_id=named.channel_id,
+        step=Amount.parse(amount, named.asset).base_units if amount else payment.step,
+        count=count or payment.count,
+        memo=payment.memo if memo is None else memo,
+    )
+    return signed
+
+
+def _print(signed: SignedPayment, *, each: bool, as_json: bool) -> None:
+    out = sys.stdout.buffer
+    try:
+        if each:
+            vouchers = signed.vouchers()
+            while lines := list(itertools.islice(vouchers, _LINES_A_WRITE)):
+                out.write(("\n".join(lines) + "\n").encode())
+        elif as_json:
+            out.write(f'{{"schema":{SCHEMA},"ok":true,"data":{signed.last()}}}\n'.encode())
+        else:
+            out.write(signed.last().encode() + b"\n")
+        out.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        key = signed.payment.idempotency_key
+        raise OutcomeUnknown(
+            f"the vouchers could not all be handed over ({error.strerror}); the payment is recorded",
+            hint=f"microwallet pay --resume {key}" + (" --each" if each else ""),
+        ) from error
+
+
+def _say_new_state(signed: SignedPayment) -> None:
+    asset, payment = signed.channel.asset, signed.payment
+    paid = format_units(payment.step * payment.count, asset.decimals)
+    left = format_units(payment.deposit - payment.end, asset.decimals)
+    times = f" in {payment.count} payments" if payment.count > 1 else ""
+    name = signed.channel.label or signed.channel.channel_id
+    Stderr().say(f"authorized {paid} {asset.symbol}{times} on {name}; {left} {asset.symbol} left")

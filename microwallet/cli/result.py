@@ -1,0 +1,78 @@
+"""What a command returns, and the one place that prints it: human text, or the JSON envelope."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from microwallet.errors import MicrowalletError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of a command: data for JSON, text for people, and a failure that left data behind."""
+
+    data: dict[str, Any]
+    text: str | Callable[[], str] = ""
+    error: MicrowalletError | None = None
+    notes: Sequence[str] = field(default_factory=tuple)
+    """Said on stderr after the result, e.g. the next command to type."""
+
+
+def success_envelope(data: dict[str, Any]) -> dict[str, Any]:
+    """`{"schema": 1, "ok": true, "data": ...}`."""
+    return {"schema": SCHEMA, "ok": True, "data": data}
+
+
+def error_envelope(error: MicrowalletError, data: dict[str, Any] | None = None) -> dict[str, Any]:
+    """`{"schema": 1, "ok": false, "error": ...}`, with `data` where something was achieved."""
+    body: dict[str, Any] = {
+        "code": error.code,
+        "message": error.message,
+        "hint": error.hint,
+        "exitCode": error.exit_code,
+    }
+    if error.problem_type:
+        body["type"] = error.problem_type
+    envelope: dict[str, Any] = {"schema": SCHEMA, "ok": False, "error": body}
+    if data is not None:
+        envelope["data"] = data
+    return envelope
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One JSON document and a line break on stdout."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_result(result: Result, *, as_json: bool) -> int:
+    """Print a command's result; returns the exit code."""
+    if as_json:
+        if result.error:
+            print_json(error_envelope(result.error, result.data))
+        else:
+            print_json(success_envelope(result.data))
+    else:
+        text = result.text() if callable(result.text) else result.text
+        if text:
+            sys.stdout.write(text.rstrip("\n") + "\n")
+            sys.stdout.flush()
+        if result.error:
+            print_error(result.error, as_json=False)
+    return result.error.exit_code if result.error else 0
+
+
+def print_error(error: MicrowalletError, *, as_json: bool) -> None:
+    """Print an error: the envelope on stdout for JSON, else two lines on stderr."""
+    if as_json:
+        print_json(error_envelope(error, error.data))
+        return
+    sys.stderr.write(f"error: {error.message}\n")
+    if error.hint:
+        sys.stderr.write(f"hint: {error.hint}\n")

@@ -1,0 +1,184 @@
+"""Settings, and where each came from: flag, MICROWALLET_* variable, project file, user file, default."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from microwallet.errors import UsageError
+
+PROJECT_FILE = "microwallet.toml"
+PROJECT_SETTINGS = frozenset({"network", "account"})
+"""A project file may choose, never trust: RPC addresses, escrows and mainnets are the user's alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting of the user file: its default and what it means."""
+
+    default: Any
+    help: str
+
+
+SETTINGS: Mapping[str, Setting] = {
+    "network": Setting("anvil", "the network commands work on"),
+    "account": Setting(None, "the account that pays and is paid"),
+    "token": Setting(None, "the token amounts without a unit are in; default: the network's USDC"),
+    "password-file": Setting(None, "a file whose first line is the password of encrypted keys"),
+    "rpc-url": Setting(None, "one RPC address instead of the network's own"),
+    "rpc-timeout": Setting(10, "seconds a chain request may take, retries included"),
+    "max-fee-gwei": Setting(200, "the most a transaction pays per gas, in gwei"),
+    "wait-seconds": Setting(180, "seconds to wait for a transaction before its outcome is unknown"),
+}
+
+_NUMBERS = {"rpc-timeout", "max-fee-gwei", "wait-seconds"}
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A setting's value and its source: flag, environment, project, user or default."""
+
+    value: Any
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Every place on disk microwallet uses; nothing is created by asking."""
+
+    home: Path
+    cache: Path
+
+    @property
+    def user_file(self) -> Path:
+        return self.home / "config.toml"
+
+    @property
+    def ledger(self) -> Path:
+        return self.home / "ledger.sqlite3"
+
+    @property
+    def keys(self) -> Path:
+        return self.home / "keys"
+
+    @property
+    def devnet(self) -> Path:
+        return self.home / "devnet"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Paths:
+        """MICROWALLET_HOME moves everything but the tool cache; else the platform's data folder."""
+        home = environment.get("MICROWALLET_HOME")
+        cache = environment.get("MICROWALLET_CACHE")
+        if not home or not cache:
+            import platformdirs
+
+            home = home or platformdirs.user_data_dir("microwallet", appauthor=False)
+            cache = cache or platformdirs.user_cache_dir("microwallet", appauthor=False)
+        return cls(home=Path(home).expanduser(), cache=Path(cache).expanduser())
+
+
+class Configuration:
+    """The settings in force. Reads files once, when built."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        environment: Mapping[str, str],
+        *,
+        flags: Mapping[str, Any] | None = None,
+        project_folder: Path | None = None,
+    ) -> None:
+        self.paths = paths
+        self._environment = environment
+        self._flags = {name: value for name, value in (flags or {}).items() if value is not None}
+        self._project = _read(project_folder / PROJECT_FILE) if project_folder else {}
+        self.user = _read(paths.user_file)
+
+    def get(self, name: str) -> Any:
+        """The value of a setting of SETTINGS."""
+        return self.resolve(name).value
+
+    def resolve(self, name: str) -> Resolved:
+        """The value of a setting and where it came from."""
+        if name in self._flags:
+            return Resolved(self._flags[name], "flag")
+        variable = "MICROWALLET_" + name.upper().replace("-", "_")
+        if self._environment.get(variable):
+            return Resolved(_checked(name, self._environment[variable], variable), "environment")
+        if name in PROJECT_SETTINGS and name in self._project:
+            return Resolved(_checked(name, self._project[name], PROJECT_FILE), "project")
+        if name in self.user:
+            return Resolved(_checked(name, self.user[name], str(self.paths.user_file)), "user")
+        return Resolved(SETTINGS[name].default, "default")
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A table of the user file, such as `networks`; empty when missing."""
+        table = self.user.get(name, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"{self.paths.user_file}: [{name}] is not a table")
+        return table
+
+    @contextmanager
+    def editing(self) -> Iterator[dict[str, Any]]:
+        """The user file's content to change; written back atomically, one process at a time."""
+        self.paths.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.paths.home / ".config.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            content = _read(self.paths.user_file)
+            yield content
+            _write(self.paths.user_file, content)
+            self.user = content
+
+
+def checked_setting(name: str, value: Any) -> Any:
+    """The value of a setting as the user file keeps it; UsageError if there is no such setting."""
+    if name not in SETTINGS:
+        raise UsageError(
+            f"there is no setting {name!r}; there are: {', '.join(SETTINGS)}",
+            hint="microwallet config show",
+        )
+    return _checked(name, value, "the command line")
+
+
+def _checked(name: str, value: Any, where: str) -> Any:
+    if name not in _NUMBERS:
+        if not isinstance(value, str):
+            raise UsageError(f"{where}: {name} is {value!r}, not a text")
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{where}: {name} is {value!r}, not a number") from None
+    if not 0 < number < 1e9:
+        raise UsageError(f"{where}: {name} is {value!r}; it must be above zero")
+    return int(number) if number.is_integer() else number
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    import tomllib
+
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} cannot be read: {error}", hint=f"mend it, or move it away: mv {path} {path}.old"
+        ) from error
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    import tomli_w
+
+    with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=".config-", delete=False) as file:
+        tomli_w.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(file.name).replace(path)

@@ -1,0 +1,1 @@
+"""The rules of payment channels, pure: no I/O, no clock, no web3."""

@@ -1,0 +1,130 @@
+"""A payment channel: its descriptor, its state on chain, and the status they add up to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from microwallet.domain.identifiers import Address, ChainId, ChannelId, hexed, keccak, word
+from microwallet.domain.money import Asset
+
+CLOSE_GRACE_PERIOD = 15 * 60
+"""Seconds between a close request and the payer's withdrawal."""
+
+
+class ChannelStatus(StrEnum):
+    """Where a channel is in its life."""
+
+    OPENING = "opening"
+    OPEN = "open"
+    CLOSING = "closing"
+    WITHDRAWABLE = "withdrawable"
+    FINALIZED = "finalized"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelDescriptor:
+    """What identifies a channel; none of it ever changes. All addresses EIP-55, `salt` 0x hex."""
+
+    payer: Address
+    payee: Address
+    token: Address
+    salt: str
+    authorized_signer: Address
+    escrow_contract: Address
+    chain_id: ChainId
+
+    @property
+    def voucher_signer(self) -> Address:
+        """Who signs vouchers: the authorized signer, or the payer where it is the zero address."""
+        return self.payer if int(self.authorized_signer, 16) == 0 else self.authorized_signer
+
+    def channel_id(self) -> ChannelId:
+        """keccak256(abi.encode(payer, payee, token, salt, authorizedSigner, escrow, chainId)).
+
+        draft-evm-session-00, section "Channel State".
+        """
+        fields = (
+            self.payer,
+            self.payee,
+            self.token,
+            self.salt,
+            self.authorized_signer,
+            self.escrow_contract,
+            self.chain_id,
+        )
+        return ChannelId(hexed(keccak(b"".join(word(field) for field in fields))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelState:
+    """What the escrow stores of a channel, in base units and Unix seconds; deposit 0 means none."""
+
+    deposit: int
+    settled: int
+    close_requested_at: int
+    finalized: bool
+
+    @property
+    def exists(self) -> bool:
+        return self.deposit > 0
+
+    def status(self, *, now: int) -> ChannelStatus:
+        """The status at `now`, Unix seconds."""
+        if self.finalized:
+            return ChannelStatus.FINALIZED
+        if not self.exists:
+            return ChannelStatus.OPENING
+        if self.close_requested_at == 0:
+            return ChannelStatus.OPEN
+        if now >= self.withdrawable_at:
+            return ChannelStatus.WITHDRAWABLE
+        return ChannelStatus.CLOSING
+
+    @property
+    def withdrawable_at(self) -> int:
+        """Unix seconds from which a requested close may be withdrawn."""
+        return self.close_requested_at + CLOSE_GRACE_PERIOD
+
+
+NO_CHANNEL = ChannelState(deposit=0, settled=0, close_requested_at=0, finalized=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channel:
+    """A channel as one side knows it: what it is, what the chain said last, what is authorized."""
+
+    channel_id: ChannelId
+    descriptor: ChannelDescriptor
+    asset: Asset
+    state: ChannelState
+    authorized: int
+    """The highest cumulative amount signed (payer) or accepted (payee), base units; never falls."""
+    as_of: int | None
+    """Unix seconds at which the chain said `state`; None if it never did."""
+
+    @property
+    def remaining(self) -> int:
+        """Base units that can still be authorized."""
+        return max(0, self.state.deposit - self.authorized)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayerChannel(Channel):
+    """A channel this wallet pays through."""
+
+    label: str | None
+    voucher_known: bool
+    """False while a rebuilt channel's highest voucher has not been imported: it must not pay."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayeeChannel(Channel):
+    """A channel this wallet is paid through, with the signature of its best voucher."""
+
+    signature: bytes
+
+    @property
+    def unsettled(self) -> int:
+        """Base units the best voucher is worth beyond what has been settled."""
+        return max(0, min(self.authorized, self.state.deposit) - self.state.settled)

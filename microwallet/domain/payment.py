@@ -1,0 +1,98 @@
+"""The payer's rule for what may be signed next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from microwallet.domain.channel import ChannelStatus, PayerChannel
+from microwallet.domain.identifiers import ChannelId
+from microwallet.domain.money import format_units
+from microwallet.errors import AmountExceedsDeposit, ChannelNotOpen, VoucherUnknown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payment:
+    """`count` equal increments of `step` base units on one channel, from `start` on.
+
+    It is kept as this one record, so that all its vouchers can be made again byte for byte.
+    """
+
+    idempotency_key: str
+    channel_id: ChannelId
+    start: int
+    step: int
+    count: int
+    deposit: int
+    """The channel's deposit when the payment was made; `remaining` in its vouchers counts from it."""
+    memo: str | None
+    created_at: int
+
+    @property
+    def end(self) -> int:
+        """The cumulative amount of the last voucher."""
+        return self.start + self.step * self.count
+
+    @property
+    def cumulative_amounts(self) -> range:
+        """The cumulative amount of each voucher, first to last."""
+        return range(self.start + self.step, self.end + 1, self.step)
+
+
+def next_payment(
+    channel: PayerChannel,
+    *,
+    idempotency_key: str,
+    step: int,
+    count: int,
+    memo: str | None,
+    now: int,
+) -> Payment:
+    """The payment that comes next on `channel`: above all that was signed, all of it in the deposit.
+
+    Raises ChannelNotOpen, VoucherUnknown or AmountExceedsDeposit; then nothing may be signed.
+    """
+    name = channel.label or channel.channel_id
+    status = channel.state.status(now=now)
+    if status is not ChannelStatus.OPEN:
+        raise ChannelNotOpen(
+            f"channel {name} is {status}, not open: nothing was signed",
+            hint=_HINTS[status].format(name=name, payee=channel.descriptor.payee),
+        )
+    if not channel.voucher_known:
+        raise VoucherUnknown(
+            f"the highest voucher of channel {name} is not known: paying now could sign below it",
+            hint=f"microwallet channel sync --voucher FILE  (ask the payee {channel.descriptor.payee} for it)",
+        )
+    if step * count > channel.remaining:
+        raise _exceeds(channel, name, step, count)
+    return Payment(
+        idempotency_key=idempotency_key,
+        channel_id=channel.channel_id,
+        start=channel.authorized,
+        step=step,
+        count=count,
+        deposit=channel.state.deposit,
+        memo=memo,
+        created_at=now,
+    )
+
+
+_HINTS = {
+    ChannelStatus.OPENING: "microwallet channel sync",
+    ChannelStatus.CLOSING: "microwallet channel top-up {name} AMOUNT  (cancels the close), or open a new channel",
+    ChannelStatus.WITHDRAWABLE: "microwallet channel withdraw {name}",
+    ChannelStatus.FINALIZED: "microwallet channel open {payee} DEPOSIT",
+}
+
+
+def _exceeds(channel: PayerChannel, name: str, step: int, count: int) -> AmountExceedsDeposit:
+    def text(base_units: int) -> str:
+        return f"{format_units(base_units, channel.asset.decimals)} {channel.asset.symbol}"
+
+    wanted = f"{count} x {text(step)} = {text(step * count)}" if count > 1 else text(step)
+    missing = step * count - channel.remaining
+    return AmountExceedsDeposit(
+        f"{wanted} does not fit in channel {name}: {text(channel.remaining)} of the deposit of"
+        f" {text(channel.state.deposit)} is left; nothing was signed",
+        hint=f'microwallet channel top-up {name} "{text(missing)}"',
+    )

@@ -1,0 +1,94 @@
+"""What the use cases and the chain need from elsewhere, as protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from microwallet.domain.identifiers import Address, ChainId, ChannelId, TxHash
+
+
+class TransactionStatus(StrEnum):
+    """What is known of a signed transaction."""
+
+    SIGNED = "signed"
+    BROADCAST = "broadcast"
+    MINED = "mined"
+    REVERTED = "reverted"
+    REPLACED = "replaced"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedTransaction:
+    """A transaction as signed, before anything left the process."""
+
+    hash: TxHash
+    chain_id: ChainId
+    sender: Address
+    nonce: int
+    operation: str
+    """The idempotency key of what it does; attempts of one operation share it."""
+    purpose: str
+    """open, topUp, approve, close, settle, requestClose, withdraw, send, deploy, cancel, ..."""
+    channel_id: ChannelId | None
+    raw: bytes
+    max_fee_per_gas: int
+    max_priority_fee_per_gas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalEntry:
+    """A journaled transaction and what became of it."""
+
+    transaction: SignedTransaction
+    status: TransactionStatus
+    block_number: int | None
+    gas_used: int | None
+
+
+class TransactionJournal(Protocol):
+    """Durable memory of signed transactions: every method has committed when it returns."""
+
+    def reserve(
+        self,
+        chain_id: ChainId,
+        sender: Address,
+        *,
+        chain_nonce: int,
+        sign: Callable[[int], SignedTransaction],
+    ) -> SignedTransaction:
+        """Choose a nonce no live transaction of `sender` has, call `sign` with it, store the result.
+
+        The nonce is the lowest one not below `chain_nonce` that is free. Atomic over processes.
+        """
+
+    def replace(self, transaction: SignedTransaction) -> None:
+        """Store another attempt at the nonce of an earlier one (fee bump or cancellation)."""
+
+    def record(
+        self,
+        transaction_hash: TxHash,
+        status: TransactionStatus,
+        *,
+        block_number: int | None = None,
+        gas_used: int | None = None,
+    ) -> None:
+        """Store what became of a transaction. MINED and REVERTED mark the other attempts at its
+        nonce REPLACED; a reorganisation may take a mined one back to BROADCAST."""
+
+    def unfinished(
+        self, chain_id: ChainId, *, sender: Address | None = None, operation: str | None = None
+    ) -> Sequence[JournalEntry]:
+        """Entries that are SIGNED or BROADCAST, lowest nonce first."""
+
+    def of_operation(self, operation: str) -> Sequence[JournalEntry]:
+        """Every entry of one operation, oldest first."""
+
+
+class Reporter(Protocol):
+    """Where use cases say what they wait for; the command line prints it on stderr."""
+
+    def say(self, message: str) -> None:
+        """One line of chatter, for a person."""

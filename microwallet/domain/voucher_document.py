@@ -1,0 +1,155 @@
+"""A voucher as JSON: all a payee needs to check it, one object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from microwallet.domain.channel import ChannelDescriptor
+from microwallet.domain.identifiers import Address, ChainId, ChannelId, parse_address, parse_bytes32
+from microwallet.domain.money import Asset
+from microwallet.domain.voucher import CUMULATIVE_AMOUNT_LIMIT
+from microwallet.errors import UsageError
+
+LINE_LIMIT = 16 * 1024
+"""Bytes a voucher line may have; a real one has about 800."""
+
+
+class MalformedVoucher(ValueError):
+    """A document that is no voucher object."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoucherDocument:
+    """A voucher, and the descriptor of the channel it claims to be for. Nothing in it is trusted."""
+
+    channel_id: ChannelId
+    descriptor: ChannelDescriptor
+    cumulative_amount: int
+    signature: bytes
+
+
+def voucher_writer(
+    descriptor: ChannelDescriptor, channel_id: ChannelId, asset: Asset
+) -> Callable[[int, int, int, bytes], str]:
+    """Writer of one channel's voucher objects: (cumulative, amount, deposit, signature) to JSON text.
+
+    The result has no line break. Everything that does not change is rendered once.
+    """
+    head = '{"channelId":' + json.dumps(channel_id) + ',"cumulativeAmount":"'
+    tail = "," + json.dumps(
+        {
+            "asset": asset.symbol,
+            "decimals": asset.decimals,
+            "chainId": descriptor.chain_id,
+            "escrowContract": descriptor.escrow_contract,
+            "payer": descriptor.payer,
+            "payee": descriptor.payee,
+            "token": descriptor.token,
+            "salt": descriptor.salt,
+            "authorizedSigner": descriptor.authorized_signer,
+        },
+        separators=(",", ":"),
+    ).removeprefix("{")
+
+    def write(cumulative_amount: int, amount: int, deposit: int, signature: bytes) -> str:
+        return (
+            f'{head}{cumulative_amount}","amount":"{amount}","remaining":"{deposit - cumulative_amount}"'
+            f',"signature":"0x{signature.hex()}"{tail}'
+        )
+
+    return write
+
+
+class VoucherReader:
+    """Parses voucher documents; a descriptor seen before is not parsed again.
+
+    Accepts bare voucher objects and the success envelope around one.
+    """
+
+    def __init__(self) -> None:
+        self._descriptors: dict[tuple[Any, ...], ChannelDescriptor] = {}
+
+    def read(self, line: bytes | str) -> VoucherDocument:
+        """The voucher in one JSON document; MalformedVoucher says what is wrong with it."""
+        try:
+            document = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise MalformedVoucher("not JSON") from error
+        if isinstance(document, dict) and "data" in document and "schema" in document:
+            document = document["data"]
+        if not isinstance(document, dict):
+            raise MalformedVoucher("not a JSON object")
+        return self.parse(document)
+
+    def parse(self, document: dict[str, Any]) -> VoucherDocument:
+        """The voucher in a decoded JSON object."""
+        try:
+            return VoucherDocument(
+                channel_id=_channel_id(document["channelId"]),
+                descriptor=self._descriptor(document),
+                cumulative_amount=_cumulative_amount(document["cumulativeAmount"]),
+                signature=_signature(document["signature"]),
+            )
+        except KeyError as error:
+            raise MalformedVoucher(f"{error.args[0]} is missing") from error
+        except (UsageError, TypeError, ValueError) as error:
+            raise MalformedVoucher(str(error)) from error
+
+    def _descriptor(self, document: dict[str, Any]) -> ChannelDescriptor:
+        fields = (
+            document["payer"],
+            document["payee"],
+            document["token"],
+            document["salt"],
+            document["authorizedSigner"],
+            document["escrowContract"],
+            document["chainId"],
+        )
+        known = self._descriptors.get(fields)
+        if known is not None and type(fields[6]) is int:
+            return known
+        descriptor = _parse_descriptor(*fields)
+        if len(self._descriptors) < 10_000:
+            self._descriptors[fields] = descriptor
+        return descriptor
+
+
+def _parse_descriptor(
+    payer: str, payee: str, token: str, salt: str, signer: str, escrow: str, chain_id: int
+) -> ChannelDescriptor:
+    if type(chain_id) is not int or not 0 < chain_id < 2**63:
+        raise MalformedVoucher("chainId is not a positive number")
+    return ChannelDescriptor(
+        payer=parse_address(payer),
+        payee=parse_address(payee),
+        token=parse_address(token),
+        salt=parse_bytes32(salt, what="salt"),
+        authorized_signer=parse_address(signer),
+        escrow_contract=parse_address(escrow),
+        chain_id=ChainId(chain_id),
+    )
+
+
+def _channel_id(text: str) -> ChannelId:
+    return ChannelId(parse_bytes32(text, what="channelId"))
+
+
+def _cumulative_amount(text: str) -> int:
+    if type(text) is not str or not text.isascii() or not text.isdigit() or len(text) > 39:
+        raise MalformedVoucher("cumulativeAmount is not a decimal string of base units")
+    amount = int(text)
+    if amount >= CUMULATIVE_AMOUNT_LIMIT or (text[0] == "0" and text != "0"):
+        raise MalformedVoucher("cumulativeAmount is not a decimal string below 2**128")
+    return amount
+
+
+def _signature(text: str) -> bytes:
+    if type(text) is not str or not text.startswith("0x") or len(text) > 1024:
+        raise MalformedVoucher("signature is not 0x hexadecimal")
+    raw = bytes.fromhex(text[2:])
+    if 2 + 2 * len(raw) != len(text):
+        raise MalformedVoucher("signature is not 0x hexadecimal")
+    return raw

@@ -1,0 +1,177 @@
+"""Every error microwallet raises on purpose: one tree, one exit code and one stable code each.
+
+MicrowalletError                    1  unexpected
+├── UsageError                      2  the command or the configuration is wrong
+│   ├── InvalidAmount
+│   ├── UnknownReference               no such account, channel, network, token, ...
+│   ├── AmbiguousReference             more than one match; the candidates are listed
+│   ├── IdempotencyMismatch            a key that was used with other arguments
+│   ├── ConfirmationRequired           money would move, nobody was there to say yes
+│   ├── NotTrusted                     a mainnet or an escrow the user has not turned on
+│   └── MissingTool                    a program this command needs is not installed
+├── NetworkError                    3  the chain could not be asked
+│   ├── WrongChain
+│   └── PortTaken
+├── PaymentRefused                  4  refused or failed, limits included
+│   ├── AmountExceedsDeposit
+│   ├── ChannelNotOpen                 opening, closing or finalized
+│   ├── VoucherUnknown                 the highest voucher of a rebuilt channel is not known yet
+│   ├── InsufficientFunds
+│   └── VoucherRejected
+├── OutcomeUnknown                  5  money may have moved
+├── KeyUnavailable                  6  locked, missing, wrong password
+├── LedgerError                     7  busy or inconsistent
+│   ├── LedgerBusy
+│   ├── LedgerCorrupt
+│   ├── LedgerTooNew
+│   └── LedgerUnwritable
+├── TransactionReverted             8  mined and reverted, or sure to revert
+└── Interrupted                   130
+
+`code` is stable and kebab-case; `problem_type` is the draft's problem type where it has one
+(draft-evm-session-00, section "Error Responses"). Messages are for people and may change.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+PROBLEM_BASE = "https://paymentauth.org/problems/session/"
+
+
+class MicrowalletError(Exception):
+    """What happened, with the values, and a command that helps."""
+
+    code: ClassVar[str] = "unexpected"
+    exit_code: ClassVar[int] = 1
+    problem_type: ClassVar[str | None] = None
+    default_hint: ClassVar[str | None] = None
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, data: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint or self.default_hint
+        self.data = data
+        """What was achieved before the failure; commands print it beside the error."""
+        self.streamed = False
+        """Whether stdout already carries a stream: the error then goes to stderr, one JSON line."""
+
+
+class UsageError(MicrowalletError):
+    code = "usage"
+    exit_code = 2
+
+
+class InvalidAmount(UsageError):
+    code = "invalid-amount"
+
+
+class UnknownReference(UsageError):
+    code = "not-found"
+
+
+class AmbiguousReference(UsageError):
+    code = "ambiguous"
+
+
+class IdempotencyMismatch(UsageError):
+    code = "idempotency-mismatch"
+
+
+class ConfirmationRequired(UsageError):
+    code = "confirmation-required"
+
+
+class NotTrusted(UsageError):
+    code = "not-trusted"
+
+
+class MissingTool(UsageError):
+    code = "missing-tool"
+
+
+class NetworkError(MicrowalletError):
+    code = "network"
+    exit_code = 3
+    default_hint: ClassVar[str | None] = "microwallet network check"
+
+
+class WrongChain(NetworkError):
+    code = "wrong-chain"
+
+
+class PortTaken(NetworkError):
+    code = "port-taken"
+    default_hint = None
+
+
+class PaymentRefused(MicrowalletError):
+    code = "payment-refused"
+    exit_code = 4
+
+
+class AmountExceedsDeposit(PaymentRefused):
+    code = "amount-exceeds-deposit"
+    problem_type = PROBLEM_BASE + "amount-exceeds-deposit"
+
+
+class ChannelNotOpen(PaymentRefused):
+    code = "channel-not-open"
+
+
+class VoucherUnknown(PaymentRefused):
+    code = "voucher-unknown"
+
+
+class InsufficientFunds(PaymentRefused):
+    code = "insufficient-funds"
+
+
+class VoucherRejected(PaymentRefused):
+    code = "voucher-rejected"
+
+
+class OutcomeUnknown(MicrowalletError):
+    code = "outcome-unknown"
+    exit_code = 5
+    default_hint = "microwallet channel sync"
+
+
+class KeyUnavailable(MicrowalletError):
+    code = "key-unavailable"
+    exit_code = 6
+
+
+class LedgerError(MicrowalletError):
+    code = "ledger"
+    exit_code = 7
+    default_hint = "microwallet doctor"
+
+
+class LedgerBusy(LedgerError):
+    code = "ledger-busy"
+
+
+class LedgerCorrupt(LedgerError):
+    code = "ledger-corrupt"
+
+
+class LedgerTooNew(LedgerError):
+    code = "ledger-too-new"
+
+
+class LedgerUnwritable(LedgerError):
+    code = "ledger-unwritable"
+
+
+class TransactionReverted(MicrowalletError):
+    code = "transaction-reverted"
+    exit_code = 8
+    problem_type = PROBLEM_BASE + "transaction-reverted"
+
+
+class Interrupted(MicrowalletError):
+    code = "interrupted"
+    exit_code = 130

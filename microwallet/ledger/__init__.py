@@ -1,0 +1,1 @@
+"""The ledger: one SQLite file that remembers every voucher, channel and transaction."""

@@ -1,0 +1,176 @@
+"""The payer's channels: finding one by what a person types, and what the chain says of them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from microwallet.domain.channel import ChannelState, PayerChannel
+from microwallet.domain.identifiers import Address, ChainId, ChannelId, is_address, parse_address
+from microwallet.errors import AmbiguousReference, UnknownReference, UsageError
+from microwallet.ledger.database import Database, to_text
+from microwallet.ledger.rows import (
+    COLUMNS,
+    SELECTED,
+    channel_fields,
+    channel_values,
+    state_assignments,
+    state_values,
+)
+
+_SELECT = f"SELECT {SELECTED}, label, voucher_known FROM channels"
+_CANDIDATES = 10
+
+
+class Channels:
+    """Every channel this wallet ever paid through; rows are never deleted."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, reference: str) -> PayerChannel:
+        """The channel meant by an id, an id's prefix, a label, or a payee with one open channel.
+
+        Raises UnknownReference or AmbiguousReference, candidates listed.
+        """
+        with self._database.read() as connection:
+            matches = _matches(connection, reference)
+            if len(matches) == 1:
+                return matches[0]
+            if matches:
+                raise AmbiguousReference(
+                    f"{reference!r} means {len(matches)} channels:\n{_listing(matches)}",
+                    hint="name one by its id, or by more characters of it",
+                )
+            known = connection.execute(f"{_SELECT} ORDER BY created_at DESC LIMIT {_CANDIDATES}")
+            raise _unknown(reference, [_channel(row) for row in known])
+
+    def get(self, channel_id: ChannelId) -> PayerChannel | None:
+        """The channel with this id, or None."""
+        with self._database.read() as connection:
+            return read_channel(connection, channel_id)
+
+    def list(self, *, finalized: bool) -> Sequence[PayerChannel]:
+        """Channels, oldest first; those that are finalized only when asked for."""
+        where = "" if finalized else " WHERE finalized = 0"
+        with self._database.read() as connection:
+            return [_channel(row) for row in connection.execute(f"{_SELECT}{where} ORDER BY created_at")]
+
+    def of_payer(self, payer: Address, chain_id: ChainId) -> Sequence[PayerChannel]:
+        """Every channel of one payer on one chain."""
+        with self._database.read() as connection:
+            rows = connection.execute(f"{_SELECT} WHERE payer = ? AND chain_id = ?", (payer, chain_id))
+            return [_channel(row) for row in rows]
+
+    def add(self, channel: PayerChannel, *, now: int) -> None:
+        """Remember a new channel. UsageError if its label is taken by a live one; the same channel
+        again changes nothing."""
+        with self._database.write() as connection:
+            insert_channel(connection, channel, now=now)
+
+    def record_states(self, states: Mapping[ChannelId, ChannelState], *, as_of: int) -> None:
+        """Store what the chain says of channels at `as_of`, Unix seconds."""
+        with self._database.write() as connection:
+            connection.executemany(
+                f"UPDATE channels SET {state_assignments()} WHERE channel_id = ?",
+                [(*state_values(state, as_of), channel_id) for channel_id, state in states.items()],
+            )
+
+    def import_voucher(self, channel_id: ChannelId, cumulative_amount: int) -> None:
+        """The highest voucher of a channel is known to be at least this; authorized never falls."""
+        with self._database.write_vouchers() as connection:
+            connection.execute(
+                "UPDATE channels SET authorized = max(authorized, ?), voucher_known = 1 WHERE channel_id = ?",
+                (to_text(cumulative_amount), channel_id),
+            )
+
+    def forget_vouchers(self, channel_ids: Sequence[ChannelId] | None = None) -> None:
+        """Mark channels (or all that are live) as not knowing their highest voucher."""
+        with self._database.write() as connection:
+            if channel_ids is None:
+                connection.execute("UPDATE channels SET voucher_known = 0 WHERE finalized = 0")
+            else:
+                connection.executemany(
+                    "UPDATE channels SET voucher_known = 0 WHERE channel_id = ?",
+                    [(channel_id,) for channel_id in channel_ids],
+                )
+
+
+def insert_channel(connection: sqlite3.Connection, channel: PayerChannel, *, now: int) -> None:
+    """Insert a channel inside a write transaction; the same channel again changes nothing."""
+    if read_channel(connection, channel.channel_id):
+        return
+    marks = ", ".join("?" * (len(COLUMNS) + 3))
+    try:
+        connection.execute(
+            f"INSERT INTO channels ({SELECTED}, created_at, label, voucher_known) VALUES ({marks})",
+            (*channel_values(channel), now, channel.label, int(channel.voucher_known)),
+        )
+    except sqlite3.IntegrityError as error:
+        raise UsageError(
+            f"the label {channel.label!r} is taken by another channel",
+            hint=f"microwallet channel show {channel.label}",
+        ) from error
+
+
+def read_channel(connection: sqlite3.Connection, channel_id: ChannelId) -> PayerChannel | None:
+    """The channel with this id, inside a transaction."""
+    row = connection.execute(f"{_SELECT} WHERE channel_id = ?", (channel_id,)).fetchone()
+    return _channel(row) if row else None
+
+
+def check_label(label: str) -> str:
+    """The label, if it can be one: not shaped like an id or an address."""
+    if not label or len(label) > 64 or label.startswith(("0x", "-")) or not label.isprintable():
+        raise UsageError(
+            f"{label[:80]!r} cannot be a label: 1 to 64 printable characters, not starting with 0x or -"
+        )
+    return label
+
+
+def _matches(connection: sqlite3.Connection, reference: str) -> Sequence[PayerChannel]:
+    if not reference.startswith("0x"):
+        query = f"{_SELECT} WHERE label = ? ORDER BY finalized, created_at DESC LIMIT 1"
+        return [_channel(row) for row in connection.execute(query, (reference,))]
+    if is_address(reference):
+        return _of_payee(connection, parse_address(reference))
+    prefix = reference.lower()
+    if len(prefix) < 6 or not all(char in "0123456789abcdef" for char in prefix[2:]):
+        return []
+    query = f"{_SELECT} WHERE channel_id >= ? AND channel_id < ? LIMIT {_CANDIDATES}"
+    return [_channel(row) for row in connection.execute(query, (prefix, prefix + "g"))]
+
+
+def _of_payee(connection: sqlite3.Connection, payee: Address) -> Sequence[PayerChannel]:
+    """The open channels to a payee; where there is none, those that are opening or closing."""
+    query = f"{_SELECT} WHERE payee = ? AND finalized = 0 AND {{}} ORDER BY created_at LIMIT {_CANDIDATES}"
+    is_open = "close_requested_at = 0 AND deposit > ?"
+    none = to_text(0)
+    for condition in (is_open, f"NOT ({is_open})"):
+        found = [_channel(row) for row in connection.execute(query.format(condition), (payee, none))]
+        if found:
+            return found
+    return []
+
+
+def _unknown(reference: str, known: Sequence[PayerChannel]) -> UnknownReference:
+    if not known:
+        return UnknownReference(
+            f"there is no channel {reference!r}: this wallet has none yet",
+            hint='microwallet channel open PAYEE "1 USDC"',
+        )
+    return UnknownReference(
+        f"there is no channel {reference!r}; there are:\n{_listing(known)}",
+        hint="microwallet channel list --all",
+    )
+
+
+def _listing(channels: Sequence[PayerChannel]) -> str:
+    return "\n".join(
+        f"  {channel.channel_id}  {channel.label or '-'}  to {channel.descriptor.payee}" for channel in channels
+    )
+
+
+def _channel(row: tuple[Any, ...]) -> PayerChannel:
+    return PayerChannel(**channel_fields(row), label=row[16], voucher_known=bool(row[17]))

@@ -1,0 +1,217 @@
+"""Opening the ledger: durable settings, migrations, and SQLite's errors translated."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from microwallet.errors import (
+    LedgerBusy,
+    LedgerCorrupt,
+    LedgerError,
+    LedgerTooNew,
+    LedgerUnwritable,
+)
+from microwallet.ledger.mark import Mark
+from microwallet.ledger.schema import APPLICATION_ID, MIGRATIONS
+
+BUSY_SECONDS = 30.0
+
+
+def to_text(base_units: int) -> str:
+    """An amount as the ledger keeps it."""
+    return f"{base_units:039d}"
+
+
+class Database:
+    """The one connection of a process. `write` is the only way to change anything."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, mark: Mark) -> None:
+        self.path = path
+        self._connection = connection
+        self._mark = mark
+
+    @classmethod
+    def open(cls, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> Self:
+        """Open the ledger at `path`, made if there never was one, migrated if it is older.
+
+        Raises LedgerCorrupt, LedgerTooNew, LedgerBusy or LedgerUnwritable; never replaces a file.
+        """
+        mark = Mark(path.with_suffix(".mark"))
+        fresh = not path.exists()
+        if fresh and mark.read() is not None:
+            raise LedgerCorrupt(
+                f"the ledger {path} is missing, but payments were recorded in it before",
+                hint=f"put it back from a backup; to start anew without it: rm {mark.path}"
+                " && microwallet channel sync",
+            )
+        with translated(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if fresh:
+                _create_private(path)
+            connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
+            try:
+                _prepare(connection, path)
+            except BaseException:
+                connection.close()
+                raise
+        return cls(path, connection, mark)
+
+    def close(self) -> None:
+        """Close the connection; SQLite then folds its log into the file."""
+        with translated(self.path):
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One durable write transaction: queues for other processes, commits at the end."""
+        with translated(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    @contextmanager
+    def write_vouchers(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction that signs or accepts vouchers: it counts, so a rollback is noticed."""
+        with self.write() as connection:
+            yield connection
+            connection.execute("UPDATE generation SET number = number + 1")
+            number: int = connection.execute("SELECT number FROM generation").fetchone()[0]
+        self._mark.write(number)
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """The connection for reading."""
+        with translated(self.path):
+            yield self._connection
+
+    def is_older_than_marked(self) -> bool:
+        """Whether this file is an older copy of the ledger: more was recorded than it holds."""
+        marked = self._mark.read()
+        with self.read() as connection:
+            number: int = connection.execute("SELECT number FROM generation").fetchone()[0]
+        return marked is not None and marked > number
+
+    def accept_as_current(self) -> None:
+        """Take this file as it is for the ledger, after `is_older_than_marked` was dealt with."""
+        with self.read() as connection:
+            number: int = connection.execute("SELECT number FROM generation").fetchone()[0]
+        self._mark.write(number)
+
+    def integrity_problems(self) -> list[str]:
+        """What SQLite's integrity check and the foreign keys complain of; empty when sound."""
+        with self.read() as connection:
+            lines = [row[0] for row in connection.execute("PRAGMA integrity_check(10)")]
+            broken = connection.execute("PRAGMA foreign_key_check").fetchall()
+        return [line for line in lines if line != "ok"] + [f"dangling row: {row}" for row in broken]
+
+
+def _create_private(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("PRAGMA synchronous = FULL")
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == len(MIGRATIONS):
+        return
+    if version > len(MIGRATIONS):
+        raise LedgerTooNew(
+            f"the ledger {path} has version {version}; this microwallet knows {len(MIGRATIONS)}",
+            hint="upgrade microwallet: pip install --upgrade microwallet",
+        )
+    connection.execute("PRAGMA journal_mode = WAL")
+    _migrate(connection, path, version)
+
+
+def _migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    if version > 0:
+        _keep_copy(connection, path, version)
+    for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            current: int = connection.execute("PRAGMA user_version").fetchone()[0]
+            if current < number:
+                _check_is_ledger(connection, path, current)
+                for statement in statements:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {number}")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+
+def _check_is_ledger(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    if version == 0:
+        tables: int = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if tables:
+            raise LedgerCorrupt(f"{path} is a SQLite file, but no microwallet ledger")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def _keep_copy(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    copy = path.with_name(f"{path.name}.before-migration-{version + 1}")
+    if copy.exists():
+        return
+    partial = copy.with_name(copy.name + f".{os.getpid()}")
+    connection.execute("VACUUM INTO ?", (str(partial),))
+    partial.chmod(0o600)
+    partial.replace(copy)
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the file system raise into ledger errors."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _ledger_error(error, path) from error
+    except PermissionError as error:
+        raise LedgerUnwritable(
+            f"the ledger {path} cannot be written: {error.strerror}", hint=f"ls -ld {path.parent} {path}"
+        ) from error
+    except OSError as error:
+        raise LedgerUnwritable(
+            f"the ledger {path} cannot be written: {error.strerror}", hint=f"df -h {path.parent}"
+        ) from error
+
+
+def _ledger_error(error: sqlite3.Error, path: Path) -> LedgerError:
+    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return LedgerBusy(
+            f"the ledger {path} is busy: another process holds it", hint="try again in a moment"
+        )
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return LedgerCorrupt(
+            f"the ledger {path} is damaged: {error}",
+            hint="keep the file, put a backup in its place, then: microwallet channel sync",
+        )
+    if primary == sqlite3.SQLITE_FULL:
+        return LedgerUnwritable(
+            f"the disk of the ledger {path} is full: nothing was recorded, nothing was signed",
+            hint=f"make room, then run the command again: df -h {path.parent}",
+        )
+    if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM):
+        return LedgerUnwritable(
+            f"the ledger {path} cannot be written: {error}", hint=f"ls -ld {path.parent} {path}"
+        )
+    return LedgerError(f"the ledger {path} refused: {error}")

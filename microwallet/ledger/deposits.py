@@ -1,0 +1,136 @@
+"""Opens and top-ups by idempotency key: what was asked for, until the chain has it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from microwallet.domain.channel import PayerChannel
+from microwallet.domain.identifiers import ChannelId
+from microwallet.ledger.channels import insert_channel
+from microwallet.ledger.database import Database, to_text
+
+
+class DepositKind(StrEnum):
+    """What a deposit does."""
+
+    OPEN = "open"
+    TOP_UP = "topUp"
+
+
+class DepositStatus(StrEnum):
+    """Whether the chain has a deposit."""
+
+    PENDING = "pending"
+    DONE = "done"
+    ABANDONED = "abandoned"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deposit:
+    """One open or top-up, named by its idempotency key."""
+
+    idempotency_key: str
+    kind: DepositKind
+    channel_id: ChannelId
+    amount: int
+    arguments: str
+    """The arguments of the command as canonical text: the same key must come with the same ones."""
+    method: str
+    """How the money moves: authorization, permit, approve, native."""
+    authorization_expires_at: int | None
+    """Unix seconds until which a signed authorization can still be used by anyone who has it."""
+    status: DepositStatus
+
+
+_COLUMNS = (
+    "idempotency_key, kind, channel_id, amount, arguments, method, authorization_expires_at, status"
+)
+
+
+class Deposits:
+    """Every open and top-up ever begun."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, idempotency_key: str) -> Deposit | None:
+        """The deposit begun under a key, or None."""
+        with self._database.read() as connection:
+            return _find(connection, idempotency_key)
+
+    def pending(self) -> Sequence[Deposit]:
+        """Deposits whose end is not known, oldest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                f"SELECT {_COLUMNS} FROM deposits WHERE status = 'pending' ORDER BY created_at"
+            )
+            return [_deposit(row) for row in rows]
+
+    def begin(
+        self, idempotency_key: str, plan: Callable[[], tuple[Deposit, PayerChannel]], *, now: int
+    ) -> tuple[Deposit, bool]:
+        """Commit a new deposit and its channel before anything is signed; (deposit, whether new).
+
+        The same key again gives the deposit begun first; the caller compares `arguments`.
+        """
+        with self._database.write() as connection:
+            begun = _find(connection, idempotency_key)
+            if begun is not None:
+                return begun, False
+            deposit, channel = plan()
+            insert_channel(connection, channel, now=now)
+            connection.execute(
+                f"INSERT INTO deposits ({_COLUMNS}, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    deposit.idempotency_key,
+                    deposit.kind,
+                    deposit.channel_id,
+                    to_text(deposit.amount),
+                    deposit.arguments,
+                    deposit.method,
+                    deposit.authorization_expires_at,
+                    deposit.status,
+                    now,
+                ),
+            )
+            return deposit, True
+
+    def record(
+        self,
+        idempotency_key: str,
+        status: DepositStatus,
+        *,
+        method: str | None = None,
+        authorization_expires_at: int | None = None,
+    ) -> None:
+        """Store a deposit's status, and how it is made when that is decided."""
+        with self._database.write() as connection:
+            connection.execute(
+                """UPDATE deposits SET status = ?, method = coalesce(?, method),
+                authorization_expires_at = coalesce(?, authorization_expires_at) WHERE idempotency_key = ?""",
+                (status, method, authorization_expires_at, idempotency_key),
+            )
+
+
+def _find(connection: sqlite3.Connection, idempotency_key: str) -> Deposit | None:
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM deposits WHERE idempotency_key = ?", (idempotency_key,)
+    ).fetchone()
+    return _deposit(row) if row else None
+
+
+def _deposit(row: tuple[Any, ...]) -> Deposit:
+    return Deposit(
+        idempotency_key=row[0],
+        kind=DepositKind(row[1]),
+        channel_id=ChannelId(row[2]),
+        amount=int(row[3]),
+        arguments=row[4],
+        method=row[5],
+        authorization_expires_at=row[6],
+        status=DepositStatus(row[7]),
+    )

@@ -1,0 +1,139 @@
+"""The journal of signed transactions: stored before they are broadcast, never deleted."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from microwallet.domain.identifiers import Address, ChainId, ChannelId, TxHash
+from microwallet.domain.ports import JournalEntry, SignedTransaction, TransactionStatus
+from microwallet.ledger.database import Database
+
+_COLUMNS = (
+    "hash, chain_id, sender, nonce, operation, purpose, channel_id, raw, max_fee_per_gas,"
+    " max_priority_fee_per_gas, status, block_number, gas_used"
+)
+_UNFINISHED = "status IN ('signed', 'broadcast')"
+
+
+class Journal:
+    """Implements domain.ports.TransactionJournal."""
+
+    def __init__(self, database: Database, clock: Callable[[], int]) -> None:
+        self._database = database
+        self._clock = clock
+
+    def reserve(
+        self,
+        chain_id: ChainId,
+        sender: Address,
+        *,
+        chain_nonce: int,
+        sign: Callable[[int], SignedTransaction],
+    ) -> SignedTransaction:
+        """The lowest nonce not below `chain_nonce` that no unfinished transaction has."""
+        with self._database.write() as connection:
+            taken = {
+                row[0]
+                for row in connection.execute(
+                    f"SELECT nonce FROM transactions WHERE chain_id = ? AND sender = ? AND {_UNFINISHED}",
+                    (chain_id, sender),
+                )
+            }
+            nonce = chain_nonce
+            while nonce in taken:
+                nonce += 1
+            transaction = sign(nonce)
+            self._insert(connection, transaction)
+            return transaction
+
+    def replace(self, transaction: SignedTransaction) -> None:
+        """Store another attempt at an earlier one's nonce."""
+        with self._database.write() as connection:
+            self._insert(connection, transaction)
+
+    def record(
+        self,
+        transaction_hash: TxHash,
+        status: TransactionStatus,
+        *,
+        block_number: int | None = None,
+        gas_used: int | None = None,
+    ) -> None:
+        """Store what became of a transaction; a mined one makes its rivals replaced."""
+        with self._database.write() as connection:
+            connection.execute(
+                "UPDATE transactions SET status = ?, block_number = ?, gas_used = ? WHERE hash = ?",
+                (status, block_number, gas_used, transaction_hash),
+            )
+            if status in (TransactionStatus.MINED, TransactionStatus.REVERTED):
+                connection.execute(
+                    f"""UPDATE transactions SET status = '{TransactionStatus.REPLACED}'
+                    WHERE {_UNFINISHED} AND hash != :hash AND (chain_id, sender, nonce) =
+                        (SELECT chain_id, sender, nonce FROM transactions WHERE hash = :hash)""",
+                    {"hash": transaction_hash},
+                )
+
+    def unfinished(
+        self, chain_id: ChainId, *, sender: Address | None = None, operation: str | None = None
+    ) -> Sequence[JournalEntry]:
+        """Entries that are signed or broadcast, lowest nonce first."""
+        query = f"SELECT {_COLUMNS} FROM transactions WHERE chain_id = ? AND {_UNFINISHED}"
+        values: list[Any] = [chain_id]
+        for column, value in (("sender", sender), ("operation", operation)):
+            if value is not None:
+                query += f" AND {column} = ?"
+                values.append(value)
+        with self._database.read() as connection:
+            return [_entry(row) for row in connection.execute(f"{query} ORDER BY nonce, position", values)]
+
+    def of_operation(self, operation: str) -> Sequence[JournalEntry]:
+        """Every entry of one operation, oldest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                f"SELECT {_COLUMNS} FROM transactions WHERE operation = ? ORDER BY position", (operation,)
+            )
+            return [_entry(row) for row in rows]
+
+    def _insert(self, connection: sqlite3.Connection, transaction: SignedTransaction) -> None:
+        connection.execute(
+            f"""INSERT INTO transactions ({_COLUMNS}, created_at, position)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?,
+                (SELECT coalesce(max(position), 0) + 1 FROM transactions))
+            ON CONFLICT (hash) DO NOTHING""",
+            (
+                transaction.hash,
+                transaction.chain_id,
+                transaction.sender,
+                transaction.nonce,
+                transaction.operation,
+                transaction.purpose,
+                transaction.channel_id,
+                transaction.raw,
+                str(transaction.max_fee_per_gas),
+                str(transaction.max_priority_fee_per_gas),
+                TransactionStatus.SIGNED,
+                self._clock(),
+            ),
+        )
+
+
+def _entry(row: tuple[Any, ...]) -> JournalEntry:
+    return JournalEntry(
+        transaction=SignedTransaction(
+            hash=TxHash(row[0]),
+            chain_id=ChainId(row[1]),
+            sender=Address(row[2]),
+            nonce=row[3],
+            operation=row[4],
+            purpose=row[5],
+            channel_id=ChannelId(row[6]) if row[6] else None,
+            raw=row[7],
+            max_fee_per_gas=int(row[8]),
+            max_priority_fee_per_gas=int(row[9]),
+        ),
+        status=TransactionStatus(row[10]),
+        block_number=row[11],
+        gas_used=row[12],
+    )

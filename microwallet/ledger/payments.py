@@ -1,0 +1,106 @@
+"""Payments: committed before a voucher leaves, found again by their idempotency key."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+from microwallet.domain.channel import PayerChannel
+from microwallet.domain.identifiers import ChannelId
+from microwallet.domain.payment import Payment
+from microwallet.errors import IdempotencyMismatch, UnknownReference
+from microwallet.ledger.channels import read_channel
+from microwallet.ledger.database import Database, to_text
+
+_COLUMNS = "idempotency_key, channel_id, start, step, count, deposit, memo, created_at"
+
+
+class Payments:
+    """Every batch of vouchers this wallet ever signed; rows are never changed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, idempotency_key: str) -> Payment | None:
+        """The payment made under a key, or None."""
+        with self._database.read() as connection:
+            return _find(connection, idempotency_key)
+
+    def record(
+        self,
+        channel_id: ChannelId,
+        idempotency_key: str,
+        plan: Callable[[PayerChannel], Payment],
+    ) -> Payment:
+        """Commit the payment that `plan` makes of the channel as it is now, and raise its authorized.
+
+        Atomic over processes. The same key again gives the payment recorded first, which must have
+        the same channel, step, count and memo: else IdempotencyMismatch.
+        """
+        with self._database.write_vouchers() as connection:
+            channel = read_channel(connection, channel_id)
+            if channel is None:
+                raise UnknownReference(f"there is no channel {channel_id}")
+            recorded = _find(connection, idempotency_key)
+            if recorded is not None:
+                return recorded
+            payment = plan(channel)
+            connection.execute(
+                f"INSERT INTO payments ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    payment.idempotency_key,
+                    payment.channel_id,
+                    to_text(payment.start),
+                    to_text(payment.step),
+                    payment.count,
+                    to_text(payment.deposit),
+                    payment.memo,
+                    payment.created_at,
+                ),
+            )
+            connection.execute(
+                "UPDATE channels SET authorized = ? WHERE channel_id = ?",
+                (to_text(payment.end), channel_id),
+            )
+            return payment
+
+
+def check_same(recorded: Payment, *, channel_id: ChannelId, step: int, count: int, memo: str | None) -> None:
+    """IdempotencyMismatch unless a recorded payment has these arguments."""
+    differences = [
+        f"{name} {then!r} then, {now!r} now"
+        for name, then, now in (
+            ("channel", recorded.channel_id, channel_id),
+            ("amount", str(recorded.step), str(step)),
+            ("count", recorded.count, count),
+            ("memo", recorded.memo, memo),
+        )
+        if then != now
+    ]
+    if differences:
+        raise IdempotencyMismatch(
+            f"the idempotency key {recorded.idempotency_key!r} was used with other arguments: "
+            + "; ".join(differences),
+            hint=f"microwallet pay --resume {recorded.idempotency_key}  (or leave the key out for a new payment)",
+        )
+
+
+def _find(connection: sqlite3.Connection, idempotency_key: str) -> Payment | None:
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM payments WHERE idempotency_key = ?", (idempotency_key,)
+    ).fetchone()
+    return _payment(row) if row else None
+
+
+def _payment(row: tuple[Any, ...]) -> Payment:
+    return Payment(
+        idempotency_key=row[0],
+        channel_id=ChannelId(row[1]),
+        start=int(row[2]),
+        step=int(row[3]),
+        count=row[4],
+        deposit=int(row[5]),
+        memo=row[6],
+        created_at=row[7],
+    )

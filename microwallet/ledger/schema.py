@@ -1,0 +1,111 @@
+"""The ledger's tables, one migration after another. An amount is 39 digits of text.
+
+uint128 does not fit INTEGER and REAL loses money; fixed width makes text compare as numbers do.
+"""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x6D77_6C74
+"""Marks a SQLite file as a microwallet ledger ("mwlt")."""
+
+_AMOUNT = "TEXT NOT NULL CHECK (length({0}) = 39 AND {0} NOT GLOB '*[^0-9]*')"
+
+
+def _amount(column: str) -> str:
+    return f"{column} {_AMOUNT.format(column)}"
+
+
+_CHANNEL_COLUMNS = f"""
+    channel_id TEXT PRIMARY KEY CHECK (length(channel_id) = 66),
+    payer TEXT NOT NULL,
+    payee TEXT NOT NULL,
+    token TEXT NOT NULL,
+    salt TEXT NOT NULL,
+    authorized_signer TEXT NOT NULL,
+    escrow_contract TEXT NOT NULL,
+    chain_id INTEGER NOT NULL,
+    symbol TEXT NOT NULL,
+    decimals INTEGER NOT NULL,
+    {_amount("deposit")},
+    {_amount("settled")},
+    close_requested_at INTEGER NOT NULL,
+    finalized INTEGER NOT NULL CHECK (finalized IN (0, 1)),
+    {_amount("authorized")},
+    as_of INTEGER,
+    created_at INTEGER NOT NULL,
+"""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        # What the payer knows of the channels it pays through.
+        f"""CREATE TABLE channels ({_CHANNEL_COLUMNS}
+            label TEXT,
+            voucher_known INTEGER NOT NULL CHECK (voucher_known IN (0, 1))
+        ) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX channels_by_payee ON channels (payee)",
+        "CREATE UNIQUE INDEX channels_by_label ON channels (label) WHERE label IS NOT NULL AND finalized = 0",
+        # One row a batch of payments, from which its vouchers can be made again.
+        f"""CREATE TABLE payments (
+            id INTEGER PRIMARY KEY,
+            idempotency_key TEXT NOT NULL UNIQUE,
+            channel_id TEXT NOT NULL REFERENCES channels,
+            {_amount("start")},
+            {_amount("step")},
+            count INTEGER NOT NULL CHECK (count > 0),
+            {_amount("deposit")},
+            memo TEXT,
+            created_at INTEGER NOT NULL
+        ) STRICT""",
+        # Opens and top-ups: what was asked for under which key, until the chain has it.
+        f"""CREATE TABLE deposits (
+            idempotency_key TEXT PRIMARY KEY,
+            kind TEXT NOT NULL CHECK (kind IN ('open', 'topUp')),
+            channel_id TEXT NOT NULL,
+            {_amount("amount")},
+            arguments TEXT NOT NULL,
+            method TEXT NOT NULL,
+            authorization_expires_at INTEGER,
+            status TEXT NOT NULL CHECK (status IN ('pending', 'done', 'abandoned')),
+            created_at INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX deposits_pending ON deposits (channel_id) WHERE status = 'pending'",
+        # What the payee has accepted: the best voucher of each channel.
+        f"""CREATE TABLE vouchers ({_CHANNEL_COLUMNS}
+            signature BLOB NOT NULL CHECK (length(signature) BETWEEN 1 AND 4096),
+            accepted_at INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX vouchers_by_payee ON vouchers (payee) WHERE finalized = 0",
+        # Signed transactions, stored before they are broadcast.
+        """CREATE TABLE transactions (
+            hash TEXT PRIMARY KEY,
+            position INTEGER NOT NULL UNIQUE,
+            chain_id INTEGER NOT NULL,
+            sender TEXT NOT NULL,
+            nonce INTEGER NOT NULL,
+            operation TEXT NOT NULL,
+            purpose TEXT NOT NULL,
+            channel_id TEXT,
+            raw BLOB NOT NULL,
+            max_fee_per_gas TEXT NOT NULL,
+            max_priority_fee_per_gas TEXT NOT NULL,
+            status TEXT NOT NULL,
+            block_number INTEGER,
+            gas_used INTEGER,
+            created_at INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX transactions_by_operation ON transactions (operation)",
+        """CREATE INDEX transactions_unfinished ON transactions (chain_id, sender, nonce)
+            WHERE status IN ('signed', 'broadcast')""",
+        # Counts what the ledger has recorded, against a copy that is older than it claims.
+        "CREATE TABLE generation (number INTEGER NOT NULL) STRICT",
+        "INSERT INTO generation VALUES (0)",
+        # Blocks up to which events have been read, per purpose, chain and address.
+        """CREATE TABLE scanned (
+            chain_id INTEGER NOT NULL,
+            escrow_contract TEXT NOT NULL,
+            address TEXT NOT NULL,
+            block_number INTEGER NOT NULL,
+            PRIMARY KEY (chain_id, escrow_contract, address)
+        ) STRICT, WITHOUT ROWID""",
+    ),
+)

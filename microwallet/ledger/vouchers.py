@@ -1,0 +1,79 @@
+"""What the payee accepted: the best voucher of each channel. These rows are money."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from microwallet.domain.channel import ChannelState, PayeeChannel
+from microwallet.domain.identifiers import ChannelId
+from microwallet.errors import UnknownReference
+from microwallet.ledger.database import Database
+from microwallet.ledger.rows import (
+    COLUMNS,
+    SELECTED,
+    channel_fields,
+    channel_values,
+    state_assignments,
+    state_values,
+)
+
+_SELECT = f"SELECT {SELECTED}, signature FROM vouchers"
+
+
+class Vouchers:
+    """The payee's channels and their best vouchers; rows are never deleted, amounts never fall."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, channel_id: ChannelId) -> PayeeChannel | None:
+        """The channel with its best voucher, or None if none was accepted."""
+        with self._database.read() as connection:
+            row = connection.execute(f"{_SELECT} WHERE channel_id = ?", (channel_id,)).fetchone()
+            return _channel(row) if row else None
+
+    def find(self, reference: str) -> PayeeChannel:
+        """The channel meant by an id or an unambiguous prefix of one."""
+        prefix = reference.lower()
+        with self._database.read() as connection:
+            rows = connection.execute(
+                f"{_SELECT} WHERE channel_id >= ? AND channel_id < ? LIMIT 2", (prefix, prefix + "g")
+            ).fetchall()
+        if len(rows) != 1 or len(prefix) < 6:
+            raise UnknownReference(
+                f"{reference!r} is no id, or no unambiguous prefix of one, of a channel that pays this wallet",
+                hint="microwallet payee list --all",
+            )
+        return _channel(rows[0])
+
+    def list(self, *, finalized: bool) -> Sequence[PayeeChannel]:
+        """Channels that pay this wallet, oldest first; finalized ones only when asked for."""
+        where = "" if finalized else " WHERE finalized = 0"
+        with self._database.read() as connection:
+            return [_channel(row) for row in connection.execute(f"{_SELECT}{where} ORDER BY created_at")]
+
+    def accept(self, channels: Iterable[PayeeChannel], *, now: int) -> None:
+        """Commit best vouchers. A row's amount only rises, whatever order processes come in."""
+        marks = ", ".join("?" * (len(COLUMNS) + 3))
+        with self._database.write_vouchers() as connection:
+            connection.executemany(
+                f"""INSERT INTO vouchers ({SELECTED}, created_at, signature, accepted_at) VALUES ({marks})
+                ON CONFLICT (channel_id) DO UPDATE
+                SET authorized = excluded.authorized, signature = excluded.signature,
+                    accepted_at = excluded.accepted_at
+                WHERE excluded.authorized > vouchers.authorized""",
+                [(*channel_values(channel), now, channel.signature, now) for channel in channels],
+            )
+
+    def record_states(self, states: Mapping[ChannelId, ChannelState], *, as_of: int) -> None:
+        """Store what the chain says of channels at `as_of`, Unix seconds."""
+        with self._database.write() as connection:
+            connection.executemany(
+                f"UPDATE vouchers SET {state_assignments()} WHERE channel_id = ?",
+                [(*state_values(state, as_of), channel_id) for channel_id, state in states.items()],
+            )
+
+
+def _channel(row: tuple[Any, ...]) -> PayeeChannel:
+    return PayeeChannel(**channel_fields(row), signature=row[16])

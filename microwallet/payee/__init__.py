@@ -1,0 +1,1 @@
+"""What the side that is paid does: accept, settle, close, watch."""

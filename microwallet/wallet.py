@@ -1,0 +1,228 @@
+"""The composition root and public face: builds the adapters, offers the use cases."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from microwallet.config import Configuration, Paths
+from microwallet.domain.channel import PayerChannel
+from microwallet.domain.identifiers import Address
+from microwallet.domain.money import format_units
+from microwallet.errors import KeyUnavailable, UnknownReference
+from microwallet.ledger.ledger import Ledger
+
+if TYPE_CHECKING:
+    from microwallet.domain.ports import Reporter
+    from microwallet.domain.voucher import VoucherKey
+    from microwallet.escrow.networks import Network
+    from microwallet.escrow.reader import EscrowReader
+    from microwallet.escrow.rpc import Rpc
+    from microwallet.escrow.transactions import TransactionSender
+    from microwallet.keys.accounts import Account, Accounts
+    from microwallet.keys.passwords import PasswordSource
+    from microwallet.keys.voucher_keys import VoucherKeys
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def say(self, message: str) -> None:
+        """Drop the message."""
+
+
+class Wallet:
+    """One home: its keys, its ledger, and the network they are used on. Opens things when needed.
+
+    Use as a context manager; leaving it closes the ledger.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        configuration: Configuration,
+        *,
+        environment: Mapping[str, str],
+        prompt: Callable[[str], str] | None = None,
+        reporter: Reporter | None = None,
+    ) -> None:
+        self.paths = paths
+        self.configuration = configuration
+        self.environment = environment
+        self.reporter: Reporter = reporter or Silent()
+        self._prompt = prompt
+
+    @classmethod
+    def open(
+        cls,
+        *,
+        environment: Mapping[str, str] | None = None,
+        flags: Mapping[str, Any] | None = None,
+        prompt: Callable[[str], str] | None = None,
+        reporter: Reporter | None = None,
+    ) -> Self:
+        """The wallet that the environment and the flags name. Nothing is created yet."""
+        environment = os.environ if environment is None else environment
+        paths = Paths.from_environment(environment)
+        configuration = Configuration(paths, environment, flags=flags, project_folder=Path.cwd())
+        return cls(paths, configuration, environment=environment, prompt=prompt, reporter=reporter)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if "ledger" in self.__dict__:
+            self.ledger.database.close()
+
+    def now(self) -> int:
+        """Unix seconds by the local clock."""
+        return int(time.time())
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger, opened."""
+        return Ledger.open(self.paths.ledger)
+
+    @cached_property
+    def passwords(self) -> PasswordSource:
+        """Where the password of encrypted keys comes from."""
+        from microwallet.keys.passwords import PasswordSource
+
+        return PasswordSource(self.configuration.get("password-file"), self._prompt)
+
+    @cached_property
+    def accounts(self) -> Accounts:
+        """The account keys."""
+        from microwallet.keys.accounts import Accounts
+
+        return Accounts(self.paths.keys, self.passwords, self.environment, self.reporter.say)
+
+    @cached_property
+    def voucher_keys(self) -> VoucherKeys:
+        """The voucher keys, one a channel."""
+        from microwallet.keys.voucher_keys import VoucherKeys
+
+        return VoucherKeys(self.paths.keys, self.passwords, self.environment, self.reporter.say)
+
+    @cached_property
+    def account(self) -> Account:
+        """The account in use: the one named, or the only one there is."""
+        name = self.configuration.get("account")
+        if name is not None:
+            return self.accounts.get(name)
+        accounts = self.accounts.list()
+        if len(accounts) == 1:
+            return accounts[0]
+        if not accounts:
+            raise UnknownReference("this wallet has no account yet", hint="microwallet account create main")
+        raise UnknownReference(
+            f"which account? There are {', '.join(account.name for account in accounts)}",
+            hint=f"microwallet account use {accounts[0].name}  (or --account NAME)",
+        )
+
+    @cached_property
+    def network(self) -> Network:
+        """The network in use."""
+        from microwallet.escrow.networks import resolve_network
+
+        return resolve_network(self.configuration, self.configuration.get("network"))
+
+    @cached_property
+    def rpc(self) -> Rpc:
+        """The chain of the network in use."""
+        from microwallet.escrow.rpc import Rpc
+
+        override = self.configuration.get("rpc-url")
+        return Rpc(
+            [override] if override else self.network.rpc_urls,
+            timeout=self.configuration.get("rpc-timeout"),
+            chain_id=self.network.chain_id,
+        )
+
+    @cached_property
+    def escrow_contract(self) -> Address:
+        """The escrow new channels are opened in."""
+        from microwallet.escrow.deployment import escrow_address
+
+        return escrow_address()
+
+    @cached_property
+    def reader(self) -> EscrowReader:
+        """What the chain says of channels, balances and blocks."""
+        return self.reader_of(self.escrow_contract)
+
+    def reader_of(self, escrow_contract: Address) -> EscrowReader:
+        """The reader of one escrow on the network in use."""
+        from microwallet.escrow.reader import EscrowReader
+
+        return EscrowReader(self.rpc, escrow_contract)
+
+    def sender(self, account: Account | None = None) -> TransactionSender:
+        """What signs, journals and sends the transactions of an account."""
+        from microwallet.escrow.transactions import TransactionSender
+
+        account = account or self.account
+        return TransactionSender(
+            self.rpc,
+            self.network,
+            self.ledger.journal,
+            account.address,
+            lambda: self.accounts.secret(account.name),
+            max_fee_gwei=self.configuration.get("max-fee-gwei"),
+            wait_seconds=self.configuration.get("wait-seconds"),
+            reporter=self.reporter,
+        )
+
+    def account_of(self, address: Address) -> Account:
+        """The account with this address; KeyUnavailable if its key is not here."""
+        for account in self.accounts.list():
+            if account.address == address:
+                return account
+        raise KeyUnavailable(
+            f"the key of {address} is not in this wallet", hint="microwallet account import NAME"
+        )
+
+    def voucher_key(self, channel: PayerChannel) -> VoucherKey:
+        """The key that signs a channel's vouchers: the stored one, or derived anew from the account's."""
+        from microwallet.keys.voucher_keys import derive_voucher_key
+
+        try:
+            return self.voucher_keys.get(channel.channel_id)
+        except KeyUnavailable as missing:
+            descriptor = channel.descriptor
+            try:
+                account = self.account_of(descriptor.payer)
+            except KeyUnavailable:
+                raise missing from None
+            key = derive_voucher_key(
+                self.accounts.secret(account.name),
+                salt=descriptor.salt,
+                chain_id=descriptor.chain_id,
+                escrow_contract=descriptor.escrow_contract,
+                payee=descriptor.payee,
+                token=descriptor.token,
+            )
+            if key.address != descriptor.voucher_signer:
+                raise missing from None
+            self.voucher_keys.put(channel.channel_id, key, account.store)
+            return key
+
+    def money_at_risk(self, address: Address) -> list[str]:
+        """What would be lost with the key of `address`: one line a channel that holds money."""
+        lines = []
+        for channel in self.ledger.channels.list(finalized=False):
+            if channel.descriptor.payer == address:
+                held = channel.state.deposit - channel.state.settled
+                lines.append(f"{channel.label or channel.channel_id} holds {_text(held, channel)}")
+        for received in self.ledger.vouchers.list(finalized=False):
+            if received.descriptor.payee == address and received.unsettled:
+                lines.append(f"{received.channel_id} owes {_text(received.unsettled, received)}")
+        return lines
+
+
+def _text(base_units: int, channel: Any) -> str:
+    return f"{format_units(base_units, channel.asset.decimals)} {channel.asset.symbol}"
