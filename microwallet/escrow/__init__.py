@@ -1,0 +1,1 @@
+"""The escrow contract and the only code that talks to a chain."""

@@ -1,0 +1,307 @@
+"""The chains microwallet knows, what the user adds to them, and the gate before mainnets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cache
+from typing import Any
+
+from microwallet.config import Configuration
+from microwallet.domain.identifiers import Address, ChainId, parse_address
+from microwallet.errors import NotTrusted, UnknownReference, UsageError
+from microwallet.escrow.artifacts import artifact
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9.\-]{0,19}", re.ASCII)
+
+MAINNETS: Mapping[int, str] = {
+    1: "Ethereum",
+    10: "OP Mainnet",
+    25: "Cronos",
+    56: "BNB Smart Chain",
+    100: "Gnosis",
+    130: "Unichain",
+    137: "Polygon",
+    143: "Monad",
+    146: "Sonic",
+    204: "opBNB",
+    250: "Fantom",
+    252: "Fraxtal",
+    288: "Boba",
+    324: "ZKsync Era",
+    480: "World Chain",
+    999: "HyperEVM",
+    1088: "Metis",
+    1101: "Polygon zkEVM",
+    1135: "Lisk",
+    1284: "Moonbeam",
+    1329: "Sei",
+    2020: "Ronin",
+    2741: "Abstract",
+    4217: "Tempo",
+    5000: "Mantle",
+    8217: "Kaia",
+    8453: "Base",
+    33139: "ApeChain",
+    34443: "Mode",
+    42161: "Arbitrum One",
+    42170: "Arbitrum Nova",
+    42220: "Celo",
+    43114: "Avalanche",
+    57073: "Ink",
+    59144: "Linea",
+    80094: "Berachain",
+    81457: "Blast",
+    98866: "Plume",
+    167000: "Taiko",
+    534352: "Scroll",
+    7777777: "Zora",
+}
+"""Chain ids on which money is real, whatever a configuration claims."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """A chain and how it is reached. `confirmations` is what a payee waits for before it trusts a deposit."""
+
+    name: str
+    chain_id: ChainId
+    rpc_urls: tuple[str, ...]
+    explorer: str | None
+    native_symbol: str
+    usdc: Address | None
+    confirmations: int
+    testnet: bool
+    faucets: tuple[str, ...] = ()
+    allowed: bool = True
+    """Whether money may move here: testnets always, others once the user turned them on."""
+    built_in: bool = False
+
+    def explorer_link(self, kind: str, value: str) -> str | None:
+        """Web address of a `tx` or an `address`; None where the network has no explorer."""
+        return f"{self.explorer}/{kind}/{value}" if self.explorer else None
+
+
+@cache
+def built_in_networks() -> Mapping[str, Network]:
+    """The networks that need no configuration, by name."""
+    circle = "https://faucet.circle.com"
+    networks = (
+        _testnet(
+            "anvil",
+            31337,
+            "http://127.0.0.1:8545",
+            usdc=artifact("TestUSDC").address,
+            faucets=('microwallet devnet fund ACCOUNT "10 ETH"',),
+        ),
+        _testnet(
+            "sepolia",
+            11155111,
+            "https://ethereum-sepolia-rpc.publicnode.com",
+            "https://sepolia.drpc.org",
+            explorer="https://sepolia.etherscan.io",
+            usdc="0x1c7D4B196Cb0C7B01d743Fbc6116a902379C7238",
+            confirmations=3,
+            faucets=("https://cloud.google.com/application/web3/faucet/ethereum/sepolia", circle),
+        ),
+        _testnet(
+            "base-sepolia",
+            84532,
+            "https://sepolia.base.org",
+            "https://base-sepolia-rpc.publicnode.com",
+            explorer="https://sepolia.basescan.org",
+            usdc="0x036CbD53842c5426634e7929541eC2318f3dCF7e",
+            confirmations=2,
+            faucets=("https://www.alchemy.com/faucets/base-sepolia", circle),
+        ),
+        _testnet(
+            "optimism-sepolia",
+            11155420,
+            "https://sepolia.optimism.io",
+            "https://optimism-sepolia-rpc.publicnode.com",
+            explorer="https://sepolia-optimism.etherscan.io",
+            usdc="0x5fd84259d66Cd46123540766Be93DFE6D43130D7",
+            confirmations=2,
+            faucets=("https://www.alchemy.com/faucets/optimism-sepolia", circle),
+        ),
+        _testnet(
+            "arbitrum-sepolia",
+            421614,
+            "https://sepolia-rollup.arbitrum.io/rpc",
+            "https://arbitrum-sepolia-rpc.publicnode.com",
+            explorer="https://sepolia.arbiscan.io",
+            usdc="0x75faf114eafb1BDbe2F0316DF893fd58CE46AA4d",
+            confirmations=2,
+            faucets=("https://www.alchemy.com/faucets/arbitrum-sepolia", circle),
+        ),
+        _testnet(
+            "polygon-amoy",
+            80002,
+            "https://rpc-amoy.polygon.technology",
+            "https://polygon-amoy-bor-rpc.publicnode.com",
+            explorer="https://amoy.polygonscan.com",
+            native_symbol="POL",
+            usdc="0x41E94Eb019C0762f9Bfcf9Fb1E58725BfB0e7582",
+            confirmations=5,
+            faucets=("https://faucet.polygon.technology", circle),
+        ),
+    )
+    return {network.name: network for network in networks}
+
+
+def known_networks(configuration: Configuration) -> dict[str, Network]:
+    """Every network by name, allowed or not: the built-in ones, then the user's."""
+    section = configuration.section("networks")
+    networks = dict(built_in_networks())
+    for name, entry in section.items():
+        networks[name] = _merged(name, networks.get(name), entry)
+    return networks
+
+
+def resolve_network(configuration: Configuration, name: str | None = None) -> Network:
+    """The network called `name`, or the one in use.
+
+    Raises UnknownReference with close matches, and NotTrusted for a chain whose money is real
+    unless the user turned it on.
+    """
+    name = configuration.get("network") if name is None else name
+    networks = known_networks(configuration)
+    network = networks.get(name)
+    if network is None:
+        close = get_close_matches(name, networks, n=1)
+        raise UnknownReference(
+            f"there is no network {name[:64]!r}; "
+            + (f"did you mean {close[0]}?" if close else f"there are: {', '.join(networks)}"),
+            hint=f"microwallet network use {close[0]}" if close else "microwallet network list",
+        )
+    if not network.allowed:
+        what = MAINNETS.get(network.chain_id)
+        raise NotTrusted(
+            f"{name} is chain {network.chain_id}"
+            + (f" ({what}), where money is real" if what else ", which is not known to be a testnet")
+            + "; it stays off until you turn it on",
+            hint=f"microwallet network allow {name}",
+        )
+    return network
+
+
+def network_of_chain(configuration: Configuration, chain_id: int) -> Network | None:
+    """A network with this chain id: the one in use first; None when there is none."""
+    networks = known_networks(configuration)
+    in_use = networks.get(configuration.get("network"))
+    candidates = ([in_use] if in_use else []) + list(networks.values())
+    return next((network for network in candidates if network.chain_id == chain_id), None)
+
+
+def _testnet(
+    name: str,
+    chain_id: int,
+    *rpc_urls: str,
+    explorer: str | None = None,
+    native_symbol: str = "ETH",
+    usdc: str,
+    confirmations: int = 1,
+    faucets: tuple[str, ...],
+) -> Network:
+    return Network(
+        name=name,
+        chain_id=ChainId(chain_id),
+        rpc_urls=rpc_urls,
+        explorer=explorer,
+        native_symbol=native_symbol,
+        usdc=parse_address(usdc),
+        confirmations=confirmations,
+        testnet=True,
+        faucets=faucets,
+        built_in=True,
+    )
+
+
+def _merged(name: str, base: Network | None, entry: Any) -> Network:
+    """A network of the user file; where the name is built in, its entry changes single fields."""
+    fields = _Fields(name, entry)
+    chain_id = fields.number("chain-id", low=1, high=2**53)
+    rpc_urls = fields.texts("rpc-urls")
+    if base is not None:
+        if chain_id not in (None, base.chain_id):
+            raise UsageError(
+                f"[networks.{name}] has chain-id {chain_id}; {name} is built in as chain {base.chain_id}",
+                hint="give the network another name",
+            )
+        if fields.flag("testnet") is False:
+            base = replace(base, testnet=False, allowed=fields.flag("allow-mainnet") is True)
+    else:
+        if chain_id is None or not rpc_urls:
+            raise UsageError(
+                f"[networks.{name}] needs chain-id and rpc-urls",
+                hint=f"microwallet network add {name} --chain-id N --rpc-url URL",
+            )
+        testnet = fields.flag("testnet") is True and chain_id not in MAINNETS
+        base = Network(
+            name=name,
+            chain_id=ChainId(chain_id),
+            rpc_urls=rpc_urls,
+            explorer=None,
+            native_symbol="ETH",
+            usdc=None,
+            confirmations=1 if testnet else 5,
+            testnet=testnet,
+            allowed=testnet or fields.flag("allow-mainnet") is True,
+        )
+    usdc = fields.text("usdc")
+    confirmations = fields.number("confirmations", low=1, high=1000)
+    return replace(
+        base,
+        rpc_urls=rpc_urls or base.rpc_urls,
+        explorer=fields.text("explorer") or base.explorer,
+        native_symbol=fields.symbol("native-symbol") or base.native_symbol,
+        usdc=base.usdc if usdc is None else parse_address(usdc),
+        confirmations=base.confirmations if confirmations is None else confirmations,
+    )
+
+
+class _Fields:
+    """Typed reading of one [networks.NAME] table."""
+
+    def __init__(self, name: str, entry: Any) -> None:
+        self._where = f"[networks.{name}]"
+        if NAME.fullmatch(name) is None:
+            raise UsageError(f"{self._where} is no name for a network: a-z, 0-9 and - are expected")
+        if not isinstance(entry, dict):
+            raise UsageError(f"{self._where} is not a table")
+        self._entry = entry
+
+    def text(self, key: str) -> str | None:
+        value: str | None = self._read(key, str)
+        return value
+
+    def flag(self, key: str) -> bool | None:
+        value: bool | None = self._read(key, bool)
+        return value
+
+    def number(self, key: str, *, low: int, high: int) -> int | None:
+        value: int | None = self._read(key, int)
+        if value is not None and (isinstance(value, bool) or not low <= value <= high):
+            raise UsageError(f"{self._where} {key} is {value!r}; {low} to {high} is expected")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        values = self._read(key, list) or []
+        if not all(isinstance(value, str) for value in values):
+            raise UsageError(f"{self._where} {key} is not a list of texts")
+        return tuple(values)
+
+    def symbol(self, key: str) -> str | None:
+        value = self.text(key)
+        if value is not None and SYMBOL.fullmatch(value) is None:
+            raise UsageError(f"{self._where} {key} is {value[:40]!r}; a symbol like ETH is expected")
+        return value
+
+    def _read(self, key: str, kind: type[Any]) -> Any:
+        value = self._entry.get(key)
+        if value is not None and not isinstance(value, kind):
+            raise UsageError(f"{self._where} {key} is {value!r}, not a {kind.__name__}")
+        return value

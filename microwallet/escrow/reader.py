@@ -1,0 +1,251 @@
+"""What the chain says, read through hand-encoded calls: channels, balances, blocks, tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from microwallet.domain.channel import ChannelState
+from microwallet.domain.identifiers import (
+    NATIVE_TOKEN,
+    Address,
+    ChannelId,
+    hexed,
+    keccak,
+    word,
+)
+from microwallet.errors import NetworkError
+from microwallet.escrow.rpc import Request, Rpc, RpcError
+
+CHANNELS_PER_CALL = 500
+"""Channels asked for in one call; about 1.3 million gas, below every node's limit."""
+
+_WORD = 32
+_STATE_WORDS = 4
+
+
+def selector(signature: str) -> bytes:
+    """First four bytes of the hash of a function's signature."""
+    return keccak(signature.encode())[:4]
+
+
+_GET_CHANNELS = selector("getChannels(bytes32[])")
+_BALANCE_OF = selector("balanceOf(address)")
+_ALLOWANCE = selector("allowance(address,address)")
+_SYMBOL = selector("symbol()")
+_DECIMALS = selector("decimals()")
+_NAME = selector("name()")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The newest block: its number, its time in Unix seconds, and the base fee in wei."""
+
+    number: int
+    timestamp: int
+    hash: str
+    base_fee_per_gas: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenMetadata:
+    """What a token says of itself; None where it says nothing. Not to be trusted."""
+
+    symbol: str | None
+    name: str | None
+    decimals: int | None
+
+
+class EscrowReader:
+    """Reads one escrow contract and the chain it is on. Never signs, never sends."""
+
+    def __init__(self, rpc: Rpc, escrow_contract: Address) -> None:
+        self.rpc = rpc
+        self.escrow_contract = escrow_contract
+
+    def head(self, block: str | int = "latest") -> Head:
+        """The newest block, or another one by number or tag."""
+        found = self.rpc.call("eth_getBlockByNumber", [block_tag(block), False])
+        return _head(found, self.rpc.shown)
+
+    def channel_state(self, channel_id: ChannelId, block: int | None = None) -> ChannelState:
+        """The state of one channel; all zero when it does not exist."""
+        return self.channel_states([channel_id], block)[0]
+
+    def channel_states(
+        self, channel_ids: Sequence[ChannelId], block: int | None = None
+    ) -> list[ChannelState]:
+        """The states of many channels, in order, at `block` or at the newest one.
+
+        Raises NetworkError when there is no escrow at the address: that a channel does not exist
+        is never concluded from a missing answer.
+        """
+        tag = block_tag("latest" if block is None else block)
+        chunks = [
+            channel_ids[start : start + CHANNELS_PER_CALL]
+            for start in range(0, len(channel_ids), CHANNELS_PER_CALL)
+        ]
+        requests = [self.view(self.escrow_contract, _get_channels(chunk), tag) for chunk in chunks]
+        states: list[ChannelState] = []
+        for chunk, answer in zip(chunks, self.rpc.batch(requests), strict=True):
+            raw = read_bytes(answer, self.rpc.shown)
+            if not raw:
+                raise NetworkError(
+                    f"there is no escrow contract at {self.escrow_contract} on this chain",
+                    hint="microwallet escrow deploy",
+                )
+            states += _states(raw, len(chunk), self.rpc.shown)
+        return states
+
+    def code(self, address: Address, block: str | int = "latest") -> bytes:
+        """The code at an address; empty for an account that has none."""
+        answer = self.rpc.call("eth_getCode", [address, block_tag(block)])
+        return read_bytes(answer, self.rpc.shown)
+
+    def has_code(self, address: Address) -> bool:
+        """Whether a contract is at this address."""
+        return bool(self.code(address))
+
+    def code_hash_matches(self, address: Address, deployed_bytecode: bytes) -> bool:
+        """Whether exactly this code is at the address."""
+        return self.code(address) == deployed_bytecode
+
+    def native_balance(self, address: Address) -> int:
+        """Wei an address holds."""
+        return self.balances([(NATIVE_TOKEN, address)])[0]
+
+    def token_balance(self, token: Address, owner: Address) -> int:
+        """Base units of a token an address holds."""
+        return self.balances([(token, owner)])[0]
+
+    def balances(self, holdings: Sequence[tuple[Address, Address]]) -> list[int]:
+        """Balances of (token, owner) pairs in one request; the zero address is the native coin."""
+        requests: list[Request] = [
+            ("eth_getBalance", [owner, "latest"])
+            if token == NATIVE_TOKEN
+            else self.view(token, _BALANCE_OF + word(owner))
+            for token, owner in holdings
+        ]
+        answers = self.rpc.batch(requests)
+        return [
+            read_quantity(answer, self.rpc.shown)
+            if token == NATIVE_TOKEN
+            else self._number(answer, f"{token} is no token on this chain: it tells no balance")
+            for (token, _), answer in zip(holdings, answers, strict=True)
+        ]
+
+    def allowance(self, token: Address, owner: Address, spender: Address) -> int:
+        """Base units of `owner`'s tokens that `spender` may still take."""
+        answer = self.rpc.call(*self.view(token, _ALLOWANCE + word(owner) + word(spender)))
+        return self._number(answer, f"{token} is no token on this chain: it tells no allowance")
+
+    def token_metadata(self, token: Address) -> TokenMetadata:
+        """Symbol, name and decimals as the token tells them."""
+        requests = [self.view(token, data) for data in (_SYMBOL, _NAME, _DECIMALS)]
+        symbol, name, decimals = self.rpc.try_batch(requests)
+        return TokenMetadata(
+            symbol=_text(_raw(symbol)), name=_text(_raw(name)), decimals=_small_number(_raw(decimals))
+        )
+
+    def view(self, to: Address, data: bytes, tag: str = "latest") -> Request:
+        """The request of a read-only call."""
+        return ("eth_call", [{"to": to, "data": hexed(data)}, tag])
+
+    def _number(self, answer: Any, otherwise: str) -> int:
+        raw = read_bytes(answer, self.rpc.shown)
+        if len(raw) < _WORD:
+            raise NetworkError(otherwise, hint="microwallet network token list")
+        return int.from_bytes(raw[:_WORD], "big")
+
+
+def block_tag(block: str | int) -> str:
+    """A block as JSON-RPC names it."""
+    return hex(block) if isinstance(block, int) else block
+
+
+def read_bytes(answer: Any, where: str) -> bytes:
+    """Bytes of a 0x answer; NetworkError if it is none."""
+    if isinstance(answer, str) and answer.startswith("0x"):
+        try:
+            return bytes.fromhex(answer[2:])
+        except ValueError:
+            pass
+    raise NetworkError(f"{where} answered something that is not 0x hexadecimal")
+
+
+def read_quantity(answer: Any, where: str) -> int:
+    """A number of a 0x answer, below 2**256; NetworkError if it is none."""
+    if isinstance(answer, str) and answer.startswith("0x") and len(answer) <= 2 + 2 * _WORD:
+        try:
+            return int(answer, 16)
+        except ValueError:
+            pass
+    raise NetworkError(f"{where} answered something that is not a number")
+
+
+def _get_channels(channel_ids: Sequence[ChannelId]) -> bytes:
+    ids = b"".join(word(channel_id) for channel_id in channel_ids)
+    return _GET_CHANNELS + word(_WORD) + word(len(channel_ids)) + ids
+
+
+def _states(raw: bytes, count: int, where: str) -> list[ChannelState]:
+    words = [int.from_bytes(raw[at : at + _WORD], "big") for at in range(0, len(raw), _WORD)]
+    if len(raw) != _WORD * (2 + _STATE_WORDS * count) or words[:2] != [_WORD, count]:
+        raise NetworkError(f"{where} answered something that is not the state of {count} channels")
+    return [_state(words[at : at + _STATE_WORDS], where) for at in range(2, len(words), _STATE_WORDS)]
+
+
+def _state(words: list[int], where: str) -> ChannelState:
+    deposit, settled, close_requested_at, finalized = words
+    if not (settled <= deposit < 2**96 and close_requested_at < 2**56 and finalized <= 1):
+        raise NetworkError(f"{where} answered a channel state that cannot be")
+    return ChannelState(
+        deposit=deposit,
+        settled=settled,
+        close_requested_at=close_requested_at,
+        finalized=finalized == 1,
+    )
+
+
+def _head(found: Any, where: str) -> Head:
+    if not isinstance(found, dict) or not isinstance(found.get("hash"), str):
+        raise NetworkError(f"{where} does not have that block")
+    base_fee = found.get("baseFeePerGas")
+    return Head(
+        number=read_quantity(found.get("number"), where),
+        timestamp=read_quantity(found.get("timestamp"), where),
+        hash=found["hash"],
+        base_fee_per_gas=None if base_fee is None else read_quantity(base_fee, where),
+    )
+
+
+def _raw(answer: Any) -> bytes:
+    if isinstance(answer, RpcError):
+        return b""
+    try:
+        return read_bytes(answer, "")
+    except NetworkError:
+        return b""
+
+
+def _text(raw: bytes) -> str | None:
+    """A `string` result, or the `bytes32` of older tokens."""
+    if len(raw) == _WORD:
+        content = raw.rstrip(b"\0")
+    else:
+        length = int.from_bytes(raw[_WORD : 2 * _WORD], "big")
+        content = raw[2 * _WORD : 2 * _WORD + length]
+        if int.from_bytes(raw[:_WORD], "big") != _WORD or len(content) != length:
+            return None
+    try:
+        return content.decode() or None
+    except UnicodeDecodeError:
+        return None
+
+
+def _small_number(raw: bytes) -> int | None:
+    if len(raw) != _WORD:
+        return None
+    number = int.from_bytes(raw, "big")
+    return number if number <= 255 else None

@@ -1,0 +1,288 @@
+"""JSON-RPC over HTTP with a deadline, bounded retries, fallback addresses and a checked chain id."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, Self
+
+from microwallet.domain.identifiers import ChainId
+from microwallet.errors import NetworkError, UsageError, WrongChain
+from microwallet.escrow.transport import Deadline, Endpoint, TransportError
+
+Request = tuple[str, Sequence[Any]]
+
+BATCH_SIZE = 100
+_ROUNDS = 3
+_FIRST_PAUSE = 0.15
+_RATE_LIMITED = frozenset({-32005, -32029, 429})
+_READS = ("eth_", "net_", "web3_")
+_NOT_READS = frozenset({"eth_sendTransaction"})
+
+
+class RpcError(NetworkError):
+    """The server answered with a JSON-RPC error object; `error_data` is a revert's data, if any."""
+
+    code = "rpc-error"
+
+    def __init__(self, message: str, *, error_code: int | None, error_data: Any, where: str) -> None:
+        super().__init__(f"{where} answered: {message}")
+        self.rpc_message = message
+        self.error_code = error_code
+        self.error_data = error_data
+
+    @property
+    def revert_data(self) -> bytes | None:
+        """The bytes a reverted call returned, wherever this server puts them."""
+        found = self.error_data
+        for _ in range(3):
+            if isinstance(found, dict):
+                found = found.get("data", found.get("result"))
+        if isinstance(found, str):
+            digits = found.removeprefix("Reverted ").removeprefix("0x")
+            try:
+                return bytes.fromhex(digits)
+            except ValueError:
+                return None
+        return None
+
+    @property
+    def is_revert(self) -> bool:
+        """Whether the call was executed and reverted."""
+        return self.error_code == 3 or "revert" in self.rpc_message.lower()
+
+
+class Rpc:
+    """One chain behind one or more addresses. Thread-safe; connections are opened on first use.
+
+    `timeout` bounds each call or batch as a whole: connecting, retries and slow answers included.
+    With `chain_id`, every address proves its chain before its first answer is believed.
+    """
+
+    def __init__(self, urls: Sequence[str], *, timeout: float, chain_id: int | None = None) -> None:
+        if not urls:
+            raise UsageError("this network has no RPC address", hint="microwallet network show")
+        self._endpoints = [Endpoint(url) for url in urls]
+        self._timeout = timeout
+        self.chain_id = None if chain_id is None else ChainId(chain_id)
+        self._proven: set[Endpoint] = set()
+        self._preferred = 0
+        self._ids = itertools.count(1)
+
+    def __repr__(self) -> str:
+        return f"Rpc({self.shown})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        for endpoint in getattr(self, "_endpoints", ()):
+            endpoint.close()
+
+    def close(self) -> None:
+        """Close idle connections; the next call opens new ones."""
+        for endpoint in self._endpoints:
+            endpoint.close()
+
+    @property
+    def shown(self) -> str:
+        """The address in use, without its secrets."""
+        return self._endpoints[self._preferred].shown
+
+    def call(self, method: str, params: Sequence[Any] = ()) -> Any:
+        """The result of one request.
+
+        Raises RpcError for a JSON-RPC error, WrongChain, and NetworkError when no address gave an
+        answer in time.
+        """
+        (answer,) = self._answers([(method, params)], Deadline(self._timeout), single=True)
+        if isinstance(answer, RpcError):
+            raise answer
+        return answer
+
+    def batch(self, requests: Sequence[Request]) -> list[Any]:
+        """The results of many requests, in order; the first JSON-RPC error is raised."""
+        answers = self.try_batch(requests)
+        for answer in answers:
+            if isinstance(answer, RpcError):
+                raise answer
+        return answers
+
+    def try_batch(self, requests: Sequence[Request]) -> list[Any]:
+        """As `batch`, with an RpcError object in the place of each request that failed."""
+        deadline = Deadline(self._timeout)
+        answers: list[Any] = []
+        for start in range(0, len(requests), BATCH_SIZE):
+            answers += self._answers(requests[start : start + BATCH_SIZE], deadline, single=False)
+        return answers
+
+    def _answers(self, requests: Sequence[Request], deadline: Deadline, *, single: bool) -> list[Any]:
+        """Try each address in turn, the last good one first, for a few rounds."""
+        repeatable = all(_is_repeatable(method) for method, _ in requests)
+        order = [
+            (self._preferred + step) % len(self._endpoints) for step in range(len(self._endpoints))
+        ]
+        attempts = [index for _ in range(_ROUNDS) for index in order]
+        failures: dict[str, str] = {}
+        for number, index in enumerate(attempts):
+            endpoint = self._endpoints[index]
+            try:
+                # On the first round a silent address may not eat the time of those after it.
+                part = deadline.share(max(1, len(order) - number))
+                answers = self._ask(endpoint, requests, part, single=single, reuse=repeatable)
+            except TimeoutError:
+                failures.setdefault(endpoint.shown, "timed out")
+                break
+            except TransportError as error:
+                failures[endpoint.shown] = str(error)
+                if error.sent and not repeatable:
+                    break
+            except _Busy as error:
+                failures[endpoint.shown] = str(error)
+                _pause(error.seconds, deadline)
+            else:
+                self._preferred = index
+                return answers
+            if (number + 1) % len(order) == 0 and number + 1 < len(attempts):
+                _pause(_FIRST_PAUSE * 2 ** (number // len(order)), deadline)
+        said = "; ".join(f"{shown} {reason}" for shown, reason in failures.items())
+        raise NetworkError(f"the chain could not be asked within {self._timeout:g} s: {said}")
+
+    def _ask(
+        self,
+        endpoint: Endpoint,
+        requests: Sequence[Request],
+        deadline: Deadline,
+        *,
+        single: bool,
+        reuse: bool,
+    ) -> list[Any]:
+        if self.chain_id is not None and endpoint not in self._proven:
+            (found,) = self._exchange(endpoint, [("eth_chainId", ())], deadline, single=True, reuse=True)
+            self._prove(endpoint, found)
+        answers = self._exchange(endpoint, requests, deadline, single=single, reuse=reuse)
+        for answer in answers:
+            if isinstance(answer, RpcError) and answer.error_code in _RATE_LIMITED:
+                raise _Busy(f"is busy: {answer.rpc_message}", None)
+        return answers
+
+    def _prove(self, endpoint: Endpoint, found: Any) -> None:
+        if isinstance(found, RpcError):
+            raise TransportError(f"does not tell its chain id: {found.rpc_message}", sent=False)
+        try:
+            chain_id = int(found, 16)
+        except (TypeError, ValueError) as error:
+            raise TransportError("does not tell its chain id", sent=False) from error
+        if chain_id != self.chain_id:
+            raise WrongChain(
+                f"{endpoint.shown} is chain {chain_id}; chain {self.chain_id} is expected",
+                hint="microwallet network show",
+            )
+        self._proven.add(endpoint)
+
+    def _exchange(
+        self,
+        endpoint: Endpoint,
+        requests: Sequence[Request],
+        deadline: Deadline,
+        *,
+        single: bool,
+        reuse: bool,
+    ) -> list[Any]:
+        ids = [next(self._ids) for _ in requests]
+        numbered = [
+            {"jsonrpc": "2.0", "id": number, "method": method, "params": list(params)}
+            for number, (method, params) in zip(ids, requests, strict=True)
+        ]
+        document = numbered[0] if single else numbered
+        body = json.dumps(document, separators=(",", ":")).encode()
+        status, retry_after, content = endpoint.post(body, deadline, reuse=reuse)
+        if status == 429:
+            raise _Busy("is busy (HTTP 429)", _seconds(retry_after))
+        answer = _parsed(status, content)
+        where = endpoint.shown
+        if single:
+            return [_result(answer, ids[0], where)]
+        if isinstance(answer, dict):
+            # Servers without batches answer with one error: ask one by one.
+            return [
+                answer
+                for request in requests
+                for answer in self._exchange(endpoint, [request], deadline, single=True, reuse=reuse)
+            ]
+        by_id = {item.get("id"): item for item in answer if isinstance(item, dict)}
+        return [_result(by_id.get(number), number, where) for number in ids]
+
+
+class _Busy(Exception):
+    """The server asks to come back later."""
+
+    def __init__(self, message: str, seconds: float | None) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+def _is_repeatable(method: str) -> bool:
+    """Whether asking twice does what asking once does; the same signed bytes are one transaction."""
+    return method.startswith(_READS) and method not in _NOT_READS
+
+
+def _parsed(status: int, content: bytes) -> Any:
+    if not content.strip():
+        raise TransportError(f"answered with nothing (HTTP {status})", sent=True)
+    try:
+        answer = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        what = "with something that is not JSON" if status == 200 else f"HTTP {status}"
+        raise TransportError(f"answered {what}", sent=True) from error
+    is_rpc = isinstance(answer, list) or (
+        isinstance(answer, dict) and ("result" in answer or "error" in answer)
+    )
+    if not is_rpc or (status != 200 and not (isinstance(answer, dict) and "error" in answer)):
+        raise TransportError(
+            f"answered HTTP {status}" if status != 200 else "did not answer in JSON-RPC", sent=True
+        )
+    if status >= 500 and not isinstance(answer["error"], dict):
+        raise TransportError(f"answered HTTP {status}", sent=True)
+    return answer
+
+
+def _result(answer: Any, number: int, where: str) -> Any:
+    if not isinstance(answer, dict):
+        raise TransportError("did not answer every request", sent=True)
+    error = answer.get("error")
+    if error is not None:
+        if not isinstance(error, dict):
+            error = {"message": str(error)}
+        code = error.get("code")
+        return RpcError(
+            _one_line(str(error.get("message", "an error without a message"))),
+            error_code=code if isinstance(code, int) else None,
+            error_data=error.get("data"),
+            where=where,
+        )
+    if answer.get("id") != number or "result" not in answer:
+        raise TransportError("answered another request", sent=True)
+    return answer["result"]
+
+
+def _one_line(text: str) -> str:
+    """A server's words, made safe to print."""
+    return "".join(char if char.isprintable() else " " for char in text[:300])
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    return float(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else None
+
+
+def _pause(seconds: float | None, deadline: Deadline) -> None:
+    wanted = _FIRST_PAUSE if seconds is None else seconds
+    try:
+        time.sleep(min(wanted, deadline.remaining()))
+    except TimeoutError:
+        return
