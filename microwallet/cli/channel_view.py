@@ -1,0 +1,132 @@
+"""Channels as the command line shows them: one JSON object each, or a table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from microwallet.domain.channel import Channel, ChannelStatus, PayeeChannel, PayerChannel
+from microwallet.domain.money import format_units
+
+_SHORT_ID = 10
+
+
+def channel_document(channel: Channel, *, now: int) -> dict[str, Any]:
+    """The object of `--json`: amounts in base units, `asOf` null if the chain never said a state."""
+    descriptor, state = channel.descriptor, channel.state
+    status = state.status(now=now)
+    closing = status in (ChannelStatus.CLOSING, ChannelStatus.WITHDRAWABLE)
+    return {
+        "channelId": channel.channel_id,
+        "payer": descriptor.payer,
+        "payee": descriptor.payee,
+        "token": descriptor.token,
+        "authorizedSigner": descriptor.authorized_signer,
+        "salt": descriptor.salt,
+        "escrowContract": descriptor.escrow_contract,
+        "chainId": descriptor.chain_id,
+        "deposit": str(state.deposit),
+        "settled": str(state.settled),
+        "authorized": str(channel.authorized),
+        "remaining": str(channel.remaining),
+        "asset": channel.asset.symbol,
+        "decimals": channel.asset.decimals,
+        "status": str(status),
+        "label": label_of(channel),
+        "asOf": channel.as_of,
+        "withdrawableAt": state.withdrawable_at if closing else None,
+    }
+
+
+def channel_table(channels: Sequence[Channel], now: int) -> str:
+    """One line a channel; amounts carry their unit where the channels are of several assets."""
+    symbols = {channel.asset.symbol for channel in channels}
+    unit = f" {next(iter(symbols))}" if len(symbols) == 1 else ""
+    received = all(isinstance(channel, PayeeChannel) for channel in channels)
+    header = (
+        "CHANNEL",
+        "LABEL",
+        "PAYER" if received else "PAYEE",
+        f"DEPOSIT{unit}",
+        f"AUTHORIZED{unit}",
+        f"SETTLED{unit}",
+        "STATUS",
+    )
+    rows = [header, *(_row(channel, now, with_unit=not unit) for channel in channels)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return "\n".join(_line(row, widths) for row in rows)
+
+
+def channel_details(channel: Channel, *, now: int) -> str:
+    """Every field of one channel, one a line."""
+    document = channel_document(channel, now=now)
+    shown = [
+        ("channel", document["channelId"]),
+        ("label", document["label"] or "-"),
+        ("status", status_text(channel, now=now)),
+        ("payer", document["payer"]),
+        ("payee", document["payee"]),
+        *((name, money(channel, int(document[name]))) for name in ("deposit", "authorized", "settled")),
+        ("remaining", money(channel, channel.remaining)),
+        ("token", document["token"]),
+        ("voucher signer", document["authorizedSigner"]),
+        ("salt", document["salt"]),
+        ("escrow", f"{document['escrowContract']} on chain {document['chainId']}"),
+        ("as of", "never read from the chain" if channel.as_of is None else local_time(channel.as_of)),
+    ]
+    return "\n".join(f"{name:<15}{value}" for name, value in shown)
+
+
+def status_text(channel: Channel, *, now: int) -> str:
+    """The status, and how long until a requested close may be withdrawn."""
+    status = channel.state.status(now=now)
+    if status is ChannelStatus.CLOSING:
+        at = channel.state.withdrawable_at
+        return f"{status}, withdrawable at {local_time(at)} (in {at - now} s)"
+    return str(status)
+
+
+def money(channel: Channel, base_units: int) -> str:
+    """Base units of the channel's asset, as a person reads them."""
+    return f"{format_units(base_units, channel.asset.decimals)} {channel.asset.symbol}"
+
+
+def local_time(timestamp: int) -> str:
+    """Unix seconds in the time zone of this machine."""
+    return datetime.fromtimestamp(timestamp).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def label_of(channel: Channel) -> str | None:
+    """The payer's own name for a channel."""
+    return channel.label if isinstance(channel, PayerChannel) else None
+
+
+def _row(channel: Channel, now: int, *, with_unit: bool) -> tuple[str, ...]:
+    descriptor, state = channel.descriptor, channel.state
+    other = descriptor.payer if isinstance(channel, PayeeChannel) else descriptor.payee
+    unit = f" {channel.asset.symbol}" if with_unit else ""
+    return (
+        _shortened(channel.channel_id),
+        label_of(channel) or "-",
+        _shortened(other),
+        *(
+            format_units(base_units, channel.asset.decimals) + unit
+            for base_units in (state.deposit, channel.authorized, state.settled)
+        ),
+        str(state.status(now=now)),
+    )
+
+
+def _shortened(text: str) -> str:
+    """Ids are cut for eyes only: what is piped elsewhere stays whole."""
+    return text[:_SHORT_ID] if sys.stdout.isatty() else text
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    amounts = range(3, 6)
+    return "  ".join(
+        cell.rjust(width) if column in amounts else cell.ljust(width)
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ).rstrip()
