@@ -144,6 +144,10 @@ class KeyUnavailable(MicrowalletError):
     exit_code = 6
 
 
+class KeyMissing(KeyUnavailable):
+    code = "key-missing"
+
+
 class LedgerError(MicrowalletError):
     code = "ledger"
     exit_code = 7

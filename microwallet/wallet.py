@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from microwallet.keys.accounts import Account, Accounts
     from microwallet.keys.passwords import PasswordSource
     from microwallet.keys.voucher_keys import VoucherKeys
+    from microwallet.payee.accept import Acceptance
 
 
 class Silent:
@@ -210,6 +211,33 @@ class Wallet:
                 raise missing from None
             self.voucher_keys.put(channel.channel_id, key, account.store)
             return key
+
+    def acceptance(self, *, allow_contract_signers: bool = False) -> Acceptance:
+        """What checks and keeps the vouchers that pay this wallet on the network in use."""
+        from microwallet.escrow.tokens import asset_of_token
+        from microwallet.payee.accept import Acceptance, AcceptancePolicy
+        from microwallet.payee.confirmed_chain import ConfirmedChain
+
+        payees = frozenset(account.address for account in self.accounts.list())
+        if not payees:
+            raise UnknownReference(
+                "this wallet has no account to be paid to", hint="microwallet account create main"
+            )
+        return Acceptance(
+            self.ledger.vouchers,
+            ConfirmedChain(
+                self.reader,
+                confirmations=self.network.confirmations,
+                asset_of=lambda token: asset_of_token(self.configuration, self.network, self.reader, token),
+            ),
+            AcceptancePolicy(
+                chain_id=self.network.chain_id,
+                escrow_contracts=frozenset({self.escrow_contract}),
+                payees=payees,
+                allow_contract_signers=allow_contract_signers,
+            ),
+            now=self.now,
+        )
 
     def money_at_risk(self, address: Address) -> list[str]:
         """What would be lost with the key of `address`: one line a channel that holds money."""

@@ -1,0 +1,246 @@
+"""Accepting vouchers: every check the draft asks for, then the best one of each channel, durably.
+
+draft-evm-session-00, section "Voucher Verification". Cheap checks come first; the chain is asked
+once a channel, for all new channels of a batch in one call.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, ChannelState, PayeeChannel
+from microwallet.domain.identifiers import Address, ChainId, ChannelId
+from microwallet.domain.money import Asset
+from microwallet.domain.voucher import SignatureError, SignerCheck, VoucherDigest
+from microwallet.domain.voucher_document import MalformedVoucher, VoucherDocument, VoucherReader
+from microwallet.ledger.vouchers import Vouchers
+
+
+class Rejection(StrEnum):
+    """Why a line was not accepted: the draft's problem names, and what a stream of lines adds."""
+
+    MALFORMED = "malformed"
+    TOO_LONG = "too-long"
+    WRONG_CHAIN = "wrong-chain"
+    WRONG_ESCROW = "wrong-escrow"
+    WRONG_PAYEE = "wrong-payee"
+    INVALID_SIGNATURE = "invalid-signature"
+    SIGNER_MISMATCH = "signer-mismatch"
+    CHANNEL_NOT_FOUND = "channel-not-found"
+    CHANNEL_FINALIZED = "channel-finalized"
+    CLOSE_PENDING = "close-pending"
+    AMOUNT_EXCEEDS_DEPOSIT = "amount-exceeds-deposit"
+
+
+class Chain(Protocol):
+    """What accepting asks of the chain."""
+
+    def states(self, channel_ids: Sequence[ChannelId]) -> Mapping[ChannelId, ChannelState]:
+        """States as confirmed: deposits only as far as they have the confirmations wanted."""
+
+    def asset(self, token: Address) -> Asset:
+        """The asset of a token."""
+
+    def is_valid_signature(self, signer: Address, digest: bytes, signature: bytes) -> bool:
+        """Whether a contract signer says yes (ERC-1271); False if `signer` has no code."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptancePolicy:
+    """What a payee accepts at all."""
+
+    chain_id: ChainId
+    escrow_contracts: frozenset[Address]
+    payees: frozenset[Address]
+    allow_contract_signers: bool = False
+    state_lifetime: int = 5
+    """Seconds for which the chain's answer about a channel is taken for current."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What became of the lines so far."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    rejected_by_reason: Counter[Rejection] = field(default_factory=Counter)
+    channels: dict[ChannelId, None] = field(default_factory=dict)
+    """Ids of channels with an accepted or duplicate voucher, in the order they came."""
+
+    @property
+    def rejected(self) -> int:
+        return sum(self.rejected_by_reason.values())
+
+
+@dataclass(slots=True, kw_only=True)
+class _Known:
+    """A channel met in this stream: its checks prepared, its best voucher so far."""
+
+    descriptor: ChannelDescriptor
+    digest: VoucherDigest
+    is_by_signer: SignerCheck
+    state: ChannelState = NO_CHANNEL
+    state_at: int = -1
+    """When the chain gave `state`; never yet while -1."""
+    asset: Asset | None = None
+    best: int = -1
+    best_signature: bytes = b""
+    """The best voucher's signature, once one better than the ledger's came by."""
+
+
+class _Rejected(Exception):
+    def __init__(self, reason: Rejection) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Acceptance:
+    """Takes lines of vouchers, a batch at a time; each batch is committed when `take` returns."""
+
+    def __init__(
+        self, vouchers: Vouchers, chain: Chain, policy: AcceptancePolicy, *, now: Callable[[], int]
+    ) -> None:
+        self.tally = Tally()
+        self._vouchers = vouchers
+        self._chain = chain
+        self._policy = policy
+        self._now = now
+        self._read = VoucherReader().read
+        self._known: dict[ChannelId, _Known] = {}
+        self._better: dict[ChannelId, _Known] = {}
+        """Channels whose best voucher is not in the ledger yet."""
+
+    def take(self, lines: Iterable[bytes]) -> None:
+        """Verify lines and commit the best vouchers among them. A bad line costs only itself.
+
+        Raises NetworkError or LedgerError; earlier batches then stay committed, this one does not.
+        """
+        tally = Tally(channels=self.tally.channels)
+        signed = [document for line in lines if (document := self._signed(line, tally)) is not None]
+        self._ask_chain({document.channel_id for document in signed})
+        for document in signed:
+            try:
+                self._weigh(document, tally)
+            except _Rejected as rejected:
+                tally.rejected_by_reason[rejected.reason] += 1
+        self._commit()
+        self.tally.accepted += tally.accepted
+        self.tally.duplicates += tally.duplicates
+        self.tally.rejected_by_reason.update(tally.rejected_by_reason)
+
+    def reject(self, reason: Rejection) -> None:
+        """Count a line that could not even be read."""
+        self.tally.rejected_by_reason[reason] += 1
+
+    def _signed(self, line: bytes, tally: Tally) -> VoucherDocument | None:
+        """The voucher in a line, if all that needs no chain is right with it."""
+        try:
+            document = self._read(line)
+            self._check_signature(document)
+        except MalformedVoucher:
+            tally.rejected_by_reason[Rejection.MALFORMED] += 1
+        except SignatureError:
+            tally.rejected_by_reason[Rejection.INVALID_SIGNATURE] += 1
+        except _Rejected as rejected:
+            tally.rejected_by_reason[rejected.reason] += 1
+        else:
+            return document
+        return None
+
+    def _check_signature(self, document: VoucherDocument) -> None:
+        known = self._known.get(document.channel_id)
+        if known is None or (
+            known.descriptor is not document.descriptor and known.descriptor != document.descriptor
+        ):
+            known = self._meet(document)
+        digest = known.digest(document.cumulative_amount)
+        if self._policy.allow_contract_signers and len(document.signature) != 65:
+            matches = False
+        else:
+            matches = known.is_by_signer(digest, document.signature)
+        if matches:
+            return
+        signer = document.descriptor.voucher_signer
+        if not (
+            self._policy.allow_contract_signers
+            and self._chain.is_valid_signature(signer, digest, document.signature)
+        ):
+            raise _Rejected(Rejection.SIGNER_MISMATCH)
+
+    def _meet(self, document: VoucherDocument) -> _Known:
+        """Check a descriptor for the first time."""
+        descriptor, policy = document.descriptor, self._policy
+        if descriptor.chain_id != policy.chain_id:
+            raise _Rejected(Rejection.WRONG_CHAIN)
+        if descriptor.escrow_contract not in policy.escrow_contracts:
+            raise _Rejected(Rejection.WRONG_ESCROW)
+        if descriptor.payee not in policy.payees:
+            raise _Rejected(Rejection.WRONG_PAYEE)
+        if descriptor.channel_id() != document.channel_id:
+            raise _Rejected(Rejection.MALFORMED)
+        known = _Known(
+            descriptor=descriptor,
+            digest=VoucherDigest(descriptor.chain_id, descriptor.escrow_contract, document.channel_id),
+            is_by_signer=SignerCheck(descriptor.voucher_signer),
+        )
+        stored = self._vouchers.get(document.channel_id)
+        if stored is not None:
+            known.best = stored.authorized
+        self._known[document.channel_id] = known
+        return known
+
+    def _ask_chain(self, channel_ids: set[ChannelId]) -> None:
+        oldest = self._now() - self._policy.state_lifetime
+        stale = [
+            channel_id
+            for channel_id in channel_ids
+            if self._known[channel_id].state_at < oldest
+        ]
+        if not stale:
+            return
+        states = self._chain.states(stale)
+        for channel_id in stale:
+            known = self._known[channel_id]
+            known.state, known.state_at = states[channel_id], self._now()
+
+    def _weigh(self, document: VoucherDocument, tally: Tally) -> None:
+        known = self._known[document.channel_id]
+        state = known.state
+        if not state.exists:
+            raise _Rejected(Rejection.CHANNEL_NOT_FOUND)
+        if state.finalized:
+            raise _Rejected(Rejection.CHANNEL_FINALIZED)
+        if state.close_requested_at:
+            raise _Rejected(Rejection.CLOSE_PENDING)
+        if document.cumulative_amount > state.deposit:
+            raise _Rejected(Rejection.AMOUNT_EXCEEDS_DEPOSIT)
+        tally.channels[document.channel_id] = None
+        if document.cumulative_amount <= known.best:
+            tally.duplicates += 1
+            return
+        known.best, known.best_signature = document.cumulative_amount, document.signature
+        self._better[document.channel_id] = known
+        tally.accepted += 1
+
+    def _commit(self) -> None:
+        if self._better:
+            channels = [self._channel(channel_id, known) for channel_id, known in self._better.items()]
+            self._vouchers.accept(channels, now=self._now())
+            self._better.clear()
+
+    def _channel(self, channel_id: ChannelId, known: _Known) -> PayeeChannel:
+        if known.asset is None:
+            known.asset = self._chain.asset(known.descriptor.token)
+        return PayeeChannel(
+            channel_id=channel_id,
+            descriptor=known.descriptor,
+            asset=known.asset,
+            state=known.state,
+            authorized=known.best,
+            as_of=known.state_at,
+            signature=known.best_signature,
+        )
