@@ -13,7 +13,7 @@ from microwallet.config import Configuration, Paths
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import format_units
-from microwallet.errors import KeyUnavailable, UnknownReference
+from microwallet.errors import KeyMissing, KeyUnavailable, UnknownReference
 from microwallet.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Wallet:
         """Where the password of encrypted keys comes from."""
         from microwallet.keys.passwords import PasswordSource
 
-        return PasswordSource(self.configuration.get("password-file"), self._prompt)
+        return PasswordSource(self.configuration.get("password-file"), self._prompt, self.reporter.say)
 
     @cached_property
     def accounts(self) -> Accounts:
@@ -193,7 +193,7 @@ class Wallet:
 
         try:
             return self.voucher_keys.get(channel.channel_id)
-        except KeyUnavailable as missing:
+        except KeyMissing as missing:
             descriptor = channel.descriptor
             try:
                 account = self.account_of(descriptor.payer)

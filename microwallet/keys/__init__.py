@@ -1,0 +1,1 @@
+"""Account keys and voucher keys: in the OS keyring, or in encrypted files."""
