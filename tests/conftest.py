@@ -190,7 +190,7 @@ def run(home: Home) -> Callable[..., Completed]:
 
 
 @pytest.fixture(scope="session")
-def anvil(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def anvil() -> Path:
     """The Anvil program; installed in the user's cache folder if it is nowhere else."""
     from microwallet.config import Paths
     from microwallet.devnet.anvil import find_anvil

@@ -1,0 +1,182 @@
+"""`microwallet devnet`: a local chain to try things on."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from microwallet.cli.command import command, new_group
+from microwallet.cli.context import open_wallet
+from microwallet.cli.options import Json, NetworkName, RpcUrl
+from microwallet.cli.result import Result
+from microwallet.config import Configuration
+from microwallet.devnet.anvil import find_anvil
+from microwallet.devnet.background import Devnet, DevnetFolder
+from microwallet.devnet.node import AnvilNode
+from microwallet.domain.identifiers import NATIVE_TOKEN, is_address, parse_address
+from microwallet.domain.money import Amount, Asset, names_asset, unit_of
+from microwallet.errors import InvalidAmount, UsageError
+from microwallet.escrow.networks import network_of_chain
+from microwallet.wallet import Wallet
+
+app = new_group("A local chain to try things on.")
+
+DEFAULT_PORT = 8545
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(?:[0-9]{1,9}[smhd])+|[0-9]{1,9}", re.ASCII)
+
+Port = Annotated[int, typer.Option(metavar="PORT", min=1, max=65535, help="Port on 127.0.0.1.")]
+
+
+@command(app, "up", epilog="Example:  microwallet devnet up")
+def up(
+    port: Port = DEFAULT_PORT,
+    chain_id: Annotated[int, typer.Option(metavar="ID", min=1, max=2**53, help="Chain id.")] = 31337,
+    state: Annotated[bool, typer.Option("--state", help="Keep the chain's state across runs.")] = False,
+    json: Json = False,
+) -> Result:
+    """Start a local chain with escrow and test USDC, and leave it running."""
+    wallet = open_wallet()
+    devnet = DevnetFolder(wallet.paths.devnet).up(
+        lambda: find_anvil(wallet.environment, wallet.paths.cache, wallet.reporter),
+        wallet.reporter,
+        port=port,
+        chain_id=chain_id,
+        keep_state=state,
+    )
+    text = (
+        f"local chain {devnet.chain_id} answers at {devnet.rpc_url} (pid {devnet.pid})\n"
+        f"  escrow     {devnet.escrow_contract}\n"
+        f"  test USDC  {devnet.token}"
+    )
+    return Result(data=_described(devnet), text=text, notes=_next_steps(devnet, wallet.configuration))
+
+
+@command(app, "down")
+def down(
+    port: Annotated[
+        int | None, typer.Option(metavar="PORT", min=1, max=65535, help="Only the one on this port.")
+    ] = None,
+    json: Json = False,
+) -> Result:
+    """End the local chains of this home; nothing to end is fine."""
+    ended = DevnetFolder(open_wallet().paths.devnet).down(port=port)
+    lines = [f"ended the local chain at {devnet.rpc_url} (pid {devnet.pid})" for devnet in ended]
+    return Result(
+        data={"stopped": [_described(devnet) for devnet in ended]},
+        text="\n".join(lines) or "no local chain of this home was running",
+    )
+
+
+@command(app, "status")
+def status(json: Json = False) -> Result:
+    """The local chains of this home that are running."""
+    running = DevnetFolder(open_wallet().paths.devnet).running()
+    lines = [f"{devnet.rpc_url}  chain {devnet.chain_id}  pid {devnet.pid}" for devnet in running]
+    return Result(
+        data={"running": bool(running), "devnets": [_described(devnet) for devnet in running]},
+        text="\n".join(lines) or "no local chain of this home is running",
+        notes=[] if running else ["start one: microwallet devnet up"],
+    )
+
+
+@command(app, "fund", epilog='Example:  microwallet devnet fund alice "10 ETH"')
+def fund(
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Name of an account, or any address.")],
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help='With its unit: "10 ETH", "1000 USDC".')],
+    network: NetworkName = None,
+    rpc_url: RpcUrl = None,
+    json: Json = False,
+) -> Result:
+    """Give an address coins or test tokens out of nothing. Works on Anvil alone."""
+    with open_wallet(network=network, rpc_url=rpc_url) as wallet:
+        owner = parse_address(account) if is_address(account) else wallet.accounts.get(account).address
+        given = Amount.parse(amount, _asset(amount, wallet))
+        node = AnvilNode(wallet.rpc)
+        node.require_anvil()
+        if given.asset.is_native:
+            balance = node.add_native(owner, given.base_units)
+        else:
+            balance = node.mint(given.asset.token, owner, given.base_units)
+    data = {
+        "address": owner,
+        "asset": given.asset.symbol,
+        "decimals": given.asset.decimals,
+        "amount": str(given.base_units),
+        "balance": str(balance),
+    }
+    return Result(data=data, text=f"{owner} got {given} and holds {Amount(balance, given.asset)}")
+
+
+@command(app, "advance", epilog="Examples:  microwallet devnet advance 15m   microwallet devnet advance 900")
+def advance(
+    duration: Annotated[str, typer.Argument(metavar="DURATION", help="Seconds, or 90s, 15m, 1h30m, 2d.")],
+    network: NetworkName = None,
+    rpc_url: RpcUrl = None,
+    json: Json = False,
+) -> Result:
+    """Move the local chain's clock forward and mine a block."""
+    seconds = _seconds(duration)
+    with open_wallet(network=network, rpc_url=rpc_url) as wallet:
+        node = AnvilNode(wallet.rpc)
+        node.require_anvil()
+        head = node.advance(seconds)
+    when = datetime.fromtimestamp(head.timestamp, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return Result(
+        data={"seconds": seconds, "timestamp": head.timestamp, "blockNumber": head.number},
+        text=f"the chain's clock moved by {seconds} s: block {head.number} is of {when}",
+    )
+
+
+def _described(devnet: Devnet) -> dict[str, Any]:
+    return {
+        "rpcUrl": devnet.rpc_url,
+        "port": devnet.port,
+        "chainId": devnet.chain_id,
+        "escrowContract": devnet.escrow_contract,
+        "token": devnet.token,
+        "pid": devnet.pid,
+        "keepsState": devnet.keeps_state,
+    }
+
+
+def _next_steps(devnet: Devnet, configuration: Configuration) -> list[str]:
+    steps = []
+    network = network_of_chain(configuration, devnet.chain_id)
+    if network is None:
+        steps.append(
+            f"no network has this chain id; add one: microwallet network add devnet"
+            f" --chain-id {devnet.chain_id} --rpc-url {devnet.rpc_url} --testnet"
+        )
+    else:
+        if network.name != configuration.get("network"):
+            steps.append(f"use the network with this chain id: microwallet network use {network.name}")
+        if devnet.rpc_url not in network.rpc_urls:
+            steps.append(f"point commands at it: export MICROWALLET_RPC_URL={devnet.rpc_url}  (or --rpc-url)")
+    return [*steps, 'next: microwallet account create alice && microwallet devnet fund alice "10 ETH"']
+
+
+def _asset(amount: str, wallet: Wallet) -> Asset:
+    """The asset whose unit an amount carries: the native coin or the network's USDC."""
+    network, unit = wallet.network, unit_of(amount)
+    native = Asset(chain_id=network.chain_id, token=NATIVE_TOKEN, symbol=network.native_symbol, decimals=18)
+    if unit is None:
+        raise InvalidAmount(
+            f"{amount!r} names no unit",
+            hint=f'write it like "{amount.strip()} USDC" or "{amount.strip()} ETH"',
+        )
+    if names_asset(unit, native) or network.usdc is None:
+        return native
+    return Asset(chain_id=network.chain_id, token=network.usdc, symbol="USDC", decimals=6)
+
+
+def _seconds(duration: str) -> int:
+    if _DURATION.fullmatch(duration) is None:
+        raise UsageError(f"{duration[:40]!r} is not a duration", hint="write it like 900, 90s, 15m or 1h30m")
+    if duration.isdigit():
+        return int(duration)
+    return sum(int(number) * _SECONDS[unit] for number, unit in re.findall("([0-9]+)([smhd])", duration))

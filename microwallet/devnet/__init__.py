@@ -1,0 +1,1 @@
+"""A local Anvil chain with escrow, a test USDC and funded accounts."""

@@ -1,0 +1,213 @@
+"""Local chains left running behind the command: started, found again, and ended by their own pid."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from microwallet.devnet.node import AnvilNode
+from microwallet.devnet.process import (
+    START_SECONDS,
+    end_process,
+    port_taken,
+    process_identity,
+    start_detached,
+    start_failure,
+)
+from microwallet.domain.ports import Reporter
+from microwallet.errors import MissingTool, NetworkError, UsageError
+from microwallet.escrow.rpc import Rpc
+
+PROBE_SECONDS = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Devnet:
+    """A local chain of this home: its process, and what is on it."""
+
+    port: int
+    chain_id: int
+    pid: int
+    identity: str
+    """Tells the process from a later one with the same pid."""
+    keeps_state: bool
+    escrow_contract: str | None = None
+    token: str | None = None
+    """Where the contracts are; None until they are deployed."""
+
+    @property
+    def rpc_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process, and not another one under its pid, is alive."""
+        return process_identity(self.pid) == self.identity
+
+
+class DevnetFolder:
+    """The folder of a home in which its running local chains are noted, one file a port.
+
+    The note is written as soon as the process exists, so that a killed `up` leaves a chain that the
+    next `up` completes and `down` ends.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def running(self) -> list[Devnet]:
+        """The local chains of this home that are alive, lowest port first."""
+        notes = (self._read(path) for path in self._folder.glob("*.json"))
+        return sorted((note for note in notes if note and note.is_running), key=lambda note: note.port)
+
+    def up(
+        self,
+        find_anvil: Callable[[], Path],
+        reporter: Reporter,
+        *,
+        port: int,
+        chain_id: int,
+        keep_state: bool,
+    ) -> Devnet:
+        """The local chain of this home at `port`, started if it is not running; it answers.
+
+        Raises PortTaken when something else is there, UsageError when ours is there with other
+        settings.
+        """
+        with self._locked():
+            devnet = self._read(self._note(port))
+            if devnet is None or not devnet.is_running:
+                return self._start(find_anvil(), reporter, port, chain_id, keep_state)
+            if devnet.chain_id != chain_id or (keep_state and not devnet.keeps_state):
+                kept = "keeps its state" if devnet.keeps_state else "does not keep its state"
+                raise UsageError(
+                    f"the local chain on port {port} runs already; its chain id is {devnet.chain_id}"
+                    f" and it {kept}",
+                    hint=f"microwallet devnet down --port {port}",
+                )
+            return self._complete(devnet)
+
+    def down(self, *, port: int | None = None) -> list[Devnet]:
+        """End the local chains of this home, or the one at `port`; the ones that were running."""
+        if not self._folder.exists():
+            return []
+        with self._locked():
+            paths = sorted(self._folder.glob("*.json")) if port is None else [self._note(port)]
+            notes = [(path, self._read(path)) for path in paths]
+            ended = [note for _, note in notes if note and end_process(note.pid, note.identity)]
+            for path, _ in notes:
+                path.unlink(missing_ok=True)
+            return ended
+
+    def _start(self, anvil: Path, reporter: Reporter, port: int, chain_id: int, keep_state: bool) -> Devnet:
+        _require_free(port)
+        reporter.say(f"starting a local chain on port {port}")
+        arguments = ["--chain-id", str(chain_id)]
+        if keep_state:
+            # Anvil saves on SIGTERM; the interval is for ends that are less orderly.
+            state = self._folder / f"{port}-{chain_id}.state"
+            arguments += ["--state", str(state.absolute()), "--state-interval", "1"]
+        log = self._folder / f"{port}.log"
+        try:
+            pid = start_detached(anvil, arguments, port=port, log=log)
+        except OSError as error:
+            raise MissingTool(
+                f"{anvil} cannot be started: {error.strerror}",
+                hint="name Foundry's anvil in MICROWALLET_ANVIL",
+            ) from error
+        identity = process_identity(pid)
+        if identity is None:
+            raise start_failure(log, port)
+        try:
+            devnet = Devnet(port=port, chain_id=chain_id, pid=pid, identity=identity, keeps_state=keep_state)
+            self._write(devnet)
+            _wait_until_it_answers(devnet, log)
+            complete = self._complete(devnet)
+            if not complete.is_running:  # then another program was faster on the port
+                raise start_failure(log, port)
+            return complete
+        except BaseException:
+            end_process(pid, identity)
+            self._note(port).unlink(missing_ok=True)
+            raise
+
+    def _complete(self, devnet: Devnet) -> Devnet:
+        with Rpc([devnet.rpc_url], timeout=START_SECONDS, chain_id=devnet.chain_id) as rpc:
+            contracts = AnvilNode(rpc).deploy_contracts(devnet.chain_id)
+        complete = replace(devnet, escrow_contract=contracts.escrow_contract, token=contracts.token)
+        if complete != devnet:
+            self._write(complete)
+        return complete
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One `up` or `down` at a time; the lock goes with the process."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self._folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _note(self, port: int) -> Path:
+        return self._folder / f"{port}.json"
+
+    def _read(self, path: Path) -> Devnet | None:
+        try:
+            return Devnet(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"{path} cannot be read: {error}", hint=f"end that Anvil by hand if it runs, then: rm {path}"
+            ) from error
+
+    def _write(self, devnet: Devnet) -> None:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=self._folder, prefix=".note-", delete=False, encoding="utf-8"
+        ) as file:
+            json.dump(asdict(devnet), file)
+        Path(file.name).replace(self._note(devnet.port))
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except PermissionError as error:
+            raise UsageError(
+                f"port {port} may not be used by this user", hint="microwallet devnet up --port 8545"
+            ) from error
+        except OSError as error:
+            raise port_taken(port, _who_is_at(port)) from error
+
+
+def _who_is_at(port: int) -> str:
+    with Rpc([f"http://127.0.0.1:{port}"], timeout=PROBE_SECONDS) as rpc:
+        try:
+            version, chain_id = rpc.batch([("web3_clientVersion", ()), ("eth_chainId", ())])
+            return f"another chain ({str(version)[:40]}, chain id {int(chain_id, 16)})"
+        except (NetworkError, TypeError, ValueError):
+            return "another program"
+
+
+def _wait_until_it_answers(devnet: Devnet, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while devnet.is_running:
+        with socket.socket() as probe:
+            probe.settimeout(PROBE_SECONDS)
+            if probe.connect_ex(("127.0.0.1", devnet.port)) == 0 and devnet.is_running:
+                return
+        if time.monotonic() > deadline:
+            raise NetworkError(
+                f"the local chain on port {devnet.port} did not answer within {START_SECONDS} s",
+                hint="microwallet doctor",
+            )
+        time.sleep(0.01)
+    raise start_failure(log, devnet.port)

@@ -1,0 +1,63 @@
+"""A throw-away Anvil with escrow and test USDC, for the demo and for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from microwallet.devnet.node import AnvilNode
+from microwallet.devnet.process import AttachedAnvil
+from microwallet.domain.identifiers import Address, ChainId
+from microwallet.escrow.rpc import Rpc
+
+ANVIL_CHAIN_ID = 31337
+RPC_SECONDS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalChain:
+    """A running local chain: where it is, what is on it, and what can be done to it."""
+
+    rpc_url: str
+    chain_id: ChainId
+    escrow_contract: Address
+    token: Address
+    pid: int
+    rpc: Rpc
+    node: AnvilNode
+
+
+@contextmanager
+def local_chain(
+    anvil: Path,
+    *,
+    chain_id: int = ANVIL_CHAIN_ID,
+    port: int = 0,
+    accounts: int = 3,
+    arguments: Sequence[str] = (),
+) -> Iterator[LocalChain]:
+    """Start Anvil with the contracts on it, on any free port, and end it on leaving.
+
+    It never outlives this process on Linux; `arguments` go on to Anvil. Raises NetworkError when
+    it does not start.
+    """
+    options = ["--chain-id", str(chain_id), "--accounts", str(accounts), *arguments]
+    process = AttachedAnvil.start(anvil, options, port=port)
+    try:
+        url = f"http://127.0.0.1:{process.port}"
+        with Rpc([url], timeout=RPC_SECONDS, chain_id=chain_id) as rpc:
+            node = AnvilNode(rpc)
+            contracts = node.deploy_contracts(chain_id)
+            yield LocalChain(
+                rpc_url=url,
+                chain_id=ChainId(chain_id),
+                escrow_contract=contracts.escrow_contract,
+                token=contracts.token,
+                pid=process.pid,
+                rpc=rpc,
+                node=node,
+            )
+    finally:
+        process.stop()
