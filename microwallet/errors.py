@@ -26,6 +26,7 @@ MicrowalletError                    1  unexpected
 │   ├── LedgerTooNew
 │   └── LedgerUnwritable
 ├── TransactionReverted             8  mined and reverted, or sure to revert
+│   └── TransactionReplaced            another transaction took its nonce; this one did nothing
 └── Interrupted                   130
 
 `code` is stable and kebab-case; `problem_type` is the draft's problem type where it has one
@@ -174,6 +175,10 @@ class TransactionReverted(MicrowalletError):
     code = "transaction-reverted"
     exit_code = 8
     problem_type = PROBLEM_BASE + "transaction-reverted"
+
+
+class TransactionReplaced(TransactionReverted):
+    code = "transaction-replaced"
 
 
 class Interrupted(MicrowalletError):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from microwallet.domain.identifiers import ChainId
+from microwallet.domain.json_text import parse_json
 from microwallet.errors import NetworkError, UsageError, WrongChain
 from microwallet.escrow.transport import Deadline, Endpoint, TransportError
 
@@ -236,8 +237,8 @@ def _parsed(status: int, content: bytes) -> Any:
     if not content.strip():
         raise TransportError(f"answered with nothing (HTTP {status})", sent=True)
     try:
-        answer = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        answer = parse_json(content)
+    except ValueError as error:
         what = "with something that is not JSON" if status == 200 else f"HTTP {status}"
         raise TransportError(f"answered {what}", sent=True) from error
     is_rpc = isinstance(answer, list) or (

@@ -1,0 +1,283 @@
+"""One nonce on its way to the chain: broadcast, rebroadcast, fee bumps, and waiting for the receipt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from microwallet.domain.identifiers import TxHash, hexed
+from microwallet.domain.ports import Reporter, SignedTransaction, TransactionJournal, TransactionStatus
+from microwallet.errors import (
+    InsufficientFunds,
+    MicrowalletError,
+    NetworkError,
+    OutcomeUnknown,
+    PaymentRefused,
+    TransactionReplaced,
+)
+from microwallet.escrow.broadcast import Answer, answer_of
+from microwallet.escrow.calls import Call
+from microwallet.escrow.networks import Network
+from microwallet.escrow.reader import read_quantity
+from microwallet.escrow.reverts import revert_from, revert_of
+from microwallet.escrow.rpc import Rpc, RpcError
+from microwallet.escrow.signing import signed_call
+
+_FIRST_PAUSE = 0.01
+_LONGEST_PAUSE = 1.0
+_REBROADCAST_SECONDS = 4.0
+_BUMPS = 5
+_SEEN_GONE = 3
+"""How often a foreign transaction must be seen at the nonce, a second apart: nodes behind one
+address may lag behind each other."""
+
+_REFUSALS = (Answer.INSUFFICIENT_FUNDS, Answer.INVALID, Answer.UNDERPRICED)
+
+Resign = Callable[[SignedTransaction, Call, int], SignedTransaction]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """A mined transaction that succeeded; gas price in wei."""
+
+    hash: TxHash
+    block_number: int
+    gas_used: int
+    effective_gas_price: int | None
+    logs: tuple[Any, ...]
+
+
+class Delivery:
+    """The attempts at one nonce, of which at most one is ever mined."""
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        network: Network,
+        journal: TransactionJournal,
+        attempts: Sequence[SignedTransaction],
+        *,
+        resign: Resign,
+        reporter: Reporter,
+        deadline: float,
+        stuck_seconds: float,
+    ) -> None:
+        self._rpc = rpc
+        self._network = network
+        self._journal = journal
+        self._attempts = list(attempts)
+        self._resign = resign
+        self._reporter = reporter
+        self._deadline = deadline
+        self._stuck_seconds = stuck_seconds
+        self._bumps = 0
+        self._cost_said = False
+
+    def prefer(self, transaction: SignedTransaction) -> None:
+        """Make one attempt the one that is broadcast."""
+        self._attempts.remove(transaction)
+        self._attempts.append(transaction)
+
+    def receipt_of(self, transaction: SignedTransaction) -> Receipt | None:
+        """The receipt of an attempt that was mined with success; None if it is in no block."""
+        found = self._rpc.call("eth_getTransactionReceipt", [transaction.hash])
+        return self._finished(transaction, found) if _is_mined(found) else None
+
+    def deliver(self, *, fresh: bool = False) -> Receipt | None:
+        """Broadcast the last attempt and wait; None when a cancellation was mined instead.
+
+        `fresh` says that it was signed just now, so a refusal by name is final.
+        """
+        answer, refusal = self._broadcast(self._attempts[-1])
+        last = self._attempts[-1]
+        while answer is Answer.UNDERPRICED and self._bump():
+            answer, refusal = self._broadcast(self._attempts[-1])
+        if refusal is not None and answer in _REFUSALS:
+            if fresh:
+                # No node has it, so its nonce is free for the next one.
+                for attempt in self._attempts:
+                    self._journal.record(attempt.hash, TransactionStatus.REPLACED)
+                raise self._refused(answer, refusal)
+            if not self._earlier_one_lives():
+                raise self._refused(answer, refusal)
+        self._reporter.say(f"sent {last.purpose} {self._attempts[-1].hash}, waiting for it to be mined")
+        return self._wait()
+
+    def _wait(self) -> Receipt | None:
+        pause = _FIRST_PAUSE
+        sent_at = bumped_at = time.monotonic()
+        seen_gone = 0
+        trouble: MicrowalletError | None = None
+        while True:
+            try:
+                found, mined_nonces = self._look()
+                for attempt, receipt in zip(self._attempts, found, strict=True):
+                    if _is_mined(receipt):
+                        outcome = self._finished(attempt, receipt)
+                        return None if attempt.purpose == "cancel" else outcome
+                now = time.monotonic()
+                if mined_nonces > self._attempts[0].nonce:
+                    seen_gone += 1
+                    pause = _LONGEST_PAUSE if seen_gone > 1 else pause
+                    if seen_gone > _SEEN_GONE:
+                        raise self._replaced()
+                elif now - sent_at > _REBROADCAST_SECONDS:
+                    self._send_again()
+                    sent_at = now
+                is_next = mined_nonces == self._attempts[0].nonce
+                if is_next and now - bumped_at > self._stuck_seconds and self._bump():
+                    self._broadcast(self._attempts[-1])
+                    bumped_at = now
+            except NetworkError as error:
+                trouble = error
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise self._unknown(trouble) from trouble
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.4, _LONGEST_PAUSE)
+
+    def _look(self) -> tuple[list[Any], int]:
+        sender = self._attempts[0].sender
+        *receipts, count = self._rpc.batch(
+            [("eth_getTransactionReceipt", [attempt.hash]) for attempt in self._attempts]
+            + [("eth_getTransactionCount", [sender, "latest"])]
+        )
+        return receipts, read_quantity(count, self._rpc.shown)
+
+    def _broadcast(self, transaction: SignedTransaction) -> tuple[Answer, RpcError | None]:
+        try:
+            self._rpc.call("eth_sendRawTransaction", [hexed(transaction.raw)])
+        except RpcError as error:
+            answer = answer_of(error)
+            if answer is not Answer.ACCEPTED:
+                return answer, error
+        except NetworkError:
+            return Answer.UNKNOWN, None
+        self._journal.record(transaction.hash, TransactionStatus.BROADCAST)
+        return Answer.ACCEPTED, None
+
+    def _send_again(self) -> None:
+        """Rebroadcast, with what other processes signed before it and may not have sent."""
+        first = self._attempts[0]
+        self._take_over_new_attempts()
+        for entry in self._journal.unfinished(first.chain_id, sender=first.sender):
+            if entry.transaction.nonce < first.nonce:
+                self._broadcast(entry.transaction)
+        self._broadcast(self._attempts[-1])
+
+    def _take_over_new_attempts(self) -> None:
+        """Attempts that another process journaled at this nonce meanwhile."""
+        first = self._attempts[0]
+        known = {attempt.hash for attempt in self._attempts}
+        for entry in self._journal.unfinished(first.chain_id, sender=first.sender):
+            if entry.transaction.nonce == first.nonce and entry.transaction.hash not in known:
+                self._attempts.append(entry.transaction)
+
+    def _bump(self) -> bool:
+        """Sign and journal an attempt with higher fees; False when there may be no more."""
+        if self._bumps >= _BUMPS:
+            return False
+        self._take_over_new_attempts()
+        last = self._attempts[-1]
+        call, gas = signed_call(last)
+        try:
+            transaction = self._resign(last, call, gas)
+        except PaymentRefused as refusal:
+            if not self._cost_said:
+                self._reporter.say(f"not raising the fee of {last.hash}: {refusal.message}")
+            self._cost_said = True
+            return False
+        self._bumps += 1
+        self._journal.replace(transaction)
+        self._attempts.append(transaction)
+        self._reporter.say(f"raising the fee of nonce {last.nonce}: {transaction.hash}")
+        return True
+
+    def _earlier_one_lives(self) -> bool:
+        """Whether the nonce is used up, or another attempt at it is still in a pool."""
+        found, mined_nonces = self._look()
+        return (
+            mined_nonces > self._attempts[0].nonce
+            or any(_is_mined(receipt) for receipt in found)
+            or any(
+                self._broadcast(attempt)[0] is Answer.ACCEPTED for attempt in self._attempts[:-1]
+            )
+        )
+
+    def _finished(self, transaction: SignedTransaction, found: dict[str, Any]) -> Receipt:
+        where = self._rpc.shown
+        if str(found.get("transactionHash", "")).lower() != transaction.hash:
+            raise NetworkError(f"{where} answered the receipt of another transaction")
+        receipt = Receipt(
+            hash=transaction.hash,
+            block_number=read_quantity(found.get("blockNumber"), where),
+            gas_used=read_quantity(found.get("gasUsed"), where),
+            effective_gas_price=read_quantity(found.get("effectiveGasPrice"), where),
+            logs=tuple(found.get("logs") or ()),
+        )
+        succeeded = read_quantity(found.get("status"), where) == 1
+        self._journal.record(
+            transaction.hash,
+            TransactionStatus.MINED if succeeded else TransactionStatus.REVERTED,
+            block_number=receipt.block_number,
+            gas_used=receipt.gas_used,
+        )
+        if not succeeded:
+            raise self._reverted(transaction, receipt)
+        return receipt
+
+    def _reverted(self, transaction: SignedTransaction, receipt: Receipt) -> MicrowalletError:
+        """The reason of a mined revert, found by doing the call again before its block."""
+        call, gas = signed_call(transaction)
+        request = call.request(transaction.sender) | {"gas": hex(gas)}
+        doing = f"{transaction.purpose} ({transaction.hash})"
+        try:
+            self._rpc.call("eth_call", [request, hex(receipt.block_number - 1)])
+        except RpcError as error:
+            failure = revert_of(error, doing)
+        except NetworkError:
+            failure = revert_from(b"", doing)
+        else:
+            failure = revert_from(b"", doing, otherwise="in its block, though not one block before")
+        failure.data = {"transactionHash": transaction.hash, "gasUsed": receipt.gas_used}
+        return failure
+
+    def _replaced(self) -> TransactionReplaced:
+        for attempt in self._attempts:
+            self._journal.record(attempt.hash, TransactionStatus.REPLACED)
+        first = self._attempts[0]
+        return TransactionReplaced(
+            f"another transaction of {first.sender} took nonce {first.nonce}; {first.purpose} did not happen",
+            hint="run the command again",
+            data={"transactionHash": first.hash},
+        )
+
+    def _refused(self, answer: Answer, refusal: RpcError) -> MicrowalletError:
+        last = self._attempts[-1]
+        if answer is Answer.INSUFFICIENT_FUNDS:
+            hint = self._network.faucets[0] if self._network.faucets else None
+            return InsufficientFunds(
+                f"{last.sender} cannot pay for {last.purpose}: {refusal.rpc_message}",
+                hint=hint.replace("ACCOUNT", last.sender) if hint else "microwallet balance",
+            )
+        if answer is Answer.UNDERPRICED:
+            return PaymentRefused(
+                f"the chain wants a higher fee for {last.purpose} than the setting max-fee-gwei allows:"
+                f" {refusal.rpc_message}",
+                hint="wait, or raise it: microwallet config set max-fee-gwei GWEI",
+            )
+        return NetworkError(f"the chain refused {last.purpose}: {refusal.rpc_message}")
+
+    def _unknown(self, trouble: MicrowalletError | None) -> OutcomeUnknown:
+        last = self._attempts[-1]
+        why = f": {trouble.message}" if trouble else ""
+        return OutcomeUnknown(
+            f"{last.purpose} was sent as {last.hash} and is not mined yet{why}",
+            data={"transactionHash": last.hash},
+        )
+
+
+def _is_mined(receipt: Any) -> bool:
+    return isinstance(receipt, dict) and receipt.get("blockNumber") is not None

@@ -1,0 +1,113 @@
+"""What a transaction will cost, and whether it would succeed: all that is asked before one is signed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from microwallet.domain.identifiers import Address
+from microwallet.domain.money import format_units
+from microwallet.errors import InsufficientFunds, NetworkError
+from microwallet.escrow.calls import Call
+from microwallet.escrow.fees import GWEI, Fees, suggest
+from microwallet.escrow.networks import Network
+from microwallet.escrow.reader import read_quantity
+from microwallet.escrow.reverts import revert_of
+from microwallet.escrow.rpc import Rpc, RpcError
+
+_PLAIN_TRANSFER = 21_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """A simulated call: its gas limit with a margin, its fees, and the next nonce of the sender."""
+
+    gas: int
+    fees: Fees
+    chain_nonce: int
+    balance: int
+
+    @property
+    def max_cost(self) -> int:
+        """Wei the gas costs at most."""
+        return self.fees.cost(self.gas)
+
+
+def quote(rpc: Rpc, network: Network, sender: Address, call: Call, *, purpose: str, cap: int) -> Quote:
+    """Simulate a call and price it, in one request. Nothing is signed.
+
+    `cap` is in wei per gas. Raises ContractReverted when it is sure to revert, InsufficientFunds
+    when the sender cannot pay for value and gas, PaymentRefused when gas is dearer than the cap.
+    """
+    request = call.request(sender)
+    simulated, gas, block, priority_fee, held, nonce = rpc.try_batch(
+        [
+            ("eth_call", [request, "latest"]),
+            ("eth_estimateGas", [request]),
+            ("eth_getBlockByNumber", ["latest", False]),
+            ("eth_maxPriorityFeePerGas", []),
+            ("eth_getBalance", [sender, "latest"]),
+            # Pending, so that transactions another wallet sent with this key are counted.
+            ("eth_getTransactionCount", [sender, "pending"]),
+        ]
+    )
+    for answer in (block, held, nonce):
+        if isinstance(answer, RpcError):
+            raise answer
+    where = rpc.shown
+    balance = read_quantity(held, where)
+    fees = suggested_fees(block, priority_fee, network=network, cap=cap, where=where)
+    if balance <= call.value:
+        raise _too_little(network, sender, balance, call.value + fees.cost(_PLAIN_TRANSFER))
+    for answer in (simulated, gas):
+        if isinstance(answer, RpcError):
+            if answer.is_revert:
+                raise revert_of(answer, purpose)
+            if "insufficient" in answer.rpc_message.lower():
+                needed = call.value + fees.cost(_PLAIN_TRANSFER)
+                raise _too_little(network, sender, balance, needed) from answer
+            raise answer
+    found = Quote(
+        gas=with_margin(read_quantity(gas, where), call),
+        fees=fees,
+        chain_nonce=read_quantity(nonce, where),
+        balance=balance,
+    )
+    if balance < call.value + found.max_cost:
+        raise _too_little(network, sender, balance, call.value + found.max_cost)
+    return found
+
+
+def current_fees(rpc: Rpc, network: Network, *, cap: int) -> Fees:
+    """What a transaction should offer now."""
+    block, priority_fee = rpc.try_batch(
+        [("eth_getBlockByNumber", ["latest", False]), ("eth_maxPriorityFeePerGas", [])]
+    )
+    if isinstance(block, RpcError):
+        raise block
+    return suggested_fees(block, priority_fee, network=network, cap=cap, where=rpc.shown)
+
+
+def suggested_fees(
+    block: object, priority_fee: object, *, network: Network, cap: int, where: str
+) -> Fees:
+    """Fees from the newest block and the node's advice; a gwei of tip where it gives none."""
+    base_fee = block.get("baseFeePerGas") if isinstance(block, dict) else None
+    if base_fee is None:
+        raise NetworkError(f"{network.name} tells no base fee: transactions of EIP-1559 are needed")
+    tip = GWEI if isinstance(priority_fee, RpcError) else read_quantity(priority_fee, where)
+    return suggest(base_fee=read_quantity(base_fee, where), priority_fee=tip, cap=cap)
+
+
+def with_margin(gas: int, call: Call) -> int:
+    """A quarter more than estimated, as state may change before it is mined."""
+    return gas if gas == _PLAIN_TRANSFER and not call.data else gas * 5 // 4
+
+
+def _too_little(network: Network, sender: Address, balance: int, needed: int) -> InsufficientFunds:
+    symbol = network.native_symbol
+    hint = network.faucets[0] if network.faucets else "microwallet balance"
+    return InsufficientFunds(
+        f"{sender} holds {format_units(balance, 18)} {symbol} on {network.name}; up to"
+        f" {format_units(needed, 18)} {symbol} is needed for this transaction and its gas",
+        hint=hint.replace("ACCOUNT", sender),
+    )

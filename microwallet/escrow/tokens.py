@@ -1,0 +1,173 @@
+"""Which asset a text names, the tokens a user added, and what a token's signatures can do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any
+
+from microwallet.config import Configuration
+from microwallet.domain.identifiers import NATIVE_TOKEN, Address, ChainId, is_address, parse_address
+from microwallet.domain.money import Asset
+from microwallet.errors import NotTrusted, UnknownReference, UsageError
+from microwallet.escrow.networks import SYMBOL, Network
+from microwallet.escrow.reader import EscrowReader
+
+NATIVE_DECIMALS = 18
+USDC_DECIMALS = 6
+_MOST_DECIMALS = 36
+_RESERVED = frozenset({"wei", "gwei", "ether", "all"})
+_LOOK_ALIKE = str.maketrans("0O1lI5S", "ooiiiss")
+
+
+def native_asset(network: Network) -> Asset:
+    """The chain's own coin."""
+    return Asset(
+        chain_id=network.chain_id,
+        token=NATIVE_TOKEN,
+        symbol=network.native_symbol,
+        decimals=NATIVE_DECIMALS,
+    )
+
+
+def known_assets(configuration: Configuration, network: Network) -> list[Asset]:
+    """The coin, the network's USDC, and the tokens the user added: all that has a symbol here."""
+    assets = [native_asset(network)]
+    if network.usdc is not None:
+        assets.append(
+            Asset(
+                chain_id=network.chain_id, token=network.usdc, symbol="USDC", decimals=USDC_DECIMALS
+            )
+        )
+    return assets + list(_added_tokens(configuration, network.chain_id))
+
+
+def asset_of(configuration: Configuration, network: Network, token: Address) -> Asset | None:
+    """The asset at an address, if it is known without asking the chain."""
+    assets = known_assets(configuration, network)
+    return next((asset for asset in assets if asset.token == token), None)
+
+
+def resolve_asset(
+    configuration: Configuration,
+    network: Network,
+    reader: EscrowReader | None,
+    text: str | None = None,
+) -> Asset:
+    """The asset that `text` names: a known symbol, or the address of any ERC-20.
+
+    Without a text it is the setting `token`, else the network's USDC, else its coin. An address
+    that is not known is read from the chain by `reader`; with no reader it is UnknownReference.
+    """
+    wanted = text or configuration.get("token")
+    if wanted is None:
+        return known_assets(configuration, network)[1 if network.usdc is not None else 0]
+    if is_address(wanted):
+        return _by_address(configuration, network, reader, parse_address(wanted))
+    assets = known_assets(configuration, network)
+    for asset in assets:
+        if asset.symbol.lower() == wanted.lower():
+            return asset
+    symbols = [asset.symbol for asset in assets]
+    close = get_close_matches(wanted.upper(), symbols, n=1)
+    raise UnknownReference(
+        f"there is no token {wanted[:40]!r} on {network.name}; "
+        + (f"did you mean {close[0]}?" if close else f"there are: {', '.join(symbols)}"),
+        hint="microwallet network token add ADDRESS",
+    )
+
+
+def read_asset(
+    configuration: Configuration,
+    network: Network,
+    reader: EscrowReader,
+    token: Address,
+    *,
+    alias: str | None = None,
+) -> Asset:
+    """A token as the chain tells it, under its own symbol or the user's `alias`.
+
+    Raises NotTrusted for a symbol that cannot be shown, or that another token has here already;
+    UsageError for what is no ERC-20.
+    """
+    metadata = reader.token_metadata(token)
+    if metadata.decimals is None:
+        what = "tells no decimals" if reader.has_code(token) else "has no code"
+        raise UsageError(
+            f"{token} is no ERC-20 token on {network.name}: it {what}", hint="microwallet network check"
+        )
+    if metadata.decimals > _MOST_DECIMALS:
+        raise UsageError(f"{token} claims {metadata.decimals} decimals; {_MOST_DECIMALS} is the most")
+    symbol = alias or metadata.symbol or ""
+    if SYMBOL.fullmatch(symbol) is None or symbol.lower() in _RESERVED:
+        raise NotTrusted(
+            f"{token} calls itself {_quoted(symbol)}, which is no symbol:"
+            " a letter, then letters, digits, points and dashes are, 20 at most",
+            hint=f"microwallet network token add {token} --alias NAME",
+        )
+    for asset in known_assets(configuration, network):
+        if asset.token != token and looks_like(asset.symbol, symbol):
+            raise NotTrusted(
+                f"{token} calls itself {symbol}, but on {network.name} {asset.symbol} is {asset.token}",
+                hint=f"if it is another token: microwallet network token add {token} --alias NAME",
+            )
+    return Asset(chain_id=network.chain_id, token=token, symbol=symbol, decimals=metadata.decimals)
+
+
+def add_token(configuration: Configuration, asset: Asset) -> None:
+    """Write a token into the user file, as [tokens.CHAINID.SYMBOL]."""
+    with configuration.editing() as content:
+        chain = content.setdefault("tokens", {}).setdefault(str(asset.chain_id), {})
+        for symbol in [symbol for symbol, entry in chain.items() if entry.get("address") == asset.token]:
+            del chain[symbol]
+        chain[asset.symbol] = {"address": asset.token, "decimals": asset.decimals}
+
+
+def looks_like(known: str, other: str) -> bool:
+    """Whether a person could take one symbol for the other: case, and digits that resemble letters."""
+    return _skeleton(known) == _skeleton(other)
+
+
+def _skeleton(symbol: str) -> str:
+    return re.sub(r"[.\-]", "", symbol.translate(_LOOK_ALIKE)).lower()
+
+
+def _by_address(
+    configuration: Configuration, network: Network, reader: EscrowReader | None, token: Address
+) -> Asset:
+    known = asset_of(configuration, network, token)
+    if known is not None:
+        return known
+    if reader is None:
+        raise UnknownReference(
+            f"the token {token} is not known here", hint=f"microwallet network token add {token}"
+        )
+    return read_asset(configuration, network, reader, token)
+
+
+def _added_tokens(configuration: Configuration, chain_id: ChainId) -> Iterator[Asset]:
+    chain = configuration.section("tokens").get(str(chain_id), {})
+    where = f"[tokens.{chain_id}]"
+    if not isinstance(chain, dict):
+        raise UsageError(f"{where} is not a table")
+    for symbol, entry in chain.items():
+        yield _added_token(f"{where}.{symbol}"[:80], chain_id, symbol, entry)
+
+
+def _added_token(where: str, chain_id: ChainId, symbol: str, entry: Any) -> Asset:
+    decimals = entry.get("decimals") if isinstance(entry, dict) else None
+    if SYMBOL.fullmatch(symbol) is None or type(decimals) is not int or not 0 <= decimals <= _MOST_DECIMALS:
+        raise UsageError(f"{where} needs a plain symbol, an address and decimals up to {_MOST_DECIMALS}")
+    return Asset(
+        chain_id=chain_id,
+        token=parse_address(str(entry.get("address"))),
+        symbol=symbol,
+        decimals=decimals,
+    )
+
+
+def _quoted(symbol: str) -> str:
+    """A hostile symbol made safe to print, and short."""
+    shown = ascii(symbol[:24])
+    return shown if len(symbol) <= 24 else f"{shown}... ({len(symbol)} characters)"

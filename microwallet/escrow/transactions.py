@@ -1,0 +1,300 @@
+"""Transactions of one account: simulated, journaled, sent, waited for, resumed, cancelled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from microwallet.domain.identifiers import Address, ChannelId
+from microwallet.domain.ports import (
+    JournalEntry,
+    Reporter,
+    SignedTransaction,
+    TransactionJournal,
+    TransactionStatus,
+)
+from microwallet.errors import MicrowalletError, OutcomeUnknown, TransactionReplaced, TransactionReverted
+from microwallet.escrow.calls import Call
+from microwallet.escrow.delivery import Delivery, Receipt
+from microwallet.escrow.fees import Fees, bump, cap_in_wei
+from microwallet.escrow.networks import Network
+from microwallet.escrow.quotes import Quote, current_fees, quote, with_margin
+from microwallet.escrow.reader import read_quantity
+from microwallet.escrow.rpc import Rpc
+from microwallet.escrow.signing import Intent, sign_transaction
+
+__all__ = ["Quote", "Receipt", "Resumed", "TransactionSender"]
+
+CANCEL = "cancel"
+STUCK_SECONDS = 30
+"""A transaction that is next in line and still pending after this long is offered a higher fee."""
+BURIED_BLOCKS = 256
+"""No reorganisation reaches this deep: a missing receipt then means a forgetful server."""
+
+_LIVE = (TransactionStatus.SIGNED, TransactionStatus.BROADCAST)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """What became of an earlier transaction that was unfinished. `error` says why it still is."""
+
+    operation: str
+    purpose: str
+    channel_id: ChannelId | None
+    status: TransactionStatus
+    receipt: Receipt | None = None
+    error: MicrowalletError | None = None
+
+
+class TransactionSender:
+    """Sends the transactions of one account on one network, over any number of processes.
+
+    Invariant: a transaction is in the journal before it leaves the process, and an operation that
+    has a live or mined transaction is never signed at another nonce.
+    """
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        network: Network,
+        journal: TransactionJournal,
+        account_address: Address,
+        secret: Callable[[], bytes],
+        *,
+        max_fee_gwei: float,
+        wait_seconds: float,
+        reporter: Reporter,
+        stuck_seconds: float = STUCK_SECONDS,
+    ) -> None:
+        self._rpc = rpc
+        self._network = network
+        self._journal = journal
+        self.address = account_address
+        self._secret = secret
+        self._cap = cap_in_wei(max_fee_gwei)
+        self._wait_seconds = wait_seconds
+        self._stuck_seconds = stuck_seconds
+        self._reporter = reporter
+
+    def quote(self, call: Call, *, purpose: str) -> Quote:
+        """Simulate and price a call; nothing is signed. Raises as `send` does before signing."""
+        return quote(
+            self._rpc, self._network, self.address, call, purpose=purpose, cap=self._cap
+        )
+
+    def send(
+        self,
+        call: Call,
+        *,
+        operation: str,
+        purpose: str,
+        channel_id: ChannelId | None = None,
+        quoted: Quote | None = None,
+    ) -> Receipt:
+        """Do `call` once for this operation and purpose, and wait for its receipt.
+
+        Where the journal knows a live or mined transaction for them, that one is waited for and
+        nothing is signed. `quoted` fixes gas and fees, so that a whole balance can be sent.
+
+        Raises ContractReverted (before signing when it is sure, else after mining),
+        InsufficientFunds and PaymentRefused (gas above the cap) before signing, TransactionReplaced,
+        NetworkError before signing, and OutcomeUnknown after.
+        """
+        receipt = self.resume(operation, purpose)
+        if receipt is not None:
+            return receipt
+        asked = quoted or self.quote(call, purpose=purpose)
+        # Asked for first: it may prompt, and reserving holds the ledger.
+        secret = self._secret()
+        intent = Intent(operation=operation, purpose=purpose, channel_id=channel_id)
+
+        def sign(nonce: int) -> SignedTransaction:
+            return self._signed(secret, intent, nonce=nonce, call=call, gas=asked.gas, fees=asked.fees)
+
+        transaction = self._journal.reserve(
+            self._network.chain_id, self.address, chain_nonce=asked.chain_nonce, sign=sign
+        )
+        delivered = self._delivery([transaction]).deliver(fresh=True)
+        if delivered is None:
+            raise TransactionReplaced(
+                f"{purpose} was cancelled at nonce {transaction.nonce} before it was mined",
+                data={"transactionHash": transaction.hash},
+            )
+        return delivered
+
+    def resume(self, operation: str, purpose: str | None = None) -> Receipt | None:
+        """Bring an operation's transaction to its end: the receipt once it is mined.
+
+        None when there is nothing to bring to an end: never signed, reverted, replaced by another
+        transaction, or cancelled. A mined one that a reorganisation took out is sent again.
+        """
+        entries = self._entries(operation, purpose)
+        if not entries:
+            return None
+        delivery = self._delivery([entry.transaction for entry in entries])
+        mined = next((entry for entry in entries if entry.status is TransactionStatus.MINED), None)
+        if mined is not None:
+            receipt = delivery.receipt_of(mined.transaction) or self._buried(mined)
+            if receipt is not None:
+                return None if mined.transaction.purpose == CANCEL else receipt
+            self._journal.record(mined.transaction.hash, TransactionStatus.BROADCAST)
+            delivery.prefer(mined.transaction)
+        elif not any(entry.status in _LIVE for entry in entries):
+            return None
+        try:
+            return delivery.deliver()
+        except TransactionReplaced:
+            return None
+
+    def resume_all(self, *, wait_seconds: float = 1) -> list[Resumed]:
+        """Bring forward every unfinished transaction of this account, lowest nonce first.
+
+        Each is looked up, sent again where it is not mined, and waited for shortly. Never raises
+        for what became of one; a chain that cannot be asked is a NetworkError.
+        """
+        unfinished = self._journal.unfinished(self._network.chain_id, sender=self.address)
+        found = []
+        for nonce in sorted({entry.transaction.nonce for entry in unfinished}):
+            attempts = [entry.transaction for entry in unfinished if entry.transaction.nonce == nonce]
+            found.append(self._resumed(attempts, wait_seconds))
+        return found
+
+    def cancel(self, operation: str) -> Receipt | None:
+        """Make sure that an operation's unfinished transaction never happens.
+
+        A self-transfer of nothing at its nonce, with higher fees, is journaled and sent. Returns
+        None when the operation is cancelled or there is nothing to cancel; the receipt of the
+        operation's own transaction when that was mined after all.
+        """
+        entries = self._entries(operation, None)
+        live = [entry.transaction for entry in entries if entry.status in _LIVE]
+        if not live:
+            return self.resume(operation)
+        delivery = self._delivery(live)
+        for transaction in live:
+            receipt = delivery.receipt_of(transaction)
+            if receipt is not None:
+                return self.resume(operation)
+        cancelling = self._cancellation(live)
+        self._journal.replace(cancelling)
+        self._reporter.say(f"cancelling nonce {cancelling.nonce} by {cancelling.hash}")
+        try:
+            return self._delivery([*live, cancelling]).deliver()
+        except TransactionReplaced:
+            return None
+
+    def _cancellation(self, live: Sequence[SignedTransaction]) -> SignedTransaction:
+        highest = Fees(
+            max_fee_per_gas=max(transaction.max_fee_per_gas for transaction in live),
+            max_priority_fee_per_gas=max(transaction.max_priority_fee_per_gas for transaction in live),
+        )
+        call = Call(to=self.address)
+        gas = read_quantity(
+            self._rpc.call("eth_estimateGas", [call.request(self.address)]), self._rpc.shown
+        )
+        return self._signed(
+            self._secret(),
+            Intent(operation=live[0].operation, purpose=CANCEL, channel_id=live[0].channel_id),
+            nonce=live[0].nonce,
+            call=call,
+            gas=with_margin(gas, call),
+            fees=bump(highest, current_fees(self._rpc, self._network, cap=self._cap), cap=self._cap),
+        )
+
+    def _buried(self, entry: JournalEntry) -> Receipt | None:
+        """The receipt as journaled, where the block is so deep that a server may have forgotten it."""
+        if entry.block_number is None or entry.gas_used is None:
+            return None
+        head = read_quantity(self._rpc.call("eth_blockNumber"), self._rpc.shown)
+        if head - entry.block_number < BURIED_BLOCKS:
+            return None
+        return Receipt(
+            hash=entry.transaction.hash,
+            block_number=entry.block_number,
+            gas_used=entry.gas_used,
+            effective_gas_price=None,
+            logs=(),
+        )
+
+    def _resumed(self, attempts: Sequence[SignedTransaction], wait_seconds: float) -> Resumed:
+        first = attempts[0]
+        status = TransactionStatus.BROADCAST
+        receipt: Receipt | None = None
+        failure: MicrowalletError | None = None
+        try:
+            receipt = self._delivery(attempts, wait_seconds=wait_seconds).deliver()
+            status = TransactionStatus.REPLACED if receipt is None else TransactionStatus.MINED
+        except TransactionReplaced as error:
+            status, failure = TransactionStatus.REPLACED, error
+        except TransactionReverted as error:
+            status, failure = TransactionStatus.REVERTED, error
+        except OutcomeUnknown as error:
+            failure = error
+            self._reporter.say(f"still pending: {first.purpose} at nonce {first.nonce}, {first.hash}")
+        return Resumed(
+            operation=first.operation,
+            purpose=first.purpose,
+            channel_id=first.channel_id,
+            status=status,
+            receipt=receipt,
+            error=failure,
+        )
+
+    def _entries(self, operation: str, purpose: str | None) -> list[JournalEntry]:
+        """The newest transaction of an operation, with all its attempts, oldest first."""
+        ours = [
+            entry
+            for entry in self._journal.of_operation(operation)
+            if entry.transaction.chain_id == self._network.chain_id
+            and entry.transaction.sender == self.address
+        ]
+        meant = [
+            entry
+            for entry in ours
+            if entry.transaction.purpose != CANCEL and purpose in (None, entry.transaction.purpose)
+        ]
+        if not meant:
+            return []
+        nonce = meant[-1].transaction.nonce
+        return [entry for entry in ours if entry.transaction.nonce == nonce]
+
+    def _delivery(
+        self, attempts: Sequence[SignedTransaction], *, wait_seconds: float | None = None
+    ) -> Delivery:
+        return Delivery(
+            self._rpc,
+            self._network,
+            self._journal,
+            attempts,
+            resign=self._bumped,
+            reporter=self._reporter,
+            deadline=time.monotonic() + (self._wait_seconds if wait_seconds is None else wait_seconds),
+            stuck_seconds=self._stuck_seconds,
+        )
+
+    def _bumped(self, last: SignedTransaction, call: Call, gas: int) -> SignedTransaction:
+        """The same transaction with higher fees."""
+        offered = Fees(
+            max_fee_per_gas=last.max_fee_per_gas, max_priority_fee_per_gas=last.max_priority_fee_per_gas
+        )
+        fees = bump(offered, current_fees(self._rpc, self._network, cap=self._cap), cap=self._cap)
+        intent = Intent(
+            operation=last.operation, purpose=last.purpose, channel_id=last.channel_id
+        )
+        return self._signed(self._secret(), intent, nonce=last.nonce, call=call, gas=gas, fees=fees)
+
+    def _signed(
+        self, secret: bytes, intent: Intent, *, nonce: int, call: Call, gas: int, fees: Fees
+    ) -> SignedTransaction:
+        return sign_transaction(
+            secret,
+            self.address,
+            self._network.chain_id,
+            intent,
+            nonce=nonce,
+            call=call,
+            gas=gas,
+            fees=fees,
+        )
+
