@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -63,6 +63,11 @@ class Completed:
     stdout: str
     stderr: str
 
+    def succeeded(self) -> Self:
+        """This, if the command exited with 0."""
+        assert self.exit_code == 0, self
+        return self
+
     @property
     def json(self) -> dict[str, Any]:
         """The envelope of a command run with --json; stdout must hold that one document."""
@@ -71,8 +76,7 @@ class Completed:
     @property
     def data(self) -> dict[str, Any]:
         """What a successful command run with --json tells."""
-        assert self.exit_code == 0, self
-        assert self.json["ok"] is True
+        assert self.succeeded().json["ok"] is True
         return self.json["data"]
 
     @property

@@ -43,7 +43,7 @@ def find_anvil(environment: Mapping[str, str], cache: Path, reporter: Reporter) 
         return _named(Path(named).expanduser())
     on_path = shutil.which("anvil", path=environment.get("PATH"))
     if on_path:
-        return Path(on_path)
+        return Path(on_path).absolute()
     installed = cache / f"anvil-{VERSION}"
     name = _package_name(sys.platform, platform.machine())
     program = installed / "node_modules" / name / "bin" / ("anvil.exe" if "win32" in name else "anvil")

@@ -22,7 +22,7 @@ from microwallet.devnet.process import (
     start_failure,
 )
 from microwallet.domain.ports import Reporter
-from microwallet.errors import MissingTool, NetworkError, UsageError
+from microwallet.errors import NetworkError, UsageError
 from microwallet.escrow.rpc import Rpc
 
 PROBE_SECONDS = 1
@@ -114,33 +114,25 @@ class DevnetFolder:
             # Anvil saves on SIGTERM; the interval is for ends that are less orderly.
             state = self._folder / f"{port}-{chain_id}.state"
             arguments += ["--state", str(state.absolute()), "--state-interval", "1"]
-        log = self._folder / f"{port}.log"
-        try:
-            pid = start_detached(anvil, arguments, port=port, log=log)
-        except OSError as error:
-            raise MissingTool(
-                f"{anvil} cannot be started: {error.strerror}",
-                hint="name Foundry's anvil in MICROWALLET_ANVIL",
-            ) from error
-        identity = process_identity(pid)
-        if identity is None:
-            raise start_failure(log, port)
-        try:
+        log = self._log(port)
+        with start_detached(anvil, arguments, port=port, log=log) as (pid, identity):
             devnet = Devnet(port=port, chain_id=chain_id, pid=pid, identity=identity, keeps_state=keep_state)
             self._write(devnet)
-            _wait_until_it_answers(devnet, log)
-            complete = self._complete(devnet)
-            if not complete.is_running:  # then another program was faster on the port
-                raise start_failure(log, port)
-            return complete
+        try:
+            return self._complete(devnet)
         except BaseException:
             end_process(pid, identity)
             self._note(port).unlink(missing_ok=True)
             raise
 
     def _complete(self, devnet: Devnet) -> Devnet:
+        """Wait until it answers, and put the contracts on it where they are missing."""
+        log = self._log(devnet.port)
+        _wait_until_it_answers(devnet, log)
         with Rpc([devnet.rpc_url], timeout=START_SECONDS, chain_id=devnet.chain_id) as rpc:
             contracts = AnvilNode(rpc).deploy_contracts(devnet.chain_id)
+        if not devnet.is_running:  # then another program was faster on the port
+            raise start_failure(log, devnet.port)
         complete = replace(devnet, escrow_contract=contracts.escrow_contract, token=contracts.token)
         if complete != devnet:
             self._write(complete)
@@ -149,10 +141,20 @@ class DevnetFolder:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One `up` or `down` at a time; the lock goes with the process."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self._folder / ".lock").open("w") as lock:
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = (self._folder / ".lock").open("w")
+        except OSError as error:
+            raise UsageError(
+                f"{self._folder} cannot be written: {error.strerror}",
+                hint="let MICROWALLET_HOME name a folder of yours",
+            ) from error
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    def _log(self, port: int) -> Path:
+        return self._folder / f"{port}.log"
 
     def _note(self, port: int) -> Path:
         return self._folder / f"{port}.json"

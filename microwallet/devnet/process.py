@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -31,6 +32,8 @@ if os.getppid() == int(sys.argv[1]):
 """
 """Linux ends the process when the thread that started it ends, SIGKILL included; the rest of the
 program is Anvil's own. The check closes the gap in which the parent may have died already."""
+
+_WHEN_TOLD = 'read -r told && exec "$0" "$@" </dev/null'
 
 
 class AttachedAnvil:
@@ -72,19 +75,37 @@ class AttachedAnvil:
         _end_child(self._process)
 
 
-def start_detached(anvil: Path, arguments: Sequence[str], *, port: int, log: Path) -> int:
-    """Start Anvil so that it outlives this process and its terminal; its pid. It may not listen yet."""
+@contextmanager
+def start_detached(
+    anvil: Path, arguments: Sequence[str], *, port: int, log: Path
+) -> Iterator[tuple[int, str]]:
+    """Start Anvil so that it outlives this process and its terminal; its pid and identity.
+
+    It begins when the block is left in order, so what the block writes down is never too late. When
+    the block fails, or this process is killed in it, Anvil never runs.
+    """
+    command = [str(anvil), "--host", "127.0.0.1", "--port", str(port), "--silent", *arguments]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(anvil), "--host", "127.0.0.1", "--port", str(port), "--silent", *arguments],
-            stdin=subprocess.DEVNULL,
+            ["/bin/sh", "-c", _WHEN_TOLD, *command],
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             cwd="/",
         )
-    process.returncode = 0  # nobody here waits for it
-    return process.pid
+    assert process.stdin is not None  # noqa: S101
+    try:
+        with process.stdin as line:
+            identity = process_identity(process.pid)
+            if identity is None:
+                raise start_failure(log, port)
+            yield process.pid, identity
+            line.write(b"go\n")
+    except BaseException:
+        process.wait()
+        raise
+    process.returncode = 0  # from here on it is nobody's child
 
 
 def start_failure(log: Path, port: int) -> NetworkError:

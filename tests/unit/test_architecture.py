@@ -1,0 +1,88 @@
+"""The rules that hold for all of the code: who imports whom, what starts fast, what is documented."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+SLOW = {"web3", "eth_account"}
+"""Their import alone takes over a second."""
+
+OFF_CHAIN = ["account", "channel", "config", "network", "pay", "payee", "voucher"]
+"""Commands with a verb that never sends a transaction; their modules load nothing slow."""
+
+
+def imported(*arguments: str, folder: Path) -> set[str]:
+    """The top-level packages that `microwallet ARGUMENTS` imports, told by Python itself."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "microwallet", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MICROWALLET_HOME": str(folder)},
+        cwd=folder,
+        check=False,
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    assert len(lines) > 50, done
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+
+
+def test_imports_go_one_way():
+    """The contracts in pyproject.toml hold: cli, devnet, wallet, ... down to errors, never back."""
+    linter = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run(
+        [linter, "--no-cache"],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", OFF_CHAIN)
+def test_off_chain_commands_load_nothing_slow(command, tmp_path):
+    """The module of a command that works off-chain imports neither web3 nor eth_account."""
+    assert not imported(command, "--help", folder=tmp_path) & SLOW
+
+
+def test_paying_loads_next_to_nothing(tmp_path):
+    """`pay` starts without what only other commands need."""
+    unneeded = {"cryptography", "http", "keyring", "requests", "rich", "urllib3"}
+    assert not imported("pay", "nothing", "0.001 USDC", folder=tmp_path) & (SLOW | unneeded)
+
+
+def test_every_test_says_what_it_shows():
+    """A docstring per test; pytest's names alone do not say the behaviour."""
+    silent = [
+        f"{path.relative_to(REPOSITORY)}:{node.lineno} {node.name}"
+        for path in sorted((REPOSITORY / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and not ast.get_docstring(node)
+    ]
+    assert silent == []
+
+
+def test_modules_stay_readable():
+    """No module of the package is longer than 400 lines."""
+    long = {
+        str(path.relative_to(REPOSITORY)): lines
+        for path in sorted((REPOSITORY / "microwallet").rglob("*.py"))
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400
+    }
+    assert long == {}
+
+
+def test_locks_name_no_registry():
+    """The lock files pin every package with hashes and hold no address."""
+    locks = sorted((REPOSITORY / "scripts").glob("*.lock"))
+    assert len(locks) == 3
+    for lock in locks:
+        text = lock.read_text(encoding="utf-8")
+        assert "://" not in text
+        assert text.count("==") <= text.count("--hash=sha256:")
