@@ -12,7 +12,7 @@ from typing import Any
 
 from microwallet.domain.identifiers import Address, checksum_address
 from microwallet.domain.voucher import VoucherKey
-from microwallet.errors import KeyMissing, KeyUnavailable, UsageError
+from microwallet.errors import KeyMissing, KeyUnavailable
 from microwallet.keys import keystore
 from microwallet.keys.os_keyring import KeyringUnavailable, OsKeyring
 from microwallet.keys.passwords import PasswordSource
@@ -140,7 +140,7 @@ class KeyFiles:
             try:
                 backend = self._keyring.write(entry, secret.hex())
             except KeyringUnavailable as error:
-                self._say(f"{error}: {what} goes into an encrypted file")
+                self._say(f"{error}, so {what} goes into an encrypted file")
             else:
                 return {
                     "microwallet": FORMAT_VERSION,
@@ -176,18 +176,13 @@ class KeyFiles:
 def _parsed(name: str, path: Path, text: str) -> KeyFile:
     try:
         document = json.loads(text)
-    except ValueError as error:
-        raise KeyUnavailable(
-            f"{path} is damaged: not JSON", hint=f"restore it, or: mv {path} {path}.old"
-        ) from error
-    if isinstance(document, dict) and document.get("microwallet", 0) not in (0, FORMAT_VERSION):
-        raise KeyUnavailable(f"{path} is from a newer microwallet (format {document['microwallet']})")
-    try:
+        version = document.get("microwallet", FORMAT_VERSION)
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise KeyUnavailable(f"{path} is from a newer microwallet (format {version})")
         return _described(name, path, document)
-    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise KeyUnavailable(
-            f"{path} is damaged: {type(error).__name__} in its fields",
-            hint=f"restore it, or: mv {path} {path}.old",
+            f"{path} is damaged ({type(error).__name__})", hint=f"restore it, or: mv {path} {path}.old"
         ) from error
 
 
@@ -205,7 +200,3 @@ def _described(name: str, path: Path, document: dict[str, Any]) -> KeyFile:
     if len(raw) != 20:
         raise ValueError("address")
     return KeyFile(name=name, path=path, address=checksum_address(raw), store=store, document=document)
-
-
-def _damaged(path: Path, what: str) -> KeyUnavailable:
-    return KeyUnavailable(f"{path} is damaged: {what}", hint=f"restore it, or: mv {path} {path}.old")

@@ -63,7 +63,7 @@ def decrypt(document: dict[str, Any], password: str, *, what: str) -> bytes:
         if not hmac.compare_digest(keccak(derived[16:32] + ciphertext), mac):
             raise KeyUnavailable(f"the password of {what} is wrong")
         secret = _aes_128_ctr(derived[:16], nonce, ciphertext)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(f"{what} is not a V3 keystore: {type(error).__name__} in its fields") from error
     return checked_secret(secret, what=what)
 

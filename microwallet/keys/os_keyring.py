@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
-import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -93,6 +91,8 @@ class OsKeyring:
 
     def _bounded(self, action: Callable[[], T]) -> T:
         """Run `action` in a thread that may be left behind: some back ends wait for ever."""
+        import threading
+
         results: list[T] = []
         failures: list[Exception] = []
 
@@ -112,7 +112,7 @@ class OsKeyring:
             raise _explained(failures[0]) from failures[0]
         if not results:
             raise KeyringUnavailable(
-                f"the OS keyring is locked, or does not answer: {self._patience:.0f} s were waited"
+                f"the OS keyring is locked, or does not answer within {self._patience:.0f} s"
             )
         return results[0]
 
@@ -150,6 +150,8 @@ def _class_name(backend_class: type[Any]) -> str:
 
 def _quieten() -> None:
     """Without a handler, Python prints the tracebacks of broken back ends on stderr."""
+    import logging
+
     logger = logging.getLogger("keyring")
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())

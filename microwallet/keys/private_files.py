@@ -61,6 +61,7 @@ def _write_temporary(path: Path, content: str) -> Path:
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(descriptor, 0o600)  # whatever the umask took away from the owner
             file.write(content)
             file.flush()
             os.fsync(descriptor)

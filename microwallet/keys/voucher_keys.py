@@ -52,16 +52,29 @@ class VoucherKeys:
     def put(self, channel_id: ChannelId, key: VoucherKey, store: str) -> None:
         """Keep a channel's key in `store`, `keyring` or `file`; durable when it returns.
 
-        Nothing happens if it is there already, so that a resumed open may put it again.
+        A resumed open may put the same key again; another key in its place is KeyUnavailable.
         """
         name = parse_bytes32(channel_id, what="channel id")
-        known: KeyFile | None
+        known = self._files.find(name)
+        if known is not None and known.address == key.address and self._is_gone(known):
+            self._files.remove(known)
+            known = None
         try:
-            known = self._files.find(name) or self._files.create(name, key.secret, store=Store(store))
+            known = known or self._files.create(name, key.secret, store=Store(store))
         except FileExistsError:  # another process resumed the same open
             known = self._files.find(name)
         if known is None or known.address != key.address:
             raise KeyUnavailable(f"channel {channel_id} has another voucher key already: it is kept")
+
+    def _is_gone(self, key_file: KeyFile) -> bool:
+        """Whether the OS keyring has lost what the file points to."""
+        if key_file.store is Store.FILE:
+            return False
+        try:
+            self._files.secret(key_file)
+        except KeyMissing:
+            return True
+        return False
 
     def get(self, channel_id: ChannelId) -> VoucherKey:
         """The key of a channel; KeyMissing if it is not here, KeyUnavailable if locked."""
