@@ -10,16 +10,17 @@ import typer
 
 from microwallet.cli.command import command, new_group
 from microwallet.cli.context import open_wallet
-from microwallet.cli.options import Json, NetworkName, RpcUrl
+from microwallet.cli.options import Json, NetworkName, RpcUrl, Token
 from microwallet.cli.result import Result
 from microwallet.config import Configuration
 from microwallet.devnet.anvil import find_anvil
 from microwallet.devnet.background import Devnet, DevnetFolder
 from microwallet.devnet.node import AnvilNode
-from microwallet.domain.identifiers import NATIVE_TOKEN, is_address, parse_address
+from microwallet.domain.identifiers import is_address, parse_address
 from microwallet.domain.money import Amount, Asset, names_asset, unit_of
 from microwallet.errors import InvalidAmount, UsageError
 from microwallet.escrow.networks import network_of_chain
+from microwallet.escrow.tokens import known_assets, resolve_asset
 from microwallet.wallet import Wallet
 
 app = new_group("A local chain to try things on.")
@@ -88,6 +89,7 @@ def status(json: Json = False) -> Result:
 def fund(
     account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Name of an account, or any address.")],
     amount: Annotated[str, typer.Argument(metavar="AMOUNT", help='With its unit: "10 ETH", "1000 USDC".')],
+    token: Token = None,
     network: NetworkName = None,
     rpc_url: RpcUrl = None,
     json: Json = False,
@@ -95,7 +97,7 @@ def fund(
     """Give an address coins or test tokens out of nothing. Works on Anvil alone."""
     with open_wallet(network=network, rpc_url=rpc_url) as wallet:
         owner = parse_address(account) if is_address(account) else wallet.accounts.get(account).address
-        given = Amount.parse(amount, _asset(amount, wallet))
+        given = Amount.parse(amount, _asset(amount, token, wallet))
         node = AnvilNode(wallet.rpc)
         node.require_anvil()
         if given.asset.is_native:
@@ -160,18 +162,19 @@ def _next_steps(devnet: Devnet, configuration: Configuration) -> list[str]:
     return [*steps, 'next: microwallet account create alice && microwallet devnet fund alice "10 ETH"']
 
 
-def _asset(amount: str, wallet: Wallet) -> Asset:
-    """The asset whose unit an amount carries: the native coin or the network's USDC."""
-    network, unit = wallet.network, unit_of(amount)
-    native = Asset(chain_id=network.chain_id, token=NATIVE_TOKEN, symbol=network.native_symbol, decimals=18)
-    if unit is None:
+def _asset(amount: str, token: str | None, wallet: Wallet) -> Asset:
+    """The asset given by --token, or the one whose unit the amount carries."""
+    unit = unit_of(amount)
+    if token is None and unit is None:
         raise InvalidAmount(
             f"{amount!r} names no unit",
             hint=f'write it like "{amount.strip()} USDC" or "{amount.strip()} ETH"',
         )
-    if names_asset(unit, native) or network.usdc is None:
-        return native
-    return Asset(chain_id=network.chain_id, token=network.usdc, symbol="USDC", decimals=6)
+    if token is None and unit is not None:
+        for asset in known_assets(wallet.configuration, wallet.network):
+            if names_asset(unit, asset):
+                return asset
+    return resolve_asset(wallet.configuration, wallet.network, wallet.reader, token or unit)
 
 
 def _seconds(duration: str) -> int:

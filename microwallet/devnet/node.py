@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from microwallet.domain.identifiers import Address, TxHash, hexed, word
 from microwallet.errors import NetworkError, TransactionReverted, UsageError
 from microwallet.escrow.artifacts import Artifact, artifact
+from microwallet.escrow.deployment import deploy_call
 from microwallet.escrow.networks import built_in_networks
 from microwallet.escrow.reader import EscrowReader, Head, selector
 from microwallet.escrow.rpc import Rpc
@@ -87,10 +88,11 @@ class AnvilNode:
         return self._reader.head()
 
     def _deploy(self, contract: Artifact) -> None:
-        if self._reader.code_hash_matches(contract.address, contract.deployed_bytecode):
+        call = deploy_call(self._reader, contract)
+        if call is None:
             return
-        self._send(contract.create2_factory, contract.create2_salt + contract.bytecode, gas=DEPLOYMENT_GAS)
-        if not self._reader.has_code(contract.address):
+        self._send(call.to, call.data, gas=DEPLOYMENT_GAS)
+        if deploy_call(self._reader, contract) is not None:
             raise NetworkError(f"{contract.name} could not be deployed on {self.rpc.shown}")
 
     def _send(self, to: Address, data: bytes, *, gas: int) -> None:

@@ -226,6 +226,18 @@ class TestFundAndAdvance:
         data = run("devnet", "fund", OWNER, "0.000001 USDC", "--json", home=home).data
         assert (data["asset"], data["amount"], data["balance"]) == ("USDC", "1", "1000000001")
 
+    def test_a_token_may_be_named_by_its_address(self, run, make_home, chain):
+        """With --token a bare number is in that token."""
+        home = make_home("funded", chain)
+        data = run("devnet", "fund", OWNER, "7", "--token", chain.token, "--json", home=home).data
+        assert (data["asset"], data["balance"]) == ("USDC", "7000000")
+
+    def test_a_token_that_does_not_mint_is_refused(self, run, make_home, chain):
+        """What is no test token, the escrow here, is exit 2 or 3 and gives nothing."""
+        home = make_home("funded", chain)
+        failed = run("devnet", "fund", OWNER, "7", "--token", chain.escrow_contract, "--json", home=home)
+        assert failed.exit_code in (2, 3)
+
     @pytest.mark.parametrize("amount", ["10", "0 USDC", "-1 ETH", "1 EUR", "0.0000001 USDC", ""])
     def test_a_bad_amount_gives_nothing(self, run, make_home, chain, amount):
         """An amount without a unit, or that is none, is exit 2."""
