@@ -13,6 +13,7 @@ from microwallet.config import Configuration
 from microwallet.domain.identifiers import Address, ChainId, parse_address
 from microwallet.errors import NotTrusted, UnknownReference, UsageError
 from microwallet.escrow.artifacts import artifact
+from microwallet.escrow.transport import Endpoint
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9.\-]{0,19}", re.ASCII)
@@ -167,6 +168,20 @@ def resolve_network(configuration: Configuration, name: str | None = None) -> Ne
     Raises UnknownReference with close matches, and NotTrusted for a chain whose money is real
     unless the user turned it on.
     """
+    network = find_network(configuration, name)
+    if not network.allowed:
+        what = MAINNETS.get(network.chain_id)
+        raise NotTrusted(
+            f"{network.name} is chain {network.chain_id}"
+            + (f" ({what}), where money is real" if what else ", which is not known to be a testnet")
+            + "; it stays off until you turn it on",
+            hint=f"microwallet network allow {network.name}",
+        )
+    return network
+
+
+def find_network(configuration: Configuration, name: str | None = None) -> Network:
+    """As `resolve_network`, but a chain that is turned off may be looked at."""
     name = configuration.get("network") if name is None else name
     networks = known_networks(configuration)
     network = networks.get(name)
@@ -177,14 +192,6 @@ def resolve_network(configuration: Configuration, name: str | None = None) -> Ne
             + (f"did you mean {close[0]}?" if close else f"there are: {', '.join(networks)}"),
             hint=f"microwallet network use {close[0]}" if close else "microwallet network list",
         )
-    if not network.allowed:
-        what = MAINNETS.get(network.chain_id)
-        raise NotTrusted(
-            f"{name} is chain {network.chain_id}"
-            + (f" ({what}), where money is real" if what else ", which is not known to be a testnet")
-            + "; it stays off until you turn it on",
-            hint=f"microwallet network allow {name}",
-        )
     return network
 
 
@@ -194,6 +201,33 @@ def network_of_chain(configuration: Configuration, chain_id: int) -> Network | N
     in_use = networks.get(configuration.get("network"))
     candidates = ([in_use] if in_use else []) + list(networks.values())
     return next((network for network in candidates if network.chain_id == chain_id), None)
+
+
+def add_network(configuration: Configuration, name: str, entry: Mapping[str, Any]) -> Network:
+    """Write a network into the user file, or change fields of one; None leaves a field as it is.
+
+    Raises UsageError for fields that cannot be, and for a mainnet's id declared a testnet.
+    """
+    given = {key: value for key, value in entry.items() if value not in (None, [], ())}
+    merged = {**configuration.section("networks").get(name, {}), **given}
+    chain_id = merged.get("chain-id")
+    if merged.get("testnet") and isinstance(chain_id, int) and chain_id in MAINNETS:
+        raise UsageError(
+            f"chain {chain_id} is {MAINNETS[chain_id]}, where money is real: it is no testnet",
+            hint=f"leave out --testnet, then: microwallet network allow {name}",
+        )
+    network = _merged(name, built_in_networks().get(name), merged)
+    for url in network.rpc_urls:
+        Endpoint(url)
+    with configuration.editing() as content:
+        content.setdefault("networks", {})[name] = merged
+    return network
+
+
+def allow_network(configuration: Configuration, name: str) -> None:
+    """Turn on, by name, a chain whose money is real."""
+    with configuration.editing() as content:
+        content.setdefault("networks", {}).setdefault(name, {})["allow-mainnet"] = True
 
 
 def _testnet(

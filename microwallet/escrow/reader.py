@@ -33,6 +33,7 @@ def selector(signature: str) -> bytes:
 _GET_CHANNELS = selector("getChannels(bytes32[])")
 _BALANCE_OF = selector("balanceOf(address)")
 _ALLOWANCE = selector("allowance(address,address)")
+_IS_VALID_SIGNATURE = selector("isValidSignature(bytes32,bytes)")
 _SYMBOL = selector("symbol()")
 _DECIMALS = selector("decimals()")
 _NAME = selector("name()")
@@ -139,6 +140,21 @@ class EscrowReader:
         """Base units of `owner`'s tokens that `spender` may still take."""
         answer = self.rpc.call(*self.view(token, _ALLOWANCE + word(owner) + word(spender)))
         return self._number(answer, f"{token} is no token on this chain: it tells no allowance")
+
+    def is_valid_signature(self, signer: Address, digest: bytes, signature: bytes) -> bool:
+        """Whether a contract signer accepts a signature now (ERC-1271); an account without code does not."""
+        padded = signature + b"\0" * (-len(signature) % _WORD)
+        data = _IS_VALID_SIGNATURE + digest + word(2 * _WORD) + word(len(signature)) + padded
+        answer = self.rpc.try_batch([self.view(signer, data)])[0]
+        return _raw(answer)[:_WORD] == _IS_VALID_SIGNATURE.ljust(_WORD, b"\0")
+
+    def allowances(self, grants: Sequence[tuple[Address, Address, Address]]) -> list[int | None]:
+        """Allowances of (token, owner, spender) in one request; None where there is no such token."""
+        requests = [
+            self.view(token, _ALLOWANCE + word(owner) + word(spender)) for token, owner, spender in grants
+        ]
+        raws = [_raw(answer) for answer in self.rpc.try_batch(requests)]
+        return [int.from_bytes(raw, "big") if len(raw) == _WORD else None for raw in raws]
 
     def token_metadata(self, token: Address) -> TokenMetadata:
         """Symbol, name and decimals as the token tells them."""

@@ -95,6 +95,11 @@ class Rpc:
         """The address in use, without its secrets."""
         return self._endpoints[self._preferred].shown
 
+    @property
+    def is_local(self) -> bool:
+        """Whether every address is on this machine, as a local Anvil's is."""
+        return all(endpoint.is_local for endpoint in self._endpoints)
+
     def call(self, method: str, params: Sequence[Any] = ()) -> Any:
         """The result of one request.
 
@@ -140,7 +145,7 @@ class Rpc:
                 failures.setdefault(endpoint.shown, "timed out")
                 break
             except TransportError as error:
-                failures[endpoint.shown] = str(error)
+                failures[endpoint.shown] = str(error).replace("timed out", f"timed out ({self._timeout:g} s)")
                 if error.sent and not repeatable:
                     break
             except _Busy as error:
@@ -152,7 +157,8 @@ class Rpc:
             if (number + 1) % len(order) == 0 and number + 1 < len(attempts):
                 _pause(_FIRST_PAUSE * 2 ** (number // len(order)), deadline)
         said = "; ".join(f"{shown} {reason}" for shown, reason in failures.items())
-        raise NetworkError(f"the chain could not be asked within {self._timeout:g} s: {said}")
+        hint = "microwallet devnet up" if self.is_local else "microwallet network check"
+        raise NetworkError(f"the chain could not be asked: {said}", hint=hint)
 
     def _ask(
         self,

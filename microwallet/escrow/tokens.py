@@ -91,6 +91,10 @@ def read_asset(
     Raises NotTrusted for a symbol that cannot be shown, or that another token has here already;
     UsageError for what is no ERC-20.
     """
+    if token == network.usdc:
+        if alias not in (None, "USDC"):
+            raise UsageError(f"{token} is the USDC of {network.name}; it has its symbol")
+        return known_assets(configuration, network)[1]
     metadata = reader.token_metadata(token)
     if metadata.decimals is None:
         what = "tells no decimals" if reader.has_code(token) else "has no code"
@@ -115,8 +119,10 @@ def read_asset(
     return Asset(chain_id=network.chain_id, token=token, symbol=symbol, decimals=metadata.decimals)
 
 
-def add_token(configuration: Configuration, asset: Asset) -> None:
-    """Write a token into the user file, as [tokens.CHAINID.SYMBOL]."""
+def add_token(configuration: Configuration, network: Network, asset: Asset) -> None:
+    """Write a token into the user file, as [tokens.CHAINID.SYMBOL]; the network's USDC is known."""
+    if asset.token == network.usdc:
+        return
     with configuration.editing() as content:
         chain = content.setdefault("tokens", {}).setdefault(str(asset.chain_id), {})
         for symbol in [symbol for symbol, entry in chain.items() if entry.get("address") == asset.token]:

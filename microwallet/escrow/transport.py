@@ -80,6 +80,11 @@ class Endpoint:
         self._authorization = _basic(parts.username, parts.password)
         self._idle: list[_Connection] = []
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the host is this machine."""
+        return self._host in _LOOPBACK
+
     def post(self, body: bytes, deadline: Deadline, *, reuse: bool) -> tuple[int, str | None, bytes]:
         """Status, Retry-After and body of the answer; TransportError when none comes in time.
 
@@ -133,7 +138,7 @@ class Endpoint:
                 connection.close()
 
     def _connect(self, deadline: Deadline) -> _Connection:
-        proxy = None if self._host in _LOOPBACK else _proxy(self._tls, self._host)
+        proxy = None if self.is_local else _proxy(self._tls, self._host)
         try:
             if proxy is None:
                 connection = _Connection(_open(self._host, self._port, deadline), self._path)

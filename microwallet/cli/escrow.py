@@ -1,0 +1,164 @@
+"""`microwallet escrow`: the contract that holds deposits."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any
+
+import typer
+
+from microwallet.cli.command import command, new_group
+from microwallet.cli.context import confirm, open_wallet
+from microwallet.cli.options import AccountName, DryRun, Json, NetworkName, PasswordFile, RpcUrl, Yes
+from microwallet.cli.result import Result
+from microwallet.domain.identifiers import Address, parse_address
+from microwallet.domain.money import Asset, format_units
+from microwallet.errors import MicrowalletError
+from microwallet.escrow.artifacts import artifact
+from microwallet.escrow.calls import approve
+from microwallet.escrow.deployment import (
+    Deployment,
+    deploy_call,
+    deployment_of,
+    trust_escrow,
+    trusted_escrows,
+)
+from microwallet.escrow.tokens import known_assets
+from microwallet.wallet import Wallet
+
+app = new_group("The contract that holds deposits.")
+
+
+@command(app, "show")
+def show(network: NetworkName = None, rpc_url: RpcUrl = None, json: Json = False) -> Result:
+    """Show where the escrow is, whether its code is there, and which others you trust."""
+    with open_wallet(network=network, rpc_url=rpc_url) as wallet:
+        return _shown(wallet, deployment_of(wallet.reader, artifact("ChannelEscrow")))
+
+
+@command(app, "deploy", epilog="Anyone may deploy it, once a chain: its address is the same everywhere.")
+def deploy(
+    network: NetworkName = None,
+    account: AccountName = None,
+    rpc_url: RpcUrl = None,
+    password_file: PasswordFile = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> Result:
+    """Put the escrow on the chain, if nobody did yet."""
+    flags = {"network": network, "account": account, "rpc_url": rpc_url, "password_file": password_file}
+    with open_wallet(**flags) as wallet:
+        call = deploy_call(wallet.reader, artifact("ChannelEscrow"))
+        if call is None:
+            return _shown(wallet, Deployment.DEPLOYED)
+        sender = wallet.sender()
+        quoted = sender.quote(call, purpose="deploy")
+        symbol = wallet.network.native_symbol
+        summary = (
+            f"deploy the escrow to {wallet.escrow_contract} on {wallet.network.name},"
+            f" for at most {format_units(quoted.max_cost, 18)} {symbol} of {wallet.account.name}"
+        )
+        if dry_run:
+            return Result(data={"dryRun": True, "maxCost": str(quoted.max_cost)}, text=summary)
+        confirm(summary, yes=yes)
+        receipt = sender.send(call, operation=f"deploy-{secrets.token_hex(8)}", purpose="deploy")
+        shown = _shown(wallet, deployment_of(wallet.reader, artifact("ChannelEscrow")))
+        data = shown.data | {"transactionHash": receipt.hash, "gasUsed": receipt.gas_used}
+        return Result(data=data, text=f"{shown.text}\ntransaction    {receipt.hash}")
+
+
+@command(app, "allowances", epilog="Example:  microwallet escrow allowances --revoke --yes")
+def allowances(
+    network: NetworkName = None,
+    account: AccountName = None,
+    rpc_url: RpcUrl = None,
+    password_file: PasswordFile = None,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Take back every one of them.")] = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> Result:
+    """Show what escrows may still take of your tokens, such as after an open that did not happen."""
+    flags = {"network": network, "account": account, "rpc_url": rpc_url, "password_file": password_file}
+    with open_wallet(**flags) as wallet:
+        left = _allowances(wallet)
+        rows = [_allowance_document(*entry) for entry in left]
+        text = "\n".join(_allowance_text(*entry) for entry in left) or "no allowance is left over"
+        if not revoke or not left:
+            return Result(data={"allowances": rows}, text=text)
+        confirm(f"take back from the escrows:\n{text}", yes=yes)
+        sender = wallet.sender()
+        sender.resume_all()
+        for row, (asset, spender, _) in zip(rows, left, strict=True):
+            call = approve(asset.token, spender, 0)
+            try:
+                receipt = sender.send(call, operation=f"revoke-{secrets.token_hex(8)}", purpose="revoke")
+            except MicrowalletError as error:
+                return Result(data={"allowances": rows}, text=text, error=error)
+            row |= {"allowance": "0", "transactionHash": receipt.hash, "gasUsed": receipt.gas_used}
+        return Result(data={"allowances": rows}, text=f"taken back:\n{text}")
+
+
+@command(app, "trust")
+def trust(
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="Address of another escrow contract.")],
+    network: NetworkName = None,
+    yes: Yes = False,
+    json: Json = False,
+) -> Result:
+    """Accept channels of another escrow on this network. Its code can do what it likes with deposits."""
+    with open_wallet(network=network) as wallet:
+        escrow = parse_address(address)
+        chain_id = wallet.network.chain_id
+        if escrow not in trusted_escrows(wallet.configuration, chain_id):
+            confirm(f"trust the escrow {escrow} on {wallet.network.name} with deposits", yes=yes)
+            trust_escrow(wallet.configuration, chain_id, escrow)
+        trusted = sorted(trusted_escrows(wallet.configuration, chain_id))
+    data = {"escrowContract": escrow, "chainId": chain_id, "trusted": trusted}
+    return Result(data=data, text=f"{escrow} is trusted on {wallet.network.name}")
+
+
+def _shown(wallet: Wallet, found: Deployment) -> Result:
+    chain_id = wallet.network.chain_id
+    trusted = sorted(trusted_escrows(wallet.configuration, chain_id))
+    others = [address for address in trusted if address != wallet.escrow_contract]
+    data = {
+        "escrowContract": wallet.escrow_contract,
+        "network": wallet.network.name,
+        "chainId": chain_id,
+        "status": str(found),
+        "trusted": trusted,
+    }
+    rows = {
+        "escrow": wallet.escrow_contract,
+        "network": f"{wallet.network.name} (chain {chain_id})",
+        "status": str(found).replace("-", " "),
+        "also trusted": ", ".join(others) or "-",
+    }
+    text = "\n".join(f"{name:<15}{value}" for name, value in rows.items())
+    notes = ["deploy it: microwallet escrow deploy"] if found is Deployment.MISSING else []
+    return Result(data=data, text=text, notes=notes)
+
+
+def _allowances(wallet: Wallet) -> list[tuple[Asset, Address, int]]:
+    """What is not zero, for every known token and trusted escrow."""
+    owner, configuration = wallet.account.address, wallet.configuration
+    tokens = [asset for asset in known_assets(configuration, wallet.network) if not asset.is_native]
+    escrows = sorted(trusted_escrows(configuration, wallet.network.chain_id))
+    pairs = [(asset, escrow) for asset in tokens for escrow in escrows]
+    left = wallet.reader.allowances([(asset.token, owner, escrow) for asset, escrow in pairs])
+    return [(*pair, allowance) for pair, allowance in zip(pairs, left, strict=True) if allowance]
+
+
+def _allowance_document(asset: Asset, spender: Address, allowance: int) -> dict[str, Any]:
+    return {
+        "token": asset.token,
+        "asset": asset.symbol,
+        "decimals": asset.decimals,
+        "escrowContract": spender,
+        "allowance": str(allowance),
+    }
+
+
+def _allowance_text(asset: Asset, spender: Address, allowance: int) -> str:
+    return f"{format_units(allowance, asset.decimals):>20} {asset.symbol} by {spender}"

@@ -1,0 +1,170 @@
+"""`microwallet network`: chains, and which one is in use."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from microwallet.cli.command import command, new_group
+from microwallet.cli.context import ask, has_terminal, open_wallet
+from microwallet.cli.network_token import app as token_app
+from microwallet.cli.options import Json, RpcUrl
+from microwallet.cli.result import Result
+from microwallet.errors import ConfirmationRequired
+from microwallet.escrow.networks import (
+    Network,
+    add_network,
+    allow_network,
+    find_network,
+    known_networks,
+    resolve_network,
+)
+from microwallet.escrow.transport import redacted
+
+app = new_group("Chains and tokens.")
+app.add_typer(token_app, name="token", help="Tokens beside USDC and the chain's coin.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the network.")]
+OptionalName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Else the network in use.")]
+
+
+@command(app, "list")
+def list_(json: Json = False) -> Result:
+    """List the networks; * marks the one in use."""
+    configuration = open_wallet().configuration
+    in_use = configuration.get("network")
+    networks = [_document(network, in_use) for network in known_networks(configuration).values()]
+    width = max(len(network["name"]) for network in networks)
+    lines = [f"  {'NAME':{width}}  {'CHAIN ID':>10}  {'KIND':8}  RPC"]
+    for network in networks:
+        marker = "*" if network["inUse"] else " "
+        kind = "testnet" if network["testnet"] else "mainnet" if network["allowed"] else "off"
+        lines.append(
+            f"{marker} {network['name']:{width}}  {network['chainId']:>10}  {kind:8}  {network['rpcUrls'][0]}"
+        )
+    return Result(data={"networks": networks}, text="\n".join(lines))
+
+
+@command(app, "show")
+def show(name: OptionalName = None, json: Json = False) -> Result:
+    """Show one network."""
+    configuration = open_wallet().configuration
+    return _shown(find_network(configuration, name), configuration.get("network"))
+
+
+@command(app, "use", epilog="Example:  microwallet network use base-sepolia")
+def use(name: Name, json: Json = False) -> Result:
+    """Choose the network commands work on. The chain is not asked."""
+    configuration = open_wallet().configuration
+    network = resolve_network(configuration, name)
+    with configuration.editing() as content:
+        content["network"] = network.name
+    text = f"{network.name} (chain {network.chain_id}) is in use"
+    chosen = configuration.resolve("network")
+    notes = [] if chosen.value == name else [f"not here: the {chosen.source} says {chosen.value}"]
+    return Result(data=_document(network, name), text=text, notes=notes)
+
+
+@command(
+    app,
+    "add",
+    epilog="Examples:  microwallet network add local2 --chain-id 31338 --rpc-url http://127.0.0.1:8546"
+    " --testnet   microwallet network add sepolia --rpc-url https://my.node/key",
+)
+def add(
+    name: Name,
+    chain_id: Annotated[int | None, typer.Option(help="Needed for a network that is not built in.")] = None,
+    rpc_url: Annotated[list[str] | None, typer.Option(metavar="URL", help="May be repeated.")] = None,
+    testnet: Annotated[bool | None, typer.Option("--testnet", help="Its money is worth nothing.")] = None,
+    explorer: Annotated[str | None, typer.Option(metavar="URL")] = None,
+    native_symbol: Annotated[str | None, typer.Option(metavar="SYMBOL", help="The chain's coin.")] = None,
+    usdc: Annotated[str | None, typer.Option(metavar="ADDRESS")] = None,
+    confirmations: Annotated[int | None, typer.Option(help="Blocks until a deposit is trusted.")] = None,
+    json: Json = False,
+) -> Result:
+    """Add a network, or change fields of one."""
+    configuration = open_wallet().configuration
+    entry = {
+        "chain-id": chain_id,
+        "rpc-urls": rpc_url,
+        "testnet": testnet or None,
+        "explorer": explorer,
+        "native-symbol": native_symbol,
+        "usdc": usdc,
+        "confirmations": confirmations,
+    }
+    network = add_network(configuration, name, entry)
+    shown = _shown(network, configuration.get("network"))
+    following = f"microwallet network {'use' if network.allowed else 'allow'} {name}"
+    return Result(data=shown.data, text=shown.text, notes=[f"next: {following}"])
+
+
+@command(app, "allow")
+def allow(
+    name: Name,
+    confirm: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The network's name, instead of typing it.")
+    ] = None,
+    json: Json = False,
+) -> Result:
+    """Turn on a network whose money is real. It can be lost for ever there."""
+    configuration = open_wallet().configuration
+    network = find_network(configuration, name)
+    if not network.allowed:
+        warning = f"what is lost on {name} (chain {network.chain_id}) is lost for real"
+        if confirm is None and not has_terminal():
+            raise ConfirmationRequired(warning, hint=f"add --confirm {name} to turn it on")
+        if (confirm or ask(f"{warning}\nType {name} to turn it on: ")) != name:
+            raise ConfirmationRequired(f"that is not {name}: nothing was done")
+        allow_network(configuration, name)
+    return _shown(find_network(configuration, name), configuration.get("network"))
+
+
+@command(app, "check")
+def check(name: OptionalName = None, rpc_url: RpcUrl = None, json: Json = False) -> Result:
+    """Ask the chain: its id, the age of its newest block, the escrow's code, the latency."""
+    from microwallet.escrow.network_check import check_network
+
+    with open_wallet(network=name, rpc_url=rpc_url) as wallet:
+        network = wallet.network
+        checks = check_network(wallet.rpc, network, now=int(time.time()))
+    failed = next((found.error for found in checks if found.error), None)
+    rows = [{"name": found.name, "ok": found.ok, "detail": found.detail} for found in checks]
+    text = "\n".join(f"{'ok' if row['ok'] else 'failed':8}{row['name']:10}{row['detail']}" for row in rows)
+    data = {"network": network.name, "chainId": network.chain_id, "checks": rows}
+    return Result(data=data, text=text, error=failed)
+
+
+def _shown(network: Network, in_use: str) -> Result:
+    data = _document(network, in_use)
+    rows = {
+        "name": network.name + (" (in use)" if data["inUse"] else ""),
+        "chain id": network.chain_id,
+        "kind": "testnet" if network.testnet else "mainnet" if network.allowed else "off",
+        "rpc": "\n               ".join(data["rpcUrls"]),
+        "explorer": network.explorer or "-",
+        "coin": network.native_symbol,
+        "usdc": network.usdc or "-",
+        "confirmations": network.confirmations,
+        "faucets": "\n               ".join(network.faucets) or "-",
+    }
+    return Result(data=data, text="\n".join(f"{name:<15}{value}" for name, value in rows.items()))
+
+
+def _document(network: Network, in_use: str) -> dict[str, Any]:
+    return {
+        "name": network.name,
+        "chainId": network.chain_id,
+        "rpcUrls": [redacted(url) for url in network.rpc_urls],
+        "explorer": network.explorer,
+        "nativeSymbol": network.native_symbol,
+        "usdc": network.usdc,
+        "confirmations": network.confirmations,
+        "testnet": network.testnet,
+        "allowed": network.allowed,
+        "builtIn": network.built_in,
+        "inUse": network.name == in_use,
+        "faucets": list(network.faucets),
+    }
