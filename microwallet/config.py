@@ -53,7 +53,17 @@ class Paths:
     """Every place on disk microwallet uses; nothing is created by asking."""
 
     home: Path
-    cache: Path
+    environment: Mapping[str, str]
+
+    @property
+    def cache(self) -> Path:
+        """Where tools are installed once for every home."""
+        named = self.environment.get("MICROWALLET_CACHE")
+        if named:
+            return Path(named).expanduser()
+        import platformdirs
+
+        return Path(platformdirs.user_cache_dir("microwallet", appauthor=False))
 
     @property
     def user_file(self) -> Path:
@@ -75,13 +85,11 @@ class Paths:
     def from_environment(cls, environment: Mapping[str, str]) -> Paths:
         """MICROWALLET_HOME moves everything but the tool cache; else the platform's data folder."""
         home = environment.get("MICROWALLET_HOME")
-        cache = environment.get("MICROWALLET_CACHE")
-        if not home or not cache:
+        if not home:
             import platformdirs
 
-            home = home or platformdirs.user_data_dir("microwallet", appauthor=False)
-            cache = cache or platformdirs.user_cache_dir("microwallet", appauthor=False)
-        return cls(home=Path(home).expanduser(), cache=Path(cache).expanduser())
+            home = platformdirs.user_data_dir("microwallet", appauthor=False)
+        return cls(home=Path(home).expanduser().absolute(), environment=environment)
 
 
 class Configuration:

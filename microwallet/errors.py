@@ -15,6 +15,7 @@ MicrowalletError                    1  unexpected
 ├── PaymentRefused                  4  refused or failed, limits included
 │   ├── AmountExceedsDeposit
 │   ├── ChannelNotOpen                 opening, closing or finalized
+│   ├── CloseNotReady                  the grace period is not over
 │   ├── VoucherUnknown                 the highest voucher of a rebuilt channel is not known yet
 │   ├── InsufficientFunds
 │   └── VoucherRejected
@@ -48,9 +49,7 @@ class MicrowalletError(Exception):
     problem_type: ClassVar[str | None] = None
     default_hint: ClassVar[str | None] = None
 
-    def __init__(
-        self, message: str, *, hint: str | None = None, data: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, data: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint or self.default_hint
@@ -120,6 +119,10 @@ class AmountExceedsDeposit(PaymentRefused):
 
 class ChannelNotOpen(PaymentRefused):
     code = "channel-not-open"
+
+
+class CloseNotReady(PaymentRefused):
+    code = "close-not-ready"
 
 
 class VoucherUnknown(PaymentRefused):

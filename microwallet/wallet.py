@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from microwallet.config import Configuration, Paths
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import Address
-from microwallet.domain.money import format_units
+from microwallet.domain.money import Asset, format_units
 from microwallet.errors import KeyMissing, KeyUnavailable, UnknownReference
 from microwallet.ledger.ledger import Ledger
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from microwallet.keys.passwords import PasswordSource
     from microwallet.keys.voucher_keys import VoucherKeys
     from microwallet.payee.accept import Acceptance
+    from microwallet.payee.settle import Settlement
+    from microwallet.payer.paying_account import PayingAccount
 
 
 class Silent:
@@ -77,7 +79,7 @@ class Wallet:
 
     def __exit__(self, *exception: object) -> None:
         if "ledger" in self.__dict__:
-            self.ledger.database.close()
+            self.ledger.close()
 
     def now(self) -> int:
         """Unix seconds by the local clock."""
@@ -147,9 +149,16 @@ class Wallet:
     @cached_property
     def escrow_contract(self) -> Address:
         """The escrow new channels are opened in."""
-        from microwallet.escrow.deployment import escrow_address
+        from microwallet.escrow.artifacts import artifact
 
-        return escrow_address()
+        return artifact("ChannelEscrow").address
+
+    @cached_property
+    def trusted_escrows(self) -> frozenset[Address]:
+        """The escrows whose channels are accepted on the network in use."""
+        from microwallet.escrow.deployment import trusted_escrows
+
+        return trusted_escrows(self.configuration, self.network.chain_id)
 
     @cached_property
     def reader(self) -> EscrowReader:
@@ -162,7 +171,9 @@ class Wallet:
 
         return EscrowReader(self.rpc, escrow_contract)
 
-    def sender(self, account: Account | None = None) -> TransactionSender:
+    def sender(
+        self, account: Account | None = None, *, secret: Callable[[], bytes] | None = None
+    ) -> TransactionSender:
         """What signs, journals and sends the transactions of an account."""
         from microwallet.escrow.transactions import TransactionSender
 
@@ -172,10 +183,36 @@ class Wallet:
             self.network,
             self.ledger.journal,
             account.address,
-            lambda: self.accounts.secret(account.name),
+            secret or (lambda: self.accounts.secret(account.name)),
             max_fee_gwei=self.configuration.get("max-fee-gwei"),
             wait_seconds=self.configuration.get("wait-seconds"),
             reporter=self.reporter,
+        )
+
+    def paying_account(
+        self, account: Account | None = None, *, escrow_contract: Address | None = None
+    ) -> PayingAccount:
+        """What opens, tops up, closes and withdraws an account's channels on the network in use."""
+        from microwallet.escrow.fees import cap_in_wei
+        from microwallet.escrow.quotes import current_fees
+        from microwallet.payer.paying_account import PayingAccount
+
+        account = account or self.account
+        # Unlocked once: decrypting a key file takes a second.
+        secret = cache(lambda: self.accounts.secret(account.name))
+        cap = cap_in_wei(self.configuration.get("max-fee-gwei"))
+        return PayingAccount(
+            name=account.name,
+            address=account.address,
+            network=self.network,
+            ledger=self.ledger,
+            reader=self.reader_of(escrow_contract or self.escrow_contract),
+            sender=self.sender(account, secret=secret),
+            secret=secret,
+            keep_voucher_key=lambda channel, key: self.voucher_keys.put(channel, key, account.store),
+            fees=lambda: current_fees(self.rpc, self.network, cap=cap),
+            reporter=self.reporter,
+            clock=self.now,
         )
 
     def account_of(self, address: Address) -> Account:
@@ -212,9 +249,24 @@ class Wallet:
             self.voucher_keys.put(channel.channel_id, key, account.store)
             return key
 
+    def asset_of(self, token: Address) -> Asset:
+        """The asset at an address; one that is not known here goes by its address, not by the name
+        it gives itself."""
+        from microwallet.escrow.tokens import asset_of
+
+        known = asset_of(self.configuration, self.network, token)
+        if known is not None:
+            return known
+        decimals = self.reader.token_metadata(token).decimals or 0
+        self.reporter.say(
+            f"{token} is no token this wallet knows: is it worth anything to you?"
+            f" (microwallet network token add {token})"
+        )
+        symbol = f"{token[:6]}-{token[-4:]}"
+        return Asset(chain_id=self.network.chain_id, token=token, symbol=symbol, decimals=min(decimals, 36))
+
     def acceptance(self, *, allow_contract_signers: bool = False) -> Acceptance:
         """What checks and keeps the vouchers that pay this wallet on the network in use."""
-        from microwallet.escrow.tokens import asset_of_token
         from microwallet.payee.accept import Acceptance, AcceptancePolicy
         from microwallet.payee.confirmed_chain import ConfirmedChain
 
@@ -226,17 +278,35 @@ class Wallet:
         return Acceptance(
             self.ledger.vouchers,
             ConfirmedChain(
-                self.reader,
+                self.reader_of,
                 confirmations=self.network.confirmations,
-                asset_of=lambda token: asset_of_token(self.configuration, self.network, self.reader, token),
+                asset_of=self.asset_of,
             ),
             AcceptancePolicy(
                 chain_id=self.network.chain_id,
-                escrow_contracts=frozenset({self.escrow_contract}),
+                escrow_contracts=self.trusted_escrows,
                 payees=payees,
                 allow_contract_signers=allow_contract_signers,
             ),
             now=self.now,
+        )
+
+    @cached_property
+    def settlement(self) -> Settlement:
+        """What settles and closes the channels that pay this wallet on the network in use."""
+        from microwallet.payee.settle import Settlement
+
+        return Settlement(
+            home=self.paths.home,
+            chain_id=self.network.chain_id,
+            vouchers=self.ledger.vouchers,
+            rpc=self.rpc,
+            reader_of=self.reader_of,
+            journal=self.ledger.journal,
+            sender_of=lambda payee: self.sender(self.account_of(payee)),
+            wait_seconds=self.configuration.get("wait-seconds"),
+            now=self.now,
+            reporter=self.reporter,
         )
 
     def money_at_risk(self, address: Address) -> list[str]:

@@ -11,14 +11,14 @@ import typer
 
 from microwallet.cli.command import new_group
 from microwallet.cli.context import Stderr, open_wallet
-from microwallet.cli.options import IdempotencyKey, Json, PasswordFile
+from microwallet.cli.options import TAKES_AMOUNT, IdempotencyKey, Json, PasswordFile
 from microwallet.cli.result import SCHEMA
 from microwallet.domain.money import Amount, format_units
 from microwallet.errors import MicrowalletError, OutcomeUnknown, UsageError
-from microwallet.payer.pay import SignedPayment, check_idempotency_key, new_idempotency_key
+from microwallet.ledger.payments import check_same
+from microwallet.payer.pay import SignedPayment, new_idempotency_key
 from microwallet.payer.pay import pay as pay_channel
 from microwallet.payer.pay import resume as resume_payment
-from microwallet.ledger.payments import check_same
 from microwallet.wallet import Wallet
 
 app = new_group("Sign the next voucher of a channel.")
@@ -26,8 +26,9 @@ _LINES_A_WRITE = 64
 
 
 @app.command(
+    context_settings=TAKES_AMOUNT,
     epilog='Examples:  microwallet pay coffee "0.001 USDC"   '
-    'microwallet pay coffee "0.0001 USDC" --count 1000 --each | microwallet payee accept -'
+    'microwallet pay coffee "0.0001 USDC" --count 1000 --each | microwallet payee accept -',
 )
 def pay(
     channel: Annotated[str | None, typer.Argument(help="Id, prefix, label, or payee.")] = None,
@@ -64,9 +65,11 @@ def _pay(
     wallet: Wallet, channel: str, amount: str, count: int, memo: str | None, idempotency_key: str | None
 ) -> SignedPayment:
     key = idempotency_key or new_idempotency_key()
-    check_idempotency_key(key)
-    if idempotency_key is None:
-        Stderr().say(f"idempotency key: {key}")
+
+    def name_new_key() -> None:
+        if idempotency_key is None:
+            Stderr().say(f"idempotency key: {key}")
+
     return pay_channel(
         wallet.ledger,
         channel,
@@ -75,6 +78,7 @@ def _pay(
         memo=memo,
         idempotency_key=key,
         key_of=wallet.voucher_key,
+        before_commit=name_new_key,
         now=wallet.now(),
     )
 

@@ -34,8 +34,7 @@ def checksum_address(raw: bytes) -> Address:
     text = raw.hex()
     digest = keccak_256(text.encode()).hexdigest()
     mixed = (
-        char.upper() if int(nibble, 16) >= 8 else char
-        for char, nibble in zip(text, digest, strict=False)
+        char.upper() if int(nibble, 16) >= 8 else char for char, nibble in zip(text, digest, strict=False)
     )
     return Address("0x" + "".join(mixed))
 

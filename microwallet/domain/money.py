@@ -70,38 +70,31 @@ class Amount:
         Raises InvalidAmount for anything else: signs, exponents, other scripts' digits, more
         decimals than the asset has, zero, and 2**96 base units or more.
         """
-        whole, fraction, unit = split_amount(text)
+        match = _AMOUNT.fullmatch(text.strip(" "))
+        if match is None:
+            raise _not_an_amount(text, f"{asset.symbol} has {asset.decimals} decimals")
+        whole, fraction, unit = match.group(1), match.group(2) or "", match.group(3)
         decimals = _decimals_of(unit, asset, text)
         if len(fraction) > decimals:
             raise InvalidAmount(
-                f"{text!r} has {len(fraction)} decimals; {unit or asset.symbol} has {decimals}"
+                f"{_shown(text)} has {len(fraction)} decimals; {unit or asset.symbol} has {decimals}"
             )
         if len(whole) > 40:
             raise _too_large(text, asset)
         base_units = int(whole + fraction.ljust(decimals, "0"))
         if base_units == 0:
-            raise InvalidAmount(f"{text!r} is zero; {_smallest(asset)}")
+            raise InvalidAmount(f"{_shown(text)} is zero; {_smallest(asset)}")
         if base_units >= DEPOSIT_LIMIT:
             raise _too_large(text, asset)
         return cls(base_units, asset)
 
 
-def split_amount(text: str) -> tuple[str, str, str | None]:
-    """Whole digits, fraction digits and unit of an amount as typed; the unit may be missing."""
-    match = _AMOUNT.fullmatch(text.strip(" "))
-    if match is None:
-        raise InvalidAmount(
-            f"{text[:80]!r} is not an amount: digits with at most one point, then a unit"
-            " (a token has at most as many decimals as it declares: USDC 6, ETH 18)",
-            hint='write it like "0.001 USDC", "0.5 ETH" or "1000 wei"',
-        )
-    whole, fraction, unit = match.groups()
-    return whole, fraction or "", unit
-
-
 def unit_of(text: str) -> str | None:
     """The unit named in an amount as typed, or None for a bare number."""
-    return split_amount(text)[2]
+    match = _AMOUNT.fullmatch(text.strip(" "))
+    if match is None:
+        raise _not_an_amount(text, "USDC has 6 decimals, ETH 18")
+    return match.group(3)
 
 
 def format_units(base_units: int, decimals: int) -> str:
@@ -119,12 +112,23 @@ def names_asset(unit: str, asset: Asset) -> bool:
     return unit.lower() == asset.symbol.lower()
 
 
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def _not_an_amount(text: str, precision: str) -> InvalidAmount:
+    return InvalidAmount(
+        f"{_shown(text)} is not an amount: digits with at most one point, then a unit; {precision}",
+        hint='write it like "0.001 USDC", "0.5 ETH" or "1000 wei"',
+    )
+
+
 def _decimals_of(unit: str | None, asset: Asset, text: str) -> int:
     if unit is None:
         return asset.decimals
     if not names_asset(unit, asset):
         raise InvalidAmount(
-            f"{text!r}: the unit {unit!r} is not {asset.symbol} ({asset.decimals} decimals)",
+            f"{_shown(text)}: the unit {unit!r} is not {asset.symbol} ({asset.decimals} decimals)",
             hint=f'write it like "0.001 {asset.symbol}"',
         )
     if asset.is_native:
@@ -133,11 +137,13 @@ def _decimals_of(unit: str | None, asset: Asset, text: str) -> int:
 
 
 def _smallest(asset: Asset) -> str:
-    return f"the smallest amount is {format_units(1, asset.decimals)} {asset.symbol} ({asset.decimals} decimals)"
+    return (
+        f"the smallest amount is {format_units(1, asset.decimals)} {asset.symbol} ({asset.decimals} decimals)"
+    )
 
 
 def _too_large(text: str, asset: Asset) -> InvalidAmount:
     return InvalidAmount(
-        f"{text[:80]!r} is too large: an amount stays below 2**96 base units"
+        f"{_shown(text)} is too large: an amount stays below 2**96 base units"
         f" ({asset.symbol} has {asset.decimals} decimals)"
     )

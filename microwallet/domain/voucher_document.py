@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from microwallet.domain.channel import ChannelDescriptor
-from microwallet.domain.identifiers import Address, ChainId, ChannelId, parse_address, parse_bytes32
+from microwallet.domain.identifiers import ChainId, ChannelId, parse_address, parse_bytes32
+from microwallet.domain.json_text import parse_json
 from microwallet.domain.money import Asset
 from microwallet.domain.voucher import CUMULATIVE_AMOUNT_LIMIT
 from microwallet.errors import UsageError
@@ -75,8 +76,8 @@ class VoucherReader:
     def read(self, line: bytes | str) -> VoucherDocument:
         """The voucher in one JSON document; MalformedVoucher says what is wrong with it."""
         try:
-            document = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            document = parse_json(line)
+        except ValueError as error:
             raise MalformedVoucher("not JSON") from error
         if isinstance(document, dict) and "data" in document and "schema" in document:
             document = document["data"]

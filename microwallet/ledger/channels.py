@@ -57,6 +57,12 @@ class Channels:
         with self._database.read() as connection:
             return [_channel(row) for row in connection.execute(f"{_SELECT}{where} ORDER BY created_at")]
 
+    def has_label(self, label: str) -> bool:
+        """Whether a channel that is not finalized has this label."""
+        with self._database.read() as connection:
+            query = "SELECT 1 FROM channels WHERE label = ? AND finalized = 0"
+            return connection.execute(query, (label,)).fetchone() is not None
+
     def of_payer(self, payer: Address, chain_id: ChainId) -> Sequence[PayerChannel]:
         """Every channel of one payer on one chain."""
         with self._database.read() as connection:
@@ -102,16 +108,26 @@ def insert_channel(connection: sqlite3.Connection, channel: PayerChannel, *, now
     if read_channel(connection, channel.channel_id):
         return
     marks = ", ".join("?" * (len(COLUMNS) + 3))
+    connection.execute(
+        f"INSERT INTO channels ({SELECTED}, created_at, label, voucher_known) VALUES ({marks})",
+        (*channel_values(channel), now, None, int(channel.voucher_known)),
+    )
+    set_label(connection, channel.channel_id, channel.label)
+
+
+def set_label(connection: sqlite3.Connection, channel_id: ChannelId, label: str | None) -> None:
+    """Name a channel inside a write transaction; UsageError if another live one has the name."""
     try:
-        connection.execute(
-            f"INSERT INTO channels ({SELECTED}, created_at, label, voucher_known) VALUES ({marks})",
-            (*channel_values(channel), now, channel.label, int(channel.voucher_known)),
-        )
+        connection.execute("UPDATE channels SET label = ? WHERE channel_id = ?", (label, channel_id))
     except sqlite3.IntegrityError as error:
-        raise UsageError(
-            f"the label {channel.label!r} is taken by another channel",
-            hint=f"microwallet channel show {channel.label}",
-        ) from error
+        raise label_taken(label) from error
+
+
+def label_taken(label: str | None) -> UsageError:
+    """The refusal of a label that another live channel has."""
+    return UsageError(
+        f"the label {label!r} is taken by another channel", hint=f"microwallet channel show {label}"
+    )
 
 
 def read_channel(connection: sqlite3.Connection, channel_id: ChannelId) -> PayerChannel | None:
@@ -168,7 +184,8 @@ def _unknown(reference: str, known: Sequence[PayerChannel]) -> UnknownReference:
 
 def _listing(channels: Sequence[PayerChannel]) -> str:
     return "\n".join(
-        f"  {channel.channel_id}  {channel.label or '-'}  to {channel.descriptor.payee}" for channel in channels
+        f"  {channel.channel_id}  {channel.label or '-'}  to {channel.descriptor.payee}"
+        for channel in channels
     )
 
 

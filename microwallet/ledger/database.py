@@ -210,7 +210,12 @@ def _ledger_error(error: sqlite3.Error, path: Path) -> LedgerError:
             f"the disk of the ledger {path} is full: nothing was recorded, nothing was signed",
             hint=f"make room, then run the command again: df -h {path.parent}",
         )
-    if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM):
+    if primary in (
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_PERM,
+    ):
         return LedgerUnwritable(
             f"the ledger {path} cannot be written: {error}", hint=f"ls -ld {path.parent} {path}"
         )

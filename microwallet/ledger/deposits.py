@@ -9,8 +9,8 @@ from enum import StrEnum
 from typing import Any
 
 from microwallet.domain.channel import PayerChannel
-from microwallet.domain.identifiers import ChannelId
-from microwallet.ledger.channels import insert_channel
+from microwallet.domain.identifiers import ChainId, ChannelId
+from microwallet.ledger.channels import insert_channel, set_label
 from microwallet.ledger.database import Database, to_text
 
 
@@ -40,15 +40,13 @@ class Deposit:
     arguments: str
     """The arguments of the command as canonical text: the same key must come with the same ones."""
     method: str
-    """How the money moves: authorization, permit, approve, native."""
+    """How the money moves: authorization, permit, approve, allowance, native."""
     authorization_expires_at: int | None
     """Unix seconds until which a signed authorization can still be used by anyone who has it."""
     status: DepositStatus
 
 
-_COLUMNS = (
-    "idempotency_key, kind, channel_id, amount, arguments, method, authorization_expires_at, status"
-)
+_COLUMNS = "idempotency_key, kind, channel_id, amount, arguments, method, authorization_expires_at, status"
 
 
 class Deposits:
@@ -67,6 +65,25 @@ class Deposits:
         with self._database.read() as connection:
             rows = connection.execute(
                 f"SELECT {_COLUMNS} FROM deposits WHERE status = 'pending' ORDER BY created_at"
+            )
+            return [_deposit(row) for row in rows]
+
+    def abandoned_opens(self) -> frozenset[ChannelId]:
+        """Channels whose open was proven dead."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                "SELECT channel_id FROM deposits WHERE kind = 'open' AND status = 'abandoned'"
+            )
+            return frozenset(ChannelId(row[0]) for row in rows)
+
+    def of_channels(self, kind: DepositKind, chain_id: ChainId) -> Sequence[Deposit]:
+        """Every deposit of one kind into channels of one chain, oldest first."""
+        columns = ", ".join(f"deposits.{column}" for column in _COLUMNS.split(", "))
+        with self._database.read() as connection:
+            rows = connection.execute(
+                f"""SELECT {columns} FROM deposits JOIN channels USING (channel_id)
+                WHERE kind = ? AND chain_id = ? ORDER BY deposits.created_at""",
+                (kind, chain_id),
             )
             return [_deposit(row) for row in rows]
 
@@ -114,6 +131,28 @@ class Deposits:
                 authorization_expires_at = coalesce(?, authorization_expires_at) WHERE idempotency_key = ?""",
                 (status, method, authorization_expires_at, idempotency_key),
             )
+
+    def abandon(self, deposit: Deposit) -> None:
+        """A deposit that was proven dead: a channel it should have opened gives its label free."""
+        with self._database.write() as connection:
+            connection.execute(
+                "UPDATE deposits SET status = 'abandoned' WHERE idempotency_key = ?",
+                (deposit.idempotency_key,),
+            )
+            if deposit.kind is DepositKind.OPEN:
+                connection.execute(
+                    "UPDATE channels SET label = NULL WHERE channel_id = ?", (deposit.channel_id,)
+                )
+
+    def revive(self, deposit: Deposit, label: str | None) -> None:
+        """Try an abandoned deposit again, for the same channel; UsageError if its label is taken now."""
+        with self._database.write() as connection:
+            connection.execute(
+                "UPDATE deposits SET status = 'pending' WHERE idempotency_key = ?",
+                (deposit.idempotency_key,),
+            )
+            if deposit.kind is DepositKind.OPEN:
+                set_label(connection, deposit.channel_id, label)
 
 
 def _find(connection: sqlite3.Connection, idempotency_key: str) -> Deposit | None:

@@ -96,6 +96,15 @@ class Journal:
             )
             return [_entry(row) for row in rows]
 
+    def of_key(self, operation_prefix: str) -> Sequence[JournalEntry]:
+        """Every entry whose operation begins with a text, oldest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                f"SELECT {_COLUMNS} FROM transactions WHERE substr(operation, 1, ?) = ? ORDER BY position",
+                (len(operation_prefix), operation_prefix),
+            )
+            return [_entry(row) for row in rows]
+
     def _insert(self, connection: sqlite3.Connection, transaction: SignedTransaction) -> None:
         connection.execute(
             f"""INSERT INTO transactions ({_COLUMNS}, created_at, position)

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import time
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from microwallet.ledger.channels import Channels
 from microwallet.ledger.database import BUSY_SECONDS, Database
-from microwallet.ledger.deposits import Deposits
-from microwallet.ledger.journal import Journal
-from microwallet.ledger.payments import Payments
-from microwallet.ledger.vouchers import Vouchers
+
+if TYPE_CHECKING:
+    from microwallet.ledger.deposits import Deposits
+    from microwallet.ledger.journal import Journal
+    from microwallet.ledger.payments import Payments
+    from microwallet.ledger.turns import Turns
+    from microwallet.ledger.vouchers import Vouchers
 
 
 class Ledger:
-    """One connection and the tables on it. Use as a context manager."""
+    """One connection and the tables on it, each loaded when it is asked for. A context manager."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.channels = Channels(database)
-        self.payments = Payments(database)
-        self.deposits = Deposits(database)
-        self.vouchers = Vouchers(database)
-        self.journal = Journal(database, clock=lambda: int(time.time()))
         self._settle_older_copy()
 
     @classmethod
@@ -40,7 +40,48 @@ class Ledger:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, and give back every turn."""
+        if "turns" in self.__dict__:
+            self.turns.close()
         self.database.close()
+
+    @cached_property
+    def payments(self) -> Payments:
+        """Every payment made."""
+        from microwallet.ledger.payments import Payments
+
+        return Payments(self.database)
+
+    @cached_property
+    def deposits(self) -> Deposits:
+        """Every open and top-up begun."""
+        from microwallet.ledger.deposits import Deposits
+
+        return Deposits(self.database)
+
+    @cached_property
+    def vouchers(self) -> Vouchers:
+        """Every voucher accepted that is its channel's best."""
+        from microwallet.ledger.vouchers import Vouchers
+
+        return Vouchers(self.database)
+
+    @cached_property
+    def journal(self) -> Journal:
+        """Every transaction signed."""
+        from microwallet.ledger.journal import Journal
+
+        return Journal(self.database, clock=lambda: int(time.time()))
+
+    @cached_property
+    def turns(self) -> Turns:
+        """Locks over processes, by name."""
+        from microwallet.ledger.turns import Turns
+
+        return Turns(self.database.path.with_suffix(".turns"))
 
     def _settle_older_copy(self) -> None:
         """An older copy of the ledger was put in place: its highest vouchers are not the highest."""

@@ -72,7 +72,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # What the payee has accepted: the best voucher of each channel.
         f"""CREATE TABLE vouchers ({_CHANNEL_COLUMNS}
             signature BLOB NOT NULL CHECK (length(signature) BETWEEN 1 AND 4096),
-            accepted_at INTEGER NOT NULL
+            accepted_at INTEGER NOT NULL,
+            close_confirmed INTEGER NOT NULL DEFAULT 0 CHECK (close_confirmed IN (0, 1))
         ) STRICT, WITHOUT ROWID""",
         "CREATE INDEX vouchers_by_payee ON vouchers (payee) WHERE finalized = 0",
         # Signed transactions, stored before they are broadcast.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
-from microwallet.domain.identifiers import ChannelId
+from microwallet.domain.identifiers import ChainId, ChannelId
 from microwallet.errors import UnknownReference
 from microwallet.ledger.database import Database
 from microwallet.ledger.rows import (
@@ -53,6 +53,17 @@ class Vouchers:
         with self._database.read() as connection:
             return [_channel(row) for row in connection.execute(f"{_SELECT}{where} ORDER BY created_at")]
 
+    def live(self, chain_id: ChainId) -> Sequence[PayeeChannel]:
+        """Channels of one chain that can still change: all but those whose close is confirmed."""
+        query = f"{_SELECT} WHERE chain_id = ? AND close_confirmed = 0 ORDER BY created_at"
+        with self._database.read() as connection:
+            return [_channel(row) for row in connection.execute(query, (chain_id,))]
+
+    def accepted_at(self) -> Mapping[ChannelId, int]:
+        """Unix seconds at which each channel's best voucher was accepted."""
+        with self._database.read() as connection:
+            return dict(connection.execute("SELECT channel_id, accepted_at FROM vouchers").fetchall())
+
     def accept(self, channels: Iterable[PayeeChannel], *, now: int) -> None:
         """Commit best vouchers. A row's amount only rises, whatever order processes come in."""
         marks = ", ".join("?" * (len(COLUMNS) + 3))
@@ -72,6 +83,14 @@ class Vouchers:
             connection.executemany(
                 f"UPDATE vouchers SET {state_assignments()} WHERE channel_id = ?",
                 [(*state_values(state, as_of), channel_id) for channel_id, state in states.items()],
+            )
+
+    def confirm_closes(self, channel_ids: Iterable[ChannelId]) -> None:
+        """The close of these channels is too deep to be taken back: they are not looked at again."""
+        with self._database.write() as connection:
+            connection.executemany(
+                "UPDATE vouchers SET close_confirmed = 1 WHERE channel_id = ? AND finalized = 1",
+                [(channel_id,) for channel_id in channel_ids],
             )
 
 

@@ -36,16 +36,33 @@ class Rejection(StrEnum):
     AMOUNT_EXCEEDS_DEPOSIT = "amount-exceeds-deposit"
 
 
+def rejection_by_state(cumulative_amount: int, state: ChannelState) -> Rejection | None:
+    """What the chain's state of its channel says against a voucher that is rightly signed."""
+    if not state.exists:
+        return Rejection.CHANNEL_NOT_FOUND
+    if state.finalized:
+        return Rejection.CHANNEL_FINALIZED
+    if state.close_requested_at:
+        return Rejection.CLOSE_PENDING
+    if cumulative_amount > state.deposit:
+        return Rejection.AMOUNT_EXCEEDS_DEPOSIT
+    return None
+
+
 class Chain(Protocol):
     """What accepting asks of the chain."""
 
-    def states(self, channel_ids: Sequence[ChannelId]) -> Mapping[ChannelId, ChannelState]:
-        """States as confirmed: deposits only as far as they have the confirmations wanted."""
+    def states(
+        self, escrow_contract: Address, channel_ids: Sequence[ChannelId]
+    ) -> Mapping[ChannelId, ChannelState]:
+        """States in one escrow as confirmed: deposits only as far as they have the confirmations wanted."""
 
     def asset(self, token: Address) -> Asset:
         """The asset of a token."""
 
-    def is_valid_signature(self, signer: Address, digest: bytes, signature: bytes) -> bool:
+    def is_valid_signature(
+        self, escrow_contract: Address, signer: Address, digest: bytes, signature: bytes
+    ) -> bool:
         """Whether a contract signer says yes (ERC-1271); False if `signer` has no code."""
 
 
@@ -167,7 +184,9 @@ class Acceptance:
         signer = document.descriptor.voucher_signer
         if not (
             self._policy.allow_contract_signers
-            and self._chain.is_valid_signature(signer, digest, document.signature)
+            and self._chain.is_valid_signature(
+                document.descriptor.escrow_contract, signer, digest, document.signature
+            )
         ):
             raise _Rejected(Rejection.SIGNER_MISMATCH)
 
@@ -195,29 +214,21 @@ class Acceptance:
 
     def _ask_chain(self, channel_ids: set[ChannelId]) -> None:
         oldest = self._now() - self._policy.state_lifetime
-        stale = [
-            channel_id
-            for channel_id in channel_ids
-            if self._known[channel_id].state_at < oldest
-        ]
-        if not stale:
-            return
-        states = self._chain.states(stale)
-        for channel_id in stale:
+        stale: dict[Address, list[ChannelId]] = {}
+        for channel_id in channel_ids:
             known = self._known[channel_id]
-            known.state, known.state_at = states[channel_id], self._now()
+            if known.state_at < oldest:
+                stale.setdefault(known.descriptor.escrow_contract, []).append(channel_id)
+        for escrow_contract, ids in stale.items():
+            for channel_id, state in self._chain.states(escrow_contract, ids).items():
+                known = self._known[channel_id]
+                known.state, known.state_at = state, self._now()
 
     def _weigh(self, document: VoucherDocument, tally: Tally) -> None:
         known = self._known[document.channel_id]
-        state = known.state
-        if not state.exists:
-            raise _Rejected(Rejection.CHANNEL_NOT_FOUND)
-        if state.finalized:
-            raise _Rejected(Rejection.CHANNEL_FINALIZED)
-        if state.close_requested_at:
-            raise _Rejected(Rejection.CLOSE_PENDING)
-        if document.cumulative_amount > state.deposit:
-            raise _Rejected(Rejection.AMOUNT_EXCEEDS_DEPOSIT)
+        rejection = rejection_by_state(document.cumulative_amount, known.state)
+        if rejection is not None:
+            raise _Rejected(rejection)
         tally.channels[document.channel_id] = None
         if document.cumulative_amount <= known.best:
             tally.duplicates += 1

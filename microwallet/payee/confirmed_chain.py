@@ -12,30 +12,37 @@ from microwallet.escrow.reader import EscrowReader
 
 
 class ConfirmedChain:
-    """Implements payee.accept.Chain over an escrow reader."""
+    """Implements payee.accept.Chain over the readers of escrows."""
 
     def __init__(
-        self, reader: EscrowReader, *, confirmations: int, asset_of: Callable[[Address], Asset]
+        self,
+        reader_of: Callable[[Address], EscrowReader],
+        *,
+        confirmations: int,
+        asset_of: Callable[[Address], Asset],
     ) -> None:
-        self._reader = reader
+        self._reader_of = reader_of
         self._depth = max(0, confirmations - 1)
         self.asset = asset_of
 
-    def states(self, channel_ids: Sequence[ChannelId]) -> Mapping[ChannelId, ChannelState]:
+    def states(
+        self, escrow_contract: Address, channel_ids: Sequence[ChannelId]
+    ) -> Mapping[ChannelId, ChannelState]:
         """Newest states, but with no more deposit than had its confirmations."""
-        head = self._reader.head()
-        newest = self._reader.channel_states(channel_ids, head.number)
-        confirmed = (
-            self._reader.channel_states(channel_ids, max(0, head.number - self._depth))
-            if self._depth
-            else newest
-        )
+        reader = self._reader_of(escrow_contract)
+        head = reader.head().number
+        newest = reader.channel_states(channel_ids, head)
+        confirmed = newest
+        if self._depth:
+            confirmed = reader.channel_states(channel_ids, max(0, head - self._depth))
         pairs = zip(newest, confirmed, strict=True)
         return dict(zip(channel_ids, (_careful(*pair) for pair in pairs), strict=True))
 
-    def is_valid_signature(self, signer: Address, digest: bytes, signature: bytes) -> bool:
+    def is_valid_signature(
+        self, escrow_contract: Address, signer: Address, digest: bytes, signature: bytes
+    ) -> bool:
         """ERC-1271 `isValidSignature` of a contract signer."""
-        return self._reader.is_valid_signature(signer, digest, signature)
+        return self._reader_of(escrow_contract).is_valid_signature(signer, digest, signature)
 
 
 def _careful(newest: ChannelState, confirmed: ChannelState) -> ChannelState:

@@ -57,12 +57,14 @@ def pay(
     memo: str | None,
     idempotency_key: str,
     key_of: KeyOf,
+    before_commit: Callable[[], None],
     now: int,
 ) -> SignedPayment:
     """Commit `count` payments of `amount` on the channel that `reference` means.
 
     The same key with the same arguments gives the same vouchers again and moves nothing. Nothing is
-    committed unless the voucher key can be used. Raises what Channels.find, Amount.parse,
+    committed unless the voucher key can be used; `before_commit` is called when all that can be checked
+    is. Raises what Channels.find, Amount.parse,
     next_payment and check_same raise.
     """
     check_idempotency_key(idempotency_key)
@@ -70,10 +72,11 @@ def pay(
     step = Amount.parse(amount, channel.asset).base_units
     recorded = ledger.payments.find(idempotency_key)
     if recorded is None:
-        _plan = _planner(idempotency_key, step, count, memo, now)
-        _plan(channel)
+        plan = _planner(idempotency_key, step, count, memo, now)
+        plan(channel)
         key = key_of(channel)
-        recorded = ledger.payments.record(channel.channel_id, idempotency_key, _plan)
+        before_commit()
+        recorded = ledger.payments.record(channel.channel_id, idempotency_key, plan)
     else:
         key = key_of(channel)
     check_same(recorded, channel_id=channel.channel_id, step=step, count=count, memo=memo)

@@ -1,0 +1,92 @@
+"""`microwallet balance`: what the accounts have, on chain and in channels."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from microwallet.cli.command import command, new_group
+from microwallet.cli.context import open_wallet
+from microwallet.cli.options import AccountName, Json, NetworkName, RpcUrl
+from microwallet.cli.result import Result
+from microwallet.domain.money import format_units
+from microwallet.errors import UnknownReference
+from microwallet.keys.accounts import Account
+from microwallet.payer.balance import Balance, balances
+from microwallet.wallet import Wallet
+
+app = new_group("What is on chain, locked, authorized and free.")
+
+
+@command(app, "balance")
+def balance(
+    network: NetworkName = None,
+    account: AccountName = None,
+    rpc_url: RpcUrl = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the chain.")] = False,
+    json: Json = False,
+) -> Result:
+    """What the accounts have: on chain, locked in channels, authorized, free."""
+    with open_wallet(network=network, account=account, rpc_url=rpc_url) as wallet:
+        accounts = [wallet.account] if account else wallet.accounts.list()
+        if not accounts:
+            raise UnknownReference("this wallet has no account yet", hint="microwallet account create main")
+        found = _balances(wallet, accounts, offline=offline)
+        names = {account.address: account.name for account in accounts}
+        return Result(
+            data={
+                "network": wallet.network.name,
+                "chainId": wallet.network.chain_id,
+                "asOf": None if offline else wallet.now(),
+                "balances": [_document(one, names[one.address]) for one in found],
+            },
+            text=lambda: _table(found, names),
+        )
+
+
+def _balances(wallet: Wallet, accounts: list[Account], *, offline: bool) -> list[Balance]:
+    from microwallet.escrow.tokens import known_assets
+
+    chain_id = wallet.network.chain_id
+    paying = [
+        one for one in wallet.ledger.channels.list(finalized=False) if one.descriptor.chain_id == chain_id
+    ]
+    paid = [
+        one for one in wallet.ledger.vouchers.list(finalized=False) if one.descriptor.chain_id == chain_id
+    ]
+    assets = known_assets(wallet.configuration, wallet.network)
+    tokens = {asset.token for asset in assets} | {one.asset.token for one in (*paying, *paid)}
+    addresses = [account.address for account in accounts]
+    on_chain = {}
+    if not offline:
+        holdings = [(token, address) for token in sorted(tokens) for address in addresses]
+        on_chain = dict(zip(holdings, wallet.reader.balances(holdings), strict=True))
+    return balances(addresses, assets, on_chain, paying, paid)
+
+
+def _document(one: Balance, name: str) -> dict[str, Any]:
+    return {
+        "account": name,
+        "address": one.address,
+        "asset": one.asset.symbol,
+        "decimals": one.asset.decimals,
+        "token": one.asset.token,
+        "onChain": None if one.on_chain is None else str(one.on_chain),
+        "locked": str(one.locked),
+        "authorized": str(one.authorized),
+        "free": str(one.free),
+        "unsettled": str(one.unsettled),
+    }
+
+
+def _table(found: list[Balance], names: dict[Any, str]) -> str:
+    heads = ("on chain", "locked", "authorized", "free", "unsettled")
+    lines = [f"{'account':<12} {'asset':<6}" + "".join(f"{head:>16}" for head in heads)]
+    for one in found:
+        cells = (one.on_chain, one.locked, one.authorized, one.free, one.unsettled)
+        shown = ("-" if cell is None else format_units(cell, one.asset.decimals) for cell in cells)
+        lines.append(
+            f"{names[one.address]:<12} {one.asset.symbol:<6}" + "".join(f"{cell:>16}" for cell in shown)
+        )
+    return "\n".join(lines)

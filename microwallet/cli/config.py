@@ -1,0 +1,58 @@
+"""`microwallet config`: settings and where each came from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from microwallet.cli.command import command, new_group
+from microwallet.cli.context import open_wallet
+from microwallet.cli.options import Json
+from microwallet.cli.result import Result
+from microwallet.config import SETTINGS, checked_setting
+
+app = new_group("Settings and where they come from.")
+
+
+@command(app, "show")
+def show(json: Json = False) -> Result:
+    """Every setting, its value, and where it came from."""
+    configuration = open_wallet().configuration
+    found = {name: configuration.resolve(name) for name in SETTINGS}
+    width = max(len(name) for name in found)
+    return Result(
+        data={
+            "settings": {
+                name: {"value": setting.value, "source": setting.source} for name, setting in found.items()
+            },
+            "userFile": str(configuration.paths.user_file),
+        },
+        text="\n".join(
+            f"{name:<{width}}  {'-' if setting.value is None else setting.value}  ({setting.source})"
+            for name, setting in found.items()
+        ),
+    )
+
+
+@command(app, "set")
+def set_value(
+    name: Annotated[str, typer.Argument(help="One of those `config show` lists.")],
+    value: Annotated[str, typer.Argument()],
+    json: Json = False,
+) -> Result:
+    """Keep a setting in the user file."""
+    checked = checked_setting(name, value)
+    with open_wallet().configuration.editing() as content:
+        content[name] = checked
+    return Result(data={"name": name, "value": checked}, text=f"{name} is {checked} from now on")
+
+
+@command(app, "unset")
+def unset(name: Annotated[str, typer.Argument()], json: Json = False) -> Result:
+    """Take a setting out of the user file; its default is in force again."""
+    if name not in SETTINGS:
+        checked_setting(name, "")
+    with open_wallet().configuration.editing() as content:
+        content.pop(name, None)
+    return Result(data={"name": name, "value": SETTINGS[name].default}, text=f"{name} has its default again")

@@ -1,0 +1,92 @@
+"""`microwallet send`: move what an account has to an address."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any
+
+import typer
+
+from microwallet.cli.command import command, new_group
+from microwallet.cli.context import Stderr, confirm, open_wallet
+from microwallet.cli.options import (
+    TAKES_AMOUNT,
+    AccountName,
+    DryRun,
+    IdempotencyKey,
+    Json,
+    NetworkName,
+    PasswordFile,
+    RpcUrl,
+    Token,
+    Yes,
+)
+from microwallet.cli.result import Result
+from microwallet.domain.identifiers import Address, is_address, parse_address
+from microwallet.domain.money import format_units, unit_of
+from microwallet.wallet import Wallet
+
+app = new_group("Send coins or tokens to an address.")
+
+
+@command(app, "send", context_settings=TAKES_AMOUNT)
+def send(
+    to: Annotated[str, typer.Argument(help="An address, or one of your accounts.")],
+    amount: Annotated[str, typer.Argument(help='Such as "1 USDC", "0.1 ETH", or all.')],
+    token: Token = None,
+    network: NetworkName = None,
+    account: AccountName = None,
+    rpc_url: RpcUrl = None,
+    idempotency_key: IdempotencyKey = None,
+    password_file: PasswordFile = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> Result:
+    """Send coins or tokens from an account to an address."""
+    from microwallet.escrow.tokens import resolve_asset
+    from microwallet.payer.pay import check_idempotency_key
+    from microwallet.payer.send import ALL, carry_out, operation_of, plan_transfer, resume_transfer
+
+    key = check_idempotency_key(idempotency_key or f"send-{secrets.token_hex(12)}")
+    with open_wallet(
+        network=network, account=account, rpc_url=rpc_url, password_file=password_file
+    ) as wallet:
+        unit = None if amount.strip() == ALL else unit_of(amount)
+        named = wallet.network.native_symbol if unit in ("wei", "gwei") else unit
+        asset = resolve_asset(wallet.configuration, wallet.network, wallet.reader, token or named)
+        sender = wallet.sender()
+        receiver = _receiver(wallet, to)
+        operation = operation_of(key, receiver, asset, amount)
+        with wallet.ledger.turns.turn(f"send {key}"):
+            receipt = resume_transfer(sender, wallet.ledger.journal, operation, idempotency_key=key)
+            data = {"from": sender.address, "to": receiver, "asset": asset.symbol, "idempotencyKey": key}
+            if receipt is not None:
+                return _sent(data, receipt, f"was sent to {receiver} before, under this key")
+            planned = plan_transfer(sender, wallet.reader, receiver, amount, asset)
+            data |= {"amount": str(planned.amount.base_units), "decimals": asset.decimals}
+            summary = (
+                f"send {planned.amount} from {wallet.account.name} ({sender.address}) to {receiver} on"
+                f" {wallet.network.name}; the fee is"
+                f" {format_units(planned.quote.max_cost, 18)} {wallet.network.native_symbol} at most"
+            )
+            if dry_run:
+                return Result(data=data | {"transactionHash": None, "dryRun": True}, text=f"would {summary}")
+            confirm(summary, yes=yes)
+            if idempotency_key is None:
+                Stderr().say(f"idempotency key: {key}")
+            receipt = carry_out(sender, planned, operation)
+    return _sent(data, receipt, f"sent {planned.amount} to {receiver}")
+
+
+def _sent(data: dict[str, Any], receipt: Any, text: str) -> Result:
+    return Result(
+        data=data | {"transactionHash": receipt.hash, "gasUsed": receipt.gas_used},
+        text=f"{text}: {receipt.hash}",
+    )
+
+
+def _receiver(wallet: Wallet, to: str) -> Address:
+    if is_address(to):
+        return parse_address(to)
+    return wallet.accounts.get(to).address

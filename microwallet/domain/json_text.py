@@ -1,0 +1,25 @@
+"""Parsing JSON that somebody else wrote."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+NESTING_LIMIT = 1500
+"""Python frames and JSON levels together. Libraries for elliptic curves raise the interpreter's own
+limit so far that deeply nested JSON would overflow the C stack and kill the process."""
+
+
+def parse_json(text: bytes | str) -> Any:
+    """The value of a JSON document; ValueError for anything else, however deeply nested."""
+    limit = sys.getrecursionlimit()
+    try:
+        if limit > NESTING_LIMIT:
+            sys.setrecursionlimit(NESTING_LIMIT)
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    finally:
+        if limit > NESTING_LIMIT:
+            sys.setrecursionlimit(limit)

@@ -1,0 +1,92 @@
+"""Sending coins or tokens from an account to an address."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from microwallet.domain.identifiers import Address
+from microwallet.domain.money import Amount, Asset
+from microwallet.errors import IdempotencyMismatch, InsufficientFunds, UsageError
+from microwallet.escrow.calls import Call, transfer
+from microwallet.escrow.delivery import Receipt
+from microwallet.escrow.quotes import Quote
+from microwallet.escrow.reader import EscrowReader
+from microwallet.escrow.transactions import TransactionSender
+from microwallet.ledger.journal import Journal
+
+ALL = "all"
+PURPOSE = "send"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """A transfer that is planned and priced; nothing is signed yet."""
+
+    receiver: Address
+    amount: Amount
+    call: Call
+    quote: Quote
+
+
+def operation_of(idempotency_key: str, receiver: Address, asset: Asset, amount: str) -> str:
+    """The journal's name of a transfer: the key, and all the key must come with again."""
+    return f"{PURPOSE}:{idempotency_key}:{receiver}:{asset.token}:{amount.strip()}"
+
+
+def resume_transfer(
+    sender: TransactionSender, journal: Journal, operation: str, *, idempotency_key: str
+) -> Receipt | None:
+    """The receipt of a transfer made before under this key; None if there is none.
+
+    Raises IdempotencyMismatch if the key was used for another transfer.
+    """
+    known = journal.of_key(f"{PURPOSE}:{idempotency_key}:")
+    if any(entry.transaction.operation != operation for entry in known):
+        raise IdempotencyMismatch(
+            f"the idempotency key {idempotency_key!r} was used for another transfer",
+            hint="leave --idempotency-key out for a new one",
+        )
+    return sender.resume(operation, PURPOSE) if known else None
+
+
+def plan_transfer(
+    sender: TransactionSender, reader: EscrowReader, receiver: Address, amount: str, asset: Asset
+) -> Transfer:
+    """Price a transfer of `amount`, or of everything for `all`; raises before anything is signed."""
+    if int(receiver, 16) == 0:
+        raise UsageError("the zero address is nobody: what is sent there is lost")
+    if receiver == sender.address:
+        raise UsageError(f"{receiver} is the sending account itself")
+    balance = reader.balances([(asset.token, sender.address)])[0]
+    if amount.strip() == ALL:
+        return _everything(sender, receiver, asset, balance)
+    wanted = Amount.parse(amount, asset)
+    if wanted.base_units > balance:
+        raise InsufficientFunds(
+            f"{sender.address} has {Amount(balance, asset)}, {wanted} was to be sent",
+            hint="microwallet balance",
+        )
+    return _priced(sender, receiver, wanted)
+
+
+def carry_out(sender: TransactionSender, planned: Transfer, operation: str) -> Receipt:
+    """Sign, journal and send a planned transfer; the same operation again finds the one that was sent."""
+    return sender.send(planned.call, operation=operation, purpose=PURPOSE, quoted=planned.quote)
+
+
+def _everything(sender: TransactionSender, receiver: Address, asset: Asset, balance: int) -> Transfer:
+    if balance and asset.is_native:
+        balance -= sender.quote(Call(to=receiver, value=1), purpose=PURPOSE).max_cost
+    if balance <= 0:
+        raise InsufficientFunds(
+            f"{sender.address} has no {asset.symbol} to send beyond the fee", hint="microwallet balance"
+        )
+    return _priced(sender, receiver, Amount(balance, asset))
+
+
+def _priced(sender: TransactionSender, receiver: Address, amount: Amount) -> Transfer:
+    if amount.asset.is_native:
+        call = Call(to=receiver, value=amount.base_units)
+    else:
+        call = transfer(amount.asset.token, receiver, amount.base_units)
+    return Transfer(receiver=receiver, amount=amount, call=call, quote=sender.quote(call, purpose=PURPOSE))

@@ -1,0 +1,27 @@
+"""JSON from others: deep nesting is an error, never a crash, whatever was imported before."""
+
+import sys
+
+import pytest
+
+from microwallet.domain.json_text import parse_json
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+def test_nested_too_deeply(opening):
+    """A million brackets are a ValueError, even where a library raised the recursion limit."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
+    try:
+        with pytest.raises(ValueError, match="nested too deeply"):
+            parse_json(opening * 1_000_000)
+        assert sys.getrecursionlimit() == 100_000
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def test_plain_documents():
+    """Ordinary documents are parsed as json does."""
+    assert parse_json('{"a": [1, "2", null]}') == {"a": [1, "2", None]}
+    with pytest.raises(ValueError, match="Expecting"):
+        parse_json("nope")
