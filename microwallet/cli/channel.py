@@ -1,0 +1,86 @@
+"""`microwallet channel`: the channels this wallet pays through."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from microwallet.cli.channel_open import open_
+from microwallet.cli.channel_reference import ChannelReference, wallet_of_channel
+from microwallet.cli.channel_view import channel_details, channel_document, channel_table
+from microwallet.cli.command import command, new_group
+from microwallet.cli.context import open_wallet
+from microwallet.cli.options import Json, NetworkName, RpcUrl
+from microwallet.cli.result import Result
+from microwallet.domain.channel import PayerChannel
+from microwallet.errors import NetworkError
+from microwallet.wallet import Wallet
+
+app = new_group("Channels you pay through.")
+
+Offline = Annotated[bool, typer.Option("--offline", help="Ask no chain: what the ledger heard last.")]
+
+command(app, "open", epilog='Example:  microwallet channel open 0xPAYEE "10 USDC" --label coffee')(open_)
+
+
+@command(app, "list")
+def list_(
+    everything: Annotated[bool, typer.Option("--all", help="Finalized and abandoned ones too.")] = False,
+    offline: Offline = False,
+    network: NetworkName = None,
+    rpc_url: RpcUrl = None,
+    json: Json = False,
+) -> Result:
+    """List channels; those of the network in use as the chain has them now."""
+    with open_wallet(network=network, rpc_url=rpc_url) as wallet:
+        channels = list(wallet.ledger.channels.list(finalized=everything))
+        notes: list[str] = []
+        if not offline:
+            channels, notes = _refreshed(wallet, channels)
+        abandoned = wallet.ledger.deposits.abandoned_opens()
+        shown = [
+            channel
+            for channel in channels
+            if everything or not (channel.state.finalized or _is_dead(channel, abandoned))
+        ]
+        now = wallet.now()
+    data = {"channels": [channel_document(channel, now=now) for channel in shown]}
+    if not shown:
+        notes.append('no channel is open: microwallet channel open PAYEE "10 USDC"')
+        return Result(data=data, notes=notes)
+    return Result(data=data, text=lambda: channel_table(shown, now), notes=notes)
+
+
+@command(app, "show")
+def show(
+    channel: ChannelReference,
+    offline: Offline = False,
+    network: NetworkName = None,
+    rpc_url: RpcUrl = None,
+    json: Json = False,
+) -> Result:
+    """Show everything about one channel."""
+    with wallet_of_channel(channel, network=network, rpc_url=rpc_url) as (wallet, found):
+        (newest,), notes = ([found], []) if offline else _refreshed(wallet, [found])
+        now = wallet.now()
+    return Result(data=channel_document(newest, now=now), text=channel_details(newest, now=now), notes=notes)
+
+
+def _refreshed(wallet: Wallet, channels: list[PayerChannel]) -> tuple[list[PayerChannel], list[str]]:
+    """The same channels, those of the network in use asked about anew."""
+    from microwallet.payer.refresh import refresh
+
+    chain_id = wallet.network.chain_id
+    here = [channel for channel in channels if channel.descriptor.chain_id == chain_id]
+    try:
+        refreshed = refresh(wallet.ledger, wallet.reader_of, here, now=wallet.now())
+    except NetworkError as error:
+        error.hint = f"{error.hint or 'microwallet network check'}  (or add --offline)"
+        raise
+    newest = {channel.channel_id: channel for channel in refreshed.channels}
+    return [newest.get(channel.channel_id, channel) for channel in channels], list(refreshed.notes)
+
+
+def _is_dead(channel: PayerChannel, abandoned: frozenset[str]) -> bool:
+    return channel.channel_id in abandoned and not channel.state.exists

@@ -1,0 +1,239 @@
+"""Bringing a deposit onto the chain once, however often it is tried."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+from microwallet.domain.channel import ChannelState, PayerChannel
+from microwallet.domain.identifiers import TxHash
+from microwallet.domain.ports import TransactionStatus
+from microwallet.errors import (
+    NetworkError,
+    OutcomeUnknown,
+    PaymentRefused,
+    TransactionReverted,
+)
+from microwallet.escrow import calls
+from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
+from microwallet.payer.paying_account import PayingAccount
+from microwallet.payer.ways import (
+    Way,
+    authorization_used,
+    deposit_call,
+    signing_ends,
+    way_now,
+)
+
+_VISIBLE_SECONDS = 15
+"""How long the nodes behind one address may lag behind the one that told of a receipt."""
+_LIVE = (TransactionStatus.SIGNED, TransactionStatus.BROADCAST)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeDeposit:
+    """A deposit that the chain has. The transaction is None where somebody else sent it."""
+
+    idempotency_key: str
+    channel: PayerChannel
+    transaction_hash: TxHash | None
+    gas_used: int | None
+    resumed: bool
+    """Whether an earlier run had begun it."""
+    cancelled_close: bool = False
+    """Whether it cancelled a pending close request."""
+
+
+def make_deposit(
+    account: PayingAccount, deposit: Deposit, channel: PayerChannel, *, again: str, resumed: bool
+) -> MadeDeposit:
+    """Carry a committed deposit out, or finish what an earlier try left; `again` is the command for that.
+
+    At most one deposit ever happens: an open always has the same channel id, a signed top-up the
+    same authorization nonce, and of plain transactions the journal signs no second one while the
+    first can still be mined. The caller holds the deposit's turn.
+
+    Raises OutcomeUnknown when the money may have moved; whatever else it raises, it has not.
+    """
+    try:
+        if not _has_landed(account, deposit, channel):
+            _send(account, deposit, channel)
+        state = _visible_state(account, deposit, channel)
+    except OutcomeUnknown as error:
+        error.hint = again
+        raise
+    except NetworkError as error:
+        if not is_committed(account, deposit):
+            error.hint = again
+            raise
+        raise OutcomeUnknown(
+            f"the {_NOUNS[deposit.kind]} was signed, and the chain cannot be asked about it: {error.message}",
+            hint=again,
+        ) from error
+    return _made(account, deposit, channel, state, resumed=resumed)
+
+
+def purpose_of(kind: DepositKind) -> str:
+    """The journal's word for a deposit's own transaction."""
+    return "open" if kind is DepositKind.OPEN else "topUp"
+
+
+def is_committed(account: PayingAccount, deposit: Deposit) -> bool:
+    """Whether something signed for this deposit can still move money. Asks the ledger alone."""
+    current = account.ledger.deposits.find(deposit.idempotency_key) or deposit
+    ends = current.authorization_expires_at
+    if Way(current.method) is Way.AUTHORIZATION and ends is not None and account.clock() < ends:
+        return True
+    entries = account.ledger.journal.of_operation(deposit.idempotency_key)
+    return any(
+        entry.status in (*_LIVE, TransactionStatus.MINED)
+        and entry.transaction.purpose == purpose_of(deposit.kind)
+        for entry in entries
+    )
+
+
+def has_landed(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> bool:
+    """Whether the chain has the deposit now. Sends nothing."""
+    if deposit.kind is DepositKind.OPEN:
+        return account.reader.channel_state(channel.channel_id).exists
+    return authorization_used(account, deposit, channel.descriptor) or any(
+        entry.status is TransactionStatus.MINED and entry.transaction.purpose == "topUp"
+        for entry in account.ledger.journal.of_operation(deposit.idempotency_key)
+    )
+
+
+def _has_landed(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> bool:
+    """Finish what the journal knows of the deposit, then look."""
+    operation = deposit.idempotency_key
+    ends = deposit.authorization_expires_at
+    entries = account.ledger.journal.of_operation(operation)
+    live = any(entry.status in _LIVE for entry in entries)
+    try:
+        if live and ends is not None and account.reader.head().timestamp >= ends:
+            # What it carries has expired: it could only revert.
+            account.sender.cancel(operation)
+        elif entries:
+            account.sender.resume(operation, purpose_of(deposit.kind))
+    except TransactionReverted as error:
+        account.reporter.say(f"an earlier try did not succeed: {error.message}")
+    return has_landed(account, deposit, channel)
+
+
+def _send(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> None:
+    way = way_now(account, deposit, channel.asset)
+    turns = account.ledger.turns
+    token_turn = f"allowance {channel.asset.chain_id} {channel.asset.token} {account.address}"
+    with turns.turn(token_turn) if way.uses_allowance else nullcontext():
+        way = way_now(account, deposit, channel.asset)
+        try:
+            if way is Way.APPROVE:
+                _approve(account, deposit, channel)
+            expires_at = signing_ends(account, way)
+            call = deposit_call(account, deposit, channel.descriptor, way, expires_at)
+            # A signature leaves the process with the first simulation, so it is committed before.
+            account.ledger.deposits.record(
+                deposit.idempotency_key,
+                DepositStatus.PENDING,
+                method=way,
+                authorization_expires_at=expires_at,
+            )
+            account.sender.send(
+                call,
+                operation=deposit.idempotency_key,
+                purpose=purpose_of(deposit.kind),
+                channel_id=channel.channel_id,
+            )
+        except (TransactionReverted, PaymentRefused):
+            if not has_landed(account, deposit, channel):
+                _give_up(account, deposit)
+                raise
+
+
+def _approve(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> None:
+    """Allow exactly the amount. An allowance that was used up meanwhile is given again."""
+    token, escrow = channel.asset.token, channel.descriptor.escrow_contract
+    mined = sum(
+        entry.status is TransactionStatus.MINED and entry.transaction.purpose.startswith("approve")
+        for entry in account.ledger.journal.of_operation(deposit.idempotency_key)
+    )
+    purpose = f"approve{mined}" if mined else "approve"
+
+    def approve(amount: int, purpose: str) -> None:
+        account.sender.send(
+            calls.approve(token, escrow, amount),
+            operation=deposit.idempotency_key,
+            purpose=purpose,
+            channel_id=channel.channel_id,
+        )
+
+    try:
+        approve(deposit.amount, purpose)
+    except TransactionReverted:
+        if account.reader.allowance(token, account.address, escrow) == 0:
+            raise
+        # Some tokens change an allowance only from or to nothing.
+        approve(0, purpose + "Nothing")
+        approve(deposit.amount, purpose)
+
+
+def _give_up(account: PayingAccount, deposit: Deposit) -> None:
+    """Abandon a deposit of which nothing that was signed is left in the world."""
+    own = purpose_of(deposit.kind)
+    entries = account.ledger.journal.of_operation(deposit.idempotency_key)
+    if not is_committed(account, deposit) and not any(e.transaction.purpose == own for e in entries):
+        account.ledger.deposits.abandon(deposit)
+
+
+def _visible_state(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> ChannelState:
+    """The channel's state with the deposit in it, from a node that may lag."""
+    block = max(
+        (
+            entry.block_number
+            for entry in account.ledger.journal.of_operation(deposit.idempotency_key)
+            if entry.status is TransactionStatus.MINED and entry.block_number is not None
+        ),
+        default=0,
+    )
+    deadline = time.monotonic() + _VISIBLE_SECONDS
+    while True:
+        head = account.reader.head()
+        if head.number >= block:
+            state = account.reader.channel_state(channel.channel_id)
+            if state.exists:
+                return state
+        if time.monotonic() > deadline:
+            raise OutcomeUnknown(
+                f"the {_NOUNS[deposit.kind]} of channel {channel.channel_id} was mined, and the chain"
+                " does not show it: it may have been reorganised"
+            )
+        time.sleep(0.2)
+
+
+def _made(
+    account: PayingAccount,
+    deposit: Deposit,
+    channel: PayerChannel,
+    state: ChannelState,
+    *,
+    resumed: bool,
+) -> MadeDeposit:
+    ledger = account.ledger
+    as_of = max(account.clock(), account.reader.head().timestamp)
+    ledger.channels.record_states({channel.channel_id: state}, as_of=as_of)
+    ledger.deposits.record(deposit.idempotency_key, DepositStatus.DONE)
+    mined = [
+        entry
+        for entry in ledger.journal.of_operation(deposit.idempotency_key)
+        if entry.status is TransactionStatus.MINED and entry.transaction.purpose == purpose_of(deposit.kind)
+    ]
+    return MadeDeposit(
+        idempotency_key=deposit.idempotency_key,
+        channel=replace(channel, state=state, as_of=as_of),
+        transaction_hash=mined[-1].transaction.hash if mined else None,
+        gas_used=mined[-1].gas_used if mined else None,
+        resumed=resumed,
+    )
+
+
+_NOUNS = {DepositKind.OPEN: "open", DepositKind.TOP_UP: "top-up"}

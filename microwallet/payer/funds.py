@@ -1,0 +1,73 @@
+"""Whether an account can pay for what it is about to do, found out before any key is touched."""
+
+from __future__ import annotations
+
+from microwallet.domain.money import Amount, format_units
+from microwallet.errors import InsufficientFunds, NetworkError
+from microwallet.escrow.artifacts import artifact
+from microwallet.escrow.deployment import Deployment, deployment_of
+from microwallet.payer.paying_account import PayingAccount
+
+
+def require_escrow(account: PayingAccount) -> None:
+    """NetworkError unless the escrow is on this chain with the code its address commits to."""
+    contract = artifact("ChannelEscrow")
+    escrow = account.reader.escrow_contract
+    if escrow != contract.address:
+        found = Deployment.DEPLOYED if account.reader.has_code(escrow) else Deployment.MISSING
+    else:
+        found = deployment_of(account.reader, contract)
+    if found is Deployment.MISSING:
+        raise NetworkError(
+            f"there is no escrow contract at {escrow} on {account.network.name}",
+            hint="microwallet escrow deploy",
+        )
+    if found is Deployment.OTHER_CODE:
+        raise NetworkError(
+            f"the code at {escrow} on {account.network.name} is not the escrow's: do not use this chain"
+        )
+
+
+def require_funds(account: PayingAccount, amount: Amount, gas: int) -> int:
+    """InsufficientFunds unless the account holds the amount and the price of `gas`.
+
+    Returns that price in wei: the most that is spent on it.
+    """
+    max_fee = account.fees().cost(gas)
+    token, owner = amount.asset.token, account.address
+    if amount.asset.is_native:
+        _require_coin(account, account.reader.native_balance(owner), amount.base_units, max_fee)
+        return max_fee
+    held = account.reader.token_balance(token, owner)
+    if held < amount.base_units:
+        missing = Amount(amount.base_units - held, amount.asset)
+        raise InsufficientFunds(
+            f"{account.name} ({owner}) holds {Amount(held, amount.asset)} on {account.network.name};"
+            f" {amount} are needed",
+            hint=_fund_hint(account, str(missing), native=False),
+        )
+    _require_coin(account, account.reader.native_balance(owner), 0, max_fee)
+    return max_fee
+
+
+def _require_coin(account: PayingAccount, held: int, value: int, max_fee: int) -> None:
+    if held >= value + max_fee:
+        return
+    symbol = account.network.native_symbol
+    needed = f"{format_units(value + max_fee, 18)} {symbol}"
+    purpose = f"{format_units(value, 18)} {symbol} and gas" if value else "gas"
+    raise InsufficientFunds(
+        f"{account.name} ({account.address}) holds {format_units(held, 18)} {symbol} on"
+        f" {account.network.name}; up to {needed} are needed for {purpose}",
+        hint=_fund_hint(account, f"{format_units(value + max_fee - held, 18)} {symbol}", native=True),
+    )
+
+
+def _fund_hint(account: PayingAccount, missing: str, *, native: bool) -> str:
+    faucets = account.network.faucets
+    if not faucets:
+        return f"send {missing} to {account.address}"
+    faucet = faucets[0] if native else faucets[-1]
+    if faucet.startswith("microwallet "):
+        return f'microwallet devnet fund {account.name} "{missing}"'
+    return f"{faucet}  (for {account.address})"

@@ -1,0 +1,78 @@
+"""What the chain says of the payer's channels now, taken into the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from microwallet.domain.channel import ChannelState, PayerChannel
+from microwallet.domain.identifiers import Address, ChannelId
+from microwallet.escrow.reader import EscrowReader
+from microwallet.ledger.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refreshed:
+    """Channels as the chain has them now, and what a person should know of them."""
+
+    channels: Sequence[PayerChannel]
+    notes: Sequence[str]
+
+
+def refresh(
+    ledger: Ledger,
+    reader_of: Callable[[Address], EscrowReader],
+    channels: Sequence[PayerChannel],
+    *,
+    now: int,
+) -> Refreshed:
+    """Ask the chain for the states of channels, one call for each escrow, and store them.
+
+    All must be on the chain that `reader_of` reads. A channel of which more was settled than this
+    ledger ever signed shows that the ledger is an old copy: it must not pay. NetworkError leaves
+    the ledger as it is.
+    """
+    if not channels:
+        return Refreshed(channels=(), notes=())
+    states: dict[ChannelId, ChannelState] = {}
+    as_of = now
+    for escrow in sorted({channel.descriptor.escrow_contract for channel in channels}):
+        reader = reader_of(escrow)
+        ids = [channel.channel_id for channel in channels if channel.descriptor.escrow_contract == escrow]
+        as_of = max(as_of, reader.head().timestamp)
+        states.update(zip(ids, reader.channel_states(ids), strict=True))
+    ledger.channels.record_states(states, as_of=as_of)
+    older = [
+        channel.channel_id
+        for channel in channels
+        if channel.voucher_known and states[channel.channel_id].settled > channel.authorized
+    ]
+    if older:
+        ledger.channels.forget_vouchers(older)
+    refreshed = [
+        replace(
+            channel,
+            state=states[channel.channel_id],
+            as_of=as_of,
+            voucher_known=channel.voucher_known and channel.channel_id not in older,
+        )
+        for channel in channels
+    ]
+    return Refreshed(channels=refreshed, notes=_notes(channels, refreshed, older))
+
+
+def _notes(
+    before: Sequence[PayerChannel], after: Sequence[PayerChannel], older: Sequence[ChannelId]
+) -> list[str]:
+    notes = [
+        f"more of channel {channel_id} is settled than this ledger ever signed: it is an old copy, and does"
+        " not pay until: microwallet channel sync --voucher FILE"
+        for channel_id in older
+    ]
+    notes += [
+        f"channel {then.label or then.channel_id} is no longer on the chain, which was reorganised or started"
+        " anew: microwallet channel sync"
+        for then, now in zip(before, after, strict=True)
+        if then.state.exists and not now.state.exists
+    ]
+    return notes
