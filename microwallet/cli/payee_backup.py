@@ -1,0 +1,146 @@
+"""`microwallet payee export` and `payee import`: best vouchers to a file and back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from microwallet.cli.context import open_wallet
+from microwallet.cli.options import Json, NetworkName, RpcUrl
+from microwallet.cli.payee_accept import reading, tally_document
+from microwallet.cli.result import Result
+from microwallet.errors import KeyUnavailable, NetworkError, UnknownReference, UsageError, VoucherRejected
+
+if TYPE_CHECKING:
+    from microwallet.domain.channel import PayeeChannel
+    from microwallet.payee.backup import Restoration
+    from microwallet.wallet import Wallet
+
+Target = Annotated[str, typer.Argument(metavar="FILE|-", help="Where to write; - for stdout.")]
+Source = Annotated[str, typer.Argument(metavar="FILE|-", help="Vouchers, one JSON object a line.")]
+ContractSigners = Annotated[
+    bool, typer.Option("--allow-contract-signers", help="Take vouchers of ERC-1271 signers too.")
+]
+
+
+def export(
+    target: Target = "-",
+    all: Annotated[bool, typer.Option("--all", help="Of finalized channels too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+    json: Json = False,
+) -> Result:
+    """Write the best voucher of each channel, one a line. They are money: keep the file safe."""
+    from microwallet.payee.backup import voucher_lines
+
+    with open_wallet() as wallet:
+        channels = wallet.ledger.vouchers.list(finalized=all)
+    content = "".join(f"{line}\n" for line in voucher_lines(channels))
+    if target == "-":
+        sys.stdout.write(content)
+        sys.stdout.flush()
+        raise typer.Exit
+    path = Path(target).expanduser().absolute()
+    _write(path, content, force=force)
+    return Result(
+        data={"file": str(path), "vouchers": len(channels)},
+        text=f"{_count(channels)} written to {path}",
+        notes=["whoever has the file can read what you are owed; only you can cash it"],
+    )
+
+
+def import_(
+    source: Source,
+    allow_contract_signers: ContractSigners = False,
+    network: NetworkName = None,
+    rpc_url: RpcUrl = None,
+    json: Json = False,
+) -> Result:
+    """Take back vouchers that were exported; what is better here already stays."""
+    from microwallet.payee.accept import Rejection
+    from microwallet.payee.line_stream import batches
+
+    with open_wallet(network=network, rpc_url=rpc_url) as wallet:
+        restoration = _restoration(wallet, contract_signers=allow_contract_signers)
+        with reading(source) as read:
+            for batch in batches(read):
+                for _ in range(batch.too_long):
+                    restoration.reject(Rejection.TOO_LONG)
+                restoration.take(batch.lines)
+        notes = _refreshed(wallet)
+    tally = restoration.tally
+    reasons = ", ".join(f"{count} {reason}" for reason, count in tally.rejected_by_reason.most_common())
+    rejected = VoucherRejected(f"{tally.rejected} of the lines were rejected: {reasons}")
+    return Result(
+        data=tally_document(tally),
+        text=f"taken {tally.accepted}, not better than here {tally.duplicates}, rejected {tally.rejected}",
+        error=rejected if tally.rejected else None,
+        notes=notes,
+    )
+
+
+def _restoration(wallet: Wallet, *, contract_signers: bool) -> Restoration:
+    from microwallet.domain.channel import ChannelDescriptor
+    from microwallet.domain.identifiers import Address, ChainId
+    from microwallet.domain.money import Asset
+    from microwallet.escrow.deployment import trusted_escrows
+    from microwallet.escrow.networks import network_of_chain
+    from microwallet.escrow.tokens import asset_of
+    from microwallet.payee.backup import Restoration, RestorePolicy
+
+    payees = frozenset(account.address for account in wallet.accounts.list())
+    if not payees:
+        raise UnknownReference(
+            "this wallet has no account to be paid to", hint="microwallet account create main"
+        )
+
+    def is_trusted(chain_id: ChainId, escrow_contract: Address) -> bool:
+        return escrow_contract in trusted_escrows(wallet.configuration, chain_id)
+
+    def is_valid(descriptor: ChannelDescriptor, digest: bytes, signature: bytes) -> bool:
+        reader = wallet.reader_of(descriptor.escrow_contract)
+        return reader.is_valid_signature(descriptor.voucher_signer, digest, signature)
+
+    def known_asset(chain_id: ChainId, token: Address) -> Asset | None:
+        network = network_of_chain(wallet.configuration, chain_id)
+        return asset_of(wallet.configuration, network, token) if network else None
+
+    return Restoration(
+        wallet.ledger.vouchers,
+        RestorePolicy(
+            payees=payees, is_trusted=is_trusted, is_valid_signature=is_valid if contract_signers else None
+        ),
+        known_asset,
+        now=wallet.now,
+    )
+
+
+def _refreshed(wallet: Wallet) -> list[str]:
+    from microwallet.payee.refresh import refresh
+
+    try:
+        refresh(wallet.ledger.vouchers, wallet.network.chain_id, wallet.reader_of, now=wallet.now())
+    except NetworkError as error:
+        return [f"the chain was not asked about the channels ({error.message}): microwallet payee list"]
+    return []
+
+
+def _write(path: Path, content: str, *, force: bool) -> None:
+    from microwallet.keys.private_files import create_private_file, replace_private_file
+
+    try:
+        if force:
+            replace_private_file(path, content)
+        else:
+            create_private_file(path, content)
+    except FileExistsError:
+        raise UsageError(f"{path} exists already", hint=f"microwallet payee export {path} --force") from None
+    except KeyUnavailable as error:
+        raise UsageError(error.message) from error
+
+
+def _count(channels: Sequence[PayeeChannel]) -> str:
+    return "1 voucher" if len(channels) == 1 else f"{len(channels)} vouchers"

@@ -1,0 +1,99 @@
+"""What settling and closing will do, and what it did, as text and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from microwallet.cli.channel_view import money
+from microwallet.payee.captures import Action, PlannedCapture
+from microwallet.payee.outcome import Captured, Outcome
+
+if TYPE_CHECKING:
+    from microwallet.wallet import Wallet
+
+
+def summary(action: Action, planned: Sequence[PlannedCapture], wallet: Wallet) -> str:
+    """One screen before anything is sent: amounts, payees, network and the cap of the fee."""
+    count = f"{len(planned)} channels" if len(planned) > 1 else "1 channel"
+    lines = [f"{action} {count} on {wallet.network.name} (chain {wallet.network.chain_id})"]
+    for item in planned:
+        channel = item.channel
+        refund = ""
+        if action is Action.CLOSE:
+            refund = f", refunds {money(channel, item.refunded)} to {channel.descriptor.payer}"
+        paid = f"pays {money(channel, item.captured)} to {channel.descriptor.payee}"
+        lines.append(f"  {channel.channel_id}: {paid}{refund}")
+    lines.append(f"fee: at most {wallet.configuration.get('max-fee-gwei')} gwei per gas")
+    return "\n".join(lines)
+
+
+def plan_document(action: Action, planned: Sequence[PlannedCapture], *, now: int) -> dict[str, Any]:
+    """What `--dry-run` tells: nothing was sent."""
+    channels = [
+        {
+            "channelId": item.channel.channel_id,
+            "captured": str(item.captured),
+            "refunded": str(item.refunded if action is Action.CLOSE else 0),
+            "asset": item.channel.asset.symbol,
+            "decimals": item.channel.asset.decimals,
+            "status": str(item.channel.state.status(now=now)),
+            "transactionHash": None,
+            "gasUsed": None,
+        }
+        for item in planned
+    ]
+    return {"dryRun": True, "channels": channels, "transactions": []}
+
+
+def captured_document(captured: Captured, *, now: int) -> dict[str, Any]:
+    """One channel that was settled or closed."""
+    channel = captured.channel
+    return {
+        "channelId": channel.channel_id,
+        "captured": str(captured.captured),
+        "refunded": str(captured.refunded),
+        "asset": channel.asset.symbol,
+        "decimals": channel.asset.decimals,
+        "status": str(channel.state.status(now=now)),
+        "transactionHash": captured.transaction_hash,
+        "gasUsed": captured.gas_used,
+    }
+
+
+def outcome_document(outcome: Outcome, *, now: int) -> dict[str, Any]:
+    """Everything that was achieved, and under `failed` what was not."""
+    document: dict[str, Any] = {
+        "channels": [captured_document(captured, now=now) for captured in outcome.channels],
+        "transactions": [
+            {
+                "transactionHash": transaction.hash,
+                "gasUsed": transaction.gas_used,
+                "channels": list(transaction.channel_ids),
+            }
+            for transaction in outcome.transactions
+        ],
+    }
+    if outcome.failed:
+        document["failed"] = [
+            {
+                "channelId": failure.channel.channel_id,
+                "code": failure.code,
+                "message": failure.error.message,
+            }
+            for failure in outcome.failed
+        ]
+    return document
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """A line a channel and a line a transaction; empty if there was nothing."""
+    lines = [
+        f"{'closed' if done.channel.state.finalized else 'settled'} {done.channel.channel_id}:"
+        f" captured {money(done.channel, done.captured)}, refunded {money(done.channel, done.refunded)}"
+        for done in outcome.channels
+    ]
+    lines += [
+        f"transaction {transaction.hash}: {transaction.gas_used} gas" for transaction in outcome.transactions
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,183 @@
+"""`microwallet payee watch`: close with the best voucher before a payer can take the money back."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from microwallet.cli.context import open_wallet
+from microwallet.cli.options import Json, NetworkName, PasswordFile, RpcUrl
+from microwallet.errors import MicrowalletError, UsageError
+
+if TYPE_CHECKING:
+    from microwallet.wallet import Wallet
+
+_DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(ms|s|m|)", re.ASCII)
+_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0}
+
+Interval = Annotated[str, typer.Option("--interval", metavar="TIME", help="Between two looks: 5s, 1m.")]
+Margin = Annotated[
+    str,
+    typer.Option(
+        "--margin", metavar="TIME", help="Close when this much of the grace period is left: 450s to 15m."
+    ),
+]
+
+
+class _Terminated(BaseException):
+    """SIGTERM: the orderly end of a service."""
+
+
+def watch(
+    interval: Interval = "5s",
+    margin: Margin = "15m",
+    once: Annotated[bool, typer.Option("--once", help="Look once, then end.")] = False,
+    print_service: Annotated[
+        bool, typer.Option("--print-service", help="Print a systemd unit that runs this, and stop.")
+    ] = False,
+    network: NetworkName = None,
+    rpc_url: RpcUrl = None,
+    password_file: PasswordFile = None,
+    json: Json = False,
+) -> None:
+    """Follow the chain, and close with the best voucher when a payer requests a close."""
+    from microwallet.payee.exclusive import exclusive, watch_lock
+    from microwallet.payee.watch import Watch, check_margin
+
+    seconds, left = _duration(interval), check_margin(round(_duration(margin)))
+    try:
+        with open_wallet(network=network, rpc_url=rpc_url, password_file=password_file) as wallet:
+            if print_service:
+                sys.stdout.write(_unit(wallet, interval, margin))
+                return
+            lock = watch_lock(wallet.paths.home, wallet.network.chain_id)
+            with _ending_on_sigterm(), exclusive(lock, wait=False) as free:
+                if not free:
+                    raise UsageError(
+                        f"another process watches {wallet.network.name} for this wallet already",
+                        hint="microwallet payee list",
+                    )
+                watching = Watch(wallet.settlement, margin=left, now=wallet.now, emit=_emitter(json))
+                if once:
+                    _fail_for(watching.look().error())
+                    return
+                _check_keys(wallet)
+                network_in_use = {"network": wallet.network.name, "chainId": wallet.network.chain_id}
+                _emitter(json)("watching", network_in_use)
+                watching.run(interval=seconds, wait=time.sleep)
+    except _Terminated:
+        _emitter(json)("stopped", {})
+    except MicrowalletError as error:
+        error.streamed = json
+        raise
+
+
+def _fail_for(error: MicrowalletError | None) -> None:
+    if error is not None:
+        raise error
+
+
+def _check_keys(wallet: Wallet) -> None:
+    """Raise KeyUnavailable now rather than when a close is due and nobody is there."""
+    payees = {channel.descriptor.payee for channel in wallet.ledger.vouchers.list(finalized=False)}
+    accounts = wallet.accounts.list()
+    for account in [account for account in accounts if account.address in payees] or accounts:
+        wallet.accounts.secret(account.name)
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    def end(_number: int, _frame: object) -> NoReturn:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _emitter(as_json: bool) -> Any:
+    def emit(event: str, details: dict[str, Any]) -> None:
+        if as_json:
+            import json
+
+            line = json.dumps({"event": event, "time": int(time.time()), **details})
+        else:
+            line = _line(event, details)
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    return emit
+
+
+def _line(event: str, details: dict[str, Any]) -> str:
+    from microwallet.domain.money import format_units
+
+    words = [time.strftime("%Y-%m-%d %H:%M:%S"), event.replace("-", " ")]
+    for key, value in details.items():
+        if key in ("unsettled", "captured", "refunded"):
+            words.append(f"{key} {format_units(int(value), details['decimals'])} {details['asset']}")
+        elif key == "withdrawableAt":
+            from microwallet.cli.channel_view import local_time
+
+            words.append(f"withdrawable at {local_time(value)}")
+        elif key not in ("asset", "decimals", "gasUsed"):
+            words.append(str(value))
+    return "  ".join(words)
+
+
+def _duration(text: str) -> float:
+    match = _DURATION.fullmatch(text.strip())
+    seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
+    if not 0.01 <= seconds <= 3600:
+        raise UsageError(f"{text[:40]!r} is not a time from 10ms to 60m", hint="write it like 5s or 15m")
+    return seconds
+
+
+def _unit(wallet: Wallet, interval: str, margin: str) -> str:
+    """A systemd user unit that runs the watcher of this home with this program."""
+    program = shutil.which(sys.argv[0]) or sys.argv[0]
+    installed = Path(program).name.startswith("microwallet")
+    command = [str(Path(program).absolute())] if installed else [sys.executable, "-m", "microwallet"]
+    command += ["payee", "watch", "--interval", interval, "--margin", margin]
+    command += ["--network", wallet.network.name, "--json"]
+    variables = {"MICROWALLET_HOME": str(wallet.paths.home.absolute())}
+    password_file = wallet.configuration.get("password-file")
+    if password_file:
+        variables["MICROWALLET_PASSWORD_FILE"] = str(Path(password_file).expanduser().absolute())
+    for name in ("PYTHON_KEYRING_BACKEND", "MICROWALLET_RPC_URL"):
+        if os.environ.get(name):
+            variables[name] = os.environ[name]
+    environment = "\n".join(f'Environment="{name}={value}"' for name, value in variables.items())
+    return f"""\
+# Save as ~/.config/systemd/user/microwallet-watch.service, then:
+#   systemctl --user enable --now microwallet-watch && loginctl enable-linger
+[Unit]
+Description=microwallet: close channels before a payer can take the money back
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+ExecStart={" ".join(_quoted(word) for word in command)}
+{environment}
+Restart=always
+RestartSec=5
+
+[Install]
+WantedBy=default.target
+"""
+
+
+def _quoted(word: str) -> str:
+    return f'"{word}"' if " " in word else word

@@ -1,0 +1,147 @@
+"""Best vouchers to a file and back: whoever loses them loses what they are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, PayeeChannel
+from microwallet.domain.identifiers import Address, ChainId, ChannelId
+from microwallet.domain.json_text import parse_json
+from microwallet.domain.money import Asset
+from microwallet.domain.voucher import SignatureError, SignerCheck, VoucherDigest
+from microwallet.domain.voucher_document import (
+    MalformedVoucher,
+    VoucherDocument,
+    VoucherReader,
+    voucher_writer,
+)
+from microwallet.ledger.vouchers import Vouchers
+from microwallet.payee.accept import Rejection, Tally
+
+AssetOf = Callable[[ChainId, Address], Asset | None]
+IsValid = Callable[[ChannelDescriptor, bytes, bytes], bool]
+
+
+def voucher_lines(channels: Iterable[PayeeChannel]) -> Iterator[str]:
+    """The best voucher of each channel as one JSON object: `amount` is what is unsettled of it."""
+    for channel in channels:
+        write = voucher_writer(channel.descriptor, channel.channel_id, channel.asset)
+        amount = channel.authorized - min(channel.authorized, channel.state.settled)
+        deposit = max(channel.state.deposit, channel.authorized)
+        yield write(channel.authorized, amount, deposit, channel.signature)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestorePolicy:
+    """Whose vouchers are taken back. The chain is not asked: what is rightly signed is kept."""
+
+    payees: frozenset[Address]
+    is_trusted: Callable[[ChainId, Address], bool]
+    """Whether an escrow on a chain is one of ours."""
+    is_valid_signature: IsValid | None = None
+    """Asks contract signers (descriptor, digest, signature), where they are accepted."""
+
+
+class Restoration:
+    """Takes lines of vouchers back into the ledger; each batch is committed when `take` returns.
+
+    Unlike accepting, it takes vouchers of channels that are closing or unknown to the chain: a
+    backup is needed most when a payer has requested a close, or while no chain can be asked.
+    """
+
+    def __init__(
+        self, vouchers: Vouchers, policy: RestorePolicy, asset_of: AssetOf, *, now: Callable[[], int]
+    ) -> None:
+        self.tally = Tally()
+        self._vouchers = vouchers
+        self._policy = policy
+        self._asset_of = asset_of
+        self._now = now
+        self._parse = VoucherReader().parse
+
+    def take(self, lines: Sequence[bytes]) -> None:
+        """Verify lines and keep the best vouchers among them. A bad line costs only itself."""
+        best: dict[ChannelId, PayeeChannel] = {}
+        for line in lines:
+            try:
+                channel = self._channel(line)
+            except (MalformedVoucher, ValueError):
+                self.reject(Rejection.MALFORMED)
+                continue
+            if isinstance(channel, Rejection):
+                self.reject(channel)
+                continue
+            self.tally.channels[channel.channel_id] = None
+            if channel.authorized > self._known(channel.channel_id, best):
+                best[channel.channel_id] = channel
+                self.tally.accepted += 1
+            else:
+                self.tally.duplicates += 1
+        if best:
+            self._vouchers.accept(best.values(), now=self._now())
+
+    def reject(self, reason: Rejection) -> None:
+        """Count a line that was not taken."""
+        self.tally.rejected_by_reason[reason] += 1
+
+    def _known(self, channel_id: ChannelId, best: dict[ChannelId, PayeeChannel]) -> int:
+        known = best.get(channel_id) or self._vouchers.get(channel_id)
+        return known.authorized if known else -1
+
+    def _channel(self, line: bytes) -> PayeeChannel | Rejection:
+        raw = parse_json(line)
+        if isinstance(raw, dict) and "data" in raw and "schema" in raw:
+            raw = raw["data"]
+        if not isinstance(raw, dict):
+            raise MalformedVoucher("not a JSON object")
+        document = self._parse(raw)
+        rejection = self._rejection(document)
+        if rejection is not None:
+            return rejection
+        return PayeeChannel(
+            channel_id=document.channel_id,
+            descriptor=document.descriptor,
+            asset=self._asset(document.descriptor, raw),
+            state=NO_CHANNEL,
+            authorized=document.cumulative_amount,
+            as_of=None,
+            signature=document.signature,
+        )
+
+    def _rejection(self, document: VoucherDocument) -> Rejection | None:
+        descriptor = document.descriptor
+        if not self._policy.is_trusted(descriptor.chain_id, descriptor.escrow_contract):
+            return Rejection.WRONG_ESCROW
+        if descriptor.payee not in self._policy.payees:
+            return Rejection.WRONG_PAYEE
+        if descriptor.channel_id() != document.channel_id:
+            return Rejection.MALFORMED
+        digest = VoucherDigest(descriptor.chain_id, descriptor.escrow_contract, document.channel_id)(
+            document.cumulative_amount
+        )
+        ask = self._policy.is_valid_signature
+        try:
+            if SignerCheck(descriptor.voucher_signer)(digest, document.signature):
+                return None
+        except SignatureError:
+            if ask is None:
+                return Rejection.INVALID_SIGNATURE
+        if ask is not None and ask(descriptor, digest, document.signature):
+            return None
+        return Rejection.SIGNER_MISMATCH
+
+    def _asset(self, descriptor: ChannelDescriptor, raw: dict[str, Any]) -> Asset:
+        """The asset as this wallet knows it, else as the backup remembers it."""
+        known = self._asset_of(descriptor.chain_id, descriptor.token)
+        if known is not None:
+            return known
+        symbol, decimals = raw.get("asset"), raw.get("decimals")
+        if not isinstance(symbol, str) or type(decimals) is not int or not 0 <= decimals <= 36:
+            raise MalformedVoucher("asset or decimals is missing")
+        if not 0 < len(symbol) <= 20 or not symbol.isascii() or not symbol.isprintable():
+            raise MalformedVoucher("asset is no symbol")
+        return Asset(
+            chain_id=descriptor.chain_id, token=descriptor.token, symbol=symbol, decimals=decimals
+        )

@@ -1,0 +1,144 @@
+"""Which channels are settled or closed, and how much of each voucher is taken: the pure part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from microwallet.domain.channel import PayeeChannel
+from microwallet.domain.identifiers import Address, ChannelId
+from microwallet.domain.money import Amount, format_units, names_asset, unit_of
+from microwallet.errors import AmountExceedsDeposit, ChannelNotOpen, PaymentRefused
+
+
+class Action(StrEnum):
+    """What the payee does with a channel."""
+
+    SETTLE = "settle"
+    CLOSE = "close"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCapture:
+    """A channel, and its settled total afterwards: `settled <= capture_amount <= deposit`."""
+
+    channel: PayeeChannel
+    capture_amount: int
+
+    @property
+    def captured(self) -> int:
+        """Base units that go to the payee now."""
+        return self.capture_amount - self.channel.state.settled
+
+    @property
+    def refunded(self) -> int:
+        """Base units that go back to the payer, if the channel is closed."""
+        return self.channel.state.deposit - self.capture_amount
+
+    def is_due(self, action: Action) -> bool:
+        """Whether the chain would still take it, by the channel's state."""
+        state = self.channel.state
+        if state.finalized or self.capture_amount > state.deposit:
+            return False
+        return self.captured > 0 or (action is Action.CLOSE and self.captured == 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which channels a payee means, and how much of them: `minimum` and `capture` are amounts as typed."""
+
+    action: Action
+    channel_ids: Sequence[ChannelId] = ()
+    """Empty: every channel."""
+    payee: Address | None = None
+    """Only channels that pay this address."""
+    minimum: str | None = None
+    """Channels with less unsettled, or of another asset than its unit's, are left out."""
+    capture: str | None = None
+    """The settled total afterwards, for the one channel named; else all the voucher is worth."""
+
+    def plan(self, channels: Iterable[PayeeChannel]) -> list[PlannedCapture]:
+        """What there is to take from `channels`, whose states are the chain's newest.
+
+        Finalized channels are left out; to settle, a channel needs something unsettled, to close it
+        does not. Raises ChannelNotOpen for a named channel that is not on chain, and what
+        chosen_capture raises.
+        """
+        chosen = [channel for channel in channels if self._means(channel)]
+        missing = [channel for channel in chosen if not channel.state.exists]
+        if self.channel_ids and missing:
+            raise ChannelNotOpen(
+                f"channel {missing[0].channel_id} is not on chain (any more); its voucher is kept",
+                hint="microwallet payee list",
+            )
+        live = [channel for channel in chosen if channel.state.exists and not channel.state.finalized]
+        if self.capture is not None:
+            return [chosen_capture(channel, self.capture, self.action) for channel in live]
+        planned = [whole_capture(channel) for channel in live if _reaches(channel, self.minimum)]
+        return [item for item in planned if item.captured or self.action is Action.CLOSE]
+
+    def _means(self, channel: PayeeChannel) -> bool:
+        if self.channel_ids and channel.channel_id not in self.channel_ids:
+            return False
+        return self.payee in (None, channel.descriptor.payee)
+
+
+def whole_capture(channel: PayeeChannel) -> PlannedCapture:
+    """All that the best voucher is worth: no more than the deposit, no less than is settled."""
+    worth = min(channel.authorized, channel.state.deposit)
+    return PlannedCapture(channel=channel, capture_amount=max(worth, channel.state.settled))
+
+
+def chosen_capture(channel: PayeeChannel, capture: str, action: Action) -> PlannedCapture:
+    """As much as the payee chose: `capture`, an amount as typed, is the settled total afterwards.
+
+    Raises InvalidAmount, AmountExceedsDeposit, or PaymentRefused outside what the voucher allows.
+    """
+    amount = Amount.parse(capture, channel.asset).base_units
+    state = channel.state
+    if amount > state.deposit:
+        raise AmountExceedsDeposit(
+            f"a capture of {_text(channel, amount)} is more than the deposit of"
+            f" {_text(channel, state.deposit)}"
+        )
+    if amount > channel.authorized:
+        raise PaymentRefused(
+            f"a capture of {_text(channel, amount)} is more than the best voucher authorizes:"
+            f" {_text(channel, channel.authorized)}"
+        )
+    if amount < state.settled or (action is Action.SETTLE and amount == state.settled):
+        raise PaymentRefused(
+            f"a capture of {_text(channel, amount)} takes nothing: {_text(channel, state.settled)} is settled"
+            " already, and --capture is the total"
+        )
+    return PlannedCapture(channel=channel, capture_amount=amount)
+
+
+def unsettled_of(channel: PayeeChannel) -> int:
+    """Base units still to be had from a channel: nothing once it is finalized."""
+    return 0 if channel.state.finalized else channel.unsettled
+
+
+def unsettled_text(channels: Sequence[PayeeChannel]) -> str:
+    """What is unsettled in all channels together, one sum for each asset."""
+    sums: dict[tuple[str, int], int] = {}
+    for channel in channels:
+        key = (channel.asset.symbol, channel.asset.decimals)
+        sums[key] = sums.get(key, 0) + unsettled_of(channel)
+    return " and ".join(
+        f"{format_units(total, decimals)} {symbol}" for (symbol, decimals), total in sums.items() if total
+    )
+
+
+def _reaches(channel: PayeeChannel, minimum: str | None) -> bool:
+    if minimum is None:
+        return True
+    unit = unit_of(minimum)
+    if unit is not None and not names_asset(unit, channel.asset):
+        return False
+    return channel.unsettled >= Amount.parse(minimum, channel.asset).base_units
+
+
+def _text(channel: PayeeChannel, base_units: int) -> str:
+    return f"{format_units(base_units, channel.asset.decimals)} {channel.asset.symbol}"

@@ -1,0 +1,56 @@
+"""Locks between processes of one home; the system gives them back when their holder dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from microwallet.domain.identifiers import ChainId
+from microwallet.errors import LedgerUnwritable
+
+
+def claims_lock(home: Path, chain_id: ChainId) -> Path:
+    """The file whose lock is held while channels of a chain are settled or closed."""
+    return home / f"payee-claims-{chain_id}.lock"
+
+
+def watch_lock(home: Path, chain_id: ChainId) -> Path:
+    """The file whose lock a running watcher of a chain holds."""
+    return home / f"payee-watch-{chain_id}.lock"
+
+
+@contextmanager
+def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold the lock of `path` for the block; yields False, without the lock, if it is taken and
+    `wait` is false."""
+    descriptor = _open(path)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock of `path` now."""
+    if not path.exists():
+        return False
+    with exclusive(path, wait=False) as free:
+        return not free
+
+
+def _open(path: Path) -> int:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LedgerUnwritable(
+            f"{path} cannot be opened: {error.strerror}", hint=f"ls -ld {path.parent}"
+        ) from error

@@ -1,0 +1,94 @@
+"""The payee's channels, brought up to what the chain says now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from microwallet.domain.channel import ChannelState, PayeeChannel
+from microwallet.domain.identifiers import Address, ChainId, ChannelId
+from microwallet.escrow.reader import EscrowReader
+from microwallet.escrow.rpc import RpcError
+from microwallet.ledger.vouchers import Vouchers
+
+CONFIRMED_DEPTH = 64
+"""Blocks on top of a close after which no reorganisation is expected to take it back."""
+
+_STALE_SECONDS = 60
+
+ReaderOf = Callable[[Address], EscrowReader]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refreshed:
+    """The channels of one chain that can still change, and the chain's time, Unix seconds."""
+
+    channels: Sequence[PayeeChannel]
+    chain_time: int | None
+    """None when there was no channel to ask about."""
+
+
+def refresh(vouchers: Vouchers, chain_id: ChainId, reader_of: ReaderOf, *, now: int) -> Refreshed:
+    """Ask the chain for the state of every channel whose close is not confirmed, and store it.
+
+    A channel whose close was taken back by a reorganisation becomes open again here; its voucher
+    was kept. Raises NetworkError; the ledger is then untouched.
+    """
+    known = vouchers.live(chain_id)
+    states: dict[ChannelId, ChannelState] = {}
+    confirmed: list[ChannelId] = []
+    chain_time: int | None = None
+    for escrow_contract, channels in _by_escrow(known).items():
+        reader = reader_of(escrow_contract)
+        head = reader.head()
+        chain_time = head.timestamp
+        states |= _states(reader, [channel.channel_id for channel in channels])
+        finalized = [channel.channel_id for channel in channels if states[channel.channel_id].finalized]
+        confirmed += _confirmed(reader, finalized, head.number - CONFIRMED_DEPTH)
+    _store(vouchers, known, states, now=now)
+    if confirmed:
+        vouchers.confirm_closes(confirmed)
+    return Refreshed(
+        channels=[replace(channel, state=states[channel.channel_id], as_of=now) for channel in known],
+        chain_time=chain_time,
+    )
+
+
+def _store(
+    vouchers: Vouchers,
+    known: Sequence[PayeeChannel],
+    states: Mapping[ChannelId, ChannelState],
+    *,
+    now: int,
+) -> None:
+    """Write what is news; a watcher that looks every few seconds writes next to nothing."""
+    news = {
+        channel.channel_id: states[channel.channel_id]
+        for channel in known
+        if channel.state != states[channel.channel_id]
+        or channel.as_of is None
+        or now - channel.as_of > _STALE_SECONDS
+    }
+    if news:
+        vouchers.record_states(news, as_of=now)
+
+
+def _confirmed(reader: EscrowReader, channel_ids: Sequence[ChannelId], block: int) -> list[ChannelId]:
+    if not channel_ids or block < 0:
+        return []
+    try:
+        deep = reader.channel_states(channel_ids, block)
+    except RpcError:
+        return []  # a server without history: nothing is confirmed, all is asked again next time
+    return [channel_id for channel_id, state in zip(channel_ids, deep, strict=True) if state.finalized]
+
+
+def _states(reader: EscrowReader, channel_ids: Sequence[ChannelId]) -> dict[ChannelId, ChannelState]:
+    return dict(zip(channel_ids, reader.channel_states(channel_ids), strict=True))
+
+
+def _by_escrow(channels: Iterable[PayeeChannel]) -> dict[Address, list[PayeeChannel]]:
+    grouped: dict[Address, list[PayeeChannel]] = {}
+    for channel in channels:
+        grouped.setdefault(channel.descriptor.escrow_contract, []).append(channel)
+    return grouped

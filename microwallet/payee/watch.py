@@ -1,0 +1,156 @@
+"""Watching: when a payer requests a close, the best voucher is cashed before the grace period ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from microwallet.domain.channel import CLOSE_GRACE_PERIOD, PayeeChannel
+from microwallet.domain.identifiers import Address, ChannelId
+from microwallet.errors import LedgerBusy, MicrowalletError, NetworkError, OutcomeUnknown, UsageError
+from microwallet.payee.captures import Action, PlannedCapture, Selection, unsettled_of
+from microwallet.payee.outcome import Outcome
+from microwallet.payee.refresh import Refreshed
+
+LONGEST_PAUSE = 60.0
+"""Seconds between two looks at most, however long the chain has been silent."""
+
+Emit = Callable[[str, dict[str, Any]], None]
+
+
+class Settling(Protocol):
+    """What a watcher does with channels; a payee.settle.Settlement."""
+
+    def resume(self, payees: Sequence[Address]) -> Outcome:
+        """Finish what was sent before."""
+
+    def refresh(self) -> Refreshed:
+        """The channels as the chain has them now."""
+
+    def execute(self, action: Action, planned: Sequence[PlannedCapture]) -> Outcome:
+        """Close them."""
+
+
+def check_margin(seconds: int) -> int:
+    """The margin, if it leaves enough time for a transaction that is late.
+
+    A close is sent once no more than `seconds` of the grace period are left: the whole period means
+    at once, and less than half of it is refused.
+    """
+    if not CLOSE_GRACE_PERIOD // 2 <= seconds <= CLOSE_GRACE_PERIOD:
+        raise UsageError(
+            f"a margin of {seconds} s is not between {CLOSE_GRACE_PERIOD // 2} s, half of the grace period,"
+            f" and {CLOSE_GRACE_PERIOD} s, all of it",
+            hint=f"--margin {CLOSE_GRACE_PERIOD}  (closes at once)",
+        )
+    return seconds
+
+
+class Watch:
+    """Follows the channels of one home on one chain, and says what happens to them by `emit`."""
+
+    def __init__(self, settling: Settling, *, margin: int, now: Callable[[], int], emit: Emit) -> None:
+        self._settling = settling
+        self._margin = check_margin(margin)
+        self._now = now
+        self._emit = emit
+        self._seen: dict[ChannelId, PayeeChannel] = {}
+        self._said: dict[ChannelId, str] = {}
+
+    def run(self, *, interval: float, wait: Callable[[float], None]) -> None:
+        """Look again and again, until `wait` or a signal ends it.
+
+        No failure of the chain ends it: it looks again, less and less often while nothing answers.
+        What is wrong with the ledger or with the keys is raised.
+        """
+        pause, silent = interval, False
+        while True:
+            try:
+                self.look()
+            except (NetworkError, OutcomeUnknown, LedgerBusy) as error:
+                if not silent:
+                    self._emit("interrupted", {"code": error.code, "message": error.message})
+                silent = True
+                pause = min(max(pause * 2, 1.0), max(interval, LONGEST_PAUSE))
+            else:
+                if silent:
+                    self._emit("resumed", {})
+                pause, silent = interval, False
+            wait(pause)
+
+    def look(self) -> Outcome:
+        """One look: finish what was sent before, and close what is being closed by its payer.
+
+        Raises NetworkError and OutcomeUnknown; what concerns one channel alone is in the outcome.
+        """
+        refreshed = self._settling.refresh()
+        for channel in refreshed.channels:
+            self._notice(channel)
+        outcome = self._settling.resume([channel.descriptor.payee for channel in refreshed.channels])
+        due = [channel for channel in refreshed.channels if self._is_due(channel, refreshed.chain_time)]
+        if due:
+            planned = Selection(action=Action.CLOSE).plan(due)
+            outcome.add(self._settling.execute(Action.CLOSE, planned))
+        self._tell(outcome)
+        return outcome
+
+    def _is_due(self, channel: PayeeChannel, chain_time: int | None) -> bool:
+        """Whether the payer requested a close, money is at stake, and it is time to act."""
+        if not (channel.state.close_requested_at and unsettled_of(channel)):
+            return False
+        # Two clocks: the chain's stands still between blocks, ours may be wrong. The later one counts.
+        time = max(self._now(), chain_time or 0)
+        return channel.state.withdrawable_at - time <= self._margin
+
+    def _notice(self, channel: PayeeChannel) -> None:
+        before = self._seen.get(channel.channel_id)
+        self._seen[channel.channel_id] = channel
+        state = channel.state
+        if state.finalized:
+            if before is not None and not before.state.finalized and channel.unsettled:
+                self._emit("lost", _about(channel) | {"unsettled": str(channel.unsettled)})
+            return
+        if before is not None and before.state.finalized:
+            self._emit("reorganised", _about(channel))
+        requested = before is not None and before.state.close_requested_at and not before.state.finalized
+        if state.close_requested_at and not requested:
+            self._emit(
+                "close-requested",
+                _about(channel)
+                | {"unsettled": str(channel.unsettled), "withdrawableAt": state.withdrawable_at},
+            )
+        elif requested and not state.close_requested_at:
+            self._emit("close-cancelled", _about(channel))
+
+    def _tell(self, outcome: Outcome) -> None:
+        for done in outcome.channels:
+            self._seen[done.channel.channel_id] = done.channel
+            self._said.pop(done.channel.channel_id, None)
+            self._emit(
+                "closed" if done.channel.state.finalized else "settled",
+                _about(done.channel)
+                | {
+                    "captured": str(done.captured),
+                    "refunded": str(done.refunded),
+                    "transactionHash": done.transaction_hash,
+                    "gasUsed": done.gas_used,
+                },
+            )
+        unknown: MicrowalletError | None = None
+        for failure in outcome.failed:
+            channel_id, message = failure.channel.channel_id, failure.error.message
+            if self._said.get(channel_id) != message:
+                self._said[channel_id] = message
+                self._emit("failed", _about(failure.channel) | {"code": failure.code, "message": message})
+            if isinstance(failure.error, NetworkError | OutcomeUnknown):
+                unknown = failure.error
+        if unknown is not None:
+            raise unknown
+
+
+def _about(channel: PayeeChannel) -> dict[str, Any]:
+    return {
+        "channelId": channel.channel_id,
+        "asset": channel.asset.symbol,
+        "decimals": channel.asset.decimals,
+    }
