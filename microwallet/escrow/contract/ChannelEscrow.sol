@@ -10,19 +10,7 @@ import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
 import {IChannelEscrow} from "./IChannelEscrow.sol";
-
-/// @notice The overload of EIP-3009's `receiveWithAuthorization` that takes a packed signature.
-interface IReceiveWithAuthorization {
-    function receiveWithAuthorization(
-        address from,
-        address to,
-        uint256 value,
-        uint256 validAfter,
-        uint256 validBefore,
-        bytes32 nonce,
-        bytes calldata signature
-    ) external;
-}
+import {IReceiveWithAuthorization} from "./IReceiveWithAuthorization.sol";
 
 /// @title ChannelEscrow
 /// @notice See {IChannelEscrow} for what each call does.
@@ -38,39 +26,27 @@ contract ChannelEscrow is IChannelEscrow, ReentrancyGuardTransient {
 
     bytes32 private constant DOMAIN_TYPEHASH =
         keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)");
-    bytes32 private constant DOMAIN_NAME_HASH = keccak256("EVM Payment Channel");
-    bytes32 private constant DOMAIN_VERSION_HASH = keccak256("1");
+    bytes32 private constant NAME_HASH = keccak256("EVM Payment Channel");
+    bytes32 private constant VERSION_HASH = keccak256("1");
     bytes32 private constant VOUCHER_TYPEHASH = keccak256("Voucher(bytes32 channelId,uint128 cumulativeAmount)");
-    bytes32 private constant SETTLE_AUTHORIZATION_TYPEHASH = keccak256(
+    bytes32 private constant SETTLE_TYPEHASH = keccak256(
         "SettleAuthorization(bytes32 channelId,uint128 cumulativeAmount,uint128 captureAmount,uint256 nonce,uint256 deadline)"
     );
-    bytes32 private constant CLOSE_AUTHORIZATION_TYPEHASH = keccak256(
+    bytes32 private constant CLOSE_TYPEHASH = keccak256(
         "CloseAuthorization(bytes32 channelId,uint128 cumulativeAmount,uint128 captureAmount,uint256 nonce,uint256 deadline)"
     );
 
     mapping(bytes32 channelId => ChannelState) private _channels;
     mapping(bytes32 channelId => mapping(uint256 nonce => bool)) private _usedNonces;
 
-    modifier onlyPayer(ChannelDescriptor calldata channel) {
-        if (msg.sender != channel.payer) revert NotPayer(msg.sender, channel.payer);
-        _;
-    }
-
-    modifier onlyPayee(ChannelDescriptor calldata channel) {
-        if (msg.sender != channel.payee) revert NotPayee(msg.sender, channel.payee);
-        _;
-    }
-
-    /// @dev Around a pull of an ERC-20: exactly `amount` must arrive, whatever the token claims.
+    /// @dev Around the pull of an ERC-20: exactly `amount` must arrive, whatever the token claims.
     modifier mustReceive(address token, uint256 amount) {
-        if (token.code.length == 0) revert InvalidToken(token);
-        uint256 expectedBalance = IERC20(token).balanceOf(address(this)) + amount;
+        if (token == address(0)) revert InvalidToken(token);
+        uint256 balanceBefore = IERC20(token).balanceOf(address(this));
         _;
-        uint256 balance = IERC20(token).balanceOf(address(this));
-        if (balance != expectedBalance) revert DepositNotReceived(token, balance, expectedBalance);
+        uint256 received = IERC20(token).balanceOf(address(this)) - balanceBefore;
+        if (received != amount) revert DepositNotReceived(token, received, amount);
     }
-
-    // ------------------------------------------------------------------------------------------- open (payer)
 
     /// @inheritdoc IChannelEscrow
     function open(address payee, address token, uint128 deposit, bytes32 salt, address authorizedSigner)
@@ -95,10 +71,12 @@ contract ChannelEscrow is IChannelEscrow, ReentrancyGuardTransient {
         uint256 validBefore,
         bytes32 nonce,
         bytes calldata signature
-    ) external nonReentrant returns (bytes32 channelId) {
-        _checkNonce(nonce, keccak256(abi.encode(from, payee, token, salt, authorizedSigner)));
+    ) external nonReentrant mustReceive(token, deposit) returns (bytes32 channelId) {
+        bytes32 expectedNonce = keccak256(abi.encode(from, payee, token, salt, authorizedSigner));
+        if (nonce != expectedNonce) revert NonceMismatch(nonce, expectedNonce);
         channelId = _open(from, payee, token, deposit, salt, authorizedSigner);
-        _collectWithAuthorization(token, from, deposit, validAfter, validBefore, nonce, signature);
+        IReceiveWithAuthorization(token)
+            .receiveWithAuthorization(from, address(this), deposit, validAfter, validBefore, nonce, signature);
     }
 
     /// @inheritdoc IChannelEscrow
@@ -112,20 +90,15 @@ contract ChannelEscrow is IChannelEscrow, ReentrancyGuardTransient {
         uint8 v,
         bytes32 r,
         bytes32 s
-    ) external nonReentrant returns (bytes32 channelId) {
+    ) external nonReentrant mustReceive(token, deposit) returns (bytes32 channelId) {
         channelId = _open(msg.sender, payee, token, deposit, salt, authorizedSigner);
-        _collectWithPermit(token, deposit, deadline, v, r, s);
+        _tryPermit(token, deposit, deadline, v, r, s);
+        IERC20(token).safeTransferFrom(msg.sender, address(this), deposit);
     }
 
-    // ----------------------------------------------------------------------------------------- top up (payer)
-
     /// @inheritdoc IChannelEscrow
-    function topUp(ChannelDescriptor calldata channel, uint128 additionalDeposit)
-        external
-        payable
-        nonReentrant
-        onlyPayer(channel)
-    {
+    function topUp(ChannelDescriptor calldata channel, uint128 additionalDeposit) external payable nonReentrant {
+        _checkPayer(channel);
         _topUp(_idOf(channel), channel, additionalDeposit);
         _collect(channel.token, additionalDeposit);
     }
@@ -139,13 +112,13 @@ contract ChannelEscrow is IChannelEscrow, ReentrancyGuardTransient {
         uint256 validBefore,
         bytes32 nonce,
         bytes calldata signature
-    ) external nonReentrant {
-        bytes32 channelId = _idOf(channel);
-        _checkNonce(nonce, keccak256(abi.encode(channelId, additionalDeposit, channel.payer, topUpSalt)));
+    ) external nonReentrant mustReceive(channel.token, additionalDeposit) {
+        (bytes32 channelId, address from) = (_idOf(channel), channel.payer);
+        bytes32 expectedNonce = keccak256(abi.encode(channelId, additionalDeposit, from, topUpSalt));
+        if (nonce != expectedNonce) revert NonceMismatch(nonce, expectedNonce);
         _topUp(channelId, channel, additionalDeposit);
-        _collectWithAuthorization(
-            channel.token, channel.payer, additionalDeposit, validAfter, validBefore, nonce, signature
-        );
+        IReceiveWithAuthorization(channel.token)
+            .receiveWithAuthorization(from, address(this), additionalDeposit, validAfter, validBefore, nonce, signature);
     }
 
     /// @inheritdoc IChannelEscrow
@@ -156,12 +129,12 @@ contract ChannelEscrow is IChannelEscrow, ReentrancyGuardTransient {
         uint8 v,
         bytes32 r,
         bytes32 s
-    ) external nonReentrant onlyPayer(channel) {
+    ) external nonReentrant mustReceive(channel.token, additionalDeposit) {
+        _checkPayer(channel);
         _topUp(_idOf(channel), channel, additionalDeposit);
-        _collectWithPermit(channel.token, additionalDeposit, deadline, v, r, s);
+        _tryPermit(channel.token, additionalDeposit, deadline, v, r, s);
+        IERC20(channel.token).safeTransferFrom(msg.sender, address(this), additionalDeposit);
     }
-
-    // -------------------------------------------------------------------------------- settle and close (payee)
 
     /// @inheritdoc IChannelEscrow
     function settle(
@@ -169,9 +142,9 @@ contract ChannelEscrow is IChannelEscrow, ReentrancyGuardTransient {
         uint128 cumulativeAmount,
         uint128 captureAmount,
         bytes calldata signature
-    ) external nonReentrant onlyPayee(channel) {
-        uint256 captured = _settle(_idOf(channel), channel, cumulativeAmount, captureAmount, signature);
-        _pay(channel.token, channel.payee, captured);
+    ) external nonReentrant {
+        _checkPayee(channel);
+        _pay(channel.token, channel.payee, _capture(channel, cumulativeAmount, captureAmount, signature, false));
     }
 
     /// @inheritdoc IChannelEscrow
@@ -180,10 +153,9 @@ contract ChannelEscrow is IChannelEscrow, ReentrancyGuardTransient {
         uint128 cumulativeAmount,
         uint128 captureAmount,
         bytes calldata signature
-    ) external nonReentrant onlyPayee(channel) {
-        (uint256 captured, uint256 refund) = _close(_idOf(channel), channel, cumulativeAmount, captureAmount, signature);
-        _pay(channel.token, channel.payee, captured);
-        _pay(channel.token, channel.payer, refund);
+    ) external nonReentrant {
+        _checkPayee(channel);
+        _pay(channel.token, channel.payee, _capture(channel, cumulativeAmount, captureAmount, signature, true));
     }
 
     /// @inheritdoc IChannelEscrow
@@ -196,13 +168,8 @@ contract ChannelEscrow is IChannelEscrow, ReentrancyGuardTransient {
         bytes calldata payeeSignature,
         bytes calldata voucherSignature
     ) external nonReentrant {
-        bytes32 channelId = _idOf(channel);
-        bytes32 structHash = keccak256(
-            abi.encode(SETTLE_AUTHORIZATION_TYPEHASH, channelId, cumulativeAmount, captureAmount, nonce, deadline)
-        );
-        _useAuthorization(channelId, channel.payee, nonce, deadline, structHash, payeeSignature);
-        uint256 captured = _settle(channelId, channel, cumulativeAmount, captureAmount, voucherSignature);
-        _pay(channel.token, channel.payee, captured);
+        _useAuthorization(SETTLE_TYPEHASH, channel, cumulativeAmount, captureAmount, nonce, deadline, payeeSignature);
+        _pay(channel.token, channel.payee, _capture(channel, cumulativeAmount, captureAmount, voucherSignature, false));
     }
 
     /// @inheritdoc IChannelEscrow
@@ -215,71 +182,42 @@ contract ChannelEscrow is IChannelEscrow, ReentrancyGuardTransient {
         bytes calldata payeeSignature,
         bytes calldata voucherSignature
     ) external nonReentrant {
-        bytes32 channelId = _idOf(channel);
-        bytes32 structHash = keccak256(
-            abi.encode(CLOSE_AUTHORIZATION_TYPEHASH, channelId, cumulativeAmount, captureAmount, nonce, deadline)
-        );
-        _useAuthorization(channelId, channel.payee, nonce, deadline, structHash, payeeSignature);
-        (uint256 captured, uint256 refund) =
-            _close(channelId, channel, cumulativeAmount, captureAmount, voucherSignature);
-        _pay(channel.token, channel.payee, captured);
-        _pay(channel.token, channel.payer, refund);
+        _useAuthorization(CLOSE_TYPEHASH, channel, cumulativeAmount, captureAmount, nonce, deadline, payeeSignature);
+        _pay(channel.token, channel.payee, _capture(channel, cumulativeAmount, captureAmount, voucherSignature, true));
     }
 
     /// @inheritdoc IChannelEscrow
     function settleBatch(Capture[] calldata captures) external nonReentrant {
-        address token;
-        uint256 owed;
-        for (uint256 i = 0; i < captures.length; ++i) {
-            if (captures[i].channel.token != token) {
-                _pay(token, msg.sender, owed);
-                (token, owed) = (captures[i].channel.token, 0);
-            }
-            owed += _settleItem(captures[i]);
-        }
-        _pay(token, msg.sender, owed);
+        _captureBatch(captures, false);
     }
 
     /// @inheritdoc IChannelEscrow
     function closeBatch(Capture[] calldata captures) external nonReentrant {
-        address token;
-        uint256 owed;
-        for (uint256 i = 0; i < captures.length; ++i) {
-            if (captures[i].channel.token != token) {
-                _pay(token, msg.sender, owed);
-                (token, owed) = (captures[i].channel.token, 0);
-            }
-            (uint256 captured, uint256 refund) = _closeItem(captures[i]);
-            owed += captured;
-            _pay(token, captures[i].channel.payer, refund);
-        }
-        _pay(token, msg.sender, owed);
+        _captureBatch(captures, true);
     }
 
-    // ------------------------------------------------------------------------- request close, withdraw (payer)
-
     /// @inheritdoc IChannelEscrow
-    function requestClose(ChannelDescriptor calldata channel) external nonReentrant onlyPayer(channel) {
+    /// @dev Calls nobody, so it needs no guard.
+    function requestClose(ChannelDescriptor calldata channel) external {
+        _checkPayer(channel);
         bytes32 channelId = _idOf(channel);
-        ChannelState memory state = _loadOpen(channelId);
+        ChannelState storage state = _openChannel(channelId);
         if (state.closeRequestedAt != 0) return;
         state.closeRequestedAt = uint56(block.timestamp);
-        _channels[channelId] = state;
         emit CloseRequested(channelId, channel.payer, channel.payee, block.timestamp + CLOSE_GRACE_PERIOD);
     }
 
     /// @inheritdoc IChannelEscrow
-    function withdraw(ChannelDescriptor calldata channel) external nonReentrant onlyPayer(channel) {
+    function withdraw(ChannelDescriptor calldata channel) external nonReentrant {
+        _checkPayer(channel);
         bytes32 channelId = _idOf(channel);
-        ChannelState memory state = _loadOpen(channelId);
-        if (state.closeRequestedAt == 0) revert CloseNotReady(0);
-        uint256 withdrawableAt = state.closeRequestedAt + CLOSE_GRACE_PERIOD;
+        ChannelState storage state = _openChannel(channelId);
+        uint256 requestedAt = state.closeRequestedAt;
+        if (requestedAt == 0) revert CloseNotReady(0);
+        uint256 withdrawableAt = requestedAt + CLOSE_GRACE_PERIOD;
         if (block.timestamp < withdrawableAt) revert CloseNotReady(withdrawableAt);
-        uint256 refund = _finalize(channelId, channel, state);
-        _pay(channel.token, channel.payer, refund);
+        _finalize(channelId, channel, state);
     }
-
-    // ---------------------------------------------------------------------------------------------------- views
 
     /// @inheritdoc IChannelEscrow
     function computeChannelId(address payer, address payee, address token, bytes32 salt, address authorizedSigner)
@@ -316,17 +254,22 @@ contract ChannelEscrow is IChannelEscrow, ReentrancyGuardTransient {
 
     /// @inheritdoc IChannelEscrow
     function domainSeparator() public view returns (bytes32) {
-        return
-            keccak256(abi.encode(DOMAIN_TYPEHASH, DOMAIN_NAME_HASH, DOMAIN_VERSION_HASH, block.chainid, address(this)));
+        return keccak256(abi.encode(DOMAIN_TYPEHASH, NAME_HASH, VERSION_HASH, block.chainid, address(this)));
     }
-
-    // ------------------------------------------------------------------- what calls have in common: the channel
 
     function _idOf(ChannelDescriptor calldata channel) private view returns (bytes32) {
         return computeChannelId(channel.payer, channel.payee, channel.token, channel.salt, channel.authorizedSigner);
     }
 
-    function _loadOpen(bytes32 channelId) private view returns (ChannelState memory state) {
+    function _checkPayer(ChannelDescriptor calldata channel) private view {
+        if (msg.sender != channel.payer) revert NotPayer(msg.sender, channel.payer);
+    }
+
+    function _checkPayee(ChannelDescriptor calldata channel) private view {
+        if (msg.sender != channel.payee) revert NotPayee(msg.sender, channel.payee);
+    }
+
+    function _openChannel(bytes32 channelId) private view returns (ChannelState storage state) {
         state = _channels[channelId];
         if (state.deposit == 0) revert ChannelNotFound(channelId);
         if (state.finalized) revert ChannelFinalized(channelId);
@@ -336,115 +279,92 @@ contract ChannelEscrow is IChannelEscrow, ReentrancyGuardTransient {
         private
         returns (bytes32 channelId)
     {
-        if (payee == address(0) || payee == address(this)) revert InvalidPayee(payee);
+        if (payee == address(0)) revert InvalidPayee(payee);
         if (deposit == 0) revert ZeroDeposit();
         if (deposit > type(uint96).max) revert DepositOverflow(deposit);
         channelId = computeChannelId(payer, payee, token, salt, authorizedSigner);
-        if (_channels[channelId].deposit != 0) revert ChannelAlreadyExists(channelId);
-        _channels[channelId].deposit = uint96(deposit);
+        ChannelState storage state = _channels[channelId];
+        if (state.deposit != 0) revert ChannelAlreadyExists(channelId);
+        state.deposit = uint96(deposit);
         emit ChannelOpened(channelId, payer, payee, token, salt, authorizedSigner, deposit);
     }
 
     function _topUp(bytes32 channelId, ChannelDescriptor calldata channel, uint256 additionalDeposit) private {
-        ChannelState memory state = _loadOpen(channelId);
+        ChannelState storage state = _openChannel(channelId);
         if (additionalDeposit == 0) revert ZeroDeposit();
         uint256 deposit = state.deposit + additionalDeposit;
         if (deposit > type(uint96).max) revert DepositOverflow(deposit);
-        if (state.closeRequestedAt != 0) emit CloseRequestCancelled(channelId, channel.payer, channel.payee);
         state.deposit = uint96(deposit);
-        state.closeRequestedAt = 0;
-        _channels[channelId] = state;
         emit TopUp(channelId, channel.payer, channel.payee, additionalDeposit, deposit);
+        if (state.closeRequestedAt == 0) return;
+        state.closeRequestedAt = 0;
+        emit CloseRequestCancelled(channelId, channel.payer, channel.payee);
     }
 
-    function _settle(
-        bytes32 channelId,
-        ChannelDescriptor calldata channel,
-        uint256 cumulativeAmount,
-        uint256 captureAmount,
-        bytes calldata signature
-    ) private returns (uint256 captured) {
-        ChannelState memory state = _loadOpen(channelId);
-        if (captureAmount <= state.settled) revert AmountNotIncreasing(captureAmount, state.settled);
-        captured = _capture(channelId, channel, state, cumulativeAmount, captureAmount, signature);
-        _channels[channelId] = state;
-        emit Settled(channelId, channel.payer, channel.payee, captured, captureAmount);
-    }
-
-    function _close(
-        bytes32 channelId,
-        ChannelDescriptor calldata channel,
-        uint256 cumulativeAmount,
-        uint256 captureAmount,
-        bytes calldata signature
-    ) private returns (uint256 captured, uint256 refund) {
-        ChannelState memory state = _loadOpen(channelId);
-        if (captureAmount < state.settled) revert AmountNotIncreasing(captureAmount, state.settled);
-        captured = _capture(channelId, channel, state, cumulativeAmount, captureAmount, signature);
-        refund = _finalize(channelId, channel, state);
-    }
-
-    function _settleItem(Capture calldata item) private onlyPayee(item.channel) returns (uint256 captured) {
-        return _settle(_idOf(item.channel), item.channel, item.cumulativeAmount, item.captureAmount, item.signature);
-    }
-
-    function _closeItem(Capture calldata item)
-        private
-        onlyPayee(item.channel)
-        returns (uint256 captured, uint256 refund)
-    {
-        return _close(_idOf(item.channel), item.channel, item.cumulativeAmount, item.captureAmount, item.signature);
-    }
-
-    /// @dev Raises `state.settled` to `captureAmount`; the caller stores the state. Whether `captureAmount` may equal
-    /// what is settled is the caller's rule; when it does, nothing is taken and no voucher is needed.
+    /// @dev The rules of settle and close; the caller pays the payee. A close that captures nothing needs no voucher.
     function _capture(
-        bytes32 channelId,
         ChannelDescriptor calldata channel,
-        ChannelState memory state,
         uint256 cumulativeAmount,
         uint256 captureAmount,
-        bytes calldata signature
-    ) private view returns (uint256 captured) {
-        if (captureAmount > cumulativeAmount) {
-            revert CaptureAmountInvalid(captureAmount, cumulativeAmount);
+        bytes calldata signature,
+        bool closing
+    ) private returns (uint256 captured) {
+        bytes32 channelId = _idOf(channel);
+        ChannelState storage state = _openChannel(channelId);
+        (uint256 deposit, uint256 settled) = (state.deposit, state.settled);
+        if (captureAmount < settled) revert AmountNotIncreasing(captureAmount, settled);
+        if (captureAmount == settled && !closing) revert AmountNotIncreasing(captureAmount, settled);
+        if (captureAmount > cumulativeAmount) revert CaptureAmountInvalid(captureAmount, cumulativeAmount);
+        if (captureAmount > deposit) revert AmountExceedsDeposit(captureAmount, deposit);
+        captured = captureAmount - settled;
+        if (captured != 0) {
+            address signer = channel.authorizedSigner == address(0) ? channel.payer : channel.authorizedSigner;
+            _checkSignature(signer, getVoucherDigest(channelId, uint128(cumulativeAmount)), signature);
+            state.settled = uint96(captureAmount);
         }
-        if (captureAmount > state.deposit) revert AmountExceedsDeposit(captureAmount, state.deposit);
-        captured = captureAmount - state.settled;
-        if (captured == 0) return 0;
-        address signer = channel.authorizedSigner == address(0) ? channel.payer : channel.authorizedSigner;
-        _checkSignature(signer, getVoucherDigest(channelId, uint128(cumulativeAmount)), signature);
-        state.settled = uint96(captureAmount);
+        if (closing) _finalize(channelId, channel, state);
+        else emit Settled(channelId, channel.payer, channel.payee, captured, captureAmount);
     }
 
-    function _finalize(bytes32 channelId, ChannelDescriptor calldata channel, ChannelState memory state)
-        private
-        returns (uint256 refund)
-    {
-        refund = state.deposit - state.settled;
+    /// @dev The payee is paid once for each run of the same token. Nothing can call back in between: the guard is set.
+    function _captureBatch(Capture[] calldata captures, bool closing) private {
+        (address token, uint256 owed) = (address(0), 0);
+        for (uint256 i = 0; i < captures.length; ++i) {
+            Capture calldata item = captures[i];
+            _checkPayee(item.channel);
+            if (item.channel.token != token) {
+                _pay(token, msg.sender, owed);
+                (token, owed) = (item.channel.token, 0);
+            }
+            owed += _capture(item.channel, item.cumulativeAmount, item.captureAmount, item.signature, closing);
+        }
+        _pay(token, msg.sender, owed);
+    }
+
+    /// @dev Refunds what is not settled to the payer.
+    function _finalize(bytes32 channelId, ChannelDescriptor calldata channel, ChannelState storage state) private {
+        uint256 refund = state.deposit - state.settled;
         state.finalized = true;
-        _channels[channelId] = state;
         emit ChannelClosed(channelId, channel.payer, channel.payee, state.settled, refund);
+        _pay(channel.token, channel.payer, refund);
     }
 
-    // ------------------------------------------------------------- what calls have in common: signatures, money
-
-    function _checkNonce(bytes32 nonce, bytes32 expectedNonce) private pure {
-        if (nonce != expectedNonce) revert NonceMismatch(nonce, expectedNonce);
-    }
-
+    /// @dev Checks a payee's authorization and uses up its nonce.
     function _useAuthorization(
-        bytes32 channelId,
-        address payee,
+        bytes32 typeHash,
+        ChannelDescriptor calldata channel,
+        uint256 cumulativeAmount,
+        uint256 captureAmount,
         uint256 nonce,
         uint256 deadline,
-        bytes32 structHash,
         bytes calldata signature
     ) private {
+        bytes32 channelId = _idOf(channel);
         if (block.timestamp > deadline) revert AuthorizationExpired(deadline);
         if (_usedNonces[channelId][nonce]) revert NonceAlreadyUsed(channelId, nonce);
-        _checkSignature(payee, MessageHashUtils.toTypedDataHash(domainSeparator(), structHash), signature);
         _usedNonces[channelId][nonce] = true;
+        bytes32 terms = keccak256(abi.encode(typeHash, channelId, cumulativeAmount, captureAmount, nonce, deadline));
+        _checkSignature(channel.payee, MessageHashUtils.toTypedDataHash(domainSeparator(), terms), signature);
     }
 
     /// @dev ECDSA first, so that code set on an account later (EIP-7702) cannot void what it signed before.
@@ -456,36 +376,20 @@ contract ChannelEscrow is IChannelEscrow, ReentrancyGuardTransient {
         if (!valid) revert InvalidSignature(signer, digest);
     }
 
+    /// @dev The native coin came with the call; an ERC-20 is pulled from the caller.
     function _collect(address token, uint256 amount) private {
-        uint256 expectedValue = token == address(0) ? amount : 0;
-        if (msg.value != expectedValue) revert InvalidValue(msg.value, expectedValue);
-        if (token != address(0)) _collectFromCaller(token, amount);
+        if (token != address(0)) return _collectFromCaller(token, amount);
+        if (msg.value != amount) revert InvalidValue(msg.value, amount);
     }
 
     function _collectFromCaller(address token, uint256 amount) private mustReceive(token, amount) {
+        if (msg.value != 0) revert InvalidValue(msg.value, 0);
         IERC20(token).safeTransferFrom(msg.sender, address(this), amount);
     }
 
     /// @dev A failed permit is no error: someone may have submitted it first, and then the allowance is there.
-    function _collectWithPermit(address token, uint256 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s)
-        private
-    {
-        if (token.code.length == 0) revert InvalidToken(token);
+    function _tryPermit(address token, uint256 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s) private {
         try IERC20Permit(token).permit(msg.sender, address(this), amount, deadline, v, r, s) {} catch {}
-        _collectFromCaller(token, amount);
-    }
-
-    function _collectWithAuthorization(
-        address token,
-        address from,
-        uint256 amount,
-        uint256 validAfter,
-        uint256 validBefore,
-        bytes32 nonce,
-        bytes calldata signature
-    ) private mustReceive(token, amount) {
-        IReceiveWithAuthorization(token)
-            .receiveWithAuthorization(from, address(this), amount, validAfter, validBefore, nonce, signature);
     }
 
     function _pay(address token, address to, uint256 amount) private {

@@ -27,8 +27,6 @@ pragma solidity ^0.8.28;
 /// their own (rebasing), or take more than the amount from the sender of a transfer, are unsupported: they can leave
 /// the escrow with less of that token than its channels hold. Other tokens are never affected.
 interface IChannelEscrow {
-    // ---------------------------------------------------------------------------------------------------- types
-
     /// @notice What identifies a channel, and never changes.
     /// @param payer Who deposits, and is refunded.
     /// @param payee Who is paid.
@@ -66,8 +64,6 @@ interface IChannelEscrow {
         uint128 captureAmount;
         bytes signature;
     }
-
-    // --------------------------------------------------------------------------------------------------- events
 
     /// @notice A channel was opened. Holds the whole descriptor, so it can be rebuilt from the chain.
     /// @param deposit The deposit.
@@ -115,8 +111,6 @@ interface IChannelEscrow {
         bytes32 indexed channelId, address indexed payer, address indexed payee, uint256 settled, uint256 refunded
     );
 
-    // --------------------------------------------------------------------------------------------------- errors
-
     /// @notice The channel id was used before; open, closing and finalized channels alike. Take another salt.
     error ChannelAlreadyExists(bytes32 channelId);
 
@@ -132,10 +126,10 @@ interface IChannelEscrow {
     /// @notice Only the channel's payer may call this.
     error NotPayer(address caller, address payer);
 
-    /// @notice The payee is the zero address or this escrow, which could never be paid.
+    /// @notice The payee is the zero address.
     error InvalidPayee(address payee);
 
-    /// @notice The token has no code: not a token, or the native coin (zero address) where only an ERC-20 will do.
+    /// @notice The native coin (zero address) where only an ERC-20 will do: with an authorization or a permit.
     error InvalidToken(address token);
 
     /// @notice The native coin sent with the call is not the amount: `expected` is zero for an ERC-20 channel.
@@ -147,8 +141,8 @@ interface IChannelEscrow {
     /// @notice The channel's total deposit would not fit in uint96.
     error DepositOverflow(uint256 deposit);
 
-    /// @notice The token did not deliver exactly the amount: the escrow's balance is not what it has to be.
-    error DepositNotReceived(address token, uint256 balance, uint256 expectedBalance);
+    /// @notice What arrived, measured by the escrow's balance, is not the amount: a token that takes a fee, or none.
+    error DepositNotReceived(address token, uint256 received, uint256 expected);
 
     /// @notice The capture amount does not pass (settle) or is below (close) what is settled already.
     error AmountNotIncreasing(uint256 captureAmount, uint256 settled);
@@ -174,14 +168,12 @@ interface IChannelEscrow {
     /// @notice The grace period is not over: `withdrawableAt` is when it will be, zero when no close was requested.
     error CloseNotReady(uint256 withdrawableAt);
 
-    // ------------------------------------------------------------------------------------------- open (payer)
-
     /// @notice Opens a channel from the caller, who becomes the payer, with funds the escrow is allowed to pull, or with
     /// native coin sent along. Draft: "open".
     /// @dev For an ERC-20 the escrow needs an allowance of `deposit`, and no value may be sent; for the native coin the
     /// value must equal `deposit`.
     /// Reverts with {InvalidPayee}, {ZeroDeposit}, {DepositOverflow}, {ChannelAlreadyExists}, {InvalidValue},
-    /// {InvalidToken}, {DepositNotReceived}, or the token's own error.
+    /// {DepositNotReceived}, the token's own error, or without a reason when `token` is no token.
     /// @param payee Who is paid.
     /// @param token The ERC-20 token, or the zero address for the native coin.
     /// @param deposit The amount to lock.
@@ -220,7 +212,7 @@ interface IChannelEscrow {
     /// @notice Opens a channel from the caller, setting the allowance in the same transaction by an EIP-2612 permit.
     /// @dev Only the payer can call it: a permit binds no payee. A permit that fails is ignored (someone may have
     /// submitted it first); what counts is that the allowance is there. The permit's value must be `deposit`.
-    /// Reverts like {open}.
+    /// Reverts like {open}, or with {InvalidToken}.
     function openWithPermit(
         address payee,
         address token,
@@ -233,11 +225,9 @@ interface IChannelEscrow {
         bytes32 s
     ) external returns (bytes32 channelId);
 
-    // ----------------------------------------------------------------------------------------- top up (payer)
-
     /// @notice Adds to the caller's channel and cancels a pending close request. Draft: "topUp".
     /// @dev Allowance and value as for {open}. Reverts with {NotPayer}, {ChannelNotFound}, {ChannelFinalized},
-    /// {ZeroDeposit}, {DepositOverflow}, {InvalidValue}, {InvalidToken}, {DepositNotReceived}, or the token's own error.
+    /// {ZeroDeposit}, {DepositOverflow}, {InvalidValue}, {DepositNotReceived}, or the token's own error.
     /// @param additionalDeposit What to add.
     function topUp(ChannelDescriptor calldata channel, uint128 additionalDeposit) external payable;
 
@@ -245,7 +235,8 @@ interface IChannelEscrow {
     /// "topUpWithAuthorization" and "Front-Running Protection".
     /// @dev The funds always come from the channel's payer: if others could top up, a payee could cancel the payer's
     /// close request for ever with dust. An authorization that is not submitted can still cancel a later close request
-    /// until `validBefore`, so it should be short. Reverts like {topUp} without {NotPayer}, or with {NonceMismatch}.
+    /// until `validBefore`, so it should be short. Reverts like {topUp} without {NotPayer}, or with {NonceMismatch} or
+    /// {InvalidToken}.
     /// @param topUpSalt A fresh random value.
     /// @param nonce Must be keccak256(abi.encode(channelId, additionalDeposit, payer, topUpSalt)).
     /// @param signature The payer's EIP-3009 signature, passed on to the token.
@@ -260,7 +251,7 @@ interface IChannelEscrow {
     ) external;
 
     /// @notice Adds to the caller's channel, setting the allowance in the same transaction by an EIP-2612 permit.
-    /// @dev As {openWithPermit}. Reverts like {topUp}.
+    /// @dev As {openWithPermit}. Reverts like {topUp}, or with {InvalidToken}.
     function topUpWithPermit(
         ChannelDescriptor calldata channel,
         uint128 additionalDeposit,
@@ -269,8 +260,6 @@ interface IChannelEscrow {
         bytes32 r,
         bytes32 s
     ) external;
-
-    // -------------------------------------------------------------------------------- settle and close (payee)
 
     /// @notice Pays the payee `captureAmount` less what is settled already; the channel stays open. Draft: "settle".
     /// @dev Needs settled < captureAmount <= cumulativeAmount and captureAmount <= deposit. Possible until the channel is
@@ -336,8 +325,6 @@ interface IChannelEscrow {
     /// @notice {close} for many channels of the caller, each payer refunded. Otherwise as {settleBatch}.
     function closeBatch(Capture[] calldata captures) external;
 
-    // ------------------------------------------------------------------------- request close, withdraw (payer)
-
     /// @notice Starts the grace period, in which the payee can still settle or close. Draft: "requestClose".
     /// @dev When one is pending already nothing happens: the first time stands, so the payer cannot delay and a repeated
     /// transaction does no harm. Reverts with {NotPayer}, {ChannelNotFound}, {ChannelFinalized}.
@@ -347,8 +334,6 @@ interface IChannelEscrow {
     /// @dev Possible from {CLOSE_GRACE_PERIOD} seconds after the request, that second included. Reverts with {NotPayer},
     /// {ChannelNotFound}, {ChannelFinalized}, {CloseNotReady}, or the token's own error.
     function withdraw(ChannelDescriptor calldata channel) external;
-
-    // ---------------------------------------------------------------------------------------------------- views
 
     /// @notice Seconds between {requestClose} and {withdraw}: 900.
     function CLOSE_GRACE_PERIOD() external view returns (uint256);
