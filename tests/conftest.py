@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -98,6 +98,8 @@ class Home:
 
     path: Path
     password_file: Path
+    address: str | None = None
+    """The address of its account, where a fixture made one."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """More environment variables for every command of this home."""
 
@@ -221,3 +223,44 @@ def chain(worker_chain: LocalChain) -> Iterator[LocalChain]:
     snapshot = worker_chain.rpc.call("evm_snapshot", [])
     yield worker_chain
     assert worker_chain.rpc.call("evm_revert", [snapshot])
+
+
+@pytest.fixture
+def make_wallet(make_home: Callable[..., Home], chain: LocalChain) -> Callable[..., Home]:
+    """Makes a home on `chain` with an account of the same name, 10 ETH and 1000 USDC.
+
+    Its key is in a keystore of the least cost: a real one takes a second of scrypt at each use.
+    """
+    from coincurve import PrivateKey
+
+    from microwallet.domain.identifiers import keccak
+    from microwallet.domain.voucher import address_of
+    from microwallet.keys.keystore import encrypt
+    from microwallet.keys.private_files import create_private_file, make_private_folder
+
+    def make(name: str, *, wei: int = 10**19, usdc: int = 10**9, **settings: str) -> Home:
+        secret = keccak(name.encode())
+        home = make_home(name, chain, **settings)
+        folder = home.path / "keys" / "accounts"
+        make_private_folder(folder)
+        create_private_file(folder / f"{name}.json", json.dumps(encrypt(secret, PASSWORD, cost=2)))
+        address = address_of(PrivateKey(secret).public_key)
+        if wei:
+            chain.node.add_native(address, wei)
+        if usdc:
+            chain.node.mint(chain.token, address, usdc)
+        return replace(home, address=address)
+
+    return make
+
+
+@pytest.fixture
+def alice(make_wallet: Callable[..., Home]) -> Home:
+    """The one who pays."""
+    return make_wallet("alice")
+
+
+@pytest.fixture
+def bob(make_wallet: Callable[..., Home]) -> Home:
+    """The one who is paid."""
+    return make_wallet("bob")
