@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from microwallet.cli.channel_close import close, withdraw
 from microwallet.cli.channel_open import open_
 from microwallet.cli.channel_reference import ChannelReference, wallet_of_channel
+from microwallet.cli.channel_top_up import top_up
 from microwallet.cli.channel_view import channel_details, channel_document, channel_table
 from microwallet.cli.command import command, new_group
 from microwallet.cli.context import open_wallet
-from microwallet.cli.options import Json, NetworkName, RpcUrl
+from microwallet.cli.options import TAKES_AMOUNT, Json, NetworkName, RpcUrl
 from microwallet.cli.result import Result
 from microwallet.domain.channel import PayerChannel
 from microwallet.errors import NetworkError
@@ -21,7 +23,20 @@ app = new_group("Channels you pay through.")
 
 Offline = Annotated[bool, typer.Option("--offline", help="Ask no chain: what the ledger heard last.")]
 
-command(app, "open", epilog='Example:  microwallet channel open 0xPAYEE "10 USDC" --label coffee')(open_)
+command(
+    app,
+    "open",
+    context_settings=TAKES_AMOUNT,
+    epilog='Example:  microwallet channel open 0xPAYEE "10 USDC" --label coffee',
+)(open_)
+command(
+    app,
+    "top-up",
+    context_settings=TAKES_AMOUNT,
+    epilog='Example:  microwallet channel top-up coffee "5 USDC"',
+)(top_up)
+command(app, "close", epilog="Example:  microwallet channel close coffee")(close)
+command(app, "withdraw", epilog="Example:  microwallet channel withdraw coffee --wait")(withdraw)
 
 
 @command(app, "list")

@@ -16,7 +16,7 @@ _SHORT_ID = 10
 def channel_document(channel: Channel, *, now: int) -> dict[str, Any]:
     """The object of `--json`: amounts in base units, `asOf` null if the chain never said a state."""
     descriptor, state = channel.descriptor, channel.state
-    status = state.status(now=now)
+    status = status_of(channel, now=now)
     closing = status in (ChannelStatus.CLOSING, ChannelStatus.WITHDRAWABLE)
     return {
         "channelId": channel.channel_id,
@@ -79,12 +79,17 @@ def channel_details(channel: Channel, *, now: int) -> str:
     return "\n".join(f"{name:<15}{value}" for name, value in shown)
 
 
+def status_of(channel: Channel, *, now: int) -> ChannelStatus:
+    """The status; a chain that said its state at a later time than this machine's clock is believed."""
+    return channel.state.status(now=_clock(channel, now))
+
+
 def status_text(channel: Channel, *, now: int) -> str:
     """The status, and how long until a requested close may be withdrawn."""
-    status = channel.state.status(now=now)
+    status = status_of(channel, now=now)
     if status is ChannelStatus.CLOSING:
         at = channel.state.withdrawable_at
-        return f"{status}, withdrawable at {local_time(at)} (in {at - now} s)"
+        return f"{status}, withdrawable at {local_time(at)} (in {at - _clock(channel, now)} s)"
     return str(status)
 
 
@@ -103,6 +108,10 @@ def label_of(channel: Channel) -> str | None:
     return channel.label if isinstance(channel, PayerChannel) else None
 
 
+def _clock(channel: Channel, now: int) -> int:
+    return max(now, channel.as_of or 0)
+
+
 def _row(channel: Channel, now: int, *, with_unit: bool) -> tuple[str, ...]:
     descriptor, state = channel.descriptor, channel.state
     other = descriptor.payer if isinstance(channel, PayeeChannel) else descriptor.payee
@@ -115,7 +124,7 @@ def _row(channel: Channel, now: int, *, with_unit: bool) -> tuple[str, ...]:
             format_units(base_units, channel.asset.decimals) + unit
             for base_units in (state.deposit, channel.authorized, state.settled)
         ),
-        str(state.status(now=now)),
+        str(status_of(channel, now=now)),
     )
 
 

@@ -58,7 +58,9 @@ def quote(rpc: Rpc, network: Network, sender: Address, call: Call, *, purpose: s
     fees = suggested_fees(block, priority_fee, network=network, cap=cap, where=where)
     if balance <= call.value:
         raise _too_little(network, sender, balance, call.value + fees.cost(_PLAIN_TRANSFER))
-    for answer in (simulated, gas):
+    # An idle local chain calls at the time of its last block, and estimates at that of its next one.
+    refusals = (simulated, gas) if isinstance(gas, RpcError) else ()
+    for answer in refusals:
         if isinstance(answer, RpcError):
             if answer.is_revert:
                 raise revert_of(answer, purpose)
@@ -87,9 +89,7 @@ def current_fees(rpc: Rpc, network: Network, *, cap: int) -> Fees:
     return suggested_fees(block, priority_fee, network=network, cap=cap, where=rpc.shown)
 
 
-def suggested_fees(
-    block: object, priority_fee: object, *, network: Network, cap: int, where: str
-) -> Fees:
+def suggested_fees(block: object, priority_fee: object, *, network: Network, cap: int, where: str) -> Fees:
     """Fees from the newest block and the node's advice; a gwei of tip where it gives none."""
     base_fee = block.get("baseFeePerGas") if isinstance(block, dict) else None
     if base_fee is None:

@@ -70,6 +70,20 @@ class EscrowReader:
         found = self.rpc.call("eth_getBlockByNumber", [block_tag(block), False])
         return _head(found, self.rpc.shown)
 
+    def next_block_time(self) -> int:
+        """Unix seconds the next block may carry: the pending one's, where the server tells it.
+
+        An idle local chain's newest block may be hours old.
+        """
+        newest, pending = self.rpc.try_batch(
+            [("eth_getBlockByNumber", [tag, False]) for tag in ("latest", "pending")]
+        )
+        if isinstance(newest, RpcError):
+            raise newest
+        head = _head(newest, self.rpc.shown)
+        told = pending.get("timestamp") if isinstance(pending, dict) else None
+        return head.timestamp if told is None else max(head.timestamp, read_quantity(told, self.rpc.shown))
+
     def channel_state(self, channel_id: ChannelId, block: int | None = None) -> ChannelState:
         """The state of one channel; all zero when it does not exist."""
         return self.channel_states([channel_id], block)[0]

@@ -74,11 +74,6 @@ def require_on_chain(channel: PayerChannel) -> None:
         )
 
 
-def chain_time(account: PayingAccount, channel: PayerChannel) -> int:
-    """Unix seconds: the later of the local clock and the chain's when it was asked."""
-    return max(account.clock(), channel.as_of or 0)
-
-
 def _ended(channel: PayerChannel, now: int) -> Closing | None:
     require_on_chain(channel)
     stages = {

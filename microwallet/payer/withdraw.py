@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from microwallet.domain.channel import ChannelStatus, PayerChannel
+from microwallet.domain.channel import PayerChannel
 from microwallet.errors import ChannelNotOpen, CloseNotReady, NetworkError, TransactionReverted
 from microwallet.escrow import calls
+from microwallet.escrow.reverts import ContractReverted
 from microwallet.escrow.transactions import Receipt
-from microwallet.payer.close import chain_time, newest, require_on_chain
+from microwallet.payer.close import newest, require_on_chain
 from microwallet.payer.paying_account import PayingAccount
 
 _LONGEST_PAUSE = 5.0
@@ -39,77 +40,92 @@ def withdraw(
     wait: bool,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Withdrawal:
-    """Take the unsettled rest. With `wait`, stays until the grace period is over.
+    """Take the unsettled rest. With `wait`, stays until the grace period is over by the chain's clock.
 
-    Raises CloseNotReady before that time, ChannelNotOpen when no close was requested. A channel
-    that is finalized already, before or while waiting, is told as it is.
+    Raises CloseNotReady before that time, ChannelNotOpen when no close is requested. A channel that
+    is finalized already, before or while waiting, is told as it is.
     """
-    channel = newest(account, channel)
-    if wait and _status(account, channel) is ChannelStatus.CLOSING:
-        channel = _await_grace(account, channel, sleep)
-    with account.ledger.turns.turn(f"channel {channel.channel_id}"):
-        channel = newest(account, channel)
+    waiting = _Waiting(account, sleep)
+    while True:
+        channel = waiting.look(channel) if wait else newest(account, channel)
         if channel.state.finalized:
             return Withdrawal(channel=channel, receipt=None)
-        _require_withdrawable(account, channel)
-        return _send(account, channel)
+        _require_requested(channel)
+        left = channel.state.withdrawable_at - account.reader.next_block_time()
+        if left <= 0:
+            try:
+                return _send(account, channel)
+            except ContractReverted as error:
+                if error.name != "CloseNotReady":
+                    raise
+                left = 1
+        if not wait:
+            raise _not_ready(channel, left)
+        waiting.pause(left)
+
+
+class _Waiting:
+    """Patience: says what is awaited, and stands a chain that is out of reach for a while."""
+
+    def __init__(self, account: PayingAccount, sleep: Callable[[float], None]) -> None:
+        self._account = account
+        self._sleep = sleep
+        self._said: int | None = None
+        self._heard_at = account.clock()
+
+    def look(self, channel: PayerChannel) -> PayerChannel:
+        while True:
+            try:
+                found = newest(self._account, channel)
+            except NetworkError as error:
+                if self._account.clock() - self._heard_at > _SILENCE_LIMIT:
+                    raise
+                self._account.reporter.say(f"still waiting: {error.message}")
+                self._sleep(_LONGEST_PAUSE)
+            else:
+                self._heard_at = self._account.clock()
+                return found
+
+    def pause(self, left: int) -> None:
+        if self._said is None or self._said - left >= _SECONDS_BETWEEN_NEWS:
+            self._account.reporter.say(
+                f"waiting {left} seconds for the end of the grace period (Ctrl-C is safe)"
+            )
+            self._said = left
+        self._sleep(max(0.2, min(_LONGEST_PAUSE, left)))
 
 
 def _send(account: PayingAccount, channel: PayerChannel) -> Withdrawal:
-    try:
-        receipt = account.sender.send(
-            calls.withdraw(channel.descriptor),
-            operation=f"withdraw {channel.channel_id}",
-            purpose="withdraw",
-            channel_id=channel.channel_id,
-        )
-    except TransactionReverted:
-        channel = newest(account, channel)
-        if channel.state.finalized:
-            return Withdrawal(channel=channel, receipt=None)
-        raise
-    return Withdrawal(channel=newest(account, channel), receipt=receipt)
+    with account.ledger.turns.turn(f"channel {channel.channel_id}"):
+        try:
+            receipt = account.sender.send(
+                calls.withdraw(channel.descriptor),
+                operation=f"withdraw {channel.channel_id}",
+                purpose="withdraw",
+                channel_id=channel.channel_id,
+            )
+        except TransactionReverted:
+            found = newest(account, channel)
+            if found.state.finalized:
+                return Withdrawal(channel=found, receipt=None)
+            raise
+        return Withdrawal(channel=newest(account, channel), receipt=receipt)
 
 
-def _require_withdrawable(account: PayingAccount, channel: PayerChannel) -> None:
+def _require_requested(channel: PayerChannel) -> None:
     require_on_chain(channel)
     name = channel.label or channel.channel_id
-    status = _status(account, channel)
-    if status is ChannelStatus.OPEN:
+    if channel.state.close_requested_at == 0:
         raise ChannelNotOpen(
             f"channel {name} is open: a close must be requested before anything can be withdrawn",
             hint=f"microwallet channel close {name}",
         )
-    if status is ChannelStatus.CLOSING:
-        left = channel.state.withdrawable_at - chain_time(account, channel)
-        raise CloseNotReady(
-            f"the grace period of channel {name} ends in {left} seconds"
-            f" (Unix time {channel.state.withdrawable_at}); until then the payee may still be paid from it",
-            hint=f"microwallet channel withdraw {name} --wait",
-        )
 
 
-def _await_grace(
-    account: PayingAccount, channel: PayerChannel, sleep: Callable[[float], None]
-) -> PayerChannel:
-    """Wait until the close may be withdrawn, or is none any more; nothing is sent meanwhile."""
-    said_at: int | None = None
-    heard_at = account.clock()
-    while _status(account, channel) is ChannelStatus.CLOSING:
-        left = channel.state.withdrawable_at - chain_time(account, channel)
-        if said_at is None or said_at - left >= _SECONDS_BETWEEN_NEWS:
-            account.reporter.say(f"waiting {left} seconds for the end of the grace period (Ctrl-C is safe)")
-            said_at = left
-        sleep(max(0.2, min(_LONGEST_PAUSE, left)))
-        try:
-            channel = newest(account, channel)
-            heard_at = account.clock()
-        except NetworkError as error:
-            if account.clock() - heard_at > _SILENCE_LIMIT:
-                raise
-            account.reporter.say(f"still waiting: {error.message}")
-    return channel
-
-
-def _status(account: PayingAccount, channel: PayerChannel) -> ChannelStatus:
-    return channel.state.status(now=chain_time(account, channel))
+def _not_ready(channel: PayerChannel, left: int) -> CloseNotReady:
+    name = channel.label or channel.channel_id
+    return CloseNotReady(
+        f"the grace period of channel {name} ends in {left} seconds (Unix time"
+        f" {channel.state.withdrawable_at}); until then the payee may still be paid from it",
+        hint=f"microwallet channel withdraw {name} --wait",
+    )

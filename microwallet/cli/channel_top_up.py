@@ -1,0 +1,103 @@
+"""`microwallet channel top-up`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from microwallet.cli.channel_open import Via, chosen_way, deposit_document, transaction_line
+from microwallet.cli.channel_reference import ChannelReference, paying_account_of, wallet_of_channel
+from microwallet.cli.channel_view import channel_document, money
+from microwallet.cli.context import Stderr, confirm
+from microwallet.cli.options import DryRun, IdempotencyKey, Json, NetworkName, PasswordFile, RpcUrl, Yes
+from microwallet.cli.result import Result
+from microwallet.domain.money import Amount, format_units
+
+if TYPE_CHECKING:
+    from microwallet.payer.deposit import MadeDeposit
+    from microwallet.payer.paying_account import PayingAccount
+    from microwallet.payer.top_up import TopUpPlan
+
+
+def top_up(
+    channel: ChannelReference,
+    amount: Annotated[str, typer.Argument(help='Such as "5 USDC"; a bare number too.')],
+    via: Via = None,
+    idempotency_key: IdempotencyKey = None,
+    network: NetworkName = None,
+    rpc_url: RpcUrl = None,
+    password_file: PasswordFile = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> Result:
+    """Add to a channel's deposit. It cancels a pending close.
+
+    Run again after a crash, it finishes what was begun and never adds twice.
+    """
+    from microwallet.payer.top_up import plan_top_up
+    from microwallet.payer.top_up import top_up as top_up_channel
+
+    with wallet_of_channel(channel, network=network, rpc_url=rpc_url, password_file=password_file) as found:
+        wallet, known = found
+        paying = paying_account_of(wallet, known)
+        plan = plan_top_up(
+            paying,
+            known,
+            Amount.parse(amount, known.asset),
+            idempotency_key=idempotency_key,
+            way=chosen_way(via),
+        )
+        if dry_run:
+            data = channel_document(plan.channel, now=wallet.now()) | {
+                "dryRun": True,
+                "amount": str(plan.amount.base_units),
+                "way": str(plan.way),
+                "maxFee": None if plan.max_fee is None else str(plan.max_fee),
+                "cancelsClose": plan.cancels_close,
+                "resumes": plan.idempotency_key if plan.begun else None,
+            }
+            return Result(data=data, text=_summary(paying, plan))
+        confirm(_summary(paying, plan), yes=yes)
+        if plan.begun is not None:
+            Stderr().say(f"resuming the top-up begun as {plan.idempotency_key}")
+        elif idempotency_key is None:
+            Stderr().say(f"idempotency key: {plan.idempotency_key}")
+        return _topped_up(top_up_channel(paying, plan), plan.amount, now=wallet.now())
+
+
+def _summary(paying: PayingAccount, plan: TopUpPlan) -> str:
+    channel, network = plan.channel, paying.network
+    lines = [
+        ("top up a channel", f"resumed: begun as {plan.idempotency_key}" if plan.begun else ""),
+        ("  amount", str(plan.amount)),
+        ("  channel", f"{channel.channel_id}{f' ({channel.label})' if channel.label else ''}"),
+        ("  deposit now", money(channel, channel.state.deposit)),
+        ("  payee", channel.descriptor.payee),
+        ("  from", f"{paying.name} {paying.address}"),
+        ("  network", f"{network.name} (chain {network.chain_id})"),
+        ("  escrow", paying.reader.escrow_contract),
+        ("  way", plan.way.described),
+    ]
+    if plan.max_fee is not None:
+        lines.append(("  gas", f"at most {format_units(plan.max_fee, 18)} {network.native_symbol}"))
+    if plan.cancels_close:
+        lines.append(("  note", "the close that is pending will be cancelled"))
+    return "\n".join(f"{name:<18}{value}".rstrip() for name, value in lines)
+
+
+def _topped_up(made: MadeDeposit, amount: Amount, *, now: int) -> Result:
+    channel = made.channel
+    name = channel.label or channel.channel_id
+    text = (
+        f"{amount} added to channel {name}: the deposit is {money(channel, channel.state.deposit)},"
+        f" {money(channel, channel.remaining)} are left{transaction_line(made)}"
+    )
+    notes = ["the pending close is cancelled: the channel is open again"] if made.cancelled_close else []
+    notes.append(f'pay from it: microwallet pay {name} "0.001 {channel.asset.symbol}"')
+    data = deposit_document(made, now=now) | {
+        "amount": str(amount.base_units),
+        "cancelledClose": made.cancelled_close,
+    }
+    return Result(data=data, text=text, notes=notes)
