@@ -153,6 +153,20 @@ class Home:
             **streams,
         )
 
+    def imports(self, *arguments: object, input: str = "") -> set[str]:
+        """The top-level packages that `microwallet ARGUMENTS` imports, told by Python itself."""
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "microwallet", *(str(word) for word in arguments)],
+            input=input,
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            cwd=self.path.parent,
+            check=True,
+        )
+        lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+        return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+
 
 def command_line() -> list[str]:
     """The installed `microwallet`, or the same entry point where the package is not installed."""

@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 SLOW = {"web3", "eth_account"}
 PAYING_NEEDS_NOT = SLOW | {"http", "keyring", "requests", "rich", "urllib3"}
-
-
-def imported(home, *arguments: object, stdin: str = "") -> set[str]:
-    """The top-level packages that a successful `microwallet ARGUMENTS` imports."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "microwallet", *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        env=home.environment,
-        cwd=os.fspath(home.path.parent),
-        check=False,
-    )
-    assert done.returncode == 0, done
-    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
-    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
 
 
 @pytest.fixture
@@ -38,12 +18,12 @@ def channel(alice, bob):
 @pytest.mark.usefixtures("channel")
 def test_paying_loads_no_chain_library(alice):
     """`pay` signs without web3 and without eth_account, and almost without anything else."""
-    assert not imported(alice, "pay", "coffee", "0.001 USDC") & PAYING_NEEDS_NOT
+    assert not alice.imports("pay", "coffee", "0.001 USDC") & PAYING_NEEDS_NOT
 
 
 def test_accepting_loads_no_chain_library(bob, channel):
     """`payee accept` verifies, asks the chain and stores without web3."""
-    assert not imported(bob, "payee", "accept", "-", stdin=channel) & SLOW
+    assert not bob.imports("payee", "accept", "-", input=channel) & SLOW
 
 
 @pytest.mark.parametrize(
@@ -62,9 +42,9 @@ def test_accepting_loads_no_chain_library(bob, channel):
 @pytest.mark.usefixtures("channel")
 def test_looking_loads_no_chain_library(alice, arguments):
     """What only reads starts fast too."""
-    assert not imported(alice, *arguments) & SLOW
+    assert not alice.imports(*arguments) & SLOW
 
 
 def test_checking_a_voucher_loads_no_chain_library(alice, channel):
     """`voucher verify` needs no web3."""
-    assert not imported(alice, "voucher", "verify", "-", stdin=channel) & SLOW
+    assert not alice.imports("voucher", "verify", "-", input=channel) & SLOW

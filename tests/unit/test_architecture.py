@@ -9,26 +9,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-SLOW = {"web3", "eth_account"}
-"""Their import alone takes over a second."""
-
 OFF_CHAIN = ["account", "channel", "config", "network", "pay", "payee", "voucher"]
 """Commands with a verb that never sends a transaction; their modules load nothing slow."""
-
-
-def imported(*arguments: str, folder: Path) -> set[str]:
-    """The top-level packages that `microwallet ARGUMENTS` imports, told by Python itself."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "microwallet", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MICROWALLET_HOME": str(folder)},
-        cwd=folder,
-        check=False,
-    )
-    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
-    assert len(lines) > 50, done
-    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
 
 
 def test_imports_go_one_way():
@@ -46,15 +28,9 @@ def test_imports_go_one_way():
 
 
 @pytest.mark.parametrize("command", OFF_CHAIN)
-def test_off_chain_commands_load_nothing_slow(command, tmp_path):
+def test_off_chain_commands_load_nothing_slow(command, home):
     """The module of a command that works off-chain imports neither web3 nor eth_account."""
-    assert not imported(command, "--help", folder=tmp_path) & SLOW
-
-
-def test_paying_loads_next_to_nothing(tmp_path):
-    """`pay` starts without what only other commands need."""
-    unneeded = {"cryptography", "http", "keyring", "requests", "rich", "urllib3"}
-    assert not imported("pay", "nothing", "0.001 USDC", folder=tmp_path) & (SLOW | unneeded)
+    assert not home.imports(command, "--help") & {"web3", "eth_account"}
 
 
 def test_every_test_says_what_it_shows():
