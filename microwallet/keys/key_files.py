@@ -27,7 +27,7 @@ FORMAT_VERSION = 1
 _PATIENCE_ALONE = 4.0
 _PATIENCE_WITH_TERMINAL = 60.0
 _SUFFIX = ".json"
-_UNLOCK_HINT = "unlock the OS keyring (log in, or: gnome-keyring-daemon --unlock), then try again"
+_UNLOCK_HINT = "unlock the OS keyring (log in, or: gnome-keyring-daemon --replace --unlock), then try again"
 
 
 class Store(StrEnum):
