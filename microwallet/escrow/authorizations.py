@@ -165,9 +165,7 @@ def sign_permit(
     deadline: int,
 ) -> Permit:
     """The owner's permit; `nonce` is the token's `nonces(owner)`."""
-    digest = permit_digest(
-        domain, owner=owner, spender=spender, value=value, nonce=nonce, deadline=deadline
-    )
+    digest = permit_digest(domain, owner=owner, spender=spender, value=value, nonce=nonce, deadline=deadline)
     return Permit(value=value, deadline=deadline, signature=sign(secret, digest))
 
 

@@ -99,9 +99,7 @@ def top_up_with_authorization(
 
 def top_up_with_permit(descriptor: ChannelDescriptor, additional_deposit: int, permit: Permit) -> Call:
     """`topUpWithPermit`, sent by the payer."""
-    return _call(
-        "topUpWithPermit", descriptor, _tuple(descriptor), additional_deposit, *_permit(permit)
-    )
+    return _call("topUpWithPermit", descriptor, _tuple(descriptor), additional_deposit, *_permit(permit))
 
 
 def settle(capture: Capture) -> Call:

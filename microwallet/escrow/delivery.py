@@ -95,8 +95,8 @@ class Delivery:
         while answer is Answer.UNDERPRICED and self._bump():
             answer, refusal = self._broadcast(self._attempts[-1])
         if refusal is not None and answer in _REFUSALS:
-            if fresh:
-                # No node has it, so its nonce is free for the next one.
+            if fresh or answer is Answer.INVALID:
+                # No node has it, so its nonce is free for the next one, which takes its place.
                 for attempt in self._attempts:
                     self._journal.record(attempt.hash, TransactionStatus.REPLACED)
                 raise self._refused(answer, refusal)
@@ -201,9 +201,7 @@ class Delivery:
         return (
             mined_nonces > self._attempts[0].nonce
             or any(_is_mined(receipt) for receipt in found)
-            or any(
-                self._broadcast(attempt)[0] is Answer.ACCEPTED for attempt in self._attempts[:-1]
-            )
+            or any(self._broadcast(attempt)[0] is Answer.ACCEPTED for attempt in self._attempts[:-1])
         )
 
     def _finished(self, transaction: SignedTransaction, found: dict[str, Any]) -> Receipt:
@@ -268,7 +266,7 @@ class Delivery:
                 f" {refusal.rpc_message}",
                 hint="wait, or raise it: microwallet config set max-fee-gwei GWEI",
             )
-        return NetworkError(f"the chain refused {last.purpose}: {refusal.rpc_message}")
+        return PaymentRefused(f"the chain refused {last.purpose}: {refusal.rpc_message}")
 
     def _unknown(self, trouble: MicrowalletError | None) -> OutcomeUnknown:
         last = self._attempts[-1]

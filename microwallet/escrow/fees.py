@@ -35,9 +35,7 @@ def suggest(*, base_fee: int, priority_fee: int, cap: int) -> Fees:
     """
     if base_fee + priority_fee > cap:
         raise _above_cap(base_fee + priority_fee, cap)
-    return Fees(
-        max_fee_per_gas=min(2 * base_fee + priority_fee, cap), max_priority_fee_per_gas=priority_fee
-    )
+    return Fees(max_fee_per_gas=min(2 * base_fee + priority_fee, cap), max_priority_fee_per_gas=priority_fee)
 
 
 def bump(last: Fees, suggested: Fees, *, cap: int) -> Fees:

@@ -40,8 +40,7 @@ _WORDS = {
     "ChannelFinalized": "channel {channelId} is closed for ever",
     "ChannelNotFound": "channel {channelId} does not exist on this chain",
     "CloseNotReady": "the grace period is over at Unix time {withdrawableAt} (0: no close was requested)",
-    "DepositNotReceived": "the token {token} did not deliver the whole deposit: the escrow holds {balance}"
-    " base units, {expectedBalance} are expected",
+    "DepositNotReceived": "the token {token} delivered {received} base units of {expected}",
     "DepositOverflow": "a deposit of {deposit} base units is too large",
     "ERC20InsufficientAllowance": "{spender} may take {allowance} base units; {needed} are needed",
     "ERC20InvalidReceiver": "the token does not pay {receiver}",
@@ -110,9 +109,7 @@ def decoded_error(data: bytes) -> tuple[str | None, dict[str, Any]]:
         values = decode([kind for kind, _ in members], data[4:])
     except (DecodingError, OverflowError, UnicodeDecodeError):
         return None, {}
-    return name, {
-        key: _value(kind, value) for (kind, key), value in zip(members, values, strict=True)
-    }
+    return name, {key: _value(kind, value) for (kind, key), value in zip(members, values, strict=True)}
 
 
 @cache

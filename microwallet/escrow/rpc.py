@@ -130,9 +130,7 @@ class Rpc:
     def _answers(self, requests: Sequence[Request], deadline: Deadline, *, single: bool) -> list[Any]:
         """Try each address in turn, the last good one first, for a few rounds."""
         repeatable = all(_is_repeatable(method) for method, _ in requests)
-        order = [
-            (self._preferred + step) % len(self._endpoints) for step in range(len(self._endpoints))
-        ]
+        order = [(self._preferred + step) % len(self._endpoints) for step in range(len(self._endpoints))]
         attempts = [index for _ in range(_ROUNDS) for index in order]
         failures: dict[str, str] = {}
         for number, index in enumerate(attempts):

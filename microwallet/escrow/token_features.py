@@ -21,9 +21,7 @@ from microwallet.escrow.rpc import Request, RpcError
 
 _FOREVER = 2**256 - 1
 
-_RECEIVE = selector(
-    "receiveWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)"
-)
+_RECEIVE = selector("receiveWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)")
 _PERMIT = selector("permit(address,address,uint256,uint256,uint8,bytes32,bytes32)")
 _AUTHORIZATION_STATE = selector("authorizationState(address,bytes32)")
 _NONCES = selector("nonces(address)")
@@ -119,9 +117,7 @@ def _receive_call(domain: TokenDomain, secret: bytes, receiver: Address, *, sign
 
 def _permit_call(domain: TokenDomain, secret: bytes, spender: Address, *, signed_deadline: int) -> bytes:
     probe = VoucherKey(secret).address
-    digest = permit_digest(
-        domain, owner=probe, spender=spender, value=0, nonce=0, deadline=signed_deadline
-    )
+    digest = permit_digest(domain, owner=probe, spender=spender, value=0, nonce=0, deadline=signed_deadline)
     signature = sign(secret, digest)
     members = (probe, spender, 0, _FOREVER, signature[64], signature[:32], signature[32:64])
     return _PERMIT + b"".join(word(member) for member in members)

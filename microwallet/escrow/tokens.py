@@ -36,9 +36,7 @@ def known_assets(configuration: Configuration, network: Network) -> list[Asset]:
     assets = [native_asset(network)]
     if network.usdc is not None:
         assets.append(
-            Asset(
-                chain_id=network.chain_id, token=network.usdc, symbol="USDC", decimals=USDC_DECIMALS
-            )
+            Asset(chain_id=network.chain_id, token=network.usdc, symbol="USDC", decimals=USDC_DECIMALS)
         )
     return assets + list(_added_tokens(configuration, network.chain_id))
 

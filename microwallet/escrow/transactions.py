@@ -14,7 +14,13 @@ from microwallet.domain.ports import (
     TransactionJournal,
     TransactionStatus,
 )
-from microwallet.errors import MicrowalletError, OutcomeUnknown, TransactionReplaced, TransactionReverted
+from microwallet.errors import (
+    MicrowalletError,
+    OutcomeUnknown,
+    PaymentRefused,
+    TransactionReplaced,
+    TransactionReverted,
+)
 from microwallet.escrow.calls import Call
 from microwallet.escrow.delivery import Delivery, Receipt
 from microwallet.escrow.fees import Fees, bump, cap_in_wei
@@ -79,9 +85,7 @@ class TransactionSender:
 
     def quote(self, call: Call, *, purpose: str) -> Quote:
         """Simulate and price a call; nothing is signed. Raises as `send` does before signing."""
-        return quote(
-            self._rpc, self._network, self.address, call, purpose=purpose, cap=self._cap
-        )
+        return quote(self._rpc, self._network, self.address, call, purpose=purpose, cap=self._cap)
 
     def send(
         self,
@@ -190,9 +194,7 @@ class TransactionSender:
             max_priority_fee_per_gas=max(transaction.max_priority_fee_per_gas for transaction in live),
         )
         call = Call(to=self.address)
-        gas = read_quantity(
-            self._rpc.call("eth_estimateGas", [call.request(self.address)]), self._rpc.shown
-        )
+        gas = read_quantity(self._rpc.call("eth_estimateGas", [call.request(self.address)]), self._rpc.shown)
         return self._signed(
             self._secret(),
             Intent(operation=live[0].operation, purpose=CANCEL, channel_id=live[0].channel_id),
@@ -229,7 +231,7 @@ class TransactionSender:
             status, failure = TransactionStatus.REPLACED, error
         except TransactionReverted as error:
             status, failure = TransactionStatus.REVERTED, error
-        except OutcomeUnknown as error:
+        except (OutcomeUnknown, PaymentRefused) as error:
             failure = error
             self._reporter.say(f"still pending: {first.purpose} at nonce {first.nonce}, {first.hash}")
         return Resumed(
@@ -279,9 +281,7 @@ class TransactionSender:
             max_fee_per_gas=last.max_fee_per_gas, max_priority_fee_per_gas=last.max_priority_fee_per_gas
         )
         fees = bump(offered, current_fees(self._rpc, self._network, cap=self._cap), cap=self._cap)
-        intent = Intent(
-            operation=last.operation, purpose=last.purpose, channel_id=last.channel_id
-        )
+        intent = Intent(operation=last.operation, purpose=last.purpose, channel_id=last.channel_id)
         return self._signed(self._secret(), intent, nonce=last.nonce, call=call, gas=gas, fees=fees)
 
     def _signed(
@@ -297,4 +297,3 @@ class TransactionSender:
             gas=gas,
             fees=fees,
         )
-

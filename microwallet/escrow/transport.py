@@ -67,9 +67,7 @@ class Endpoint:
         except ValueError as error:
             raise UsageError(f"{self.shown!r} is no RPC address: {error}") from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(
-                f"{self.shown!r} is no RPC address: http:// or https:// and a host are expected"
-            )
+            raise UsageError(f"{self.shown!r} is no RPC address: http:// or https:// and a host are expected")
         self._tls = parts.scheme == "https"
         self._host = parts.hostname
         self._port = port or (443 if self._tls else 80)

@@ -1,0 +1,102 @@
+"""Assets by symbol and address, and symbols that would deceive."""
+
+from __future__ import annotations
+
+import pytest
+import tomli_w
+
+from microwallet.config import Configuration, Paths
+from microwallet.domain.identifiers import NATIVE_TOKEN
+from microwallet.domain.money import Asset
+from microwallet.errors import UnknownReference, UsageError
+from microwallet.escrow.networks import built_in_networks
+from microwallet.escrow.tokens import add_token, asset_of, known_assets, looks_like, resolve_asset
+
+SEPOLIA = built_in_networks()["sepolia"]
+AMOY = built_in_networks()["polygon-amoy"]
+OTHER = "0x1111111111111111111111111111111111111111"
+
+
+@pytest.fixture
+def configured(tmp_path):
+    """Makes a configuration from the content of a user file."""
+
+    def make(**content):
+        paths = Paths.from_environment({"MICROWALLET_HOME": str(tmp_path)})
+        paths.user_file.write_bytes(tomli_w.dumps(content).encode())
+        return Configuration(paths, {})
+
+    return make
+
+
+@pytest.mark.parametrize("text", [None, "USDC", "usdc", SEPOLIA.usdc, SEPOLIA.usdc.lower()])
+def test_usdc_is_known_without_asking_the_chain(configured, text):
+    """Each network's USDC has 6 decimals, by symbol in any case or by address."""
+    asset = resolve_asset(configured(), SEPOLIA, None, text)
+    assert (asset.symbol, asset.decimals, asset.token) == ("USDC", 6, SEPOLIA.usdc)
+
+
+@pytest.mark.parametrize(("network", "symbol"), [(SEPOLIA, "ETH"), (AMOY, "POL")])
+def test_the_coin_has_the_symbol_of_its_chain(configured, network, symbol):
+    """The zero address and the symbol are the chain's own coin, with 18 decimals."""
+    for text in (symbol, symbol.lower(), NATIVE_TOKEN):
+        asset = resolve_asset(configured(), network, None, text)
+        assert (asset.symbol, asset.decimals, asset.is_native) == (symbol, 18, True)
+
+
+def test_the_setting_chooses_the_asset_of_bare_amounts(configured):
+    """`token` in the configuration stands in where no unit is named."""
+    assert resolve_asset(configured(token="ETH"), SEPOLIA, None).symbol == "ETH"
+
+
+def test_a_misspelt_symbol_gets_a_suggestion(configured):
+    """Close symbols are suggested, never taken; another chain's coin is unknown here."""
+    with pytest.raises(UnknownReference, match="did you mean USDC"):
+        resolve_asset(configured(), SEPOLIA, None, "USDX")
+    with pytest.raises(UnknownReference, match="there are: POL, USDC"):
+        resolve_asset(configured(), AMOY, None, "DOGE")
+
+
+def test_an_added_token_is_known_on_its_chain_alone(configured):
+    """The user's file keeps symbol, address and decimals by chain."""
+    configuration = configured()
+    asset = Asset(chain_id=SEPOLIA.chain_id, token=OTHER, symbol="EURX", decimals=2)
+    add_token(configuration, SEPOLIA, asset)
+    assert resolve_asset(configuration, SEPOLIA, None, "eurx") == asset
+    assert asset_of(configuration, SEPOLIA, OTHER) == asset
+    assert asset_of(configuration, AMOY, OTHER) is None
+    renamed = Asset(chain_id=SEPOLIA.chain_id, token=OTHER, symbol="EURY", decimals=2)
+    add_token(configuration, SEPOLIA, renamed)
+    assert [known.symbol for known in known_assets(configuration, SEPOLIA)] == ["ETH", "USDC", "EURY"]
+
+
+def test_an_unknown_address_needs_the_chain(configured):
+    """Decimals are never guessed: offline, an unknown token is refused."""
+    with pytest.raises(UnknownReference, match="not known here"):
+        resolve_asset(configured(), SEPOLIA, None, OTHER)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"X": 5},
+        {"X": {"address": OTHER}},
+        {"X": {"address": OTHER, "decimals": "6"}},
+        {"X": {"address": OTHER, "decimals": -1}},
+        {"X": {"address": OTHER, "decimals": 200}},
+        {"X": {"address": "0x11", "decimals": 6}},
+        {"\x1b[31m": {"address": OTHER, "decimals": 6}},
+        "a text",
+    ],
+)
+def test_a_malformed_token_in_the_file_is_a_usage_error(configured, entry):
+    """Wrong decimals would be wrong money."""
+    with pytest.raises(UsageError):
+        known_assets(configured(tokens={str(SEPOLIA.chain_id): entry}), SEPOLIA)
+
+
+@pytest.mark.parametrize("other", ["USDC", "usdc", "U-S-D-C", "USDC.", "U5DC"])
+def test_symbols_a_person_could_confuse_count_as_one(other):
+    """Case, points, dashes and digits that resemble letters do not make another symbol."""
+    assert looks_like("USDC", other)
+    assert not looks_like("USDC", "USDT")

@@ -1,0 +1,63 @@
+"""RPC addresses: what is accepted, and what is shown of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from microwallet.errors import UsageError
+from microwallet.escrow.transport import Endpoint, redacted
+
+KEY = "Ab3dEf6hIj9kLm2nOp5qRs8tUv1wXy4z"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://127.0.0.1:8545", "http://127.0.0.1:8545"),
+        ("https://sepolia.base.org", "https://sepolia.base.org"),
+        (f"https://x.example/v2/{KEY}", "https://x.example/v2/…"),
+        (f"https://user:{KEY}@x.example:9000/rpc", "https://x.example:9000/rpc"),
+        (f"https://x.example/rpc?apikey={KEY}", "https://x.example/rpc?…"),
+        (f"https://us@er:{KEY}@x.example/{KEY}/{KEY}?a=b", "https://x.example/…/…?…"),
+    ],
+)
+def test_secrets_of_an_address_are_not_shown(url, shown):
+    """User, password, API keys and query never reach a message."""
+    assert redacted(url) == shown
+    assert Endpoint(url).shown == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "127.0.0.1:8545",
+        "ftp://x.example",
+        "http://",
+        "http://x.example:port",
+        "http://x.example:99999",
+        "http://x.example/a b",
+        "http://x.example/\r\nHost: evil",
+        "http://[::1",
+        "http://x.ex\u0430mple",
+        "file:///etc/passwd",
+    ],
+)
+def test_what_is_no_address_is_refused(url):
+    """Anything but http or https with a host is a usage error, before a connection is opened."""
+    with pytest.raises(UsageError, match="no RPC address"):
+        Endpoint(url)
+
+
+def test_a_refused_address_is_shown_without_its_password():
+    """Even a wrong address does not give its password away."""
+    with pytest.raises(UsageError) as caught:
+        Endpoint(f"http://user:{KEY}@x.example/a b")
+    assert KEY not in caught.value.message
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8545", "http://localhost:1", "http://[::1]:8545"])
+def test_this_machine_is_known(url):
+    """Loopback addresses are local: no proxy is asked, and an old newest block is no fault."""
+    assert Endpoint(url).is_local
+    assert not Endpoint("https://sepolia.base.org").is_local
