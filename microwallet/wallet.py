@@ -207,6 +207,7 @@ class Wallet:
             network=self.network,
             ledger=self.ledger,
             reader=self.reader_of(escrow_contract or self.escrow_contract),
+            reader_of=self.reader_of,
             sender=self.sender(account, secret=secret),
             secret=secret,
             keep_voucher_key=lambda channel, key: self.voucher_keys.put(channel, key, account.store),
@@ -316,10 +317,12 @@ class Wallet:
             if channel.descriptor.payer == address:
                 held = channel.state.deposit - channel.state.settled
                 lines.append(f"{channel.label or channel.channel_id} holds {_text(held, channel)}")
-        for received in self.ledger.vouchers.list(finalized=False):
-            if received.descriptor.payee == address and received.unsettled:
-                lines.append(f"{received.channel_id} owes {_text(received.unsettled, received)}")
-        return lines
+        owing = [
+            f"{received.channel_id} owes {_text(received.unsettled, received)}"
+            for received in self.ledger.vouchers.list(finalized=False)
+            if received.descriptor.payee == address and received.unsettled
+        ]
+        return lines + owing
 
 
 def _text(base_units: int, channel: Any) -> str:

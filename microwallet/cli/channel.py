@@ -9,6 +9,7 @@ import typer
 from microwallet.cli.channel_close import close, withdraw
 from microwallet.cli.channel_open import open_
 from microwallet.cli.channel_reference import ChannelReference, wallet_of_channel
+from microwallet.cli.channel_sync import sync
 from microwallet.cli.channel_top_up import top_up
 from microwallet.cli.channel_view import channel_details, channel_document, channel_table
 from microwallet.cli.command import command, new_group
@@ -37,6 +38,7 @@ command(
 )(top_up)
 command(app, "close", epilog="Example:  microwallet channel close coffee")(close)
 command(app, "withdraw", epilog="Example:  microwallet channel withdraw coffee --wait")(withdraw)
+command(app, "sync", epilog="Example:  microwallet channel sync --voucher voucher.json")(sync)
 
 
 @command(app, "list")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from microwallet.cli.channel_reference import ChannelReference, paying_account_of, wallet_of_channel
-from microwallet.cli.channel_view import channel_document, local_time, money
+from microwallet.cli.channel_view import authorized_text, channel_document, local_time, money
 from microwallet.cli.context import confirm
 from microwallet.cli.options import DryRun, Json, NetworkName, PasswordFile, RpcUrl, Yes
 from microwallet.cli.result import Result
@@ -75,8 +75,11 @@ def _close_summary(paying: PayingAccount, channel: PayerChannel) -> str:
         ("  channel", f"{channel.channel_id}{f' ({channel.label})' if channel.label else ''}"),
         ("  payee", channel.descriptor.payee),
         ("  deposit", money(channel, channel.state.deposit)),
-        ("  authorized", f"{money(channel, channel.authorized)}: the payee can still take it"),
-        ("  comes back", money(channel, channel.remaining)),
+        ("  authorized", f"{authorized_text(channel)}: the payee can still take it"),
+        (
+            "  comes back",
+            f"at least {money(channel, channel.remaining)}" if channel.voucher_known else "unknown",
+        ),
         ("  network", f"{paying.network.name} (chain {paying.network.chain_id})"),
         ("  way", f"requested now; withdrawn {CLOSE_GRACE_PERIOD // 60} minutes later at the earliest"),
     ]
@@ -99,8 +102,8 @@ def _closing(closing: Closing, *, now: int) -> Result:
     left = max(0, at - max(now, channel.as_of or 0))
     asked = "requested" if closing.receipt else "requested already"
     text = (
-        f"close of channel {name} {asked}: {money(channel, channel.remaining)} can be taken"
-        f" at {local_time(at)}, in {left} seconds; until then the payee takes what it is owed"
+        f"close of channel {name} {asked}: what is left can be taken at {local_time(at)}, in {left} seconds;"
+        " until then the payee can take what it is owed"
     )
     return Result(data=data, text=text + _transaction(closing.receipt), notes=notes)
 

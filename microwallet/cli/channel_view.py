@@ -14,8 +14,13 @@ _SHORT_ID = 10
 
 
 def channel_document(channel: Channel, *, now: int) -> dict[str, Any]:
-    """The object of `--json`: amounts in base units, `asOf` null if the chain never said a state."""
+    """The object of `--json`: amounts in base units.
+
+    `asOf` is null if the chain never said a state; `authorized` and `remaining` are null for a
+    rebuilt channel whose highest voucher is not known.
+    """
     descriptor, state = channel.descriptor, channel.state
+    known = _voucher_is_known(channel)
     status = status_of(channel, now=now)
     closing = status in (ChannelStatus.CLOSING, ChannelStatus.WITHDRAWABLE)
     return {
@@ -29,8 +34,8 @@ def channel_document(channel: Channel, *, now: int) -> dict[str, Any]:
         "chainId": descriptor.chain_id,
         "deposit": str(state.deposit),
         "settled": str(state.settled),
-        "authorized": str(channel.authorized),
-        "remaining": str(channel.remaining),
+        "authorized": str(channel.authorized) if known else None,
+        "remaining": str(channel.remaining) if known else None,
         "asset": channel.asset.symbol,
         "decimals": channel.asset.decimals,
         "status": str(status),
@@ -68,8 +73,10 @@ def channel_details(channel: Channel, *, now: int) -> str:
         ("status", status_text(channel, now=now)),
         ("payer", document["payer"]),
         ("payee", document["payee"]),
-        *((name, money(channel, int(document[name]))) for name in ("deposit", "authorized", "settled")),
-        ("remaining", money(channel, channel.remaining)),
+        ("deposit", money(channel, channel.state.deposit)),
+        ("authorized", authorized_text(channel)),
+        ("settled", money(channel, channel.state.settled)),
+        ("remaining", money(channel, channel.remaining) if _voucher_is_known(channel) else "unknown"),
         ("token", document["token"]),
         ("voucher signer", document["authorizedSigner"]),
         ("salt", document["salt"]),
@@ -98,6 +105,11 @@ def money(channel: Channel, base_units: int) -> str:
     return f"{format_units(base_units, channel.asset.decimals)} {channel.asset.symbol}"
 
 
+def authorized_text(channel: Channel) -> str:
+    """What is authorized, as a person reads it."""
+    return money(channel, channel.authorized) if _voucher_is_known(channel) else "unknown"
+
+
 def local_time(timestamp: int) -> str:
     """Unix seconds in the time zone of this machine."""
     return datetime.fromtimestamp(timestamp).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
@@ -106,6 +118,16 @@ def local_time(timestamp: int) -> str:
 def label_of(channel: Channel) -> str | None:
     """The payer's own name for a channel."""
     return channel.label if isinstance(channel, PayerChannel) else None
+
+
+def _authorized_cell(channel: Channel, unit: str) -> str:
+    if not _voucher_is_known(channel):
+        return "unknown"
+    return format_units(channel.authorized, channel.asset.decimals) + unit
+
+
+def _voucher_is_known(channel: Channel) -> bool:
+    return not isinstance(channel, PayerChannel) or channel.voucher_known
 
 
 def _clock(channel: Channel, now: int) -> int:
@@ -120,10 +142,9 @@ def _row(channel: Channel, now: int, *, with_unit: bool) -> tuple[str, ...]:
         _shortened(channel.channel_id),
         label_of(channel) or "-",
         _shortened(other),
-        *(
-            format_units(base_units, channel.asset.decimals) + unit
-            for base_units in (state.deposit, channel.authorized, state.settled)
-        ),
+        format_units(state.deposit, channel.asset.decimals) + unit,
+        _authorized_cell(channel, unit),
+        format_units(state.settled, channel.asset.decimals) + unit,
         str(status_of(channel, now=now)),
     )
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from microwallet.ledger.deposits import Deposits
     from microwallet.ledger.journal import Journal
     from microwallet.ledger.payments import Payments
+    from microwallet.ledger.scanned import Scanned
     from microwallet.ledger.turns import Turns
     from microwallet.ledger.vouchers import Vouchers
 
@@ -75,6 +76,13 @@ class Ledger:
         from microwallet.ledger.journal import Journal
 
         return Journal(self.database, clock=lambda: int(time.time()))
+
+    @cached_property
+    def scanned(self) -> Scanned:
+        """How far the chain's events have been read."""
+        from microwallet.ledger.scanned import Scanned
+
+        return Scanned(self.database)
 
     @cached_property
     def turns(self) -> Turns:

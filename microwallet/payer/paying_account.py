@@ -24,6 +24,8 @@ class PayingAccount:
     network: Network
     ledger: Ledger
     reader: EscrowReader
+    reader_of: Callable[[Address], EscrowReader]
+    """The reader of another escrow on the same chain."""
     sender: TransactionSender
     secret: Callable[[], bytes]
     """The account key: 32 bytes; asks for a password where it must, once."""

@@ -1,0 +1,138 @@
+"""`microwallet channel sync`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from microwallet.cli.channel_view import channel_document, channel_table, local_time, money
+from microwallet.cli.context import open_wallet
+from microwallet.cli.options import AccountName, Json, NetworkName, PasswordFile, RpcUrl
+from microwallet.cli.result import Result
+from microwallet.errors import KeyUnavailable, UnknownReference, UsageError
+from microwallet.wallet import Wallet
+
+if TYPE_CHECKING:
+    from microwallet.payer.import_voucher import ImportedVoucher
+    from microwallet.payer.sync import SettledDeposit, Synced
+
+_INPUT_LIMIT = 16 * 1024 * 1024
+
+
+def sync(
+    voucher: Annotated[
+        str | None,
+        typer.Option("--voucher", metavar="FILE", help="Highest voucher of a rebuilt channel; - for stdin."),
+    ] = None,
+    network: NetworkName = None,
+    account: AccountName = None,
+    rpc_url: RpcUrl = None,
+    password_file: PasswordFile = None,
+    json: Json = False,
+) -> Result:
+    """Find your channels on the chain again, and settle what a crash left unfinished.
+
+    A channel found again does not pay until its highest voucher, which the payee has, is imported.
+    """
+    from microwallet.payer.import_voucher import import_vouchers
+    from microwallet.payer.sync import sync as sync_with_chain
+
+    lines = [] if voucher is None else _read(voucher).splitlines()
+    with open_wallet(
+        network=network, account=account, rpc_url=rpc_url, password_file=password_file
+    ) as wallet:
+        accounts = [wallet.account] if account else wallet.accounts.list()
+        if not accounts:
+            raise UnknownReference("this wallet has no account", hint="microwallet account import NAME")
+        synced = sync_with_chain([wallet.paying_account(one) for one in accounts], wallet.asset_of)
+        imported = [] if voucher is None else import_vouchers(wallet.ledger, lines)
+        notes = [note for one in imported for note in _keep_key(wallet, one)]
+        return _result(wallet, synced, imported, notes)
+
+
+def _result(wallet: Wallet, synced: Synced, imported: list[ImportedVoucher], notes: list[str]) -> Result:
+    now = wallet.now()
+    channels = [wallet.ledger.channels.get(channel.channel_id) or channel for channel in synced.channels]
+    data = {
+        "channels": [channel_document(channel, now=now) for channel in channels],
+        "added": list(synced.added),
+        "deposits": [_deposit_document(settled) for settled in synced.deposits],
+        "transactions": [
+            {
+                "purpose": resumed.purpose,
+                "channelId": resumed.channel_id,
+                "status": str(resumed.status),
+                "transactionHash": resumed.receipt.hash if resumed.receipt else None,
+                "gasUsed": resumed.receipt.gas_used if resumed.receipt else None,
+            }
+            for resumed in synced.transactions
+        ],
+        "imported": [
+            {"channelId": one.channel.channel_id, "cumulativeAmount": str(one.cumulative_amount)}
+            for one in imported
+        ],
+    }
+    lines = [
+        *(f"found channel {channel_id}" for channel_id in synced.added),
+        *(_deposit_line(settled) for settled in synced.deposits),
+        *(f"{one.purpose} at an earlier run: {one.status}" for one in synced.transactions),
+        *(
+            f"channel {one.channel.label or one.channel.channel_id} pays again:"
+            f" {money(one.channel, one.channel.authorized)} are authorized"
+            for one in imported
+        ),
+    ]
+    lines.append(channel_table(channels, now) if channels else "no channel is open")
+    waiting = [channel.channel_id for channel in channels if not channel.voucher_known]
+    if waiting:
+        notes.append(
+            "a channel whose voucher is unknown does not pay: ask its payee for the highest one, then:"
+            " microwallet channel sync --voucher FILE"
+        )
+    return Result(data=data, text="\n".join(lines), notes=[*synced.notes, *notes])
+
+
+def _deposit_document(settled: SettledDeposit) -> dict[str, Any]:
+    deposit = settled.deposit
+    return {
+        "idempotencyKey": deposit.idempotency_key,
+        "kind": str(deposit.kind),
+        "channelId": deposit.channel_id,
+        "amount": str(deposit.amount),
+        "status": str(settled.status),
+        "expiresAt": settled.expires_at,
+    }
+
+
+def _deposit_line(settled: SettledDeposit) -> str:
+    deposit = settled.deposit
+    line = f"{deposit.kind} {deposit.idempotency_key} of channel {deposit.channel_id}: {settled.status}"
+    if settled.expires_at is None:
+        return line
+    return f"{line}; what was signed for it expires at {local_time(settled.expires_at)}"
+
+
+def _keep_key(wallet: Wallet, imported: ImportedVoucher) -> list[str]:
+    """Store the voucher key of a channel that pays again; a note if it cannot be had."""
+    try:
+        wallet.voucher_key(imported.channel)
+    except KeyUnavailable as error:
+        return [f"it cannot sign yet: {error.message}" + (f" ({error.hint})" if error.hint else "")]
+    return []
+
+
+def _read(source: str) -> bytes:
+    try:
+        if source == "-":
+            raw = sys.stdin.buffer.read(_INPUT_LIMIT + 1)
+        else:
+            with Path(source).expanduser().open("rb") as file:
+                raw = file.read(_INPUT_LIMIT + 1)
+    except OSError as error:
+        raise UsageError(f"{source} cannot be read: {error.strerror}") from error
+    if len(raw) > _INPUT_LIMIT:
+        raise UsageError(f"{source} is too long for vouchers: over {_INPUT_LIMIT} bytes")
+    return raw

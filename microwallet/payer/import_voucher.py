@@ -1,0 +1,90 @@
+"""Importing the highest voucher of a channel that was rebuilt from the chain, so that it pays again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from microwallet.domain.channel import PayerChannel
+from microwallet.domain.identifiers import ChannelId
+from microwallet.domain.voucher import SignatureError, SignerCheck, VoucherDigest
+from microwallet.domain.voucher_document import (
+    LINE_LIMIT,
+    MalformedVoucher,
+    VoucherDocument,
+    VoucherReader,
+)
+from microwallet.errors import UnknownReference, VoucherRejected
+from microwallet.ledger.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedVoucher:
+    """A channel whose highest voucher is known again, and what that voucher carries."""
+
+    channel: PayerChannel
+    cumulative_amount: int
+
+
+def import_vouchers(ledger: Ledger, lines: Iterable[bytes]) -> list[ImportedVoucher]:
+    """Take the highest of these vouchers for each channel; authorized never falls.
+
+    Every line must be a voucher this wallet's own key signed for a channel it pays through, and
+    the highest must not be below what is settled: else VoucherRejected or UnknownReference, and
+    nothing is imported. That it is the highest ever signed, only the payee knows.
+    """
+    best: dict[ChannelId, tuple[PayerChannel, int]] = {}
+    reader = VoucherReader()
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            document = _read(reader, line, number)
+            channel = _verified(ledger, document)
+            known = best.get(channel.channel_id)
+            if known is None or document.cumulative_amount > known[1]:
+                best[channel.channel_id] = (channel, document.cumulative_amount)
+    if not best:
+        raise VoucherRejected("there is no voucher in the file", hint="ask the payee for the highest one")
+    for channel, amount in best.values():
+        if amount < channel.state.settled:
+            raise VoucherRejected(
+                f"the voucher of channel {channel.channel_id} carries {amount} base units, but"
+                f" {channel.state.settled} are settled already: it is not the highest",
+                hint=f"ask the payee {channel.descriptor.payee} for the highest voucher",
+            )
+    for channel, amount in best.values():
+        ledger.channels.import_voucher(channel.channel_id, amount)
+    return [
+        ImportedVoucher(channel=ledger.channels.get(channel.channel_id) or channel, cumulative_amount=amount)
+        for channel, amount in best.values()
+    ]
+
+
+def _read(reader: VoucherReader, line: bytes, number: int) -> VoucherDocument:
+    if len(line) > LINE_LIMIT:
+        raise VoucherRejected(f"line {number} is too long for a voucher: {len(line)} bytes")
+    try:
+        return reader.read(line)
+    except MalformedVoucher as error:
+        raise VoucherRejected(f"line {number} is no voucher: {error}") from error
+
+
+def _verified(ledger: Ledger, document: VoucherDocument) -> PayerChannel:
+    channel = ledger.channels.get(document.channel_id)
+    if channel is None:
+        raise UnknownReference(
+            f"channel {document.channel_id} is not one this wallet pays through",
+            hint="microwallet channel sync",
+        )
+    descriptor = channel.descriptor
+    if document.descriptor != descriptor:
+        raise VoucherRejected(f"the descriptor in the voucher is not that of channel {document.channel_id}")
+    digest = VoucherDigest(descriptor.chain_id, descriptor.escrow_contract, document.channel_id)
+    try:
+        valid = SignerCheck(descriptor.voucher_signer)(digest(document.cumulative_amount), document.signature)
+    except SignatureError as error:
+        raise VoucherRejected(f"the voucher of channel {document.channel_id}: {error}") from error
+    if not valid:
+        raise VoucherRejected(
+            f"the voucher of channel {document.channel_id} is not signed by {descriptor.voucher_signer}"
+        )
+    return channel

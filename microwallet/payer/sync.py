@@ -1,0 +1,214 @@
+"""Making the ledger agree with the chain: channels found again, and what a crash left is settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from microwallet.domain.channel import NO_CHANNEL, PayerChannel
+from microwallet.domain.identifiers import Address, ChannelId
+from microwallet.domain.money import Asset
+from microwallet.domain.ports import JournalEntry, TransactionStatus
+from microwallet.errors import LedgerBusy
+from microwallet.escrow.events import ChannelOpened, EscrowEvents
+from microwallet.escrow.reader import Head, read_quantity
+from microwallet.escrow.transactions import Resumed
+from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
+from microwallet.payer.deposit import has_landed, purpose_of
+from microwallet.payer.paying_account import PayingAccount
+from microwallet.payer.refresh import refresh
+from microwallet.payer.ways import Way
+
+REORGANISATION_BLOCKS = 256
+"""How far back events are read again, and mined transactions looked at again."""
+
+EXPIRY_MARGIN = 60
+"""Seconds after its end until an authorization is taken for dead."""
+
+_LIVE = (TransactionStatus.SIGNED, TransactionStatus.BROADCAST)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettledDeposit:
+    """An open or top-up whose end was unknown, and what is known of it now."""
+
+    deposit: Deposit
+    status: DepositStatus
+    expires_at: int | None
+    """For one that is still pending: Unix seconds at which what was signed for it expires."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synced:
+    """What a sync found and did. Nothing is ever deleted."""
+
+    added: Sequence[ChannelId]
+    channels: Sequence[PayerChannel]
+    """Every channel of the chain that is not finalized, or was added now."""
+    deposits: Sequence[SettledDeposit]
+    transactions: Sequence[Resumed]
+    notes: Sequence[str]
+
+
+def sync(accounts: Sequence[PayingAccount], asset_of: Callable[[Address], Asset]) -> Synced:
+    """Find the channels of these accounts on one chain, and bring to an end what is unfinished.
+
+    A channel the ledger did not know does not pay until its highest voucher is imported. Raises
+    NetworkError when the chain cannot be asked; what was found until then is kept.
+    """
+    added: list[ChannelId] = []
+    transactions: list[Resumed] = []
+    deposits: list[SettledDeposit] = []
+    notes: list[str] = []
+    channels: Sequence[PayerChannel] = ()
+    for account in accounts:
+        head = account.reader.head()
+        added += _discover(account, asset_of, head)
+        _look_again(account, head)
+        transactions += account.sender.resume_all()
+        deposits += _settle_deposits(account)
+    if accounts:
+        first = accounts[0]
+        here = [
+            channel
+            for channel in first.ledger.channels.list(finalized=True)
+            if channel.descriptor.chain_id == first.network.chain_id
+        ]
+        refreshed = refresh(first.ledger, first.reader_of, here, now=first.clock())
+        notes += refreshed.notes
+        channels = [
+            channel
+            for channel in refreshed.channels
+            if not channel.state.finalized or channel.channel_id in added
+        ]
+    return Synced(added=added, channels=channels, deposits=deposits, transactions=transactions, notes=notes)
+
+
+def _discover(account: PayingAccount, asset_of: Callable[[Address], Asset], head: Head) -> list[ChannelId]:
+    """Add the channels this account opened, as events tell them, that the ledger does not know."""
+    ledger, chain_id = account.ledger, account.network.chain_id
+    escrow = account.reader.escrow_contract
+    events = EscrowEvents(account.reader, chain_id)
+    scanned = ledger.scanned.get(chain_id, escrow, account.address)
+    if scanned is None or scanned > head.number:
+        first = events.first_block()
+    else:
+        first = max(0, scanned - REORGANISATION_BLOCKS)
+    account.reporter.say(f"reading the channels of {account.name} from block {first} to {head.number}")
+    added = []
+    for event in events.opened(payer=account.address, from_block=first, to_block=head.number):
+        if ledger.channels.get(event.channel_id) is None:
+            ledger.channels.add(_rebuilt(event, asset_of(event.descriptor.token)), now=account.clock())
+            added.append(event.channel_id)
+    ledger.scanned.record(chain_id, escrow, account.address, head.number)
+    return added
+
+
+def _rebuilt(event: ChannelOpened, asset: Asset) -> PayerChannel:
+    return PayerChannel(
+        channel_id=event.channel_id,
+        descriptor=event.descriptor,
+        asset=asset,
+        state=NO_CHANNEL,
+        authorized=0,
+        as_of=None,
+        label=None,
+        voucher_known=False,
+    )
+
+
+def _look_again(account: PayingAccount, head: Head) -> None:
+    """Take back what a reorganisation undid: mined opens and top-ups that are in no block any more.
+
+    Only recent ones: a chain that was started anew never had the old ones, and must not get them.
+    """
+    ledger = account.ledger
+    for kind in DepositKind:
+        for deposit in ledger.deposits.of_channels(kind, account.network.chain_id):
+            if deposit.status is not DepositStatus.DONE:
+                continue
+            mined = [
+                entry
+                for entry in _own_entries(account, deposit)
+                if entry.status is TransactionStatus.MINED and _is_recent(entry, head)
+            ]
+            for entry in mined:
+                receipt = account.reader.rpc.call("eth_getTransactionReceipt", [entry.transaction.hash])
+                if receipt is None:
+                    ledger.journal.record(entry.transaction.hash, TransactionStatus.BROADCAST)
+                    ledger.deposits.record(deposit.idempotency_key, DepositStatus.PENDING)
+
+
+def _settle_deposits(account: PayingAccount) -> list[SettledDeposit]:
+    """Find out what became of every pending deposit of this account."""
+    settled = []
+    for deposit in account.ledger.deposits.pending():
+        channel = account.ledger.channels.get(deposit.channel_id)
+        if channel is None or (channel.descriptor.payer, channel.descriptor.chain_id) != (
+            account.address,
+            account.network.chain_id,
+        ):
+            continue
+        try:
+            with account.ledger.turns.turn(f"deposit {deposit.idempotency_key}", seconds=0):
+                status = _settle(account, deposit.idempotency_key, channel)
+        except LedgerBusy:
+            account.reporter.say(f"{deposit.idempotency_key} is in another process's hands")
+            status = DepositStatus.PENDING
+        settled.append(
+            SettledDeposit(
+                deposit=deposit,
+                status=status,
+                expires_at=deposit.authorization_expires_at if status is DepositStatus.PENDING else None,
+            )
+        )
+    return settled
+
+
+def _settle(account: PayingAccount, idempotency_key: str, channel: PayerChannel) -> DepositStatus:
+    deposits = account.ledger.deposits
+    deposit = deposits.find(idempotency_key)
+    if deposit is None or deposit.status is not DepositStatus.PENDING:
+        return DepositStatus.PENDING if deposit is None else deposit.status
+    if has_landed(account, deposit, channel):
+        deposits.record(idempotency_key, DepositStatus.DONE)
+        return DepositStatus.DONE
+    if _is_dead(account, deposit):
+        deposits.abandon(deposit)
+        return DepositStatus.ABANDONED
+    return DepositStatus.PENDING
+
+
+def _is_dead(account: PayingAccount, deposit: Deposit) -> bool:
+    """Whether a deposit that is not on the chain can never get there.
+
+    Nothing signed for it is valid any more: its authorization has expired, and every nonce it was
+    sent at has been used by something else, as deep in the chain as the network's confirmations.
+    """
+    head = account.reader.head()
+    ends = deposit.authorization_expires_at if Way(deposit.method) is Way.AUTHORIZATION else None
+    if ends is not None and head.timestamp < ends + EXPIRY_MARGIN:
+        return False
+    entries = _own_entries(account, deposit)
+    if any(entry.status in (*_LIVE, TransactionStatus.MINED) for entry in entries):
+        return False
+    if not entries:
+        return True
+    confirmed = max(0, head.number - account.network.confirmations + 1)
+    rpc = account.reader.rpc
+    count = rpc.call("eth_getTransactionCount", [account.address, hex(confirmed)])
+    return all(entry.transaction.nonce < read_quantity(count, rpc.shown) for entry in entries)
+
+
+def _own_entries(account: PayingAccount, deposit: Deposit) -> list[JournalEntry]:
+    return [
+        entry
+        for entry in account.ledger.journal.of_operation(deposit.idempotency_key)
+        if entry.transaction.purpose == purpose_of(deposit.kind)
+        and entry.transaction.sender == account.address
+    ]
+
+
+def _is_recent(entry: JournalEntry, head: Head) -> bool:
+    block = entry.block_number
+    return block is not None and head.number - REORGANISATION_BLOCKS < block <= head.number + 1
