@@ -275,7 +275,7 @@ def _text(raw: bytes) -> str | None:
 
 
 def _small_number(raw: bytes) -> int | None:
-    if len(raw) != _WORD:
+    if len(raw) < _WORD:
         return None
-    number = int.from_bytes(raw, "big")
+    number = int.from_bytes(raw[:_WORD], "big")
     return number if number <= 255 else None
