@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -176,21 +177,28 @@ def command_line() -> list[str]:
     return [sys.executable, "-c", "from microwallet.cli.main import run; run()"]
 
 
+def new_home(folder: Path, name: str, chain: LocalChain | None = None, **settings: str) -> Home:
+    """An empty home called `name` in a folder, to work on `chain` if there is one."""
+    place = folder / name
+    place.mkdir()
+    password_file = place / "password"
+    password_file.write_text(PASSWORD + "\n")
+    password_file.chmod(0o600)
+    if chain:
+        settings["MICROWALLET_RPC_URL"] = chain.rpc_url
+    return Home(path=place / "home", password_file=password_file, settings=settings)
+
+
+@pytest.fixture(scope="session")
+def make_home_in() -> Callable[..., Home]:
+    """Makes an empty home in a folder that outlives a test."""
+    return new_home
+
+
 @pytest.fixture
 def make_home(tmp_path: Path) -> Callable[..., Home]:
     """Makes an empty home: `make_home("alice")`, `make_home("bob", chain)` to work on that chain."""
-
-    def make(name: str, chain: LocalChain | None = None, **settings: str) -> Home:
-        folder = tmp_path / name
-        folder.mkdir()
-        password_file = folder / "password"
-        password_file.write_text(PASSWORD + "\n")
-        password_file.chmod(0o600)
-        if chain:
-            settings["MICROWALLET_RPC_URL"] = chain.rpc_url
-        return Home(path=folder / "home", password_file=password_file, settings=settings)
-
-    return make
+    return functools.partial(new_home, tmp_path)
 
 
 @pytest.fixture

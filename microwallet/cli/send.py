@@ -60,11 +60,11 @@ def send(
         operation = operation_of(key, receiver, asset, amount)
         with wallet.ledger.turns.turn(f"send {key}"):
             receipt = resume_transfer(sender, wallet.ledger.journal, operation, idempotency_key=key)
-            data = {"from": sender.address, "to": receiver, "asset": asset.symbol, "idempotencyKey": key}
+            data: dict[str, Any] = {"from": sender.address, "to": receiver, "asset": asset.symbol, "idempotencyKey": key}
             if receipt is not None:
                 return _sent(data, receipt, f"was sent to {receiver} before, under this key")
             planned = plan_transfer(sender, wallet.reader, receiver, amount, asset)
-            data |= {"amount": str(planned.amount.base_units), "decimals": asset.decimals}
+            data["amount"], data["decimals"] = str(planned.amount.base_units), asset.decimals
             summary = (
                 f"send {planned.amount} from {wallet.account.name} ({sender.address}) to {receiver} on"
                 f" {wallet.network.name}; the fee is"
@@ -81,7 +81,7 @@ def send(
 
 def _sent(data: dict[str, Any], receipt: Any, text: str) -> Result:
     return Result(
-        data=data | {"transactionHash": receipt.hash, "gasUsed": receipt.gas_used},
+        data={**data, "transactionHash": receipt.hash, "gasUsed": receipt.gas_used},
         text=f"{text}: {receipt.hash}",
     )
 

@@ -61,7 +61,8 @@ def next_payment(
     if not channel.voucher_known:
         raise VoucherUnknown(
             f"the highest voucher of channel {name} is not known: paying now could sign below it",
-            hint=f"microwallet channel sync --voucher FILE  (ask the payee {channel.descriptor.payee} for it)",
+            hint="microwallet channel sync --voucher FILE"
+            f"  (ask the payee {channel.descriptor.payee} for it)",
         )
     if step * count > channel.remaining:
         raise _exceeds(channel, name, step, count)
@@ -79,7 +80,7 @@ def next_payment(
 
 _HINTS = {
     ChannelStatus.OPENING: "microwallet channel sync",
-    ChannelStatus.CLOSING: "microwallet channel top-up {name} AMOUNT  (cancels the close), or open a new channel",
+    ChannelStatus.CLOSING: "microwallet channel top-up {name} AMOUNT  (cancels the close)",
     ChannelStatus.WITHDRAWABLE: "microwallet channel withdraw {name}",
     ChannelStatus.FINALIZED: "microwallet channel open {payee} DEPOSIT",
 }

@@ -20,6 +20,8 @@ from microwallet.ledger.mark import Mark
 from microwallet.ledger.schema import APPLICATION_ID, MIGRATIONS
 
 BUSY_SECONDS = 30.0
+_HEAD = b"SQLite format 3\0"
+_RESTORE = "keep the file, put a backup in its place, then: microwallet channel sync"
 
 
 def to_text(base_units: int) -> str:
@@ -42,20 +44,11 @@ class Database:
         Raises LedgerCorrupt, LedgerTooNew, LedgerBusy or LedgerUnwritable; never replaces a file.
         """
         mark = Mark(path.with_suffix(".mark"))
-        fresh = not path.exists()
-        if fresh and mark.read() is not None:
-            raise LedgerCorrupt(
-                f"the ledger {path} is missing, but payments were recorded in it before",
-                hint=f"put it back from a backup; to start anew without it: rm {mark.path}"
-                " && microwallet channel sync",
-            )
         with translated(path):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if fresh:
-                _create_private(path)
+            _check_file(path, mark)
             connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
             try:
-                _prepare(connection, path)
+                _prepare(connection, path, mark)
             except BaseException:
                 connection.close()
                 raise
@@ -120,14 +113,27 @@ class Database:
         return [line for line in lines if line != "ok"] + [f"dangling row: {row}" for row in broken]
 
 
-def _create_private(path: Path) -> None:
+def _check_file(path: Path, mark: Mark) -> None:
+    """Make the file if there never was one; LedgerCorrupt if it is gone, emptied or no SQLite file."""
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except FileExistsError:
+        with path.open("rb") as file:
+            head = file.read(len(_HEAD))
+    except FileNotFoundError:
+        head = b""
+    if head == _HEAD:
         return
+    if head:
+        raise LedgerCorrupt(f"{path} is no ledger: it is no SQLite file", hint=_RESTORE)
+    if mark.read() is not None:
+        raise LedgerCorrupt(
+            f"the ledger {path} is gone or empty, but there was one",
+            hint=f"put a backup in its place; to start anew: rm {mark.path} && microwallet channel sync",
+        )
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path, mark: Mark) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == len(MIGRATIONS):
@@ -137,8 +143,12 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             f"the ledger {path} has version {version}; this microwallet knows {len(MIGRATIONS)}",
             hint="upgrade microwallet: pip install --upgrade microwallet",
         )
+    if version == 0 and mark.read() is not None:
+        raise LedgerCorrupt(f"the ledger {path} has lost all it held", hint=_RESTORE)
     connection.execute("PRAGMA journal_mode = WAL")
     _migrate(connection, path, version)
+    if version == 0:
+        mark.write(0)
 
 
 def _migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
@@ -203,7 +213,7 @@ def _ledger_error(error: sqlite3.Error, path: Path) -> LedgerError:
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return LedgerCorrupt(
             f"the ledger {path} is damaged: {error}",
-            hint="keep the file, put a backup in its place, then: microwallet channel sync",
+            hint=_RESTORE,
         )
     if primary == sqlite3.SQLITE_FULL:
         return LedgerUnwritable(

@@ -82,7 +82,7 @@ def check_same(recorded: Payment, *, channel_id: ChannelId, step: int, count: in
         raise IdempotencyMismatch(
             f"the idempotency key {recorded.idempotency_key!r} was used with other arguments: "
             + "; ".join(differences),
-            hint=f"microwallet pay --resume {recorded.idempotency_key}  (or leave the key out for a new payment)",
+            hint=f"microwallet pay --resume {recorded.idempotency_key}  (or a new payment without the key)",
         )
 
 

@@ -42,7 +42,7 @@ class Vouchers:
             ).fetchall()
         if len(rows) != 1 or len(prefix) < 6:
             raise UnknownReference(
-                f"{reference!r} is no id, or no unambiguous prefix of one, of a channel that pays this wallet",
+                f"no channel that pays this wallet, or more than one, has an id like {reference!r}",
                 hint="microwallet payee list --all",
             )
         return _channel(rows[0])

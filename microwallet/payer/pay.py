@@ -89,7 +89,7 @@ def resume(ledger: Ledger, idempotency_key: str, *, key_of: KeyOf) -> SignedPaym
     Raises UnknownReference if no payment was made under the key.
     """
     recorded = ledger.payments.find(idempotency_key)
-    channel = recorded and ledger.channels.get(recorded.channel_id)
+    channel = ledger.channels.get(recorded.channel_id) if recorded else None
     if recorded is None or channel is None:
         raise UnknownReference(
             f"no payment was made under the idempotency key {idempotency_key!r}: nothing was signed"
