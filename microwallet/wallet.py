@@ -13,6 +13,7 @@ from microwallet.config import Configuration, Paths
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import Asset, format_units
+from microwallet.domain.ports import Quiet
 from microwallet.errors import KeyMissing, KeyUnavailable, UnknownReference
 from microwallet.ledger.ledger import Ledger
 
@@ -29,13 +30,6 @@ if TYPE_CHECKING:
     from microwallet.payee.accept import Acceptance
     from microwallet.payee.settle import Settlement
     from microwallet.payer.paying_account import PayingAccount
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def say(self, message: str) -> None:
-        """Drop the message."""
 
 
 class Wallet:
@@ -56,7 +50,7 @@ class Wallet:
         self.paths = paths
         self.configuration = configuration
         self.environment = environment
-        self.reporter: Reporter = reporter or Silent()
+        self.reporter: Reporter = reporter or Quiet()
         self._prompt = prompt
 
     @classmethod

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from microwallet.cli.context import Stderr
 from microwallet.cli.result import Result, print_result
 
 
@@ -23,7 +24,7 @@ def command(app: typer.Typer, name: str | None = None, **settings: Any) -> Calla
             result = function(*args, **kwargs)
             code = print_result(result, as_json=bool(kwargs.get("json")))
             for note in result.notes:
-                typer.echo(note, err=True)
+                Stderr().say(note)
             if code:
                 raise typer.Exit(code)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -40,21 +41,26 @@ def demo(
 ) -> Result:
     """Open a channel, pay ten thousand times off-chain, close it once: on a throw-away chain."""
     from microwallet.devnet.anvil import find_anvil
-    from microwallet.devnet.local_chain import local_chain
+    from microwallet.devnet.local_chain import kept_chain, local_chain
 
+    anvil = find_anvil(os.environ, open_wallet().paths.cache, Stderr())
+    folder = Path(tempfile.mkdtemp(prefix="microwallet-demo-"))
     with contextlib.ExitStack() as stack:
-        anvil = find_anvil(os.environ, open_wallet().paths.cache, Stderr())
-        folder = Path(tempfile.mkdtemp(prefix="microwallet-demo-"))
-        if not keep:
-            stack.callback(_remove, folder)
-        chain = stack.enter_context(local_chain(anvil))
+        if keep:
+            chain = stack.enter_context(kept_chain(anvil, folder / "payer" / "devnet"))
+        else:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            chain = stack.enter_context(local_chain(anvil))
         with _progress_bar(payments) as progress:
             run = Demo(chain, folder, progress)
             report = run.run(payments=payments, amount=amount)
-        if keep:
-            _offer(run)
     failure = None if report.conserved else DemoFailed("money is missing: see the balances")
-    return Result(data=_document(report), text=lambda: _table(report), error=failure)
+    return Result(
+        data=_document(report),
+        text=lambda: _table(report),
+        error=failure,
+        notes=_how_to_go_on(run) if keep else (),
+    )
 
 
 def _document(report: DemoReport) -> dict[str, Any]:
@@ -143,19 +149,10 @@ def _progress_bar(payments: int) -> Iterator[Progress]:
         yield lambda step, done: bar.update(task, description=step, completed=done)
 
 
-def _offer(run: Demo) -> None:
-    """Say how to go on with what was kept, and keep the chain until it is interrupted."""
+def _how_to_go_on(run: Demo) -> list[str]:
+    """How to use what was kept, and how to end it."""
+    notes = ["the chain and both homes are kept:"]
     for role in ("payer", "payee"):
         assignments = " ".join(f"{name}={value}" for name, value in run.environment(role).items())
-        Stderr().say(f"\nas the {role}:\n  export {assignments}")
-    Stderr().say("\nThe chain runs until you press Ctrl-C; the homes stay.")
-    with contextlib.suppress(KeyboardInterrupt):
-        import signal
-
-        signal.pause()
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
+        notes.append(f"  as the {role}: export {assignments}")
+    return [*notes, "  to end the chain, as the payer: microwallet devnet down"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from microwallet.devnet.background import DevnetFolder
 from microwallet.devnet.node import AnvilNode
 from microwallet.devnet.process import AttachedAnvil
 from microwallet.domain.identifiers import Address, ChainId
+from microwallet.domain.ports import Quiet
 from microwallet.escrow.rpc import Rpc
 
 ANVIL_CHAIN_ID = 31337
@@ -46,18 +49,41 @@ def local_chain(
     options = ["--chain-id", str(chain_id), "--accounts", str(accounts), *arguments]
     process = AttachedAnvil.start(anvil, options, port=port)
     try:
-        url = f"http://127.0.0.1:{process.port}"
-        with Rpc([url], timeout=RPC_SECONDS, chain_id=chain_id) as rpc:
-            node = AnvilNode(rpc)
-            contracts = node.deploy_contracts(chain_id)
-            yield LocalChain(
-                rpc_url=url,
-                chain_id=ChainId(chain_id),
-                escrow_contract=contracts.escrow_contract,
-                token=contracts.token,
-                pid=process.pid,
-                rpc=rpc,
-                node=node,
-            )
+        with _connected(f"http://127.0.0.1:{process.port}", chain_id, process.pid) as chain:
+            yield chain
     finally:
         process.stop()
+
+
+@contextmanager
+def kept_chain(anvil: Path, folder: Path) -> Iterator[LocalChain]:
+    """A local chain on a free port that stays when this process ends; `folder` is the home's that
+    `microwallet devnet down` ends it in."""
+    devnet = DevnetFolder(folder).up(
+        lambda: anvil, Quiet(), port=_free_port(), chain_id=ANVIL_CHAIN_ID, keep_state=False
+    )
+    with _connected(devnet.rpc_url, devnet.chain_id, devnet.pid) as chain:
+        yield chain
+
+
+@contextmanager
+def _connected(url: str, chain_id: int, pid: int) -> Iterator[LocalChain]:
+    with Rpc([url], timeout=RPC_SECONDS, chain_id=chain_id) as rpc:
+        node = AnvilNode(rpc)
+        contracts = node.deploy_contracts(chain_id)
+        yield LocalChain(
+            rpc_url=url,
+            chain_id=ChainId(chain_id),
+            escrow_contract=contracts.escrow_contract,
+            token=contracts.token,
+            pid=pid,
+            rpc=rpc,
+            node=node,
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

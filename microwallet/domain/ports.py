@@ -92,3 +92,10 @@ class Reporter(Protocol):
 
     def say(self, message: str) -> None:
         """One line of chatter, for a person."""
+
+
+class Quiet:
+    """A reporter that says nothing."""
+
+    def say(self, message: str) -> None:
+        """Drop the message."""
