@@ -21,7 +21,7 @@ from microwallet.escrow.broadcast import Answer, answer_of
 from microwallet.escrow.calls import Call
 from microwallet.escrow.networks import Network
 from microwallet.escrow.reader import read_quantity
-from microwallet.escrow.reverts import revert_from, revert_of
+from microwallet.escrow.reverts import contract_reverted
 from microwallet.escrow.rpc import Rpc, RpcError
 from microwallet.escrow.signing import signed_call
 
@@ -234,11 +234,11 @@ class Delivery:
         try:
             self._rpc.call("eth_call", [request, hex(receipt.block_number - 1)])
         except RpcError as error:
-            failure = revert_of(error, doing)
+            failure = contract_reverted(error.revert_data or b"", doing, otherwise=error.rpc_message)
         except NetworkError:
-            failure = revert_from(b"", doing)
+            failure = contract_reverted(b"", doing)
         else:
-            failure = revert_from(b"", doing, otherwise="in its block, though not one block before")
+            failure = contract_reverted(b"", doing, otherwise="in its block, though not one block before")
         failure.data = {"transactionHash": transaction.hash, "gasUsed": receipt.gas_used}
         return failure
 

@@ -71,24 +71,25 @@ class ContractReverted(TransactionReverted):
 
 
 def revert_of(error: RpcError, doing: str) -> MicrowalletError:
-    """The error to raise for a call that reverted while `doing` something.
+    """The error to raise for a simulated call that is sure to revert while `doing` something.
 
     InsufficientFunds where a token says that there is too little of it, else ContractReverted.
     """
-    return revert_from(error.revert_data or b"", doing, otherwise=error.rpc_message)
-
-
-def revert_from(data: bytes, doing: str, *, otherwise: str = "without a reason") -> MicrowalletError:
-    """As `revert_of`, from the bytes the call returned."""
-    name, arguments = decoded_error(data)
-    reason = str(arguments.get("reason", ""))
-    if name == "ERC20InsufficientBalance":
+    reverted = contract_reverted(error.revert_data or b"", doing, otherwise=error.rpc_message)
+    arguments = reverted.arguments
+    if reverted.name == "ERC20InsufficientBalance":
         return InsufficientFunds(
             "{sender} holds {balance} base units of the token; {needed} are needed".format(**arguments),
             hint="microwallet balance",
         )
-    if name == "Error" and "exceeds balance" in reason:
-        return InsufficientFunds(f"the token refused: {reason}", hint="microwallet balance")
+    if reverted.name == "Error" and "exceeds balance" in arguments["reason"]:
+        return InsufficientFunds(f"the token refused: {arguments['reason']}", hint="microwallet balance")
+    return reverted
+
+
+def contract_reverted(data: bytes, doing: str, *, otherwise: str = "without a reason") -> ContractReverted:
+    """A revert in words, from the bytes the call returned."""
+    name, arguments = decoded_error(data)
     said = otherwise if name is None else _words(name, arguments)
     return ContractReverted(f"{doing} reverts: {said}", name=name, arguments=arguments)
 

@@ -9,7 +9,7 @@ from microwallet.errors import InsufficientFunds, TransactionReverted
 from microwallet.escrow.artifacts import artifact
 from microwallet.escrow.calls import type_of
 from microwallet.escrow.reader import selector
-from microwallet.escrow.reverts import ContractReverted, decoded_error, revert_from, revert_of
+from microwallet.escrow.reverts import ContractReverted, contract_reverted, decoded_error, revert_of
 from microwallet.escrow.rpc import RpcError
 
 ADDRESS = "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A"
@@ -27,13 +27,17 @@ def test_every_error_of_the_contract_is_told_with_its_values(entry):
     """Name and arguments are there for code, the values for a person."""
     kinds = [type_of(member) for member in entry["inputs"]]
     data = data_of(f"{entry['name']}({','.join(kinds)})", *(SAMPLES[kind] for kind in kinds))
-    failure = revert_from(data, "close")
+    failure = contract_reverted(data, "close")
     assert isinstance(failure, ContractReverted)
     assert failure.exit_code == 8
     assert failure.name == entry["name"]
     assert list(failure.arguments) == [member["name"] for member in entry["inputs"]]
     assert failure.message.startswith("close reverts: ")
     assert "{" not in failure.message
+
+
+def rpc_error(data):
+    return RpcError("execution reverted", error_code=3, error_data="0x" + data.hex(), where="node")
 
 
 def test_values_have_the_forms_used_everywhere():
@@ -53,12 +57,12 @@ def test_values_have_the_forms_used_everywhere():
 )
 def test_too_little_of_a_token_is_insufficient_funds(data):
     """Old and new tokens say it differently; a person reads one thing, exit 4."""
-    assert isinstance(revert_from(data, "open"), InsufficientFunds)
+    assert isinstance(revert_of(rpc_error(data), "open"), InsufficientFunds)
 
 
 def test_a_plain_reason_is_passed_on_without_control_characters():
     """A token's words cannot move the cursor or fill the screen."""
-    failure = revert_from(data_of("Error(string)", "no\x1b[2J" + "x" * 5000), "open")
+    failure = contract_reverted(data_of("Error(string)", "no\x1b[2J" + "x" * 5000), "open")
     assert isinstance(failure, TransactionReverted)
     assert "\x1b" not in failure.message
     assert len(failure.message) < 400
@@ -66,7 +70,7 @@ def test_a_plain_reason_is_passed_on_without_control_characters():
 
 def test_a_panic_is_named():
     """Solidity's own faults have a code."""
-    assert "panic code 17" in revert_from(data_of("Panic(uint256)", 17), "open").message
+    assert "panic code 17" in contract_reverted(data_of("Panic(uint256)", 17), "open").message
 
 
 @pytest.mark.parametrize(
@@ -84,9 +88,7 @@ def test_a_panic_is_named():
 )
 def test_nonsense_is_a_revert_without_a_name(data):
     """Data that fits no error, or is cut short, never raises something else."""
-    failure = revert_of(
-        RpcError("execution reverted", error_code=3, error_data="0x" + data.hex(), where="node"), "open"
-    )
+    failure = revert_of(rpc_error(data), "open")
     assert isinstance(failure, ContractReverted)
     assert failure.name is None
     assert failure.message == "open reverts: execution reverted"
