@@ -1,0 +1,146 @@
+"""Tokens of every kind on the local chain, and a look at what really happened there."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+import pytest
+
+from microwallet.domain.identifiers import checksum_address, hexed, keccak
+from microwallet.escrow.artifacts import artifact
+from microwallet.escrow.events import EscrowEvents
+from microwallet.escrow.reader import EscrowReader, selector
+
+RECEIVE = "receiveWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)"
+PERMIT = "permit(address,address,uint256,uint256,uint8,bytes32,bytes32)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledgered:
+    """What the chain holds of one payer: channels opened, base units in them, transactions sent."""
+
+    opened: list[str]
+    deposit: int
+    transactions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witness:
+    """Reads the chain beside the command under test."""
+
+    chain: object
+    reader: EscrowReader
+
+    def of(self, payer: str) -> Ledgered:
+        """Everything a payer did on chain."""
+        events = EscrowEvents(self.reader, self.chain.chain_id)
+        opened = [event.channel_id for event in events.opened(payer=payer)]
+        states = self.reader.channel_states(opened) if opened else []
+        count = self.chain.rpc.call("eth_getTransactionCount", [payer, "latest"])
+        return Ledgered(
+            opened=opened, deposit=sum(state.deposit for state in states), transactions=int(count, 16)
+        )
+
+    def mine(self) -> None:
+        """One more block."""
+        self.chain.rpc.call("evm_mine")
+
+    def allowance(self, token: str, owner: str) -> int:
+        """What the escrow may still take."""
+        return self.reader.allowance(token, owner, self.reader.escrow_contract)
+
+    def pooled(self) -> list[str]:
+        """Hashes of the transactions that wait in the node's pool."""
+        content = self.chain.rpc.call("txpool_content")
+        return [
+            entry["hash"]
+            for senders in content.values()
+            for nonces in senders.values()
+            for entry in nonces.values()
+        ]
+
+
+@pytest.fixture
+def witness(chain) -> Witness:
+    """Reads the chain beside the command under test."""
+    return Witness(chain=chain, reader=EscrowReader(chain.rpc, chain.escrow_contract))
+
+
+@pytest.fixture
+def token_without(chain) -> Callable[..., str]:
+    """Puts a copy of the test USDC on the chain that lacks some functions; its address."""
+
+    def make(*signatures: str, owner: str) -> str:
+        code = artifact("TestUSDC").deployed_bytecode
+        for number, signature in enumerate(signatures):
+            asked, never = (
+                b"\x63" + four + b"\x14" for four in (selector(signature), bytes((255, 0, 0, number)))
+            )
+            assert code.count(asked) == 1
+            code = code.replace(asked, never)
+        address = checksum_address(keccak(" ".join(signatures).encode())[12:])
+        chain.rpc.call("anvil_setCode", [address, hexed(code)])
+        chain.node.mint(address, owner, 10**9)
+        return address
+
+    return make
+
+
+@dataclass(slots=True)
+class Faults:
+    """A proxy before the chain, and what it does to it. `sees` is every method asked for."""
+
+    url: str = ""
+    drop_answer_of: str | None = None
+    """A request of this method reaches the chain; its answer, and all after it, do not come back."""
+    dead: bool = False
+    sees: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def faults(chain) -> Iterator[Faults]:
+    """A proxy that forwards to the chain until it is told to fail."""
+    state = Faults()
+    target = urlsplit(chain.rpc_url)
+
+    class Proxy(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            document = json.loads(body)
+            methods = [one["method"] for one in (document if isinstance(document, list) else [document])]
+            state.sees += methods
+            if state.dead:
+                self.close_connection = True
+                return
+            connection = http.client.HTTPConnection(target.hostname, target.port, timeout=20)
+            connection.request("POST", "/", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse().read()
+            connection.close()
+            if state.drop_answer_of in methods:
+                state.dead = True
+                self.close_connection = True
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield state
+    server.shutdown()
+    server.server_close()
+    thread.join()
