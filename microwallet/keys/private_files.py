@@ -15,6 +15,7 @@ def make_private_folder(folder: Path) -> None:
     make_private_folder(folder.parent)
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
+        _sync_folder(folder.parent)
     except OSError as error:
         raise KeyUnavailable(f"the folder {folder} cannot be made: {error.strerror}") from error
 

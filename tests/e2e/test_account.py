@@ -295,6 +295,35 @@ class TestRemove:
         assert run("account", "show", "--json").data["name"] == "carol"
 
 
+class TestChannels:
+    @pytest.fixture
+    def payer(self, make_home, chain):
+        """A home whose account `alice` has an open channel `coffee`."""
+        home = make_home("payer", chain)
+        address = home.run("account", "create", "alice", "--json").data["address"]
+        chain.node.add_native(address, 10**18)
+        chain.node.mint(chain.token, address, 10**7)
+        home.run("channel", "open", "0x" + "44" * 20, "10 USDC", "--label", "coffee", "--yes").succeeded()
+        return home
+
+    def test_an_account_is_not_removed_while_channels_hold_money(self, payer) -> None:
+        """Refused with the channels and what they hold, whatever is typed."""
+        refused = payer.run("account", "remove", "alice", "--confirm", "alice", "--json")
+        assert refused.exit_code == 2
+        assert "coffee holds 10 USDC" in refused.error["message"]
+        assert refused.json["data"] == {"atRisk": ["coffee holds 10 USDC"]}
+        payer.run("account", "export", "alice").succeeded()
+
+    def test_paying_goes_on_under_a_new_password(self, payer, tmp_path) -> None:
+        """The voucher keys change with the account; the old password pays no more."""
+        (tmp_path / "new").write_text("brand new\n")
+        changed = payer.run("account", "password", "--new-password-file", tmp_path / "new", "--json")
+        assert changed.data["voucherKeys"] == 1
+        pay = ("pay", "coffee", "0.001 USDC", "--json")
+        assert payer.run(*pay).exit_code == 6
+        assert payer.run(*pay, "--password-file", tmp_path / "new").data["cumulativeAmount"] == "1000"
+
+
 class TestTerminal:
     def test_a_password_is_typed_twice_unseen(self, terminal) -> None:
         """The key opens with it; it never appears on the screen."""
@@ -314,6 +343,20 @@ class TestTerminal:
         child.expect("Password for the key of account alice: ")
         child.sendline("typed-right")
         assert ended(child)[0] == 0
+
+    @pytest.mark.usefixtures("alice")
+    def test_a_password_is_changed(self, terminal) -> None:
+        """The old one once, the new one twice."""
+        child = terminal("account", "password")
+        child.expect("Password for the key of account alice: ")
+        child.sendline(PASSWORD)
+        for question in ("New password for the key of account alice: ", "Once more: "):
+            child.expect(question)
+            child.sendline("brand new")
+        code, shown = ended(child)
+        assert code == 0
+        assert "the password of alice is changed" in shown
+        assert "brand new" not in shown
 
     def test_a_private_key_is_typed_unseen(self, terminal, home) -> None:
         """`-` asks for it."""
