@@ -25,9 +25,9 @@ app = new_group("Channels you are paid through.")
 
 Offline = Annotated[bool, typer.Option("--offline", help="Do not ask the chain.")]
 
-command(
-    app, "accept", epilog='Example:  microwallet pay coffee "0.001 USDC" | microwallet payee accept -'
-)(accept)
+command(app, "accept", epilog='Example:  microwallet pay coffee "0.001 USDC" | microwallet payee accept -')(
+    accept
+)
 
 
 @command(app, "list", epilog="Example:  microwallet payee list --all")
@@ -88,9 +88,9 @@ command(
     "settle",
     epilog='Examples:  microwallet payee settle --all --min "1 USDC"   microwallet payee settle 0x1234ab',
 )(settle)
-command(
-    app, "close", epilog="Examples:  microwallet payee close --all   microwallet payee close 0x1234ab"
-)(close)
+command(app, "close", epilog="Examples:  microwallet payee close --all   microwallet payee close 0x1234ab")(
+    close
+)
 command(app, "export", epilog="Example:  microwallet payee export vouchers.jsonl")(export)
 command(app, "import", epilog="Example:  microwallet payee import vouchers.jsonl")(import_)
 app.command("watch", epilog="Example:  microwallet payee watch --print-service")(watch)

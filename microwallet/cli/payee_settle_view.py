@@ -6,26 +6,38 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from microwallet.cli.channel_view import money
+from microwallet.domain.money import Amount, Asset
 from microwallet.payee.captures import Action, PlannedCapture
 from microwallet.payee.outcome import Captured, Outcome
 
 if TYPE_CHECKING:
     from microwallet.wallet import Wallet
 
+_SHOWN = 20
+
 
 def summary(action: Action, planned: Sequence[PlannedCapture], wallet: Wallet) -> str:
     """One screen before anything is sent: amounts, payees, network and the cap of the fee."""
     count = f"{len(planned)} channels" if len(planned) > 1 else "1 channel"
     lines = [f"{action} {count} on {wallet.network.name} (chain {wallet.network.chain_id})"]
-    for item in planned:
+    for item in planned[:_SHOWN]:
         channel = item.channel
         refund = ""
         if action is Action.CLOSE:
             refund = f", refunds {money(channel, item.refunded)} to {channel.descriptor.payer}"
         paid = f"pays {money(channel, item.captured)} to {channel.descriptor.payee}"
         lines.append(f"  {channel.channel_id}: {paid}{refund}")
+    if len(planned) > _SHOWN:
+        lines.append(f"  ... and {len(planned) - _SHOWN} more; {_total(planned)} in all")
     lines.append(f"fee: at most {wallet.configuration.get('max-fee-gwei')} gwei per gas")
     return "\n".join(lines)
+
+
+def _total(planned: Sequence[PlannedCapture]) -> str:
+    sums: dict[Asset, int] = {}
+    for item in planned:
+        sums[item.channel.asset] = sums.get(item.channel.asset, 0) + item.captured
+    return " and ".join(str(Amount(base_units, asset)) for asset, base_units in sums.items())
 
 
 def plan_document(action: Action, planned: Sequence[PlannedCapture], *, now: int) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def watch(
     try:
         with open_wallet(network=network, rpc_url=rpc_url, password_file=password_file) as wallet:
             if print_service:
-                sys.stdout.write(_unit(wallet, interval, margin))
+                _print_unit(_unit(wallet, interval, margin), as_json=json)
                 return
             lock = watch_lock(wallet.paths.home, wallet.network.chain_id)
             with _ending_on_sigterm(), exclusive(lock, wait=False) as free:
@@ -80,6 +80,15 @@ def watch(
     except MicrowalletError as error:
         error.streamed = json
         raise
+
+
+def _print_unit(unit: str, *, as_json: bool) -> None:
+    from microwallet.cli.result import print_json, success_envelope
+
+    if as_json:
+        print_json(success_envelope({"unit": unit}))
+    else:
+        sys.stdout.write(unit)
 
 
 def _fail_for(error: MicrowalletError | None) -> None:
@@ -159,7 +168,9 @@ def _unit(wallet: Wallet, interval: str, margin: str) -> str:
     for name in ("PYTHON_KEYRING_BACKEND", "MICROWALLET_RPC_URL"):
         if os.environ.get(name):
             variables[name] = os.environ[name]
-    environment = "\n".join(f'Environment="{name}={value}"' for name, value in variables.items())
+    environment = "\n".join(
+        f'Environment="{name}={value.replace("%", "%%")}"' for name, value in variables.items()
+    )
     return f"""\
 # Save as ~/.config/systemd/user/microwallet-watch.service, then:
 #   systemctl --user enable --now microwallet-watch && loginctl enable-linger
@@ -180,4 +191,6 @@ WantedBy=default.target
 
 
 def _quoted(word: str) -> str:
-    return f'"{word}"' if " " in word else word
+    """A word as systemd reads it: its specifiers and variables are not ours."""
+    escaped = word.replace("%", "%%").replace("$", "$$")
+    return f'"{escaped}"' if " " in word else escaped

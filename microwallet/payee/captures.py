@@ -43,6 +43,10 @@ class PlannedCapture:
             return False
         return self.captured > 0 or (action is Action.CLOSE and self.captured == 0)
 
+    def is_outrun(self, action: Action) -> bool:
+        """Whether a close cannot take so little any more, as more was settled since it was planned."""
+        return action is Action.CLOSE and not self.channel.state.finalized and self.captured < 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:

@@ -14,6 +14,8 @@ from microwallet.escrow.reverts import ContractReverted
 from microwallet.escrow.transactions import Receipt
 from microwallet.payee.captures import PlannedCapture
 
+RUN_AGAIN = "run the command again: it finishes what was sent, and sends nothing twice"
+
 
 class RefundUndeliverable(TransactionReverted):
     """The payer's side cannot be paid back, so the channel cannot be closed by the payee."""
@@ -102,6 +104,7 @@ class Outcome:
         errors = list({id(failure.error): failure.error for failure in self.failed}.values())
         for error in errors:
             if isinstance(error, OutcomeUnknown):
+                error.hint = RUN_AGAIN
                 return error
         if len(errors) == 1 and len(self.failed) == 1:
             return errors[0]

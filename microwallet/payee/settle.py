@@ -25,7 +25,7 @@ from microwallet.escrow.transactions import Receipt, TransactionSender
 from microwallet.ledger.vouchers import Vouchers
 from microwallet.payee.captures import Action, PlannedCapture, Selection
 from microwallet.payee.exclusive import claims_lock, exclusive
-from microwallet.payee.outcome import Outcome, read_receipt
+from microwallet.payee.outcome import RUN_AGAIN, Outcome, read_receipt
 from microwallet.payee.refresh import ReaderOf, Refreshed, refresh
 
 BATCH_LIMIT = 100
@@ -92,6 +92,7 @@ class Settlement:
                 self._reporter.say(f"finishing what {payee} has sent before")
                 for resumed in self._sender_of(payee).resume_all(wait_seconds=self._wait_seconds):
                     if isinstance(resumed.error, OutcomeUnknown):
+                        resumed.error.hint = RUN_AGAIN
                         raise resumed.error
                     if resumed.receipt is not None and resumed.purpose in list(Action):
                         self._read_earlier(resumed.receipt, outcome)
@@ -120,6 +121,8 @@ class Settlement:
                 if item.channel.channel_id in current
             ]
             ordered = sorted((item for item in still if item.is_due(action)), key=_place)
+            outrun = TransactionReverted("more was settled meanwhile than was to be captured", hint=RUN_AGAIN)
+            outcome.fail([item for item in still if item.is_outrun(action)], outrun)
             for (payee, _), group in groupby(ordered, key=lambda item: _place(item)[:2]):
                 self._group(action, payee, list(group), outcome)
             if outcome.channels:

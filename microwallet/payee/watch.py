@@ -107,8 +107,9 @@ class Watch:
         self._seen[channel.channel_id] = channel
         state = channel.state
         if state.finalized:
-            if before is not None and not before.state.finalized and channel.unsettled:
-                self._emit("lost", _about(channel) | {"unsettled": str(channel.unsettled)})
+            if before is not None and not before.state.finalized:
+                # Not by us: by the payer's withdrawal, or by the payee in another process.
+                self._emit("finalized", _about(channel) | {"unsettled": str(channel.unsettled)})
             return
         if before is not None and before.state.finalized:
             self._emit("reorganised", _about(channel))

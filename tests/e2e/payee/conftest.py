@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import time
 from dataclasses import dataclass, field
 
@@ -17,6 +16,8 @@ from microwallet.domain.voucher_document import voucher_writer
 from microwallet.escrow import calls
 from microwallet.escrow.events import EscrowEvents
 from microwallet.escrow.reader import EscrowReader
+from microwallet.keys.key_files import KeyFiles
+from microwallet.keys.passwords import PasswordSource
 
 REFUSES = "0x60006000fd"
 """Code that reverts whatever it is sent."""
@@ -139,25 +140,24 @@ class Payee:
         return int(self.reader.rpc.call("eth_getTransactionCount", [self.address, "latest"]), 16)
 
 
-@pytest.fixture(scope="session")
-def made_homes(tmp_path_factory):
-    """Homes with their accounts, made once: to encrypt a key takes a second."""
-    return tmp_path_factory.mktemp("made-homes")
-
-
 @pytest.fixture
-def make_payee(make_home, made_homes, chain):
-    """Makes a home with an account of its own and a little native coin on this test's chain."""
+def make_payee(make_home, chain):
+    """Makes a home with an account of its own and a little native coin on this test's chain.
+
+    Its key is encrypted lightly: a second for each signature would be most of the time of the tests.
+    """
 
     def make(name: str = "bob") -> Payee:
         home = make_home(name, chain)
-        made = made_homes / name
-        if not made.exists():
-            home.run("account", "create", name).succeeded()
-            shutil.copytree(home.path, made)
-        else:
-            shutil.copytree(made, home.path)
-        address = home.run("account", "show", "--json").data["address"]
+        accounts = KeyFiles(
+            home.path / "keys" / "accounts",
+            noun="key of account",
+            cost=2**10,
+            passwords=PasswordSource(str(home.password_file), None),
+            environment=home.environment,
+            say=lambda _: None,
+        )
+        address = accounts.create(name, keccak(name.encode())).address
         chain.node.add_native(address, 10**18)
         return Payee(
             home=home,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
 import stat
 import time
 
@@ -154,7 +153,8 @@ def test_a_payer_that_refuses_its_refund_harms_nobody(payee, payers, code):
     assert (done.exit_code, done.error["exitCode"]) == (8, 8)
     rows = {row["channelId"]: row for row in done.json["data"]["channels"]}
     assert set(rows) == {hostile.channel_id, *(one.channel_id for one in good)}
-    assert (rows[hostile.channel_id]["status"], rows[hostile.channel_id]["captured"]) == ("open", str(WEI // 4))
+    row = rows[hostile.channel_id]
+    assert (row["status"], row["captured"]) == ("open", str(WEI // 4))
     assert {rows[one.channel_id]["status"] for one in good} == {"finalized"}
     failed = {row["channelId"]: row["code"] for row in done.json["data"]["failed"]}
     assert failed == dict.fromkeys((hostile.channel_id, owes_nothing.channel_id), "refund-undeliverable")
@@ -288,7 +288,7 @@ def test_unwatched_money_is_warned_about(payee, payers):
     assert "warning" not in payee.run("list", "--all").stderr
 
 
-def test_vouchers_are_exported_and_imported(payee, payers, make_home, tmp_path):
+def test_vouchers_are_exported_and_imported(payee, payers, tmp_path):
     """A backup restores what is owed to an empty home, while a close is pending and offline too."""
     first, second = payers.open(payee.address), payers.open(payee.address, WEI, native=True)
     payee.accept(first.voucher(5_000_000), second.voucher(12))
@@ -360,15 +360,20 @@ def test_two_closes_at_once_close_each_channel_once(payee, payers):
     assert payee.holds() == 30
 
 
-def kill_and_finish(payee, payers, seed):
-    """Kill a close at a random moment; a normal run then leaves each channel closed exactly once."""
-    chance = random.Random(seed)
-    opened = [payers.open(payee.address) for _ in range(2)]
+def owed(payee, payers, count=2):
+    """Channels that owe a thousand base units each."""
+    opened = [payers.open(payee.address) for _ in range(count)]
     payee.accept(*(channel.voucher(1_000) for channel in opened))
+    return opened
+
+
+def kill_and_finish(payee, payers, chance):
+    """Kill a close at a random moment; a normal run then leaves each channel closed exactly once."""
+    opened = owed(payee, payers)
     before = payee.holds()
     closing = payee.home.start("payee", "close", "--all", "--yes", stdout=-3, stderr=-3)
-    time.sleep(chance.uniform(0.3, 2.6))
-    closing.send_signal(signal.SIGKILL)
+    time.sleep(chance)
+    closing.kill()
     closing.wait()
     payee.run("close", "--all", "--yes").data  # noqa: B018
     assert payee.holds() - before == 2_000
@@ -376,17 +381,63 @@ def kill_and_finish(payee, payers, seed):
     assert payee.run("list").data == {"channels": []}
 
 
+def time_of_a_close(payee, payers):
+    """Seconds that a close takes here and now."""
+    owed(payee, payers)
+    started = time.monotonic()
+    payee.run("close", "--all", "--yes").data  # noqa: B018
+    return time.monotonic() - started
+
+
 def test_a_killed_close_is_finished_and_never_done_twice(payee, payers):
     """SIGKILL at a few random moments of a close."""
-    for seed in range(5):
-        kill_and_finish(payee, payers, seed)
+    seconds, chance = time_of_a_close(payee, payers), random.Random(5)
+    for _ in range(3):
+        kill_and_finish(payee, payers, chance.uniform(0.3, 1.0) * seconds)
 
 
 @pytest.mark.long
-def test_a_hundred_killed_closes_are_finished(payee, payers):
-    """SIGKILL at a hundred random moments of a close."""
-    for seed in range(100, 200):
-        kill_and_finish(payee, payers, seed)
+def test_two_hundred_killed_closes_are_finished(payee, payers):
+    """SIGKILL at two hundred random moments of a close."""
+    seconds, chance = time_of_a_close(payee, payers), random.Random(6)
+    for _ in range(200):
+        kill_and_finish(payee, payers, chance.uniform(0.2, 1.1) * seconds)
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_close_killed_after_it_was_sent_is_finished(payee, payers, chain, dropped):
+    """Killed between broadcast and receipt: the next run tells of it, or sends the same bytes again."""
+    opened = owed(payee, payers)
+    chain.rpc.call("evm_setAutomine", [False])
+    try:
+        closing = payee.home.start("payee", "close", "--all", "--yes", stdout=-3, stderr=-3)
+        (sent,) = wait_for(lambda: pending(chain))
+        closing.kill()
+        closing.wait()
+        if dropped:
+            chain.rpc.call("anvil_dropTransaction", [sent])
+    finally:
+        chain.rpc.call("evm_setAutomine", [True])
+    if not dropped:
+        chain.rpc.call("evm_mine")
+    data = payee.run("close", "--all", "--yes").data
+    assert [row["transactionHash"] for row in data["transactions"]] == [sent]
+    assert {row["channelId"] for row in data["channels"]} == {channel.channel_id for channel in opened}
+    assert {row["captured"] for row in data["channels"]} == {"1000"}
+    assert payee.sent() == 1
+
+
+def test_a_better_voucher_after_a_reorganisation_is_the_one_that_counts(payee, payers, chain):
+    """The close is undone, the payer pays on, and the next close takes all of it."""
+    opened = payers.open(payee.address)
+    payee.accept(opened.voucher(1_000))
+    snapshot = chain.rpc.call("evm_snapshot")
+    payee.run("close", "--all", "--yes").data  # noqa: B018
+    chain.rpc.call("evm_revert", [snapshot])
+    payee.accept(opened.voucher(1_500))
+    (closed,) = payee.run("close", "--all", "--yes").data["channels"]
+    assert closed["captured"] == "1500"
+    assert payee.holds() == 1_500
 
 
 def test_a_payee_that_cannot_pay_for_gas_is_told(payee, payers, chain):
