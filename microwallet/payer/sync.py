@@ -190,14 +190,28 @@ def _is_dead(account: PayingAccount, deposit: Deposit) -> bool:
     if ends is not None and head.timestamp < ends + EXPIRY_MARGIN:
         return False
     entries = _own_entries(account, deposit)
-    if any(entry.status in (*_LIVE, TransactionStatus.MINED) for entry in entries):
+    if any(entry.status is TransactionStatus.MINED for entry in entries):
         return False
-    if not entries:
-        return True
+    return not entries or _are_replaced(account, entries, head)
+
+
+def _are_replaced(account: PayingAccount, entries: Sequence[JournalEntry], head: Head) -> bool:
+    """Whether something else was mined at the nonce of each of these; then the journal says so too."""
+    rpc, journal = account.reader.rpc, account.ledger.journal
     confirmed = max(0, head.number - account.network.confirmations + 1)
-    rpc = account.reader.rpc
-    count = rpc.call("eth_getTransactionCount", [account.address, hex(confirmed)])
-    return all(entry.transaction.nonce < read_quantity(count, rpc.shown) for entry in entries)
+    *receipts, count = rpc.batch(
+        [("eth_getTransactionReceipt", [entry.transaction.hash]) for entry in entries]
+        + [("eth_getTransactionCount", [account.address, hex(confirmed)])]
+    )
+    nonces = read_quantity(count, rpc.shown)
+    for entry, receipt in zip(entries, receipts, strict=True):
+        reverted = entry.status is TransactionStatus.REVERTED
+        if entry.transaction.nonce >= nonces or (receipt is not None and not reverted):
+            return False
+    for entry in entries:
+        if entry.status in _LIVE:
+            journal.record(entry.transaction.hash, TransactionStatus.REPLACED)
+    return True
 
 
 def _own_entries(account: PayingAccount, deposit: Deposit) -> list[JournalEntry]:

@@ -225,7 +225,7 @@ def test_a_label_names_one_live_channel(alice, bob, witness):
     assert witness.of(alice.address).transactions == 1
 
 
-def test_an_account_of_this_wallet_can_be_the_payee(alice, chain):
+def test_an_account_of_this_wallet_can_be_the_payee(alice):
     """A name of an account here stands for its address."""
     bobby = alice.run("account", "create", "bobby", "--json").data["address"]
     assert opened(alice, "bobby", "1 USDC", "--account", "alice")["payee"] == bobby
