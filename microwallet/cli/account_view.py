@@ -1,0 +1,67 @@
+"""What commands say of accounts, and how they ask before a key is shown or forgotten."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from microwallet.cli.context import ask, ask_secret, has_terminal
+from microwallet.cli.result import Result
+from microwallet.errors import ConfirmationRequired
+from microwallet.keys.passwords import PasswordSource
+
+if TYPE_CHECKING:
+    from microwallet.keys.accounts import Account
+    from microwallet.wallet import Wallet
+
+STORES = {"keyring": "OS keyring", "file": "encrypted file"}
+
+NewName = Annotated[str, typer.Argument(metavar="NAME", help="a-z, 0-9, _ and -, at most 32.")]
+Reference = Annotated[str, typer.Argument(metavar="ACCOUNT", help="Name or address.")]
+OptionalReference = Annotated[
+    str | None, typer.Argument(metavar="ACCOUNT", help="Name or address; else the default account.")
+]
+Confirm = Annotated[
+    str | None, typer.Option("--confirm", metavar="NAME", help="The account's name, instead of typing it.")
+]
+
+
+def added(wallet: Wallet, account: Account) -> Result:
+    """What is said of a new account; the first one becomes the default."""
+    if len(wallet.accounts.list()) == 1:
+        with wallet.configuration.editing() as content:
+            content["account"] = account.name
+    return Result(
+        data=account_data(account),
+        text=f"{account.name}  {account.address}  ({STORES[account.store]})",
+        notes=[f"keep a copy of its key: microwallet account export {account.name} --output FILE"],
+    )
+
+
+def account_data(account: Account) -> dict[str, Any]:
+    """An account as JSON."""
+    return {"name": account.name, "address": account.address, "store": account.store}
+
+
+def account_row(wallet: Wallet, account: Account) -> dict[str, Any]:
+    """An account as JSON, and whether it is the default."""
+    chosen = wallet.configuration.get("account")
+    only = chosen is None and len(wallet.accounts.list()) == 1
+    return account_data(account) | {"default": only or chosen in (account.name, account.address)}
+
+
+def confirm_by_name(account: Account, given: str | None, warning: str) -> None:
+    """Only the account's name, typed or given, lets the command go on."""
+    warning = warning.format(account.name)
+    if given is None:
+        if not has_terminal():
+            raise ConfirmationRequired(warning, hint=f"add --confirm {account.name} to go on")
+        given = ask(f"{warning}\nType {account.name} to go on: ")
+    if given != account.name:
+        raise ConfirmationRequired(f"that is not {account.name}: nothing was done")
+
+
+def other_passwords(file: str | None, *, flag: str) -> PasswordSource:
+    """Where a password other than the wallet's own comes from; `flag` names its file."""
+    return PasswordSource(file, ask_secret if has_terminal() else None, flag=flag)
