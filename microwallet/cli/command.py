@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,33 +42,53 @@ def new_group(help_text: str) -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
         pretty_exceptions_show_locals=False,
-        rich_markup_mode=None,
+        rich_markup_mode="rich",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Lazy:
-    """Where a command lives: loaded when it is called, named by `help` until then."""
+    """Where a command lives, and under which heading of `--help` it stands."""
 
     module: str
-    help: str
     panel: str
-    hidden: bool = False
 
 
-def lazy_group(commands: dict[str, Lazy]) -> type[TyperGroup]:
-    """A group class whose commands are imported on first use; each module offers `app`."""
+class LazyCommands(MutableMapping[str, Any]):
+    """Commands by name, each imported when it is asked for; every module offers `app`."""
+
+    def __init__(self, table: dict[str, Lazy]) -> None:
+        self._table = table
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            entry = self._table[name]
+            loaded = typer.main.get_command(importlib.import_module(entry.module).app)
+            loaded.name = name
+            loaded.rich_help_panel = entry.panel  # type: ignore[attr-defined]
+            self._loaded[name] = loaded
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, loaded: Any) -> None:
+        self._loaded[name] = loaded
+
+    def __delitem__(self, name: str) -> None:
+        del self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+def lazy_group(table: dict[str, Lazy]) -> type[TyperGroup]:
+    """A group class whose commands are those of a table, loaded lazily."""
 
     class LazyGroup(TyperGroup):
-        def list_commands(self, ctx: Any) -> list[str]:
-            return [name for name, entry in commands.items() if not entry.hidden]
-
-        def get_command(self, ctx: Any, cmd_name: str) -> Any:
-            entry = commands.get(cmd_name)
-            if entry is None:
-                return None
-            loaded = typer.main.get_command(importlib.import_module(entry.module).app)
-            loaded.name = cmd_name
-            return loaded
+        def __init__(self, **attributes: Any) -> None:
+            super().__init__(**attributes)
+            self.commands = LazyCommands(table)  # type: ignore[assignment]
 
     return LazyGroup

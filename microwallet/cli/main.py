@@ -17,20 +17,20 @@ from microwallet.errors import Interrupted, MicrowalletError, UsageError
 RESOURCES, ACTIONS, LOCAL = "Resources", "Pay and be paid", "This machine"
 
 COMMANDS = {
-    "pay": Lazy("microwallet.cli.pay", "Sign the next voucher of a channel.", ACTIONS),
-    "send": Lazy("microwallet.cli.send", "Send coins or tokens to an address.", ACTIONS),
-    "balance": Lazy("microwallet.cli.balance", "What is on chain, locked, authorized and free.", ACTIONS),
-    "voucher": Lazy("microwallet.cli.voucher", "Check vouchers.", ACTIONS),
-    "account": Lazy("microwallet.cli.account", "Keys that pay and are paid.", RESOURCES),
-    "channel": Lazy("microwallet.cli.channel", "Channels you pay through.", RESOURCES),
-    "payee": Lazy("microwallet.cli.payee", "Channels you are paid through.", RESOURCES),
-    "network": Lazy("microwallet.cli.network", "Chains and tokens.", RESOURCES),
-    "escrow": Lazy("microwallet.cli.escrow", "The contract that holds deposits.", RESOURCES),
-    "config": Lazy("microwallet.cli.config", "Settings and where they come from.", RESOURCES),
-    "devnet": Lazy("microwallet.cli.devnet", "A local chain to try things on.", LOCAL),
-    "demo": Lazy("microwallet.cli.demo", "See the whole thing work on a throw-away chain.", LOCAL),
-    "doctor": Lazy("microwallet.cli.doctor", "Check this installation.", LOCAL),
-    "help": Lazy("microwallet.cli.guide", "Read about a topic.", LOCAL),
+    "pay": Lazy("microwallet.cli.pay", ACTIONS),
+    "send": Lazy("microwallet.cli.send", ACTIONS),
+    "balance": Lazy("microwallet.cli.balance", ACTIONS),
+    "voucher": Lazy("microwallet.cli.voucher", ACTIONS),
+    "account": Lazy("microwallet.cli.account", RESOURCES),
+    "channel": Lazy("microwallet.cli.channel", RESOURCES),
+    "payee": Lazy("microwallet.cli.payee", RESOURCES),
+    "network": Lazy("microwallet.cli.network", RESOURCES),
+    "escrow": Lazy("microwallet.cli.escrow", RESOURCES),
+    "config": Lazy("microwallet.cli.config", RESOURCES),
+    "devnet": Lazy("microwallet.cli.devnet", LOCAL),
+    "demo": Lazy("microwallet.cli.demo", LOCAL),
+    "doctor": Lazy("microwallet.cli.doctor", LOCAL),
+    "help": Lazy("microwallet.cli.guide", LOCAL),
 }
 
 app = typer.Typer(
@@ -39,7 +39,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -1,0 +1,39 @@
+"""`microwallet help`: read about a topic."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Annotated
+
+import typer
+
+from microwallet.cli.command import command, new_group
+from microwallet.cli.options import Json
+from microwallet.cli.result import Result
+from microwallet.errors import UnknownReference
+
+app = new_group("Read about a topic.")
+
+TOPICS = {
+    "channels": "how a channel works",
+    "safety": "how money can be lost, and what protects it",
+    "scripting": "JSON, exit codes, idempotency keys, settings",
+}
+
+
+@command(app, "help")
+def help_(
+    topic: Annotated[str | None, typer.Argument(help=", ".join(TOPICS))] = None, json: Json = False
+) -> Result:
+    """Read about a topic, or list the topics."""
+    if topic is None:
+        lines = [f"{name:<10} {about}" for name, about in TOPICS.items()]
+        return Result(
+            data={"topics": TOPICS}, text="\n".join(lines), notes=["read one: microwallet help channels"]
+        )
+    if topic not in TOPICS:
+        raise UnknownReference(
+            f"there is no topic {topic!r}; there are: {', '.join(TOPICS)}", hint="microwallet help"
+        )
+    text = files("microwallet").joinpath("guide", f"{topic}.md").read_text(encoding="utf-8")
+    return Result(data={"topic": topic, "text": text}, text=text)

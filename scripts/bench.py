@@ -1,0 +1,288 @@
+"""The speed table of the README: every figure beside a floor measured in the same run.
+
+The floors of signing and verifying are raw libsecp256k1, called through its C interface with no
+hashing and no encoding around it. Whole processes are timed from outside, in turn with what they are
+compared to, and the median is told. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from coincurve._libsecp256k1 import ffi, lib
+from coincurve.context import GLOBAL_CONTEXT
+
+from microwallet.config import Paths
+from microwallet.devnet.anvil import find_anvil
+from microwallet.devnet.local_chain import LocalChain, local_chain
+from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayerChannel
+from microwallet.domain.identifiers import Address, ChainId, checksum_address
+from microwallet.domain.money import Asset
+from microwallet.domain.ports import Quiet
+from microwallet.domain.voucher import SignerCheck, VoucherDigest, VoucherKey
+from microwallet.ledger.database import to_text
+from microwallet.wallet import Wallet
+
+MICROWALLET = str(Path(sys.executable).with_name("microwallet"))
+ESCROW = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
+SECRET, CHANNEL = b"\x11" * 32, "0x" + "22" * 32
+HELLO = """
+import typer
+
+app = typer.Typer()
+
+@app.command()
+def hello(name: str = "x"):
+    print(name)
+
+app()
+"""
+
+
+def main() -> None:
+    """Measure everything and print the table."""
+    quick = "--quick" in sys.argv
+    rounds, count = (3, 2_000) if quick else (9, 10_000)
+    sign_floor, recover_floor = floors()
+    rows = in_process(sign_floor, recover_floor)
+    with tempfile.TemporaryDirectory(prefix="microwallet-bench-") as folder:
+        rows += whole_processes(Path(folder), sign_floor, recover_floor, rounds, count)
+        rows += large_ledger(Path(folder), rounds, 20_000 if quick else 1_000_000)
+    print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores\n")
+    print("| what | measured | to reach |\n| --- | --- | --- |")
+    for what, measured, goal in rows:
+        print(f"| {what} | {measured} | {goal} |")
+
+
+def per_call(work: Callable[[int], object], calls: int = 2_000, rounds: int = 25) -> float:
+    """Seconds of processor time one call takes: the best of several rounds."""
+    found = []
+    for _ in range(rounds):
+        begun = time.process_time()
+        for number in range(calls):
+            work(number)
+        found.append((time.process_time() - begun) / calls)
+    return min(found)
+
+
+def floors() -> tuple[float, float]:
+    """Seconds libsecp256k1 itself takes to sign, and to recover a public key."""
+    context, digest = GLOBAL_CONTEXT.ctx, b"\x22" * 32
+    signature = ffi.new("secp256k1_ecdsa_recoverable_signature *")
+    public_key = ffi.new("secp256k1_pubkey *")
+    sign, recover = lib.secp256k1_ecdsa_sign_recoverable, lib.secp256k1_ecdsa_recover
+    return (
+        per_call(lambda _: sign(context, signature, digest, SECRET, ffi.NULL, ffi.NULL)),
+        per_call(lambda _: recover(context, public_key, signature, digest)),
+    )
+
+
+def in_process(sign_floor: float, recover_floor: float) -> list[tuple[str, str, str]]:
+    """Rows of what signing and verifying take inside a process."""
+    key, digest = VoucherKey(SECRET), VoucherDigest(ChainId(31337), ESCROW, CHANNEL)
+    signatures = [key.sign(digest(amount)) for amount in range(2_000)]
+    is_ours = SignerCheck(key.address)
+    sign = per_call(lambda amount: key.sign(digest(amount)))
+    verify = per_call(lambda amount: is_ours(digest(amount), signatures[amount]))
+    return [
+        (
+            "digest and sign one voucher, in process",
+            f"{sign_floor / sign:.2f} of the signing floor ({1 / sign:,.0f} a second)",
+            "0.70",
+        ),
+        (
+            "verify one voucher, in process",
+            f"{recover_floor / verify:.2f} of the recovery floor ({1 / verify:,.0f} a second)",
+            "0.75",
+        ),
+    ]
+
+
+class Home:
+    """A home for the bench, with the file store."""
+
+    def __init__(self, folder: Path, chain: LocalChain | None = None) -> None:
+        folder.mkdir()
+        password = folder / "password"
+        password.write_text("bench\n")
+        password.chmod(0o600)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MICROWALLET_")}
+        self.environment = inherited | {
+            "MICROWALLET_HOME": str(folder / "home"),
+            "MICROWALLET_PASSWORD_FILE": str(password),
+            "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
+        }
+        if chain:
+            self.environment["MICROWALLET_RPC_URL"] = chain.rpc_url
+
+    def run(self, *arguments: str, output: Path | None = None) -> float:
+        """Run `microwallet`; wall seconds from start to exit."""
+        return timed([MICROWALLET, *arguments], self.environment, output)
+
+    @contextmanager
+    def wallet(self) -> Iterator[Wallet]:
+        with Wallet.open(environment=self.environment) as wallet:
+            yield wallet
+
+
+def timed(command: list[str], environment: dict[str, str], output: Path | None = None) -> float:
+    """Wall seconds of a command, from start to exit."""
+    with (output or Path(os.devnull)).open("wb") as out:
+        begun = time.perf_counter()
+        subprocess.run(command, env=environment, stdout=out, stderr=subprocess.DEVNULL, check=True)
+        return time.perf_counter() - begun
+
+
+def whole_processes(
+    folder: Path, sign_floor: float, recover_floor: float, rounds: int, count: int
+) -> list[tuple[str, str, str]]:
+    """Rows of what commands take from start to exit, on a real chain."""
+    anvil = find_anvil(os.environ, Paths.from_environment(os.environ).cache, Quiet())
+    vouchers, hello = folder / "vouchers", folder / "hello.py"
+    hello.write_text(HELLO)
+    with local_chain(anvil) as chain:
+        payer, payee = Home(folder / "payer", chain), Home(folder / "payee", chain)
+        with payer.wallet() as wallet:
+            alice = wallet.accounts.create("alice").address
+        with payee.wallet() as wallet:
+            bob = wallet.accounts.create("bob").address
+        chain.node.add_native(alice, 10**19)
+        chain.node.mint(chain.token, alice, 10**12)
+        payer.run("channel", "open", bob, "100000 USDC", "--label", "coffee", "--yes")
+        batch = ("pay", "coffee", "0.0001", "--count", str(count), "--each")
+        paying = statistics.median(payer.run(*batch, output=vouchers) for _ in range(rounds))
+        accepting = statistics.median(payee.run("payee", "accept", str(vouchers)) for _ in range(rounds))
+        one, greeting = in_turn(
+            lambda: payer.run("pay", "coffee", "0.0001"),
+            lambda: timed([sys.executable, str(hello)], payer.environment),
+            rounds,
+        )
+        memory = [peak_memory(payer, count * factor) for factor in (1, 10)]
+    return [
+        (
+            f"`pay --count {count} --each`, whole process",
+            f"{sign_floor * count / paying:.2f} of the signing floor ({count / paying:,.0f} a second)",
+            "0.35",
+        ),
+        (
+            f"`payee accept` of {count} lines, whole process",
+            (
+                f"{recover_floor * count / accepting:.2f} of the recovery floor"
+                f" ({count / accepting:,.0f} a second)"
+            ),
+            "0.40",
+        ),
+        (
+            "one `pay`, start to exit, file store",
+            f"{one / greeting:.2f} x a Typer hello ({one:.2f} s beside {greeting:.2f} s)",
+            "1.6",
+        ),
+        (
+            f"memory of `pay --count {count * 10}`",
+            f"{memory[1]:.1f} MiB, {memory[0]:.1f} MiB for a tenth of it",
+            "flat",
+        ),
+    ]
+
+
+def in_turn(first: Callable[[], float], second: Callable[[], float], rounds: int) -> tuple[float, float]:
+    """Medians of two things measured in turn, so that a slow moment hits both."""
+    first(), second()
+    pairs = [(first(), second()) for _ in range(max(rounds, 5))]
+    return statistics.median(one for one, _ in pairs), statistics.median(other for _, other in pairs)
+
+
+def peak_memory(home: Home, count: int) -> float:
+    """MiB that paying `count` times takes at its peak."""
+    command = [MICROWALLET, "pay", "coffee", "0.0001", "--count", str(count), "--each"]
+    with Path(os.devnull).open("wb") as nowhere:
+        process = subprocess.Popen(command, env=home.environment, stdout=nowhere, stderr=nowhere)
+        _, _, usage = os.wait4(process.pid, 0)
+        process.returncode = 0
+    scale = 1024 * 1024 if sys.platform == "darwin" else 1024
+    return resource.struct_rusage(usage).ru_maxrss / scale
+
+
+def large_ledger(folder: Path, rounds: int, payments: int) -> list[tuple[str, str, str]]:
+    """Commands on a ledger with many recorded payments and 1,000 channels, against a small one."""
+    small, large = Home(folder / "small"), Home(folder / "large")
+    fill(small, channels=1, payments=0)
+    fill(large, channels=1_000, payments=payments)
+    commands = {
+        "pay": ("pay", "channel-0", "0.000001"),
+        "channel list": ("channel", "list", "--offline", "--json"),
+        "balance": ("balance", "--offline"),
+    }
+    rows = []
+    for name, command in commands.items():
+        many, few = in_turn(lambda: large.run(*command), lambda: small.run(*command), rounds)  # noqa: B023
+        rows.append(
+            (
+                f"`{name}` with {payments:,} payments and 1,000 channels",
+                f"{many / few:.2f} x an empty ledger",
+                "1.5",
+            )
+        )
+    return rows
+
+
+def fill(home: Home, *, channels: int, payments: int) -> None:
+    """Write a ledger with so many channels and recorded payments."""
+    with home.wallet() as wallet:
+        account = wallet.accounts.create("alice")
+        key = VoucherKey(SECRET)
+        token = checksum_address(b"\x55" * 20)
+        made = []
+        for number in range(channels):
+            descriptor = ChannelDescriptor(
+                payer=account.address,
+                payee=checksum_address(number.to_bytes(20, "big")),
+                token=token,
+                salt="0x" + number.to_bytes(32, "big").hex(),
+                authorized_signer=key.address,
+                escrow_contract=wallet.escrow_contract,
+                chain_id=ChainId(31337),
+            )
+            made.append(
+                PayerChannel(
+                    channel_id=descriptor.channel_id(),
+                    descriptor=descriptor,
+                    asset=Asset(chain_id=ChainId(31337), token=token, symbol="TEST", decimals=6),
+                    state=ChannelState(deposit=10**12, settled=0, close_requested_at=0, finalized=False),
+                    authorized=payments,
+                    as_of=0,
+                    label=f"channel-{number}",
+                    voucher_known=True,
+                )
+            )
+        for channel in made:
+            wallet.ledger.channels.add(channel, now=0)
+        wallet.voucher_keys.put(made[0].channel_id, key, account.store)
+        with wallet.ledger.database.write() as connection:
+            connection.executemany(
+                "INSERT INTO payments (idempotency_key, channel_id, start, step, count, deposit, created_at)"
+                " VALUES (?, ?, ?, ?, 1, ?, 0)",
+                (
+                    (
+                        f"pay-{number:024x}",
+                        made[number % channels].channel_id,
+                        to_text(number),
+                        to_text(1),
+                        to_text(10**12),
+                    )
+                    for number in range(payments)
+                ),
+            )
+
+
+if __name__ == "__main__":
+    main()
