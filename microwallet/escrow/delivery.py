@@ -28,6 +28,8 @@ from microwallet.escrow.signing import signed_call
 _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 1.0
 _REBROADCAST_SECONDS = 4.0
+_BLOCKED_SECONDS = 0.5
+"""Where a lower nonce is missing: whoever signed it may have crashed before sending it."""
 _BUMPS = 5
 _SEEN_GONE = 3
 """How often a foreign transaction must be seen at the nonce, a second apart: nodes behind one
@@ -94,22 +96,23 @@ class Delivery:
         last = self._attempts[-1]
         while answer is Answer.UNDERPRICED and self._bump():
             answer, refusal = self._broadcast(self._attempts[-1])
+        trouble: MicrowalletError | None = None
         if refusal is not None and answer in _REFUSALS:
+            trouble = self._refused(answer, refusal)
             if fresh or answer is Answer.INVALID:
                 # No node has it, so its nonce is free for the next one, which takes its place.
                 for attempt in self._attempts:
                     self._journal.record(attempt.hash, TransactionStatus.REPLACED)
-                raise self._refused(answer, refusal)
-            if not self._earlier_one_lives():
-                raise self._refused(answer, refusal)
+                raise trouble
+            if answer is Answer.INSUFFICIENT_FUNDS and not self._earlier_one_lives():
+                raise trouble
         self._reporter.say(f"sent {last.purpose} {self._attempts[-1].hash}, waiting for it to be mined")
-        return self._wait()
+        return self._wait(trouble)
 
-    def _wait(self) -> Receipt | None:
+    def _wait(self, trouble: MicrowalletError | None) -> Receipt | None:
         pause = _FIRST_PAUSE
         sent_at = bumped_at = time.monotonic()
         seen_gone = 0
-        trouble: MicrowalletError | None = None
         while True:
             try:
                 found, mined_nonces = self._look()
@@ -123,10 +126,11 @@ class Delivery:
                     pause = _LONGEST_PAUSE if seen_gone > 1 else pause
                     if seen_gone > _SEEN_GONE:
                         raise self._replaced()
-                elif now - sent_at > _REBROADCAST_SECONDS:
+                is_next = mined_nonces == self._attempts[0].nonce
+                patience = _REBROADCAST_SECONDS if is_next else _BLOCKED_SECONDS
+                if mined_nonces <= self._attempts[0].nonce and now - sent_at > patience:
                     self._send_again()
                     sent_at = now
-                is_next = mined_nonces == self._attempts[0].nonce
                 if is_next and now - bumped_at > self._stuck_seconds and self._bump():
                     self._broadcast(self._attempts[-1])
                     bumped_at = now

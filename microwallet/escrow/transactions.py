@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.domain.ports import (
@@ -15,6 +15,7 @@ from microwallet.domain.ports import (
     TransactionStatus,
 )
 from microwallet.errors import (
+    LedgerBusy,
     MicrowalletError,
     OutcomeUnknown,
     PaymentRefused,
@@ -38,6 +39,7 @@ STUCK_SECONDS = 30
 BURIED_BLOCKS = 256
 """No reorganisation reaches this deep: a missing receipt then means a forgetful server."""
 
+_RESERVATIONS = 20
 _LIVE = (TransactionStatus.SIGNED, TransactionStatus.BROADCAST)
 
 
@@ -109,16 +111,8 @@ class TransactionSender:
         if receipt is not None:
             return receipt
         asked = quoted or self.quote(call, purpose=purpose)
-        # Asked for first: it may prompt, and reserving holds the ledger.
-        secret = self._secret()
         intent = Intent(operation=operation, purpose=purpose, channel_id=channel_id)
-
-        def sign(nonce: int) -> SignedTransaction:
-            return self._signed(secret, intent, nonce=nonce, call=call, gas=asked.gas, fees=asked.fees)
-
-        transaction = self._journal.reserve(
-            self._network.chain_id, self.address, chain_nonce=asked.chain_nonce, sign=sign
-        )
+        transaction = self._reserved(intent, call, asked)
         delivered = self._delivery([transaction]).deliver(fresh=True)
         if delivered is None:
             raise TransactionReplaced(
@@ -187,6 +181,37 @@ class TransactionSender:
             return self._delivery([*live, cancelling]).deliver()
         except TransactionReplaced:
             return None
+
+    def _reserved(self, intent: Intent, call: Call, asked: Quote) -> SignedTransaction:
+        """Sign and journal at a nonce that is free, and as a transaction that is this operation's alone.
+
+        Another process may have used the nonce up between quote and reservation. Two operations
+        that do the same would then even have the same hash, and one receipt would count for both.
+        """
+        secret = self._secret()  # asked for first: it may prompt, and reserving holds the ledger
+        for _ in range(_RESERVATIONS):
+
+            def sign(nonce: int, asked: Quote = asked) -> SignedTransaction:
+                return self._signed(secret, intent, nonce=nonce, call=call, gas=asked.gas, fees=asked.fees)
+
+            transaction = self._journal.reserve(
+                self._network.chain_id, self.address, chain_nonce=asked.chain_nonce, sign=sign
+            )
+            entries = self._journal.of_operation(intent.operation)
+            ours = any(entry.transaction.hash == transaction.hash for entry in entries)
+            used = read_quantity(
+                self._rpc.call("eth_getTransactionCount", [self.address, "latest"]), self._rpc.shown
+            )
+            if ours and used <= transaction.nonce:
+                return transaction
+            if ours:  # it never left this process, and never can be mined
+                self._journal.record(transaction.hash, TransactionStatus.REPLACED)
+            asked = replace(
+                asked,
+                chain_nonce=max(used, asked.chain_nonce),
+                fees=replace(asked.fees, max_fee_per_gas=asked.fees.max_fee_per_gas - 1),
+            )
+        raise LedgerBusy(f"no nonce of {self.address} stayed free: many transactions are sent at once")
 
     def _cancellation(self, live: Sequence[SignedTransaction]) -> SignedTransaction:
         highest = Fees(

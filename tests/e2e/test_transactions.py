@@ -1,0 +1,611 @@
+"""Transactions on a real chain that drops, replaces, reorders, reorganises, and loses answers."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import urllib.request
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from microwallet.devnet.local_chain import local_chain
+from microwallet.domain.identifiers import NATIVE_TOKEN, hexed
+from microwallet.domain.ports import TransactionStatus
+from microwallet.domain.voucher import VoucherKey
+from microwallet.errors import (
+    InsufficientFunds,
+    NetworkError,
+    OutcomeUnknown,
+    PaymentRefused,
+    TransactionReplaced,
+    TransactionReverted,
+)
+from microwallet.escrow import calls
+from microwallet.escrow.fees import GWEI, Fees
+from microwallet.escrow.networks import built_in_networks
+from microwallet.escrow.reader import EscrowReader
+from microwallet.escrow.rpc import Rpc
+from microwallet.escrow.signing import Intent, sign_transaction
+from microwallet.escrow.transactions import TransactionSender
+from microwallet.ledger.ledger import Ledger
+
+SECRET = b"\x61" * 32
+SENDER = VoucherKey(SECRET).address
+BOB = VoucherKey(b"\x62" * 32).address
+ETHER = 10**18
+SIGNED, BROADCAST, MINED, REVERTED, REPLACED = (
+    TransactionStatus.SIGNED,
+    TransactionStatus.BROADCAST,
+    TransactionStatus.MINED,
+    TransactionStatus.REVERTED,
+    TransactionStatus.REPLACED,
+)
+
+
+class Said:
+    """A reporter that remembers."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, message):
+        self.lines.append(message)
+
+
+@pytest.fixture
+def chain(anvil):
+    """A chain of the test's own: a moved base fee and dropped transactions outlive a snapshot."""
+    with local_chain(anvil) as own:
+        yield own
+
+
+@pytest.fixture
+def payer(chain, tmp_path):
+    """An account with ten ether and a ledger, and what a test asks of them."""
+    chain.node.add_native(SENDER, 10 * ETHER)
+    ledger = Ledger.open(tmp_path / "ledger.sqlite3")
+    network = built_in_networks()["anvil"]
+    said = Said()
+
+    def sender(rpc=chain.rpc, journal=ledger.journal, **settings):
+        defaults = {"max_fee_gwei": 200, "wait_seconds": 15, "reporter": said}
+        return TransactionSender(rpc, network, journal, SENDER, lambda: SECRET, **(defaults | settings))
+
+    yield SimpleNamespace(
+        sender=sender,
+        send=lambda operation, amount=ETHER, **settings: sender(**settings).send(
+            calls.transfer(NATIVE_TOKEN, BOB, amount), operation=operation, purpose="send"
+        ),
+        statuses=lambda operation: [entry.status for entry in ledger.journal.of_operation(operation)],
+        entries=ledger.journal.of_operation,
+        journal=ledger.journal,
+        balance=lambda: EscrowReader(chain.rpc, chain.escrow_contract).native_balance(SENDER),
+        received=lambda: EscrowReader(chain.rpc, chain.escrow_contract).native_balance(BOB),
+        nonce=lambda: int(chain.rpc.call("eth_getTransactionCount", [SENDER, "latest"]), 16),
+        ledger_path=tmp_path / "ledger.sqlite3",
+        said=said.lines,
+    )
+    ledger.database.close()
+
+
+@pytest.fixture
+def held(chain):
+    """The chain, mining nothing until told."""
+    chain.rpc.call("evm_setAutomine", [False])
+    return SimpleNamespace(
+        mine=lambda: chain.rpc.call("evm_mine"),
+        drop=lambda transaction: chain.rpc.call("anvil_dropTransaction", [transaction]),
+        next_base_fee=lambda wei: chain.rpc.call("anvil_setNextBlockBaseFeePerGas", [hex(wei)]),
+        release=lambda: (chain.rpc.call("evm_setAutomine", [True]), chain.rpc.call("evm_mine")),
+    )
+
+
+def pending(payer, operation, **settings):
+    """Send while nothing is mined; the hash of which nobody knows what will become."""
+    with pytest.raises(OutcomeUnknown) as caught:
+        payer.send(operation, wait_seconds=0.3, **settings)
+    assert caught.value.exit_code == 5
+    return caught.value.data["transactionHash"]
+
+
+@contextmanager
+def in_background(payer, work):
+    """Run `work(journal)` in a thread; yields the place of its outcome, there after leaving."""
+    outcome = SimpleNamespace(value=None, error=None)
+
+    def run():
+        ledger = Ledger.open(payer.ledger_path)
+        try:
+            outcome.value = work(ledger.journal)
+        except Exception as error:  # noqa: BLE001 the test looks at it
+            outcome.error = error
+        finally:
+            ledger.database.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield outcome
+    finally:
+        thread.join(30)
+        assert not thread.is_alive()
+        assert outcome.error is None, outcome.error
+
+
+class TestSend:
+    def test_a_transaction_is_mined_and_journaled(self, payer):
+        """The receipt has block, gas and price; the journal the same."""
+        receipt = payer.send("pay-1")
+        (entry,) = payer.entries("pay-1")
+        assert (entry.status, entry.block_number, entry.gas_used) == (MINED, receipt.block_number, 21_000)
+        assert entry.transaction.hash == receipt.hash
+        assert receipt.effective_gas_price < 10 * GWEI
+        assert payer.received() == ETHER
+
+    def test_the_same_operation_moves_money_once(self, payer):
+        """Sending it again gives the first receipt, and signs nothing."""
+        first = payer.send("pay-1")
+        assert payer.send("pay-1") == first
+        assert (payer.nonce(), payer.received()) == (1, ETHER)
+
+    def test_purposes_of_one_operation_are_apart(self, chain, payer):
+        """An approve does not stand in for the open that follows it."""
+        sender = payer.sender()
+        approve = calls.approve(chain.token, chain.escrow_contract, 5)
+        sender.send(approve, operation="open-1", purpose="approve")
+        sender.send(calls.transfer(NATIVE_TOKEN, BOB, 1), operation="open-1", purpose="open")
+        assert payer.nonce() == 2
+        assert sender.resume("open-1", "approve").hash == payer.entries("open-1")[0].transaction.hash
+
+    def test_a_sure_revert_costs_nothing(self, chain, payer):
+        """The contract's error is told with its values before anything is signed."""
+        call = calls.transfer(chain.token, BOB, 5)
+        with pytest.raises(InsufficientFunds, match="0 base units of the token; 5 are needed"):
+            payer.sender().send(call, operation="pay-1", purpose="send")
+        assert payer.entries("pay-1") == []
+        assert payer.balance() == 10 * ETHER
+
+    def test_gas_is_checked_before_signing(self, payer):
+        """Too little for value and gas is exit 4, with the faucet that helps."""
+        with pytest.raises(InsufficientFunds, match="holds 10 ETH on anvil; up to") as caught:
+            payer.send("pay-1", 10 * ETHER)
+        assert caught.value.exit_code == 4
+        assert SENDER in caught.value.hint
+        assert payer.entries("pay-1") == []
+
+    def test_a_whole_balance_can_be_sent(self, payer):
+        """A quote fixes gas and fees, so that value and gas add up to what is there."""
+        sender = payer.sender()
+        quoted = sender.quote(calls.transfer(NATIVE_TOKEN, BOB, 1), purpose="send")
+        call = calls.transfer(NATIVE_TOKEN, BOB, quoted.balance - quoted.max_cost)
+        sender.send(call, operation="all", purpose="send", quoted=quoted)
+        assert payer.balance() < quoted.max_cost
+
+    def test_gas_above_the_cap_is_refused(self, chain, payer):
+        """The setting is named, and nothing is signed."""
+        chain.rpc.call("anvil_setNextBlockBaseFeePerGas", [hex(50 * GWEI)])
+        chain.rpc.call("evm_mine")
+        with pytest.raises(PaymentRefused, match="max-fee-gwei"):
+            payer.send("pay-1", max_fee_gwei=20)
+        assert payer.entries("pay-1") == []
+
+    def test_a_revert_in_the_block_is_exit_8_with_its_reason(self, chain, payer, held):
+        """Two transfers of the same tokens both pass the simulation; the second reverts."""
+        chain.rpc.call("evm_setAutomine", [True])
+        chain.node.mint(chain.token, SENDER, 5)
+        chain.rpc.call("evm_setAutomine", [False])
+        call = calls.transfer(chain.token, BOB, 5)
+        quoted = payer.sender().quote(call, purpose="send")
+        for operation in ("pay-1", "pay-2"):
+            with pytest.raises(OutcomeUnknown):
+                payer.sender(wait_seconds=0.2).send(call, operation=operation, purpose="send", quoted=quoted)
+        held.mine()
+        payer.sender().resume("pay-1")
+        with pytest.raises(TransactionReverted) as caught:
+            payer.sender().resume("pay-2")
+        assert caught.value.exit_code == 8
+        assert caught.value.data["transactionHash"] == payer.entries("pay-2")[0].transaction.hash
+        assert payer.statuses("pay-2") == [REVERTED]
+        assert payer.sender().resume("pay-2") is None
+
+
+class TestUnknown:
+    def test_what_is_not_mined_in_time_is_unknown_until_it_is(self, payer, held):
+        """Exit 5 with the hash; the next run finds the receipt and signs nothing new."""
+        transaction = pending(payer, "pay-1")
+        assert payer.statuses("pay-1") == [BROADCAST]
+        held.release()
+        assert payer.send("pay-1").hash == transaction
+        assert (payer.nonce(), payer.received()) == (1, ETHER)
+
+    def test_a_dropped_transaction_is_sent_again_byte_for_byte(self, payer, held):
+        """A pool that forgot it gets the same bytes, so it is the same transaction."""
+        transaction = pending(payer, "pay-1")
+        held.drop(transaction)
+        held.release()
+        assert payer.sender().resume("pay-1").hash == transaction
+
+    def test_a_transaction_dropped_while_it_is_waited_for_is_sent_again(self, payer, held):
+        """The wait rebroadcasts by itself."""
+        with in_background(payer, lambda journal: payer.send("pay-1", journal=journal)) as outcome:
+            time.sleep(0.5)
+            transaction = payer.entries("pay-1")[0].transaction.hash
+            held.drop(transaction)
+            held.release()
+        assert outcome.value.hash == transaction
+
+    def test_a_crash_between_signing_and_sending_is_made_good(self, payer):
+        """A journaled transaction that never left is sent by the next command of that account."""
+        transaction = journaled(payer, "pay-1")
+        (resumed,) = payer.sender().resume_all()
+        assert (resumed.operation, resumed.status, resumed.receipt.hash) == ("pay-1", MINED, transaction.hash)
+        assert payer.sender().resume_all() == []
+
+    def test_a_killed_process_is_continued(self, chain, payer, held):
+        """SIGKILL while waiting: the next process finds the transaction and its receipt."""
+        process = start_sending(chain, payer, "pay-1")
+        wait_until(lambda: BROADCAST in payer.statuses("pay-1"))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        held.release()
+        payer.send("pay-1")
+        assert (payer.nonce(), payer.received()) == (1, ETHER)
+
+    def test_the_journal_comes_first(self, chain, payer):
+        """When the node receives the bytes, they are in the ledger already."""
+        found = []
+
+        def look(request):
+            if isinstance(request, dict) and request["method"] == "eth_sendRawTransaction":
+                ledger = Ledger.open(payer.ledger_path)
+                (entry,) = ledger.journal.of_operation("pay-1")
+                ledger.database.close()
+                found.append((hexed(entry.transaction.raw) in request["params"], entry.status))
+
+        with forwarder(chain.rpc_url, before=look) as url, Rpc([url], timeout=5) as rpc:
+            payer.send("pay-1", rpc=rpc)
+        assert found == [(True, SIGNED)]
+
+    def test_a_lost_answer_to_the_broadcast_moves_money_once(self, chain, payer):
+        """The node has it, the answer is lost: asked again, it is known already."""
+        lost = iter([True])
+
+        def after(request):
+            sends = isinstance(request, dict) and request["method"] == "eth_sendRawTransaction"
+            return sends and next(lost, False)
+
+        with forwarder(chain.rpc_url, lose=after) as url, Rpc([url], timeout=5) as rpc:
+            payer.send("pay-1", rpc=rpc)
+        assert (payer.nonce(), payer.received()) == (1, ETHER)
+
+    def test_a_server_that_dies_after_the_broadcast_leaves_the_outcome_unknown(self, chain, payer):
+        """Not a network error: money may have moved. The next run knows."""
+        dead = threading.Event()
+
+        def lose(request):
+            if isinstance(request, dict) and request["method"] == "eth_sendRawTransaction":
+                dead.set()
+            return dead.is_set()
+
+        with (
+            forwarder(chain.rpc_url, lose=lose) as url,
+            Rpc([url], timeout=1) as rpc,
+            pytest.raises(OutcomeUnknown),
+        ):
+            payer.send("pay-1", rpc=rpc, wait_seconds=0.5)
+        assert payer.statuses("pay-1") == [SIGNED]
+        payer.send("pay-1")
+        assert (payer.nonce(), payer.received()) == (1, ETHER)
+
+    def test_a_server_that_is_dead_from_the_start_is_a_network_error(self, payer):
+        """Before signing nothing is unknown: exit 3, and the journal stays empty."""
+        with Rpc(["http://127.0.0.1:1"], timeout=1) as rpc, pytest.raises(NetworkError):
+            payer.send("pay-1", rpc=rpc)
+        assert payer.entries("pay-1") == []
+
+
+class TestStuck:
+    def test_a_fee_that_became_too_low_is_raised(self, payer, held):
+        """The base fee rose above the offer: the same transaction is offered with more."""
+        first = pending(payer, "pay-1")
+        held.next_base_fee(40 * GWEI)
+        held.mine()
+        assert payer.nonce() == 0
+        held.release()
+        receipt = payer.sender(stuck_seconds=0.3).resume("pay-1")
+        assert receipt.hash != first
+        assert payer.statuses("pay-1") == [REPLACED, MINED]
+        old, new = (entry.transaction for entry in payer.entries("pay-1"))
+        assert new.nonce == old.nonce
+        assert new.max_fee_per_gas * 1000 >= old.max_fee_per_gas * 1125
+        assert new.max_priority_fee_per_gas > old.max_priority_fee_per_gas
+        assert payer.received() == ETHER
+
+    def test_a_fee_is_never_raised_above_the_cap(self, payer, held):
+        """It stays pending, the outcome unknown, and the setting is named once."""
+        pending(payer, "pay-1", max_fee_gwei=5)
+        held.next_base_fee(40 * GWEI)
+        held.mine()
+        with pytest.raises(OutcomeUnknown):
+            payer.sender(stuck_seconds=0.2, wait_seconds=1, max_fee_gwei=5).resume("pay-1")
+        assert payer.statuses("pay-1") == [BROADCAST]
+        assert sum("max-fee-gwei" in line for line in payer.said) == 1
+
+    def test_an_underpriced_transaction_is_offered_more_at_once(self, chain, payer):
+        """The base fee rose between quote and broadcast, so the node refuses the first offer."""
+        sender = payer.sender()
+        call = calls.transfer(NATIVE_TOKEN, BOB, ETHER)
+        quoted = sender.quote(call, purpose="send")
+        chain.rpc.call("anvil_setNextBlockBaseFeePerGas", [hex(40 * GWEI)])
+        chain.rpc.call("evm_mine")
+        sender.send(call, operation="pay-1", purpose="send", quoted=quoted)
+        assert payer.statuses("pay-1")[-1] is MINED
+        assert payer.received() == ETHER
+
+    def test_funds_that_went_meanwhile_free_the_nonce(self, chain, payer):
+        """A transaction the node refused by name never happens, and does not block the next one."""
+        sender = payer.sender()
+        call = calls.transfer(NATIVE_TOKEN, BOB, ETHER)
+        quoted = sender.quote(call, purpose="send")
+        chain.rpc.call("anvil_setBalance", [SENDER, hex(GWEI)])
+        with pytest.raises(InsufficientFunds):
+            sender.send(call, operation="pay-1", purpose="send", quoted=quoted)
+        assert payer.statuses("pay-1") == [REPLACED]
+        chain.rpc.call("anvil_setBalance", [SENDER, hex(5 * ETHER)])
+        payer.send("pay-1")
+        assert (payer.nonce(), payer.received()) == (1, ETHER)
+
+    def test_a_nonce_taken_by_another_wallet_means_replaced(self, chain, payer, held):
+        """The same key used elsewhere with a higher fee: ours did not happen, and can be done anew."""
+        pending(payer, "pay-1")
+        rival = foreign(nonce=0)
+        chain.rpc.call("eth_sendRawTransaction", [hexed(rival.raw)])
+        held.release()
+        with pytest.raises(TransactionReplaced, match="took nonce 0"):
+            payer.sender()._delivery([payer.entries("pay-1")[0].transaction]).deliver()
+        assert payer.statuses("pay-1") == [REPLACED]
+        payer.send("pay-1")
+        assert (payer.nonce(), payer.received()) == (2, ETHER)
+
+    @pytest.mark.usefixtures("held")
+    def test_transactions_of_another_wallet_are_counted(self, chain, payer):
+        """A pending transaction the journal does not know takes its nonce all the same."""
+        chain.rpc.call("eth_sendRawTransaction", [hexed(foreign(nonce=0).raw)])
+        pending(payer, "pay-1")
+        assert payer.entries("pay-1")[0].transaction.nonce == 1
+
+
+class TestCancel:
+    def test_a_pending_transaction_is_cancelled_at_its_nonce(self, payer, held):
+        """A transfer of nothing to oneself takes its place, journaled before it is sent."""
+        pending(payer, "pay-1")
+        with in_background(payer, lambda journal: payer.sender(journal=journal).cancel("pay-1")) as outcome:
+            wait_until(lambda: len(payer.entries("pay-1")) == 2)
+            held.release()
+        assert (outcome.value, outcome.error) == (None, None)
+        assert payer.statuses("pay-1") == [REPLACED, MINED]
+        assert payer.entries("pay-1")[1].transaction.purpose == "cancel"
+        assert (payer.nonce(), payer.received()) == (1, 0)
+        assert payer.sender().resume("pay-1") is None
+
+    def test_a_cancelled_operation_can_be_done_anew(self, chain, payer):
+        """After a cancellation the same key is signed again, at the next nonce."""
+        transaction = journaled(payer, "pay-1")
+        assert payer.sender().cancel("pay-1") is None
+        assert chain.rpc.call("eth_getTransactionReceipt", [transaction.hash]) is None
+        payer.send("pay-1")
+        assert (payer.nonce(), payer.received()) == (2, ETHER)
+
+    def test_too_late_gives_the_receipt(self, payer, held):
+        """What was mined meanwhile is not cancelled, and nothing is sent."""
+        transaction = pending(payer, "pay-1")
+        held.release()
+        assert payer.sender().cancel("pay-1").hash == transaction
+        assert payer.nonce() == 1
+
+    def test_nothing_to_cancel(self, payer):
+        """An operation nobody signed is cancelled already."""
+        assert payer.sender().cancel("pay-1") is None
+
+
+class TestReorganisation:
+    def test_a_transaction_that_lost_its_block_is_sent_again(self, chain, payer):
+        """The journal said mined; the chain forgot; the same bytes go out once more."""
+        first = payer.send("pay-1")
+        chain.rpc.call("anvil_reorg", [1, []])
+        if payer.nonce():
+            pytest.fail("the reorganisation kept the transaction")
+        again = payer.sender().resume("pay-1")
+        assert again.hash == first.hash
+        assert (payer.nonce(), payer.received()) == (1, ETHER)
+        assert payer.statuses("pay-1") == [MINED]
+
+    def test_a_forgetful_server_is_no_reorganisation(self, chain, payer):
+        """A receipt missing below many blocks was pruned: the journal's word stands."""
+        first = payer.send("pay-1")
+        chain.rpc.call("anvil_mine", [hex(300)])
+
+        def hide(request, answer):
+            if request["method"] == "eth_getTransactionReceipt":
+                return answer | {"result": None}
+            return answer
+
+        with forwarder(chain.rpc_url, change=hide) as url, Rpc([url], timeout=5) as rpc:
+            kept = payer.sender(rpc).resume("pay-1")
+        assert (kept.hash, kept.block_number, kept.gas_used) == (first.hash, first.block_number, 21_000)
+        assert kept.effective_gas_price is None
+        assert payer.nonce() == 1
+
+
+class TestTogether:
+    def test_two_processes_never_share_a_nonce(self, chain, payer):
+        """Two processes, ten payments each, at once: twenty are mined, without a gap."""
+        processes = [start_sending(chain, payer, f"process-{n}", count=10) for n in range(2)]
+        for process in processes:
+            output, _ = process.communicate(timeout=60)
+            assert process.returncode == 0, output
+        assert (payer.nonce(), payer.received()) == (20, 20 * ETHER // 10)
+        nonces = {payer.entries(f"process-{n}-{k}")[0].transaction.nonce for n in range(2) for k in range(10)}
+        assert nonces == set(range(20))
+
+    def test_a_crashed_process_does_not_block_the_next(self, payer):
+        """What it signed and never sent is sent for it, or all later nonces would wait for ever."""
+        journaled(payer, "crashed")
+        receipt = payer.send("pay-1", 2 * ETHER)
+        assert receipt.block_number
+        assert (payer.nonce(), payer.received()) == (2, 3 * ETHER)
+        assert payer.sender().resume("crashed") is not None
+
+    def test_resuming_all_keeps_the_order_of_nonces(self, payer):
+        """Several unfinished ones come in, lowest nonce first."""
+        for operation in ("first", "second", "third"):
+            journaled(payer, operation)
+        resumed = payer.sender().resume_all()
+        assert [item.operation for item in resumed] == ["first", "second", "third"]
+        assert [item.status for item in resumed] == [MINED] * 3
+
+    @pytest.mark.usefixtures("held")
+    def test_resuming_all_does_not_wait_long(self, payer):
+        """What is still pending is said, and the command goes on."""
+        pending(payer, "pay-1")
+        started = time.monotonic()
+        (resumed,) = payer.sender().resume_all(wait_seconds=0.3)
+        assert time.monotonic() - started < 2
+        assert resumed.status is BROADCAST
+        assert isinstance(resumed.error, OutcomeUnknown)
+
+
+def test_a_transaction_is_for_one_chain(anvil, tmp_path):
+    """On a chain with Base Sepolia's id it is mined there, and its bytes are worthless elsewhere."""
+    with local_chain(anvil, chain_id=84532) as base, local_chain(anvil) as other:
+        ledger = Ledger.open(tmp_path / "ledger.sqlite3")
+        base.node.add_native(SENDER, ETHER)
+        other.node.add_native(SENDER, ETHER)
+        sender = TransactionSender(
+            base.rpc,
+            built_in_networks()["base-sepolia"],
+            ledger.journal,
+            SENDER,
+            lambda: SECRET,
+            max_fee_gwei=200,
+            wait_seconds=10,
+            reporter=Said(),
+        )
+        sender.send(calls.transfer(NATIVE_TOKEN, BOB, 5), operation="pay-1", purpose="send")
+        (entry,) = ledger.journal.of_operation("pay-1")
+        assert entry.transaction.chain_id == 84532
+        with pytest.raises(NetworkError, match="chain id"):
+            other.rpc.call("eth_sendRawTransaction", [hexed(entry.transaction.raw)])
+        ledger.database.close()
+
+
+def journaled(payer, operation):
+    """Sign and journal a payment as `send` does, and stop before the broadcast."""
+
+    def sign(nonce):
+        intent = Intent(operation=operation, purpose="send", channel_id=None)
+        return foreign(nonce=nonce, intent=intent, receiver=BOB, amount=ETHER, gwei=10)
+
+    return payer.journal.reserve(31337, SENDER, chain_nonce=payer.nonce(), sign=sign)
+
+
+def foreign(*, nonce, intent=None, receiver=SENDER, amount=0, gwei=100):
+    """A transaction of the same key that the journal does not know."""
+    return sign_transaction(
+        SECRET,
+        SENDER,
+        31337,
+        intent or Intent(operation="foreign", purpose="send", channel_id=None),
+        nonce=nonce,
+        call=calls.transfer(NATIVE_TOKEN, receiver, amount),
+        gas=21_000,
+        fees=Fees(max_fee_per_gas=gwei * GWEI, max_priority_fee_per_gas=gwei * GWEI // 10),
+    )
+
+
+def start_sending(chain, payer, operation, *, count=None):
+    """Another process that sends one payment, or `count` of a tenth each, from the same ledger."""
+    program = f"""
+        from pathlib import Path
+        from microwallet.domain.identifiers import NATIVE_TOKEN
+        from microwallet.escrow import calls
+        from microwallet.escrow.networks import built_in_networks
+        from microwallet.escrow.rpc import Rpc
+        from microwallet.escrow.transactions import TransactionSender
+        from microwallet.ledger.ledger import Ledger
+
+        class Quiet:
+            def say(self, message): pass
+
+        ledger = Ledger.open(Path({str(payer.ledger_path)!r}))
+        sender = TransactionSender(
+            Rpc([{chain.rpc_url!r}], timeout=10, chain_id=31337), built_in_networks()["anvil"],
+            ledger.journal, {SENDER!r}, lambda: {SECRET!r},
+            max_fee_gwei=200, wait_seconds=40, reporter=Quiet())
+        count = {count!r}
+        names = [{operation!r}] if count is None else [{operation!r} + f"-{{n}}" for n in range(count)]
+        for name in names:
+            call = calls.transfer(NATIVE_TOKEN, {BOB!r}, {ETHER} if count is None else {ETHER // 10})
+            sender.send(call, operation=name, purpose="send")
+    """
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_until(condition, seconds=15):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@contextmanager
+def forwarder(target, *, before=lambda _: None, lose=lambda _: False, change=lambda _, answer: answer):
+    """A server between wallet and chain: it may look, lose an answer, or change it."""
+
+    def each(request, answer):
+        if isinstance(request, list):
+            by_id = {item["id"]: item for item in answer}
+            return [change(item, by_id[item["id"]]) for item in request]
+        return change(request, answer)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            request = json.loads(body)
+            if isinstance(request, dict):
+                before(request)
+            passed_on = urllib.request.Request(target, body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(passed_on) as answer:
+                content = json.dumps(each(request, json.loads(answer.read()))).encode()
+            lost = lose(request)
+            self.send_response(502 if lost else 200)
+            self.send_header("Content-Length", "0" if lost else str(len(content)))
+            self.end_headers()
+            self.wfile.write(b"" if lost else content)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
