@@ -76,8 +76,17 @@ class Channels:
             insert_channel(connection, channel, now=now)
 
     def record_states(self, states: Mapping[ChannelId, ChannelState], *, as_of: int) -> None:
-        """Store what the chain says of channels at `as_of`, Unix seconds."""
+        """Store what the chain says of channels at `as_of`, Unix seconds.
+
+        A finalized channel that a reorganisation gives back loses a label another live one has now.
+        """
+        live = [(channel_id,) for channel_id, state in states.items() if not state.finalized]
         with self._database.write() as connection:
+            connection.executemany(
+                """UPDATE channels SET label = NULL WHERE channel_id = ? AND finalized = 1 AND label IN
+                (SELECT label FROM channels WHERE finalized = 0)""",
+                live,
+            )
             connection.executemany(
                 f"UPDATE channels SET {state_assignments()} WHERE channel_id = ?",
                 [(*state_values(state, as_of), channel_id) for channel_id, state in states.items()],

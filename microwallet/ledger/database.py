@@ -21,7 +21,10 @@ from microwallet.ledger.schema import APPLICATION_ID, MIGRATIONS
 
 BUSY_SECONDS = 30.0
 _HEAD = b"SQLite format 3\0"
-_RESTORE = "keep the file, put a backup in its place, then: microwallet channel sync"
+_RESTORE = (
+    "move it and its -wal and -shm files away, put a backup in its place, then: microwallet channel sync"
+)
+"""A log that belongs to another copy of the file must not be left beside a backup."""
 
 
 def to_text(base_units: int) -> str:
@@ -93,15 +96,24 @@ class Database:
             yield self._connection
 
     def is_older_than_marked(self) -> bool:
-        """Whether this file is an older copy of the ledger: more was recorded than it holds."""
+        """Whether this file is an older copy of the ledger: more was recorded than it holds.
+
+        If it is not, a mark that fell behind, because its writer was killed, is brought up.
+        """
         marked = self._mark.read()
         with self.read() as connection:
             number: int = connection.execute("SELECT number FROM generation").fetchone()[0]
+        if marked is None or marked < number:
+            self._mark.write(number)
         return marked is not None and marked > number
 
     def accept_as_current(self) -> None:
-        """Take this file as it is for the ledger, after `is_older_than_marked` was dealt with."""
-        with self.read() as connection:
+        """Take this file for the ledger, after `is_older_than_marked` was dealt with.
+
+        It counts on from the mark, so that other copies of the life before stay recognisable.
+        """
+        with self.write() as connection:
+            connection.execute("UPDATE generation SET number = max(number, ?) + 1", (self._mark.read() or 0,))
             number: int = connection.execute("SELECT number FROM generation").fetchone()[0]
         self._mark.write(number)
 

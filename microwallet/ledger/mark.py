@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ _WIDTH = 20
 
 
 class Mark:
-    """The ledger's generation as a small file. Never ahead of the ledger it was written for."""
+    """The highest generation a ledger ever had, as a small file. Never ahead of that ledger."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -17,20 +18,31 @@ class Mark:
     def read(self) -> int | None:
         """The generation marked, or None if there is no readable mark."""
         try:
-            return int(self.path.read_bytes())
-        except (OSError, ValueError):
+            return _number(self.path.read_bytes())
+        except OSError:
             return None
 
     def write(self, number: int) -> None:
-        """Mark a generation that has been committed. A mark that cannot be written is no error:
-        the money is recorded, only a later rollback would go unnoticed."""
+        """Mark a generation that has been committed; the mark never falls, whoever writes last.
+
+        A mark that cannot be written is no error: the money is recorded, only a later rollback
+        would go unnoticed.
+        """
         try:
-            descriptor = os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600)
+            descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600)
         except OSError:
             return
         try:
-            os.pwrite(descriptor, f"{number:0{_WIDTH}d}".encode(), 0)
+            fcntl.lockf(descriptor, fcntl.LOCK_EX)
+            marked = _number(os.pread(descriptor, _WIDTH + 1, 0))
+            if marked is None or marked < number:
+                os.pwrite(descriptor, f"{number:0{_WIDTH}d}".encode(), 0)
+                os.ftruncate(descriptor, _WIDTH)
         except OSError:
             return
         finally:
             os.close(descriptor)
+
+
+def _number(content: bytes) -> int | None:
+    return int(content) if content.isdigit() else None

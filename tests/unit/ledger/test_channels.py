@@ -1,0 +1,112 @@
+"""The payer's channels in the ledger: found by what is typed, never lost, labels that stay unique."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from model import PAYEE, keyed
+
+from microwallet.domain.channel import NO_CHANNEL
+from microwallet.errors import AmbiguousReference, UnknownReference, UsageError
+from microwallet.ledger.channels import check_label
+from microwallet.ledger.ledger import Ledger
+
+ONE, TWO = keyed(1), keyed(2)
+OPEN = replace(NO_CHANNEL, deposit=1000)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """An empty ledger."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as opened:
+        yield opened
+
+
+def test_a_reorganisation_gives_a_closed_channel_back_beside_its_successor(ledger):
+    """Both live channels had one label: the newer keeps it, and no refresh fails."""
+    ledger.channels.add(ONE.payer_channel(deposit=1000, label="coffee"), now=1)
+    ledger.channels.record_states({ONE.channel_id: replace(OPEN, finalized=True)}, as_of=2)
+    ledger.channels.add(TWO.payer_channel(deposit=1000, label="coffee"), now=3)
+    ledger.channels.record_states({ONE.channel_id: OPEN, TWO.channel_id: OPEN}, as_of=4)
+    assert ledger.channels.find("coffee").channel_id == TWO.channel_id
+    again = ledger.channels.get(ONE.channel_id)
+    assert (again.label, again.state) == (None, OPEN)
+
+
+def test_a_closed_channel_that_comes_back_alone_keeps_its_label(ledger):
+    """Nobody else has it, so nothing changes."""
+    ledger.channels.add(ONE.payer_channel(deposit=1000, label="coffee"), now=1)
+    ledger.channels.record_states({ONE.channel_id: replace(OPEN, finalized=True)}, as_of=2)
+    ledger.channels.record_states({ONE.channel_id: OPEN}, as_of=3)
+    assert ledger.channels.find("coffee").channel_id == ONE.channel_id
+
+
+def test_the_live_channel_of_a_label_is_meant(ledger):
+    """Of several that had a label, the one that is not finalized; then the newest."""
+    ledger.channels.add(ONE.payer_channel(deposit=1000, label="coffee"), now=1)
+    ledger.channels.record_states({ONE.channel_id: replace(OPEN, finalized=True)}, as_of=2)
+    assert ledger.channels.find("coffee").channel_id == ONE.channel_id
+    ledger.channels.add(TWO.payer_channel(deposit=1000, label="coffee"), now=3)
+    assert ledger.channels.find("coffee").channel_id == TWO.channel_id
+
+
+def test_two_live_channels_never_share_a_label(ledger):
+    """Refused, and the second channel is not added at all."""
+    ledger.channels.add(ONE.payer_channel(deposit=1000, label="coffee"), now=1)
+    with pytest.raises(UsageError, match="taken"):
+        ledger.channels.add(TWO.payer_channel(deposit=1000, label="coffee"), now=2)
+    assert ledger.channels.get(TWO.channel_id) is None
+
+
+def test_adding_again_changes_nothing(ledger):
+    """A channel seen again in the chain's events keeps what the ledger knows of it."""
+    ledger.channels.add(ONE.payer_channel(deposit=1000, label="coffee", authorized=7), now=1)
+    ledger.channels.add(ONE.payer_channel(deposit=1000), now=2)
+    assert ledger.channels.find("coffee").authorized == 7
+
+
+def test_an_imported_voucher_never_lowers_what_is_authorized(ledger):
+    """The highest one counts, also where text of other length would compare otherwise."""
+    ledger.channels.add(ONE.payer_channel(deposit=1000, authorized=10), now=1)
+    ledger.channels.import_voucher(ONE.channel_id, 9)
+    assert ledger.channels.get(ONE.channel_id).authorized == 10
+    ledger.channels.import_voucher(ONE.channel_id, 100)
+    assert ledger.channels.get(ONE.channel_id).authorized == 100
+
+
+def test_the_largest_amounts_are_kept_exactly(ledger):
+    """uint128 comes back to the last unit."""
+    largest = 2**128 - 1
+    ledger.channels.add(ONE.payer_channel(deposit=2**96 - 1, authorized=largest), now=1)
+    found = ledger.channels.get(ONE.channel_id)
+    assert (found.authorized, found.state.deposit) == (largest, 2**96 - 1)
+
+
+def test_a_prefix_of_two_is_ambiguous_and_a_short_one_unknown(ledger):
+    """Four digits at least, and the candidates are listed."""
+    ledger.channels.add(ONE.payer_channel(deposit=1000), now=1)
+    assert ledger.channels.find(ONE.channel_id[:6]).channel_id == ONE.channel_id
+    assert ledger.channels.find(ONE.channel_id[:20].upper().replace("0X", "0x")).channel_id == ONE.channel_id
+    with pytest.raises(UnknownReference):
+        ledger.channels.find(ONE.channel_id[:5])
+    ledger.channels.add(TWO.payer_channel(deposit=1000), now=1)
+    with pytest.raises(AmbiguousReference, match=ONE.channel_id):
+        ledger.channels.find(PAYEE)
+
+
+def test_a_payee_means_its_open_channel(ledger):
+    """Channels that are closing or opening come into it only where none is open."""
+    ledger.channels.add(ONE.payer_channel(deposit=1000), now=1)
+    ledger.channels.add(TWO.payer_channel(deposit=1000), now=1)
+    ledger.channels.record_states({ONE.channel_id: replace(OPEN, close_requested_at=5)}, as_of=6)
+    assert ledger.channels.find(PAYEE).channel_id == TWO.channel_id
+    ledger.channels.record_states({TWO.channel_id: replace(OPEN, finalized=True)}, as_of=7)
+    assert ledger.channels.find(PAYEE.lower()).channel_id == ONE.channel_id
+
+
+@pytest.mark.parametrize("label", ["", "0xabc", "-f", "a" * 65, "a\nb", "\x1b[2J"])
+def test_a_label_that_could_be_something_else(label):
+    """An id, a flag, or control characters make no label."""
+    with pytest.raises(UsageError):
+        check_label(label)

@@ -1,0 +1,97 @@
+"""The mark beside the ledger: an older copy is recognised, whoever was killed or came late."""
+
+from __future__ import annotations
+
+import pytest
+from model import keyed
+
+from microwallet.domain.payment import next_payment
+from microwallet.ledger.ledger import Ledger
+from microwallet.ledger.mark import Mark
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL at one point."""
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A ledger with one open channel."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(keyed(1).payer_channel(deposit=1000), now=0)
+    return tmp_path / "ledger.sqlite3"
+
+
+def pay(ledger, key):
+    """Record a payment of ten base units."""
+    return ledger.payments.record(
+        keyed(1).channel_id,
+        key,
+        lambda channel: next_payment(channel, idempotency_key=key, step=10, count=1, memo=None, now=0),
+    )
+
+
+def knows_its_voucher(path):
+    """Whether the channel may still pay after the ledger was opened."""
+    with Ledger.open(path) as ledger:
+        return ledger.channels.get(keyed(1).channel_id).voucher_known
+
+
+def test_a_copy_taken_before_a_payment_is_recognised(path):
+    """One voucher is enough; the same file again is no older copy."""
+    copy = path.read_bytes()
+    with Ledger.open(path) as ledger:
+        pay(ledger, "a")
+    assert knows_its_voucher(path)
+    path.write_bytes(copy)
+    assert not knows_its_voucher(path)
+    assert not knows_its_voucher(path)
+
+
+def test_killed_before_the_mark_was_written(path, monkeypatch):
+    """The payment is resumed by another process: an older copy is recognised from then on."""
+    copy = path.read_bytes()
+    with monkeypatch.context() as patched, Ledger.open(path) as ledger:
+        patched.setattr(Mark, "write", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            pay(ledger, "a")
+    with Ledger.open(path) as ledger:
+        assert ledger.payments.find("a") is not None
+    path.write_bytes(copy)
+    assert not knows_its_voucher(path)
+
+
+def test_a_slow_process_does_not_take_the_mark_back(path):
+    """Of two that commit one after the other, the first may write its mark last."""
+    mark = Mark(path.with_suffix(".mark"))
+    mark.write(7)
+    mark.write(6)
+    assert mark.read() == 7
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"\xff" * 20])
+def test_a_mark_that_cannot_be_read_is_written_anew(path, content):
+    """A mark lost to a power failure stops nobody, and the next opening restores it."""
+    with Ledger.open(path) as ledger:
+        pay(ledger, "a")
+    mark = path.with_suffix(".mark")
+    mark.write_bytes(content)
+    assert knows_its_voucher(path)
+    assert Mark(mark).read() == 1
+
+
+def test_a_second_copy_of_the_life_before_is_recognised_too(path):
+    """Restored, paid on, and restored again from a copy that had counted further than the first."""
+    first = path.read_bytes()
+    with Ledger.open(path) as ledger:
+        for key in "abc":
+            pay(ledger, key)
+    second = path.read_bytes()
+    with Ledger.open(path) as ledger:
+        pay(ledger, "d")
+    path.write_bytes(first)
+    with Ledger.open(path) as ledger:
+        ledger.channels.import_voucher(keyed(1).channel_id, 40)
+        pay(ledger, "e")
+    path.write_bytes(second)
+    assert not knows_its_voucher(path)
