@@ -8,7 +8,6 @@ compared to, and the median is told. Prints Markdown.
 from __future__ import annotations
 
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -202,14 +201,16 @@ def in_turn(first: Callable[[], float], second: Callable[[], float], rounds: int
 
 
 def peak_memory(home: Home, count: int) -> float:
-    """MiB that paying `count` times takes at its peak."""
-    command = [MICROWALLET, "pay", "coffee", "0.0001", "--count", str(count), "--each"]
-    with Path(os.devnull).open("wb") as nowhere:
-        process = subprocess.Popen(command, env=home.environment, stdout=nowhere, stderr=nowhere)
-        _, _, usage = os.wait4(process.pid, 0)
-        process.returncode = 0
-    scale = 1024 * 1024 if sys.platform == "darwin" else 1024
-    return resource.struct_rusage(usage).ru_maxrss / scale
+    """MiB that paying `count` times takes at its peak, told by a small process that starts it."""
+    watch = (
+        "import resource, sys; from subprocess import DEVNULL, run; run(sys.argv[1:], stdout=DEVNULL);"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    pay = [MICROWALLET, "--quiet", "pay", "coffee", "0.0001", "--count", str(count), "--each"]
+    told = subprocess.run(
+        [sys.executable, "-c", watch, *pay], env=home.environment, stdout=subprocess.PIPE, check=True
+    )
+    return int(told.stdout) / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
 def large_ledger(folder: Path, rounds: int, payments: int) -> list[tuple[str, str, str]]:

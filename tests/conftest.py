@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -215,6 +217,17 @@ def run(home: Home) -> Callable[..., Completed]:
         return home.run(*arguments, **options)
 
     return run_in
+
+
+@pytest.fixture
+def default_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port `devnet up` takes by default, for one test at a time; skipped if somebody else has it."""
+    with (tmp_path_factory.getbasetemp().parent / "port-8545.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", 8545)) == 0:
+                pytest.skip("something else listens on 127.0.0.1:8545")
+        yield 8545
 
 
 @pytest.fixture(scope="session")

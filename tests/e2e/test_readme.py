@@ -1,0 +1,89 @@
+"""The README and the guide: every command in them runs, every command there is stands in them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from microwallet.cli.guide import TOPICS
+from microwallet.cli.main import COMMANDS
+
+REPOSITORY = Path(__file__).parents[2]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.usefixtures("default_port")
+def test_readme_session(home, anvil, tmp_path):
+    """The session can be pasted line by line into a shell and ends with a settled channel."""
+    session = next(block for block in BLOCKS if "devnet up" in block)
+    environment = home.environment | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "MICROWALLET_ANVIL": str(anvil),
+        "TMPDIR": str(tmp_path),
+    }
+    done = subprocess.run(
+        ["bash", "-eo", "pipefail"],
+        input=session.encode(),
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    said = done.stdout.decode()
+    assert done.returncode == 0, said + done.stderr.decode()
+    assert '"cumulativeAmount":"1000"' in said
+    assert "accepted 10000, duplicates 0, rejected 0; 1 channel" in said
+    assert re.search(r"coffee .* 1\.001 .*finalized", said)
+    assert re.search(r"alice\s+USDC\s+998\.999", said)
+
+
+def test_readme_names_the_two_scripts():
+    """The other shell blocks are the two commands of the set-up, and those programs are there."""
+    others = [block.strip() for block in BLOCKS if "devnet up" not in block]
+    assert others == ["scripts/demo", "scripts/test"]
+    assert all(os.access(REPOSITORY / script, os.X_OK) for script in others)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_is_in_the_readme(command):
+    """Each command has a row in the README's table."""
+    assert re.search(rf"^\| `{command}[ `]", README, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", re.findall(r"`microwallet ([a-z][a-z -]*)", README))
+def test_commands_named_in_prose_exist(run, command):
+    """What the prose tells to type is a command."""
+    words = command.split()
+    if words[0] == "help":
+        assert len(words) == 1 or words[1] in TOPICS
+    else:
+        assert run(*words, "--help").exit_code == 0
+
+
+@pytest.mark.parametrize("topic", sorted(TOPICS))
+def test_guide_topics(run, topic):
+    """`help TOPIC` prints the topic, and the exit codes it lists are those of the errors."""
+    shown = run("help", topic, "--json")
+    assert shown.data["text"].startswith("# ")
+
+
+def test_exit_codes_are_those_of_the_errors():
+    """README and guide list exactly the exit codes that errors have."""
+    from microwallet import errors
+
+    codes = {
+        kind.exit_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.MicrowalletError)
+    } | {0}
+    guide = (REPOSITORY / "microwallet" / "guide" / "scripting.md").read_text(encoding="utf-8")
+    for text in (README, guide):
+        table = text.split("| exit code | meaning |")[1].split("\n\n")[0]
+        assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, flags=re.MULTILINE)} == codes
