@@ -99,11 +99,10 @@ def _closing(closing: Closing, *, now: int) -> Result:
     if closing.stage is CloseStage.WITHDRAWABLE:
         text = f"the grace period of channel {name} is over: what is left can be taken now"
         return Result(data=data, text=text, notes=[f"microwallet channel withdraw {name}"])
-    left = max(0, at - max(now, channel.as_of or 0))
     asked = "requested" if closing.receipt else "requested already"
     text = (
-        f"close of channel {name} {asked}: what is left can be taken at {local_time(at)}, in {left} seconds;"
-        " until then the payee can take what it is owed"
+        f"close of channel {name} {asked}: what is left can be taken at {local_time(at)},"
+        f" in {closing.seconds_left} seconds; until then the payee can take what it is owed"
     )
     return Result(data=data, text=text + _transaction(closing.receipt), notes=notes)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from microwallet.domain.channel import ChannelStatus, PayerChannel
+from microwallet.domain.channel import PayerChannel
 from microwallet.errors import ChannelNotOpen, TransactionReverted
 from microwallet.escrow import calls
 from microwallet.escrow.transactions import Receipt
@@ -35,6 +35,8 @@ class Closing:
     channel: PayerChannel
     stage: CloseStage
     receipt: Receipt | None
+    seconds_left: int
+    """Until the payer can withdraw, by the chain's clock."""
 
 
 def close(account: PayingAccount, channel: PayerChannel, *, ask_payee: AskPayee | None = None) -> Closing:
@@ -45,14 +47,13 @@ def close(account: PayingAccount, channel: PayerChannel, *, ask_payee: AskPayee 
     """
     with account.ledger.turns.turn(f"channel {channel.channel_id}"):
         channel = newest(account, channel)
-        done = _ended(channel, account.clock())
-        if done is not None:
-            return done
+        require_on_chain(channel)
+        if _is_ending(channel):
+            return _closing(account, channel, None)
         if ask_payee is not None and ask_payee(channel):
             channel = newest(account, channel)
-            done = _ended(channel, account.clock())
-            if done is not None:
-                return done
+            if _is_ending(channel):
+                return _closing(account, channel, None)
             account.reporter.say("the payee says that it closed, the chain does not: requesting the close")
         return _request(account, channel)
 
@@ -74,15 +75,17 @@ def require_on_chain(channel: PayerChannel) -> None:
         )
 
 
-def _ended(channel: PayerChannel, now: int) -> Closing | None:
-    require_on_chain(channel)
-    stages = {
-        ChannelStatus.FINALIZED: CloseStage.CLOSED,
-        ChannelStatus.CLOSING: CloseStage.REQUESTED,
-        ChannelStatus.WITHDRAWABLE: CloseStage.WITHDRAWABLE,
-    }
-    stage = stages.get(channel.state.status(now=max(now, channel.as_of or 0)))
-    return Closing(channel=channel, stage=stage, receipt=None) if stage else None
+def _is_ending(channel: PayerChannel) -> bool:
+    return channel.state.finalized or channel.state.close_requested_at > 0
+
+
+def _closing(account: PayingAccount, channel: PayerChannel, receipt: Receipt | None) -> Closing:
+    left = 0
+    stage = CloseStage.CLOSED
+    if not channel.state.finalized:
+        left = max(0, channel.state.withdrawable_at - account.reader.next_block_time())
+        stage = CloseStage.REQUESTED if left else CloseStage.WITHDRAWABLE
+    return Closing(channel=channel, stage=stage, receipt=receipt, seconds_left=left)
 
 
 def _request(account: PayingAccount, channel: PayerChannel) -> Closing:
@@ -96,9 +99,7 @@ def _request(account: PayingAccount, channel: PayerChannel) -> Closing:
         )
     except TransactionReverted:
         channel = newest(account, channel)
-        if channel.state.finalized:
-            return Closing(channel=channel, stage=CloseStage.CLOSED, receipt=None)
+        if _is_ending(channel):
+            return _closing(account, channel, None)
         raise
-    channel = newest(account, channel)
-    stage = CloseStage.CLOSED if channel.state.finalized else CloseStage.REQUESTED
-    return Closing(channel=channel, stage=stage, receipt=receipt)
+    return _closing(account, newest(account, channel), receipt)

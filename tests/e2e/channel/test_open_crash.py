@@ -167,7 +167,7 @@ def test_an_authorization_that_expired(alice, bob, chain, witness):
     (known,) = alice.run("channel", "list", "--json").data["channels"]
     chain.rpc.call("anvil_dropTransaction", [witness.pooled()[0]])
     chain.rpc.call("evm_setAutomine", [True])
-    chain.node.advance(16 * 60)
+    chain.node.advance(7200)
     channel_id = finish(alice, witness, bob.address, "10 USDC", "--label", "coffee", base_units=TEN[1])
     assert channel_id == known["channelId"]
 
@@ -249,7 +249,7 @@ def test_sync_abandons_only_what_is_dead(alice, bob, chain, witness):
     (deposit,) = alice.run("channel", "sync", "--json").data["deposits"]
     assert deposit["status"] == "pending"
     assert deposit["expiresAt"] is not None
-    chain.node.advance(17 * 60)
+    chain.node.advance(7200)
     (deposit,) = alice.run("channel", "sync", "--json").data["deposits"]
     assert (deposit["idempotencyKey"], deposit["status"]) == ("k1", "abandoned")
     assert alice.run("channel", "list", "--json").data["channels"] == []

@@ -1,0 +1,212 @@
+"""`channel close` and `channel withdraw`: the grace period to the second, and what the payee does in it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from microwallet.domain.channel import ChannelDescriptor
+from microwallet.escrow import calls
+
+GRACE = 900
+
+
+@pytest.fixture
+def coffee(alice, bob) -> dict:
+    """A channel with 10 USDC, 4 of them authorized."""
+    channel = alice.run(
+        "channel", "open", bob.address, "10 USDC", "--label", "coffee", "--yes", "--json"
+    ).data
+    channel["voucher"] = alice.run("pay", "coffee", "4", "--json").data
+    return channel
+
+
+def payee_takes(chain, channel: dict, capture: int, *, close: bool) -> None:
+    """The payee settles or closes on chain with the voucher of `channel`."""
+    voucher = channel["voucher"]
+    descriptor = ChannelDescriptor(
+        payer=channel["payer"],
+        payee=channel["payee"],
+        token=channel["token"],
+        salt=channel["salt"],
+        authorized_signer=channel["authorizedSigner"],
+        escrow_contract=channel["escrowContract"],
+        chain_id=channel["chainId"],
+    )
+    taken = calls.Capture(
+        descriptor=descriptor,
+        cumulative_amount=int(voucher["cumulativeAmount"]),
+        capture_amount=capture,
+        signature=bytes.fromhex(voucher["signature"][2:]),
+    )
+    call = calls.close(taken) if close else calls.settle(taken)
+    chain.rpc.call("anvil_impersonateAccount", [channel["payee"]])
+    request = call.request(channel["payee"]) | {"gas": hex(300_000)}
+    sent = chain.rpc.call("eth_sendTransaction", [request])
+    chain.rpc.call("anvil_stopImpersonatingAccount", [channel["payee"]])
+    while (receipt := chain.rpc.call("eth_getTransactionReceipt", [sent])) is None:
+        time.sleep(0.01)
+    assert receipt["status"] == "0x1"
+
+
+def test_close_asks_first(alice, coffee, witness):
+    """Without a yes nothing is sent; --dry-run shows what the payee can still take."""
+    refused = alice.run("channel", "close", "coffee", "--json")
+    assert (refused.exit_code, refused.error["code"]) == (2, "confirmation-required")
+    told = alice.run("channel", "close", "coffee", "--dry-run").stdout
+    for word in (coffee["channelId"], "4 USDC", "6 USDC", "15 minutes"):
+        assert word in told
+    assert alice.run("channel", "show", "coffee", "--json").data["status"] == "open"
+    assert witness.of(alice.address).transactions == 1
+
+
+@pytest.mark.usefixtures("coffee")
+def test_close_says_when_the_money_can_be_taken(alice, witness):
+    """The request is sent once; asking again tells the same time and the next command."""
+    first = alice.run("channel", "close", "coffee", "--yes")
+    assert first.exit_code == 0
+    assert re.search("in (900|89[0-9]) seconds", first.stdout)
+    assert "microwallet channel withdraw coffee --wait" in first.stderr
+    again = alice.run("channel", "close", "coffee", "--json").data
+    assert (again["stage"], again["status"], again["transactionHash"]) == ("requested", "closing", None)
+    assert witness.of(alice.address).transactions == 2
+
+
+def test_withdraw_to_the_second(alice, coffee, chain, witness):
+    """One second early is exit 4 and says how long; at the second it pays back everything."""
+    early = alice.run("channel", "withdraw", "coffee", "--json")
+    assert (early.exit_code, early.error["code"]) == (4, "channel-not-open")
+    assert early.error["hint"] == "microwallet channel close coffee"
+    at = alice.run("channel", "close", "coffee", "--yes", "--json").data["withdrawableAt"]
+    chain.rpc.call("anvil_setBlockTimestampInterval", [0])
+    try:
+        chain.rpc.call("evm_setNextBlockTimestamp", [at - 1])
+        witness.mine()
+        early = alice.run("channel", "withdraw", "coffee", "--json")
+        assert (early.exit_code, early.error["code"]) == (4, "close-not-ready")
+        assert "in 1 seconds" in early.error["message"]
+        assert early.error["hint"] == "microwallet channel withdraw coffee --wait"
+        chain.rpc.call("evm_setNextBlockTimestamp", [at])
+        witness.mine()
+        taken = alice.run("channel", "withdraw", "coffee", "--json").data
+    finally:
+        chain.rpc.call("anvil_removeBlockTimestampInterval")
+    assert (taken["status"], taken["refunded"]) == ("finalized", "10000000")
+    assert 30_000 < taken["gasUsed"] < 60_000
+    assert witness.reader.token_balance(coffee["token"], alice.address) == 10**9
+    again = alice.run("channel", "withdraw", "coffee", "--json").data
+    assert (again["transactionHash"], again["refunded"]) == (None, "10000000")
+    closed = alice.run("channel", "close", "coffee")
+    assert (closed.exit_code, "finalized already" in closed.stdout) == (0, True)
+
+
+@pytest.mark.usefixtures("coffee")
+def test_withdraw_waits(alice, chain):
+    """`--wait` says how long, and withdraws when the chain's clock is there, blocks or not."""
+    alice.run("channel", "close", "coffee", "--yes")
+    process = alice.start(
+        "channel", "withdraw", "coffee", "--wait", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    said = process.stderr.readline()
+    assert "waiting" in said
+    assert "Ctrl-C is safe" in said
+    # No block is mined: only the next one would be late enough.
+    chain.rpc.call("evm_increaseTime", [hex(GRACE + 1)])
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "10 USDC withdrawn" in output
+
+
+def test_withdraw_can_be_interrupted(alice, coffee, witness):
+    """Ctrl-C while waiting is exit 130; nothing was sent, and it can be run again."""
+    alice.run("channel", "close", "coffee", "--yes")
+    process = alice.start(
+        "channel", "withdraw", "coffee", "--wait", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert "waiting" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert witness.of(coffee["payer"]).transactions == 2
+
+
+def test_the_payee_closes_while_the_payer_waits(alice, coffee, chain):
+    """What the payee did meanwhile is told: paid, refunded, nothing left to withdraw."""
+    alice.run("channel", "close", "coffee", "--yes")
+    process = alice.start(
+        "channel", "withdraw", "coffee", "--wait", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert b"waiting" in process.stderr.readline()
+    payee_takes(chain, coffee, 4_000_000, close=True)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert b'"refunded": "6000000"' in output
+    assert b'"transactionHash": null' in output
+
+
+def test_the_payee_settles_in_the_grace_period(alice, coffee, chain, witness):
+    """A settle does not stop the close: the payer gets back what is left."""
+    alice.run("channel", "close", "coffee", "--yes")
+    payee_takes(chain, coffee, 3_000_000, close=False)
+    chain.node.advance(GRACE)
+    taken = alice.run("channel", "withdraw", "coffee", "--json").data
+    assert (taken["settled"], taken["refunded"]) == ("3000000", "7000000")
+    assert witness.reader.token_balance(coffee["token"], coffee["payee"]) == 10**9 + 3_000_000
+
+
+def test_close_of_a_channel_the_payee_closed(alice, coffee, chain):
+    """A channel closed by the payee is told as it is, exit 0, and leaves the list."""
+    payee_takes(chain, coffee, 4_000_000, close=True)
+    told = alice.run("channel", "close", "coffee", "--json").data
+    assert (told["stage"], told["settled"]) == ("closed", "4000000")
+    assert alice.run("channel", "list", "--json").data["channels"] == []
+    (listed,) = alice.run("channel", "list", "--all", "--json").data["channels"]
+    assert (listed["status"], listed["settled"]) == ("finalized", "4000000")
+
+
+@pytest.mark.usefixtures("coffee")
+def test_close_and_wait(alice, chain):
+    """`close --wait` requests, waits and withdraws in one go."""
+    process = alice.start(
+        "channel",
+        "close",
+        "coffee",
+        "--wait",
+        "--yes",
+        "--json",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    while b"waiting" not in (line := process.stderr.readline()) or b"seconds" not in line:
+        assert line
+    chain.node.advance(GRACE)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert b'"refunded": "10000000"' in output
+
+
+@pytest.mark.usefixtures("coffee")
+def test_a_close_request_that_is_lost_is_resumed(alice, chain, witness):
+    """Not mined in time is exit 5; the same command again finishes that one and sends no second."""
+    chain.rpc.call("evm_setAutomine", [False])
+    lost = alice.run("channel", "close", "coffee", "--yes", "--json", env={"MICROWALLET_WAIT_SECONDS": "1"})
+    assert lost.exit_code == 5
+    chain.rpc.call("anvil_dropTransaction", [witness.pooled()[0]])
+    chain.rpc.call("evm_setAutomine", [True])
+    assert alice.run("channel", "close", "coffee", "--yes", "--json").data["stage"] == "requested"
+    assert witness.of(alice.address).transactions == 2
+
+
+@pytest.mark.usefixtures("coffee")
+def test_a_channel_of_another_network_is_used_on_its_own(alice):
+    """A channel says which network it is on: another one in use does not stop its commands."""
+    alice.run("network", "use", "sepolia")
+    without_url = {"MICROWALLET_RPC_URL": ""}
+    refused = alice.run("channel", "close", "coffee", "--network", "sepolia", "--yes", "--json")
+    assert refused.exit_code == 2
+    offline = alice.run("channel", "show", "coffee", "--offline", "--json", env=without_url)
+    assert offline.data["chainId"] == 31337

@@ -1,0 +1,166 @@
+"""`channel top-up`: as careful as an open, and it cancels a pending close."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+import pytest
+
+PERMIT = "permit(address,address,uint256,uint256,uint8,bytes32,bytes32)"
+RECEIVE = "receiveWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)"
+IMPATIENT = {"MICROWALLET_WAIT_SECONDS": "1"}
+
+
+@pytest.fixture
+def coffee(alice, bob) -> dict:
+    """A channel with 10 USDC."""
+    return alice.run("channel", "open", bob.address, "10 USDC", "--label", "coffee", "--yes", "--json").data
+
+
+def top_up(home, amount: str, *more: object, channel: str = "coffee", **options):
+    """`channel top-up` to its end."""
+    return home.run("channel", "top-up", channel, amount, *more, "--yes", "--json", **options)
+
+
+@pytest.mark.parametrize(
+    ("via", "transactions"), [("auto", 2), ("authorization", 2), ("permit", 2), ("approve", 3)]
+)
+@pytest.mark.usefixtures("coffee")
+def test_adds_to_the_deposit(alice, chain, witness, via, transactions):
+    """Every way of a token adds exactly the amount, and leaves no allowance."""
+    told = top_up(alice, "5 USDC", "--via", via).data
+    assert (told["deposit"], told["amount"], told["status"]) == ("15000000", "5000000", "open")
+    assert told["transactionHash"].startswith("0x")
+    seen = witness.of(alice.address)
+    assert (seen.deposit, seen.transactions) == (15_000_000, transactions)
+    assert witness.allowance(chain.token, alice.address) == 0
+    assert alice.run("pay", "coffee", "12", "--json").data["remaining"] == "3000000"
+
+
+def test_adds_native_coin(alice, bob, witness):
+    """The chain's own coin is sent along; a bare number is in the channel's asset."""
+    alice.run("channel", "open", bob.address, "0.1 ETH", "--label", "eth", "--yes")
+    assert top_up(alice, "0.2", channel="eth").data["deposit"] == str(3 * 10**17)
+    assert witness.of(alice.address).transactions == 2
+
+
+def test_the_same_key_adds_once(alice, coffee, witness):
+    """The same key again adds nothing and tells the same transaction; other arguments are exit 2."""
+    first = top_up(alice, "5 USDC", "--idempotency-key", "t1").data
+    again = top_up(alice, "5 USDC", "--idempotency-key", "t1").data
+    assert (again["transactionHash"], again["resumed"]) == (first["transactionHash"], True)
+    other = top_up(alice, "6 USDC", "--idempotency-key", "t1")
+    assert (other.exit_code, other.error["code"]) == (2, "idempotency-mismatch")
+    opening = alice.run(
+        "channel", "open", coffee["payee"], "5 USDC", "--idempotency-key", "t1", "--yes", "--json"
+    )
+    assert (opening.exit_code, opening.error["code"]) == (2, "idempotency-mismatch")
+    assert witness.of(alice.address).deposit == 15_000_000
+
+
+@pytest.mark.usefixtures("coffee")
+def test_cancels_a_pending_close(alice):
+    """It says so before and after, and the channel pays again."""
+    alice.run("channel", "close", "coffee", "--yes")
+    assert alice.run("pay", "coffee", "1").exit_code == 4
+    preview = alice.run("channel", "top-up", "coffee", "5 USDC", "--dry-run")
+    assert "will be cancelled" in preview.stdout
+    told = top_up(alice, "5 USDC")
+    assert (told.data["status"], told.data["cancelledClose"]) == ("open", True)
+    assert "open again" in told.stderr
+    assert alice.run("pay", "coffee", "1").exit_code == 0
+    assert alice.run("channel", "close", "coffee", "--yes", "--json").data["stage"] == "requested"
+
+
+@pytest.mark.usefixtures("coffee")
+def test_refusals(alice, bob, chain):
+    """Too little money, no yes, an unknown or finalized channel, another unit: nothing is sent."""
+    assert top_up(alice, "100000 USDC").exit_code == 4
+    assert top_up(alice, "1 ETH").exit_code == 2
+    assert top_up(alice, "-1").exit_code == 2
+    assert top_up(alice, "1", channel="tea").exit_code == 2
+    unconfirmed = alice.run("channel", "top-up", "coffee", "1", "--json")
+    assert unconfirmed.error["code"] == "confirmation-required"
+    too_large = top_up(alice, "79228162514264337593543.950335 USDC")
+    assert (too_large.exit_code, too_large.error["code"]) == (2, "invalid-amount")
+    alice.run("channel", "close", "coffee", "--yes")
+    chain.node.advance(901)
+    assert alice.run("channel", "withdraw", "coffee", "--json").data["refunded"] == "10000000"
+    closed = top_up(alice, "1")
+    assert (closed.exit_code, closed.error["code"]) == (4, "channel-not-open")
+    assert bob.address in closed.error["hint"]
+
+
+@pytest.mark.parametrize("via", ["authorization", "permit", "approve", "native"])
+def test_unknown_outcome_never_adds_twice(alice, bob, chain, witness, via):
+    """Not mined in time, dropped, run again without and with the key: the amount is added once."""
+    deposit, amount, ways = (
+        ("0.1 ETH", "0.2 ETH", ()) if via == "native" else ("10 USDC", "5 USDC", ("--via", via))
+    )
+    alice.run("channel", "open", bob.address, deposit, "--label", "coffee", "--yes")
+    if via == "approve":
+        top_up(alice, "1 USDC", "--via", "approve")
+    before = witness.of(alice.address).deposit
+    chain.rpc.call("evm_setAutomine", [False])
+    first = top_up(alice, amount, *ways, "--idempotency-key", "t1", env=IMPATIENT)
+    assert (first.exit_code, first.error["code"]) == (5, "outcome-unknown")
+    assert "--idempotency-key 't1'" in first.error["hint"]
+    chain.rpc.call("anvil_dropTransaction", [witness.pooled()[0]])
+    chain.rpc.call("evm_setAutomine", [True])
+    assert top_up(alice, amount, *ways).data["idempotencyKey"] == "t1"
+    assert top_up(alice, amount, *ways, "--idempotency-key", "t1").data["resumed"] is True
+    added = witness.of(alice.address).deposit - before
+    assert added == (2 * 10**17 if via == "native" else 5_000_000)
+
+
+@pytest.mark.usefixtures("coffee")
+def test_an_authorization_that_expired_is_signed_anew(alice, chain, witness):
+    """The retry after its end signs the same nonce again: the token carries it out once."""
+    chain.rpc.call("evm_setAutomine", [False])
+    assert top_up(alice, "5 USDC", "--idempotency-key", "t1", env=IMPATIENT).exit_code == 5
+    chain.rpc.call("anvil_dropTransaction", [witness.pooled()[0]])
+    chain.rpc.call("evm_setAutomine", [True])
+    chain.node.advance(7200)
+    assert top_up(alice, "5 USDC", "--idempotency-key", "t1").data["deposit"] == "15000000"
+    assert witness.of(alice.address).deposit == 15_000_000
+
+
+@pytest.mark.usefixtures("coffee")
+def test_an_authorization_that_somebody_else_submitted(alice, bob, chain, witness):
+    """Another sender carries the authorization to the chain: the retry finds it done."""
+    chain.rpc.call("evm_setAutomine", [False])
+    assert top_up(alice, "5 USDC", "--idempotency-key", "t1", env=IMPATIENT).exit_code == 5
+    (pooled,) = witness.pooled()
+    data = chain.rpc.call("eth_getTransactionByHash", [pooled])["input"]
+    chain.rpc.call("anvil_dropTransaction", [pooled])
+    chain.rpc.call("evm_setAutomine", [True])
+    chain.rpc.call("anvil_impersonateAccount", [bob.address])
+    sent = {"from": bob.address, "to": chain.escrow_contract, "data": data, "gas": hex(300_000)}
+    chain.rpc.call("eth_sendTransaction", [sent])
+    chain.rpc.call("anvil_stopImpersonatingAccount", [bob.address])
+    deadline = time.monotonic() + 10
+    while witness.of(alice.address).deposit != 15_000_000 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    told = top_up(alice, "5 USDC", "--idempotency-key", "t1", env={"MICROWALLET_WAIT_SECONDS": "10"}).data
+    assert told["deposit"] == "15000000"
+    assert witness.of(alice.address).deposit == 15_000_000
+
+
+@pytest.mark.parametrize("amount", ["5 USDC", "0.2 ETH"])
+def test_killed_top_ups_add_once(alice, bob, witness, amount):
+    """Killed at growing moments and run again until it ends: the amount is added once."""
+    native = amount.endswith("ETH")
+    deposit = "0.1 ETH" if native else "10 USDC"
+    alice.run("channel", "open", bob.address, deposit, "--label", "coffee", "--yes")
+    before = witness.of(alice.address).deposit
+    for seconds in (0.3, 0.5, 0.7, 0.9):
+        process = alice.start(
+            "channel", "top-up", "coffee", amount, "--idempotency-key", "t1", "--yes",
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+    assert top_up(alice, amount, "--idempotency-key", "t1").exit_code == 0
+    assert witness.of(alice.address).deposit - before == (2 * 10**17 if native else 5_000_000)
