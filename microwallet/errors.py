@@ -27,6 +27,7 @@ MicrowalletError                    1  unexpected
 │   ├── LedgerTooNew
 │   └── LedgerUnwritable
 ├── TransactionReverted             8  mined and reverted, or sure to revert
+│   ├── RefundUndeliverable            the payer cannot be paid back, so only a settle goes through
 │   └── TransactionReplaced            another transaction took its nonce; this one did nothing
 └── Interrupted                   130
 
@@ -178,6 +179,10 @@ class TransactionReverted(MicrowalletError):
     code = "transaction-reverted"
     exit_code = 8
     problem_type = PROBLEM_BASE + "transaction-reverted"
+
+
+class RefundUndeliverable(TransactionReverted):
+    code = "refund-undeliverable"
 
 
 class TransactionReplaced(TransactionReverted):

@@ -15,7 +15,12 @@ from typing import Protocol
 from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, ChannelState, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.domain.money import Asset
-from microwallet.domain.voucher import SignatureError, SignerCheck, VoucherDigest
+from microwallet.domain.voucher import (
+    SIGNATURE_LENGTH,
+    SignatureError,
+    SignerCheck,
+    VoucherDigest,
+)
 from microwallet.domain.voucher_document import MalformedVoucher, VoucherDocument, VoucherReader
 from microwallet.ledger.vouchers import Vouchers
 
@@ -136,7 +141,7 @@ class Acceptance:
 
         Raises NetworkError or LedgerError; earlier batches then stay committed, this one does not.
         """
-        tally = Tally(channels=self.tally.channels)
+        tally = Tally()
         signed = [document for line in lines if (document := self._signed(line, tally)) is not None]
         self._ask_chain({document.channel_id for document in signed})
         for document in signed:
@@ -148,6 +153,7 @@ class Acceptance:
         self.tally.accepted += tally.accepted
         self.tally.duplicates += tally.duplicates
         self.tally.rejected_by_reason.update(tally.rejected_by_reason)
+        self.tally.channels.update(tally.channels)
 
     def reject(self, reason: Rejection) -> None:
         """Count a line that could not even be read."""
@@ -175,7 +181,7 @@ class Acceptance:
         ):
             known = self._meet(document)
         digest = known.digest(document.cumulative_amount)
-        if self._policy.allow_contract_signers and len(document.signature) != 65:
+        if self._policy.allow_contract_signers and len(document.signature) not in (0, SIGNATURE_LENGTH):
             matches = False
         else:
             matches = known.is_by_signer(digest, document.signature)
@@ -230,7 +236,7 @@ class Acceptance:
         if rejection is not None:
             raise _Rejected(rejection)
         tally.channels[document.channel_id] = None
-        if document.cumulative_amount <= known.best:
+        if document.cumulative_amount <= max(known.best, known.state.settled):
             tally.duplicates += 1
             return
         known.best, known.best_signature = document.cumulative_amount, document.signature
@@ -238,9 +244,17 @@ class Acceptance:
         tally.accepted += 1
 
     def _commit(self) -> None:
-        if self._better:
+        if not self._better:
+            return
+        try:
             channels = [self._channel(channel_id, known) for channel_id, known in self._better.items()]
             self._vouchers.accept(channels, now=self._now())
+        except BaseException:
+            # What was not stored is not the best so far: the ledger is asked again.
+            for channel_id in self._better:
+                del self._known[channel_id]
+            raise
+        finally:
             self._better.clear()
 
     def _channel(self, channel_id: ChannelId, known: _Known) -> PayeeChannel:

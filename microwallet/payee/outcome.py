@@ -8,19 +8,13 @@ from dataclasses import dataclass, field, replace
 
 from microwallet.domain.channel import PayeeChannel
 from microwallet.domain.identifiers import ChannelId, TxHash
-from microwallet.errors import MicrowalletError, OutcomeUnknown, TransactionReverted
+from microwallet.errors import MicrowalletError, OutcomeUnknown, RefundUndeliverable, TransactionReverted
 from microwallet.escrow.events import ChannelClosed, EscrowEvents, Settled
 from microwallet.escrow.reverts import ContractReverted
 from microwallet.escrow.transactions import Receipt
 from microwallet.payee.captures import PlannedCapture
 
 RUN_AGAIN = "run the command again: it finishes what was sent, and sends nothing twice"
-
-
-class RefundUndeliverable(TransactionReverted):
-    """The payer's side cannot be paid back, so the channel cannot be closed by the payee."""
-
-    code = "refund-undeliverable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
+from microwallet.errors import NetworkError
 from microwallet.escrow.reader import EscrowReader
-from microwallet.escrow.rpc import RpcError
 from microwallet.ledger.vouchers import Vouchers
 
 CONFIRMED_DEPTH = 64
@@ -78,8 +78,9 @@ def _confirmed(reader: EscrowReader, channel_ids: Sequence[ChannelId], block: in
         return []
     try:
         deep = reader.channel_states(channel_ids, block)
-    except RpcError:
-        return []  # a server without history: nothing is confirmed, all is asked again next time
+    except NetworkError:
+        # A server without history, or an escrow younger than that: all is asked again next time.
+        return []
     return [channel_id for channel_id, state in zip(channel_ids, deep, strict=True) if state.finalized]
 
 

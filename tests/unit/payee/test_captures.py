@@ -1,0 +1,152 @@
+"""Which channels are taken, and how much of them: every bound, one below it and one above."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayeeChannel
+from microwallet.domain.identifiers import NATIVE_TOKEN, ChainId, checksum_address
+from microwallet.domain.money import Asset
+from microwallet.errors import AmountExceedsDeposit, ChannelNotOpen, InvalidAmount, PaymentRefused
+from microwallet.payee.captures import (
+    Action,
+    PlannedCapture,
+    Selection,
+    chosen_capture,
+    unsettled_of,
+    unsettled_text,
+    whole_capture,
+)
+
+TOKEN = checksum_address(b"\x55" * 20)
+
+
+def channel(deposit=1_000, settled=0, authorized=0, *, finalized=False, number=1, token=TOKEN):
+    descriptor = ChannelDescriptor(
+        payer=checksum_address(b"\x11" * 20),
+        payee=checksum_address(b"\x44" * 20),
+        token=token,
+        salt=f"0x{number:064x}",
+        authorized_signer=checksum_address(b"\x22" * 20),
+        escrow_contract=checksum_address(b"\x33" * 20),
+        chain_id=ChainId(31337),
+    )
+    symbol, decimals = ("ETH", 18) if token == NATIVE_TOKEN else ("USDC", 6)
+    return PayeeChannel(
+        channel_id=descriptor.channel_id(),
+        descriptor=descriptor,
+        asset=Asset(chain_id=ChainId(31337), token=token, symbol=symbol, decimals=decimals),
+        state=ChannelState(deposit=deposit, settled=settled, close_requested_at=0, finalized=finalized),
+        authorized=authorized,
+        as_of=1,
+        signature=b"\x01" * 65,
+    )
+
+
+@pytest.mark.parametrize(
+    ("deposit", "settled", "authorized", "capture"),
+    [
+        (1_000, 0, 0, 0),
+        (1_000, 0, 999, 999),
+        (1_000, 0, 1_000, 1_000),
+        (1_000, 0, 1_001, 1_000),
+        (1_000, 500, 499, 500),
+        (1_000, 500, 500, 500),
+        (1_000, 500, 501, 501),
+        (1_000, 1_000, 1_001, 1_000),
+    ],
+)
+def test_all_that_the_voucher_is_worth_is_taken(deposit, settled, authorized, capture):
+    """No more than the deposit and the voucher, no less than what is settled."""
+    planned = whole_capture(channel(deposit, settled, authorized))
+    assert planned.capture_amount == capture
+    assert planned.captured == capture - settled
+    assert planned.refunded == deposit - capture
+
+
+def test_a_settle_needs_something_unsettled_and_a_close_does_not():
+    """Of an idle, an owing and a finalized channel settle means the second, close the first two."""
+    idle = channel(settled=5, authorized=5, number=1)
+    owing = channel(settled=5, authorized=6, number=2)
+    done = channel(authorized=6, finalized=True, number=3)
+    unknown = channel(deposit=0, authorized=6, number=4)
+    channels = [idle, owing, done, unknown]
+    assert [item.channel for item in Selection(action=Action.SETTLE).plan(channels)] == [owing]
+    assert [item.channel for item in Selection(action=Action.CLOSE).plan(channels)] == [idle, owing]
+
+
+def test_a_named_channel_has_to_be_on_chain():
+    """Among all, a channel the chain does not know is passed over; by name it is an error."""
+    unknown = channel(deposit=0, authorized=6)
+    named = Selection(action=Action.CLOSE, channel_ids=[unknown.channel_id])
+    with pytest.raises(ChannelNotOpen):
+        named.plan([unknown])
+
+
+@pytest.mark.parametrize(("authorized", "taken"), [(99, False), (100, True), (101, True)])
+def test_a_minimum_includes_its_own_amount(authorized, taken):
+    """Exactly the minimum is enough; one base unit less is left out."""
+    selection = Selection(action=Action.CLOSE, minimum="0.0001 USDC")
+    assert bool(selection.plan([channel(authorized=authorized)])) is taken
+
+
+def test_a_minimum_of_another_asset_leaves_a_channel_out():
+    """A minimum in USDC says nothing of channels in ETH."""
+    native = channel(10**18, authorized=10**18, token=NATIVE_TOKEN)
+    assert Selection(action=Action.CLOSE, minimum="0.0001 USDC").plan([native]) == []
+    assert Selection(action=Action.CLOSE, minimum="1 ETH").plan([native])
+
+
+@pytest.mark.parametrize(
+    ("action", "capture", "error"),
+    [
+        (Action.SETTLE, "0.0005", PaymentRefused),
+        (Action.SETTLE, "0.000501", None),
+        (Action.CLOSE, "0.000499", PaymentRefused),
+        (Action.CLOSE, "0.0005", None),
+        (Action.CLOSE, "0.0008", None),
+        (Action.CLOSE, "0.000801", PaymentRefused),
+        (Action.CLOSE, "0.001", PaymentRefused),
+        (Action.CLOSE, "0.001001", AmountExceedsDeposit),
+        (Action.CLOSE, "0.0000001", InvalidAmount),
+    ],
+)
+def test_a_chosen_capture_stays_inside_what_is_allowed(action, capture, error):
+    """Settled 500, voucher 800, deposit 1000: settle takes 501 to 800, close 500 to 800."""
+    owing = channel(1_000, 500, 800)
+    if error is None:
+        assert chosen_capture(owing, capture, action).captured >= 0
+    else:
+        with pytest.raises(error):
+            chosen_capture(owing, capture, action)
+
+
+@pytest.mark.parametrize(
+    ("settled", "finalized", "settles", "closes", "outrun"),
+    [
+        (99, False, True, True, False),
+        (100, False, False, True, False),
+        (101, False, False, False, True),
+        (99, True, False, False, False),
+    ],
+)
+def test_what_another_process_did_is_left_out(settled, finalized, settles, closes, outrun):
+    """A plan for a total of 100, by what is settled by the time it is carried out."""
+    planned = PlannedCapture(channel=channel(authorized=100), capture_amount=100)
+    state = replace(planned.channel.state, settled=settled, finalized=finalized)
+    now = replace(planned, channel=replace(planned.channel, state=state))
+    assert now.is_due(Action.SETTLE) is settles
+    assert now.is_due(Action.CLOSE) is closes
+    assert now.is_outrun(Action.CLOSE) is outrun
+    assert now.is_outrun(Action.SETTLE) is False
+
+
+def test_nothing_is_unsettled_in_a_finalized_channel():
+    """What a payer took back, or the payee left, is not owed any more; sums are told per asset."""
+    done = channel(authorized=7, finalized=True)
+    assert unsettled_of(done) == 0
+    native = channel(10**18, authorized=10**18, token=NATIVE_TOKEN)
+    text = unsettled_text([channel(authorized=7), channel(authorized=8), native, done])
+    assert text == "0.000015 USDC and 1 ETH"

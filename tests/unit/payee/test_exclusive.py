@@ -1,0 +1,54 @@
+"""Locks between processes: given back by the system, whatever happens to their holder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from microwallet.domain.identifiers import ChainId
+from microwallet.errors import LedgerUnwritable
+from microwallet.payee.exclusive import exclusive, is_held, watch_lock
+
+REPOSITORY = Path(__file__).parents[3]
+HOLD = """
+import sys
+from pathlib import Path
+from microwallet.payee.exclusive import exclusive
+with exclusive(Path(sys.argv[1]), wait=True):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_is_held_by_one_process_and_freed_by_its_death(tmp_path):
+    """Another process sees it taken; after SIGKILL it is free at once."""
+    path = watch_lock(tmp_path / "home", ChainId(1))
+    assert is_held(path) is False
+    assert not path.exists()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"PYTHONPATH": str(REPOSITORY)},
+    )
+    with holder:
+        assert holder.stdout.readline() == b"held\n"
+        assert is_held(path)
+        with exclusive(path, wait=False) as free:
+            assert free is False
+        holder.kill()
+        holder.wait()
+    assert not is_held(path)
+    with exclusive(path, wait=False) as free:
+        assert free
+        assert is_held(path)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    """A file where the home should be: an error of the ledger's kind, not a traceback."""
+    (tmp_path / "home").write_text("")
+    with pytest.raises(LedgerUnwritable), exclusive(watch_lock(tmp_path / "home", ChainId(1)), wait=True):
+        pass

@@ -1,0 +1,139 @@
+"""When a watcher acts, and what it says: decided from states and two clocks alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayeeChannel
+from microwallet.domain.identifiers import ChainId, checksum_address
+from microwallet.domain.money import Asset
+from microwallet.errors import LedgerCorrupt, NetworkError, UsageError
+from microwallet.payee.outcome import Outcome
+from microwallet.payee.refresh import Refreshed
+from microwallet.payee.watch import Watch, check_margin
+
+REQUESTED_AT = 1_000_000
+ADDRESS = checksum_address(b"\x44" * 20)
+DESCRIPTOR = ChannelDescriptor(
+    payer=ADDRESS,
+    payee=ADDRESS,
+    token=ADDRESS,
+    salt="0x" + "33" * 32,
+    authorized_signer=ADDRESS,
+    escrow_contract=ADDRESS,
+    chain_id=ChainId(1),
+)
+CHANNEL = PayeeChannel(
+    channel_id=DESCRIPTOR.channel_id(),
+    descriptor=DESCRIPTOR,
+    asset=Asset(chain_id=ChainId(1), token=ADDRESS, symbol="USDC", decimals=6),
+    state=ChannelState(deposit=100, settled=0, close_requested_at=REQUESTED_AT, finalized=False),
+    authorized=60,
+    as_of=1,
+    signature=b"",
+)
+
+
+class Script:
+    """Settling whose looks are given in advance: a state, or an error to raise."""
+
+    def __init__(self, *looks, chain_time=REQUESTED_AT):
+        self.looks = list(looks)
+        self.chain_time = chain_time
+        self.closed = []
+
+    def refresh(self):
+        look = self.looks.pop(0)
+        if isinstance(look, Exception):
+            raise look
+        return Refreshed(channels=[look], chain_time=self.chain_time)
+
+    def resume(self, _payees):
+        return Outcome()
+
+    def execute(self, _action, planned):
+        self.closed += planned
+        return Outcome()
+
+
+def watching(script, *, margin=900, now=REQUESTED_AT):
+    events = []
+    watch = Watch(script, margin=margin, now=lambda: now, emit=lambda name, _: events.append(name))
+    return watch, events
+
+
+@pytest.mark.parametrize("clock", ["chain", "local"])
+@pytest.mark.parametrize(("elapsed", "acts"), [(449, False), (450, True), (451, True), (900, True)])
+def test_it_acts_when_the_later_of_two_clocks_says_so(clock, elapsed, acts):
+    """A margin of half the grace period: at its second half, whichever clock shows it first."""
+    times = {"chain": REQUESTED_AT, "local": REQUESTED_AT} | {clock: REQUESTED_AT + elapsed}
+    script = Script(CHANNEL, chain_time=times["chain"])
+    watch, _ = watching(script, margin=450, now=times["local"])
+    watch.look()
+    assert bool(script.closed) is acts
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        replace(CHANNEL.state, close_requested_at=0),
+        replace(CHANNEL.state, settled=60),
+        replace(CHANNEL.state, finalized=True),
+    ],
+    ids=["open", "nothing-unsettled", "finalized"],
+)
+def test_it_leaves_alone_what_needs_nothing(state):
+    """No close requested, nothing to gain, or over: nothing is sent."""
+    script = Script(replace(CHANNEL, state=state))
+    watching(script)[0].look()
+    assert script.closed == []
+
+
+def test_it_tells_each_change_once():
+    """Requested, cancelled by a top up, requested again, finalized by another, undone by a reorganisation."""
+    calm = replace(CHANNEL, state=replace(CHANNEL.state, close_requested_at=0))
+    over = replace(CHANNEL, state=replace(CHANNEL.state, finalized=True))
+    watch, events = watching(Script(calm, CHANNEL, CHANNEL, calm, CHANNEL, over, over, calm))
+    for _ in range(8):
+        watch.look()
+    assert events == ["close-requested", "close-cancelled", "close-requested", "finalized", "reorganised"]
+
+
+class Enough(Exception):
+    """Ends a watcher that would go on for ever."""
+
+
+def test_it_waits_longer_while_nothing_answers():
+    """The pause doubles up to a minute and is short again after an answer; the trouble is said once."""
+    script = Script(*[NetworkError("silent")] * 8, CHANNEL, CHANNEL)
+    watch, events = watching(script)
+    pauses = []
+
+    def wait(seconds):
+        pauses.append(seconds)
+        if not script.looks:
+            raise Enough
+
+    with pytest.raises(Enough):
+        watch.run(interval=5, wait=wait)
+    assert pauses == [10, 20, 40, 60, 60, 60, 60, 60, 5, 5]
+    assert events == ["interrupted", "close-requested", "resumed"]
+
+
+def test_a_damaged_ledger_ends_it():
+    """What no waiting mends is raised."""
+    watch, _ = watching(Script(LedgerCorrupt("damaged")))
+    with pytest.raises(LedgerCorrupt):
+        watch.run(interval=5, wait=lambda _: None)
+
+
+@pytest.mark.parametrize(("margin", "allowed"), [(449, False), (450, True), (900, True), (901, False)])
+def test_a_margin_is_half_of_the_grace_period_at_least(margin, allowed):
+    """Never later than at its middle, never earlier than the request."""
+    if allowed:
+        assert check_margin(margin) == margin
+    else:
+        with pytest.raises(UsageError):
+            check_margin(margin)
