@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import socket
 import socketserver
+import ssl
 import threading
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
+from microwallet.config import Configuration, Paths
 from microwallet.domain.channel import NO_CHANNEL
-from microwallet.errors import NetworkError, WrongChain
+from microwallet.errors import NetworkError, NotTrusted, WrongChain
 from microwallet.escrow.artifacts import artifact
+from microwallet.escrow.networks import resolve_network
 from microwallet.escrow.reader import EscrowReader
 from microwallet.escrow.rpc import Rpc, RpcError
+from microwallet.escrow.tokens import read_asset
 
 SECRET = "Ab3dEf6hIj9kLm2nOp5qRs8tUv1wXy4z"
 ID = "0x" + "22" * 32
@@ -26,6 +36,7 @@ class Server:
 
     def __init__(self, answer):
         self.requests = []
+        self.targets = []
         self._answer = answer
         self._connections = set()
         server = self
@@ -34,13 +45,13 @@ class Server:
             def handle(self):
                 server._connections.add(self.connection)
                 try:
-                    while (line := self.rfile.readline()).startswith(b"POST"):
+                    while (line := self.rfile.readline()).startswith((b"POST", b"CONNECT")):
+                        server.targets.append(line.decode().strip())
                         length = 0
                         while header := self.rfile.readline().strip():
                             name, _, value = header.partition(b":")
                             length = int(value) if name.lower() == b"content-length" else length
-                        server.requests.append(json.loads(self.rfile.read(length)))
-                        self.target = line.split()[1].decode()
+                        server.requests.append(json.loads(self.rfile.read(length) or b"{}"))
                         for part in server._answer(server.requests[-1]):
                             self.wfile.write(part)
                             self.wfile.flush()
@@ -53,6 +64,10 @@ class Server:
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def wrap(self, context):
+        """Speak TLS from now on."""
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     def stop(self):
         self._server.shutdown()
@@ -271,6 +286,83 @@ def test_secrets_in_an_address_stay_secret():
             rpc.call("eth_blockNumber")
         assert SECRET not in caught.value.message + repr(rpc)
         assert f"127.0.0.1:{port}/v3/…" in caught.value.message
+
+
+class TestProxy:
+    def test_a_proxy_of_the_environment_is_used(self, monkeypatch):
+        """Plain http goes through it by absolute address; this machine and `no_proxy` do not."""
+        with serving(ok) as proxy, serving(ok) as local:
+            monkeypatch.setenv("http_proxy", proxy.url.replace("http://", "http://me:pw@"))
+            monkeypatch.setenv("no_proxy", "direct.invalid")
+            with Rpc(["http://node.invalid/rpc", local.url], timeout=3) as rpc:
+                assert rpc.call("eth_chainId") == "0x7a69"
+            with Rpc([local.url], timeout=3) as rpc:
+                assert rpc.call("eth_chainId") == "0x7a69"
+            with Rpc(["http://direct.invalid"], timeout=3) as rpc, pytest.raises(NetworkError):
+                rpc.call("eth_chainId")
+        assert proxy.targets == ["POST http://node.invalid/rpc HTTP/1.1"]
+        assert local.targets == ["POST / HTTP/1.1"]
+
+    def test_https_goes_through_a_tunnel(self, monkeypatch):
+        """A proxy that refuses the tunnel is a network error; it never sees the request."""
+        with serving(lambda _: http(b"", "403 Forbidden")) as proxy:
+            monkeypatch.setenv("https_proxy", proxy.url)
+            with (
+                Rpc([f"https://node.invalid/{SECRET}"], timeout=3) as rpc,
+                pytest.raises(NetworkError, match="the proxy answered 403"),
+            ):
+                rpc.call("eth_chainId")
+        assert set(proxy.targets) == {"CONNECT node.invalid:443 HTTP/1.1"}
+
+
+class TestTls:
+    @pytest.fixture
+    def secure(self, tmp_path):
+        """A server with a certificate of its own making; yields its address and the certificate."""
+        certificate = tmp_path / "certificate.pem"
+        certificate.write_bytes(self_signed())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        with serving(ok) as server:
+            server.wrap(context)
+            yield server.url.replace("http://", "https://"), certificate
+
+    def test_an_unknown_certificate_is_refused(self, secure):
+        """Nobody in between can pretend to be the chain."""
+        url, _ = secure
+        with Rpc([url], timeout=3) as rpc, pytest.raises(NetworkError, match=r"(?i)certificate"):
+            rpc.call("eth_chainId")
+
+    def test_a_trusted_certificate_is_accepted(self, secure, monkeypatch):
+        """SSL_CERT_FILE adds an authority, as for other programs."""
+        url, certificate = secure
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        with Rpc([url], timeout=3) as rpc:
+            assert rpc.call("eth_chainId") == "0x7a69"
+            assert rpc.call("eth_chainId") == "0x7a69"
+
+
+def self_signed():
+    """A key and a certificate for 127.0.0.1, in one PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption()
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    return private + certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def test_an_error_of_the_server_is_an_rpc_error():
@@ -523,15 +615,26 @@ class TestTokens:
         ],
         ids=lambda symbol: ascii(symbol[:8]),
     )
-    def test_a_hostile_symbol_needs_an_alias(self, make_home, chain, symbol):
+    def test_a_hostile_symbol_needs_an_alias(self, chain, tmp_path, symbol):
         """Control characters, ten thousand letters, another token's name: refused, never printed raw."""
         chain.rpc.call("anvil_setCode", [self.TOKEN, data_contract(text_answer(symbol))])
+        configuration = Configuration(Paths.from_environment({"MICROWALLET_HOME": str(tmp_path)}), {})
+        reader = EscrowReader(chain.rpc, chain.escrow_contract)
+        network = resolve_network(configuration)
+        with pytest.raises(NotTrusted) as caught:
+            read_asset(configuration, network, reader, self.TOKEN)
+        assert caught.value.hint.endswith(f"microwallet network token add {self.TOKEN} --alias NAME")
+        assert caught.value.message.isprintable()
+        assert len(caught.value.message) < 300
+        assert read_asset(configuration, network, reader, self.TOKEN, alias="MINE").symbol == "MINE"
+
+    def test_a_second_usdc_is_refused_by_the_command(self, make_home, chain):
+        """The command says which token has the symbol already, and how to name the other."""
+        chain.rpc.call("anvil_setCode", [self.TOKEN, data_contract(text_answer("USDC"))])
         home = make_home("user", chain)
         done = home.run("network", "token", "add", self.TOKEN, "--json")
         assert (done.exit_code, done.error["code"]) == (2, "not-trusted")
-        assert "--alias" in done.error["hint"]
-        assert len(done.stdout) < 1000
-        assert done.error["message"].isprintable()
+        assert chain.token in done.error["message"]
         added = home.run("network", "token", "add", self.TOKEN, "--alias", "MINE", "--json").data
         assert added["asset"] == "MINE"
 
