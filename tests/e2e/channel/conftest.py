@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +13,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import checksum_address, hexed, keccak
+from microwallet.escrow import calls
 from microwallet.escrow.artifacts import artifact
 from microwallet.escrow.events import EscrowEvents
 from microwallet.escrow.reader import EscrowReader, selector
@@ -144,3 +147,36 @@ def faults(chain) -> Iterator[Faults]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def payee_takes(chain) -> Callable[..., None]:
+    """The payee settles or closes on chain, with the voucher that is kept in a channel's data."""
+
+    def take(channel: dict, capture: int, *, close: bool) -> None:
+        voucher = channel["voucher"]
+        descriptor = ChannelDescriptor(
+            payer=channel["payer"],
+            payee=channel["payee"],
+            token=channel["token"],
+            salt=channel["salt"],
+            authorized_signer=channel["authorizedSigner"],
+            escrow_contract=channel["escrowContract"],
+            chain_id=channel["chainId"],
+        )
+        taken = calls.Capture(
+            descriptor=descriptor,
+            cumulative_amount=int(voucher["cumulativeAmount"]),
+            capture_amount=capture,
+            signature=bytes.fromhex(voucher["signature"][2:]),
+        )
+        call = calls.close(taken) if close else calls.settle(taken)
+        chain.rpc.call("anvil_impersonateAccount", [channel["payee"]])
+        request = call.request(channel["payee"]) | {"gas": hex(300_000)}
+        sent = chain.rpc.call("eth_sendTransaction", [request])
+        chain.rpc.call("anvil_stopImpersonatingAccount", [channel["payee"]])
+        while (receipt := chain.rpc.call("eth_getTransactionReceipt", [sent])) is None:
+            time.sleep(0.01)
+        assert receipt["status"] == "0x1"
+
+    return take

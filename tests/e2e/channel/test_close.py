@@ -5,12 +5,8 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import time
 
 import pytest
-
-from microwallet.domain.channel import ChannelDescriptor
-from microwallet.escrow import calls
 
 GRACE = 900
 
@@ -23,34 +19,6 @@ def coffee(alice, bob) -> dict:
     ).data
     channel["voucher"] = alice.run("pay", "coffee", "4", "--json").data
     return channel
-
-
-def payee_takes(chain, channel: dict, capture: int, *, close: bool) -> None:
-    """The payee settles or closes on chain with the voucher of `channel`."""
-    voucher = channel["voucher"]
-    descriptor = ChannelDescriptor(
-        payer=channel["payer"],
-        payee=channel["payee"],
-        token=channel["token"],
-        salt=channel["salt"],
-        authorized_signer=channel["authorizedSigner"],
-        escrow_contract=channel["escrowContract"],
-        chain_id=channel["chainId"],
-    )
-    taken = calls.Capture(
-        descriptor=descriptor,
-        cumulative_amount=int(voucher["cumulativeAmount"]),
-        capture_amount=capture,
-        signature=bytes.fromhex(voucher["signature"][2:]),
-    )
-    call = calls.close(taken) if close else calls.settle(taken)
-    chain.rpc.call("anvil_impersonateAccount", [channel["payee"]])
-    request = call.request(channel["payee"]) | {"gas": hex(300_000)}
-    sent = chain.rpc.call("eth_sendTransaction", [request])
-    chain.rpc.call("anvil_stopImpersonatingAccount", [channel["payee"]])
-    while (receipt := chain.rpc.call("eth_getTransactionReceipt", [sent])) is None:
-        time.sleep(0.01)
-    assert receipt["status"] == "0x1"
 
 
 def test_close_asks_first(alice, coffee, witness):
@@ -134,33 +102,33 @@ def test_withdraw_can_be_interrupted(alice, coffee, witness):
     assert witness.of(coffee["payer"]).transactions == 2
 
 
-def test_the_payee_closes_while_the_payer_waits(alice, coffee, chain):
+def test_the_payee_closes_while_the_payer_waits(alice, coffee, payee_takes):
     """What the payee did meanwhile is told: paid, refunded, nothing left to withdraw."""
     alice.run("channel", "close", "coffee", "--yes")
     process = alice.start(
         "channel", "withdraw", "coffee", "--wait", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert b"waiting" in process.stderr.readline()
-    payee_takes(chain, coffee, 4_000_000, close=True)
+    payee_takes(coffee, 4_000_000, close=True)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert b'"refunded": "6000000"' in output
     assert b'"transactionHash": null' in output
 
 
-def test_the_payee_settles_in_the_grace_period(alice, coffee, chain, witness):
+def test_the_payee_settles_in_the_grace_period(alice, coffee, chain, witness, payee_takes):
     """A settle does not stop the close: the payer gets back what is left."""
     alice.run("channel", "close", "coffee", "--yes")
-    payee_takes(chain, coffee, 3_000_000, close=False)
+    payee_takes(coffee, 3_000_000, close=False)
     chain.node.advance(GRACE)
     taken = alice.run("channel", "withdraw", "coffee", "--json").data
     assert (taken["settled"], taken["refunded"]) == ("3000000", "7000000")
     assert witness.reader.token_balance(coffee["token"], coffee["payee"]) == 10**9 + 3_000_000
 
 
-def test_close_of_a_channel_the_payee_closed(alice, coffee, chain):
+def test_close_of_a_channel_the_payee_closed(alice, coffee, payee_takes):
     """A channel closed by the payee is told as it is, exit 0, and leaves the list."""
-    payee_takes(chain, coffee, 4_000_000, close=True)
+    payee_takes(coffee, 4_000_000, close=True)
     told = alice.run("channel", "close", "coffee", "--json").data
     assert (told["stage"], told["settled"]) == ("closed", "4000000")
     assert alice.run("channel", "list", "--json").data["channels"] == []

@@ -1,0 +1,196 @@
+"""`channel list`, `show` and `sync`: the ledger agrees with the chain, and nothing is made up."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+TEN = 10_000_000
+
+
+@pytest.fixture
+def coffee(alice, bob) -> dict:
+    """A channel with 10 USDC, 3 of them authorized by the voucher beside it."""
+    channel = alice.run(
+        "channel", "open", bob.address, "10 USDC", "--label", "coffee", "--yes", "--json"
+    ).data
+    channel["first"] = alice.run("pay", "coffee", "1").stdout
+    channel["voucher"] = alice.run("pay", "coffee", "2").stdout
+    return channel
+
+
+@pytest.fixture
+def fresh(alice, make_home, chain):
+    """A new home with nothing but alice's key."""
+    home = make_home("fresh", chain)
+    shutil.copytree(alice.path / "keys" / "accounts", home.path / "keys" / "accounts")
+    return home
+
+
+def test_a_lost_ledger_is_rebuilt(fresh, coffee, bob, tmp_path):
+    """From the key alone: found, not paying, its authorized amount unknown, until the voucher comes."""
+    found = fresh.run("channel", "sync", "--json").data
+    assert found["added"] == [coffee["channelId"]]
+    (channel,) = found["channels"]
+    for key in (
+        "payer",
+        "payee",
+        "token",
+        "salt",
+        "authorizedSigner",
+        "deposit",
+        "status",
+        "asset",
+        "decimals",
+    ):
+        assert channel[key] == coffee[key], key
+    assert (channel["authorized"], channel["remaining"], channel["label"]) == (None, None, None)
+    assert "unknown" in fresh.run("channel", "list").stdout
+    refused = fresh.run("pay", bob.address, "1")
+    assert refused.exit_code == 4
+    assert "sync --voucher" in refused.stderr
+    file = tmp_path / "voucher.json"
+    file.write_text(coffee["voucher"])
+    imported = fresh.run("channel", "sync", "--voucher", str(file), "--json").data
+    assert imported["imported"] == [{"channelId": coffee["channelId"], "cumulativeAmount": "3000000"}]
+    assert imported["added"] == []
+    paid = fresh.run("pay", bob.address, "1", "--json").data
+    assert (paid["cumulativeAmount"], paid["channelId"]) == ("4000000", coffee["channelId"])
+
+
+def test_the_highest_of_many_vouchers_counts(fresh, coffee, bob):
+    """Lines in any order, bare or in an envelope: the highest is taken, and authorized never falls."""
+    envelope = json.dumps({"schema": 1, "ok": True, "data": json.loads(coffee["voucher"])})
+    told = fresh.run("channel", "sync", "--voucher", "-", "--json", input=f"{envelope}\n\n{coffee['first']}")
+    assert told.data["imported"][0]["cumulativeAmount"] == "3000000"
+    again = fresh.run("channel", "sync", "--voucher", "-", "--json", input=coffee["first"])
+    assert again.data["channels"][0]["authorized"] == "3000000"
+    assert fresh.run("pay", bob.address, "1", "--json").data["cumulativeAmount"] == "4000000"
+
+
+def changed(text: str, **fields: object) -> str:
+    """A voucher with some fields changed."""
+    return json.dumps(json.loads(text) | fields) + "\n"
+
+
+def test_a_voucher_that_proves_nothing_is_refused(fresh, coffee, bob):
+    """Another amount, signature, descriptor or channel, or no voucher at all: nothing is imported."""
+    voucher, signature = coffee["voucher"], json.loads(coffee["voucher"])["signature"]
+    flipped = signature[:-4] + ("00" if signature[-4:-2] != "00" else "01") + signature[-2:]
+    lies = [
+        (4, changed(voucher, cumulativeAmount="3000001")),
+        (4, changed(voucher, signature=flipped)),
+        (4, changed(voucher, signature=signature[:-2])),
+        (4, changed(voucher, payee="0x" + "44" * 20)),
+        (2, changed(voucher, channelId="0x" + "44" * 32)),
+        (4, "not JSON\n"),
+        (4, "{}\n"),
+        (4, ""),
+        (4, "1" * 20_000),
+        (4, voucher + changed(voucher, cumulativeAmount="9000000")),
+    ]
+    for exit_code, text in lies:
+        refused = fresh.run("channel", "sync", "--voucher", "-", "--json", input=text)
+        assert refused.exit_code == exit_code, (text[:80], refused)
+        assert refused.error["code"] in ("voucher-rejected", "not-found")
+    assert fresh.run("pay", bob.address, "1").exit_code == 4
+    assert fresh.run("channel", "sync", "--voucher", "/nowhere", "--json").exit_code == 2
+
+
+def test_a_voucher_below_what_is_settled_is_not_the_highest(fresh, coffee, payee_takes):
+    """The chain settled more than the voucher carries: it cannot be the last one."""
+    coffee["voucher"] = json.loads(coffee["voucher"])
+    payee_takes(coffee, 3_000_000, close=False)
+    refused = fresh.run("channel", "sync", "--voucher", "-", "--json", input=coffee["first"])
+    assert (refused.exit_code, refused.error["code"]) == (4, "voucher-rejected")
+    assert coffee["payee"] in refused.error["hint"]
+
+
+def test_sync_again_changes_nothing(alice, coffee):
+    """The ledger's own channels keep label and authorized amount, however often it is run."""
+    for _ in range(2):
+        synced = alice.run("channel", "sync", "--json").data
+        assert (synced["added"], synced["deposits"], synced["transactions"]) == ([], [], [])
+        (channel,) = synced["channels"]
+        assert (channel["label"], channel["authorized"]) == ("coffee", "3000000")
+        assert channel["channelId"] == coffee["channelId"]
+
+
+def test_an_older_ledger_is_noticed(alice, coffee, payee_takes):
+    """A copy of the ledger from before a payment that was settled: it says so and does not pay."""
+    old = alice.path / "ledger.sqlite3"
+    saved = old.read_bytes()
+    newer = alice.run("pay", "coffee", "4", "--json").data
+    coffee["voucher"] = newer
+    payee_takes(coffee, 7_000_000, close=False)
+    for name in ("ledger.sqlite3", "ledger.sqlite3-wal", "ledger.sqlite3-shm", "ledger.mark"):
+        (alice.path / name).unlink(missing_ok=True)
+    old.write_bytes(saved)
+    listed = alice.run("channel", "list", "--json")
+    assert "old copy" in listed.stderr
+    assert (listed.data["channels"][0]["settled"], listed.data["channels"][0]["authorized"]) == (
+        "7000000",
+        None,
+    )
+    assert alice.run("pay", "coffee", "1").exit_code == 4
+    told = alice.run("channel", "sync", "--voucher", "-", "--json", input=json.dumps(newer)).data
+    assert told["channels"][0]["authorized"] == "7000000"
+    assert alice.run("pay", "coffee", "1", "--json").data["cumulativeAmount"] == "8000000"
+
+
+def test_a_reorganised_top_up(alice, coffee, chain, witness):
+    """A top-up that is undone takes its room back; sync sends it again."""
+    witness.mine()
+    alice.run("channel", "top-up", "coffee", "5 USDC", "--yes")
+    chain.rpc.call("anvil_reorg", [1, []])
+    assert alice.run("channel", "list", "--json").data["channels"][0]["deposit"] == str(TEN)
+    assert alice.run("pay", "coffee", "8").exit_code == 4
+    alice.run("channel", "sync")
+    synced = alice.run("channel", "sync", "--json").data
+    assert synced["channels"][0]["deposit"] == "15000000"
+    assert witness.of(coffee["payer"]).deposit == 15_000_000
+
+
+def test_list_and_show(alice, coffee, bob):
+    """Refreshed with asOf; by id, prefix, label and payee; --offline asks no chain."""
+    (listed,) = alice.run("channel", "list", "--json").data["channels"]
+    assert (listed["status"], listed["authorized"], listed["remaining"]) == ("open", "3000000", "7000000")
+    assert listed["asOf"] >= coffee["asOf"]
+    table = alice.run("channel", "list").stdout
+    for word in ("coffee", coffee["channelId"], "DEPOSIT USDC", "open"):
+        assert word in table
+    for reference in (coffee["channelId"], coffee["channelId"][:10], "coffee", bob.address):
+        shown = alice.run("channel", "show", reference, "--json").data
+        assert shown["channelId"] == coffee["channelId"]
+    unknown = alice.run("channel", "show", "tea", "--json")
+    assert (unknown.exit_code, unknown.error["code"]) == (2, "not-found")
+    assert "coffee" in unknown.error["message"]
+    down = {"MICROWALLET_RPC_URL": "http://127.0.0.1:9"}
+    for command in (("list",), ("show", "coffee")):
+        refused = alice.run("channel", *command, "--json", env=down)
+        assert refused.exit_code == 3
+        assert "--offline" in refused.error["hint"]
+        assert alice.run("channel", *command, "--offline", "--json", env=down).exit_code == 0
+
+
+@pytest.mark.usefixtures("coffee")
+def test_a_chain_that_cannot_be_asked_changes_nothing(alice, faults):
+    """Garbage, silence or another chain: exit 3, and no channel, key or amount is gone."""
+    before = alice.run("channel", "list", "--all", "--offline", "--json").data
+    faults.dead = True
+    impatient = {"MICROWALLET_RPC_TIMEOUT": "1"}
+    for command in ("list", "sync"):
+        refused = alice.run("channel", command, "--json", "--rpc-url", faults.url, env=impatient)
+        assert refused.exit_code == 3
+    assert alice.run("channel", "list", "--all", "--offline", "--json").data == before
+    assert alice.run("pay", "coffee", "1").exit_code == 0
+
+
+def test_a_wallet_without_channels(fresh, home):
+    """An empty list is exit 0 and says how to begin; sync without an account is exit 2."""
+    listed = fresh.run("channel", "list", "--json")
+    assert listed.data == {"channels": []}
+    assert "microwallet channel open" in listed.stderr
+    assert home.run("channel", "sync", "--json").exit_code == 2
