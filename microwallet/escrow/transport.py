@@ -7,8 +7,10 @@ import io
 import os
 import re
 import socket
+import threading
 import time
 from http.client import HTTPException, HTTPResponse
+from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -246,7 +248,7 @@ def deadline_left(deadline: Deadline) -> None:
 
 def _open(host: str, port: int, deadline: Deadline) -> socket.socket:
     failure: OSError | None = None
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    for family, kind, protocol, _, address in _addresses(host, port, deadline):
         sock = socket.socket(family, kind, protocol)
         try:
             sock.settimeout(deadline.remaining())
@@ -258,6 +260,26 @@ def _open(host: str, port: int, deadline: Deadline) -> socket.socket:
         else:
             return sock
     raise failure or OSError(f"{host} has no address")
+
+
+def _addresses(host: str, port: int, deadline: Deadline) -> list[Any]:
+    """The addresses of a host. The system's resolver knows no deadline, so it is left behind at ours."""
+    found: SimpleQueue[list[Any] | OSError] = SimpleQueue()
+
+    def resolve() -> None:
+        try:
+            found.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            found.put(error)
+
+    threading.Thread(target=resolve, daemon=True).start()
+    try:
+        answer = found.get(timeout=deadline.remaining())
+    except Empty as error:
+        raise TimeoutError("timed out") from error
+    if isinstance(answer, OSError):
+        raise answer
+    return answer
 
 
 def _proxy(tls: bool, host: str) -> str | None:
