@@ -93,13 +93,7 @@ abstract contract Fixture {
     {
         return keccak256(
             abi.encode(
-                channel.payer,
-                channel.payee,
-                channel.token,
-                channel.salt,
-                channel.authorizedSigner,
-                escrow_,
-                chainId
+                channel.payer, channel.payee, channel.token, channel.salt, channel.authorizedSigner, escrow_, chainId
             )
         );
     }

@@ -79,9 +79,7 @@ contract Handler is Fixture {
             ? abi.encodeCall(
                 IChannelEscrow.settle, (channel, item.cumulativeAmount, item.captureAmount, item.signature)
             )
-            : abi.encodeCall(
-                IChannelEscrow.close, (channel, item.cumulativeAmount, item.captureAmount, item.signature)
-            );
+            : abi.encodeCall(IChannelEscrow.close, (channel, item.cumulativeAmount, item.captureAmount, item.signature));
         bool success = _attempt(caller, 0, data);
         if (success) vm.assertEq(caller, channel.payee, "captured by");
     }
@@ -182,9 +180,8 @@ contract Handler is Fixture {
         returns (bytes memory)
     {
         string memory typeName = closing ? "CloseAuthorization" : "SettleAuthorization";
-        bytes4 selector = closing
-            ? IChannelEscrow.closeWithAuthorization.selector
-            : IChannelEscrow.settleWithAuthorization.selector;
+        bytes4 selector =
+            closing ? IChannelEscrow.closeWithAuthorization.selector : IChannelEscrow.settleWithAuthorization.selector;
         bytes memory content = abi.encode(
             keccak256(
                 abi.encodePacked(
@@ -218,12 +215,11 @@ contract Handler is Fixture {
     }
 
     /// @dev Mostly within the bounds, sometimes beyond; mostly signed, sometimes by the wrong key.
-    function _anyCapture(
-        IChannelEscrow.ChannelDescriptor memory channel,
-        uint128 above,
-        uint128 voucher,
-        uint256 kind
-    ) private view returns (IChannelEscrow.Capture memory) {
+    function _anyCapture(IChannelEscrow.ChannelDescriptor memory channel, uint128 above, uint128 voucher, uint256 kind)
+        private
+        view
+        returns (IChannelEscrow.Capture memory)
+    {
         IChannelEscrow.ChannelState memory state = _state(channel);
         uint128 captureAmount = state.settled + above % (state.deposit - state.settled + 2);
         uint128 cumulative = captureAmount + voucher % 10;
@@ -243,9 +239,7 @@ contract Handler is Fixture {
         vm.assertTrue(state.settled >= last.settled, "settled never falls");
         vm.assertTrue(state.settled <= state.deposit, "settled never passes the deposit");
         if (last.finalized) {
-            vm.assertEq(
-                keccak256(abi.encode(state)), keccak256(abi.encode(last)), "a finalized channel never changes"
-            );
+            vm.assertEq(keccak256(abi.encode(state)), keccak256(abi.encode(last)), "a finalized channel never changes");
         }
         _last[channelId] = state;
     }

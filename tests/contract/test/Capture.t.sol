@@ -15,7 +15,9 @@ contract CaptureTest is Fixture {
         uint128 capture,
         bytes memory signature
     ) private pure returns (bytes memory) {
-        if (closing) return abi.encodeCall(IChannelEscrow.close, (channel, cumulative, capture, signature));
+        if (closing) {
+            return abi.encodeCall(IChannelEscrow.close, (channel, cumulative, capture, signature));
+        }
         return abi.encodeCall(IChannelEscrow.settle, (channel, cumulative, capture, signature));
     }
 

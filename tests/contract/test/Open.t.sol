@@ -20,9 +20,7 @@ contract OpenTest is Fixture {
     function test_open_stores_and_emits_the_channel() public {
         IChannelEscrow.ChannelDescriptor memory channel = _channel(address(usdc));
         vm.expectEmit(address(escrow));
-        emit IChannelEscrow.ChannelOpened(
-            _id(channel), payer, payee, address(usdc), channel.salt, signer, DEPOSIT
-        );
+        emit IChannelEscrow.ChannelOpened(_id(channel), payer, payee, address(usdc), channel.salt, signer, DEPOSIT);
         vm.prank(payer);
         bytes32 channelId = escrow.open(payee, address(usdc), DEPOSIT, channel.salt, signer);
         vm.assertEq(channelId, _id(channel), "returned id");
@@ -148,9 +146,7 @@ contract OpenTest is Fixture {
         _opened(address(token));
         vm.assertEq(token.called(), true, "called back");
         vm.assertEq(token.succeeded(), false, "entered again");
-        vm.assertEq(
-            bytes32(token.result()), bytes32(bytes4(keccak256("ReentrancyGuardReentrantCall()"))), "reason"
-        );
+        vm.assertEq(bytes32(token.result()), bytes32(bytes4(keccak256("ReentrancyGuardReentrantCall()"))), "reason");
     }
 
     function test_native_coin_is_not_taken_without_a_channel() public {
@@ -165,9 +161,8 @@ contract AuthorizationDepositTest is Fixture {
     uint256 private constant VALID_BEFORE = START + 600;
 
     function _openNonce(IChannelEscrow.ChannelDescriptor memory channel) private pure returns (bytes32) {
-        return keccak256(
-            abi.encode(channel.payer, channel.payee, channel.token, channel.salt, channel.authorizedSigner)
-        );
+        return
+            keccak256(abi.encode(channel.payer, channel.payee, channel.token, channel.salt, channel.authorizedSigner));
     }
 
     function _authorize(uint256 key, uint256 value, bytes32 nonce) private view returns (bytes memory) {
@@ -211,9 +206,7 @@ contract AuthorizationDepositTest is Fixture {
         IChannelEscrow.ChannelDescriptor memory channel = _channel(address(usdc));
         bytes memory data = _openAuthorized(channel);
         vm.expectEmit(address(escrow));
-        emit IChannelEscrow.ChannelOpened(
-            _id(channel), payer, payee, address(usdc), channel.salt, signer, DEPOSIT
-        );
+        emit IChannelEscrow.ChannelOpened(_id(channel), payer, payee, address(usdc), channel.salt, signer, DEPOSIT);
         _call(stranger, data);
         _checkState(channel, DEPOSIT, 0, 0, false);
     }
@@ -421,8 +414,7 @@ contract AuthorizationDepositTest is Fixture {
         ReentrantToken token = new ReentrantToken();
         _fund(address(token), payer);
         IChannelEscrow.ChannelDescriptor memory channel = _opened(address(token));
-        bytes memory expected =
-            abi.encodeWithSelector(IChannelEscrow.DepositNotReceived.selector, address(token), 0, 5);
+        bytes memory expected = abi.encodeWithSelector(IChannelEscrow.DepositNotReceived.selector, address(token), 0, 5);
         _call(stranger, _topUpAuthorized(channel, 5, "salt"), expected);
     }
 }
@@ -446,8 +438,7 @@ contract PermitDepositTest is Fixture {
         bytes32 typeHash =
             keccak256("Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)");
         permit.deadline = START + 600;
-        bytes memory content =
-            abi.encode(typeHash, payer, address(escrow), value, usdc.nonces(payer), permit.deadline);
+        bytes memory content = abi.encode(typeHash, payer, address(escrow), value, usdc.nonces(payer), permit.deadline);
         bytes32 digest = _digest(_domain("USDC", "2", address(usdc), block.chainid), content);
         (permit.v, permit.r, permit.s) = vm.sign(PAYER_KEY, digest);
     }
@@ -554,6 +545,15 @@ contract PermitDepositTest is Fixture {
         _call(payer, data);
         _fails(payer, 0, data);
         _checkState(channel, DEPOSIT + 5, 0, 0, false);
+    }
+
+    function test_top_up_permit_refuses_what_does_not_arrive_in_full() public {
+        PlainToken token = new PlainToken();
+        _fund(address(token), payer);
+        IChannelEscrow.ChannelDescriptor memory channel = _opened(address(token));
+        vm.etch(address(token), address(new FeeToken()).code);
+        bytes memory expected = abi.encodeWithSelector(IChannelEscrow.DepositNotReceived.selector, address(token), 4, 5);
+        _call(payer, _topUpPermitted(channel, 5, _permit(5)), expected);
     }
 
     function test_top_up_permit_refuses_the_native_coin() public {

@@ -62,14 +62,7 @@ contract PayeeAuthorizationTest is Fixture {
             ? IChannelEscrow.closeWithAuthorization.selector
             : IChannelEscrow.settleWithAuthorization.selector;
         return abi.encodeWithSelector(
-            selector,
-            channel,
-            terms.cumulative,
-            terms.capture,
-            terms.nonce,
-            terms.deadline,
-            payeeSignature,
-            voucher
+            selector, channel, terms.cumulative, terms.capture, terms.nonce, terms.deadline, payeeSignature, voucher
         );
     }
 
@@ -163,11 +156,7 @@ contract PayeeAuthorizationTest is Fixture {
         IChannelEscrow.ChannelDescriptor memory channel = _opened(address(usdc));
         bytes memory signature = _authorize(!closing, channel, _terms(1));
         bytes memory expected = _invalidSignature(payee, _authorizationDigest(closing, channel, _terms(1)));
-        _call(
-            stranger,
-            _data(closing, channel, _terms(1), signature, _voucher(channel, 9, SIGNER_KEY)),
-            expected
-        );
+        _call(stranger, _data(closing, channel, _terms(1), signature, _voucher(channel, 9, SIGNER_KEY)), expected);
     }
 
     function testFuzz_authorization_for_another_chain_or_escrow_is_refused(bool closing, bool chain) public {
@@ -176,11 +165,7 @@ contract PayeeAuthorizationTest is Fixture {
         bytes32 domain = _domain("EVM Payment Channel", "1", verifier, chain ? block.chainid + 1 : block.chainid);
         bytes memory signature = _sign(PAYEE_KEY, _digest(domain, _content(closing, _id(channel), _terms(1))));
         bytes memory expected = _invalidSignature(payee, _authorizationDigest(closing, channel, _terms(1)));
-        _call(
-            stranger,
-            _data(closing, channel, _terms(1), signature, _voucher(channel, 9, SIGNER_KEY)),
-            expected
-        );
+        _call(stranger, _data(closing, channel, _terms(1), signature, _voucher(channel, 9, SIGNER_KEY)), expected);
     }
 
     function testFuzz_authorization_follows_the_signature_rules(bool closing) public {

@@ -19,8 +19,7 @@ contract TestUSDCTest is Fixture {
     {
         bytes32 typeHash = keccak256(
             abi.encodePacked(
-                name,
-                "(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+                name, "(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
             )
         );
         return _typedData(abi.encode(typeHash, from, to, uint256(5), START - 1, VALID_BEFORE, nonce));
@@ -51,8 +50,7 @@ contract TestUSDCTest is Fixture {
     }
 
     function test_usdc_has_the_standard_type_hashes() public view {
-        bytes32 permit =
-            keccak256("Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)");
+        bytes32 permit = keccak256("Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)");
         vm.assertEq(usdc.PERMIT_TYPEHASH(), permit, "permit");
         bytes32 transfer = 0x7c7c6cdb67a18743f49ec6fa9b35f50d52ed05cbed4cc592e13b44501c1a2267;
         vm.assertEq(usdc.TRANSFER_WITH_AUTHORIZATION_TYPEHASH(), transfer, "transfer");
@@ -63,8 +61,7 @@ contract TestUSDCTest is Fixture {
     }
 
     function test_usdc_transfers_once_by_authorization() public {
-        bytes memory signature =
-            _sign(PAYER_KEY, _transferDigest("TransferWithAuthorization", payer, payee, "nonce"));
+        bytes memory signature = _sign(PAYER_KEY, _transferDigest("TransferWithAuthorization", payer, payee, "nonce"));
         vm.assertEq(_transfer(signature), true, "first");
         vm.assertEq(usdc.authorizationState(payer, "nonce"), true, "used");
         vm.assertEq(_transfer(signature), false, "second");
@@ -72,8 +69,7 @@ contract TestUSDCTest is Fixture {
     }
 
     function test_usdc_keeps_the_times_of_an_authorization() public {
-        bytes memory signature =
-            _sign(PAYER_KEY, _transferDigest("TransferWithAuthorization", payer, payee, "nonce"));
+        bytes memory signature = _sign(PAYER_KEY, _transferDigest("TransferWithAuthorization", payer, payee, "nonce"));
         vm.warp(START - 1);
         vm.assertEq(_transfer(signature), false, "at validAfter");
         vm.warp(VALID_BEFORE);
@@ -83,8 +79,7 @@ contract TestUSDCTest is Fixture {
     }
 
     function test_usdc_refuses_bad_signatures() public {
-        bytes memory signature =
-            _sign(PAYER_KEY, _transferDigest("TransferWithAuthorization", payer, payee, "nonce"));
+        bytes memory signature = _sign(PAYER_KEY, _transferDigest("TransferWithAuthorization", payer, payee, "nonce"));
         vm.assertEq(_transfer(_highS(signature)), false, "high s");
         vm.assertEq(_transfer(_compact(signature)), false, "64 bytes");
         vm.assertEq(_transfer(""), false, "none");
@@ -104,8 +99,7 @@ contract TestUSDCTest is Fixture {
     }
 
     function test_usdc_gives_received_authorizations_to_the_receiver_only() public {
-        bytes memory signature =
-            _sign(PAYER_KEY, _transferDigest("ReceiveWithAuthorization", payer, payee, "nonce"));
+        bytes memory signature = _sign(PAYER_KEY, _transferDigest("ReceiveWithAuthorization", payer, payee, "nonce"));
         bytes memory data = abi.encodeWithSignature(
             "receiveWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)",
             payer,
@@ -146,8 +140,7 @@ contract TestUSDCTest is Fixture {
     }
 
     function test_usdc_permits_once_until_the_deadline() public {
-        bytes memory content =
-            abi.encode(usdc.PERMIT_TYPEHASH(), payer, stranger, uint256(5), uint256(0), VALID_BEFORE);
+        bytes memory content = abi.encode(usdc.PERMIT_TYPEHASH(), payer, stranger, uint256(5), uint256(0), VALID_BEFORE);
         (uint8 v, bytes32 r, bytes32 s) = vm.sign(PAYER_KEY, _typedData(content));
         bytes memory data = abi.encodeCall(usdc.permit, (payer, stranger, 5, VALID_BEFORE, v, r, s));
         vm.warp(VALID_BEFORE + 1);

@@ -3,7 +3,7 @@ pragma solidity ^0.8.28;
 
 import {IChannelEscrow} from "microwallet/escrow/contract/IChannelEscrow.sol";
 import {Fixture} from "../src/Fixture.sol";
-import {FeeToken, ReentrantToken} from "../src/Tokens.sol";
+import {FeeToken, PlainToken} from "../src/Tokens.sol";
 
 /// @notice Cases of topUp.tree.
 contract TopUpTest is Fixture {
@@ -96,13 +96,11 @@ contract TopUpTest is Fixture {
     }
 
     function test_top_up_refuses_what_does_not_arrive_in_full() public {
-        FeeToken token = new FeeToken();
-        ReentrantToken honest = new ReentrantToken();
-        _fund(address(honest), payer);
-        IChannelEscrow.ChannelDescriptor memory channel = _opened(address(honest));
-        vm.etch(address(honest), address(token).code);
-        bytes memory expected =
-            abi.encodeWithSelector(IChannelEscrow.DepositNotReceived.selector, address(honest), 4, 5);
+        PlainToken token = new PlainToken();
+        _fund(address(token), payer);
+        IChannelEscrow.ChannelDescriptor memory channel = _opened(address(token));
+        vm.etch(address(token), address(new FeeToken()).code);
+        bytes memory expected = abi.encodeWithSelector(IChannelEscrow.DepositNotReceived.selector, address(token), 4, 5);
         _call(payer, _topUpData(channel, 5), expected);
         _checkState(channel, DEPOSIT, 0, 0, false);
     }
