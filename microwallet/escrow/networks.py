@@ -89,6 +89,8 @@ class Network:
 @cache
 def built_in_networks() -> Mapping[str, Network]:
     """The networks that need no configuration, by name."""
+    # A rollup's single sequencer orders each block once, so one confirmation is enough there; chains
+    # of many block producers reorganise now and then.
     circle = "https://faucet.circle.com"
     networks = (
         _testnet(
@@ -115,7 +117,6 @@ def built_in_networks() -> Mapping[str, Network]:
             "https://base-sepolia-rpc.publicnode.com",
             explorer="https://sepolia.basescan.org",
             usdc="0x036CbD53842c5426634e7929541eC2318f3dCF7e",
-            confirmations=2,
             faucets=("https://www.alchemy.com/faucets/base-sepolia", circle),
         ),
         _testnet(
@@ -125,7 +126,6 @@ def built_in_networks() -> Mapping[str, Network]:
             "https://optimism-sepolia-rpc.publicnode.com",
             explorer="https://sepolia-optimism.etherscan.io",
             usdc="0x5fd84259d66Cd46123540766Be93DFE6D43130D7",
-            confirmations=2,
             faucets=("https://www.alchemy.com/faucets/optimism-sepolia", circle),
         ),
         _testnet(
@@ -135,7 +135,6 @@ def built_in_networks() -> Mapping[str, Network]:
             "https://arbitrum-sepolia-rpc.publicnode.com",
             explorer="https://sepolia.arbiscan.io",
             usdc="0x75faf114eafb1BDbe2F0316DF893fd58CE46AA4d",
-            confirmations=2,
             faucets=("https://www.alchemy.com/faucets/arbitrum-sepolia", circle),
         ),
         _testnet(

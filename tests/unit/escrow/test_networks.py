@@ -165,3 +165,16 @@ def test_a_chain_is_found_by_its_id(configured):
     assert network_of_chain(configured(networks={"mine": entry}), 84532).name == "base-sepolia"
     assert network_of_chain(configured(networks={"mine": entry}, network="mine"), 84532).name == "mine"
     assert network_of_chain(configured(), 5) is None
+
+
+def test_confirmations_fit_the_kind_of_chain():
+    """One where a single sequencer or Anvil orders the blocks; more where blocks compete."""
+    counts = {name: network.confirmations for name, network in built_in_networks().items()}
+    assert counts == {
+        "anvil": 1,
+        "sepolia": 3,
+        "base-sepolia": 1,
+        "optimism-sepolia": 1,
+        "arbitrum-sepolia": 1,
+        "polygon-amoy": 5,
+    }
