@@ -139,6 +139,23 @@ def test_many_channels_take_one_transaction(payee, payers):
     assert {row["captured"] for row in data["channels"]} == {"0", "101", "102", "103", "104", "105"}
 
 
+@pytest.mark.long
+def test_more_channels_than_fit_take_as_few_transactions_as_they_need(payee, payers):
+    """A hundred and twenty channels: two transactions, each channel once, hostile ones left out of both."""
+    hostile = [payers.open(payee.address, WEI, native=True) for _ in range(2)]
+    good = [payers.open(payee.address) for _ in range(118)]
+    payee.accept(*(channel.voucher(1_000) for channel in [*hostile, *good]))
+    for channel in hostile:
+        payers.become(channel, "0x60006000fd")
+    done = payee.run("close", "--all", "--yes")
+    assert done.exit_code == 8
+    data = done.json["data"]
+    assert [len(row["channels"]) for row in data["transactions"]] == [98, 20, 2]
+    assert {row["code"] for row in data["failed"]} == {"refund-undeliverable"}
+    assert len({row["channelId"] for row in data["channels"]}) == 120
+    assert payee.holds() == 118_000
+
+
 @pytest.mark.parametrize("code", ["0x60006000fd", "0x5b600056"], ids=["refuses", "burns-gas"])
 def test_a_payer_that_refuses_its_refund_harms_nobody(payee, payers, code):
     """In a batch the others close; the hostile payer's channel is settled, stays open, and is named."""
