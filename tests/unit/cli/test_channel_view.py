@@ -1,0 +1,82 @@
+"""Channels as JSON and as tables: nothing unknown is shown as a number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from model import keyed
+
+from microwallet.cli.channel_view import channel_details, channel_document, channel_table
+from microwallet.domain.channel import ChannelState, PayeeChannel
+from microwallet.domain.money import Asset
+
+ONE = keyed(1)
+OPEN = ONE.payer_channel(deposit=10_000_000, label="coffee", authorized=3_000_000)
+CLOSING = replace(
+    OPEN, state=ChannelState(deposit=10_000_000, settled=0, close_requested_at=1000, finalized=False)
+)
+
+
+def test_the_document_of_a_channel():
+    """Amounts are decimal strings of base units with asset and decimals beside them."""
+    document = channel_document(OPEN, now=5)
+    assert (document["deposit"], document["authorized"], document["remaining"], document["settled"]) == (
+        "10000000",
+        "3000000",
+        "7000000",
+        "0",
+    )
+    assert (document["asset"], document["decimals"], document["status"]) == ("USDC", 6, "open")
+    assert (document["label"], document["asOf"], document["withdrawableAt"]) == ("coffee", 0, None)
+    assert document["channelId"] == ONE.channel_id
+    assert document["salt"] == ONE.descriptor.salt
+
+
+@pytest.mark.parametrize(
+    ("now", "as_of", "status"),
+    [(1899, 0, "closing"), (1900, 0, "withdrawable"), (5, 1899, "closing"), (5, 1900, "withdrawable")],
+)
+def test_the_status_by_the_later_clock(now, as_of, status):
+    """This machine's clock or the chain's, whichever is ahead; the time to withdraw is told."""
+    document = channel_document(replace(CLOSING, as_of=as_of), now=now)
+    assert (document["status"], document["withdrawableAt"]) == (status, 1900)
+
+
+def test_unknown_is_not_zero():
+    """A rebuilt channel: null in JSON, a word in the table."""
+    rebuilt = replace(OPEN, voucher_known=False, authorized=0, as_of=None)
+    document = channel_document(rebuilt, now=5)
+    assert (document["authorized"], document["remaining"], document["asOf"]) == (None, None, None)
+    assert "unknown" in channel_table([rebuilt], 5)
+    details = channel_details(rebuilt, now=5)
+    assert "authorized     unknown" in details
+    assert "never read from the chain" in details
+
+
+def test_tables_align_and_name_the_unit_once():
+    """One asset: its unit is in the header. Several: it is beside each amount."""
+    lines = channel_table([OPEN, replace(OPEN, label=None)], 5).splitlines()
+    assert "DEPOSIT USDC" in lines[0]
+    assert lines[1].index("open") == lines[2].index("open") == lines[0].index("STATUS")
+    ether = Asset(chain_id=OPEN.asset.chain_id, token="0x" + "00" * 20, symbol="ETH", decimals=18)
+    mixed = channel_table([OPEN, replace(OPEN, asset=ether)], 5)
+    assert "10 USDC" in mixed
+    assert "0.00000000001 ETH" in mixed
+
+
+def test_a_payees_table_shows_payers():
+    """The other side of the channel is what is of interest."""
+    received = PayeeChannel(
+        channel_id=ONE.channel_id,
+        descriptor=ONE.descriptor,
+        asset=OPEN.asset,
+        state=OPEN.state,
+        authorized=3,
+        as_of=1,
+        signature=b"x",
+    )
+    table = channel_table([received], 5)
+    assert "PAYER" in table
+    assert ONE.descriptor.payer in table
+    assert channel_document(received, now=5)["label"] is None

@@ -1,0 +1,126 @@
+"""Deposits by idempotency key: begun once, settled, abandoned, tried again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from model import CHAIN, ESCROW, PAYER, keyed
+
+from microwallet.domain.channel import NO_CHANNEL
+from microwallet.domain.identifiers import ChainId
+from microwallet.errors import UsageError
+from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
+from microwallet.ledger.ledger import Ledger
+
+ONE, TWO = keyed(1), keyed(2)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """An empty ledger."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as opened:
+        yield opened
+
+
+def planned(channel, key: str = "k1", *, kind: DepositKind = DepositKind.OPEN) -> Deposit:
+    """A deposit of 1000 base units that is about to begin."""
+    return Deposit(
+        idempotency_key=key,
+        kind=kind,
+        channel_id=channel.channel_id,
+        amount=1000,
+        arguments=f"arguments of {key}",
+        method="authorization",
+        authorization_expires_at=None,
+        status=DepositStatus.PENDING,
+    )
+
+
+def begin(ledger, channel, key: str = "k1", label: str | None = None):
+    """Begin an open of a channel."""
+    return ledger.deposits.begin(
+        key, lambda: (planned(channel, key), channel.payer_channel(deposit=0, label=label)), now=7
+    )
+
+
+def test_begins_once(ledger):
+    """The first one under a key stands: the second gets it, and its channel is never added."""
+    first, new = begin(ledger, ONE)
+    again, newer = begin(ledger, TWO)
+    assert (new, newer) == (True, False)
+    assert again == first == ledger.deposits.find("k1")
+    assert ledger.channels.get(TWO.channel_id) is None
+    assert [deposit.idempotency_key for deposit in ledger.deposits.pending()] == ["k1"]
+
+
+def test_nothing_begins_under_a_label_that_is_taken(ledger):
+    """Neither the channel nor the deposit is stored."""
+    begin(ledger, ONE, "k1", "coffee")
+    with pytest.raises(UsageError, match="taken"):
+        begin(ledger, TWO, "k2", "coffee")
+    assert ledger.deposits.find("k2") is None
+    assert ledger.channels.get(TWO.channel_id) is None
+
+
+def test_what_is_recorded_is_not_taken_back_by_omission(ledger):
+    """The way and the expiry stay when only the status changes."""
+    begin(ledger, ONE)
+    ledger.deposits.record("k1", DepositStatus.PENDING, method="permit", authorization_expires_at=99)
+    ledger.deposits.record("k1", DepositStatus.DONE)
+    found = ledger.deposits.find("k1")
+    assert (found.method, found.authorization_expires_at, found.status) == ("permit", 99, DepositStatus.DONE)
+    assert ledger.deposits.pending() == []
+
+
+def test_an_abandoned_open_gives_its_label_free_and_can_be_revived(ledger):
+    """Its channel stays, without the label; the same key takes it up again, with the label if it is free."""
+    first, _ = begin(ledger, ONE, "k1", "coffee")
+    ledger.deposits.abandon(first)
+    assert ledger.deposits.abandoned_opens() == {ONE.channel_id}
+    assert ledger.channels.get(ONE.channel_id).label is None
+    ledger.deposits.revive(first, "coffee")
+    assert ledger.deposits.find("k1").status is DepositStatus.PENDING
+    assert ledger.channels.find("coffee").channel_id == ONE.channel_id
+    ledger.deposits.abandon(first)
+    begin(ledger, TWO, "k2", "coffee")
+    with pytest.raises(UsageError, match="taken"):
+        ledger.deposits.revive(first, "coffee")
+    assert ledger.deposits.find("k1").status is DepositStatus.ABANDONED
+
+
+def test_an_abandoned_top_up_leaves_its_channel_alone(ledger):
+    """The channel it was for is open and keeps its name."""
+    ledger.channels.add(ONE.payer_channel(deposit=1000, label="coffee"), now=1)
+    top_up = planned(ONE, kind=DepositKind.TOP_UP)
+    ledger.deposits.begin("k1", lambda: (top_up, ONE.payer_channel(deposit=1000)), now=2)
+    ledger.deposits.abandon(top_up)
+    assert ledger.channels.find("coffee").channel_id == ONE.channel_id
+    assert ledger.deposits.abandoned_opens() == frozenset()
+
+
+def test_deposits_of_a_chain(ledger):
+    """By kind and by the chain of their channels, oldest first."""
+    begin(ledger, ONE)
+    begin(ledger, TWO, "k2")
+    found = ledger.deposits.of_channels(DepositKind.OPEN, CHAIN)
+    assert {deposit.idempotency_key for deposit in found} == {"k1", "k2"}
+    assert ledger.deposits.of_channels(DepositKind.TOP_UP, CHAIN) == []
+    assert ledger.deposits.of_channels(DepositKind.OPEN, ChainId(1)) == []
+
+
+def test_blocks_that_were_read(ledger):
+    """Per chain, escrow and payer; the last one recorded counts, lower ones too."""
+    assert ledger.scanned.get(CHAIN, ESCROW, PAYER) is None
+    for block in (10, 5):
+        ledger.scanned.record(CHAIN, ESCROW, PAYER, block)
+        assert ledger.scanned.get(CHAIN, ESCROW, PAYER) == block
+    assert ledger.scanned.get(ChainId(1), ESCROW, PAYER) is None
+
+
+def test_a_channel_that_was_never_opened_is_opening(ledger):
+    """What is begun and not on the chain does not count as open."""
+    begin(ledger, ONE)
+    channel = ledger.channels.get(ONE.channel_id)
+    assert channel.state == replace(NO_CHANNEL, deposit=0)
+    assert channel.state.status(now=0) == "opening"
