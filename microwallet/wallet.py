@@ -307,8 +307,10 @@ class Wallet:
     def money_at_risk(self, address: Address) -> list[str]:
         """What would be lost with the key of `address`: one line a channel that holds money."""
         lines = []
+        dead = self.ledger.deposits.abandoned_opens()
         for channel in self.ledger.channels.list(finalized=False):
-            if channel.descriptor.payer == address:
+            is_dead = channel.channel_id in dead and not channel.state.exists
+            if channel.descriptor.payer == address and not is_dead:
                 held = channel.state.deposit - channel.state.settled
                 lines.append(f"{channel.label or channel.channel_id} holds {_text(held, channel)}")
         owing = [

@@ -256,3 +256,21 @@ def test_sync_abandons_only_what_is_dead(alice, bob, chain, witness):
     assert len(alice.run("channel", "list", "--all", "--json").data["channels"]) == 1
     finish(alice, witness, *arguments, base_units=TEN[1])
     assert [one["label"] for one in alice.run("channel", "list", "--json").data["channels"]] == ["coffee"]
+
+
+@pytest.mark.long
+def test_gas_became_dearer(alice, bob, chain, witness):
+    """A transaction that offers too little by now gets a higher fee at its own nonce."""
+    chain.rpc.call("evm_setAutomine", [False])
+    assert begin(alice, bob.address, "10 USDC", env=IMPATIENT).exit_code == 5
+    chain.rpc.call("anvil_setNextBlockBaseFeePerGas", [hex(20 * 10**9)])
+    witness.mine()
+    chain.rpc.call("anvil_setNextBlockBaseFeePerGas", [hex(20 * 10**9)])
+    assert witness.of(alice.address).transactions == 0
+    chain.rpc.call("evm_setIntervalMining", [1])
+    try:
+        finish(alice, witness, bob.address, "10 USDC", base_units=TEN[1])
+    finally:
+        chain.rpc.call("evm_setIntervalMining", [0])
+        chain.rpc.call("evm_setAutomine", [True])
+    assert witness.of(alice.address).transactions == 1

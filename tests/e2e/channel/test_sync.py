@@ -194,3 +194,10 @@ def test_a_wallet_without_channels(fresh, home):
     assert listed.data == {"channels": []}
     assert "microwallet channel open" in listed.stderr
     assert home.run("channel", "sync", "--json").exit_code == 2
+
+
+@pytest.mark.parametrize("command", [("list",), ("show", "coffee"), ("list", "--offline")])
+@pytest.mark.usefixtures("coffee")
+def test_looking_at_channels_loads_nothing_slow(alice, command):
+    """A refreshed list goes through the small reader, not through web3."""
+    assert not alice.imports("channel", *command) & {"web3", "eth_account", "keyring"}
