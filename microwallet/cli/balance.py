@@ -10,6 +10,7 @@ from microwallet.cli.command import command, new_group
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import AccountName, Json, NetworkName, RpcUrl
 from microwallet.cli.result import Result
+from microwallet.cli.table import table
 from microwallet.domain.money import format_units
 from microwallet.errors import UnknownReference
 from microwallet.keys.accounts import Account
@@ -81,12 +82,10 @@ def _document(one: Balance, name: str) -> dict[str, Any]:
 
 
 def _table(found: list[Balance], names: dict[Any, str]) -> str:
-    heads = ("on chain", "locked", "authorized", "free", "unsettled")
-    lines = [f"{'account':<12} {'asset':<6}" + "".join(f"{head:>16}" for head in heads)]
+    amounts = ("ON CHAIN", "LOCKED", "AUTHORIZED", "FREE", "UNSETTLED")
+    rows = []
     for one in found:
         cells = (one.on_chain, one.locked, one.authorized, one.free, one.unsettled)
-        shown = ("-" if cell is None else format_units(cell, one.asset.decimals) for cell in cells)
-        lines.append(
-            f"{names[one.address]:<12} {one.asset.symbol:<6}" + "".join(f"{cell:>16}" for cell in shown)
-        )
-    return "\n".join(lines)
+        shown = ["-" if cell is None else format_units(cell, one.asset.decimals) for cell in cells]
+        rows.append([names[one.address], one.asset.symbol, *shown])
+    return table(("ACCOUNT", "ASSET", *amounts), rows, right=amounts)

@@ -89,6 +89,6 @@ def lazy_group(table: dict[str, Lazy]) -> type[TyperGroup]:
     class LazyGroup(TyperGroup):
         def __init__(self, **attributes: Any) -> None:
             super().__init__(**attributes)
-            self.commands = LazyCommands(table)  # type: ignore[assignment]
+            self.commands = LazyCommands(table)
 
     return LazyGroup

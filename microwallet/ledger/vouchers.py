@@ -72,7 +72,9 @@ class Vouchers:
                 f"""INSERT INTO vouchers ({SELECTED}, created_at, signature, accepted_at) VALUES ({marks})
                 ON CONFLICT (channel_id) DO UPDATE
                 SET authorized = excluded.authorized, signature = excluded.signature,
-                    accepted_at = excluded.accepted_at
+                    accepted_at = excluded.accepted_at, deposit = excluded.deposit,
+                    settled = excluded.settled, close_requested_at = excluded.close_requested_at,
+                    finalized = excluded.finalized, as_of = excluded.as_of
                 WHERE excluded.authorized > vouchers.authorized""",
                 [(*channel_values(channel), now, channel.signature, now) for channel in channels],
             )
