@@ -13,7 +13,6 @@ from microwallet.config import Configuration, Paths
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import Asset, format_units
-from microwallet.domain.ports import Quiet
 from microwallet.errors import KeyMissing, KeyUnavailable, UnknownReference
 from microwallet.ledger.ledger import Ledger
 
@@ -50,7 +49,7 @@ class Wallet:
         self.paths = paths
         self.configuration = configuration
         self.environment = environment
-        self.reporter: Reporter = reporter or Quiet()
+        self.reporter = reporter or _quiet()
         self._prompt = prompt
 
     @classmethod
@@ -319,6 +318,12 @@ class Wallet:
             if received.descriptor.payee == address and received.unsettled
         ]
         return lines + owing
+
+
+def _quiet() -> Reporter:
+    from microwallet.domain.ports import Quiet
+
+    return Quiet()
 
 
 def _text(base_units: int, channel: Any) -> str:
