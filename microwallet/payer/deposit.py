@@ -183,6 +183,8 @@ def _give_up(account: PayingAccount, deposit: Deposit) -> None:
     entries = account.ledger.journal.of_operation(deposit.idempotency_key)
     if not is_committed(account, deposit) and not any(e.transaction.purpose == own for e in entries):
         account.ledger.deposits.abandon(deposit)
+    if any(e.transaction.purpose.startswith("approve") for e in entries):
+        account.reporter.say("the escrow may still take what was approved: microwallet escrow allowances")
 
 
 def _visible_state(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> ChannelState:

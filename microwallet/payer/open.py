@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 from dataclasses import dataclass
 
 from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, PayerChannel
@@ -103,12 +104,12 @@ def open_channel(account: PayingAccount, plan: OpenPlan) -> MadeDeposit:
 
 def open_command(account: PayingAccount, plan: OpenPlan) -> str:
     """The command that does, or finishes, exactly this open."""
-    label = f" --label '{plan.request.label}'" if plan.request.label else ""
+    label = f" --label {shlex.quote(plan.request.label)}" if plan.request.label else ""
     token = "" if plan.request.deposit.asset.is_native else f" --token {plan.request.deposit.asset.token}"
     return (
         f'microwallet channel open {plan.request.payee} "{plan.request.deposit}"{label}{token}'
         f" --network {account.network.name} --account {account.name}"
-        f" --idempotency-key '{plan.idempotency_key}'"
+        f" --idempotency-key {shlex.quote(plan.idempotency_key)}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass, replace
 
 from microwallet.domain.channel import PayerChannel
@@ -101,7 +102,7 @@ def top_up_command(plan: TopUpPlan) -> str:
     """The command that does, or finishes, exactly this top-up."""
     return (
         f'microwallet channel top-up {plan.channel.channel_id} "{plan.amount}"'
-        f" --idempotency-key '{plan.idempotency_key}'"
+        f" --idempotency-key {shlex.quote(plan.idempotency_key)}"
     )
 
 

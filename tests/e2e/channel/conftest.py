@@ -95,6 +95,34 @@ def token_without(chain) -> Callable[..., str]:
     return make
 
 
+@pytest.fixture
+def grudging_token(chain) -> Callable[[str], str]:
+    """Puts a token on the chain that changes an allowance only from or to nothing, as some do; its address.
+
+    A hand-made front that asks itself for the allowance, then hands everything to the test USDC.
+    """
+
+    def make(owner: str) -> str:
+        check = (
+            "60003560e01c63095ea7b31415"  # not approve?
+            "61____57"
+            "6024351561____57"  # approve of nothing?
+            "63dd62ed3e60e01b600052336004526004356024526020606060446000305afa50"  # allowance(caller, spender)
+            "6060511561____57"
+            "60006000fd"
+        )
+        forward = f"5b3660006000376000600036600073{chain.token[2:]}5af43d600060003e60@@573d6000fd5b3d6000f3"
+        start = len(check) // 2
+        end = start + forward.index("5b3d6000f3") // 2
+        code = check.replace("____", f"{start:04x}") + forward.replace("@@", f"{end:02x}")
+        address = checksum_address(keccak(b"grudging")[12:])
+        chain.rpc.call("anvil_setCode", [address, "0x" + code])
+        chain.node.mint(address, owner, 10**9)
+        return address
+
+    return make
+
+
 @dataclass(slots=True)
 class Faults:
     """A proxy before the chain, and what it does to it. `sees` is every method asked for."""

@@ -62,16 +62,31 @@ def test_the_native_coin(alice, bob, witness):
 
 def test_a_standing_allowance_is_used(alice, bob, chain, witness):
     """What the escrow may take already is taken, by a plain open."""
-    word = chain.escrow_contract[2:].rjust(64, "0")
-    data = f"0x095ea7b3{word}{10_000_000:064x}"
-    chain.rpc.call("anvil_impersonateAccount", [alice.address])
-    chain.rpc.call("eth_sendTransaction", [{"from": alice.address, "to": chain.token, "data": data}])
-    witness.mine()
+    allow(chain, witness, chain.token, alice.address, 10_000_000)
     preview = alice.run("channel", "open", bob.address, "10 USDC", "--dry-run", "--json").data
     assert preview["way"] == "allowance"
     opened(alice, bob.address, "10 USDC")
     assert witness.allowance(chain.token, alice.address) == 0
     assert witness.of(alice.address).transactions == 2
+
+
+def allow(chain, witness, token: str, owner: str, amount: int) -> None:
+    """Let the escrow take some of an owner's tokens, beside the wallet."""
+    data = f"0x095ea7b3{chain.escrow_contract[2:].rjust(64, '0')}{amount:064x}"
+    chain.rpc.call("anvil_impersonateAccount", [owner])
+    chain.rpc.call("eth_sendTransaction", [{"from": owner, "to": token, "data": data}])
+    witness.mine()
+    assert witness.allowance(token, owner) == amount
+
+
+def test_a_token_that_changes_allowances_only_from_nothing(alice, bob, chain, witness, grudging_token):
+    """What is left of an older allowance is taken back first, then exactly the amount is approved."""
+    token = grudging_token(alice.address)
+    alice.run("network", "token", "add", token, "--alias", "GRUDGE", "--json")
+    allow(chain, witness, token, alice.address, 3)
+    assert opened(alice, bob.address, "10 GRUDGE", "--via", "approve")["deposit"] == "10000000"
+    assert witness.allowance(token, alice.address) == 0
+    assert witness.of(alice.address).transactions == 4
 
 
 @pytest.mark.parametrize(("via", "transactions"), [("authorization", 1), ("permit", 1), ("approve", 2)])
@@ -247,3 +262,28 @@ def test_an_unreachable_or_wrong_chain_is_exit_3(alice, bob, anvil):
     assert json.loads(alice.run("channel", "list", "--all", "--offline", "--json").stdout)["data"] == {
         "channels": []
     }
+
+
+def test_a_key_that_is_locked_or_gone(alice, bob, tmp_path, witness):
+    """A wrong password, or none, is exit 6 and nothing is begun; so is a payer's key that is not here."""
+    wrong = tmp_path / "wrong"
+    wrong.write_text("another password\n")
+    for file in (str(wrong), ""):
+        locked = alice.run(
+            "channel",
+            "open",
+            bob.address,
+            "1 USDC",
+            "--yes",
+            "--json",
+            env={"MICROWALLET_PASSWORD_FILE": file},
+        )
+        assert (locked.exit_code, locked.error["code"]) == (6, "key-unavailable")
+    assert alice.run("channel", "list", "--all", "--offline", "--json").data["channels"] == []
+    opened(alice, bob.address, "1 USDC", "--label", "coffee")
+    next((alice.path / "keys" / "accounts").glob("alice*")).unlink()
+    for command in (("close", "coffee", "--yes"), ("top-up", "coffee", "1", "--yes"), ("withdraw", "coffee")):
+        gone = alice.run("channel", *command, "--json")
+        assert (gone.exit_code, gone.error["code"]) == (6, "key-unavailable"), command
+    assert alice.run("pay", "coffee", "0.5").exit_code == 0
+    assert witness.of(alice.address).transactions == 1
