@@ -1,132 +1,158 @@
-"""Gas of every escrow call, from receipts of real transactions on a local Anvil, as a JSON table.
+"""Gas of the escrow's calls, from receipts of real transactions on a local Anvil, as a JSON table.
 
-Steady state: escrow, payee and payer hold tokens before and after, the payer's allowance is standing (unlimited), ids,
-keys and salts are random, and vouchers are signed by an authorized signer that is neither payer nor payee. Figures hold
-everything a sender pays for: the 21,000 base, calldata and execution, less refunds.
+Steady state: escrow, payee and payer hold coins of the token before and after, the payer's allowance is
+standing (and unlimited), and vouchers are signed by an authorized signer that is neither payer nor payee. The
+figures hold all that a sender pays for: the base of 21,000, call data, execution, less refunds. Keys and
+salts are fixed, so figures repeat.
 
-Usage: measure_gas.py [ESCROW_ARTIFACT TOKEN_ARTIFACT]. Needs web3 and an Anvil: MICROWALLET_ANVIL, or `anvil` on PATH.
+Usage: measure_gas.py. Needs web3, and an Anvil: MICROWALLET_ANVIL, or `anvil` on PATH.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eth_abi import encode
 from eth_account import Account
 from eth_account.messages import encode_typed_data
 from eth_utils import keccak
 from web3 import HTTPProvider, Web3
-from web3.contract import Contract
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-ARTIFACTS = (
-    REPOSITORY / "microwallet/escrow/contract/ChannelEscrow.json",
-    REPOSITORY / "microwallet/devnet/contract/TestUSDC.json",
-)
+ESCROW = REPOSITORY / "microwallet/escrow/contract/ChannelEscrow.json"
+TOKEN = REPOSITORY / "microwallet/devnet/contract/TestUSDC.json"
 NATIVE = "0x" + "00" * 20
-NOBODY = NATIVE
 DEPOSIT = 10_000_000
+FIRST_VOUCHER = 1_000
 VOUCHER = 1_234_567
-CHANNEL_TYPE = "(address,address,address,bytes32,address)"
 
-# What each figure consists of, and the most it may be.
-TARGETS = {
-    "open, standing allowance": (69_000, "one new slot (22,100), transferFrom, two balance reads, the event"),
-    "open, EIP-3009": (98_000, "the above, the token's new nonce slot (22,100) and signature check"),
-    "open, native coin": (50_000, "one new slot and the event; nothing but value moves"),
-    "top up": (53_000, "one slot rewritten, transferFrom, two balance reads, the event"),
-    "settle": (56_500, "one slot rewritten, voucher signature (3,000), one transfer, the event"),
-    "close with refund": (66_000, "settle and a second transfer"),
-    "close with refund, native coin": (60_000, "settle with two value transfers (9,000 each, less the stipend)"),
-    "request close": (32_000, "one slot rewritten, the event"),
-    "withdraw": (48_500, "one slot rewritten, one transfer, the event"),
-    "one more channel in a batched settle": (18_500, "descriptor and voucher in calldata, signature, slot, event"),
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What a call may cost at most, and what it consists of."""
+
+    target: int
+    explanation: str
+
+
+FIGURES = {
+    "open, standing allowance": Figure(
+        69_000,
+        "base 21,000; call data 1,800; the channel's slot, new, 22,100; event 2,900; the token: 2,600 to "
+        "load it, 15,900 for two balance reads and transferFrom; guard 300; the rest is checks and encoding",
+    ),
+    "open, EIP-3009": Figure(
+        98_000,
+        "as above, and the token's slot for the used nonce, new, 22,100; its event 1,500; the signature in "
+        "call data and its check 5,900; typed data; less the allowance that it does not read",
+    ),
+    "open, native coin": Figure(
+        50_000, "base 21,000; call data 1,600; the channel's slot, new, 22,100; event 2,900; guard 300"
+    ),
+    "top up": Figure(
+        53_000, "as open, but the channel's slot is rewritten (5,000); call data 2,300; event 2,400"
+    ),
+    "settle": Figure(
+        56_500,
+        "base 21,000; call data 3,900; the slot rewritten 5,000; signature 3,000; event 2,400; the token: "
+        "2,600 to load it, 12,500 for transfer; guard 300; the rest is checks and encoding",
+    ),
+    "close with refund": Figure(
+        66_000,
+        "as settle, and a second transfer, whose receiver's slot is rewritten (5,000), event 1,800",
+    ),
+    "close with refund, native coin": Figure(
+        60_000,
+        "as settle without the token; two transfers of value at 6,700; the payer's account 2,600",
+    ),
+    "request close": Figure(
+        32_000,
+        "base 21,000; call data 2,100; the slot rewritten 5,000; event 2,100; no guard, as it calls nobody",
+    ),
+    "withdraw": Figure(
+        48_500,
+        "base 21,000; call data 2,100; the slot rewritten 5,000; event 2,400; the token's transfer 15,100",
+    ),
+    "one more channel in a batched settle": Figure(
+        18_500,
+        "call data 4,300; the slot rewritten 5,000; signature 3,000; event 2,400; no transfer of its own",
+    ),
 }
 
 
 class Chain:
-    """One throw-away Anvil with the escrow and a token on it; sends from unlocked accounts and returns gas used."""
+    """One throw-away Anvil with the escrow and a token; transactions are sent without a signature."""
 
-    def __init__(self, web3: Web3, escrow_artifact: Path, token_artifact: Path) -> None:
+    def __init__(self, web3: Web3) -> None:
         self.web3 = web3
-        self.payer, self.payee, self.relayer = (Account.create() for _ in range(3))
-        self.signer = Account.create()
+        self.payer, self.payee, self.signer, self.relayer = (
+            Account.from_key(keccak(text=name)) for name in ("payer", "payee", "signer", "relayer")
+        )
+        self.salts = 0
         for account in (self.payer, self.payee, self.relayer):
             web3.provider.make_request("anvil_setBalance", [account.address, hex(10**20)])
             web3.provider.make_request("anvil_impersonateAccount", [account.address])
-        self.escrow = self._deploy(escrow_artifact)
-        self.token = self._deploy(token_artifact)
+        self.escrow = self._deploy(ESCROW)
+        self.token = self._deploy(TOKEN)
 
-    def _deploy(self, artifact_file: Path) -> Contract:
+    def _deploy(self, artifact_file: Path) -> Any:
         artifact = json.loads(artifact_file.read_text())
-        factory, salt = artifact["create2"]["factory"], artifact["create2"]["salt"]
-        self.send({"from": self.relayer.address, "to": factory, "data": salt + artifact["bytecode"][2:]})
-        address = artifact["create2"]["address"]
-        assert self.web3.eth.get_code(address).to_0x_hex() == artifact["deployedBytecode"], artifact_file
-        return self.web3.eth.contract(address=address, abi=artifact["abi"])
+        create2 = artifact["create2"]
+        data = create2["salt"] + artifact["bytecode"][2:]
+        self._send({"from": self.relayer.address, "to": create2["factory"], "data": data})
+        assert self.web3.eth.get_code(create2["address"]).to_0x_hex() == artifact["deployedBytecode"]
+        return self.web3.eth.contract(address=create2["address"], abi=artifact["abi"])
 
-    def send(self, transaction: dict[str, Any]) -> int:
-        receipt = self.web3.eth.wait_for_transaction_receipt(
-            self.web3.eth.send_transaction(transaction), poll_latency=0.01
-        )
+    def _send(self, transaction: dict[str, Any]) -> int:
+        hash_ = self.web3.eth.send_transaction(transaction)
+        receipt = self.web3.eth.wait_for_transaction_receipt(hash_, poll_latency=0.01)
         assert receipt["status"] == 1, transaction
         return receipt["gasUsed"]
 
     def call(self, sender: str, function: Any, value: int = 0) -> int:
-        return self.send(function.build_transaction({"from": sender, "value": value, "gas": 3_000_000, "gasPrice": 10**9}))
+        """Send a call in a transaction of its own; returns the gas that it used."""
+        fields = {"from": sender, "value": value, "gas": 3_000_000, "gasPrice": 10**9}
+        return self._send(function.build_transaction(fields))
 
-    def sign(self, account: Any, verifying_contract: str, domain: tuple[str, str], types: dict, message: dict) -> bytes:
-        name, version = domain
-        typed = encode_typed_data(
-            {"name": name, "version": version, "chainId": self.web3.eth.chain_id, "verifyingContract": verifying_contract},
-            types,
-            message,
+    def sign(self, account: Any, domain: dict[str, str], type_name: str, members: str, values: list) -> bytes:
+        """Sign typed data whose members are given as in its type string."""
+        fields = [dict(zip(("type", "name"), member.split(), strict=True)) for member in members.split(",")]
+        message = {field["name"]: value for field, value in zip(fields, values, strict=True)}
+        chain = {"chainId": self.web3.eth.chain_id}
+        return bytes(
+            account.sign_message(encode_typed_data(domain | chain, {type_name: fields}, message)).signature
         )
-        return bytes(account.sign_message(typed).signature)
 
     def voucher(self, channel: tuple, amount: int) -> bytes:
-        return self.sign(
-            self.signer,
-            self.escrow.address,
-            ("EVM Payment Channel", "1"),
-            {"Voucher": [{"name": "channelId", "type": "bytes32"}, {"name": "cumulativeAmount", "type": "uint128"}]},
-            {"channelId": self.escrow.functions.computeChannelId(*channel).call(), "cumulativeAmount": amount},
-        )
+        channel_id = self.escrow.functions.computeChannelId(*channel).call()
+        domain = {"name": "EVM Payment Channel", "version": "1", "verifyingContract": self.escrow.address}
+        members = "bytes32 channelId,uint128 cumulativeAmount"
+        return self.sign(self.signer, domain, "Voucher", members, [channel_id, amount])
 
     def channel(self, token: str) -> tuple:
-        return (self.payer.address, self.payee.address, token, secrets.token_bytes(32), self.signer.address)
+        self.salts += 1
+        salt = keccak(self.salts.to_bytes(32))
+        return (self.payer.address, self.payee.address, token, salt, self.signer.address)
 
     def open(self, channel: tuple) -> int:
-        _, payee, token, salt, signer = channel
+        payer, payee, token, salt, signer = channel
         value = DEPOSIT if token == NATIVE else 0
-        return self.call(self.payer.address, self.escrow.functions.open(payee, token, DEPOSIT, salt, signer), value)
+        return self.call(payer, self.escrow.functions.open(payee, token, DEPOSIT, salt, signer), value)
 
     def open_with_authorization(self, channel: tuple) -> int:
         payer, payee, token, salt, signer = channel
-        words = [bytes.fromhex(part[2:]).rjust(32, b"\0") for part in (payer, payee, token)]
-        nonce = keccak(b"".join([*words, salt, bytes.fromhex(signer[2:]).rjust(32, b"\0")]))
-        fields = ("from", "address"), ("to", "address"), ("value", "uint256")
-        fields += ("validAfter", "uint256"), ("validBefore", "uint256"), ("nonce", "bytes32")
+        nonce = keccak(encode(["address", "address", "address", "bytes32", "address"], channel))
         valid_before = self.web3.eth.get_block("latest")["timestamp"] + 600
-        signature = self.sign(
-            self.payer,
-            token,
-            ("USDC", "2"),
-            {"ReceiveWithAuthorization": [{"name": name, "type": kind} for name, kind in fields]},
-            {
-                "from": payer,
-                "to": self.escrow.address,
-                "value": DEPOSIT,
-                "validAfter": 0,
-                "validBefore": valid_before,
-                "nonce": nonce,
-            },
-        )
+        domain = {"name": "USDC", "version": "2", "verifyingContract": token}
+        members = "address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce"
+        values = [payer, self.escrow.address, DEPOSIT, 0, valid_before, nonce]
+        signature = self.sign(self.payer, domain, "ReceiveWithAuthorization", members, values)
         function = self.escrow.functions.openWithAuthorization(
             payee, token, DEPOSIT, salt, signer, payer, 0, valid_before, nonce, signature
         )
@@ -144,33 +170,35 @@ class Chain:
         channels = [self.channel(self.token.address) for _ in range(size)]
         for channel in channels:
             self.open(channel)
-            self.settle(channel, 1_000)
+            self.settle(channel, FIRST_VOUCHER)
         items = [(channel, VOUCHER, VOUCHER, self.voucher(channel, VOUCHER)) for channel in channels]
         return self.call(self.payee.address, self.escrow.functions.settleBatch(items))
 
 
 def measure(chain: Chain) -> dict[str, int]:
     token, escrow = chain.token, chain.escrow.functions
-    payer, payee = chain.payer.address, chain.payee.address
-    for holder in (payer, payee):
+    payer = chain.payer.address
+    for holder in (payer, chain.payee.address):
         chain.call(payer, token.functions.mint(holder, 10**15))
     chain.call(payer, token.functions.approve(chain.escrow.address, 2**256 - 1))
     chain.open(chain.channel(token.address))
     chain.open(chain.channel(NATIVE))
 
-    figures: dict[str, int] = {}
-    channel = chain.channel(token.address)
-    figures["open, standing allowance"] = chain.open(channel)
-    authorized = chain.channel(token.address)
-    figures["open, EIP-3009"] = chain.open_with_authorization(authorized)
+    channel, authorized = chain.channel(token.address), chain.channel(token.address)
     native = chain.channel(NATIVE)
-    figures["open, native coin"] = chain.open(native)
-    figures["top up"] = chain.call(payer, escrow.topUp(channel, DEPOSIT))
-    chain.settle(channel, 1_000)
-    figures["settle"] = chain.settle(channel)
-    figures["close with refund"] = chain.close(authorized)
-    figures["close with refund, native coin"] = chain.close(native)
-    figures["request close"] = chain.call(payer, escrow.requestClose(channel))
+    figures = {
+        "open, standing allowance": chain.open(channel),
+        "open, EIP-3009": chain.open_with_authorization(authorized),
+        "open, native coin": chain.open(native),
+        "top up": chain.call(payer, escrow.topUp(channel, DEPOSIT)),
+    }
+    chain.settle(channel, FIRST_VOUCHER)
+    figures |= {
+        "settle": chain.settle(channel),
+        "close with refund": chain.close(authorized),
+        "close with refund, native coin": chain.close(native),
+        "request close": chain.call(payer, escrow.requestClose(channel)),
+    }
     chain.web3.provider.make_request("evm_increaseTime", [900])
     figures["withdraw"] = chain.call(payer, escrow.withdraw(channel))
     figures["one more channel in a batched settle"] = (chain.settle_batch(10) - chain.settle_batch(2)) // 8
@@ -178,22 +206,20 @@ def measure(chain: Chain) -> dict[str, int]:
 
 
 def main() -> int:
-    artifacts = tuple(Path(name) for name in sys.argv[1:3]) or ARTIFACTS
     anvil = os.environ.get("MICROWALLET_ANVIL", "anvil")
-    process = subprocess.Popen([anvil, "--port", "0"], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        address = next(line.split()[-1] for line in process.stdout if line.startswith("Listening on"))
-        figures = measure(Chain(Web3(HTTPProvider(f"http://{address}")), *artifacts))
-    finally:
-        process.terminate()
-        process.wait()
+    with subprocess.Popen([anvil, "--port", "0"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = next(line.split()[-1] for line in process.stdout if line.startswith("Listening on"))
+            figures = measure(Chain(Web3(HTTPProvider(f"http://{address}"))))
+        finally:
+            process.terminate()
     table = {
-        name: {"gas": gas, "target": TARGETS[name][0], "met": gas <= TARGETS[name][0], "why": TARGETS[name][1]}
+        name: {"gas": gas, "target": FIGURES[name].target, "explanation": FIGURES[name].explanation}
         for name, gas in figures.items()
     }
     print(json.dumps(table, indent=2))
-    return 0 if all(row["met"] for row in table.values()) else 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -161,6 +161,7 @@ contract TestUSDC is ERC20, Nonces {
 
     function _checkSignature(address signer, bytes32 structHash, bytes memory signature) private view {
         bytes32 digest = MessageHashUtils.toTypedDataHash(DOMAIN_SEPARATOR(), structHash);
+        // slither-disable-next-line unused-return
         (address recovered, ECDSA.RecoverError err,) = ECDSA.tryRecover(digest, signature);
         if (err == ECDSA.RecoverError.NoError && recovered == signer) return;
         bool valid = signer.code.length != 0 && SignatureChecker.isValidERC1271SignatureNow(signer, digest, signature);

@@ -341,7 +341,6 @@ contract ChannelEscrow is IChannelEscrow, ReentrancyGuardTransient {
         _pay(token, msg.sender, owed);
     }
 
-    /// @dev Refunds what is not settled to the payer.
     function _finalize(bytes32 channelId, ChannelDescriptor calldata channel, ChannelState storage state) private {
         uint256 refund = state.deposit - state.settled;
         state.finalized = true;
@@ -369,6 +368,7 @@ contract ChannelEscrow is IChannelEscrow, ReentrancyGuardTransient {
 
     /// @dev ECDSA first, so that code set on an account later (EIP-7702) cannot void what it signed before.
     function _checkSignature(address signer, bytes32 digest, bytes calldata signature) private view {
+        // slither-disable-next-line unused-return: what is left out only says why recovery failed
         (address recovered, ECDSA.RecoverError err,) = ECDSA.tryRecoverCalldata(digest, signature);
         if (err == ECDSA.RecoverError.NoError && recovered == signer) return;
         if (signer.code.length == 0) revert InvalidSignature(signer, digest);
@@ -376,7 +376,6 @@ contract ChannelEscrow is IChannelEscrow, ReentrancyGuardTransient {
         if (!valid) revert InvalidSignature(signer, digest);
     }
 
-    /// @dev The native coin came with the call; an ERC-20 is pulled from the caller.
     function _collect(address token, uint256 amount) private {
         if (token != address(0)) return _collectFromCaller(token, amount);
         if (msg.value != amount) revert InvalidValue(msg.value, amount);

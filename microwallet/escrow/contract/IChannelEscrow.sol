@@ -20,8 +20,8 @@ pragma solidity ^0.8.28;
 /// signer, and the signer has code, is the signer asked by ERC-1271. So an account that later delegates to code
 /// (EIP-7702) keeps its earlier signatures valid. Signed types:
 /// - `Voucher(bytes32 channelId,uint128 cumulativeAmount)`, by the channel's authorized signer;
-/// - `SettleAuthorization(bytes32 channelId,uint128 cumulativeAmount,uint128 captureAmount,uint256 nonce,uint256 deadline)`
-///   and `CloseAuthorization(...)` with the same members, by the payee.
+/// - `SettleAuthorization` and `CloseAuthorization`, both with the members
+///   `(bytes32 channelId,uint128 cumulativeAmount,uint128 captureAmount,uint256 nonce,uint256 deadline)`, by the payee.
 ///
 /// Tokens: each deposit must arrive in full, measured by balance, or the call reverts. Tokens that change balances on
 /// their own (rebasing), or take more than the amount from the sender of a transfer, are unsupported: they can leave
@@ -44,7 +44,8 @@ interface IChannelEscrow {
     /// @notice What a channel stores: one slot, kept for ever.
     /// @param deposit Total deposited so far. A channel exists when this is not zero.
     /// @param settled Total paid to the payee so far; never falls, never exceeds `deposit`.
-    /// @param closeRequestedAt When the payer requested a close; zero when none is pending. Of no meaning once finalized.
+    /// @param closeRequestedAt When the payer requested a close; zero when none is pending. Means nothing once
+    /// finalized.
     /// @param finalized Whether the channel is closed. Never cleared, so a channel id is never used twice.
     struct ChannelState {
         uint96 deposit;
@@ -168,8 +169,8 @@ interface IChannelEscrow {
     /// @notice The grace period is not over: `withdrawableAt` is when it will be, zero when no close was requested.
     error CloseNotReady(uint256 withdrawableAt);
 
-    /// @notice Opens a channel from the caller, who becomes the payer, with funds the escrow is allowed to pull, or with
-    /// native coin sent along. Draft: "open".
+    /// @notice Opens a channel from the caller, who becomes the payer, with funds the escrow is allowed to pull, or
+    /// with native coin sent along. Draft: "open".
     /// @dev For an ERC-20 the escrow needs an allowance of `deposit`, and no value may be sent; for the native coin the
     /// value must equal `deposit`.
     /// Reverts with {InvalidPayee}, {ZeroDeposit}, {DepositOverflow}, {ChannelAlreadyExists}, {InvalidValue},
@@ -187,8 +188,8 @@ interface IChannelEscrow {
 
     /// @notice Opens a channel for `from` with an EIP-3009 authorization; anyone may submit it. Draft:
     /// "openWithAuthorization" and "Front-Running Protection".
-    /// @dev The token must have `receiveWithAuthorization` with a `bytes` signature. What `from` signs names this escrow
-    /// as `to` and `deposit` as `value`. The nonce binds the channel, so no one can open another one with it.
+    /// @dev The token must have `receiveWithAuthorization` with a `bytes` signature. What `from` signs names this
+    /// escrow as `to` and `deposit` as `value`. The nonce binds the channel, so no one can open another one with it.
     /// Reverts with {NonceMismatch}, {InvalidPayee}, {ZeroDeposit}, {DepositOverflow}, {ChannelAlreadyExists},
     /// {InvalidToken}, {DepositNotReceived}, or the token's own error.
     /// @param from The payer.
@@ -262,10 +263,10 @@ interface IChannelEscrow {
     ) external;
 
     /// @notice Pays the payee `captureAmount` less what is settled already; the channel stays open. Draft: "settle".
-    /// @dev Needs settled < captureAmount <= cumulativeAmount and captureAmount <= deposit. Possible until the channel is
-    /// finalized, during and after the grace period too. Reverts with {NotPayee}, {ChannelNotFound},
-    /// {ChannelFinalized}, {AmountNotIncreasing}, {CaptureAmountInvalid}, {AmountExceedsDeposit}, {InvalidSignature}, or
-    /// the token's own error.
+    /// @dev Needs settled < captureAmount <= cumulativeAmount and captureAmount <= deposit. Possible until the channel
+    /// is finalized, during and after the grace period too. Reverts with {NotPayee}, {ChannelNotFound},
+    /// {ChannelFinalized}, {AmountNotIncreasing}, {CaptureAmountInvalid}, {AmountExceedsDeposit}, {InvalidSignature},
+    /// or the token's own error.
     /// @param cumulativeAmount The voucher's cumulative amount; it may exceed the deposit.
     /// @param captureAmount The channel's new settled total.
     /// @param signature The voucher's signature.
@@ -326,13 +327,13 @@ interface IChannelEscrow {
     function closeBatch(Capture[] calldata captures) external;
 
     /// @notice Starts the grace period, in which the payee can still settle or close. Draft: "requestClose".
-    /// @dev When one is pending already nothing happens: the first time stands, so the payer cannot delay and a repeated
-    /// transaction does no harm. Reverts with {NotPayer}, {ChannelNotFound}, {ChannelFinalized}.
+    /// @dev When one is pending already nothing happens: the first time stands, so the payer cannot delay and a
+    /// repeated transaction does no harm. Reverts with {NotPayer}, {ChannelNotFound}, {ChannelFinalized}.
     function requestClose(ChannelDescriptor calldata channel) external;
 
     /// @notice Refunds the unsettled rest to the payer after the grace period, and finalizes. Draft: "withdraw".
-    /// @dev Possible from {CLOSE_GRACE_PERIOD} seconds after the request, that second included. Reverts with {NotPayer},
-    /// {ChannelNotFound}, {ChannelFinalized}, {CloseNotReady}, or the token's own error.
+    /// @dev Possible from {CLOSE_GRACE_PERIOD} seconds after the request, that second included. Reverts with
+    /// {NotPayer}, {ChannelNotFound}, {ChannelFinalized}, {CloseNotReady}, or the token's own error.
     function withdraw(ChannelDescriptor calldata channel) external;
 
     /// @notice Seconds between {requestClose} and {withdraw}: 900.
