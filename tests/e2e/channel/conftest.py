@@ -20,9 +20,6 @@ from microwallet.escrow.artifacts import artifact
 from microwallet.escrow.events import EscrowEvents
 from microwallet.escrow.reader import EscrowReader, selector
 
-RECEIVE = "receiveWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)"
-PERMIT = "permit(address,address,uint256,uint256,uint8,bytes32,bytes32)"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledgered:

@@ -61,9 +61,9 @@ def kill_when(home, arguments: tuple[object, ...], condition, *, patience: float
 
 
 @pytest.mark.parametrize(("amount", "base_units"), [TEN, ("0.1 ETH", 10**17)])
-@pytest.mark.parametrize("table", ["channels", "deposits", "transactions"])
+@pytest.mark.parametrize("table", ["deposits", "transactions"])
 def test_killed_after_a_commit(alice, bob, witness, amount, base_units, table):
-    """Killed as soon as channel, deposit or transaction is committed: the next run finishes it."""
+    """Killed as soon as the deposit, or its transaction, is committed: the next run finishes it."""
     arguments = (bob.address, amount, "--label", "coffee")
     assert kill_when(alice, arguments, lambda: rows(alice, table) > 0)
     finish(alice, witness, *arguments, base_units=base_units)

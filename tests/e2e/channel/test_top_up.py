@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-PERMIT = "permit(address,address,uint256,uint256,uint8,bytes32,bytes32)"
-RECEIVE = "receiveWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)"
+LONG = pytest.mark.long
 IMPATIENT = {"MICROWALLET_WAIT_SECONDS": "1"}
 
 
@@ -92,7 +91,10 @@ def test_refusals(alice, bob, chain):
     assert bob.address in closed.error["hint"]
 
 
-@pytest.mark.parametrize("via", ["authorization", "permit", "approve", "native"])
+@pytest.mark.parametrize(
+    "via",
+    ["authorization", "native", pytest.param("permit", marks=LONG), pytest.param("approve", marks=LONG)],
+)
 def test_unknown_outcome_never_adds_twice(alice, bob, chain, witness, via):
     """Not mined in time, dropped, run again without and with the key: the amount is added once."""
     deposit, amount, ways = (
@@ -147,7 +149,7 @@ def test_an_authorization_that_somebody_else_submitted(alice, bob, chain, witnes
     assert witness.of(alice.address).deposit == 15_000_000
 
 
-@pytest.mark.parametrize("amount", ["5 USDC", "0.2 ETH"])
+@pytest.mark.parametrize("amount", ["5 USDC", pytest.param("0.2 ETH", marks=LONG)])
 def test_killed_top_ups_add_once(alice, bob, witness, amount):
     """Killed at growing moments and run again until it ends: the amount is added once."""
     native = amount.endswith("ETH")
