@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import base64
-import io
 import os
 import re
 import socket
 import threading
 import time
-from http.client import HTTPException, HTTPResponse
-from queue import Empty, SimpleQueue
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from microwallet.errors import UsageError
 
 BODY_LIMIT = 20 * 1024 * 1024
 """Bytes an answer may have."""
 
+_LAST_WORD_SECONDS = 0.1
 _PLAIN_URL = re.compile(r"[!-~]+")
 _SECRET_SEGMENT = re.compile(r"[A-Za-z0-9_\-]{16,}")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -73,12 +73,22 @@ class Endpoint:
         self._tls = parts.scheme == "https"
         self._host = parts.hostname
         self._port = port or (443 if self._tls else 80)
-        path = parts.path or "/"
-        self._path = f"{path}?{parts.query}" if parts.query else path
+        self._proxy = None if self.is_local else _proxy(parts.scheme, self._host)
+        path = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
         host = f"[{self._host}]" if ":" in self._host else self._host
-        self._authority = f"{host}:{port}" if port else host
-        self._authorization = _basic(parts.username, parts.password)
-        self._idle: list[_Connection] = []
+        authority = f"{host}:{port}" if port else host
+        self._target = path
+        self._headers = {
+            "Host": authority,
+            "User-Agent": "microwallet",
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            **_authorization("Authorization", parts),
+        }
+        if self._proxy and not self._tls:
+            self._target = f"http://{authority}{path}"
+            self._headers |= _authorization("Proxy-Authorization", self._proxy)
+        self._idle: list[HTTPConnection] = []
 
     @property
     def is_local(self) -> bool:
@@ -91,12 +101,11 @@ class Endpoint:
         `reuse` allows a pooled connection, on which a request may have to be sent twice.
         """
         while reuse and self._idle:
-            connection = self._idle.pop()
             try:
-                return self._exchange(connection, body, deadline)
+                return self._exchange(self._idle.pop(), body, deadline)
             except TransportError:
                 deadline_left(deadline)
-        return self._exchange(self._connect(deadline), body, deadline)
+        return self._exchange(self._connection(deadline), body, deadline)
 
     def close(self) -> None:
         """Close the pooled connections."""
@@ -104,125 +113,71 @@ class Endpoint:
             self._idle.pop().close()
 
     def _exchange(
-        self, connection: _Connection, body: bytes, deadline: Deadline
+        self, connection: HTTPConnection, body: bytes, deadline: Deadline
     ) -> tuple[int, str | None, bytes]:
-        head = [
-            f"POST {connection.target} HTTP/1.1",
-            f"Host: {self._authority}",
-            "User-Agent: microwallet",
-            "Content-Type: application/json",
-            "Accept: application/json",
-            f"Content-Length: {len(body)}",
-            *connection.headers,
-        ]
-        if self._authorization:
-            head.append(f"Authorization: {self._authorization}")
-        request = "\r\n".join(head).encode() + b"\r\n\r\n" + body
-        keep = False
-        try:
-            connection.send(request, deadline)
-            response = connection.response(deadline, "POST")
-            content = response.read(BODY_LIMIT + 1)
-            if len(content) > BODY_LIMIT:
-                raise TransportError(f"answered more than {BODY_LIMIT} bytes", sent=True)
-            keep = not response.will_close and response.isclosed()
-            return response.status, response.getheader("Retry-After"), content
-        except TimeoutError as error:
-            raise TransportError("timed out", sent=True) from error
-        except (OSError, HTTPException, ValueError) as error:
-            raise TransportError(_said(error), sent=True) from error
-        finally:
-            if keep:
-                self._idle.append(connection)
-            else:
-                connection.close()
-
-    def _connect(self, deadline: Deadline) -> _Connection:
-        proxy = None if self.is_local else _proxy(self._tls, self._host)
-        try:
-            if proxy is None:
-                connection = _Connection(_open(self._host, self._port, deadline), self._path)
-            else:
-                connection = self._through(proxy, deadline)
-            if self._tls:
-                connection.start_tls(self._host, deadline)
-        except TimeoutError as error:
-            raise TransportError("timed out while connecting", sent=False) from error
-        except (OSError, HTTPException, ValueError) as error:
-            raise TransportError(_said(error), sent=False) from error
-        return connection
-
-    def _through(self, proxy: str, deadline: Deadline) -> _Connection:
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        sock = _open(parts.hostname or "", parts.port or 80, deadline)
-        authorization = _basic(parts.username, parts.password)
-        headers = [f"Proxy-Authorization: {authorization}"] if authorization else []
-        if not self._tls:
-            return _Connection(sock, f"http://{self._authority}{self._path}", headers)
-        connection = _Connection(sock, self._path)
-        lines = [f"CONNECT {self._host}:{self._port} HTTP/1.1", f"Host: {self._authority}", *headers]
-        connection.send("\r\n".join(lines).encode() + b"\r\n\r\n", deadline)
-        response = connection.response(deadline, "CONNECT")
-        if response.status != 200:
+        """Talk in a thread of its own: whatever it waits for, a name server, a handshake or a server
+        that sends a byte a second, the deadline holds."""
+        exchange = _Exchange()
+        worker = threading.Thread(
+            target=exchange.run, args=(connection, self._target, body, self._headers), daemon=True
+        )
+        worker.start()
+        worker.join(deadline.remaining())
+        if worker.is_alive():
+            _cut(connection)
+            worker.join(_LAST_WORD_SECONDS)
             connection.close()
-            raise OSError(f"the proxy answered {response.status}")
+            raise TransportError("timed out", sent=exchange.sent)
+        if exchange.error is not None:
+            connection.close()
+            raise TransportError(_said(exchange.error), sent=exchange.sent) from exchange.error
+        if exchange.keep:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        if len(exchange.content) > BODY_LIMIT:
+            raise TransportError(f"answered more than {BODY_LIMIT} bytes", sent=True)
+        return exchange.status, exchange.retry_after, exchange.content
+
+    def _connection(self, deadline: Deadline) -> HTTPConnection:
+        proxy = self._proxy
+        host, port = (proxy.hostname or "", proxy.port or 80) if proxy else (self._host, self._port)
+        if not self._tls:
+            return HTTPConnection(host, port, timeout=deadline.remaining())
+        import ssl
+        from http.client import HTTPSConnection
+
+        context = ssl.create_default_context()
+        connection = HTTPSConnection(host, port, timeout=deadline.remaining(), context=context)
+        if proxy:
+            connection.set_tunnel(self._host, self._port, _authorization("Proxy-Authorization", proxy))
         return connection
 
 
-class _Connection:
-    """A socket with a deadline on every read and write."""
+@dataclass(slots=True)
+class _Exchange:
+    """One request and its answer, filled in by the thread that does it."""
 
-    def __init__(self, sock: socket.socket, target: str, headers: list[str] | None = None) -> None:
-        self._socket = sock
-        self.target = target
-        self.headers = headers or []
+    sent: bool = False
+    """Whether the server may have got the request."""
+    status: int = 0
+    retry_after: str | None = None
+    content: bytes = b""
+    keep: bool = False
+    error: Exception | None = None
 
-    def start_tls(self, host: str, deadline: Deadline) -> None:
-        import ssl
-
-        self._socket.settimeout(deadline.remaining())
+    def run(self, connection: HTTPConnection, target: str, body: bytes, headers: dict[str, str]) -> None:
         try:
-            self._socket = ssl.create_default_context().wrap_socket(self._socket, server_hostname=host)
-        except BaseException:
-            self.close()
-            raise
-
-    def send(self, data: bytes, deadline: Deadline) -> None:
-        self._socket.settimeout(deadline.remaining())
-        self._socket.sendall(data)
-
-    def response(self, deadline: Deadline, method: str) -> HTTPResponse:
-        response = HTTPResponse(_Readable(self._socket, deadline), method=method)  # type: ignore[arg-type]
-        response.begin()
-        return response
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-class _Readable:
-    """What HTTPResponse needs of a socket; a server that sends a byte a second meets the deadline."""
-
-    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
-        self._socket = sock
-        self._deadline = deadline
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Bytes(self._socket, self._deadline))
-
-
-class _Bytes(io.RawIOBase):
-    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
-        super().__init__()
-        self._socket = sock
-        self._deadline = deadline
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        self._socket.settimeout(self._deadline.remaining())
-        return self._socket.recv_into(buffer)
+            if connection.sock is None:
+                connection.connect()
+            self.sent = True
+            connection.request("POST", target, body, headers)
+            response = connection.getresponse()
+            self.content = response.read(BODY_LIMIT + 1)
+            self.status, self.retry_after = response.status, response.getheader("Retry-After")
+            self.keep = not response.will_close and response.isclosed()
+        except (OSError, HTTPException, ValueError) as error:
+            self.error = error
 
 
 def redacted(url: str) -> str:
@@ -246,43 +201,16 @@ def deadline_left(deadline: Deadline) -> None:
         raise TransportError("timed out", sent=True) from error
 
 
-def _open(host: str, port: int, deadline: Deadline) -> socket.socket:
-    failure: OSError | None = None
-    for family, kind, protocol, _, address in _addresses(host, port, deadline):
-        sock = socket.socket(family, kind, protocol)
+def _cut(connection: HTTPConnection) -> None:
+    """End a connection that another thread is waiting on."""
+    if connection.sock is not None:
         try:
-            sock.settimeout(deadline.remaining())
-            sock.connect(address)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as error:
-            sock.close()
-            failure = error
-        else:
-            return sock
-    raise failure or OSError(f"{host} has no address")
+            connection.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return
 
 
-def _addresses(host: str, port: int, deadline: Deadline) -> list[Any]:
-    """The addresses of a host. The system's resolver knows no deadline, so it is left behind at ours."""
-    found: SimpleQueue[list[Any] | OSError] = SimpleQueue()
-
-    def resolve() -> None:
-        try:
-            found.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except OSError as error:
-            found.put(error)
-
-    threading.Thread(target=resolve, daemon=True).start()
-    try:
-        answer = found.get(timeout=deadline.remaining())
-    except Empty as error:
-        raise TimeoutError("timed out") from error
-    if isinstance(answer, OSError):
-        raise answer
-    return answer
-
-
-def _proxy(tls: bool, host: str) -> str | None:
+def _proxy(scheme: str, host: str) -> SplitResult | None:
     if not any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ):
         return None
     from urllib.request import getproxies_environment, proxy_bypass
@@ -290,13 +218,16 @@ def _proxy(tls: bool, host: str) -> str | None:
     if proxy_bypass(host):
         return None
     proxies: dict[str, Any] = getproxies_environment()
-    return proxies.get("https" if tls else "http") or proxies.get("all")
+    named = proxies.get(scheme) or proxies.get("all")
+    return urlsplit(named if "://" in named else f"http://{named}") if named else None
 
 
-def _basic(user: str | None, password: str | None) -> str | None:
-    if user is None:
-        return None
-    return "Basic " + base64.b64encode(f"{unquote(user)}:{unquote(password or '')}".encode()).decode()
+def _authorization(header: str, parts: SplitResult) -> dict[str, str]:
+    """The header that carries a URL's user and password, if it has any."""
+    if parts.username is None:
+        return {}
+    credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {header: "Basic " + base64.b64encode(credentials.encode()).decode()}
 
 
 def _said(error: Exception) -> str:

@@ -311,10 +311,10 @@ class TestProxy:
             monkeypatch.setenv("https_proxy", proxy.url)
             with (
                 Rpc([f"https://node.invalid/{SECRET}"], timeout=3) as rpc,
-                pytest.raises(NetworkError, match="the proxy answered 403"),
+                pytest.raises(NetworkError, match="Tunnel connection failed: 403"),
             ):
                 rpc.call("eth_chainId")
-        assert set(proxy.targets) == {"CONNECT node.invalid:443 HTTP/1.1"}
+        assert {target.rpartition(" ")[0] for target in proxy.targets} == {"CONNECT node.invalid:443"}
 
 
 class TestTls:
