@@ -24,6 +24,7 @@ from microwallet.cli.command import command, new_group
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import Json, PasswordFile
 from microwallet.cli.result import Result
+from microwallet.cli.table import table
 from microwallet.errors import UsageError
 
 app = new_group("Keys that pay and are paid.")
@@ -51,12 +52,11 @@ def list_(json: Json = False) -> Result:
         rows = [account_row(wallet, account) for account in wallet.accounts.list()]
     if not rows:
         return Result(data={"accounts": []}, notes=["no account yet: microwallet account create NAME"])
-    width = max(len("NAME"), *(len(row["name"]) for row in rows))
-    lines = [f"  {'NAME':{width}}  {'ADDRESS':42}  KEPT IN"]
-    for row in rows:
-        marker = "*" if row["default"] else " "
-        lines.append(f"{marker} {row['name']:{width}}  {row['address']}  {STORES[row['store']]}")
-    return Result(data={"accounts": rows}, text="\n".join(lines))
+    shown = [
+        (("* " if row["default"] else "  ") + row["name"], row["address"], STORES[row["store"]])
+        for row in rows
+    ]
+    return Result(data={"accounts": rows}, text=table(("  NAME", "ADDRESS", "KEPT IN"), shown))
 
 
 @command(app, "show")

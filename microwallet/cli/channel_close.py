@@ -11,6 +11,7 @@ from microwallet.cli.channel_view import authorized_text, channel_document, loca
 from microwallet.cli.context import confirm
 from microwallet.cli.options import DryRun, Json, NetworkName, PasswordFile, RpcUrl, Yes
 from microwallet.cli.result import Result
+from microwallet.cli.table import named
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, PayerChannel
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _close_summary(paying: PayingAccount, channel: PayerChannel) -> str:
         ("  network", f"{paying.network.name} (chain {paying.network.chain_id})"),
         ("  way", f"requested now; withdrawn {CLOSE_GRACE_PERIOD // 60} minutes later at the earliest"),
     ]
-    return "\n".join(f"{name:<17}{value}".rstrip() for name, value in lines)
+    return named(lines)
 
 
 def _closing(closing: Closing, *, now: int) -> Result:

@@ -20,6 +20,7 @@ from microwallet.cli.options import (
     Yes,
 )
 from microwallet.cli.result import Result
+from microwallet.cli.table import named
 from microwallet.domain.identifiers import Address, is_address, parse_address
 from microwallet.domain.money import Amount, Asset, format_units, unit_of
 from microwallet.errors import UsageError
@@ -146,7 +147,7 @@ def _summary(paying: PayingAccount, plan: OpenPlan) -> str:
     ]
     if plan.max_fee is not None:
         lines.append(("  gas", f"at most {format_units(plan.max_fee, 18)} {network.native_symbol}"))
-    return "\n".join(f"{name:<16}{value}".rstrip() for name, value in lines)
+    return named(lines)
 
 
 def _preview(paying: PayingAccount, plan: OpenPlan) -> dict[str, Any]:

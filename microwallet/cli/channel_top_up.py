@@ -12,6 +12,7 @@ from microwallet.cli.channel_view import channel_document, money
 from microwallet.cli.context import Stderr, confirm
 from microwallet.cli.options import DryRun, IdempotencyKey, Json, NetworkName, PasswordFile, RpcUrl, Yes
 from microwallet.cli.result import Result
+from microwallet.cli.table import named
 from microwallet.domain.money import Amount, format_units
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _summary(paying: PayingAccount, plan: TopUpPlan) -> str:
         lines.append(("  gas", f"at most {format_units(plan.max_fee, 18)} {network.native_symbol}"))
     if plan.cancels_close:
         lines.append(("  note", "the close that is pending will be cancelled"))
-    return "\n".join(f"{name:<18}{value}".rstrip() for name, value in lines)
+    return named(lines)
 
 
 def _topped_up(made: MadeDeposit, amount: Amount, *, now: int) -> Result:

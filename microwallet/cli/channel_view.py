@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from microwallet.cli.table import named, table
 from microwallet.domain.channel import Channel, ChannelStatus, PayeeChannel, PayerChannel
 from microwallet.domain.money import format_units
 
@@ -46,26 +47,15 @@ def channel_document(channel: Channel, *, now: int) -> dict[str, Any]:
 
 
 def channel_table(channels: Sequence[Channel], now: int) -> str:
-    """One line a channel; amounts carry their unit where the channels are of several assets."""
-    symbols = {channel.asset.symbol for channel in channels}
-    unit = f" {next(iter(symbols))}" if len(symbols) == 1 else ""
+    """One line a channel."""
     received = all(isinstance(channel, PayeeChannel) for channel in channels)
-    header = (
-        "CHANNEL",
-        "LABEL",
-        "PAYER" if received else "PAYEE",
-        f"DEPOSIT{unit}",
-        f"AUTHORIZED{unit}",
-        f"SETTLED{unit}",
-        "STATUS",
-    )
-    rows = [header, *(_row(channel, now, with_unit=not unit) for channel in channels)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    return "\n".join(_line(row, widths) for row in rows)
+    amounts = ("DEPOSIT", "AUTHORIZED", "SETTLED")
+    headers = ("CHANNEL", "LABEL", "PAYER" if received else "PAYEE", *amounts, "ASSET", "STATUS")
+    return table(headers, [_row(channel, now) for channel in channels], right=amounts)
 
 
-def channel_details(channel: Channel, *, now: int) -> str:
-    """Every field of one channel, one a line."""
+def channel_details(channel: Channel, *, now: int, more: Sequence[tuple[str, str]] = ()) -> str:
+    """Every field of one channel, one a line, and `more` after them."""
     document = channel_document(channel, now=now)
     shown = [
         ("channel", document["channelId"]),
@@ -83,7 +73,7 @@ def channel_details(channel: Channel, *, now: int) -> str:
         ("escrow", f"{document['escrowContract']} on chain {document['chainId']}"),
         ("as of", "never read from the chain" if channel.as_of is None else local_time(channel.as_of)),
     ]
-    return "\n".join(f"{name:<15}{value}" for name, value in shown)
+    return named([*shown, *more])
 
 
 def status_of(channel: Channel, *, now: int) -> ChannelStatus:
@@ -120,12 +110,6 @@ def label_of(channel: Channel) -> str | None:
     return channel.label if isinstance(channel, PayerChannel) else None
 
 
-def _authorized_cell(channel: Channel, unit: str) -> str:
-    if not _voucher_is_known(channel):
-        return "unknown"
-    return format_units(channel.authorized, channel.asset.decimals) + unit
-
-
 def _voucher_is_known(channel: Channel) -> bool:
     return not isinstance(channel, PayerChannel) or channel.voucher_known
 
@@ -134,17 +118,18 @@ def _clock(channel: Channel, now: int) -> int:
     return max(now, channel.as_of or 0)
 
 
-def _row(channel: Channel, now: int, *, with_unit: bool) -> tuple[str, ...]:
+def _row(channel: Channel, now: int) -> tuple[str, ...]:
     descriptor, state = channel.descriptor, channel.state
     other = descriptor.payer if isinstance(channel, PayeeChannel) else descriptor.payee
-    unit = f" {channel.asset.symbol}" if with_unit else ""
+    known, decimals = _voucher_is_known(channel), channel.asset.decimals
     return (
         _shortened(channel.channel_id),
         label_of(channel) or "-",
         _shortened(other),
-        format_units(state.deposit, channel.asset.decimals) + unit,
-        _authorized_cell(channel, unit),
-        format_units(state.settled, channel.asset.decimals) + unit,
+        format_units(state.deposit, decimals),
+        format_units(channel.authorized, decimals) if known else "unknown",
+        format_units(state.settled, decimals),
+        channel.asset.symbol,
         str(status_of(channel, now=now)),
     )
 
@@ -152,11 +137,3 @@ def _row(channel: Channel, now: int, *, with_unit: bool) -> tuple[str, ...]:
 def _shortened(text: str) -> str:
     """Ids are cut for eyes only: what is piped elsewhere stays whole."""
     return text[:_SHORT_ID] if sys.stdout.isatty() else text
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    amounts = range(3, 6)
-    return "  ".join(
-        cell.rjust(width) if column in amounts else cell.ljust(width)
-        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ).rstrip()

@@ -10,6 +10,7 @@ from microwallet.cli.command import command, new_group
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import Json
 from microwallet.cli.result import Result
+from microwallet.cli.table import table
 from microwallet.config import SETTINGS, checked_setting
 
 app = new_group("Settings and where they come from.")
@@ -20,7 +21,6 @@ def show(json: Json = False) -> Result:
     """Every setting, its value, and where it came from."""
     configuration = open_wallet().configuration
     found = {name: configuration.resolve(name) for name in SETTINGS}
-    width = max(len(name) for name in found)
     return Result(
         data={
             "settings": {
@@ -28,9 +28,12 @@ def show(json: Json = False) -> Result:
             },
             "userFile": str(configuration.paths.user_file),
         },
-        text="\n".join(
-            f"{name:<{width}}  {'-' if setting.value is None else setting.value}  ({setting.source})"
-            for name, setting in found.items()
+        text=table(
+            ("SETTING", "VALUE", "FROM"),
+            [
+                (name, "-" if setting.value is None else str(setting.value), setting.source)
+                for name, setting in found.items()
+            ],
         ),
     )
 

@@ -11,6 +11,7 @@ from microwallet.cli.command import command, new_group
 from microwallet.cli.context import confirm, open_wallet
 from microwallet.cli.options import AccountName, DryRun, Json, NetworkName, PasswordFile, RpcUrl, Yes
 from microwallet.cli.result import Result
+from microwallet.cli.table import named
 from microwallet.domain.identifiers import Address, parse_address
 from microwallet.domain.money import Asset, format_units
 from microwallet.errors import MicrowalletError
@@ -135,7 +136,7 @@ def _shown(wallet: Wallet, found: Deployment) -> Result:
         "status": str(found).replace("-", " "),
         "also trusted": ", ".join(others) or "-",
     }
-    text = "\n".join(f"{name:<15}{value}" for name, value in rows.items())
+    text = named(rows.items())
     notes = ["deploy it: microwallet escrow deploy"] if found is Deployment.MISSING else []
     return Result(data=data, text=text, notes=notes)
 

@@ -10,6 +10,7 @@ import typer
 from microwallet.cli.command import command, new_group
 from microwallet.cli.options import Json
 from microwallet.cli.result import Result
+from microwallet.cli.table import named
 from microwallet.errors import UnknownReference
 
 app = new_group("Read about a topic.")
@@ -27,9 +28,8 @@ def help_(
 ) -> Result:
     """Read about a topic, or list the topics."""
     if topic is None:
-        lines = [f"{name:<10} {about}" for name, about in TOPICS.items()]
         return Result(
-            data={"topics": TOPICS}, text="\n".join(lines), notes=["read one: microwallet help channels"]
+            data={"topics": TOPICS}, text=named(TOPICS.items()), notes=["read one: microwallet help channels"]
         )
     if topic not in TOPICS:
         raise UnknownReference(

@@ -12,6 +12,7 @@ from microwallet.cli.context import ask, has_terminal, open_wallet
 from microwallet.cli.network_token import app as token_app
 from microwallet.cli.options import Json, RpcUrl
 from microwallet.cli.result import Result
+from microwallet.cli.table import named, table
 from microwallet.errors import ConfirmationRequired
 from microwallet.escrow.networks import (
     Network,
@@ -36,15 +37,17 @@ def list_(json: Json = False) -> Result:
     configuration = open_wallet().configuration
     in_use = configuration.get("network")
     networks = [_document(network, in_use) for network in known_networks(configuration).values()]
-    width = max(len(network["name"]) for network in networks)
-    lines = [f"  {'NAME':{width}}  {'CHAIN ID':>10}  {'KIND':8}  RPC"]
-    for network in networks:
-        marker = "*" if network["inUse"] else " "
-        kind = "testnet" if network["testnet"] else "mainnet" if network["allowed"] else "off"
-        lines.append(
-            f"{marker} {network['name']:{width}}  {network['chainId']:>10}  {kind:8}  {network['rpcUrls'][0]}"
+    rows = [
+        (
+            ("* " if network["inUse"] else "  ") + network["name"],
+            str(network["chainId"]),
+            "testnet" if network["testnet"] else "mainnet" if network["allowed"] else "off",
+            network["rpcUrls"][0],
         )
-    return Result(data={"networks": networks}, text="\n".join(lines))
+        for network in networks
+    ]
+    text = table(("  NAME", "CHAIN ID", "KIND", "RPC"), rows, right=("CHAIN ID",))
+    return Result(data={"networks": networks}, text=text)
 
 
 @command(app, "show")
@@ -143,14 +146,14 @@ def _shown(network: Network, in_use: str) -> Result:
         "name": network.name + (" (in use)" if data["inUse"] else ""),
         "chain id": network.chain_id,
         "kind": "testnet" if network.testnet else "mainnet" if network.allowed else "off",
-        "rpc": "\n               ".join(data["rpcUrls"]),
+        "rpc": "\n".join(data["rpcUrls"]),
         "explorer": network.explorer or "-",
         "coin": network.native_symbol,
         "usdc": network.usdc or "-",
         "confirmations": network.confirmations,
-        "faucets": "\n               ".join(network.faucets) or "-",
+        "faucets": "\n".join(network.faucets) or "-",
     }
-    return Result(data=data, text="\n".join(f"{name:<15}{value}" for name, value in rows.items()))
+    return Result(data=data, text=named(rows.items()))
 
 
 def _document(network: Network, in_use: str) -> dict[str, Any]:

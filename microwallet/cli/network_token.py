@@ -10,6 +10,7 @@ from microwallet.cli.command import command, new_group
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import Json, NetworkName, RpcUrl
 from microwallet.cli.result import Result
+from microwallet.cli.table import table
 from microwallet.domain.identifiers import parse_address
 from microwallet.domain.money import Asset
 from microwallet.escrow.tokens import add_token, known_assets, read_asset
@@ -22,13 +23,12 @@ def list_(network: NetworkName = None, json: Json = False) -> Result:
     """List the assets that have a symbol here."""
     wallet = open_wallet(network=network)
     assets = known_assets(wallet.configuration, wallet.network)
-    width = max(len(asset.symbol) for asset in assets)
-    lines = [f"{'SYMBOL':{width}}  DECIMALS  TOKEN"]
-    for asset in assets:
-        token = "the coin of the chain" if asset.is_native else asset.token
-        lines.append(f"{asset.symbol:{width}}  {asset.decimals:>8}  {token}")
+    rows = [
+        (asset.symbol, str(asset.decimals), "the coin of the chain" if asset.is_native else asset.token)
+        for asset in assets
+    ]
     data = {"network": wallet.network.name, "tokens": [_document(asset) for asset in assets]}
-    return Result(data=data, text="\n".join(lines))
+    return Result(data=data, text=table(("SYMBOL", "DECIMALS", "TOKEN"), rows, right=("DECIMALS",)))
 
 
 @command(app, "add", epilog="Example:  microwallet network token add 0x1c7D...7238 --alias EURX")

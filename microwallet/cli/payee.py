@@ -75,11 +75,11 @@ def show(
         found = wallet.ledger.vouchers.find(channel)
         (document,) = _documents(wallet, [found])
         notes = _warnings(wallet, [found])
-        text = (
-            f"{channel_details(found, now=wallet.now())}\n"
-            f"{'unsettled':<15}{money(found, unsettled_of(found))}\n"
-            f"{'accepted':<15}{local_time(document['acceptedAt'])}"
+        more = (
+            ("unsettled", money(found, unsettled_of(found))),
+            ("accepted", local_time(document["acceptedAt"])),
         )
+        text = channel_details(found, now=wallet.now(), more=more)
     return Result(data=document, text=text, notes=notes)
 
 

@@ -60,7 +60,12 @@ def send(
         operation = operation_of(key, receiver, asset, amount)
         with wallet.ledger.turns.turn(f"send {key}"):
             receipt = resume_transfer(sender, wallet.ledger.journal, operation, idempotency_key=key)
-            data: dict[str, Any] = {"from": sender.address, "to": receiver, "asset": asset.symbol, "idempotencyKey": key}
+            data: dict[str, Any] = {
+                "from": sender.address,
+                "to": receiver,
+                "asset": asset.symbol,
+                "idempotencyKey": key,
+            }
             if receipt is not None:
                 return _sent(data, receipt, f"was sent to {receiver} before, under this key")
             planned = plan_transfer(sender, wallet.reader, receiver, amount, asset)

@@ -1,4 +1,4 @@
-"""Tables for people: columns as wide as they need to be, numbers to the right."""
+"""Text for people: tables with columns as wide as they need to be, and lists of named values."""
 
 from __future__ import annotations
 
@@ -17,3 +17,11 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Itera
         ).rstrip()
         for line in lines
     )
+
+
+def named(pairs: Iterable[tuple[str, object]]) -> str:
+    """One value a line under its name, values in one column; further lines of a value below it."""
+    lines = [(name, str(value)) for name, value in pairs]
+    width = max(len(name) for name, _ in lines) + 2
+    below = "\n" + " " * width
+    return "\n".join(f"{name:<{width}}{value.replace(chr(10), below)}".rstrip() for name, value in lines)

@@ -105,8 +105,8 @@ class Channel:
 
     @property
     def remaining(self) -> int:
-        """Base units that can still be authorized."""
-        return max(0, self.state.deposit - self.authorized)
+        """Base units that can still be authorized: none once the channel is finalized."""
+        return 0 if self.state.finalized else max(0, self.state.deposit - self.authorized)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

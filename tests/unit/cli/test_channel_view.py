@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -50,19 +51,19 @@ def test_unknown_is_not_zero():
     assert (document["authorized"], document["remaining"], document["asOf"]) == (None, None, None)
     assert "unknown" in channel_table([rebuilt], 5)
     details = channel_details(rebuilt, now=5)
-    assert "authorized     unknown" in details
+    assert re.search(r"^authorized +unknown$", details, flags=re.MULTILINE)
     assert "never read from the chain" in details
 
 
-def test_tables_align_and_name_the_unit_once():
-    """One asset: its unit is in the header. Several: it is beside each amount."""
+def test_tables_align_and_name_the_asset():
+    """Columns stand under their headers; every line names its asset."""
     lines = channel_table([OPEN, replace(OPEN, label=None)], 5).splitlines()
-    assert "DEPOSIT USDC" in lines[0]
+    assert "DEPOSIT" in lines[0]
     assert lines[1].index("open") == lines[2].index("open") == lines[0].index("STATUS")
     ether = Asset(chain_id=OPEN.asset.chain_id, token="0x" + "00" * 20, symbol="ETH", decimals=18)
     mixed = channel_table([OPEN, replace(OPEN, asset=ether)], 5)
-    assert "10 USDC" in mixed
-    assert "0.00000000001 ETH" in mixed
+    assert re.search(r" 10 .* USDC ", mixed)
+    assert re.search(r" 0\.00000000001 .* ETH ", mixed)
 
 
 def test_a_payees_table_shows_payers():
