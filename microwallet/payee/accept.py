@@ -106,8 +106,8 @@ class _Known:
     digest: VoucherDigest
     is_by_signer: SignerCheck
     state: ChannelState = NO_CHANNEL
-    state_at: int = -1
-    """When the chain gave `state`; never yet while -1."""
+    state_at: int | None = None
+    """When the chain gave `state`; None until it did."""
     asset: Asset | None = None
     best: int = -1
     best_signature: bytes = b""
@@ -223,7 +223,7 @@ class Acceptance:
         stale: dict[Address, list[ChannelId]] = {}
         for channel_id in channel_ids:
             known = self._known[channel_id]
-            if known.state_at < oldest:
+            if known.state_at is None or known.state_at < oldest:
                 stale.setdefault(known.descriptor.escrow_contract, []).append(channel_id)
         for escrow_contract, ids in stale.items():
             for channel_id, state in self._chain.states(escrow_contract, ids).items():

@@ -295,11 +295,15 @@ class PaymentMachine(RuleBasedStateMachine):
         ]
         if dies:
             self.acceptance = self.new_acceptance()
-        expected, best = self.expected_of(spoilt, chosen)
+        self.take(spoilt, chosen)
+
+    def take(self, lines, originals):
+        """Have lines accepted; each becomes what the model says of it."""
+        expected, best = self.expected_of(lines, originals)
         tally = self.acceptance.tally
         before = Counter({"accepted": tally.accepted, "duplicates": tally.duplicates})
         before.update(tally.rejected_by_reason)
-        self.acceptance.take(spoilt)
+        self.acceptance.take(lines)
         after = Counter({"accepted": tally.accepted, "duplicates": tally.duplicates})
         after.update(tally.rejected_by_reason)
         after.subtract(before)
@@ -329,17 +333,17 @@ class PaymentMachine(RuleBasedStateMachine):
         self.acceptance = self.new_acceptance()
 
     @precondition(lambda self: self.best)
-    @rule(really=seldom(False, True))
-    def payee_loses_its_ledger(self, really):
-        """What it had accepted and not captured is lost; what it had captured is not accepted again."""
-        if not really:
-            return
+    @rule()
+    def payee_loses_its_ledger(self):
+        """Best vouchers that the payer sends again buy what was not captured, and that alone."""
         self.payee.close()
         for path in self.folder.glob("payee.*"):
             path.unlink()
+        replayed = [keyed_of(name).line(amount) for name, amount in self.best.items()]
         self.best = {}
         self.payee = Ledger.open(self.folder / "payee.sqlite3")
         self.acceptance = self.new_acceptance()
+        self.take(replayed, [line.decode() for line in replayed])
 
     @rule(channel=channels, action=seldom(Action.SETTLE, Action.CLOSE), less=st.integers(0, 30))
     def capture(self, channel, action, less):
