@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -93,6 +94,8 @@ def main(arguments: list[str]) -> int:
 
 def run() -> None:
     """The console script."""
+    if sys.stdout is None:  # closed by whoever started this: as good as /dev/null
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # open to the end
     code = main(sys.argv[1:])
     try:
         sys.stdout.flush()

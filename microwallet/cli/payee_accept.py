@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,16 +70,37 @@ def tally_document(tally: Tally) -> dict[str, Any]:
 
 @contextmanager
 def reading(source: str) -> Iterator[Callable[[int], bytes]]:
-    """A function that reads what is there of a file or of stdin, without waiting for more."""
-    if source == "-":
-        descriptor = sys.stdin.fileno()
-        yield lambda size: os.read(descriptor, size)
-        return
+    """A function that reads what is there of a file or of stdin, without waiting for more.
+
+    Raises UsageError for what cannot be read.
+    """
+    with ExitStack() as files:
+        with _readable(source):
+            if source == "-":
+                descriptor = _stdin()
+            else:
+                descriptor = files.enter_context(Path(source).open("rb", buffering=0)).fileno()
+
+        def read(size: int) -> bytes:
+            with _readable(source):
+                return os.read(descriptor, size)
+
+        yield read
+
+
+def _stdin() -> int:
+    if sys.stdin is None:
+        raise UsageError("there is no stdin to read vouchers from", hint="name a file, or pipe them in")
+    return sys.stdin.fileno()
+
+
+@contextmanager
+def _readable(source: str) -> Iterator[None]:
     try:
-        with Path(source).open("rb", buffering=0) as file:
-            yield lambda size: file.read(size) or b""
+        yield
     except OSError as error:
-        raise UsageError(f"{source} cannot be read: {error.strerror}") from error
+        name = "stdin" if source == "-" else source
+        raise UsageError(f"{name} cannot be read: {error.strerror}") from error
 
 
 def _rejected(tally: Tally) -> VoucherRejected | None:
