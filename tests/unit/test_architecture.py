@@ -2,8 +2,10 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,24 @@ def test_locks_name_no_registry():
         text = lock.read_text(encoding="utf-8")
         assert "://" not in text
         assert text.count("==") <= text.count("--hash=sha256:")
+
+
+def test_every_dependency_earns_its_place():
+    """Each package the wallet installs is imported by it, and what it imports is declared."""
+    modules = {"safe-pysha3": "sha3"}
+    declared = {
+        modules.get(name, name.replace("-", "_"))
+        for line in tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+            "dependencies"
+        ]
+        if (name := re.split(r"[<>=!~ ]", line)[0])
+    }
+    imported = set()
+    for path in (REPOSITORY / "microwallet").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    foreign = imported - set(sys.stdlib_module_names) - {"microwallet"}
+    assert foreign == declared
