@@ -154,7 +154,7 @@ def test_the_lines_work_as_written(shell):
 
 
 def test_the_same_on_a_chain_with_the_id_of_base_sepolia(shell):
-    """The built-in network, another address by --rpc-url, its USDC, and a payee that wants two confirmations."""
+    """The built-in network, another address by --rpc-url, its USDC; the payee wants two confirmations."""
     port = free_port()
     shell.variables["RPC"] = f"http://127.0.0.1:{port}"
     up = shell.data(f"MICROWALLET_HOME=$A microwallet devnet up --chain-id 84532 --port {port} --json")

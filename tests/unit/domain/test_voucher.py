@@ -116,7 +116,7 @@ def _high_s(signature: bytes) -> bytes:
         (_high_s, "high s"),
         (lambda s: s[:64], "65 bytes"),
         (lambda s: s + b"\x00", "65 bytes"),
-        (lambda s: b"", "65 bytes"),
+        (lambda s: s[:0], "65 bytes"),
         (lambda s: s[:64] + b"\x00", "v is 0"),
         (lambda s: s[:64] + b"\x1d", "v is 29"),
         (lambda s: b"\x00" * 64 + s[64:], "no key"),
