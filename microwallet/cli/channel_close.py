@@ -59,32 +59,63 @@ def withdraw(
     network: NetworkName = None,
     rpc_url: RpcUrl = None,
     password_file: PasswordFile = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Taken for scripts: the money is yours, nothing is asked.")
+    ] = False,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> Result:
     """Take back what is left of a channel, once the grace period of its close is over."""
+    from microwallet.payer.close import newest
     from microwallet.payer.withdraw import withdraw as withdraw_channel
 
     with wallet_of_channel(channel, network=network, rpc_url=rpc_url, password_file=password_file) as found:
         wallet, known = found
-        withdrawal = withdraw_channel(paying_account_of(wallet, known), known, wait=wait)
+        paying = paying_account_of(wallet, known)
+        if dry_run:
+            known = newest(paying, known)
+            data = channel_document(known, now=wallet.now()) | {"dryRun": True}
+            return Result(data=data, text=_withdraw_summary(paying, known))
+        withdrawal = withdraw_channel(paying, known, wait=wait)
         return _withdrawn(withdrawal, now=wallet.now())
 
 
+def _summary(paying: PayingAccount, channel: PayerChannel, title: str, rows: list[tuple[str, str]]) -> str:
+    return named(
+        [
+            (title, ""),
+            ("  channel", f"{channel.channel_id}{f' ({channel.label})' if channel.label else ''}"),
+            ("  payee", channel.descriptor.payee),
+            ("  deposit", money(channel, channel.state.deposit)),
+            *rows,
+            ("  network", f"{paying.network.name} (chain {paying.network.chain_id})"),
+        ]
+    )
+
+
+def _withdraw_summary(paying: PayingAccount, channel: PayerChannel) -> str:
+    state = channel.state
+    rows = [
+        ("  settled", money(channel, state.settled)),
+        ("  comes back", f"{money(channel, state.deposit - state.settled)} to {channel.descriptor.payer}"),
+        (
+            "  from",
+            local_time(state.withdrawable_at) if state.close_requested_at else "no close is requested",
+        ),
+    ]
+    return _summary(paying, channel, "withdraw from a channel", rows)
+
+
 def _close_summary(paying: PayingAccount, channel: PayerChannel) -> str:
-    lines = [
-        ("close a channel", ""),
-        ("  channel", f"{channel.channel_id}{f' ({channel.label})' if channel.label else ''}"),
-        ("  payee", channel.descriptor.payee),
-        ("  deposit", money(channel, channel.state.deposit)),
+    rows = [
         ("  authorized", f"{authorized_text(channel)}: the payee can still take it"),
         (
             "  comes back",
             f"at least {money(channel, channel.remaining)}" if channel.voucher_known else "unknown",
         ),
-        ("  network", f"{paying.network.name} (chain {paying.network.chain_id})"),
         ("  way", f"requested now; withdrawn {CLOSE_GRACE_PERIOD // 60} minutes later at the earliest"),
     ]
-    return named(lines)
+    return _summary(paying, channel, "close a channel", rows)
 
 
 def _closing(closing: Closing, *, now: int) -> Result:

@@ -142,6 +142,4 @@ class Restoration:
             raise MalformedVoucher("asset or decimals is missing")
         if not 0 < len(symbol) <= 20 or not symbol.isascii() or not symbol.isprintable():
             raise MalformedVoucher("asset is no symbol")
-        return Asset(
-            chain_id=descriptor.chain_id, token=descriptor.token, symbol=symbol, decimals=decimals
-        )
+        return Asset(chain_id=descriptor.chain_id, token=descriptor.token, symbol=symbol, decimals=decimals)

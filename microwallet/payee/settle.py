@@ -148,9 +148,7 @@ class Settlement:
             events = EscrowEvents(self._reader_of(escrow_contract), self._chain_id)
             read_receipt(receipt, events, self._vouchers.get, outcome)
 
-    def _group(
-        self, action: Action, payee: Address, planned: list[PlannedCapture], outcome: Outcome
-    ) -> None:
+    def _group(self, action: Action, payee: Address, planned: list[PlannedCapture], outcome: Outcome) -> None:
         undeliverable: list[PlannedCapture] = []
         for start in range(0, len(planned), BATCH_LIMIT):
             chunk = planned[start : start + BATCH_LIMIT]

@@ -53,9 +53,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from model import Escrow, Keyed, Reverted
+from model import Keyed
 
-from microwallet.domain.channel import ChannelState
 from microwallet.domain.identifiers import keccak
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import NetworkError
@@ -96,7 +95,8 @@ def would_succeed(chain, sender, call):
     try:
         chain.rpc.call("eth_call", [call.request(sender), "latest"])
     except NetworkError as error:
-        assert "revert" in str(error), error
+        if "revert" not in str(error):
+            raise
         return False
     return True
 
@@ -108,58 +108,29 @@ def signature_of(channel, amount, key=None):
 
 @pytest.mark.usefixtures("coffee")
 def test_boundary_of_capture(alice, bob, chain):
-    """CVE-2026-34209: at -1, 0, +1 of every bound, settle and close do what the rules say, in contract and model."""
+    """CVE-2026-34209: settle and close do what the rule says at -1, 0, +1 of every bound."""
     channel = keyed_channel(alice)
     voucher = alice.run("pay", "coffee", "5 USDC").succeeded().stdout
     bob.run("payee", "accept", "-", input=voucher).succeeded()
-    bob.run("payee", "settle", "--all", "--capture", "3 USDC", "--yes").succeeded()
+    bob.run("payee", "settle", channel.channel_id, "--capture", "3 USDC", "--yes").succeeded()
     settled, accepted, deposit = 3_000_000, 5_000_000, 10_000_000
-    bounds = sorted({bound + off for bound in (settled, accepted, deposit) for off in (-1, 0, 1)})
-    model = Escrow(held=deposit - settled)
-    tried = 0
-    for cumulative, capture in itertools.product([*bounds, 2**128 - 1], bounds):
-        for name in ("settle", "close"):
-            state = ChannelState(deposit=deposit, settled=settled, close_requested_at=0, finalized=False)
-            model.channels[channel.channel_id] = state
-            try:
-                model_call = getattr(replace_state(model), name)
-                model_call(as_modelled(channel), cumulative, capture, b"")
-                expected = True
-            except Reverted:
-                expected = False
-            item = calls.Capture(
-                descriptor=channel.descriptor,
-                cumulative_amount=cumulative,
-                capture_amount=capture,
-                signature=signature_of(channel, cumulative),
-            )
-            assert would_succeed(chain, bob.address, getattr(calls, name)(item)) is expected, (
-                name, cumulative, capture,
-            )  # fmt: skip
-            tried += 1
-    assert tried == 2 * 10 * 9
-
-
-def replace_state(model):
-    """A copy of the model in which every signature is good: the chain checks those of its own domain."""
-    copy = replace(model, balances={}, channels=dict(model.channels))
-
-    class Trusting(Escrow):
-        def _check_capture(self, _channel, state, cumulative, capture, _signature):
-            if capture > cumulative or capture > state.deposit:
-                raise Reverted("capture")
-
-    return Trusting(held=copy.held, channels=copy.channels)
-
-
-def as_modelled(channel):
-    """The channel, as the model takes it."""
-    return channel
+    bounds = sorted(bound + off for bound in (settled, accepted, deposit) for off in (-1, 0, 1))
+    for cumulative, amount in itertools.product([*bounds, 2**128 - 1], bounds):
+        item = calls.Capture(
+            descriptor=channel.descriptor,
+            cumulative_amount=cumulative,
+            capture_amount=amount,
+            signature=signature_of(channel, cumulative),
+        )
+        closes = settled <= amount <= cumulative and amount <= deposit
+        settles = closes and amount > settled
+        assert would_succeed(chain, bob.address, calls.close(item)) is closes, (cumulative, amount)
+        assert would_succeed(chain, bob.address, calls.settle(item)) is settles, (cumulative, amount)
 
 
 @pytest.mark.usefixtures("coffee")
 def test_finalized_channel_reopened(alice, bob, chain):
-    """An id is never used twice: closed, a channel is neither opened, topped up, settled nor withdrawn again."""
+    """An id is never used twice: a closed channel takes no call but views."""
     channel = keyed_channel(alice)
     bob.run("payee", "accept", "-", input=alice.run("pay", "coffee", "1 USDC").stdout).succeeded()
     bob.run("payee", "close", "--all", "--yes").succeeded()
@@ -183,7 +154,7 @@ def test_finalized_channel_reopened(alice, bob, chain):
 
 @pytest.mark.usefixtures("coffee")
 def test_concurrent_payers_lost_an_update(alice, bob):
-    """mpp-rs#177: many payers at once, each into an acceptance of its own; the payee captures the exact sum."""
+    """mpp-rs#177: many payers at once, each into its own acceptance; the payee captures the exact sum."""
     processes, payments = 8, 25
     running = []
     for _ in range(processes):
@@ -314,7 +285,7 @@ def test_anyone_could_refund_a_known_channel(alice, bob, chain, coffee):
 
 @pytest.mark.usefixtures("coffee")
 def test_old_backup_left_money_in_limbo(alice, bob, chain):
-    """lnd#2578: an older ledger signs nothing, pays again once the payee gave the voucher back, and can leave."""
+    """lnd#2578: an older ledger signs nothing, pays again with the payee's best voucher, and can leave."""
     ledger = alice.path / "ledger.sqlite3"
     shutil.copy(ledger, alice.path / "backup")
     voucher = alice.run("pay", "coffee", "4 USDC").succeeded().stdout

@@ -126,8 +126,8 @@ class Escrow:
 
     def close(self, channel: Keyed, cumulative: int, capture: int, signature: bytes) -> None:
         state = self._live(channel)
-        if capture < state.settled:
-            raise Reverted("below what is settled")
+        if not state.settled <= capture <= cumulative:
+            raise Reverted("capture")
         if capture > state.settled:
             self._check_capture(channel, state, cumulative, capture, signature)
         self._pay(channel.descriptor.payee, capture - state.settled)

@@ -72,6 +72,17 @@ def test_withdraw_to_the_second(alice, coffee, chain, witness):
     assert (closed.exit_code, "finalized already" in closed.stdout) == (0, True)
 
 
+def test_withdraw_says_what_comes_back(alice, coffee, chain, witness):
+    """`--dry-run` tells when and how much, and sends nothing; scripts may say `--yes` as everywhere."""
+    assert "no close is requested" in alice.run("channel", "withdraw", "coffee", "--dry-run").stdout
+    alice.run("channel", "close", "coffee", "--yes")
+    chain.node.advance(GRACE)
+    told = alice.run("channel", "withdraw", "coffee", "--dry-run").stdout
+    assert f"10 USDC to {coffee['payer']}" in told
+    assert witness.of(alice.address).transactions == 2
+    assert alice.run("channel", "withdraw", "coffee", "--yes", "--json").data["status"] == "finalized"
+
+
 @pytest.mark.usefixtures("coffee")
 def test_withdraw_waits(alice, chain):
     """`--wait` says how long, and withdraws when the chain's clock is there, blocks or not."""
