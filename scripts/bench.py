@@ -7,7 +7,9 @@ compared to, and the median is told. Prints Markdown.
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from coincurve._libsecp256k1 import ffi, lib
 from coincurve.context import GLOBAL_CONTEXT
@@ -48,18 +51,25 @@ app()
 
 
 def main() -> None:
-    """Measure everything and print the table."""
+    """Measure everything and print the tables."""
     quick = "--quick" in sys.argv
     rounds, count = (3, 2_000) if quick else (9, 10_000)
-    sign_floor, recover_floor = floors()
-    rows = in_process(sign_floor, recover_floor)
     with tempfile.TemporaryDirectory(prefix="microwallet-bench-") as folder:
+        if "--secret-service" in sys.argv:
+            print(json.dumps(one_pay_by_secret_service(Path(folder), rounds)))
+            return
+        sign_floor, recover_floor = floors()
+        rows = in_process(sign_floor, recover_floor)
         rows += whole_processes(Path(folder), sign_floor, recover_floor, rounds, count)
+        rows += beside_a_secret_service(rounds)
         rows += large_ledger(Path(folder), rounds, 20_000 if quick else 1_000_000)
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores\n")
     print("| what | measured | to reach |\n| --- | --- | --- |")
     for what, measured, goal in rows:
         print(f"| {what} | {measured} | {goal} |")
+    print("\n| call | gas | to reach | what it consists of |\n| --- | --- | --- | --- |")
+    for call, figure in gas().items():
+        print(f"| {call} | {figure['gas']:,} | {figure['target']:,} | {figure['explanation']} |")
 
 
 def per_call(work: Callable[[int], object], calls: int = 2_000, rounds: int = 25) -> float:
@@ -146,8 +156,7 @@ def whole_processes(
 ) -> list[tuple[str, str, str]]:
     """Rows of what commands take from start to exit, on a real chain."""
     anvil = find_anvil(os.environ, Paths.from_environment(os.environ).cache, Quiet())
-    vouchers, hello = folder / "vouchers", folder / "hello.py"
-    hello.write_text(HELLO)
+    vouchers = folder / "vouchers"
     with local_chain(anvil) as chain:
         payer, payee = Home(folder / "payer", chain), Home(folder / "payee", chain)
         with payer.wallet() as wallet:
@@ -156,15 +165,11 @@ def whole_processes(
             bob = wallet.accounts.create("bob").address
         chain.node.add_native(alice, 10**19)
         chain.node.mint(chain.token, alice, 10**12)
-        payer.run("channel", "open", bob, "100000 USDC", "--label", "coffee", "--yes")
-        batch = ("pay", "coffee", "0.0001", "--count", str(count), "--each")
+        payer.run("channel", "open", bob, "100000 USDC", "--label", "channel-0", "--yes")
+        batch = ("pay", "channel-0", "0.0001", "--count", str(count), "--each")
         paying = statistics.median(payer.run(*batch, output=vouchers) for _ in range(rounds))
         accepting = statistics.median(payee.run("payee", "accept", str(vouchers)) for _ in range(rounds))
-        one, greeting = in_turn(
-            lambda: payer.run("pay", "coffee", "0.0001"),
-            lambda: timed([sys.executable, str(hello)], payer.environment),
-            rounds,
-        )
+        one_pay = against_a_hello(payer, folder, "one `pay`, start to exit, file store", "1.6", rounds)
         memory = [peak_memory(payer, count * factor) for factor in (1, 10)]
     return [
         (
@@ -180,17 +185,65 @@ def whole_processes(
             ),
             "0.40",
         ),
-        (
-            "one `pay`, start to exit, file store",
-            f"{one / greeting:.2f} x a Typer hello ({one:.2f} s beside {greeting:.2f} s)",
-            "1.6",
-        ),
+        one_pay,
         (
             f"memory of `pay --count {count * 10}`",
             f"{memory[1]:.1f} MiB, {memory[0]:.1f} MiB for a tenth of it",
             "flat",
         ),
     ]
+
+
+def beside_a_secret_service(rounds: int) -> list[tuple[str, str, str]]:
+    """The row of one `pay` whose key is in a Secret Service started for it; no row where none can be."""
+    if not (shutil.which("dbus-run-session") and shutil.which("gnome-keyring-daemon")):
+        return []
+    unlocked = 'eval "$(printf bench | gnome-keyring-daemon --unlock --components=secrets)"; exec "$@"'
+    bench = [sys.executable, __file__, "--secret-service", *(["--quick"] if rounds < 5 else [])]
+    with tempfile.TemporaryDirectory(prefix="microwallet-bench-") as folder:
+        places = {"HOME": folder, "XDG_RUNTIME_DIR": folder, "XDG_DATA_HOME": folder}
+        told = subprocess.run(
+            ["dbus-run-session", "--", "sh", "-c", unlocked, "_", *bench],
+            env={**os.environ, **places},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+    return [json.loads(told.stdout.splitlines()[-1])]
+
+
+def one_pay_by_secret_service(folder: Path, rounds: int) -> tuple[str, str, str]:
+    """The row itself, measured inside the session that has the Secret Service."""
+    home = Home(folder / "payer")
+    home.environment["PYTHON_KEYRING_BACKEND"] = "keyring.backends.SecretService.Keyring"
+    fill(home, channels=1, payments=0)
+    return against_a_hello(home, folder, "one `pay`, start to exit, Secret Service", "2.0", rounds)
+
+
+def against_a_hello(home: Home, folder: Path, what: str, goal: str, rounds: int) -> tuple[str, str, str]:
+    """The row of one `pay` as a process, in turn with a Typer hello-world."""
+    hello = folder / "hello.py"
+    hello.write_text(HELLO)
+    one, greeting = in_turn(
+        lambda: home.run("pay", "channel-0", "0.0001"),
+        lambda: timed([sys.executable, str(hello)], home.environment),
+        rounds,
+    )
+    return what, f"{one / greeting:.2f} x a Typer hello ({one:.2f} s beside {greeting:.2f} s)", goal
+
+
+def gas() -> dict[str, dict[str, Any]]:
+    """Gas of each call by receipts of real transactions, its goal, and what it consists of."""
+    anvil = find_anvil(os.environ, Paths.from_environment(os.environ).cache, Quiet())
+    program = Path(__file__).parents[1] / "tests/contract/measure_gas.py"
+    told = subprocess.run(
+        [sys.executable, str(program)],
+        env={**os.environ, "MICROWALLET_ANVIL": str(anvil)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    figures: dict[str, dict[str, Any]] = json.loads(told.stdout)
+    return figures
 
 
 def in_turn(first: Callable[[], float], second: Callable[[], float], rounds: int) -> tuple[float, float]:
@@ -206,7 +259,7 @@ def peak_memory(home: Home, count: int) -> float:
         "import resource, sys; from subprocess import DEVNULL, run; run(sys.argv[1:], stdout=DEVNULL);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    pay = [MICROWALLET, "--quiet", "pay", "coffee", "0.0001", "--count", str(count), "--each"]
+    pay = [MICROWALLET, "--quiet", "pay", "channel-0", "0.0001", "--count", str(count), "--each"]
     told = subprocess.run(
         [sys.executable, "-c", watch, *pay], env=home.environment, stdout=subprocess.PIPE, check=True
     )
