@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from microwallet.domain.identifiers import Address, ChainId, ChannelId, TxHash, checksum_address, hexed
+import rlp  # type: ignore[import-untyped]
+from coincurve import PrivateKey
+
+from microwallet.domain.identifiers import (
+    Address,
+    ChainId,
+    ChannelId,
+    TxHash,
+    checksum_address,
+    hexed,
+    keccak,
+)
 from microwallet.domain.ports import SignedTransaction
 from microwallet.errors import LedgerCorrupt
 from microwallet.escrow.calls import Call
 from microwallet.escrow.fees import Fees
+
+_TYPE = b"\x02"
+_FIELDS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,32 +46,30 @@ def sign_transaction(
     gas: int,
     fees: Fees,
 ) -> SignedTransaction:
-    """An EIP-1559 transaction, signed; nothing has left the process yet."""
-    from eth_account import Account
-
-    signed = Account.sign_transaction(
-        {
-            "type": 2,
-            "chainId": chain_id,
-            "nonce": nonce,
-            "maxFeePerGas": fees.max_fee_per_gas,
-            "maxPriorityFeePerGas": fees.max_priority_fee_per_gas,
-            "gas": gas,
-            "to": call.to,
-            "value": call.value,
-            "data": call.data,
-        },
-        secret,
-    )
+    """EIP-1559: 0x02 ‖ rlp([chainId, nonce, tip, maxFee, gas, to, value, data, [], yParity, r, s])."""
+    unsigned: list[Any] = [
+        chain_id,
+        nonce,
+        fees.max_priority_fee_per_gas,
+        fees.max_fee_per_gas,
+        gas,
+        bytes.fromhex(call.to[2:]),
+        call.value,
+        call.data,
+        [],
+    ]
+    signature = PrivateKey(secret).sign_recoverable(keccak(_TYPE + rlp.encode(unsigned)), hasher=None)
+    r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:64], "big")
+    raw = _TYPE + rlp.encode([*unsigned, signature[64], r, s])
     return SignedTransaction(
-        hash=TxHash(hexed(bytes(signed.hash))),
+        hash=TxHash(hexed(keccak(raw))),
         chain_id=chain_id,
         sender=sender,
         nonce=nonce,
         operation=intent.operation,
         purpose=intent.purpose,
         channel_id=intent.channel_id,
-        raw=bytes(signed.raw_transaction),
+        raw=raw,
         max_fee_per_gas=fees.max_fee_per_gas,
         max_priority_fee_per_gas=fees.max_priority_fee_per_gas,
     )
@@ -64,12 +77,11 @@ def sign_transaction(
 
 def signed_call(transaction: SignedTransaction) -> tuple[Call, int]:
     """The call inside a journaled transaction, and its gas limit."""
-    from eth_account.typed_transactions.typed_transaction import TypedTransaction
-    from hexbytes import HexBytes
-
     try:
-        fields = TypedTransaction.from_bytes(HexBytes(transaction.raw)).as_dict()
-        call = Call(to=checksum_address(fields["to"]), value=fields["value"], data=bytes(fields["data"]))
-    except Exception as error:  # the library raises whatever its parsers do
+        fields = rlp.decode(transaction.raw[1:])
+    except rlp.DecodingError as error:
         raise LedgerCorrupt(f"the journaled transaction {transaction.hash} cannot be read") from error
-    return call, fields["gas"]
+    if transaction.raw[:1] != _TYPE or len(fields) != _FIELDS:
+        raise LedgerCorrupt(f"the journaled transaction {transaction.hash} cannot be read")
+    call = Call(to=checksum_address(fields[5]), value=int.from_bytes(fields[6], "big"), data=fields[7])
+    return call, int.from_bytes(fields[4], "big")
