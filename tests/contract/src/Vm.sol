@@ -16,6 +16,7 @@ interface Vm {
     function etch(address account, bytes calldata code) external;
     function expectCall(address callee, bytes calldata data, uint64 count) external;
     function expectEmit(address emitter) external;
+    function expectEmit(address emitter, uint64 count) external;
     function getCode(string calldata artifact) external view returns (bytes memory);
     function getDeployedCode(string calldata artifact) external view returns (bytes memory);
     function parseJsonAddress(string calldata json, string calldata key) external pure returns (address);

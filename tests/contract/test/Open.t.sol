@@ -158,6 +158,7 @@ contract OpenTest is Fixture {
 
 /// @notice Cases of openWithAuthorization.tree and topUpWithAuthorization.tree.
 contract AuthorizationDepositTest is Fixture {
+    uint256 private constant VALID_AFTER = START - 1;
     uint256 private constant VALID_BEFORE = START + 600;
 
     function _openNonce(IChannelEscrow.ChannelDescriptor memory channel) private pure returns (bytes32) {
@@ -170,7 +171,7 @@ contract AuthorizationDepositTest is Fixture {
             "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
         );
         bytes memory content =
-            abi.encode(typeHash, vm.addr(key), address(escrow), value, uint256(0), VALID_BEFORE, nonce);
+            abi.encode(typeHash, vm.addr(key), address(escrow), value, VALID_AFTER, VALID_BEFORE, nonce);
         return _sign(key, _digest(_domain("USDC", "2", address(usdc), block.chainid), content));
     }
 
@@ -189,7 +190,7 @@ contract AuthorizationDepositTest is Fixture {
                 channel.salt,
                 channel.authorizedSigner,
                 channel.payer,
-                0,
+                VALID_AFTER,
                 VALID_BEFORE,
                 nonce,
                 signature
@@ -251,7 +252,7 @@ contract AuthorizationDepositTest is Fixture {
                     payer,
                     address(escrow),
                     DEPOSIT,
-                    0,
+                    VALID_AFTER,
                     VALID_BEFORE,
                     nonce,
                     signature
@@ -283,6 +284,8 @@ contract AuthorizationDepositTest is Fixture {
     function test_open_authorization_reverts_when_the_token_refuses() public {
         IChannelEscrow.ChannelDescriptor memory channel = _channel(address(usdc));
         bytes memory data = _openAuthorized(channel);
+        vm.warp(VALID_AFTER);
+        _fails(stranger, 0, data);
         vm.warp(VALID_BEFORE);
         _fails(stranger, 0, data);
         vm.warp(VALID_BEFORE - 1);
@@ -329,7 +332,7 @@ contract AuthorizationDepositTest is Fixture {
         bytes memory signature
     ) private pure returns (bytes memory) {
         return abi.encodeCall(
-            IChannelEscrow.topUpWithAuthorization, (channel, amount, salt, 0, VALID_BEFORE, nonce, signature)
+            IChannelEscrow.topUpWithAuthorization, (channel, amount, salt, VALID_AFTER, VALID_BEFORE, nonce, signature)
         );
     }
 

@@ -19,6 +19,8 @@ contract TopUpTest is Fixture {
         IChannelEscrow.ChannelDescriptor memory channel = _settled(address(usdc), 3);
         vm.expectEmit(address(escrow));
         emit IChannelEscrow.TopUp(_id(channel), payer, payee, 5, DEPOSIT + 5);
+        vm.expectEmit(address(escrow), 0);
+        emit IChannelEscrow.CloseRequestCancelled(_id(channel), payer, payee);
         _call(payer, _topUpData(channel, 5));
         _checkState(channel, DEPOSIT + 5, 3, 0, false);
         vm.assertEq(usdc.balanceOf(address(escrow)), DEPOSIT + 5 - 3, "the escrow holds it");

@@ -27,6 +27,8 @@ contract WithdrawTest is Fixture {
         IChannelEscrow.ChannelDescriptor memory channel = _opened(address(usdc));
         _call(payer, _requestData(channel));
         vm.warp(START + later);
+        vm.expectEmit(address(escrow), 0);
+        emit IChannelEscrow.CloseRequested(_id(channel), payer, payee, START + later + 900);
         _call(payer, _requestData(channel));
         _checkState(channel, DEPOSIT, 0, START, false);
     }
