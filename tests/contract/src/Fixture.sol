@@ -15,6 +15,8 @@ abstract contract Fixture {
     uint256 internal constant SIGNER_KEY = uint256(keccak256("signer"));
     uint256 internal constant CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141;
     uint256 internal constant START = 1_800_000_000;
+    uint256 internal constant VALID_AFTER = START - 1;
+    uint256 internal constant VALID_BEFORE = START + 600;
     uint128 internal constant DEPOSIT = 10_000_000;
     uint256 internal constant MAX = type(uint96).max;
     address internal constant NATIVE = address(0);
@@ -244,6 +246,50 @@ abstract contract Fixture {
             s := mload(add(signature, 64))
             v := byte(0, mload(add(signature, 96)))
         }
+    }
+
+    // EIP-3009 authorizations of deposits.
+
+    function _openNonce(IChannelEscrow.ChannelDescriptor memory channel) internal pure returns (bytes32) {
+        return
+            keccak256(abi.encode(channel.payer, channel.payee, channel.token, channel.salt, channel.authorizedSigner));
+    }
+
+    function _authorizeReceive(uint256 key, uint256 value, bytes32 nonce) internal view returns (bytes memory) {
+        bytes32 typeHash = keccak256(
+            "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+        );
+        bytes memory content =
+            abi.encode(typeHash, vm.addr(key), address(escrow), value, VALID_AFTER, VALID_BEFORE, nonce);
+        return _sign(key, _digest(_domain("USDC", "2", address(usdc), block.chainid), content));
+    }
+
+    function _openAuthorized(
+        IChannelEscrow.ChannelDescriptor memory channel,
+        uint128 deposit,
+        bytes32 nonce,
+        bytes memory signature
+    ) internal pure returns (bytes memory) {
+        return abi.encodeCall(
+            IChannelEscrow.openWithAuthorization,
+            (
+                channel.payee,
+                channel.token,
+                deposit,
+                channel.salt,
+                channel.authorizedSigner,
+                channel.payer,
+                VALID_AFTER,
+                VALID_BEFORE,
+                nonce,
+                signature
+            )
+        );
+    }
+
+    function _openAuthorized(IChannelEscrow.ChannelDescriptor memory channel) internal view returns (bytes memory) {
+        bytes32 nonce = _openNonce(channel);
+        return _openAuthorized(channel, DEPOSIT, nonce, _authorizeReceive(PAYER_KEY, DEPOSIT, nonce));
     }
 
     // Reverts.

@@ -38,6 +38,11 @@ contract GasTest is Fixture {
         vm.snapshotGasLastCall("escrow", "open with native coin");
     }
 
+    function test_gas_open_with_authorization() public {
+        _call(stranger, _openAuthorized(_salted(address(usdc), "new")));
+        vm.snapshotGasLastCall("escrow", "open with an EIP-3009 authorization");
+    }
+
     function test_gas_top_up() public {
         _call(payer, abi.encodeCall(IChannelEscrow.topUp, (_used, DEPOSIT)));
         vm.snapshotGasLastCall("escrow", "top up");

@@ -158,51 +158,6 @@ contract OpenTest is Fixture {
 
 /// @notice Cases of openWithAuthorization.tree and topUpWithAuthorization.tree.
 contract AuthorizationDepositTest is Fixture {
-    uint256 private constant VALID_AFTER = START - 1;
-    uint256 private constant VALID_BEFORE = START + 600;
-
-    function _openNonce(IChannelEscrow.ChannelDescriptor memory channel) private pure returns (bytes32) {
-        return
-            keccak256(abi.encode(channel.payer, channel.payee, channel.token, channel.salt, channel.authorizedSigner));
-    }
-
-    function _authorize(uint256 key, uint256 value, bytes32 nonce) private view returns (bytes memory) {
-        bytes32 typeHash = keccak256(
-            "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
-        );
-        bytes memory content =
-            abi.encode(typeHash, vm.addr(key), address(escrow), value, VALID_AFTER, VALID_BEFORE, nonce);
-        return _sign(key, _digest(_domain("USDC", "2", address(usdc), block.chainid), content));
-    }
-
-    function _openAuthorized(
-        IChannelEscrow.ChannelDescriptor memory channel,
-        uint128 deposit,
-        bytes32 nonce,
-        bytes memory signature
-    ) private pure returns (bytes memory) {
-        return abi.encodeCall(
-            IChannelEscrow.openWithAuthorization,
-            (
-                channel.payee,
-                channel.token,
-                deposit,
-                channel.salt,
-                channel.authorizedSigner,
-                channel.payer,
-                VALID_AFTER,
-                VALID_BEFORE,
-                nonce,
-                signature
-            )
-        );
-    }
-
-    function _openAuthorized(IChannelEscrow.ChannelDescriptor memory channel) private view returns (bytes memory) {
-        bytes32 nonce = _openNonce(channel);
-        return _openAuthorized(channel, DEPOSIT, nonce, _authorize(PAYER_KEY, DEPOSIT, nonce));
-    }
-
     function test_open_authorization_opens_for_its_signer() public {
         IChannelEscrow.ChannelDescriptor memory channel = _channel(address(usdc));
         bytes memory data = _openAuthorized(channel);
@@ -222,7 +177,7 @@ contract AuthorizationDepositTest is Fixture {
     function test_open_authorization_binds_every_part_of_the_channel() public {
         IChannelEscrow.ChannelDescriptor memory channel = _channel(address(usdc));
         bytes32 nonce = _openNonce(channel);
-        bytes memory signature = _authorize(PAYER_KEY, DEPOSIT, nonce);
+        bytes memory signature = _authorizeReceive(PAYER_KEY, DEPOSIT, nonce);
         for (uint256 part = 0; part < 5; ++part) {
             IChannelEscrow.ChannelDescriptor memory other = IChannelEscrow.ChannelDescriptor(
                 channel.payer, channel.payee, channel.token, channel.salt, channel.authorizedSigner
@@ -243,7 +198,7 @@ contract AuthorizationDepositTest is Fixture {
 
     function test_open_authorization_cannot_be_taken_to_the_token() public {
         bytes32 nonce = _openNonce(_channel(address(usdc)));
-        bytes memory signature = _authorize(PAYER_KEY, DEPOSIT, nonce);
+        bytes memory signature = _authorizeReceive(PAYER_KEY, DEPOSIT, nonce);
         vm.prank(stranger);
         (bool success,) = address(usdc)
             .call(
@@ -269,10 +224,12 @@ contract AuthorizationDepositTest is Fixture {
         channel.payee = payee;
         bytes32 nonce = _openNonce(channel);
         expected = abi.encodeWithSelector(IChannelEscrow.ZeroDeposit.selector);
-        _call(stranger, _openAuthorized(channel, 0, nonce, _authorize(PAYER_KEY, 0, nonce)), expected);
+        _call(stranger, _openAuthorized(channel, 0, nonce, _authorizeReceive(PAYER_KEY, 0, nonce)), expected);
         uint128 tooMuch = uint128(MAX + 1);
         expected = abi.encodeWithSelector(IChannelEscrow.DepositOverflow.selector, tooMuch);
-        _call(stranger, _openAuthorized(channel, tooMuch, nonce, _authorize(PAYER_KEY, tooMuch, nonce)), expected);
+        _call(
+            stranger, _openAuthorized(channel, tooMuch, nonce, _authorizeReceive(PAYER_KEY, tooMuch, nonce)), expected
+        );
     }
 
     function test_open_authorization_refuses_the_native_coin() public {
@@ -342,7 +299,7 @@ contract AuthorizationDepositTest is Fixture {
         returns (bytes memory)
     {
         bytes32 nonce = _topUpNonce(channel, amount, salt);
-        return _topUpAuthorized(channel, amount, salt, nonce, _authorize(PAYER_KEY, amount, nonce));
+        return _topUpAuthorized(channel, amount, salt, nonce, _authorizeReceive(PAYER_KEY, amount, nonce));
     }
 
     function test_top_up_authorization_adds_and_cancels_a_close_request() public {
@@ -370,7 +327,7 @@ contract AuthorizationDepositTest is Fixture {
         IChannelEscrow.ChannelDescriptor memory channel = _opened(address(usdc));
         IChannelEscrow.ChannelDescriptor memory other = _opened(address(usdc));
         bytes32 nonce = _topUpNonce(channel, 5, "salt");
-        bytes memory signature = _authorize(PAYER_KEY, 5, nonce);
+        bytes memory signature = _authorizeReceive(PAYER_KEY, 5, nonce);
         bytes4 mismatch = IChannelEscrow.NonceMismatch.selector;
         _call(
             stranger,
@@ -395,7 +352,7 @@ contract AuthorizationDepositTest is Fixture {
         _call(payer, abi.encodeCall(IChannelEscrow.requestClose, (channel)));
         usdc.mint(payee, DEPOSIT);
         bytes32 nonce = _topUpNonce(channel, 1, "dust");
-        _fails(payee, 0, _topUpAuthorized(channel, 1, "dust", nonce, _authorize(PAYEE_KEY, 1, nonce)));
+        _fails(payee, 0, _topUpAuthorized(channel, 1, "dust", nonce, _authorizeReceive(PAYEE_KEY, 1, nonce)));
         _checkState(channel, DEPOSIT, 0, START, false);
     }
 

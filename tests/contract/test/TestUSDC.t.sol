@@ -6,8 +6,6 @@ import {Fixture} from "../src/Fixture.sol";
 
 /// @notice The token of local chains behaves like USDC where wallets look.
 contract TestUSDCTest is Fixture {
-    uint256 private constant VALID_BEFORE = START + 600;
-
     function _typedData(bytes memory content) private view returns (bytes32) {
         return _digest(_domain("USDC", "2", address(usdc), block.chainid), content);
     }
@@ -22,7 +20,7 @@ contract TestUSDCTest is Fixture {
                 name, "(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
             )
         );
-        return _typedData(abi.encode(typeHash, from, to, uint256(5), START - 1, VALID_BEFORE, nonce));
+        return _typedData(abi.encode(typeHash, from, to, uint256(5), VALID_AFTER, VALID_BEFORE, nonce));
     }
 
     function _transfer(bytes memory signature) private returns (bool success) {
@@ -31,7 +29,7 @@ contract TestUSDCTest is Fixture {
             payer,
             payee,
             5,
-            START - 1,
+            VALID_AFTER,
             VALID_BEFORE,
             bytes32("nonce"),
             signature
@@ -70,7 +68,7 @@ contract TestUSDCTest is Fixture {
 
     function test_usdc_keeps_the_times_of_an_authorization() public {
         bytes memory signature = _sign(PAYER_KEY, _transferDigest("TransferWithAuthorization", payer, payee, "nonce"));
-        vm.warp(START - 1);
+        vm.warp(VALID_AFTER);
         vm.assertEq(_transfer(signature), false, "at validAfter");
         vm.warp(VALID_BEFORE);
         vm.assertEq(_transfer(signature), false, "at validBefore");
@@ -105,7 +103,7 @@ contract TestUSDCTest is Fixture {
             payer,
             payee,
             5,
-            START - 1,
+            VALID_AFTER,
             VALID_BEFORE,
             bytes32("nonce"),
             signature
