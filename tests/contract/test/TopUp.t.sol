@@ -32,14 +32,15 @@ contract TopUpTest is Fixture {
         _checkState(channel, DEPOSIT + 5, 0, 0, false);
     }
 
-    function test_top_up_cancels_a_close_request() public {
+    function testFuzz_top_up_cancels_a_close_request(uint16 later) public {
         IChannelEscrow.ChannelDescriptor memory channel = _opened(address(usdc));
         _call(payer, abi.encodeCall(IChannelEscrow.requestClose, (channel)));
+        vm.warp(START + later);
         vm.expectEmit(address(escrow));
         emit IChannelEscrow.CloseRequestCancelled(_id(channel), payer, payee);
         _call(payer, _topUpData(channel, 5));
         _checkState(channel, DEPOSIT + 5, 0, 0, false);
-        vm.warp(START + 900);
+        vm.warp(START + later + 900);
         bytes memory notReady = abi.encodeWithSelector(IChannelEscrow.CloseNotReady.selector, 0);
         _call(payer, abi.encodeCall(IChannelEscrow.withdraw, (channel)), notReady);
     }
