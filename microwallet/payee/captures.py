@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from microwallet.domain.channel import PayeeChannel
@@ -25,6 +25,8 @@ class PlannedCapture:
 
     channel: PayeeChannel
     capture_amount: int
+    chosen: bool = False
+    """Whether the payee named this amount; else it is all that the voucher is worth, whenever it is sent."""
 
     @property
     def captured(self) -> int:
@@ -35,6 +37,10 @@ class PlannedCapture:
     def refunded(self) -> int:
         """Base units that go back to the payer, if the channel is closed."""
         return self.channel.state.deposit - self.capture_amount
+
+    def renewed(self, channel: PayeeChannel) -> PlannedCapture:
+        """The same plan for the channel as it is now: a better voucher may have come, or a top up."""
+        return replace(self, channel=channel) if self.chosen else whole_capture(channel)
 
     def is_due(self, action: Action) -> bool:
         """Whether the chain would still take it, by the channel's state."""
@@ -116,7 +122,7 @@ def chosen_capture(channel: PayeeChannel, capture: str, action: Action) -> Plann
             f"a capture of {_text(channel, amount)} takes nothing: {_text(channel, state.settled)} is settled"
             " already, and --capture is the total"
         )
-    return PlannedCapture(channel=channel, capture_amount=amount)
+    return PlannedCapture(channel=channel, capture_amount=amount, chosen=True)
 
 
 def unsettled_of(channel: PayeeChannel) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -109,14 +108,14 @@ class Settlement:
     def execute(self, action: Action, planned: Sequence[PlannedCapture]) -> Outcome:
         """Settle or close what is planned, each payee with its own key, one process at a time.
 
-        What another process did meanwhile is left out. Never raises what concerns single channels
-        or transactions: that is in the outcome.
+        What another process did meanwhile is left out, and what it accepted is taken too. Never
+        raises what concerns single channels or transactions: that is in the outcome.
         """
         outcome = Outcome()
         with self._alone():
             current = {channel.channel_id: channel for channel in self.refresh().channels}
             still = [
-                replace(item, channel=current[item.channel.channel_id])
+                item.renewed(current[item.channel.channel_id])
                 for item in planned
                 if item.channel.channel_id in current
             ]
