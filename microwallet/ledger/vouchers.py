@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
@@ -64,10 +65,20 @@ class Vouchers:
         with self._database.read() as connection:
             return dict(connection.execute("SELECT channel_id, accepted_at FROM vouchers").fetchall())
 
-    def accept(self, channels: Iterable[PayeeChannel], *, now: int) -> None:
-        """Commit best vouchers. A row's amount only rises, whatever order processes come in."""
+    def accept(
+        self,
+        channel_ids: Iterable[ChannelId],
+        weigh: Callable[[Mapping[ChannelId, int]], Iterable[PayeeChannel]],
+        *,
+        now: int,
+    ) -> None:
+        """Commit the best vouchers that `weigh` makes of the amounts accepted so far.
+
+        Atomic over processes, so that each voucher counts once. A row's amount only rises.
+        """
         marks = ", ".join("?" * (len(COLUMNS) + 3))
         with self._database.write_vouchers() as connection:
+            channels = weigh(_accepted(connection, channel_ids))
             connection.executemany(
                 f"""INSERT INTO vouchers ({SELECTED}, created_at, signature, accepted_at) VALUES ({marks})
                 ON CONFLICT (channel_id) DO UPDATE
@@ -94,6 +105,13 @@ class Vouchers:
                 "UPDATE vouchers SET close_confirmed = 1 WHERE channel_id = ? AND finalized = 1",
                 [(channel_id,) for channel_id in channel_ids],
             )
+
+
+def _accepted(connection: sqlite3.Connection, channel_ids: Iterable[ChannelId]) -> dict[ChannelId, int]:
+    """The amounts accepted on those of the channels that are known."""
+    query = "SELECT authorized FROM vouchers WHERE channel_id = ?"
+    rows = {one: connection.execute(query, (one,)).fetchone() for one in channel_ids}
+    return {channel_id: int(row[0]) for channel_id, row in rows.items() if row}
 
 
 def _channel(row: tuple[Any, ...]) -> PayeeChannel:

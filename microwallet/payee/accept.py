@@ -100,7 +100,7 @@ class Tally:
 
 @dataclass(slots=True, kw_only=True)
 class _Known:
-    """A channel met in this stream: its checks prepared, its best voucher so far."""
+    """A channel met in this stream: its checks prepared, the chain's state of it."""
 
     descriptor: ChannelDescriptor
     digest: VoucherDigest
@@ -109,9 +109,6 @@ class _Known:
     state_at: int | None = None
     """When the chain gave `state`; None until it did."""
     asset: Asset | None = None
-    best: int = -1
-    best_signature: bytes = b""
-    """The best voucher's signature, once one better than the ledger's came by."""
 
 
 class _Rejected(Exception):
@@ -133,8 +130,6 @@ class Acceptance:
         self._now = now
         self._read = VoucherReader().read
         self._known: dict[ChannelId, _Known] = {}
-        self._better: dict[ChannelId, _Known] = {}
-        """Channels whose best voucher is not in the ledger yet."""
 
     def take(self, lines: Iterable[bytes]) -> None:
         """Verify lines and commit the best vouchers among them. A bad line costs only itself.
@@ -144,12 +139,9 @@ class Acceptance:
         tally = Tally()
         signed = [document for line in lines if (document := self._signed(line, tally)) is not None]
         self._ask_chain({document.channel_id for document in signed})
-        for document in signed:
-            try:
-                self._weigh(document, tally)
-            except _Rejected as rejected:
-                tally.rejected_by_reason[rejected.reason] += 1
-        self._commit()
+        payable = [document for document in signed if self._is_payable(document, tally)]
+        if payable:
+            self._commit(payable, tally)
         self.tally.accepted += tally.accepted
         self.tally.duplicates += tally.duplicates
         self.tally.rejected_by_reason.update(tally.rejected_by_reason)
@@ -212,9 +204,6 @@ class Acceptance:
             digest=VoucherDigest(descriptor.chain_id, descriptor.escrow_contract, document.channel_id),
             is_by_signer=SignerCheck(descriptor.voucher_signer),
         )
-        stored = self._vouchers.get(document.channel_id)
-        if stored is not None:
-            known.best = stored.authorized
         self._known[document.channel_id] = known
         return known
 
@@ -230,42 +219,44 @@ class Acceptance:
                 known = self._known[channel_id]
                 known.state, known.state_at = state, self._now()
 
-    def _weigh(self, document: VoucherDocument, tally: Tally) -> None:
+    def _is_payable(self, document: VoucherDocument, tally: Tally) -> bool:
+        """Whether the chain's state of its channel allows a voucher."""
         known = self._known[document.channel_id]
         rejection = rejection_by_state(document.cumulative_amount, known.state)
         if rejection is not None:
-            raise _Rejected(rejection)
-        tally.channels[document.channel_id] = None
-        if document.cumulative_amount <= max(known.best, known.state.settled):
-            tally.duplicates += 1
-            return
-        known.best, known.best_signature = document.cumulative_amount, document.signature
-        self._better[document.channel_id] = known
-        tally.accepted += 1
-
-    def _commit(self) -> None:
-        if not self._better:
-            return
-        try:
-            channels = [self._channel(channel_id, known) for channel_id, known in self._better.items()]
-            self._vouchers.accept(channels, now=self._now())
-        except BaseException:
-            # What was not stored is not the best so far: the ledger is asked again.
-            for channel_id in self._better:
-                del self._known[channel_id]
-            raise
-        finally:
-            self._better.clear()
-
-    def _channel(self, channel_id: ChannelId, known: _Known) -> PayeeChannel:
+            tally.rejected_by_reason[rejection] += 1
+            return False
         if known.asset is None:
             known.asset = self._chain.asset(known.descriptor.token)
+        return True
+
+    def _commit(self, payable: Sequence[VoucherDocument], tally: Tally) -> None:
+        """Count vouchers against the best ones in the ledger, and store those that are better."""
+
+        def weigh(accepted: Mapping[ChannelId, int]) -> Iterable[PayeeChannel]:
+            best = dict(accepted)
+            better: dict[ChannelId, VoucherDocument] = {}
+            for document in payable:
+                channel_id, amount = document.channel_id, document.cumulative_amount
+                tally.channels[channel_id] = None
+                if amount <= max(best.get(channel_id, -1), self._known[channel_id].state.settled):
+                    tally.duplicates += 1
+                else:
+                    best[channel_id], better[channel_id] = amount, document
+                    tally.accepted += 1
+            return [self._channel(document) for document in better.values()]
+
+        channel_ids = {document.channel_id for document in payable}
+        self._vouchers.accept(channel_ids, weigh, now=self._now())
+
+    def _channel(self, document: VoucherDocument) -> PayeeChannel:
+        known = self._known[document.channel_id]
         return PayeeChannel(
-            channel_id=channel_id,
+            channel_id=document.channel_id,
             descriptor=known.descriptor,
-            asset=known.asset,
+            asset=known.asset or self._chain.asset(known.descriptor.token),
             state=known.state,
-            authorized=known.best,
+            authorized=document.cumulative_amount,
             as_of=known.state_at,
-            signature=known.best_signature,
+            signature=document.signature,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,7 @@ class Restoration:
 
     def take(self, lines: Sequence[bytes]) -> None:
         """Verify lines and keep the best vouchers among them. A bad line costs only itself."""
-        best: dict[ChannelId, PayeeChannel] = {}
+        right: list[PayeeChannel] = []
         for line in lines:
             try:
                 channel = self._channel(line)
@@ -72,23 +72,30 @@ class Restoration:
                 continue
             if isinstance(channel, Rejection):
                 self.reject(channel)
-                continue
-            self.tally.channels[channel.channel_id] = None
-            if channel.authorized > self._known(channel.channel_id, best):
-                best[channel.channel_id] = channel
-                self.tally.accepted += 1
             else:
-                self.tally.duplicates += 1
-        if best:
-            self._vouchers.accept(best.values(), now=self._now())
+                right.append(channel)
+        if right:
+            self._commit(right)
+
+    def _commit(self, right: Sequence[PayeeChannel]) -> None:
+        def weigh(accepted: Mapping[ChannelId, int]) -> Iterable[PayeeChannel]:
+            best = dict(accepted)
+            better: dict[ChannelId, PayeeChannel] = {}
+            for channel in right:
+                self.tally.channels[channel.channel_id] = None
+                if channel.authorized > best.get(channel.channel_id, -1):
+                    best[channel.channel_id] = channel.authorized
+                    better[channel.channel_id] = channel
+                    self.tally.accepted += 1
+                else:
+                    self.tally.duplicates += 1
+            return better.values()
+
+        self._vouchers.accept({channel.channel_id for channel in right}, weigh, now=self._now())
 
     def reject(self, reason: Rejection) -> None:
         """Count a line that was not taken."""
         self.tally.rejected_by_reason[reason] += 1
-
-    def _known(self, channel_id: ChannelId, best: dict[ChannelId, PayeeChannel]) -> int:
-        known = best.get(channel_id) or self._vouchers.get(channel_id)
-        return known.authorized if known else -1
 
     def _channel(self, line: bytes) -> PayeeChannel | Rejection:
         raw = parse_json(line)
