@@ -46,9 +46,17 @@ def send(
     """Send coins or tokens from an account to an address."""
     from microwallet.escrow.tokens import resolve_asset
     from microwallet.payer.pay import check_idempotency_key
-    from microwallet.payer.send import ALL, carry_out, operation_of, plan_transfer, resume_transfer
+    from microwallet.payer.send import (
+        ALL,
+        carry_out,
+        operation_of,
+        plan_transfer,
+        resume_transfer,
+        unfinished_key,
+    )
 
-    key = check_idempotency_key(idempotency_key or f"send-{secrets.token_hex(12)}")
+    if idempotency_key is not None:
+        check_idempotency_key(idempotency_key)
     with open_wallet(
         network=network, account=account, rpc_url=rpc_url, password_file=password_file
     ) as wallet:
@@ -57,9 +65,14 @@ def send(
         asset = resolve_asset(wallet.configuration, wallet.network, wallet.reader, token or named)
         sender = wallet.sender()
         receiver = _receiver(wallet, to)
+        journal = wallet.ledger.journal
+        begun = idempotency_key or unfinished_key(sender, journal, receiver, asset, amount)
+        key = begun or f"send-{secrets.token_hex(12)}"
         operation = operation_of(key, receiver, asset, amount)
         with wallet.ledger.turns.turn(f"send {key}"):
-            receipt = resume_transfer(sender, wallet.ledger.journal, operation, idempotency_key=key)
+            receipt = None
+            if not dry_run:
+                receipt = resume_transfer(sender, journal, operation, idempotency_key=key, asset=asset)
             data: dict[str, Any] = {
                 "from": sender.address,
                 "to": receiver,
@@ -67,7 +80,7 @@ def send(
                 "idempotencyKey": key,
             }
             if receipt is not None:
-                return _sent(data, receipt, f"was sent to {receiver} before, under this key")
+                return _sent(data, receipt, f"was sent to {receiver} before, under the key {key}")
             planned = plan_transfer(sender, wallet.reader, receiver, amount, asset)
             data["amount"], data["decimals"] = str(planned.amount.base_units), asset.decimals
             summary = (
@@ -78,7 +91,7 @@ def send(
             if dry_run:
                 return Result(data=data | {"transactionHash": None, "dryRun": True}, text=f"would {summary}")
             confirm(summary, yes=yes)
-            if idempotency_key is None:
+            if begun is None:
                 Stderr().say(f"idempotency key: {key}")
             receipt = carry_out(sender, planned, operation)
     return _sent(data, receipt, f"sent {planned.amount} to {receiver}")

@@ -30,18 +30,31 @@ class Transfer:
 
 def operation_of(idempotency_key: str, receiver: Address, asset: Asset, amount: str) -> str:
     """The journal's name of a transfer: the key, and all the key must come with again."""
-    return f"{PURPOSE}:{idempotency_key}:{receiver}:{asset.token}:{amount.strip()}"
+    return f"{PURPOSE}:{idempotency_key}{_arguments(receiver, asset, amount)}"
+
+
+def unfinished_key(
+    sender: TransactionSender, journal: Journal, receiver: Address, asset: Asset, amount: str
+) -> str | None:
+    """The key of the same transfer, begun by an earlier run and not known to have ended."""
+    arguments = _arguments(receiver, asset, amount)
+    for entry in journal.unfinished(asset.chain_id, sender=sender.address):
+        operation = entry.transaction.operation
+        if operation.startswith(f"{PURPOSE}:") and operation.endswith(arguments):
+            return operation.removeprefix(f"{PURPOSE}:").removesuffix(arguments)
+    return None
 
 
 def resume_transfer(
-    sender: TransactionSender, journal: Journal, operation: str, *, idempotency_key: str
+    sender: TransactionSender, journal: Journal, operation: str, *, idempotency_key: str, asset: Asset
 ) -> Receipt | None:
     """The receipt of a transfer made before under this key; None if there is none.
 
     Raises IdempotencyMismatch if the key was used for another transfer.
     """
-    known = journal.of_key(f"{PURPOSE}:{idempotency_key}:")
-    if any(entry.transaction.operation != operation for entry in known):
+    known = [entry.transaction for entry in journal.of_key(f"{PURPOSE}:{idempotency_key}:")]
+    same = (operation, sender.address, asset.chain_id)
+    if any((one.operation, one.sender, one.chain_id) != same for one in known):
         raise IdempotencyMismatch(
             f"the idempotency key {idempotency_key!r} was used for another transfer",
             hint="leave --idempotency-key out for a new one",
@@ -72,6 +85,11 @@ def plan_transfer(
 def carry_out(sender: TransactionSender, planned: Transfer, operation: str) -> Receipt:
     """Sign, journal and send a planned transfer; the same operation again finds the one that was sent."""
     return sender.send(planned.call, operation=operation, purpose=PURPOSE, quoted=planned.quote)
+
+
+def _arguments(receiver: Address, asset: Asset, amount: str) -> str:
+    exact = amount.strip() if amount.strip() == ALL else Amount.parse(amount, asset).base_units
+    return f":{receiver}:{asset.token}:{exact}"
 
 
 def _everything(sender: TransactionSender, receiver: Address, asset: Asset, balance: int) -> Transfer:

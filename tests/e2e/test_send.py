@@ -1,0 +1,76 @@
+"""`send` by the real command: what moves money moves it once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from microwallet.escrow.reader import EscrowReader
+
+STOPS_BEFORE = (
+    "import os, signal; from microwallet.escrow.rpc import Rpc; call = Rpc.call\n"
+    "def stop(self, method, params=()):\n"
+    "    if method == 'eth_sendRawTransaction': os.kill(os.getpid(), signal.SIGKILL)\n"
+    "    return call(self, method, params)\n"
+    "Rpc.call = stop\n"
+    "from microwallet.cli.main import run; run()"
+)
+"""The command, killed between the journal and the broadcast."""
+
+
+@pytest.fixture
+def received(chain, bob):
+    """How many base units of USDC bob has got."""
+    reader = EscrowReader(chain.rpc, chain.escrow_contract)
+    before = reader.token_balance(chain.token, bob.address)
+    return lambda: reader.token_balance(chain.token, bob.address) - before
+
+
+def test_killed_and_typed_again_it_sends_once(alice, bob, received):
+    """Without a key too: the second command finishes what the first had signed."""
+    command = ("send", bob.address, "7 USDC", "--yes", "--json")
+    killed = subprocess.run(
+        [sys.executable, "-c", STOPS_BEFORE, *command],
+        env=alice.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert killed.returncode == -9
+    key = killed.stderr.split("idempotency key: ")[1].split()[0]
+    assert alice.run("send", bob.address, "7 USDC", "--dry-run", "--json").data["transactionHash"] is None
+    assert received() == 0
+    assert alice.run("send", bob.address, "7.0 USDC", "--yes", "--json").data["idempotencyKey"] == key
+    assert received() == 7_000_000
+    alice.run(*command).succeeded()
+    assert received() == 14_000_000
+
+
+def test_a_key_is_for_one_transfer(alice, bob, make_wallet, received):
+    """The same key sends once; with another receiver, amount, token or account it is refused."""
+    key = ("--idempotency-key", "rent", "--yes", "--json")
+    first = alice.run("send", bob.address, "7 USDC", *key).data
+    assert (
+        alice.run("send", bob.address, "7.00 usdc", *key).data["transactionHash"] == first["transactionHash"]
+    )
+    carol = make_wallet("carol")
+    (carol.path / "keys" / "accounts" / "carol.json").rename(alice.path / "keys" / "accounts" / "carol.json")
+    for arguments in (
+        (carol.address, "7 USDC"),
+        (bob.address, "8 USDC"),
+        (bob.address, "7 ETH"),
+        (bob.address, "all"),
+        (bob.address, "7 USDC", "--account", "carol"),
+    ):
+        account = () if "--account" in arguments else ("--account", "alice")
+        refused = alice.run("send", *arguments, *account, *key)
+        assert (refused.exit_code, refused.error["code"]) == (2, "idempotency-mismatch"), arguments
+    assert received() == 7_000_000
+
+
+def test_an_empty_key_is_no_key(alice, bob, received):
+    """A script whose variable is empty is told, rather than made to send again each time."""
+    refused = alice.run("send", bob.address, "7 USDC", "--idempotency-key", "", "--yes", "--json")
+    assert (refused.exit_code, received()) == (2, 0)
