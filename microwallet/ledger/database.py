@@ -136,7 +136,7 @@ def _check_file(path: Path, mark: Mark) -> None:
         return
     if head:
         raise LedgerCorrupt(f"{path} is no ledger: it is no SQLite file", hint=_RESTORE)
-    if mark.read() is not None:
+    if mark.path.exists():
         raise LedgerCorrupt(
             f"the ledger {path} is gone or empty, but there was one",
             hint=f"put a backup in its place; to start anew: rm {mark.path} && microwallet channel sync",
@@ -155,7 +155,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, mark: Mark) -> None:
             f"the ledger {path} has version {version}; this microwallet knows {len(MIGRATIONS)}",
             hint="upgrade microwallet: pip install --upgrade microwallet",
         )
-    if version == 0 and mark.read() is not None:
+    if version == 0 and mark.path.exists():
         raise LedgerCorrupt(f"the ledger {path} has lost all it held", hint=_RESTORE)
     connection.execute("PRAGMA journal_mode = WAL")
     _migrate(connection, path, version)

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 _WIDTH = 20
+_LIMIT = 2**62
+"""No ledger ever gets so far: what is beyond is no mark."""
 
 
 class Mark:
@@ -45,4 +47,6 @@ class Mark:
 
 
 def _number(content: bytes) -> int | None:
-    return int(content) if content.isdigit() else None
+    if len(content) > _WIDTH or not content.isdigit() or int(content) > _LIMIT:
+        return None
+    return int(content)

@@ -6,6 +6,7 @@ import pytest
 from model import keyed
 
 from microwallet.domain.payment import next_payment
+from microwallet.errors import LedgerCorrupt
 from microwallet.ledger.ledger import Ledger
 from microwallet.ledger.mark import Mark
 
@@ -46,6 +47,19 @@ def test_a_copy_taken_before_a_payment_is_recognised(path):
     path.write_bytes(copy)
     assert not knows_its_voucher(path)
     assert not knows_its_voucher(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"9" * 20, b"9" * 5000, b"\xff" * 20])
+def test_a_damaged_mark_harms_nothing(path, content):
+    """It is written anew, and the ledger works; with the ledger gone it still says that there was one."""
+    mark = path.with_suffix(".mark")
+    mark.write_bytes(content)
+    assert knows_its_voucher(path)
+    assert mark.read_bytes() == b"%020d" % 0
+    mark.write_bytes(content)
+    path.unlink()
+    with pytest.raises(LedgerCorrupt):
+        Ledger.open(path)
 
 
 def test_killed_before_the_mark_was_written(path, monkeypatch):
