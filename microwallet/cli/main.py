@@ -68,6 +68,7 @@ def main(arguments: list[str]) -> int:
     """Run one command; the exit code."""
     as_json = "--json" in arguments
     try:
+        _check_text(arguments)
         code = typer.main.get_command(app)(arguments, prog_name="microwallet", standalone_mode=False)
     except MicrowalletError as error:
         return _fail(error, as_json)
@@ -102,6 +103,13 @@ def run() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _check_text(arguments: list[str]) -> None:
+    """UsageError for bytes that are no text: neither the ledger nor a terminal could take them."""
+    for argument in arguments:
+        if not argument.isascii() and argument.encode(errors="replace").decode() != argument:
+            raise UsageError(f"{argument!a} is not UTF-8 text")
 
 
 def _fail(error: MicrowalletError, as_json: bool) -> int:

@@ -33,7 +33,9 @@ _LINES_A_WRITE = 64
 def pay(
     channel: Annotated[str | None, typer.Argument(help="Id, prefix, label, or payee.")] = None,
     amount: Annotated[str | None, typer.Argument(help='Such as "0.001 USDC"; a bare number too.')] = None,
-    count: Annotated[int | None, typer.Option("--count", min=1, help="Make this many payments.")] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", min=1, max=2**63 - 1, help="Make this many payments.")
+    ] = None,
     each: Annotated[bool, typer.Option("--each", help="Print every voucher, one a line.")] = False,
     memo: Annotated[str | None, typer.Option("--memo", help="A note for your own ledger.")] = None,
     idempotency_key: IdempotencyKey = None,
@@ -44,13 +46,13 @@ def pay(
     json: Json = False,
 ) -> None:
     """Sign the next voucher of a channel and print it, one JSON object."""
-    if resume and idempotency_key:
+    if resume is not None and idempotency_key is not None:
         raise UsageError("--resume and --idempotency-key do not go together", hint="name the key once")
-    if not resume and (channel is None or amount is None):
+    if resume is None and (channel is None or amount is None):
         raise UsageError("pay needs a CHANNEL and an AMOUNT", hint='microwallet pay coffee "0.001 USDC"')
     try:
         with open_wallet(password_file=password_file) as wallet:
-            if resume:
+            if resume is not None:
                 signed = _resume(wallet, resume, channel, amount, count, memo)
             else:
                 signed = _pay(wallet, channel or "", amount or "", count or 1, memo, idempotency_key)
@@ -64,7 +66,7 @@ def pay(
 def _pay(
     wallet: Wallet, channel: str, amount: str, count: int, memo: str | None, idempotency_key: str | None
 ) -> SignedPayment:
-    key = idempotency_key or new_idempotency_key()
+    key = new_idempotency_key() if idempotency_key is None else idempotency_key
 
     def name_new_key() -> None:
         if idempotency_key is None:

@@ -137,6 +137,30 @@ def test_same_key_other_arguments(coffee, other):
     assert coffee.authorized() == 1_500_000
 
 
+@pytest.mark.parametrize("flag", ["--idempotency-key", "--resume"])
+def test_an_empty_key_is_no_key(coffee, flag):
+    """A script whose variable is empty is told, rather than made to pay again each time."""
+    refused = coffee.home.run("pay", "coffee", "0.5", flag, "", "--json")
+    assert (refused.exit_code, refused.json["error"]["exitCode"], coffee.authorized()) == (2, 2, 0)
+
+
+@pytest.mark.parametrize("arguments", [("coffee", "1", "--memo"), ("coffee", "1", "--label"), ()])
+def test_bytes_that_are_no_text(coffee, arguments):
+    """An argument that is not UTF-8 is a usage error."""
+    refused = coffee.home.run("pay", *arguments, b"\xff".decode(errors="surrogateescape"))
+    assert (refused.exit_code, coffee.authorized()) == (2, 0)
+    assert "UTF-8" in refused.stderr
+
+
+def test_more_payments_than_can_be_counted(make_home):
+    """A count beyond 63 bits is a usage error, however large the deposit."""
+    home = make_home("rich")
+    seed(home, deposit=2**70, label="coffee")
+    refused = home.run("pay", "coffee", "0.000001", "--count", 2**63, "--json")
+    assert (refused.exit_code, refused.error["code"]) == (2, "usage")
+    home.run("pay", "coffee", "0.000001", "--count", 2**63 - 1).succeeded()
+
+
 def test_resume_of_an_unknown_key(coffee):
     """--resume of a key that no payment was made under is exit 2 and makes none."""
     refused = coffee.home.run("pay", "coffee", "1", "--resume", "nope", "--json")
