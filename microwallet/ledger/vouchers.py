@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
@@ -20,6 +21,19 @@ from microwallet.ledger.rows import (
 )
 
 _SELECT = f"SELECT {SELECTED}, signature FROM vouchers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What the ledger holds against a new voucher of a channel."""
+
+    authorized: int
+    closes: int
+    """Goes up when the payee begins to close the channel, and again when that has ended."""
+
+    @property
+    def is_closing(self) -> bool:
+        return self.closes % 2 == 1
 
 
 class Vouchers:
@@ -68,11 +82,11 @@ class Vouchers:
     def accept(
         self,
         channel_ids: Iterable[ChannelId],
-        weigh: Callable[[Mapping[ChannelId, int]], Iterable[PayeeChannel]],
+        weigh: Callable[[Mapping[ChannelId, Accepted]], Iterable[PayeeChannel]],
         *,
         now: int,
     ) -> None:
-        """Commit the best vouchers that `weigh` makes of the amounts accepted so far.
+        """Commit the best vouchers that `weigh` makes of what was accepted so far.
 
         Atomic over processes, so that each voucher counts once. A row's amount only rises.
         """
@@ -88,6 +102,26 @@ class Vouchers:
                     finalized = excluded.finalized, as_of = excluded.as_of
                 WHERE excluded.authorized > vouchers.authorized""",
                 [(*channel_values(channel), now, channel.signature, now) for channel in channels],
+            )
+
+    def accepted(self, channel_ids: Iterable[ChannelId]) -> Mapping[ChannelId, Accepted]:
+        """What was accepted on those of the channels that are known."""
+        with self._database.read() as connection:
+            return _accepted(connection, channel_ids)
+
+    def begin_closes(self, channel_ids: Iterable[ChannelId]) -> None:
+        """The payee is about to close these channels: what is paid through them now would be lost."""
+        with self._database.write() as connection:
+            connection.executemany(
+                "UPDATE vouchers SET closes = closes + 1 WHERE channel_id = ? AND closes % 2 = 0",
+                [(channel_id,) for channel_id in channel_ids],
+            )
+
+    def end_closes(self, chain_id: ChainId) -> None:
+        """Whatever was begun to close channels of a chain has ended, with success or without."""
+        with self._database.write() as connection:
+            connection.execute(
+                "UPDATE vouchers SET closes = closes + 1 WHERE chain_id = ? AND closes % 2 = 1", (chain_id,)
             )
 
     def record_states(self, states: Mapping[ChannelId, ChannelState], *, as_of: int) -> None:
@@ -107,11 +141,12 @@ class Vouchers:
             )
 
 
-def _accepted(connection: sqlite3.Connection, channel_ids: Iterable[ChannelId]) -> dict[ChannelId, int]:
-    """The amounts accepted on those of the channels that are known."""
-    query = "SELECT authorized FROM vouchers WHERE channel_id = ?"
+def _accepted(connection: sqlite3.Connection, channel_ids: Iterable[ChannelId]) -> dict[ChannelId, Accepted]:
+    query = "SELECT authorized, closes FROM vouchers WHERE channel_id = ?"
     rows = {one: connection.execute(query, (one,)).fetchone() for one in channel_ids}
-    return {channel_id: int(row[0]) for channel_id, row in rows.items() if row}
+    return {
+        channel_id: Accepted(authorized=int(row[0]), closes=row[1]) for channel_id, row in rows.items() if row
+    }
 
 
 def _channel(row: tuple[Any, ...]) -> PayeeChannel:

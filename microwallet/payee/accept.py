@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -22,7 +23,7 @@ from microwallet.domain.voucher import (
     VoucherDigest,
 )
 from microwallet.domain.voucher_document import MalformedVoucher, VoucherDocument, VoucherReader
-from microwallet.ledger.vouchers import Vouchers
+from microwallet.ledger.vouchers import Accepted, Vouchers
 
 
 class Rejection(StrEnum):
@@ -108,6 +109,8 @@ class _Known:
     state: ChannelState = NO_CHANNEL
     state_at: int | None = None
     """When the chain gave `state`; None until it did."""
+    closes: int = 0
+    """Accepted.closes before the chain was asked for `state`."""
     asset: Asset | None = None
 
 
@@ -115,6 +118,10 @@ class _Rejected(Exception):
     def __init__(self, reason: Rejection) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class _ClosedMeanwhile(Exception):
+    """The payee has begun or ended closing channels since the chain was asked about them."""
 
 
 class Acceptance:
@@ -138,10 +145,14 @@ class Acceptance:
         """
         tally = Tally()
         signed = [document for line in lines if (document := self._signed(line, tally)) is not None]
-        self._ask_chain({document.channel_id for document in signed})
-        payable = [document for document in signed if self._is_payable(document, tally)]
-        if payable:
-            self._commit(payable, tally)
+        while signed:
+            weighed = replace(tally, rejected_by_reason=tally.rejected_by_reason.copy())
+            self._ask_chain({document.channel_id for document in signed})
+            payable = [document for document in signed if self._is_payable(document, weighed)]
+            with suppress(_ClosedMeanwhile):
+                self._commit(payable, weighed)
+                tally = weighed
+                break
         self.tally.accepted += tally.accepted
         self.tally.duplicates += tally.duplicates
         self.tally.rejected_by_reason.update(tally.rejected_by_reason)
@@ -215,6 +226,8 @@ class Acceptance:
             if known.state_at is None or known.state_at < oldest:
                 stale.setdefault(known.descriptor.escrow_contract, []).append(channel_id)
         for escrow_contract, ids in stale.items():
+            for channel_id, accepted in self._vouchers.accepted(ids).items():
+                self._known[channel_id].closes = accepted.closes
             for channel_id, state in self._chain.states(escrow_contract, ids).items():
                 known = self._known[channel_id]
                 known.state, known.state_at = state, self._now()
@@ -233,11 +246,15 @@ class Acceptance:
     def _commit(self, payable: Sequence[VoucherDocument], tally: Tally) -> None:
         """Count vouchers against the best ones in the ledger, and store those that are better."""
 
-        def weigh(accepted: Mapping[ChannelId, int]) -> Iterable[PayeeChannel]:
-            best = dict(accepted)
+        def weigh(accepted: Mapping[ChannelId, Accepted]) -> Iterable[PayeeChannel]:
+            self._forget_closed(accepted)
+            best = {channel_id: row.authorized for channel_id, row in accepted.items()}
             better: dict[ChannelId, VoucherDocument] = {}
             for document in payable:
                 channel_id, amount = document.channel_id, document.cumulative_amount
+                if channel_id in accepted and accepted[channel_id].is_closing:
+                    tally.rejected_by_reason[Rejection.CLOSE_PENDING] += 1
+                    continue
                 tally.channels[channel_id] = None
                 if amount <= max(best.get(channel_id, -1), self._known[channel_id].state.settled):
                     tally.duplicates += 1
@@ -246,8 +263,18 @@ class Acceptance:
                     tally.accepted += 1
             return [self._channel(document) for document in better.values()]
 
+        if not payable:
+            return
         channel_ids = {document.channel_id for document in payable}
         self._vouchers.accept(channel_ids, weigh, now=self._now())
+
+    def _forget_closed(self, accepted: Mapping[ChannelId, Accepted]) -> None:
+        """What the chain said of channels before the payee closed them is worth nothing."""
+        outdated = [one for one, row in accepted.items() if row.closes != self._known[one].closes]
+        for channel_id in outdated:
+            self._known[channel_id].state_at = None
+        if outdated:
+            raise _ClosedMeanwhile
 
     def _channel(self, document: VoucherDocument) -> PayeeChannel:
         known = self._known[document.channel_id]

@@ -17,7 +17,7 @@ from microwallet.domain.voucher_document import (
     VoucherReader,
     voucher_writer,
 )
-from microwallet.ledger.vouchers import Vouchers
+from microwallet.ledger.vouchers import Accepted, Vouchers
 from microwallet.payee.accept import Rejection, Tally
 
 AssetOf = Callable[[ChainId, Address], Asset | None]
@@ -78,8 +78,8 @@ class Restoration:
             self._commit(right)
 
     def _commit(self, right: Sequence[PayeeChannel]) -> None:
-        def weigh(accepted: Mapping[ChannelId, int]) -> Iterable[PayeeChannel]:
-            best = dict(accepted)
+        def weigh(accepted: Mapping[ChannelId, Accepted]) -> Iterable[PayeeChannel]:
+            best = {channel_id: row.authorized for channel_id, row in accepted.items()}
             better: dict[ChannelId, PayeeChannel] = {}
             for channel in right:
                 self.tally.channels[channel.channel_id] = None

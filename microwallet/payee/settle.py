@@ -112,7 +112,7 @@ class Settlement:
         raises what concerns single channels or transactions: that is in the outcome.
         """
         outcome = Outcome()
-        with self._alone():
+        with self._alone(), self._closing(action, planned):
             current = {channel.channel_id: channel for channel in self.refresh().channels}
             still = [
                 item.renewed(current[item.channel.channel_id])
@@ -139,6 +139,22 @@ class Settlement:
         self._reporter.say("waiting for another process that settles or closes channels")
         with exclusive(path, wait=True):
             yield
+
+    @contextmanager
+    def _closing(self, action: Action, planned: Sequence[PlannedCapture]) -> Iterator[None]:
+        """Accept nothing through channels from before their capture is chosen until their fate is known."""
+        self._end_closes()  # of a process that was killed
+        if action is Action.CLOSE:
+            self._vouchers.begin_closes(item.channel.channel_id for item in planned)
+        try:
+            yield
+        finally:
+            self._end_closes()
+
+    def _end_closes(self) -> None:
+        unfinished = self._journal.unfinished(self._chain_id)
+        if not any(entry.transaction.purpose == Action.CLOSE for entry in unfinished):
+            self._vouchers.end_closes(self._chain_id)
 
     def _read_earlier(self, receipt: Receipt, outcome: Outcome) -> None:
         """What a transaction of an earlier run did, to the channels its events name."""

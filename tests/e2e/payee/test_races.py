@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 
+from microwallet.ledger.ledger import Ledger
 from microwallet.payee.exclusive import claims_lock, exclusive
 
 
@@ -34,3 +35,46 @@ def test_a_voucher_buys_once_whichever_process_gets_it(payee, payers):
     assert payee.accept(opened.voucher(20))["accepted"] == 1
     told = json.loads(stream.communicate(opened.voucher(20).encode(), timeout=60)[0])["data"]
     assert (told["accepted"], told["duplicates"]) == (1, 1)
+
+
+def test_nothing_is_accepted_behind_a_close(payee, payers, chain):
+    """A payer that sees the close in the pool cannot spend the rest: not now, not in a stream that was
+    open; and what a close that failed leaves open is accepted again."""
+    opened = payers.open(payee.address)
+    stream = payee.home.start("payee", "accept", "-", "--json", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    stream.stdin.write(opened.voucher(1_000).encode())
+    stream.stdin.flush()
+    while not payee.run("list").data["channels"]:
+        pass
+    chain.rpc.call("evm_setAutomine", [False])
+    try:
+        hasty = {"MICROWALLET_WAIT_SECONDS": "1"}
+        assert payee.run("close", "--all", "--yes", env=hasty).error["code"] == "outcome-unknown"
+        late = payee.run("accept", "-", input=opened.voucher(9_000_000))
+        assert late.json["data"]["rejectedByReason"] == {"close-pending": 1}
+    finally:
+        chain.rpc.call("evm_setAutomine", [True])
+    chain.rpc.call("evm_mine")
+    assert payee.run("close", "--all", "--yes").data["channels"][0]["captured"] == "1000"
+    told = json.loads(stream.communicate(opened.voucher(9_000_000).encode(), timeout=60)[0])["data"]
+    assert told["rejectedByReason"] == {"channel-finalized": 1}
+
+
+def test_a_close_that_failed_is_no_close(payee, payers, chain):
+    """The payee cannot pay for gas: the channel goes on being paid through."""
+    opened = payers.open(payee.address)
+    payee.accept(opened.voucher(1_000))
+    chain.rpc.call("anvil_setBalance", [payee.address, "0x1"])
+    assert payee.run("close", "--all", "--yes").exit_code == 4
+    assert payee.accept(opened.voucher(2_000))["accepted"] == 1
+
+
+def test_a_close_killed_before_it_signed_is_no_close_for_long(payee, payers):
+    """Whatever is settled or closed next finds that nothing is under way."""
+    opened, other = payers.open(payee.address), payers.open(payee.address)
+    payee.accept(opened.voucher(1_000), other.voucher(1_000))
+    with Ledger.open(payee.home.path / "ledger.sqlite3") as ledger:
+        ledger.vouchers.begin_closes([opened.channel_id])
+    assert payee.run("accept", "-", input=opened.voucher(2_000)).exit_code == 4
+    payee.run("settle", other.channel_id, "--yes").data  # noqa: B018
+    assert payee.accept(opened.voucher(2_000))["accepted"] == 1
