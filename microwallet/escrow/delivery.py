@@ -20,7 +20,7 @@ from microwallet.errors import (
 from microwallet.escrow.broadcast import Answer, answer_of
 from microwallet.escrow.calls import Call
 from microwallet.escrow.networks import Network
-from microwallet.escrow.reader import read_quantity
+from microwallet.escrow.reader import read_count, read_quantity
 from microwallet.escrow.reverts import contract_reverted
 from microwallet.escrow.rpc import Rpc, RpcError
 from microwallet.escrow.signing import signed_call
@@ -148,7 +148,7 @@ class Delivery:
             [("eth_getTransactionReceipt", [attempt.hash]) for attempt in self._attempts]
             + [("eth_getTransactionCount", [sender, "latest"])]
         )
-        return receipts, read_quantity(count, self._rpc.shown)
+        return receipts, read_count(count, self._rpc.shown)
 
     def _broadcast(self, transaction: SignedTransaction) -> tuple[Answer, RpcError | None]:
         try:
@@ -214,10 +214,10 @@ class Delivery:
             raise NetworkError(f"{where} answered the receipt of another transaction")
         receipt = Receipt(
             hash=transaction.hash,
-            block_number=read_quantity(found.get("blockNumber"), where),
-            gas_used=read_quantity(found.get("gasUsed"), where),
+            block_number=read_count(found.get("blockNumber"), where),
+            gas_used=read_count(found.get("gasUsed"), where),
             effective_gas_price=read_quantity(found.get("effectiveGasPrice"), where),
-            logs=tuple(found.get("logs") or ()),
+            logs=_logs(found.get("logs"), where),
         )
         succeeded = read_quantity(found.get("status"), where) == 1
         self._journal.record(
@@ -279,6 +279,12 @@ class Delivery:
             f"{last.purpose} was sent as {last.hash} and is not mined yet{why}",
             data={"transactionHash": last.hash},
         )
+
+
+def _logs(found: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(found, list):
+        raise NetworkError(f"{where} answered a receipt without a list of logs")
+    return tuple(found)
 
 
 def _is_mined(receipt: Any) -> bool:

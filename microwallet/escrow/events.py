@@ -18,7 +18,7 @@ from microwallet.domain.identifiers import (
     word,
 )
 from microwallet.errors import NetworkError
-from microwallet.escrow.reader import EscrowReader, read_bytes, read_quantity
+from microwallet.escrow.reader import EscrowReader, read_bytes, read_count
 from microwallet.escrow.rpc import RpcError
 
 FIRST_RANGE = 50_000
@@ -218,10 +218,10 @@ class EscrowEvents:
                 "channel_id": ChannelId(topics[1].lower()),
                 "payer": checksum_address(bytes.fromhex(topics[2][-40:])),
                 "payee": checksum_address(bytes.fromhex(topics[3][-40:])),
-                "block_number": read_quantity(log["blockNumber"], where),
+                "block_number": read_count(log["blockNumber"], where),
                 "block_hash": str(log["blockHash"]),
                 "transaction_hash": TxHash(str(log["transactionHash"]).lower()),
-                "log_index": read_quantity(log["logIndex"], where),
+                "log_index": read_count(log["logIndex"], where),
             }
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise NetworkError(f"{where} answered a malformed {name} event") from error

@@ -10,7 +10,7 @@ from microwallet.errors import InsufficientFunds, NetworkError
 from microwallet.escrow.calls import Call
 from microwallet.escrow.fees import GWEI, Fees, suggest
 from microwallet.escrow.networks import Network
-from microwallet.escrow.reader import read_quantity
+from microwallet.escrow.reader import read_count, read_quantity
 from microwallet.escrow.reverts import revert_of
 from microwallet.escrow.rpc import Rpc, RpcError
 
@@ -69,9 +69,9 @@ def quote(rpc: Rpc, network: Network, sender: Address, call: Call, *, purpose: s
                 raise _too_little(network, sender, balance, needed) from answer
             raise answer
     found = Quote(
-        gas=with_margin(read_quantity(gas, where), call),
+        gas=with_margin(read_count(gas, where), call),
         fees=fees,
-        chain_nonce=read_quantity(nonce, where),
+        chain_nonce=read_count(nonce, where),
         balance=balance,
     )
     if balance < call.value + found.max_cost:

@@ -82,7 +82,7 @@ class EscrowReader:
             raise newest
         head = _head(newest, self.rpc.shown)
         told = pending.get("timestamp") if isinstance(pending, dict) else None
-        return head.timestamp if told is None else max(head.timestamp, read_quantity(told, self.rpc.shown))
+        return head.timestamp if told is None else max(head.timestamp, read_count(told, self.rpc.shown))
 
     def channel_state(self, channel_id: ChannelId, block: int | None = None) -> ChannelState:
         """The state of one channel; all zero when it does not exist."""
@@ -214,6 +214,14 @@ def read_quantity(answer: Any, where: str) -> int:
     raise NetworkError(f"{where} answered something that is not a number")
 
 
+def read_count(answer: Any, where: str) -> int:
+    """A number of blocks, seconds, gas or transactions; NetworkError for one beyond 63 bits."""
+    number = read_quantity(answer, where)
+    if number >= 2**63:
+        raise NetworkError(f"{where} answered a number that cannot be")
+    return number
+
+
 def _get_channels(channel_ids: Sequence[ChannelId]) -> bytes:
     ids = b"".join(word(channel_id) for channel_id in channel_ids)
     return _GET_CHANNELS + word(_WORD) + word(len(channel_ids)) + ids
@@ -243,8 +251,8 @@ def _head(found: Any, where: str) -> Head:
         raise NetworkError(f"{where} does not have that block")
     base_fee = found.get("baseFeePerGas")
     return Head(
-        number=read_quantity(found.get("number"), where),
-        timestamp=read_quantity(found.get("timestamp"), where),
+        number=read_count(found.get("number"), where),
+        timestamp=read_count(found.get("timestamp"), where),
         hash=found["hash"],
         base_fee_per_gas=None if base_fee is None else read_quantity(base_fee, where),
     )

@@ -180,7 +180,7 @@ class Rpc:
         if isinstance(found, RpcError):
             raise TransportError(f"does not tell its chain id: {found.rpc_message}", sent=False)
         try:
-            chain_id = int(found, 16)
+            chain_id = int(found[:66], 16)
         except (TypeError, ValueError) as error:
             raise TransportError("does not tell its chain id", sent=False) from error
         if chain_id != self.chain_id:
@@ -220,7 +220,9 @@ class Rpc:
                 for request in requests
                 for answer in self._exchange(endpoint, [request], deadline, single=True, reuse=reuse)
             ]
-        by_id = {item.get("id"): item for item in answer if isinstance(item, dict)}
+        by_id = {
+            item["id"]: item for item in answer if isinstance(item, dict) and type(item.get("id")) is int
+        }
         return [_result(by_id.get(number), number, where) for number in ids]
 
 

@@ -27,7 +27,7 @@ from microwallet.escrow.delivery import Delivery, Receipt
 from microwallet.escrow.fees import Fees, bump, cap_in_wei
 from microwallet.escrow.networks import Network
 from microwallet.escrow.quotes import Quote, current_fees, quote, with_margin
-from microwallet.escrow.reader import read_quantity
+from microwallet.escrow.reader import read_count
 from microwallet.escrow.rpc import Rpc
 from microwallet.escrow.signing import Intent, sign_transaction
 
@@ -199,7 +199,7 @@ class TransactionSender:
             )
             entries = self._journal.of_operation(intent.operation)
             ours = any(entry.transaction.hash == transaction.hash for entry in entries)
-            used = read_quantity(
+            used = read_count(
                 self._rpc.call("eth_getTransactionCount", [self.address, "latest"]), self._rpc.shown
             )
             if ours and used <= transaction.nonce:
@@ -219,7 +219,7 @@ class TransactionSender:
             max_priority_fee_per_gas=max(transaction.max_priority_fee_per_gas for transaction in live),
         )
         call = Call(to=self.address)
-        gas = read_quantity(self._rpc.call("eth_estimateGas", [call.request(self.address)]), self._rpc.shown)
+        gas = read_count(self._rpc.call("eth_estimateGas", [call.request(self.address)]), self._rpc.shown)
         return self._signed(
             self._secret(),
             Intent(operation=live[0].operation, purpose=CANCEL, channel_id=live[0].channel_id),
@@ -233,7 +233,7 @@ class TransactionSender:
         """The receipt as journaled, where the block is so deep that a server may have forgotten it."""
         if entry.block_number is None or entry.gas_used is None:
             return None
-        head = read_quantity(self._rpc.call("eth_blockNumber"), self._rpc.shown)
+        head = read_count(self._rpc.call("eth_blockNumber"), self._rpc.shown)
         if head - entry.block_number < BURIED_BLOCKS:
             return None
         return Receipt(

@@ -11,7 +11,7 @@ from microwallet.domain.money import Asset
 from microwallet.domain.ports import JournalEntry, TransactionStatus
 from microwallet.errors import LedgerBusy
 from microwallet.escrow.events import ChannelOpened, EscrowEvents
-from microwallet.escrow.reader import Head, read_quantity
+from microwallet.escrow.reader import Head, read_count
 from microwallet.escrow.transactions import Resumed
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 from microwallet.payer.deposit import has_landed, purpose_of
@@ -203,7 +203,7 @@ def _are_replaced(account: PayingAccount, entries: Sequence[JournalEntry], head:
         [("eth_getTransactionReceipt", [entry.transaction.hash]) for entry in entries]
         + [("eth_getTransactionCount", [account.address, hex(confirmed)])]
     )
-    nonces = read_quantity(count, rpc.shown)
+    nonces = read_count(count, rpc.shown)
     for entry, receipt in zip(entries, receipts, strict=True):
         reverted = entry.status is TransactionStatus.REVERTED
         if entry.transaction.nonce >= nonces or (receipt is not None and not reverted):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from test_transactions import forwarder
 
 from microwallet.escrow.reader import EscrowReader
 
@@ -74,3 +75,36 @@ def test_an_empty_key_is_no_key(alice, bob, received):
     """A script whose variable is empty is told, rather than made to send again each time."""
     refused = alice.run("send", bob.address, "7 USDC", "--idempotency-key", "", "--yes", "--json")
     assert (refused.exit_code, received()) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "lie"),
+    [
+        ("eth_chainId", None, "0x" + "9" * 100_000),
+        ("eth_getTransactionCount", None, "0x" + "f" * 64),
+        ("eth_getBlockByNumber", "timestamp", "0x" + "f" * 64),
+        ("eth_getTransactionReceipt", "blockNumber", "0x" + "f" * 64),
+        ("eth_getTransactionReceipt", "logs", 7),
+    ],
+)
+def test_answers_that_cannot_be(alice, bob, chain, received, method, field, lie):
+    """A server that lies is a network error, or an outcome unknown, until an honest one is asked."""
+
+    def change(request, answer):
+        if request["method"] == method and answer.get("result"):
+            if field is None:
+                answer["result"] = lie
+            else:
+                answer["result"][field] = lie
+        return answer
+
+    key = ("--idempotency-key", "rent", "--yes", "--json")
+    with forwarder(chain.rpc_url, change=change) as url:
+        lied_to = {"MICROWALLET_RPC_URL": url, "MICROWALLET_WAIT_SECONDS": "1"}
+        told = [
+            alice.run(*command, env=lied_to).exit_code
+            for command in (("send", bob.address, "7 USDC", *key), ("channel", "sync"))
+        ]
+    assert set(told) <= {0, 3, 4, 5}
+    alice.run("send", bob.address, "7 USDC", *key).succeeded()
+    assert received() == 7_000_000
