@@ -148,14 +148,17 @@ class TransactionSender:
     def resume_all(self, *, wait_seconds: float = 1) -> list[Resumed]:
         """Bring forward every unfinished transaction of this account, lowest nonce first.
 
-        Each is looked up, sent again where it is not mined, and waited for shortly. Never raises
-        for what became of one; a chain that cannot be asked is a NetworkError.
+        Each is looked up, sent again where it is not mined, and waited for shortly; not those behind
+        one that is not mined. Never raises for what became of one; a chain that cannot be asked is a
+        NetworkError.
         """
         unfinished = self._journal.unfinished(self._network.chain_id, sender=self.address)
         found = []
         for nonce in sorted({entry.transaction.nonce for entry in unfinished}):
             attempts = [entry.transaction for entry in unfinished if entry.transaction.nonce == nonce]
             found.append(self._resumed(attempts, wait_seconds))
+            if isinstance(found[-1].error, OutcomeUnknown):
+                wait_seconds = 0
         return found
 
     def cancel(self, operation: str) -> Receipt | None:

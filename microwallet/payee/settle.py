@@ -74,13 +74,16 @@ class Settlement:
         self._wait_seconds = wait_seconds
         self._now = now
         self._reporter = reporter
+        self._unknown: dict[Address, OutcomeUnknown] = {}
 
     def resume(self, payees: Iterable[Address]) -> Outcome:
         """Finish the transactions a crash or a lost answer left open, before anything is planned.
 
-        Returns what they did to channels. Raises OutcomeUnknown while the fate of one cannot be known.
+        Returns what they did to channels. While the fate of a settle or close cannot be known, its payee's
+        channels fail in `execute`; nothing else is held back.
         """
         outcome = Outcome()
+        self._unknown.clear()
         unfinished = [
             payee for payee in sorted(set(payees)) if self._journal.unfinished(self._chain_id, sender=payee)
         ]
@@ -90,9 +93,8 @@ class Settlement:
             for payee in unfinished:
                 self._reporter.say(f"finishing what {payee} has sent before")
                 for resumed in self._sender_of(payee).resume_all(wait_seconds=self._wait_seconds):
-                    if isinstance(resumed.error, OutcomeUnknown):
-                        resumed.error.hint = RUN_AGAIN
-                        raise resumed.error
+                    if isinstance(resumed.error, OutcomeUnknown) and resumed.purpose in list(Action):
+                        self._unknown[payee] = resumed.error
                     if resumed.receipt is not None and resumed.purpose in list(Action):
                         self._read_earlier(resumed.receipt, outcome)
         return outcome
@@ -123,7 +125,10 @@ class Settlement:
             outrun = TransactionReverted("more was settled meanwhile than was to be captured", hint=RUN_AGAIN)
             outcome.fail([item for item in still if item.is_outrun(action)], outrun)
             for (payee, _), group in groupby(ordered, key=lambda item: _place(item)[:2]):
-                self._group(action, payee, list(group), outcome)
+                if payee in self._unknown:
+                    outcome.fail(group, self._unknown[payee])
+                else:
+                    self._group(action, payee, list(group), outcome)
             if outcome.channels:
                 self._record()
         return outcome

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 
+from microwallet.domain.ports import SignedTransaction
 from microwallet.ledger.ledger import Ledger
 from microwallet.payee.exclusive import claims_lock, exclusive
 
@@ -78,3 +79,32 @@ def test_a_close_killed_before_it_signed_is_no_close_for_long(payee, payers):
     assert payee.run("accept", "-", input=opened.voucher(2_000)).exit_code == 4
     payee.run("settle", other.channel_id, "--yes").data  # noqa: B018
     assert payee.accept(opened.voucher(2_000))["accepted"] == 1
+
+
+def test_one_stuck_account_holds_back_no_other(payee, payers, chain):
+    """A transaction whose fate nobody knows, of another account: what is closing is closed in time."""
+    ledger_path = payee.home.path / "ledger.sqlite3"
+    second = payee.home.run("account", "create", "second", "--json").data["address"]
+    chain.node.add_native(second, 10**18)
+    first, other = payers.open(payee.address), payers.open(second)
+    payee.accept(first.voucher(9), other.voucher(9))
+    for channel in (first, other):
+        payers.request_close(channel)
+    stuck = min(payee.address, second)  # whichever comes first
+    with Ledger.open(ledger_path) as ledger:
+        ledger.journal.replace(
+            SignedTransaction(
+                hash="0x" + "ab" * 32,
+                chain_id=chain.chain_id,
+                sender=stuck,
+                nonce=7,
+                operation="send:rent:x",
+                purpose="send",
+                channel_id=None,
+                raw=b"\x02",
+                max_fee_per_gas=1,
+                max_priority_fee_per_gas=1,
+            )
+        )
+    payee.run("watch", "--once", env={"MICROWALLET_WAIT_SECONDS": "2"})
+    assert payers.closes(first) == payers.closes(other) == 1
