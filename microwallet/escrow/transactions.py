@@ -139,7 +139,7 @@ class TransactionSender:
             self._journal.record(mined.transaction.hash, TransactionStatus.BROADCAST)
             delivery.prefer(mined.transaction)
         elif not any(entry.status in _LIVE for entry in entries):
-            return None
+            return self._mined_after_all(operation, purpose)
         try:
             return delivery.deliver()
         except TransactionReplaced:
@@ -271,14 +271,30 @@ class TransactionSender:
             error=failure,
         )
 
-    def _entries(self, operation: str, purpose: str | None) -> list[JournalEntry]:
-        """The newest transaction of an operation, with all its attempts, oldest first."""
-        ours = [
+    def _mined_after_all(self, operation: str, purpose: str | None) -> Receipt | None:
+        """The receipt of a transaction that a server had refused, or a reorganisation had made revert."""
+        ended = [
+            entry.transaction
+            for entry in self._ours(operation)
+            if entry.transaction.purpose != CANCEL and purpose in (None, entry.transaction.purpose)
+        ]
+        requests = [("eth_getTransactionReceipt", [transaction.hash]) for transaction in ended]
+        for transaction, found in zip(ended, self._rpc.batch(requests), strict=True):
+            if isinstance(found, dict) and found.get("status") == "0x1":
+                return self._delivery([transaction]).receipt_of(transaction)
+        return None
+
+    def _ours(self, operation: str) -> list[JournalEntry]:
+        return [
             entry
             for entry in self._journal.of_operation(operation)
             if entry.transaction.chain_id == self._network.chain_id
             and entry.transaction.sender == self.address
         ]
+
+    def _entries(self, operation: str, purpose: str | None) -> list[JournalEntry]:
+        """The newest transaction of an operation, with all its attempts, oldest first."""
+        ours = self._ours(operation)
         meant = [
             entry
             for entry in ours

@@ -108,3 +108,29 @@ def test_answers_that_cannot_be(alice, bob, chain, received, method, field, lie)
     assert set(told) <= {0, 3, 4, 5}
     alice.run("send", bob.address, "7 USDC", *key).succeeded()
     assert received() == 7_000_000
+
+
+@pytest.mark.parametrize(
+    ("method", "lie"),
+    [
+        ("eth_sendRawTransaction", {"error": {"code": -32000, "message": "insufficient funds for gas"}}),
+        ("eth_getTransactionReceipt", {"status": "0x0"}),
+    ],
+)
+def test_what_was_said_to_have_failed_is_looked_at_again(alice, bob, chain, received, method, lie):
+    """A server, or a reorganisation, that told of a failure: before the same key sends anew, all it
+    ever signed is looked up."""
+
+    def change(request, answer):
+        if request["method"] == method and answer.get("result"):
+            if "error" in lie:
+                return {"jsonrpc": "2.0", "id": answer["id"], **lie}
+            answer["result"].update(lie)
+        return answer
+
+    command = ("send", bob.address, "7 USDC", "--idempotency-key", "rent", "--yes", "--json")
+    with forwarder(chain.rpc_url, change=change) as url:
+        assert alice.run(*command, env={"MICROWALLET_RPC_URL": url}).exit_code in (4, 8)
+    assert received() == 7_000_000
+    alice.run(*command).succeeded()
+    assert received() == 7_000_000
