@@ -136,13 +136,21 @@ class Configuration:
     @contextmanager
     def editing(self) -> Iterator[dict[str, Any]]:
         """The user file's content to change; written back atomically, one process at a time."""
-        self.paths.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self.paths.home / ".config.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._locked():
             content = _read(self.paths.user_file)
             yield content
-            _write(self.paths.user_file, content)
+            with _writing(self.paths.user_file):
+                _write(self.paths.user_file, content)
             self.user = content
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with _writing(self.paths.user_file):
+            self.paths.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = (self.paths.home / ".config.lock").open("w")
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
 
 def checked_setting(name: str, value: Any) -> Any:
@@ -179,6 +187,17 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{path} cannot be read: {error}", hint=f"mend it, or move it away: mv {path} {path}.old"
+        ) from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what the file system raises into a usage error."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}", hint=f"ls -ld {path.parent}; df -h {path.parent}"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from microwallet.errors import KeyUnavailable
@@ -67,7 +68,8 @@ def _write_temporary(path: Path, content: str) -> Path:
             file.flush()
             os.fsync(descriptor)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise _unwritable(path, error) from error
     return temporary
 

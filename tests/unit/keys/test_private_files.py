@@ -1,5 +1,6 @@
 """Private files: for the owner alone, whole or not there, never overwritten."""
 
+import errno
 import os
 import resource
 import stat
@@ -81,6 +82,18 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, write) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_read_only_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither can a file be made on it, nor what was not made be removed."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(KeyUnavailable, match="Read-only file system"):
+        create_private_file(tmp_path / "key", "content")
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
