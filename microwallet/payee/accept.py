@@ -219,11 +219,12 @@ class Acceptance:
         return known
 
     def _ask_chain(self, channel_ids: set[ChannelId]) -> None:
-        oldest = self._now() - self._policy.state_lifetime
+        now = self._now()
+        fresh = range(now - self._policy.state_lifetime, now + 1)  # not in the future: clocks are set back
         stale: dict[Address, list[ChannelId]] = {}
         for channel_id in channel_ids:
             known = self._known[channel_id]
-            if known.state_at is None or known.state_at < oldest:
+            if known.state_at not in fresh:
                 stale.setdefault(known.descriptor.escrow_contract, []).append(channel_id)
         for escrow_contract, ids in stale.items():
             for channel_id, accepted in self._vouchers.accepted(ids).items():

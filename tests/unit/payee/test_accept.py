@@ -220,6 +220,16 @@ def test_the_chain_is_asked_once_a_batch_and_again_when_its_answer_is_old(accept
     assert counted(taking) == (101, 0, {"close-pending": 1})
 
 
+def test_a_clock_that_was_set_back_makes_no_answer_new(acceptance, chain):
+    """The chain is asked again: a close requested since is seen."""
+    taking = acceptance()
+    taking.take([ONE.line(10)])
+    chain.request_close(ONE)
+    chain.now -= 365 * 86400
+    taking.take([ONE.line(20)])
+    assert counted(taking) == (1, 0, {"close-pending": 1})
+
+
 def test_another_process_was_further(acceptance, ledger):
     """Two acceptances on one ledger: what the slower one stores does not lower the best."""
     slow, fast = acceptance(), acceptance()
