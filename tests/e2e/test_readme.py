@@ -69,9 +69,10 @@ def test_commands_named_in_prose_exist(run, command):
 
 @pytest.mark.parametrize("topic", sorted(TOPICS))
 def test_guide_topics(run, topic):
-    """`help TOPIC` prints the topic, and the exit codes it lists are those of the errors."""
-    shown = run("help", topic, "--json")
-    assert shown.data["text"].startswith("# ")
+    """`help TOPIC` prints the topic, and no line of it is broken by a terminal of 80 columns."""
+    text = run("help", topic, "--json").data["text"]
+    assert text.startswith("# ")
+    assert [line for line in text.splitlines() if len(line) > 80] == []
 
 
 def test_exit_codes_are_those_of_the_errors():
