@@ -30,7 +30,7 @@ from microwallet.errors import UsageError
 app = new_group("Keys that pay and are paid.")
 
 
-@command(app, "create", epilog="Example:  microwallet account create alice")
+@command(app, "create", "microwallet account create alice")
 def create(name: NewName, password_file: PasswordFile = None, json: Json = False) -> Result:
     """Make an account with a new key. The first one becomes the default."""
     with open_wallet(password_file=password_file) as wallet:
@@ -40,12 +40,12 @@ def create(name: NewName, password_file: PasswordFile = None, json: Json = False
 command(
     app,
     "import",
-    epilog="Examples:  microwallet account import alice --private-key-file -   "
+    "microwallet account import alice --private-key-file -",
     "microwallet account import bob --mnemonic-file words.txt --index 1",
 )(import_)
 
 
-@command(app, "list")
+@command(app, "list", "microwallet account list")
 def list_(json: Json = False) -> Result:
     """List the accounts; * marks the default."""
     with open_wallet() as wallet:
@@ -59,7 +59,7 @@ def list_(json: Json = False) -> Result:
     return Result(data={"accounts": rows}, text=table(("  NAME", "ADDRESS", "KEPT IN"), shown))
 
 
-@command(app, "show")
+@command(app, "show", "microwallet account show alice", "microwallet account show --address")
 def show(
     account: OptionalReference = None,
     address: Annotated[bool, typer.Option("--address", help="Print the address alone.")] = False,
@@ -78,7 +78,7 @@ def show(
     return Result(data=row, text=text)
 
 
-@command(app, "use")
+@command(app, "use", "microwallet account use alice")
 def use(account: Reference, json: Json = False) -> Result:
     """Make an account the default."""
     with open_wallet() as wallet:
@@ -90,10 +90,10 @@ def use(account: Reference, json: Json = False) -> Result:
         )
 
 
-command(app, "export", epilog="Example:  microwallet account export alice --output alice.json")(export)
+command(app, "export", "microwallet account export alice --output alice.json")(export)
 
 
-@command(app, "password")
+@command(app, "password", "microwallet account password alice")
 def password(
     account: OptionalReference = None,
     new_password_file: Annotated[
@@ -113,7 +113,7 @@ def password(
     return Result(data=account_data(chosen) | {"voucherKeys": changed}, text=text, notes=notes)
 
 
-@command(app, "remove")
+@command(app, "remove", "microwallet account remove alice")
 def remove(account: Reference, confirm: Confirm = None, json: Json = False) -> Result:
     """Forget an account and its key for ever. Refused while channels hold money."""
     with open_wallet() as wallet:

@@ -20,7 +20,7 @@ from microwallet.wallet import Wallet
 app = new_group("What is on chain, locked, authorized and free.")
 
 
-@command(app, "balance")
+@command(app, "balance", "microwallet balance", "microwallet balance --account alice --offline")
 def balance(
     network: NetworkName = None,
     account: AccountName = None,

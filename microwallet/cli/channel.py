@@ -27,21 +27,22 @@ Offline = Annotated[bool, typer.Option("--offline", help="Ask no chain: what the
 command(
     app,
     "open",
+    'microwallet channel open 0xPAYEE "10 USDC" --label coffee',
+    'microwallet channel open 0xPAYEE "0.5 ETH" --dry-run',
     context_settings=TAKES_AMOUNT,
-    epilog='Example:  microwallet channel open 0xPAYEE "10 USDC" --label coffee',
 )(open_)
 command(
     app,
     "top-up",
+    'microwallet channel top-up coffee "5 USDC"',
     context_settings=TAKES_AMOUNT,
-    epilog='Example:  microwallet channel top-up coffee "5 USDC"',
 )(top_up)
-command(app, "close", epilog="Example:  microwallet channel close coffee")(close)
-command(app, "withdraw", epilog="Example:  microwallet channel withdraw coffee --wait")(withdraw)
-command(app, "sync", epilog="Example:  microwallet channel sync --voucher voucher.json")(sync)
+command(app, "close", "microwallet channel close coffee")(close)
+command(app, "withdraw", "microwallet channel withdraw coffee --wait")(withdraw)
+command(app, "sync", "microwallet channel sync", "microwallet channel sync --voucher voucher.json")(sync)
 
 
-@command(app, "list")
+@command(app, "list", "microwallet channel list", "microwallet channel list --all --offline")
 def list_(
     everything: Annotated[bool, typer.Option("--all", help="Finalized and abandoned ones too.")] = False,
     offline: Offline = False,
@@ -69,7 +70,7 @@ def list_(
     return Result(data=data, text=lambda: channel_table(shown, now), notes=notes)
 
 
-@command(app, "show")
+@command(app, "show", "microwallet channel show coffee", "microwallet channel show 0x1234ab")
 def show(
     channel: ChannelReference,
     offline: Offline = False,

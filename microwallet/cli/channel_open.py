@@ -41,8 +41,10 @@ Via = Annotated[
 
 
 def open_(
-    payee: Annotated[str, typer.Argument(help="Address of who is paid, or an account here.")],
-    deposit: Annotated[str, typer.Argument(help='Such as "10 USDC" or "0.5 ETH".')],
+    payee: Annotated[
+        str, typer.Argument(metavar="PAYEE", help="Address of who is paid, or an account here.")
+    ],
+    deposit: Annotated[str, typer.Argument(metavar="DEPOSIT", help='Such as "10 USDC" or "0.5 ETH".')],
     label: Annotated[str | None, typer.Option("--label", help="Your own name for the channel.")] = None,
     network: NetworkName = None,
     account: AccountName = None,

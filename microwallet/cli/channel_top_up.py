@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def top_up(
     channel: ChannelReference,
-    amount: Annotated[str, typer.Argument(help='Such as "5 USDC"; a bare number too.')],
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help='Such as "5 USDC"; a bare number too.')],
     via: Via = None,
     idempotency_key: IdempotencyKey = None,
     network: NetworkName = None,

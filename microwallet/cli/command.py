@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from microwallet.cli.context import Stderr
 from microwallet.cli.result import Result, print_result
 
 
-def command(app: typer.Typer, name: str | None = None, **settings: Any) -> Callable[..., Any]:
+def command(app: typer.Typer, name: str, *examples: str, **settings: Any) -> Callable[..., Any]:
     """Register a function that returns a Result; `json` is its flag for the JSON envelope."""
 
     def register(function: Callable[..., Result]) -> Callable[..., Result]:
@@ -28,10 +29,16 @@ def command(app: typer.Typer, name: str | None = None, **settings: Any) -> Calla
             if code:
                 raise typer.Exit(code)
 
-        app.command(name, **settings)(run)
+        app.command(name, help=help_text(function, *examples), **settings)(run)
         return function
 
     return register
+
+
+def help_text(function: Callable[..., object], *examples: str) -> str:
+    """What a command does, and below it lines to type, kept as they are."""
+    described = inspect.cleandoc(function.__doc__ or "")
+    return described + "\n\n\b" + "\n".join(examples)
 
 
 def new_group(help_text: str) -> typer.Typer:

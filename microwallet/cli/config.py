@@ -16,7 +16,7 @@ from microwallet.config import SETTINGS, checked_setting
 app = new_group("Settings and where they come from.")
 
 
-@command(app, "show")
+@command(app, "show", "microwallet config show")
 def show(json: Json = False) -> Result:
     """Every setting, its value, and where it came from."""
     configuration = open_wallet().configuration
@@ -38,10 +38,10 @@ def show(json: Json = False) -> Result:
     )
 
 
-@command(app, "set")
+@command(app, "set", "microwallet config set max-fee-gwei 50")
 def set_value(
-    name: Annotated[str, typer.Argument(help="One of those `config show` lists.")],
-    value: Annotated[str, typer.Argument()],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="One of those `config show` lists.")],
+    value: Annotated[str, typer.Argument(metavar="VALUE")],
     json: Json = False,
 ) -> Result:
     """Keep a setting in the user file."""
@@ -51,8 +51,8 @@ def set_value(
     return Result(data={"name": name, "value": checked}, text=f"{name} is {checked} from now on")
 
 
-@command(app, "unset")
-def unset(name: Annotated[str, typer.Argument()], json: Json = False) -> Result:
+@command(app, "unset", "microwallet config unset max-fee-gwei")
+def unset(name: Annotated[str, typer.Argument(metavar="NAME")], json: Json = False) -> Result:
     """Take a setting out of the user file; its default is in force again."""
     if name not in SETTINGS:
         checked_setting(name, "")

@@ -33,7 +33,7 @@ _DURATION = re.compile(r"(?:[0-9]{1,9}[smhd])+|[0-9]{1,9}", re.ASCII)
 Port = Annotated[int, typer.Option(metavar="PORT", min=1, max=65535, help="Port on 127.0.0.1.")]
 
 
-@command(app, "up", epilog="Example:  microwallet devnet up")
+@command(app, "up", "microwallet devnet up", "microwallet devnet up --port 8546 --state")
 def up(
     port: Port = DEFAULT_PORT,
     chain_id: Annotated[int, typer.Option(metavar="ID", min=1, max=2**53, help="Chain id.")] = 31337,
@@ -57,7 +57,7 @@ def up(
     return Result(data=_described(devnet), text=text, notes=_next_steps(devnet, wallet.configuration))
 
 
-@command(app, "down")
+@command(app, "down", "microwallet devnet down")
 def down(
     port: Annotated[
         int | None, typer.Option(metavar="PORT", min=1, max=65535, help="Only the one on this port.")
@@ -73,7 +73,7 @@ def down(
     )
 
 
-@command(app, "status")
+@command(app, "status", "microwallet devnet status")
 def status(json: Json = False) -> Result:
     """The local chains of this home that are running."""
     running = DevnetFolder(open_wallet().paths.devnet).running()
@@ -85,7 +85,7 @@ def status(json: Json = False) -> Result:
     )
 
 
-@command(app, "fund", epilog='Example:  microwallet devnet fund alice "10 ETH"')
+@command(app, "fund", 'microwallet devnet fund alice "10 ETH"')
 def fund(
     account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Name of an account, or any address.")],
     amount: Annotated[str, typer.Argument(metavar="AMOUNT", help='With its unit: "10 ETH", "1000 USDC".')],
@@ -114,7 +114,7 @@ def fund(
     return Result(data=data, text=f"{owner} got {given} and holds {Amount(balance, given.asset)}")
 
 
-@command(app, "advance", epilog="Examples:  microwallet devnet advance 15m   microwallet devnet advance 900")
+@command(app, "advance", "microwallet devnet advance 15m")
 def advance(
     duration: Annotated[str, typer.Argument(metavar="DURATION", help="Seconds, or 90s, 15m, 1h30m, 2d.")],
     network: NetworkName = None,

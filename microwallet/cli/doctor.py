@@ -16,7 +16,7 @@ from microwallet.errors import UsageError
 app = new_group("Check this installation.")
 
 
-@command(app, "doctor")
+@command(app, "doctor", "microwallet doctor", "microwallet doctor --offline")
 def doctor(
     network: NetworkName = None,
     rpc_url: RpcUrl = None,

@@ -30,14 +30,14 @@ from microwallet.wallet import Wallet
 app = new_group("The contract that holds deposits.")
 
 
-@command(app, "show")
+@command(app, "show", "microwallet escrow show --network base-sepolia")
 def show(network: NetworkName = None, rpc_url: RpcUrl = None, json: Json = False) -> Result:
     """Show where the escrow is, whether its code is there, and which others you trust."""
     with open_wallet(network=network, rpc_url=rpc_url) as wallet:
         return _shown(wallet, deployment_of(wallet.reader, artifact("ChannelEscrow")))
 
 
-@command(app, "deploy", epilog="Anyone may deploy it, once a chain: its address is the same everywhere.")
+@command(app, "deploy", "microwallet escrow deploy --network base-sepolia --dry-run")
 def deploy(
     network: NetworkName = None,
     account: AccountName = None,
@@ -47,7 +47,10 @@ def deploy(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> Result:
-    """Put the escrow on the chain, if nobody did yet."""
+    """Put the escrow on the chain, if nobody did yet.
+
+    Anyone may deploy it, once a chain: its address is the same everywhere.
+    """
     flags = {"network": network, "account": account, "rpc_url": rpc_url, "password_file": password_file}
     with open_wallet(**flags) as wallet:
         call = deploy_call(wallet.reader, artifact("ChannelEscrow"))
@@ -69,7 +72,7 @@ def deploy(
         return Result(data=data, text=f"{shown.text}\ntransaction    {receipt.hash}")
 
 
-@command(app, "allowances", epilog="Example:  microwallet escrow allowances --revoke --yes")
+@command(app, "allowances", "microwallet escrow allowances", "microwallet escrow allowances --revoke")
 def allowances(
     network: NetworkName = None,
     account: AccountName = None,
@@ -100,7 +103,7 @@ def allowances(
         return Result(data={"allowances": rows}, text=f"taken back:\n{text}")
 
 
-@command(app, "trust")
+@command(app, "trust", "microwallet escrow trust 0xESCROW --network base-sepolia")
 def trust(
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="Address of another escrow contract.")],
     network: NetworkName = None,

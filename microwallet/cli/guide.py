@@ -22,9 +22,10 @@ TOPICS = {
 }
 
 
-@command(app, "help")
+@command(app, "help", "microwallet help channels")
 def help_(
-    topic: Annotated[str | None, typer.Argument(help=", ".join(TOPICS))] = None, json: Json = False
+    topic: Annotated[str | None, typer.Argument(metavar="TOPIC", help=", ".join(TOPICS))] = None,
+    json: Json = False,
 ) -> Result:
     """Read about a topic, or list the topics."""
     if topic is None:

@@ -28,10 +28,10 @@ app = new_group("Chains and tokens.")
 app.add_typer(token_app, name="token", help="Tokens beside USDC and the chain's coin.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the network.")]
-OptionalName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Else the network in use.")]
+OptionalName = Annotated[str | None, typer.Argument(metavar="NAME", help="Else the network in use.")]
 
 
-@command(app, "list")
+@command(app, "list", "microwallet network list")
 def list_(json: Json = False) -> Result:
     """List the networks; * marks the one in use."""
     configuration = open_wallet().configuration
@@ -50,14 +50,14 @@ def list_(json: Json = False) -> Result:
     return Result(data={"networks": networks}, text=text)
 
 
-@command(app, "show")
+@command(app, "show", "microwallet network show sepolia")
 def show(name: OptionalName = None, json: Json = False) -> Result:
     """Show one network."""
     configuration = open_wallet().configuration
     return _shown(find_network(configuration, name), configuration.get("network"))
 
 
-@command(app, "use", epilog="Example:  microwallet network use base-sepolia")
+@command(app, "use", "microwallet network use base-sepolia")
 def use(name: Name, json: Json = False) -> Result:
     """Choose the network commands work on. The chain is not asked."""
     configuration = open_wallet().configuration
@@ -73,8 +73,8 @@ def use(name: Name, json: Json = False) -> Result:
 @command(
     app,
     "add",
-    epilog="Examples:  microwallet network add local2 --chain-id 31338 --rpc-url http://127.0.0.1:8546"
-    " --testnet   microwallet network add sepolia --rpc-url https://my.node/key",
+    "microwallet network add mychain --chain-id 4242 --rpc-url https://my.node/key",
+    "microwallet network add sepolia --rpc-url https://my.node/key",
 )
 def add(
     name: Name,
@@ -104,7 +104,7 @@ def add(
     return Result(data=shown.data, text=shown.text, notes=[f"next: {following}"])
 
 
-@command(app, "allow")
+@command(app, "allow", "microwallet network allow mychain")
 def allow(
     name: Name,
     confirm: Annotated[
@@ -125,7 +125,7 @@ def allow(
     return _shown(find_network(configuration, name), configuration.get("network"))
 
 
-@command(app, "check")
+@command(app, "check", "microwallet network check", "microwallet network check base-sepolia")
 def check(name: OptionalName = None, rpc_url: RpcUrl = None, json: Json = False) -> Result:
     """Ask the chain: its id, the age of its newest block, the escrow's code, the latency."""
     from microwallet.escrow.network_check import check_network

@@ -18,7 +18,7 @@ from microwallet.escrow.tokens import add_token, known_assets, read_asset
 app = new_group("Tokens beside USDC and the chain's coin.")
 
 
-@command(app, "list")
+@command(app, "list", "microwallet network token list")
 def list_(network: NetworkName = None, json: Json = False) -> Result:
     """List the assets that have a symbol here."""
     wallet = open_wallet(network=network)
@@ -31,7 +31,7 @@ def list_(network: NetworkName = None, json: Json = False) -> Result:
     return Result(data=data, text=table(("SYMBOL", "DECIMALS", "TOKEN"), rows, right=("DECIMALS",)))
 
 
-@command(app, "add", epilog="Example:  microwallet network token add 0x1c7D...7238 --alias EURX")
+@command(app, "add", "microwallet network token add 0xTOKEN --alias EURX")
 def add(
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="Address of an ERC-20 token.")],
     alias: Annotated[

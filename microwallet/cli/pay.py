@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from microwallet.cli.command import new_group
+from microwallet.cli.command import help_text, new_group
 from microwallet.cli.context import Stderr, open_wallet
 from microwallet.cli.options import TAKES_AMOUNT, IdempotencyKey, Json, PasswordFile
 from microwallet.cli.result import SCHEMA
@@ -25,14 +25,13 @@ app = new_group("Sign the next voucher of a channel.")
 _LINES_A_WRITE = 64
 
 
-@app.command(
-    context_settings=TAKES_AMOUNT,
-    epilog='Examples:  microwallet pay coffee "0.001 USDC"   '
-    'microwallet pay coffee "0.0001 USDC" --count 1000 --each | microwallet payee accept -',
-)
 def pay(
-    channel: Annotated[str | None, typer.Argument(help="Id, prefix, label, or payee.")] = None,
-    amount: Annotated[str | None, typer.Argument(help='Such as "0.001 USDC"; a bare number too.')] = None,
+    channel: Annotated[
+        str | None, typer.Argument(metavar="CHANNEL", help="Id, prefix, label, or payee.")
+    ] = None,
+    amount: Annotated[
+        str | None, typer.Argument(metavar="AMOUNT", help='Such as "0.001 USDC"; a bare number too.')
+    ] = None,
     count: Annotated[
         int | None, typer.Option("--count", min=1, max=2**63 - 1, help="Make this many payments.")
     ] = None,
@@ -61,6 +60,17 @@ def pay(
         error.streamed = each and json
         raise
     _say_new_state(signed)
+
+
+app.command(
+    "pay",
+    help=help_text(
+        pay,
+        'microwallet pay coffee "0.001 USDC"',
+        'microwallet pay coffee "0.0001 USDC" --count 1000 --each',
+    ),
+    context_settings=TAKES_AMOUNT,
+)(pay)
 
 
 def _pay(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microwallet.cli.command import command, new_group
+from microwallet.cli.command import command, help_text, new_group
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import AccountName, Json, NetworkName, RpcUrl
 from microwallet.cli.payee_accept import accept
@@ -25,12 +25,15 @@ app = new_group("Channels you are paid through.")
 
 Offline = Annotated[bool, typer.Option("--offline", help="Do not ask the chain.")]
 
-command(app, "accept", epilog='Example:  microwallet pay coffee "0.001 USDC" | microwallet payee accept -')(
-    accept
-)
+command(
+    app,
+    "accept",
+    'microwallet pay coffee "0.001 USDC" | microwallet payee accept -',
+    "microwallet payee accept vouchers.jsonl",
+)(accept)
 
 
-@command(app, "list", epilog="Example:  microwallet payee list --all")
+@command(app, "list", "microwallet payee list --all")
 def list_(
     all: Annotated[bool, typer.Option("--all", help="Finalized channels too.")] = False,
     offline: Offline = False,
@@ -57,7 +60,7 @@ def list_(
     return Result(data=data, text=lambda: channel_table(channels, now), notes=notes)
 
 
-@command(app, "show", epilog="Example:  microwallet payee show 0x1234ab")
+@command(app, "show", "microwallet payee show 0x1234ab")
 def show(
     channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="Id, or the start of one.")],
     offline: Offline = False,
@@ -86,14 +89,15 @@ def show(
 command(
     app,
     "settle",
-    epilog='Examples:  microwallet payee settle --all --min "1 USDC"   microwallet payee settle 0x1234ab',
+    'microwallet payee settle --all --min "1 USDC"',
+    "microwallet payee settle 0x1234ab",
 )(settle)
-command(app, "close", epilog="Examples:  microwallet payee close --all   microwallet payee close 0x1234ab")(
-    close
-)
-command(app, "export", epilog="Example:  microwallet payee export vouchers.jsonl")(export)
-command(app, "import", epilog="Example:  microwallet payee import vouchers.jsonl")(import_)
-app.command("watch", epilog="Example:  microwallet payee watch --print-service")(watch)
+command(app, "close", "microwallet payee close --all", "microwallet payee close 0x1234ab")(close)
+command(app, "export", "microwallet payee export vouchers.jsonl")(export)
+command(app, "import", "microwallet payee import vouchers.jsonl")(import_)
+app.command(
+    "watch", help=help_text(watch, "microwallet payee watch", "microwallet payee watch --print-service")
+)(watch)
 
 
 def _refresh(wallet: Wallet, *, offline: bool) -> None:

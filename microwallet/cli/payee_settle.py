@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from microwallet.payee.captures import PlannedCapture, Selection
     from microwallet.wallet import Wallet
 
-Channels = Annotated[
-    list[str] | None, typer.Argument(metavar="[CHANNEL]...", help="Ids, or the starts of them.")
-]
+Channels = Annotated[list[str] | None, typer.Argument(metavar="CHANNEL", help="Ids, or the starts of them.")]
 All = Annotated[bool, typer.Option("--all", help="Every channel there is something to do for.")]
 Minimum = Annotated[
     str | None, typer.Option("--min", metavar="AMOUNT", help="Leave out channels with less unsettled.")

@@ -29,10 +29,16 @@ from microwallet.wallet import Wallet
 app = new_group("Send coins or tokens to an address.")
 
 
-@command(app, "send", context_settings=TAKES_AMOUNT)
+@command(
+    app,
+    "send",
+    'microwallet send alice "1 USDC"',
+    "microwallet send 0xADDRESS all --token ETH --dry-run",
+    context_settings=TAKES_AMOUNT,
+)
 def send(
-    to: Annotated[str, typer.Argument(help="An address, or one of your accounts.")],
-    amount: Annotated[str, typer.Argument(help='Such as "1 USDC", "0.1 ETH", or all.')],
+    to: Annotated[str, typer.Argument(metavar="TO", help="An address, or one of your accounts.")],
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help='Such as "1 USDC", "0.1 ETH", or all.')],
     token: Token = None,
     network: NetworkName = None,
     account: AccountName = None,

@@ -26,7 +26,7 @@ def voucher() -> None:
     """Check vouchers."""
 
 
-@command(app, "verify")
+@command(app, "verify", "microwallet voucher verify voucher.json --on-chain")
 def verify_vouchers(
     source: Source,
     on_chain: Annotated[
