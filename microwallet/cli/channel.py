@@ -12,9 +12,9 @@ from microwallet.cli.channel_reference import ChannelReference, wallet_of_channe
 from microwallet.cli.channel_sync import sync
 from microwallet.cli.channel_top_up import top_up
 from microwallet.cli.channel_view import channel_details, channel_document, channel_table
-from microwallet.cli.command import command, new_group
+from microwallet.cli.command import TakesAmount, command, new_group
 from microwallet.cli.context import open_wallet
-from microwallet.cli.options import TAKES_AMOUNT, Json, NetworkName, RpcUrl
+from microwallet.cli.options import Json, NetworkName, RpcUrl
 from microwallet.cli.result import Result
 from microwallet.domain.channel import PayerChannel
 from microwallet.errors import NetworkError
@@ -29,13 +29,13 @@ command(
     "open",
     'microwallet channel open 0xPAYEE "10 USDC" --label coffee',
     'microwallet channel open 0xPAYEE "0.5 ETH" --dry-run',
-    context_settings=TAKES_AMOUNT,
+    cls=TakesAmount,
 )(open_)
 command(
     app,
     "top-up",
     'microwallet channel top-up coffee "5 USDC"',
-    context_settings=TAKES_AMOUNT,
+    cls=TakesAmount,
 )(top_up)
 command(app, "close", "microwallet channel close coffee")(close)
 command(app, "withdraw", "microwallet channel withdraw coffee --wait")(withdraw)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from microwallet.cli.context import Stderr
 from microwallet.cli.result import Result, print_result
@@ -39,6 +40,15 @@ def help_text(function: Callable[..., object], *examples: str) -> str:
     """What a command does, and below it lines to type, kept as they are."""
     described = inspect.cleandoc(function.__doc__ or "")
     return described + "\n\n\b" + "\n".join(examples)
+
+
+class TakesAmount(TyperCommand):
+    """A command that takes an AMOUNT: "-1 USDC" is a wrong amount, not an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse; what begins like a negative number goes to the arguments."""
+        ctx.ignore_unknown_options = any(re.match(r"-[^a-zA-Z-]", word) for word in args)
+        return super().parse_args(ctx, args)
 
 
 def new_group(help_text: str) -> typer.Typer:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from microwallet.cli.command import command, new_group
+from microwallet.cli.command import TakesAmount, command, new_group
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import Json, NetworkName, RpcUrl, Token
 from microwallet.cli.result import Result
@@ -85,7 +85,7 @@ def status(json: Json = False) -> Result:
     )
 
 
-@command(app, "fund", 'microwallet devnet fund alice "10 ETH"')
+@command(app, "fund", 'microwallet devnet fund alice "10 ETH"', cls=TakesAmount)
 def fund(
     account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Name of an account, or any address.")],
     amount: Annotated[str, typer.Argument(metavar="AMOUNT", help='With its unit: "10 ETH", "1000 USDC".')],
@@ -114,7 +114,7 @@ def fund(
     return Result(data=data, text=f"{owner} got {given} and holds {Amount(balance, given.asset)}")
 
 
-@command(app, "advance", "microwallet devnet advance 15m")
+@command(app, "advance", "microwallet devnet advance 15m", cls=TakesAmount)
 def advance(
     duration: Annotated[str, typer.Argument(metavar="DURATION", help="Seconds, or 90s, 15m, 1h30m, 2d.")],
     network: NetworkName = None,

@@ -80,8 +80,9 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(help_shown.format_message() + "\n")
         return UsageError.exit_code
     except typer.TyperException as error:
-        hint = _help_hint(error)
-        return _fail(UsageError(error.format_message(), hint=hint), as_json)
+        from microwallet.cli.usage import usage_error
+
+        return _fail(usage_error(error, arguments), as_json)
     except Exception as error:  # whatever is left is a defect: one line, not a traceback
         if verbosity.debug:
             raise
@@ -127,12 +128,6 @@ def _fail(error: MicrowalletError, as_json: bool) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return error.exit_code
-
-
-def _help_hint(error: typer.TyperException) -> str:
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "microwallet"
-    return f"{path} --help"
 
 
 if __name__ == "__main__":

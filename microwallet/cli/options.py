@@ -21,6 +21,3 @@ IdempotencyKey = Annotated[
     str | None,
     typer.Option("--idempotency-key", metavar="KEY", help="The same key never moves money twice."),
 ]
-
-TAKES_AMOUNT = {"ignore_unknown_options": True}
-"""Context settings of commands that take an AMOUNT: "-1 USDC" is a wrong amount, not an option."""

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from microwallet.cli.command import help_text, new_group
+from microwallet.cli.command import TakesAmount, help_text, new_group
 from microwallet.cli.context import Stderr, open_wallet
-from microwallet.cli.options import TAKES_AMOUNT, IdempotencyKey, Json, PasswordFile
+from microwallet.cli.options import IdempotencyKey, Json, PasswordFile
 from microwallet.cli.result import SCHEMA
 from microwallet.domain.money import Amount, format_units
 from microwallet.errors import MicrowalletError, OutcomeUnknown, UsageError
@@ -69,7 +69,7 @@ app.command(
         'microwallet pay coffee "0.001 USDC"',
         'microwallet pay coffee "0.0001 USDC" --count 1000 --each',
     ),
-    context_settings=TAKES_AMOUNT,
+    cls=TakesAmount,
 )(pay)
 
 

@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from microwallet.cli.command import command, new_group
+from microwallet.cli.command import TakesAmount, command, new_group
 from microwallet.cli.context import Stderr, confirm, open_wallet
 from microwallet.cli.options import (
-    TAKES_AMOUNT,
     AccountName,
     DryRun,
     IdempotencyKey,
@@ -34,7 +33,7 @@ app = new_group("Send coins or tokens to an address.")
     "send",
     'microwallet send alice "1 USDC"',
     "microwallet send 0xADDRESS all --token ETH --dry-run",
-    context_settings=TAKES_AMOUNT,
+    cls=TakesAmount,
 )
 def send(
     to: Annotated[str, typer.Argument(metavar="TO", help="An address, or one of your accounts.")],

@@ -1,0 +1,43 @@
+"""What was typed wrongly, and what to type instead."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+from collections.abc import Sequence
+
+import typer
+
+from microwallet.errors import UsageError
+
+_GLOBAL_FLAGS = frozenset({"-q", "--quiet", "-v", "--verbose", "--debug"})
+
+
+def usage_error(error: typer.TyperException, arguments: Sequence[str]) -> UsageError:
+    """The error of the parser, with the command the user may have meant."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "microwallet"
+    meant = _meant(error, list(arguments))
+    hint = shlex.join(["microwallet", *meant]) if meant else f"{path} --help"
+    return UsageError(error.format_message(), hint=hint)
+
+
+def _meant(error: typer.TyperException, words: list[str]) -> list[str] | None:
+    option = getattr(error, "option_name", None)
+    if option in _GLOBAL_FLAGS and option in words[1:]:
+        words.remove(option)
+        return [option, *words]
+    if option == "--json" and words[:1] == ["--json"] and len(words) > 1:
+        return [*words[1:], "--json"]
+    if "extra argument" in error.format_message():
+        return _with_whole_amount(words)
+    return None
+
+
+def _with_whole_amount(words: list[str]) -> list[str] | None:
+    """The words with the first number and the unit after it as one word: "10 USDC"."""
+    for at, (number, unit) in enumerate(itertools.pairwise(words)):
+        if re.fullmatch(r"[\d.,]+", number) and re.fullmatch(r"[A-Za-z]{2,}", unit):
+            return [*words[:at], f"{number} {unit}", *words[at + 2 :]]
+    return None

@@ -1,0 +1,52 @@
+"""Commands typed wrongly: the hint is the command that was meant, ready to type."""
+
+from __future__ import annotations
+
+import pytest
+
+from microwallet.cli.main import main
+
+
+@pytest.mark.parametrize(
+    ("typed", "said", "hint"),
+    [
+        (["pay", "tea", "1", "USDC"], "extra argument", "microwallet pay tea '1 USDC'"),
+        (
+            ["channel", "open", "0xA", "10", "USDC", "--yes"],
+            "extra argument",
+            "microwallet channel open 0xA '10 USDC' --yes",
+        ),
+        (
+            ["devnet", "fund", "alice", "10", "ETH"],
+            "extra argument",
+            "microwallet devnet fund alice '10 ETH'",
+        ),
+        (["pay", "tea", "1", "--meno", "x"], "--meno (Possible options: --memo)", "microwallet pay --help"),
+        (["pay", "tea", "1", "--network", "anvil"], "No such option: --network", "microwallet pay --help"),
+        (["pay", "-q", "tea", "1"], "No such option: -q", "microwallet -q pay tea 1"),
+        (["balance", "--debug"], "No such option: --debug", "microwallet --debug balance"),
+        (["pya", "tea", "1"], "Did you mean 'pay'?", "microwallet --help"),
+        (["channel", "lst"], "Did you mean 'list'?", "microwallet channel --help"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_hint_is_the_command_meant(typed, said, hint, capsys):
+    """An amount in two words, a misspelled option, a global flag after the verb, a misspelled verb."""
+    assert main(typed) == 2
+    stderr = capsys.readouterr().err
+    assert said in stderr
+    assert f"hint: {hint}\n" in stderr
+
+
+def test_json_before_the_command(capsys):
+    """`--json` belongs to the command; the hint moves it there."""
+    assert main(["--json", "account", "list"]) == 2
+    assert '"hint": "microwallet account list --json"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("amount", ["-1", "-1 USDC", "-.5", "-\u0661"])
+def test_negative_amounts_are_amounts(amount, capsys, tmp_path, monkeypatch):
+    """What begins like a negative number is a wrong amount, not an unknown option."""
+    monkeypatch.setenv("MICROWALLET_HOME", str(tmp_path))
+    assert main(["devnet", "fund", "0x" + "11" * 20, amount]) == 2
+    assert "No such option" not in capsys.readouterr().err
