@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from microwallet.errors import UsageError
+from microwallet.errors import UsageError, did_you_mean
 
 PROJECT_FILE = "microwallet.toml"
 PROJECT_SETTINGS = frozenset({"network", "account"})
@@ -157,7 +157,7 @@ def checked_setting(name: str, value: Any) -> Any:
     """The value of a setting as the user file keeps it; UsageError if there is no such setting."""
     if name not in SETTINGS:
         raise UsageError(
-            f"there is no setting {name!r}; there are: {', '.join(SETTINGS)}",
+            f"there is no setting {name[:64]!r}; {did_you_mean(name, SETTINGS)}",
             hint="microwallet config show",
         )
     return _checked(name, value, "the command line")

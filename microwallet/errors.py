@@ -37,6 +37,7 @@ MicrowalletError                    1  unexpected
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 PROBLEM_BASE = "https://paymentauth.org/problems/session/"
@@ -71,6 +72,16 @@ class InvalidAmount(UsageError):
 
 class UnknownReference(UsageError):
     code = "not-found"
+
+
+def did_you_mean(typed: str, known: Iterable[str], *, otherwise: str | None = None) -> str:
+    """The known names near what was typed, as the end of a message; else `otherwise`, or all of them."""
+    from difflib import get_close_matches
+
+    names = list(known)
+    if close := get_close_matches(typed, names, n=3):
+        return f"did you mean {' or '.join(close)}?"
+    return f"there are: {', '.join(names)}" if otherwise is None else otherwise
 
 
 class AmbiguousReference(UsageError):

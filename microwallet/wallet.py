@@ -311,7 +311,7 @@ class Wallet:
             is_dead = channel.channel_id in dead and not channel.state.exists
             if channel.descriptor.payer == address and not is_dead:
                 held = channel.state.deposit - channel.state.settled
-                lines.append(f"{channel.label or channel.channel_id} holds {_text(held, channel)}")
+                lines.append(f"{channel.name} holds {_text(held, channel)}")
         owing = [
             f"{received.channel_id} owes {_text(received.unsettled, received)}"
             for received in self.ledger.vouchers.list(finalized=False)

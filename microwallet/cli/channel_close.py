@@ -122,7 +122,7 @@ def _closing(closing: Closing, *, now: int) -> Result:
     from microwallet.payer.close import CloseStage
 
     channel = closing.channel
-    name = channel.label or channel.channel_id
+    name = channel.name
     data = _document(channel, closing.receipt, now=now) | {"stage": str(closing.stage)}
     if closing.stage is CloseStage.CLOSED:
         return Result(data=data, text=_finalized(channel))
@@ -145,7 +145,7 @@ def _withdrawn(withdrawal: Withdrawal, *, now: int) -> Result:
     if withdrawal.receipt is None:
         return Result(data=data, text=_finalized(channel))
     text = (
-        f"{money(channel, withdrawal.refunded)} withdrawn from channel {channel.label or channel.channel_id}"
+        f"{money(channel, withdrawal.refunded)} withdrawn from channel {channel.name}"
         f" to {channel.descriptor.payer}; the payee got {money(channel, channel.state.settled)}"
     )
     return Result(data=data, text=text + _transaction(withdrawal.receipt))
@@ -154,7 +154,7 @@ def _withdrawn(withdrawal: Withdrawal, *, now: int) -> Result:
 def _finalized(channel: PayerChannel) -> str:
     refunded = channel.state.deposit - channel.state.settled
     return (
-        f"channel {channel.label or channel.channel_id} is finalized already: the payee got"
+        f"channel {channel.name} is finalized already: the payee got"
         f" {money(channel, channel.state.settled)}, {money(channel, refunded)} came back"
     )
 

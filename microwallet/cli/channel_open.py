@@ -174,7 +174,7 @@ def _preview(paying: PayingAccount, plan: OpenPlan) -> dict[str, Any]:
 
 def _opened(made: MadeDeposit, *, now: int) -> Result:
     channel = made.channel
-    name = channel.label or channel.channel_id
+    name = channel.name
     text = (
         f"channel {channel.channel_id}{f' ({channel.label})' if channel.label else ''} is"
         f" {channel.state.status(now=now)}: {money(channel, channel.state.deposit)} for"

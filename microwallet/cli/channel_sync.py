@@ -80,7 +80,7 @@ def _result(wallet: Wallet, synced: Synced, imported: list[ImportedVoucher], not
         *(_deposit_line(settled) for settled in synced.deposits),
         *(f"{one.purpose} at an earlier run: {one.status}" for one in synced.transactions),
         *(
-            f"channel {one.channel.label or one.channel.channel_id} pays again:"
+            f"channel {one.channel.name} pays again:"
             f" {money(one.channel, one.channel.authorized)} are authorized"
             for one in imported
         ),

@@ -90,7 +90,7 @@ def _summary(paying: PayingAccount, plan: TopUpPlan) -> str:
 
 def _topped_up(made: MadeDeposit, amount: Amount, *, now: int) -> Result:
     channel = made.channel
-    name = channel.label or channel.channel_id
+    name = channel.name
     text = (
         f"{amount} added to channel {name}: the deposit is {money(channel, channel.state.deposit)},"
         f" {money(channel, channel.remaining)} are left{transaction_line(made)}"

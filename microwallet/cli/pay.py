@@ -137,5 +137,5 @@ def _say_new_state(signed: SignedPayment) -> None:
     paid = format_units(payment.step * payment.count, asset.decimals)
     left = format_units(payment.deposit - payment.end, asset.decimals)
     times = f" in {payment.count} payments" if payment.count > 1 else ""
-    name = signed.channel.label or signed.channel.channel_id
+    name = signed.channel.name
     Stderr().say(f"authorized {paid} {asset.symbol}{times} on {name}; {left} {asset.symbol} left")

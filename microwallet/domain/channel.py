@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -116,6 +117,11 @@ class PayerChannel(Channel):
     label: str | None
     voucher_known: bool
     """False while a rebuilt channel's highest voucher has not been imported: it must not pay."""
+
+    @property
+    def name(self) -> str:
+        """What to type for it: the label as a word of the shell, or the id."""
+        return shlex.quote(self.label) if self.label else self.channel_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,7 +51,7 @@ def next_payment(
 
     Raises ChannelNotOpen, VoucherUnknown or AmountExceedsDeposit; then nothing may be signed.
     """
-    name = channel.label or channel.channel_id
+    name = channel.name
     status = channel.state.status(now=now)
     if status is not ChannelStatus.OPEN:
         raise ChannelNotOpen(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from difflib import get_close_matches
 from typing import Any
 
 from microwallet.config import Configuration
 from microwallet.domain.identifiers import NATIVE_TOKEN, Address, ChainId, is_address, parse_address
 from microwallet.domain.money import Asset
-from microwallet.errors import NotTrusted, UnknownReference, UsageError
+from microwallet.errors import NotTrusted, UnknownReference, UsageError, did_you_mean
 from microwallet.escrow.networks import SYMBOL, Network
 from microwallet.escrow.reader import EscrowReader
 
@@ -68,10 +67,8 @@ def resolve_asset(
         if asset.symbol.lower() == wanted.lower():
             return asset
     symbols = [asset.symbol for asset in assets]
-    close = get_close_matches(wanted.upper(), symbols, n=1)
     raise UnknownReference(
-        f"there is no token {wanted[:40]!r} on {network.name}; "
-        + (f"did you mean {close[0]}?" if close else f"there are: {', '.join(symbols)}"),
+        f"there is no token {wanted[:40]!r} on {network.name}; {did_you_mean(wanted.upper(), symbols)}",
         hint="microwallet network token add ADDRESS",
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from microwallet.domain.identifiers import Address, is_address, parse_address
 from microwallet.domain.voucher import VoucherKey
-from microwallet.errors import KeyUnavailable, UnknownReference, UsageError
+from microwallet.errors import KeyUnavailable, UnknownReference, UsageError, did_you_mean
 from microwallet.keys import keystore
 from microwallet.keys.key_files import KeyFile, KeyFiles, Store
 from microwallet.keys.passwords import PasswordSource
@@ -130,18 +130,15 @@ class Accounts:
         return found
 
     def _unknown(self, reference: str) -> UnknownReference:
-        import difflib
-
         names = [account.name for account in self.list()]
         if not names:
             return UnknownReference(
                 f"there is no account {reference[:80]!r}: there are none yet",
                 hint="microwallet account create NAME",
             )
-        close = difflib.get_close_matches(reference, names, n=3)
-        meant = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(names)}"
         return UnknownReference(
-            f"there is no account {reference[:80]!r}; {meant}", hint="microwallet account list"
+            f"there is no account {reference[:80]!r}; {did_you_mean(reference, names)}",
+            hint="microwallet account list",
         )
 
 

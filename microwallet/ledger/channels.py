@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from microwallet.domain.channel import ChannelState, PayerChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId, is_address, parse_address
-from microwallet.errors import AmbiguousReference, UnknownReference, UsageError
+from microwallet.errors import AmbiguousReference, UnknownReference, UsageError, did_you_mean
 from microwallet.ledger.database import Database, to_text
 from microwallet.ledger.rows import (
     COLUMNS,
@@ -20,7 +21,9 @@ from microwallet.ledger.rows import (
 )
 
 _SELECT = f"SELECT {SELECTED}, label, voucher_known FROM channels"
-_CANDIDATES = 10
+CANDIDATES = 10
+SHORTEST_PREFIX = len("0x1234")
+"""Of an id that a person types: fewer digits are too easily those of another channel."""
 
 
 class Channels:
@@ -43,8 +46,9 @@ class Channels:
                     f"{reference!r} means {len(matches)} channels:\n{_listing(matches)}",
                     hint="name one by its id, or by more characters of it",
                 )
-            known = connection.execute(f"{_SELECT} ORDER BY created_at DESC LIMIT {_CANDIDATES}")
-            raise _unknown(reference, [_channel(row) for row in known])
+            known = connection.execute(f"{_SELECT} ORDER BY created_at DESC LIMIT {CANDIDATES}")
+            labels = connection.execute("SELECT DISTINCT label FROM channels WHERE label IS NOT NULL")
+            raise _unknown(reference, [_channel(row) for row in known], [label for (label,) in labels])
 
     def get(self, channel_id: ChannelId) -> PayerChannel | None:
         """The channel with this id, or None."""
@@ -135,7 +139,8 @@ def set_label(connection: sqlite3.Connection, channel_id: ChannelId, label: str 
 def label_taken(label: str | None) -> UsageError:
     """The refusal of a label that another live channel has."""
     return UsageError(
-        f"the label {label!r} is taken by another channel", hint=f"microwallet channel show {label}"
+        f"the label {label!r} is taken by another channel; choose another --label",
+        hint=f"microwallet channel show {shlex.quote(label or '')}",
     )
 
 
@@ -161,15 +166,15 @@ def _matches(connection: sqlite3.Connection, reference: str) -> Sequence[PayerCh
     if is_address(reference):
         return _of_payee(connection, parse_address(reference))
     prefix = reference.lower()
-    if len(prefix) < 6 or not all(char in "0123456789abcdef" for char in prefix[2:]):
+    if len(prefix) < SHORTEST_PREFIX or not all(char in "0123456789abcdef" for char in prefix[2:]):
         return []
-    query = f"{_SELECT} WHERE channel_id >= ? AND channel_id < ? LIMIT {_CANDIDATES}"
+    query = f"{_SELECT} WHERE channel_id >= ? AND channel_id < ? LIMIT {CANDIDATES}"
     return [_channel(row) for row in connection.execute(query, (prefix, prefix + "g"))]
 
 
 def _of_payee(connection: sqlite3.Connection, payee: Address) -> Sequence[PayerChannel]:
     """The open channels to a payee; where there is none, those that are opening or closing."""
-    query = f"{_SELECT} WHERE payee = ? AND finalized = 0 AND {{}} ORDER BY created_at LIMIT {_CANDIDATES}"
+    query = f"{_SELECT} WHERE payee = ? AND finalized = 0 AND {{}} ORDER BY created_at LIMIT {CANDIDATES}"
     is_open = "close_requested_at = 0 AND deposit > ?"
     none = to_text(0)
     for condition in (is_open, f"NOT ({is_open})"):
@@ -179,14 +184,18 @@ def _of_payee(connection: sqlite3.Connection, payee: Address) -> Sequence[PayerC
     return []
 
 
-def _unknown(reference: str, known: Sequence[PayerChannel]) -> UnknownReference:
+def _unknown(reference: str, known: Sequence[PayerChannel], labels: Sequence[str]) -> UnknownReference:
     if not known:
         return UnknownReference(
             f"there is no channel {reference!r}: this wallet has none yet",
             hint='microwallet channel open PAYEE "1 USDC"',
         )
+    if reference.startswith("0x") and len(reference) < SHORTEST_PREFIX:
+        told = "of an id at least four digits are needed; there are:"
+    else:
+        told = did_you_mean(reference, labels, otherwise="there are:")
     return UnknownReference(
-        f"there is no channel {reference!r}; there are:\n{_listing(known)}",
+        f"there is no channel {reference[:80]!r}; {told}\n{_listing(known)}",
         hint="microwallet channel list --all",
     )
 

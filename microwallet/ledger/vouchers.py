@@ -9,7 +9,8 @@ from typing import Any
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import ChainId, ChannelId
-from microwallet.errors import UnknownReference
+from microwallet.errors import AmbiguousReference, UnknownReference
+from microwallet.ledger.channels import CANDIDATES, SHORTEST_PREFIX
 from microwallet.ledger.database import Database
 from microwallet.ledger.rows import (
     COLUMNS,
@@ -52,15 +53,23 @@ class Vouchers:
         """The channel meant by an id or an unambiguous prefix of one."""
         prefix = reference.lower()
         with self._database.read() as connection:
-            rows = connection.execute(
-                f"{_SELECT} WHERE channel_id >= ? AND channel_id < ? LIMIT 2", (prefix, prefix + "g")
-            ).fetchall()
-        if len(rows) != 1 or len(prefix) < 6:
-            raise UnknownReference(
-                f"no channel that pays this wallet, or more than one, has an id like {reference!r}",
-                hint="microwallet payee list --all",
+            matches = _read(connection, "WHERE channel_id >= ? AND channel_id < ?", prefix, prefix + "g")
+            if len(prefix) < SHORTEST_PREFIX:
+                matches = []
+            if len(matches) == 1:
+                return matches[0]
+            known = matches or _read(connection, "ORDER BY created_at DESC")
+        listed = "\n".join(f"  {channel.channel_id}  from {channel.descriptor.payer}" for channel in known)
+        if matches:
+            raise AmbiguousReference(
+                f"several channels begin with {reference!r}:\n{listed}",
+                hint="name one by more characters of its id",
             )
-        return _channel(rows[0])
+        raise UnknownReference(
+            f"the id of no channel that pays this wallet begins with {reference[:80]!r}"
+            + (f"; there are:\n{listed}" if known else ""),
+            hint="microwallet payee list --all",
+        )
 
     def list(self, *, finalized: bool) -> Sequence[PayeeChannel]:
         """Channels that pay this wallet, oldest first; finalized ones only when asked for."""
@@ -147,6 +156,12 @@ def _accepted(connection: sqlite3.Connection, channel_ids: Iterable[ChannelId]) 
     return {
         channel_id: Accepted(authorized=int(row[0]), closes=row[1]) for channel_id, row in rows.items() if row
     }
+
+
+def _read(connection: sqlite3.Connection, clause: str, *values: str) -> Sequence[PayeeChannel]:
+    """The first channels that a clause gives, enough to show as candidates."""
+    rows = connection.execute(f"{_SELECT} {clause} LIMIT {CANDIDATES}", values)
+    return [_channel(row) for row in rows]
 
 
 def _channel(row: tuple[Any, ...]) -> PayeeChannel:

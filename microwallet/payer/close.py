@@ -70,7 +70,7 @@ def require_on_chain(channel: PayerChannel) -> None:
     """ChannelNotOpen unless the channel exists on the chain."""
     if not channel.state.exists:
         raise ChannelNotOpen(
-            f"channel {channel.label or channel.channel_id} is not on the chain (yet)",
+            f"channel {channel.name} is not on the chain (yet)",
             hint="microwallet channel sync",
         )
 

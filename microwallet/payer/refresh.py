@@ -70,7 +70,7 @@ def _notes(
         for channel_id in older
     ]
     notes += [
-        f"channel {then.label or then.channel_id} is no longer on the chain, which was reorganised or started"
+        f"channel {then.name} is no longer on the chain, which was reorganised or started"
         " anew: microwallet channel sync"
         for then, now in zip(before, after, strict=True)
         if then.state.exists and not now.state.exists

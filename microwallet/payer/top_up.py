@@ -110,7 +110,7 @@ def _require_live(channel: PayerChannel) -> None:
     require_on_chain(channel)
     if channel.state.finalized:
         raise ChannelNotOpen(
-            f"channel {channel.label or channel.channel_id} is finalized: it takes no more deposits",
+            f"channel {channel.name} is finalized: it takes no more deposits",
             hint=f"microwallet channel open {channel.descriptor.payee} AMOUNT",
         )
 

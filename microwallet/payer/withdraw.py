@@ -114,7 +114,7 @@ def _send(account: PayingAccount, channel: PayerChannel) -> Withdrawal:
 
 def _require_requested(channel: PayerChannel) -> None:
     require_on_chain(channel)
-    name = channel.label or channel.channel_id
+    name = channel.name
     if channel.state.close_requested_at == 0:
         raise ChannelNotOpen(
             f"channel {name} is open: a close must be requested before anything can be withdrawn",
@@ -123,7 +123,7 @@ def _require_requested(channel: PayerChannel) -> None:
 
 
 def _not_ready(channel: PayerChannel, left: int) -> CloseNotReady:
-    name = channel.label or channel.channel_id
+    name = channel.name
     return CloseNotReady(
         f"the grace period of channel {name} ends in {left} seconds (Unix time"
         f" {channel.state.withdrawable_at}); until then the payee may still be paid from it",

@@ -110,3 +110,21 @@ def test_a_label_that_could_be_something_else(label):
     """An id, a flag, or control characters make no label."""
     with pytest.raises(UsageError):
         check_label(label)
+
+
+def test_a_misspelled_label_gets_a_suggestion(ledger):
+    """A near label is suggested and never taken, and the channels are listed; so they are without one."""
+    ledger.channels.add(ONE.payer_channel(deposit=1000, label="coffee"), now=1)
+    with pytest.raises(UnknownReference, match=rf"did you mean coffee\?\n  {ONE.channel_id}"):
+        ledger.channels.find("cofee")
+    with pytest.raises(UnknownReference, match=rf"there are:\n  {ONE.channel_id}"):
+        ledger.channels.find("tea")
+    with pytest.raises(UnknownReference, match="four digits"):
+        ledger.channels.find(ONE.channel_id[:5])
+
+
+def test_a_label_is_shown_as_a_word_of_the_shell():
+    """What is suggested can be pasted, whatever the label is made of."""
+    assert ONE.payer_channel(deposit=1, label="my label").name == "'my label'"
+    assert ONE.payer_channel(deposit=1, label="coffee").name == "coffee"
+    assert ONE.payer_channel(deposit=1).name == ONE.channel_id

@@ -1,0 +1,44 @@
+"""The payee's channels: found by the start of an id, and listed where that fails."""
+
+from __future__ import annotations
+
+import pytest
+from model import keyed
+
+from microwallet.domain.channel import PayeeChannel
+from microwallet.errors import UnknownReference
+from microwallet.ledger.ledger import Ledger
+
+ONE = keyed(1)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """An empty ledger."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as opened:
+        yield opened
+
+
+def test_an_unknown_channel_lists_what_there_is(ledger):
+    """By four digits or more of an id; anything else names the candidates."""
+    channel = ONE.payer_channel(deposit=1000, authorized=7)
+    accepted = PayeeChannel(
+        channel_id=channel.channel_id,
+        descriptor=channel.descriptor,
+        asset=channel.asset,
+        state=channel.state,
+        authorized=channel.authorized,
+        as_of=channel.as_of,
+        signature=bytes(65),
+    )
+    ledger.vouchers.accept([accepted], now=1)
+    assert ledger.vouchers.find(ONE.channel_id[:6]).channel_id == ONE.channel_id
+    for reference in ("coffee", ONE.channel_id[:5], "0xffff"):
+        with pytest.raises(UnknownReference, match=f"there are:\n  {ONE.channel_id}  from "):
+            ledger.vouchers.find(reference)
+
+
+def test_no_channel_at_all(ledger):
+    """An empty ledger has nothing to list."""
+    with pytest.raises(UnknownReference, match=r"begins with 'coffee'$"):
+        ledger.vouchers.find("coffee")
