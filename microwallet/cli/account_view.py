@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from microwallet.cli import completion
 from microwallet.cli.context import ask, ask_secret, has_terminal
 from microwallet.cli.result import Result
 from microwallet.errors import ConfirmationRequired
@@ -18,9 +19,16 @@ if TYPE_CHECKING:
 STORES = {"keyring": "OS keyring", "file": "encrypted file"}
 
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="a-z, 0-9, _ and -, at most 32.")]
-Reference = Annotated[str, typer.Argument(metavar="ACCOUNT", help="Name or address.")]
+Reference = Annotated[
+    str, typer.Argument(metavar="ACCOUNT", help="Name or address.", autocompletion=completion.accounts)
+]
 OptionalReference = Annotated[
-    str | None, typer.Argument(metavar="ACCOUNT", help="Name or address; else the default account.")
+    str | None,
+    typer.Argument(
+        metavar="ACCOUNT",
+        help="Name or address; else the default account.",
+        autocompletion=completion.accounts,
+    ),
 ]
 Confirm = Annotated[
     str | None, typer.Option("--confirm", metavar="NAME", help="The account's name, instead of typing it.")

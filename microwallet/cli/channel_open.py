@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from microwallet.cli import completion
 from microwallet.cli.channel_view import channel_document, money
 from microwallet.cli.context import Stderr, confirm, open_wallet
 from microwallet.cli.options import (
@@ -42,7 +43,12 @@ Via = Annotated[
 
 def open_(
     payee: Annotated[
-        str, typer.Argument(metavar="PAYEE", help="Address of who is paid, or an account here.")
+        str,
+        typer.Argument(
+            metavar="PAYEE",
+            help="Address of who is paid, or an account here.",
+            autocompletion=completion.accounts,
+        ),
     ],
     deposit: Annotated[str, typer.Argument(metavar="DEPOSIT", help='Such as "10 USDC" or "0.5 ETH".')],
     label: Annotated[str | None, typer.Option("--label", help="Your own name for the channel.")] = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from microwallet.cli import completion
 from microwallet.cli.context import open_wallet
 from microwallet.domain.channel import PayerChannel
 from microwallet.errors import UsageError
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
     from microwallet.payer.paying_account import PayingAccount
 
 ChannelReference = Annotated[
-    str, typer.Argument(metavar="CHANNEL", help="Id, prefix, label, or a payee with one open channel.")
+    str,
+    typer.Argument(
+        metavar="CHANNEL",
+        help="Id, prefix, label, or a payee with one open channel.",
+        autocompletion=completion.channels,
+    ),
 ]
 
 

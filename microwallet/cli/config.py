@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from microwallet.cli import completion
 from microwallet.cli.command import command, new_group
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import Json
@@ -40,7 +41,12 @@ def show(json: Json = False) -> Result:
 
 @command(app, "set", "microwallet config set max-fee-gwei 50")
 def set_value(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="One of those `config show` lists.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="One of those `config show` lists.", autocompletion=completion.settings
+        ),
+    ],
     value: Annotated[str, typer.Argument(metavar="VALUE")],
     json: Json = False,
 ) -> Result:
@@ -52,7 +58,10 @@ def set_value(
 
 
 @command(app, "unset", "microwallet config unset max-fee-gwei")
-def unset(name: Annotated[str, typer.Argument(metavar="NAME")], json: Json = False) -> Result:
+def unset(
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.settings)],
+    json: Json = False,
+) -> Result:
     """Take a setting out of the user file; its default is in force again."""
     if name not in SETTINGS:
         checked_setting(name, "")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from microwallet.cli import completion
 from microwallet.cli.command import TakesAmount, command, new_group
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import Json, NetworkName, RpcUrl, Token
@@ -87,7 +88,12 @@ def status(json: Json = False) -> Result:
 
 @command(app, "fund", 'microwallet devnet fund alice "10 ETH"', cls=TakesAmount)
 def fund(
-    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Name of an account, or any address.")],
+    account: Annotated[
+        str,
+        typer.Argument(
+            metavar="ACCOUNT", help="Name of an account, or any address.", autocompletion=completion.accounts
+        ),
+    ],
     amount: Annotated[str, typer.Argument(metavar="AMOUNT", help='With its unit: "10 ETH", "1000 USDC".')],
     token: Token = None,
     network: NetworkName = None,

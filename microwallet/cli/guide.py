@@ -22,9 +22,15 @@ TOPICS = {
 }
 
 
+def _topics(incomplete: str) -> list[tuple[str, str]]:
+    return [topic for topic in TOPICS.items() if topic[0].startswith(incomplete)]
+
+
 @command(app, "help", "microwallet help channels")
 def help_(
-    topic: Annotated[str | None, typer.Argument(metavar="TOPIC", help=", ".join(TOPICS))] = None,
+    topic: Annotated[
+        str | None, typer.Argument(metavar="TOPIC", help=", ".join(TOPICS), autocompletion=_topics)
+    ] = None,
     json: Json = False,
 ) -> Result:
     """Read about a topic, or list the topics."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from microwallet.cli import completion
 from microwallet.cli.command import command, new_group
 from microwallet.cli.context import ask, has_terminal, open_wallet
 from microwallet.cli.network_token import app as token_app
@@ -27,8 +28,13 @@ from microwallet.escrow.transport import redacted
 app = new_group("Chains and tokens.")
 app.add_typer(token_app, name="token", help="Tokens beside USDC and the chain's coin.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the network.")]
-OptionalName = Annotated[str | None, typer.Argument(metavar="NAME", help="Else the network in use.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of the network.", autocompletion=completion.networks)
+]
+OptionalName = Annotated[
+    str | None,
+    typer.Argument(metavar="NAME", help="Else the network in use.", autocompletion=completion.networks),
+]
 
 
 @command(app, "list", "microwallet network list")

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from microwallet.cli import completion
 from microwallet.cli.command import TakesAmount, help_text, new_group
 from microwallet.cli.context import Stderr, open_wallet
 from microwallet.cli.options import IdempotencyKey, Json, PasswordFile
@@ -27,7 +28,10 @@ _LINES_A_WRITE = 64
 
 def pay(
     channel: Annotated[
-        str | None, typer.Argument(metavar="CHANNEL", help="Id, prefix, label, or payee.")
+        str | None,
+        typer.Argument(
+            metavar="CHANNEL", help="Id, prefix, label, or payee.", autocompletion=completion.channels
+        ),
     ] = None,
     amount: Annotated[
         str | None, typer.Argument(metavar="AMOUNT", help='Such as "0.001 USDC"; a bare number too.')

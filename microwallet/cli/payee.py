@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from microwallet.cli import completion
 from microwallet.cli.command import command, help_text, new_group
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import AccountName, Json, NetworkName, RpcUrl
@@ -62,7 +63,12 @@ def list_(
 
 @command(app, "show", "microwallet payee show 0x1234ab")
 def show(
-    channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="Id, or the start of one.")],
+    channel: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHANNEL", help="Id, or the start of one.", autocompletion=completion.paying_channels
+        ),
+    ],
     offline: Offline = False,
     network: NetworkName = None,
     rpc_url: RpcUrl = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from microwallet.cli import completion
 from microwallet.cli.context import confirm, open_wallet
 from microwallet.cli.options import AccountName, DryRun, Json, NetworkName, PasswordFile, RpcUrl, Yes
 from microwallet.cli.result import Result
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
     from microwallet.payee.captures import PlannedCapture, Selection
     from microwallet.wallet import Wallet
 
-Channels = Annotated[list[str] | None, typer.Argument(metavar="CHANNEL", help="Ids, or the starts of them.")]
+Channels = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CHANNEL", help="Ids, or the starts of them.", autocompletion=completion.paying_channels
+    ),
+]
 All = Annotated[bool, typer.Option("--all", help="Every channel there is something to do for.")]
 Minimum = Annotated[
     str | None, typer.Option("--min", metavar="AMOUNT", help="Leave out channels with less unsettled.")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from microwallet.cli import completion
 from microwallet.cli.command import TakesAmount, command, new_group
 from microwallet.cli.context import Stderr, confirm, open_wallet
 from microwallet.cli.options import (
@@ -36,7 +37,12 @@ app = new_group("Send coins or tokens to an address.")
     cls=TakesAmount,
 )
 def send(
-    to: Annotated[str, typer.Argument(metavar="TO", help="An address, or one of your accounts.")],
+    to: Annotated[
+        str,
+        typer.Argument(
+            metavar="TO", help="An address, or one of your accounts.", autocompletion=completion.accounts
+        ),
+    ],
     amount: Annotated[str, typer.Argument(metavar="AMOUNT", help='Such as "1 USDC", "0.1 ETH", or all.')],
     token: Token = None,
     network: NetworkName = None,
