@@ -13,6 +13,7 @@ from microwallet.cli.options import Json
 from microwallet.cli.result import Result
 from microwallet.cli.table import table
 from microwallet.config import SETTINGS, checked_setting
+from microwallet.escrow.networks import resolve_network
 
 app = new_group("Settings and where they come from.")
 
@@ -52,7 +53,12 @@ def set_value(
 ) -> Result:
     """Keep a setting in the user file."""
     checked = checked_setting(name, value)
-    with open_wallet().configuration.editing() as content:
+    wallet = open_wallet()
+    if name == "network":
+        resolve_network(wallet.configuration, value)
+    elif name == "account":
+        checked = wallet.accounts.get(value).name
+    with wallet.configuration.editing() as content:
         content[name] = checked
     return Result(data={"name": name, "value": checked}, text=f"{name} is {checked} from now on")
 

@@ -76,16 +76,19 @@ def ask(question: str) -> str:
     return line.strip()
 
 
-def confirm(summary: str, *, yes: bool) -> None:
+def confirm(summary: str, *, yes: bool, dry_run: bool = True) -> None:
     """Show what is about to happen and ask; without a terminal, `--yes` is needed.
+
+    `dry_run` tells whether the command has a `--dry-run` to name.
 
     Raises ConfirmationRequired when nobody can be asked, Interrupted when the answer is no.
     """
     if yes:
         return
     if not has_terminal():
+        look = ", --dry-run to look" if dry_run else ""
         raise ConfirmationRequired(
-            f"{summary}\nnobody is there to say yes to this", hint="add --yes to do it, --dry-run to look"
+            f"{summary}\nnobody is there to say yes to this", hint=f"add --yes to do it{look}"
         )
     sys.stderr.write(summary + "\n")
     if ask("Go ahead? [y/N] ").lower() not in ("y", "yes"):

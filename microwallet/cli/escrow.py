@@ -90,7 +90,7 @@ def allowances(
         text = "\n".join(_allowance_text(*entry) for entry in left) or "no allowance is left over"
         if not revoke or not left:
             return Result(data={"allowances": rows}, text=text)
-        confirm(f"take back from the escrows:\n{text}", yes=yes)
+        confirm(f"take back from the escrows:\n{text}", yes=yes, dry_run=False)
         sender = wallet.sender()
         sender.resume_all()
         for row, (asset, spender, _) in zip(rows, left, strict=True):
@@ -115,7 +115,9 @@ def trust(
         escrow = parse_address(address)
         chain_id = wallet.network.chain_id
         if escrow not in trusted_escrows(wallet.configuration, chain_id):
-            confirm(f"trust the escrow {escrow} on {wallet.network.name} with deposits", yes=yes)
+            confirm(
+                f"trust the escrow {escrow} on {wallet.network.name} with deposits", yes=yes, dry_run=False
+            )
             trust_escrow(wallet.configuration, chain_id, escrow)
         trusted = sorted(trusted_escrows(wallet.configuration, chain_id))
     data = {"escrowContract": escrow, "chainId": chain_id, "trusted": trusted}

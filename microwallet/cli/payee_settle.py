@@ -150,7 +150,7 @@ def _claim(
         outcome.add(settlement.execute(action, planned))
     return Result(
         data=view.outcome_document(outcome, now=wallet.now()),
-        text=view.outcome_text(outcome) or f"nothing to {action}",
+        text=view.outcome_text(outcome) or ("" if outcome.failed else f"nothing to {action}"),
         error=outcome.error(),
     )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from microwallet.cli.context import open_wallet
+from microwallet.cli.context import Stderr, open_wallet
 from microwallet.cli.options import Json, NetworkName, PasswordFile, RpcUrl
 from microwallet.errors import MicrowalletError, UsageError
 
@@ -69,7 +69,10 @@ def watch(
                     )
                 watching = Watch(wallet.settlement, margin=left, now=wallet.now, emit=_emitter(json))
                 if once:
-                    _fail_for(watching.look().error())
+                    outcome = watching.look()
+                    _fail_for(outcome.error())
+                    if not outcome.channels:
+                        Stderr().say(f"looked once at {wallet.network.name}: no close is due")
                     return
                 _check_keys(wallet)
                 network_in_use = {"network": wallet.network.name, "chainId": wallet.network.chain_id}

@@ -24,6 +24,7 @@ from microwallet.cli.options import (
 from microwallet.cli.result import Result
 from microwallet.domain.identifiers import Address, is_address, parse_address
 from microwallet.domain.money import format_units, unit_of
+from microwallet.errors import UsageError
 from microwallet.wallet import Wallet
 
 app = new_group("Send coins or tokens to an address.")
@@ -33,7 +34,7 @@ app = new_group("Send coins or tokens to an address.")
     app,
     "send",
     'microwallet send alice "1 USDC"',
-    "microwallet send 0xADDRESS all --token ETH --dry-run",
+    'microwallet send 0xADDRESS "all ETH" --dry-run',
     cls=TakesAmount,
 )
 def send(
@@ -43,7 +44,9 @@ def send(
             metavar="TO", help="An address, or one of your accounts.", autocompletion=completion.accounts
         ),
     ],
-    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help='Such as "1 USDC", "0.1 ETH", or all.')],
+    amount: Annotated[
+        str, typer.Argument(metavar="AMOUNT", help='Such as "1 USDC", "0.1 ETH", "all USDC" or all.')
+    ],
     token: Token = None,
     network: NetworkName = None,
     account: AccountName = None,
@@ -58,7 +61,6 @@ def send(
     from microwallet.escrow.tokens import resolve_asset
     from microwallet.payer.pay import check_idempotency_key
     from microwallet.payer.send import (
-        ALL,
         carry_out,
         operation_of,
         plan_transfer,
@@ -71,7 +73,7 @@ def send(
     with open_wallet(
         network=network, account=account, rpc_url=rpc_url, password_file=password_file
     ) as wallet:
-        unit = None if amount.strip() == ALL else unit_of(amount)
+        amount, unit = _amount_and_unit(amount, token)
         named = wallet.network.native_symbol if unit in ("wei", "gwei") else unit
         asset = resolve_asset(wallet.configuration, wallet.network, wallet.reader, token or named)
         sender = wallet.sender()
@@ -113,6 +115,18 @@ def _sent(data: dict[str, Any], receipt: Any, text: str) -> Result:
         data={**data, "transactionHash": receipt.hash, "gasUsed": receipt.gas_used},
         text=f"{text}: {receipt.hash}",
     )
+
+
+def _amount_and_unit(text: str, token: str | None) -> tuple[str, str | None]:
+    """An amount as typed and its unit; "all USDC" is all of it."""
+    from microwallet.payer.send import ALL
+
+    words = text.split()
+    if words[:1] != [ALL] or len(words) > 2:
+        return text, unit_of(text)
+    if len(words) == 2 and token is not None:
+        raise UsageError(f"{text!r} names its token, and so does --token {token}", hint="name it once")
+    return ALL, words[1] if len(words) == 2 else None
 
 
 def _receiver(wallet: Wallet, to: str) -> Address:

@@ -65,7 +65,7 @@ def _chain_id(rpc: Rpc) -> str:
 def _head(reader: EscrowReader, now: int) -> str:
     head = reader.head()
     age = now - head.timestamp
-    said = f"block {head.number}, {age} s old"
+    said = f"block {head.number}, " + (f"{age} s old" if age >= 0 else f"{-age} s ahead of this clock")
     if reader.rpc.is_local:
         return said  # a local chain sleeps between transactions, and its clock can be moved
     if age > OLDEST_HEAD:

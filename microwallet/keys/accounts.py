@@ -136,6 +136,11 @@ class Accounts:
                 f"there is no account {reference[:80]!r}: there are none yet",
                 hint="microwallet account create NAME",
             )
+        if reference.startswith("0x") and not is_address(reference):
+            return UnknownReference(
+                f"{reference[:80]!r} is not an address: 0x and 40 hexadecimal digits are expected",
+                hint="microwallet account list",
+            )
         return UnknownReference(
             f"there is no account {reference[:80]!r}; {did_you_mean(reference, names)}",
             hint="microwallet account list",

@@ -1,0 +1,69 @@
+"""What commands say when they cannot: the values, and a hint that can be typed as it stands."""
+
+from __future__ import annotations
+
+import pytest
+
+SOMEBODY = "0x" + "44" * 20
+
+
+def test_a_hint_names_no_flag_the_command_lacks(run):
+    """`escrow trust` has no --dry-run, so none is named."""
+    assert run("escrow", "trust", SOMEBODY, "--json").error["hint"] == "add --yes to do it"
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (("network", "sepolai"), "did you mean sepolia?"),
+        (("account", "nobody"), "there is no account 'nobody'"),
+        (("max-fee-gvei", "1"), "did you mean max-fee-gwei?"),
+    ],
+    ids=" ".join,
+)
+def test_a_setting_that_names_nothing_is_refused(run, setting, said):
+    """A misspelled name is refused when it is set, not by every command afterwards."""
+    assert said in run("config", "set", *setting, "--json").error["message"]
+    assert run("config", "show", "--json").data["settings"]["network"]["source"] == "default"
+
+
+def test_half_an_address_is_no_account(run):
+    """An address with a digit lost is called that; names never begin with 0x."""
+    error = run("account", "show", SOMEBODY[:-1], "--json").error
+    assert error["message"].endswith("is not an address: 0x and 40 hexadecimal digits are expected")
+
+
+def test_a_failed_check_does_not_send_one_back_to_itself(run):
+    """`network check` says what else can be tried."""
+    checked = run("network", "check", "sepolia", "--rpc-url", "https://host.invalid", "--json")
+    assert checked.exit_code == 3
+    assert checked.error["hint"] == "microwallet network check sepolia --rpc-url URL"
+
+
+def test_a_close_that_failed_is_not_nothing_to_close(alice, make_wallet):
+    """A payee without gas reads what is missing, and not that nothing was to be done."""
+    poor = make_wallet("carol", wei=0)
+    alice.run("channel", "open", poor.address, "1 USDC", "--label", "coffee", "--yes").succeeded()
+    poor.run("payee", "accept", "-", input=alice.run("pay", "coffee", "0.1").stdout).succeeded()
+    failed = poor.run("payee", "close", "--all", "--yes")
+    assert (failed.exit_code, failed.stdout) == (4, "")
+    assert "holds 0 ETH" in failed.stderr
+    looked = poor.run("payee", "watch", "--once").succeeded()
+    assert (looked.stdout, looked.stderr) == ("", "looked once at anvil: no close is due\n")
+
+
+def test_all_of_a_token(alice, bob):
+    """With "all USDC" all of it goes; a token named twice is refused."""
+    twice = alice.run("send", bob.address, "all USDC", "--token", "ETH", "--yes", "--json")
+    assert twice.error["code"] == "usage"
+    sent = alice.run("send", bob.address, "all USDC", "--yes", "--json").data
+    assert sent["amount"] == str(10**9)
+    assert sent["asset"] == "USDC"
+
+
+def test_a_head_from_the_future(make_home, chain):
+    """A chain whose clock was moved ahead has no block of a negative age."""
+    home = make_home("ahead", chain)
+    home.run("devnet", "advance", "15m").succeeded()
+    (head,) = [row for row in home.run("network", "check", "--json").data["checks"] if row["name"] == "head"]
+    assert head["detail"].endswith(" s ahead of this clock")
