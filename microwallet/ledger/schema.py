@@ -69,11 +69,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             created_at INTEGER NOT NULL
         ) STRICT, WITHOUT ROWID""",
         "CREATE INDEX deposits_pending ON deposits (channel_id) WHERE status = 'pending'",
-        # What the payee has accepted: the best voucher of each channel.
+        # What the payee has accepted: the best voucher of each channel. `closes` is odd while the payee
+        # closes it: what is paid then would come too late.
         f"""CREATE TABLE vouchers ({_CHANNEL_COLUMNS}
             signature BLOB NOT NULL CHECK (length(signature) BETWEEN 1 AND 4096),
             accepted_at INTEGER NOT NULL,
-            close_confirmed INTEGER NOT NULL DEFAULT 0 CHECK (close_confirmed IN (0, 1))
+            close_confirmed INTEGER NOT NULL DEFAULT 0 CHECK (close_confirmed IN (0, 1)),
+            closes INTEGER NOT NULL DEFAULT 0
         ) STRICT, WITHOUT ROWID""",
         "CREATE INDEX vouchers_by_payee ON vouchers (payee) WHERE finalized = 0",
         # Signed transactions, stored before they are broadcast.
@@ -108,9 +110,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             block_number INTEGER NOT NULL,
             PRIMARY KEY (chain_id, escrow_contract, address)
         ) STRICT, WITHOUT ROWID""",
-    ),
-    (
-        # Odd while the payee closes a channel: what is paid then would come too late for the close.
-        "ALTER TABLE vouchers ADD COLUMN closes INTEGER NOT NULL DEFAULT 0",
     ),
 )
