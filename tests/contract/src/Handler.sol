@@ -17,6 +17,7 @@ contract Handler is Fixture {
     IChannelEscrow.ChannelDescriptor[] private _channels;
     mapping(bytes32 channelId => IChannelEscrow.ChannelState) private _last;
     mapping(address token => uint256) public donated;
+    uint256 public played;
     uint256 public succeeded;
     uint256 private _now = START;
     uint256 private _nonces;
@@ -33,6 +34,7 @@ contract Handler is Fixture {
     }
 
     modifier observed() {
+        ++played;
         vm.warp(_now);
         _;
         for (uint256 i = 0; i < _channels.length; ++i) {

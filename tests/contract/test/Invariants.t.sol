@@ -48,8 +48,9 @@ contract InvariantsTest {
         _handler.checkOnlyPayeeAndPayerArePaid();
     }
 
-    /// @notice A campaign in which hardly anything succeeds would prove little.
+    /// @notice A campaign in which hardly anything succeeds would prove little. Forge also plays the few calls of a
+    /// failure that it kept; once that is mended, so few may all be refused.
     function afterInvariant() external view {
-        vm.assertTrue(_handler.succeeded() >= 5, "enough calls succeeded");
+        if (_handler.played() >= 50) vm.assertTrue(_handler.succeeded() >= 5, "enough calls succeeded");
     }
 }
