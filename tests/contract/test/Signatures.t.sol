@@ -74,8 +74,12 @@ contract SignaturesTest is Fixture {
         _checkRefused(channel, signature);
     }
 
+    /// @dev The zero address is what failed recovery gives. It can be a payer where a token lets it.
     function test_signature_of_zeros_does_not_count_for_the_zero_address() public {
-        IChannelEscrow.ChannelDescriptor memory channel = _opened(address(usdc));
+        IChannelEscrow.ChannelDescriptor memory channel = _channel(NATIVE);
+        channel.payer = channel.authorizedSigner = address(0);
+        vm.deal(channel.payer, DEPOSIT);
+        _open(channel, DEPOSIT);
         _checkRefused(channel, new bytes(65));
     }
 
