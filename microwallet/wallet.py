@@ -261,6 +261,7 @@ class Wallet:
 
     def acceptance(self, *, allow_contract_signers: bool = False) -> Acceptance:
         """What checks and keeps the vouchers that pay this wallet on the network in use."""
+        from microwallet.escrow.tokens import known_assets
         from microwallet.payee.accept import Acceptance, AcceptancePolicy
         from microwallet.payee.confirmed_chain import ConfirmedChain
 
@@ -271,15 +272,12 @@ class Wallet:
             )
         return Acceptance(
             self.ledger.vouchers,
-            ConfirmedChain(
-                self.reader_of,
-                confirmations=self.network.confirmations,
-                asset_of=self.asset_of,
-            ),
+            ConfirmedChain(self.reader_of, confirmations=self.network.confirmations),
             AcceptancePolicy(
                 chain_id=self.network.chain_id,
                 escrow_contracts=self.trusted_escrows,
                 payees=payees,
+                assets={asset.token: asset for asset in known_assets(self.configuration, self.network)},
                 allow_contract_signers=allow_contract_signers,
             ),
             now=self.now,

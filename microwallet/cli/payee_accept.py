@@ -107,7 +107,10 @@ def _rejected(tally: Tally) -> VoucherRejected | None:
     if not tally.rejected:
         return None
     reasons = ", ".join(f"{count} {reason}" for reason, count in tally.rejected_by_reason.most_common())
-    return VoucherRejected(f"{tally.rejected} of the lines were rejected: {reasons}")
+    hint = None
+    if tally.wrong_token is not None:
+        hint = f"if the token is worth something to you: microwallet network token add {tally.wrong_token}"
+    return VoucherRejected(f"{tally.rejected} of the lines were rejected: {reasons}", hint=hint)
 
 
 def _text(tally: Tally) -> str:

@@ -34,6 +34,7 @@ class Rejection(StrEnum):
     WRONG_CHAIN = "wrong-chain"
     WRONG_ESCROW = "wrong-escrow"
     WRONG_PAYEE = "wrong-payee"
+    WRONG_TOKEN = "wrong-token"  # noqa: S105  # no password
     INVALID_SIGNATURE = "invalid-signature"
     SIGNER_MISMATCH = "signer-mismatch"
     CHANNEL_NOT_FOUND = "channel-not-found"
@@ -63,9 +64,6 @@ class Chain(Protocol):
     ) -> Mapping[ChannelId, ChannelState]:
         """States in one escrow as confirmed: deposits only as far as they have the confirmations wanted."""
 
-    def asset(self, token: Address) -> Asset:
-        """The asset of a token."""
-
     def is_valid_signature(
         self, escrow_contract: Address, signer: Address, digest: bytes, signature: bytes
     ) -> bool:
@@ -79,6 +77,8 @@ class AcceptancePolicy:
     chain_id: ChainId
     escrow_contracts: frozenset[Address]
     payees: frozenset[Address]
+    assets: Mapping[Address, Asset]
+    """The assets worth anything to the payee, by token: anybody can make a token and pay with it."""
     allow_contract_signers: bool = False
     state_lifetime: int = 5
     """Seconds for which the chain's answer about a channel is taken for current."""
@@ -93,6 +93,8 @@ class Tally:
     rejected_by_reason: Counter[Rejection] = field(default_factory=Counter)
     channels: dict[ChannelId, None] = field(default_factory=dict)
     """Ids of channels with an accepted or duplicate voucher, in the order they came."""
+    wrong_token: Address | None = None
+    """The last token that was refused."""
 
     @property
     def rejected(self) -> int:
@@ -111,7 +113,6 @@ class _Known:
     """When the chain gave `state`; None until it did."""
     closes: int = 0
     """Accepted.closes before the chain was asked for `state`."""
-    asset: Asset | None = None
 
 
 class _Rejected(Exception):
@@ -210,6 +211,9 @@ class Acceptance:
             raise _Rejected(Rejection.WRONG_PAYEE)
         if descriptor.channel_id() != document.channel_id:
             raise _Rejected(Rejection.MALFORMED)
+        if descriptor.token not in policy.assets:
+            self.tally.wrong_token = descriptor.token
+            raise _Rejected(Rejection.WRONG_TOKEN)
         known = _Known(
             descriptor=descriptor,
             digest=VoucherDigest(descriptor.chain_id, descriptor.escrow_contract, document.channel_id),
@@ -239,10 +243,7 @@ class Acceptance:
         rejection = rejection_by_state(document.cumulative_amount, known.state)
         if rejection is not None:
             tally.rejected_by_reason[rejection] += 1
-            return False
-        if known.asset is None:
-            known.asset = self._chain.asset(known.descriptor.token)
-        return True
+        return rejection is None
 
     def _commit(self, payable: Sequence[VoucherDocument], tally: Tally) -> None:
         """Count vouchers against the best ones in the ledger, and store those that are better."""
@@ -282,7 +283,7 @@ class Acceptance:
         return PayeeChannel(
             channel_id=document.channel_id,
             descriptor=known.descriptor,
-            asset=known.asset or self._chain.asset(known.descriptor.token),
+            asset=self._policy.assets[known.descriptor.token],
             state=known.state,
             authorized=document.cumulative_amount,
             as_of=known.state_at,

@@ -7,23 +7,15 @@ from dataclasses import replace
 
 from microwallet.domain.channel import NO_CHANNEL, ChannelState
 from microwallet.domain.identifiers import Address, ChannelId
-from microwallet.domain.money import Asset
 from microwallet.escrow.reader import EscrowReader
 
 
 class ConfirmedChain:
     """Implements payee.accept.Chain over the readers of escrows."""
 
-    def __init__(
-        self,
-        reader_of: Callable[[Address], EscrowReader],
-        *,
-        confirmations: int,
-        asset_of: Callable[[Address], Asset],
-    ) -> None:
+    def __init__(self, reader_of: Callable[[Address], EscrowReader], *, confirmations: int) -> None:
         self._reader_of = reader_of
         self._depth = max(0, confirmations - 1)
-        self.asset = asset_of
 
     def states(
         self, escrow_contract: Address, channel_ids: Sequence[ChannelId]

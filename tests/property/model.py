@@ -92,9 +92,6 @@ class Escrow:
         self.questions += 1
         return {channel_id: self.state(channel_id) for channel_id in channel_ids}
 
-    def asset(self, token: Address) -> Asset:
-        return replace(USDC, token=token)
-
     def is_valid_signature(
         self, _escrow: Address, _signer: Address, _digest: bytes, _signature: bytes
     ) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from model import CHAIN, ESCROW, PAYEE, Escrow, keyed
+from model import CHAIN, ESCROW, PAYEE, TOKEN, USDC, Escrow, keyed
 
 from microwallet.config import SETTINGS, Configuration, Paths
 from microwallet.domain.identifiers import NATIVE_TOKEN, Address
@@ -161,7 +161,9 @@ def test_junk_never_stops_a_stream_or_raises_what_is_stored(tmp_path_factory, be
     """Between good vouchers: the best good one is stored, and every line is counted once."""
     chain = Escrow()
     chain.open(ONE, 2_000_000)
-    policy = AcceptancePolicy(chain_id=CHAIN, escrow_contracts=frozenset({ESCROW}), payees=frozenset({PAYEE}))
+    policy = AcceptancePolicy(
+        chain_id=CHAIN, escrow_contracts=frozenset({ESCROW}), payees=frozenset({PAYEE}), assets={TOKEN: USDC}
+    )
     lines = [LINE] * before + junk + [ONE.line(1_234_568)]
     with Ledger.open(tmp_path_factory.mktemp("payee") / "ledger.sqlite3") as ledger:
         acceptance = Acceptance(ledger.vouchers, chain, policy, now=lambda: 0)

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from model import CHAIN, ESCROW, PAYEE, PAYER, Escrow, Keyed, Reverted, keyed
+from model import CHAIN, ESCROW, PAYEE, PAYER, TOKEN, USDC, Escrow, Keyed, Reverted, keyed
 
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, ChannelStatus
 from microwallet.errors import (
@@ -46,7 +46,11 @@ from microwallet.payer.pay import pay, resume
 CHANNELS = tuple(keyed(number) for number in (1, 2, 3))
 LABELS = {channel.channel_id: f"channel-{number}" for number, channel in enumerate(CHANNELS)}
 POLICY = AcceptancePolicy(
-    chain_id=CHAIN, escrow_contracts=frozenset({ESCROW}), payees=frozenset({PAYEE}), state_lifetime=-1
+    chain_id=CHAIN,
+    escrow_contracts=frozenset({ESCROW}),
+    payees=frozenset({PAYEE}),
+    assets={TOKEN: USDC},
+    state_lifetime=-1,
 )
 
 MEMORY = Path("/dev/shm")

@@ -51,11 +51,18 @@ class Payers:
     reader: EscrowReader
     _numbers: itertools.count = field(default_factory=lambda: itertools.count(1))
 
-    def open(self, payee: Address, deposit: int = 10_000_000, *, native: bool = False) -> Opened:
-        """A channel of a new payer, opened on chain."""
+    def open(
+        self,
+        payee: Address,
+        deposit: int = 10_000_000,
+        *,
+        native: bool = False,
+        token: Address | None = None,
+    ) -> Opened:
+        """A channel of a new payer, opened on chain, in the test USDC unless told otherwise."""
         number = next(self._numbers)
         payer = checksum_address(keccak(b"payer %d" % number)[12:])
-        token = NATIVE_TOKEN if native else self.chain.token
+        token = NATIVE_TOKEN if native else token or self.chain.token
         key = VoucherKey(keccak(b"voucher key %d" % number))
         descriptor = ChannelDescriptor(
             payer=payer,

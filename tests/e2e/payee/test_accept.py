@@ -124,7 +124,8 @@ def test_every_bad_line_in_a_good_stream(payee, opened):
         ("wrong-chain", resigned(opened, 500, chain_id=1)),
         ("wrong-escrow", resigned(opened, 500, escrow_contract=OTHER)),
         ("wrong-payee", resigned(opened, 500, payee=OTHER)),
-        ("channel-not-found", resigned(opened, 500, token=OTHER)),
+        ("wrong-token", resigned(opened, 500, token=OTHER)),
+        ("channel-not-found", resigned(opened, 500, salt="0x" + "00" * 32)),
         ("amount-exceeds-deposit", opened.voucher(10_000_001)),
         ("too-long", "x" * 10_000_000 + "\n"),
         ("too-long", changed(good, padding="x" * 17_000)),
@@ -139,6 +140,18 @@ def test_every_bad_line_in_a_good_stream(payee, opened):
     assert data["rejectedByReason"] == {reason: reasons.count(reason) for reason in reasons}
     assert (data["accepted"], data["rejected"]) == (len(bad) + 1, len(bad))
     assert best(payee, opened) == len(bad) + 1
+
+
+def test_a_token_of_the_payers_own_making(payee, payers, chain):
+    """Worth nothing until the payee says otherwise: refused, with the command that would take it."""
+    token = checksum_address(b"\x66" * 20)
+    chain.rpc.call("anvil_setCode", [token, chain.rpc.call("eth_getCode", [chain.token, "latest"])])
+    opened = payers.open(payee.address, token=token)
+    refused = payee.run("accept", "-", input=opened.voucher(500))
+    assert refused.json["data"]["rejectedByReason"] == {"wrong-token": 1}
+    assert refused.error["hint"].endswith(f"microwallet network token add {token}")
+    payee.home.run("network", "token", "add", token, "--alias", "MINE").succeeded()
+    assert payee.accept(opened.voucher(500))["accepted"] == 1
 
 
 def test_flipped_bits(payee, opened):

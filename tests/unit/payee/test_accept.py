@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from model import CHAIN, ESCROW, PAYEE, Escrow, keyed
+from model import CHAIN, ESCROW, PAYEE, TOKEN, USDC, Escrow, keyed
 
 from microwallet.domain.channel import NO_CHANNEL
 from microwallet.domain.identifiers import NATIVE_TOKEN, checksum_address
@@ -18,7 +18,9 @@ from microwallet.payee.accept import Acceptance, AcceptancePolicy, rejection_by_
 
 ONE, TWO = keyed(1), keyed(2)
 OPEN = replace(NO_CHANNEL, deposit=1000)
-POLICY = AcceptancePolicy(chain_id=CHAIN, escrow_contracts=frozenset({ESCROW}), payees=frozenset({PAYEE}))
+POLICY = AcceptancePolicy(
+    chain_id=CHAIN, escrow_contracts=frozenset({ESCROW}), payees=frozenset({PAYEE}), assets={TOKEN: USDC}
+)
 
 
 @pytest.fixture
@@ -135,7 +137,8 @@ OTHER = checksum_address(b"\x99" * 20)
         (keyed(1, chain_id=1).line(1), "wrong-chain"),
         (keyed(1, escrow_contract=OTHER).line(1), "wrong-escrow"),
         (keyed(1, payee=OTHER).line(1), "wrong-payee"),
-        (keyed(1, token=OTHER).line(1), "channel-not-found"),
+        (keyed(1, token=OTHER).line(1), "wrong-token"),
+        (keyed(9).line(1), "channel-not-found"),
         (changed(ONE.line(1), token=OTHER), "malformed"),
         (changed(ONE.line(1), channelId=TWO.channel_id), "malformed"),
         (changed(ONE.line(1), cumulativeAmount="2"), "signer-mismatch"),

@@ -30,7 +30,7 @@ class History:
 
 def seen(blocks, confirmations):
     """The channel's state as a payee that wants so many confirmations takes it."""
-    chain = ConfirmedChain(lambda _: History(blocks), confirmations=confirmations, asset_of=lambda _: None)
+    chain = ConfirmedChain(lambda _: History(blocks), confirmations=confirmations)
     return chain.states(ESCROW, [ONE])[ONE]
 
 
