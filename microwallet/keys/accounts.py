@@ -130,16 +130,16 @@ class Accounts:
         return found
 
     def _unknown(self, reference: str) -> UnknownReference:
+        if reference.startswith("0x") and not is_address(reference):
+            return UnknownReference(
+                f"{reference[:80]!r} is not an address: 0x and 40 hexadecimal digits are expected",
+                hint="microwallet account list",
+            )
         names = [account.name for account in self.list()]
         if not names:
             return UnknownReference(
                 f"there is no account {reference[:80]!r}: there are none yet",
                 hint="microwallet account create NAME",
-            )
-        if reference.startswith("0x") and not is_address(reference):
-            return UnknownReference(
-                f"{reference[:80]!r} is not an address: 0x and 40 hexadecimal digits are expected",
-                hint="microwallet account list",
             )
         return UnknownReference(
             f"there is no account {reference[:80]!r}; {did_you_mean(reference, names)}",
