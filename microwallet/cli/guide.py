@@ -11,7 +11,7 @@ from microwallet.cli.command import command, new_group
 from microwallet.cli.options import Json
 from microwallet.cli.result import Result
 from microwallet.cli.table import named
-from microwallet.errors import UnknownReference
+from microwallet.errors import UnknownReference, did_you_mean
 
 app = new_group("Read about a topic.")
 
@@ -28,19 +28,23 @@ def _topics(incomplete: str) -> list[tuple[str, str]]:
 
 @command(app, "help", "microwallet help channels")
 def help_(
+    context: typer.Context,
     topic: Annotated[
-        str | None, typer.Argument(metavar="TOPIC", help=", ".join(TOPICS), autocompletion=_topics)
+        list[str] | None, typer.Argument(metavar="TOPIC", help=", ".join(TOPICS), autocompletion=_topics)
     ] = None,
     json: Json = False,
 ) -> Result:
     """Read about a topic, or list the topics."""
-    if topic is None:
+    if not topic:
         return Result(
             data={"topics": TOPICS}, text=named(TOPICS.items()), notes=["read one: microwallet help channels"]
         )
-    if topic not in TOPICS:
+    name = " ".join(topic)
+    if name not in TOPICS:
+        is_command = topic[0] in context.find_root().command.list_commands(context)  # type: ignore[attr-defined]
         raise UnknownReference(
-            f"there is no topic {topic!r}; there are: {', '.join(TOPICS)}", hint="microwallet help"
+            f"there is no topic {name!r}; {did_you_mean(name, TOPICS)}",
+            hint=f"microwallet {name} --help" if is_command else "microwallet help",
         )
-    text = files("microwallet").joinpath("guide", f"{topic}.md").read_text(encoding="utf-8")
-    return Result(data={"topic": topic, "text": text}, text=text)
+    text = files("microwallet").joinpath("guide", f"{name}.md").read_text(encoding="utf-8")
+    return Result(data={"topic": name, "text": text}, text=text)

@@ -25,6 +25,8 @@ from microwallet.cli.main import main
         (["pay", "tea", "1", "--network", "anvil"], "No such option: --network", "microwallet pay --help"),
         (["pay", "-q", "tea", "1"], "No such option: -q", "microwallet -q pay tea 1"),
         (["balance", "--debug"], "No such option: --debug", "microwallet --debug balance"),
+        (["help", "channel", "open"], "no topic 'channel open'", "microwallet channel open --help"),
+        (["help", "chanels"], "did you mean channels?", "microwallet help"),
         (["pya", "tea", "1"], "Did you mean 'pay'?", "microwallet --help"),
         (["channel", "lst"], "Did you mean 'list'?", "microwallet channel --help"),
     ],
