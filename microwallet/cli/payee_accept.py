@@ -110,7 +110,8 @@ def _rejected(tally: Tally) -> VoucherRejected | None:
     hint = None
     if tally.wrong_token is not None:
         hint = f"if the token is worth something to you: microwallet network token add {tally.wrong_token}"
-    return VoucherRejected(f"{tally.rejected} of the lines were rejected: {reasons}", hint=hint)
+    lines = "1 line was" if tally.rejected == 1 else f"{tally.rejected} lines were"
+    return VoucherRejected(f"{lines} rejected: {reasons}", hint=hint)
 
 
 def _text(tally: Tally) -> str:

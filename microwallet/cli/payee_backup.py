@@ -73,7 +73,7 @@ def import_(
         notes = _refreshed(wallet)
     tally = restoration.tally
     reasons = ", ".join(f"{count} {reason}" for reason, count in tally.rejected_by_reason.most_common())
-    rejected = VoucherRejected(f"{tally.rejected} of the lines were rejected: {reasons}")
+    rejected = VoucherRejected(f"{tally.rejected} rejected: {reasons}")
     return Result(
         data=tally_document(tally),
         text=f"taken {tally.accepted}, not better than here {tally.duplicates}, rejected {tally.rejected}",
