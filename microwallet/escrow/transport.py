@@ -53,7 +53,7 @@ class Deadline:
 
 
 class Endpoint:
-    """One RPC address: pooled connections, a proxy where the environment names one, TLS for https.
+    """One RPC address: one connection that is kept, a proxy where the environment names one, TLS for https.
 
     `shown` is the address without credentials, API keys and query values: the only form that may
     be printed.
@@ -88,7 +88,7 @@ class Endpoint:
         if self._proxy and not self._tls:
             self._target = f"http://{authority}{path}"
             self._headers |= _authorization("Proxy-Authorization", self._proxy)
-        self._idle: list[HTTPConnection] = []
+        self._idle: HTTPConnection | None = None
 
     @property
     def is_local(self) -> bool:
@@ -98,19 +98,22 @@ class Endpoint:
     def post(self, body: bytes, deadline: Deadline, *, reuse: bool) -> tuple[int, str | None, bytes]:
         """Status, Retry-After and body of the answer; TransportError when none comes in time.
 
-        `reuse` allows a pooled connection, on which a request may have to be sent twice.
+        `reuse` allows the connection that was kept, on which a request may have to be sent twice.
         """
-        while reuse and self._idle:
+        kept = self._idle
+        if reuse and kept is not None:
+            self._idle = None
             try:
-                return self._exchange(self._idle.pop(), body, deadline)
+                return self._exchange(kept, body, deadline)
             except TransportError:
                 deadline_left(deadline)
         return self._exchange(self._connection(deadline), body, deadline)
 
     def close(self) -> None:
-        """Close the pooled connections."""
-        while self._idle:
-            self._idle.pop().close()
+        """Close the connection that was kept."""
+        if self._idle is not None:
+            self._idle.close()
+            self._idle = None
 
     def _exchange(
         self, connection: HTTPConnection, body: bytes, deadline: Deadline
@@ -131,8 +134,8 @@ class Endpoint:
         if exchange.error is not None:
             connection.close()
             raise TransportError(_said(exchange.error), sent=exchange.sent) from exchange.error
-        if exchange.keep:
-            self._idle.append(connection)
+        if exchange.keep and self._idle is None:
+            self._idle = connection
         else:
             connection.close()
         if len(exchange.content) > BODY_LIMIT:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import socket
 import socketserver
 import ssl
@@ -277,6 +278,20 @@ def test_a_connection_is_used_again_and_mended():
             connection.shutdown(socket.SHUT_RDWR)
         assert rpc.call("eth_blockNumber") == "0x7a69"
         assert len(server._connections) == 2
+
+
+def test_what_is_not_a_read_leaves_no_connection_behind(chain):
+    """Each takes a connection of its own; one at most is kept, however many there were."""
+
+    def lowest_free_descriptor():
+        descriptor = os.dup(0)
+        os.close(descriptor)
+        return descriptor
+
+    before = lowest_free_descriptor()
+    for _ in range(20):
+        chain.rpc.call("evm_mine")
+    assert lowest_free_descriptor() <= before + 1
 
 
 def test_secrets_in_an_address_stay_secret():
