@@ -48,6 +48,7 @@ import shutil
 import sqlite3
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -239,18 +240,24 @@ def test_rpc_failure_deleted_channels(alice, bob, faulty):
     """tempo wallet#170: whatever a server answers, or does not, no row, key or voucher is touched."""
     bob.run("payee", "accept", "-", input=alice.run("pay", "coffee", "1 USDC").stdout).succeeded()
     before = everything_in(alice), everything_in(bob)
-    for fault in FAULTS:
-        settings = {"MICROWALLET_RPC_URL": faulty(fault), "MICROWALLET_RPC_TIMEOUT": "1"}
-        runs = [
-            alice.run("channel", "sync", "--json", env=settings),
-            alice.run("channel", "close", "coffee", "--yes", "--json", env=settings),
-            bob.run("payee", "close", "--all", "--yes", "--json", env=settings),
-            bob.run("payee", "list", "--json", env=settings),
-        ]
-        for run in runs:
-            assert run.exit_code == 3, (fault, run)
-            assert run.error["message"]
-        assert (everything_in(alice), everything_in(bob)) == before, fault
+    commands = [
+        (alice, ("channel", "sync")),
+        (alice, ("channel", "close", "coffee", "--yes")),
+        (bob, ("payee", "close", "--all", "--yes")),
+        (bob, ("payee", "list")),
+    ]
+
+    def run(asked):
+        (home, words), url = asked
+        return home.run(*words, "--json", env={"MICROWALLET_RPC_URL": url, "MICROWALLET_RPC_TIMEOUT": "1"})
+
+    urls = [faulty(fault) for fault in FAULTS]
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(run, itertools.product(commands, urls)))
+    for done in runs:
+        assert done.exit_code == 3, done
+        assert done.error["message"]
+    assert (everything_in(alice), everything_in(bob)) == before
     assert alice.run("pay", "coffee", "1 USDC", "--json").data["cumulativeAmount"] == "2000000"
 
 
