@@ -1,4 +1,4 @@
-"""Settling and closing: the payee's captures on chain, in as few transactions as they need."""
+"""Settling and closing: what a payee planned to capture, against the chain as it is, by one process."""
 
 from __future__ import annotations
 
@@ -7,44 +7,18 @@ from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
-from microwallet.domain.identifiers import Address, ChainId, ChannelId, keccak, word
+from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.domain.ports import Reporter, TransactionJournal
-from microwallet.errors import (
-    MicrowalletError,
-    NetworkError,
-    OutcomeUnknown,
-    TransactionReplaced,
-    TransactionReverted,
-)
-from microwallet.escrow import calls
+from microwallet.errors import NetworkError, OutcomeUnknown, TransactionReverted
 from microwallet.escrow.events import EscrowEvents
-from microwallet.escrow.reverts import ContractReverted, revert_of
-from microwallet.escrow.rpc import Rpc, RpcError
+from microwallet.escrow.rpc import Rpc
 from microwallet.escrow.transactions import Receipt, TransactionSender
 from microwallet.ledger.vouchers import Vouchers
+from microwallet.payee.capture_sender import CaptureSender
 from microwallet.payee.captures import Action, PlannedCapture, Selection
 from microwallet.payee.exclusive import claims_lock, exclusive
 from microwallet.payee.outcome import RUN_AGAIN, Outcome, read_receipt
 from microwallet.payee.refresh import ReaderOf, Refreshed, refresh
-
-BATCH_LIMIT = 100
-"""Channels a transaction settles or closes at most: about 5 million gas, below every chain's limit."""
-GAS_LIMIT = 300_000
-"""Gas one channel may take. A payer's contract that burns more to take its refund gets none."""
-_USUAL_GAS = 80_000
-_BASE_GAS = 100_000
-
-_NOT_THE_REFUND = frozenset(
-    {
-        "AmountExceedsDeposit",
-        "AmountNotIncreasing",
-        "CaptureAmountInvalid",
-        "ChannelFinalized",
-        "ChannelNotFound",
-        "InvalidSignature",
-        "NotPayee",
-    }
-)
 
 
 class Settlement:
@@ -124,11 +98,19 @@ class Settlement:
             ordered = sorted((item for item in still if item.is_due(action)), key=_place)
             outrun = TransactionReverted("more was settled meanwhile than was to be captured", hint=RUN_AGAIN)
             outcome.fail([item for item in still if item.is_outrun(action)], outrun)
-            for (payee, _), group in groupby(ordered, key=lambda item: _place(item)[:2]):
+            for (payee, escrow_contract), group in groupby(ordered, key=lambda item: _place(item)[:2]):
                 if payee in self._unknown:
                     outcome.fail(group, self._unknown[payee])
                 else:
-                    self._group(action, payee, list(group), outcome)
+                    sender = CaptureSender(
+                        payee,
+                        rpc=self._rpc,
+                        events=self._events_of(escrow_contract),
+                        sender_of=self._sender_of,
+                        reporter=self._reporter,
+                        outcome=outcome,
+                    )
+                    sender.send(action, list(group))
             if outcome.channels:
                 self._record()
         return outcome
@@ -165,118 +147,10 @@ class Settlement:
         """What a transaction of an earlier run did, to the channels its events name."""
         live = self._vouchers.live(self._chain_id)
         for escrow_contract in {channel.descriptor.escrow_contract for channel in live}:
-            events = EscrowEvents(self._reader_of(escrow_contract), self._chain_id)
-            read_receipt(receipt, events, self._vouchers.get, outcome)
+            read_receipt(receipt, self._events_of(escrow_contract), self._vouchers.get, outcome)
 
-    def _group(self, action: Action, payee: Address, planned: list[PlannedCapture], outcome: Outcome) -> None:
-        undeliverable: list[PlannedCapture] = []
-        for start in range(0, len(planned), BATCH_LIMIT):
-            chunk = planned[start : start + BATCH_LIMIT]
-            try:
-                self._send(action, payee, chunk, outcome, undeliverable)
-            except OutcomeUnknown as error:
-                outcome.fail(chunk, error)
-            except MicrowalletError as error:
-                # Of the payee or the chain, not of a channel: the rest would meet it too.
-                outcome.fail([*planned[start:], *undeliverable], error)
-                return
-        if undeliverable:
-            self._group(Action.SETTLE, payee, [item for item in undeliverable if item.captured], outcome)
-            for item in undeliverable:
-                outcome.refund_undeliverable(item)
-
-    def _send(
-        self,
-        action: Action,
-        payee: Address,
-        planned: list[PlannedCapture],
-        outcome: Outcome,
-        undeliverable: list[PlannedCapture],
-    ) -> None:
-        """One transaction for all that can go through; the others into `undeliverable` or `failed`."""
-        good = self._sound(action, payee, planned, outcome, undeliverable)
-        if not good:
-            return
-        doing = f"to {action} {len(good)} channels" if len(good) > 1 else f"to {action} a channel"
-        self._reporter.say(f"sending a transaction {doing}, waiting for it to be mined")
-        single = good[0].channel.channel_id if len(good) == 1 else None
-        try:
-            receipt = self._sender_of(payee).send(
-                _call(action, good),
-                operation=_operation(action, good),
-                purpose=str(action),
-                channel_id=single,
-            )
-        except TransactionReplaced:
-            raise
-        except TransactionReverted as error:
-            self._reverted(action, payee, good, error, outcome, undeliverable)
-            return
-        before = {item.channel.channel_id: item.channel for item in good}
-        reader = self._reader_of(good[0].channel.descriptor.escrow_contract)
-        read_receipt(receipt, EscrowEvents(reader, self._chain_id), before.get, outcome)
-        nothing = TransactionReverted(f"{receipt.hash} was mined and did nothing for this channel")
-        outcome.fail(good, nothing)
-
-    def _reverted(
-        self,
-        action: Action,
-        payee: Address,
-        planned: list[PlannedCapture],
-        error: TransactionReverted,
-        outcome: Outcome,
-        undeliverable: list[PlannedCapture],
-    ) -> None:
-        """It passed alone and in simulation, and yet: each half for itself, down to the one."""
-        if len(planned) > 1:
-            middle = len(planned) // 2
-            for half in (planned[:middle], planned[middle:]):
-                self._send(action, payee, half, outcome, undeliverable)
-        elif action is Action.CLOSE and self._settles(payee, planned[0]):
-            undeliverable.append(planned[0])
-        else:
-            outcome.fail(planned, error)
-
-    def _sound(
-        self,
-        action: Action,
-        payee: Address,
-        planned: list[PlannedCapture],
-        outcome: Outcome,
-        undeliverable: list[PlannedCapture],
-    ) -> list[PlannedCapture]:
-        """Those that go through, simulated as they will be sent."""
-        if len(planned) > 1:
-            (whole,) = self._estimates(payee, [(_call(action, planned), f"this {action}")])
-            if isinstance(whole, int) and whole <= _BASE_GAS + _USUAL_GAS * len(planned):
-                return planned
-        found = self._estimates(
-            payee, [(_call(action, [item]), f"{action} of {item.channel.channel_id}") for item in planned]
-        )
-        good = []
-        for item, estimate in zip(planned, found, strict=True):
-            if isinstance(estimate, int) and estimate <= GAS_LIMIT:
-                good.append(item)
-            elif action is Action.CLOSE and not _is_refusal(estimate) and self._settles(payee, item):
-                undeliverable.append(item)
-            else:
-                outcome.fail([item], _error(estimate, item))
-        return good
-
-    def _settles(self, payee: Address, item: PlannedCapture) -> bool:
-        """Whether a settle goes through where a close does not: then it is the refund that fails."""
-        if not item.captured:
-            return True
-        call = _call(Action.SETTLE, [item])
-        (found,) = self._estimates(payee, [(call, f"settle of {item.channel.channel_id}")])
-        return isinstance(found, int) and found <= GAS_LIMIT
-
-    def _estimates(
-        self, payee: Address, wanted: Sequence[tuple[calls.Call, str]]
-    ) -> list[int | MicrowalletError]:
-        """Gas of each call, or the error it reverts with."""
-        answers = self._rpc.try_batch([("eth_estimateGas", [call.request(payee)]) for call, _ in wanted])
-        return [_estimate(answer, doing) for answer, (_, doing) in zip(answers, wanted, strict=True)]
+    def _events_of(self, escrow_contract: Address) -> EscrowEvents:
+        return EscrowEvents(self._reader_of(escrow_contract), self._chain_id)
 
     def _record(self) -> None:
         """What the chain says afterwards; the transaction counts whether or not it can be asked."""
@@ -295,59 +169,3 @@ def _place(item: PlannedCapture) -> tuple[Address, Address, Address, ChannelId]:
         descriptor.token,
         item.channel.channel_id,
     )
-
-
-def _operation(action: Action, planned: Sequence[PlannedCapture]) -> str:
-    """The same captures are the same operation: tried again, they are one transaction still."""
-    content = b"".join(word(item.channel.channel_id) + word(item.capture_amount) for item in planned)
-    return f"{action}-{keccak(content)[:12].hex()}"
-
-
-def _call(action: Action, planned: Sequence[PlannedCapture]) -> calls.Call:
-    captures = [_capture(item) for item in planned]
-    if action is Action.SETTLE:
-        return calls.settle(captures[0]) if len(captures) == 1 else calls.settle_batch(captures)
-    return calls.close(captures[0]) if len(captures) == 1 else calls.close_batch(captures)
-
-
-def _capture(item: PlannedCapture) -> calls.Capture:
-    channel = item.channel
-    if not item.captured:
-        # Nothing is taken, so no voucher is needed: one below the settled total would be refused.
-        return calls.Capture(
-            descriptor=channel.descriptor,
-            cumulative_amount=item.capture_amount,
-            capture_amount=item.capture_amount,
-            signature=b"",
-        )
-    return calls.Capture(
-        descriptor=channel.descriptor,
-        cumulative_amount=channel.authorized,
-        capture_amount=item.capture_amount,
-        signature=channel.signature,
-    )
-
-
-def _estimate(answer: object, doing: str) -> int | MicrowalletError:
-    if isinstance(answer, RpcError):
-        if answer.is_revert:
-            return revert_of(answer, doing)
-        if "gas" in answer.rpc_message.lower():
-            # The node gave up at its own limit: the call takes more gas than any sane one.
-            return ContractReverted(f"{doing} takes too much gas", name=None, arguments={})
-        raise answer
-    try:
-        return int(str(answer), 16)
-    except ValueError:
-        raise NetworkError("the chain answered an estimate of gas that is not a number") from None
-
-
-def _is_refusal(estimate: int | MicrowalletError) -> bool:
-    """Whether the escrow itself refused the capture, so that settling would fare no better."""
-    return isinstance(estimate, ContractReverted) and estimate.name in _NOT_THE_REFUND
-
-
-def _error(estimate: int | MicrowalletError, item: PlannedCapture) -> MicrowalletError:
-    if isinstance(estimate, int):
-        return TransactionReverted(f"channel {item.channel.channel_id} would take {estimate} gas")
-    return estimate
