@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from microwallet.config import Configuration, Paths
-from microwallet.domain.channel import PayerChannel
-from microwallet.domain.identifiers import Address
 from microwallet.domain.money import Asset, format_units
 from microwallet.errors import KeyMissing, KeyUnavailable, UnknownReference
-from microwallet.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
+    from microwallet.domain.channel import PayerChannel
+    from microwallet.domain.identifiers import Address
     from microwallet.domain.ports import Reporter
     from microwallet.domain.voucher import VoucherKey
     from microwallet.escrow.networks import Network
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from microwallet.keys.accounts import Account, Accounts
     from microwallet.keys.passwords import PasswordSource
     from microwallet.keys.voucher_keys import VoucherKeys
+    from microwallet.ledger.ledger import Ledger
     from microwallet.payee.accept import Acceptance
     from microwallet.payee.settle import Settlement
     from microwallet.payer.paying_account import PayingAccount
@@ -81,6 +81,8 @@ class Wallet:
     @cached_property
     def ledger(self) -> Ledger:
         """The ledger, opened."""
+        from microwallet.ledger.ledger import Ledger
+
         return Ledger.open(self.paths.ledger)
 
     @cached_property

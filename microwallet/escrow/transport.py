@@ -9,11 +9,13 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from microwallet.errors import UsageError
+
+if TYPE_CHECKING:
+    from http.client import HTTPConnection
 
 BODY_LIMIT = 20 * 1024 * 1024
 """Bytes an answer may have."""
@@ -145,10 +147,11 @@ class Endpoint:
     def _connection(self, deadline: Deadline) -> HTTPConnection:
         proxy = self._proxy
         host, port = (proxy.hostname or "", proxy.port or 80) if proxy else (self._host, self._port)
+        from http.client import HTTPConnection, HTTPSConnection
+
         if not self._tls:
             return HTTPConnection(host, port, timeout=deadline.remaining())
         import ssl
-        from http.client import HTTPSConnection
 
         context = ssl.create_default_context()
         connection = HTTPSConnection(host, port, timeout=deadline.remaining(), context=context)
@@ -170,6 +173,8 @@ class _Exchange:
     error: Exception | None = None
 
     def run(self, connection: HTTPConnection, target: str, body: bytes, headers: dict[str, str]) -> None:
+        from http.client import HTTPException
+
         try:
             if connection.sock is None:
                 connection.connect()
