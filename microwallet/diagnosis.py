@@ -136,11 +136,13 @@ def _network(wallet: Wallet) -> Finding:
 
 def _escrow(wallet: Wallet) -> Finding:
     from microwallet.escrow.artifacts import artifact
+    from microwallet.escrow.deployment import Deployment, deployment_of
 
     contract = artifact("ChannelEscrow")
-    if wallet.reader.code_hash_matches(contract.address, contract.deployed_bytecode):
+    found = deployment_of(wallet.reader, contract)
+    if found is Deployment.DEPLOYED:
         return Finding(name="escrow", ok=True, detail=contract.address)
-    there = wallet.reader.has_code(contract.address)
+    there = found is Deployment.OTHER_CODE
     return Finding(
         name="escrow",
         ok=False,

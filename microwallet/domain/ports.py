@@ -78,9 +78,7 @@ class TransactionJournal(Protocol):
         """Store what became of a transaction. MINED and REVERTED mark the other attempts at its
         nonce REPLACED; a reorganisation may take a mined one back to BROADCAST."""
 
-    def unfinished(
-        self, chain_id: ChainId, *, sender: Address | None = None, operation: str | None = None
-    ) -> Sequence[JournalEntry]:
+    def unfinished(self, chain_id: ChainId, *, sender: Address | None = None) -> Sequence[JournalEntry]:
         """Entries that are SIGNED or BROADCAST, lowest nonce first."""
 
     def of_operation(self, operation: str) -> Sequence[JournalEntry]:

@@ -81,10 +81,6 @@ class Network:
     """Whether money may move here: testnets always, others once the user turned them on."""
     built_in: bool = False
 
-    def explorer_link(self, kind: str, value: str) -> str | None:
-        """Web address of a `tx` or an `address`; None where the network has no explorer."""
-        return f"{self.explorer}/{kind}/{value}" if self.explorer else None
-
 
 @cache
 def built_in_networks() -> Mapping[str, Network]:

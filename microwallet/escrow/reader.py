@@ -36,7 +36,6 @@ _ALLOWANCE = selector("allowance(address,address)")
 _IS_VALID_SIGNATURE = selector("isValidSignature(bytes32,bytes)")
 _SYMBOL = selector("symbol()")
 _DECIMALS = selector("decimals()")
-_NAME = selector("name()")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +53,6 @@ class TokenMetadata:
     """What a token says of itself; None where it says nothing. Not to be trusted."""
 
     symbol: str | None
-    name: str | None
     decimals: int | None
 
 
@@ -122,10 +120,6 @@ class EscrowReader:
         """Whether a contract is at this address."""
         return bool(self.code(address))
 
-    def code_hash_matches(self, address: Address, deployed_bytecode: bytes) -> bool:
-        """Whether exactly this code is at the address."""
-        return self.code(address) == deployed_bytecode
-
     def native_balance(self, address: Address) -> int:
         """Wei an address holds."""
         return self.balances([(NATIVE_TOKEN, address)])[0]
@@ -171,12 +165,9 @@ class EscrowReader:
         return [int.from_bytes(raw, "big") if len(raw) == _WORD else None for raw in raws]
 
     def token_metadata(self, token: Address) -> TokenMetadata:
-        """Symbol, name and decimals as the token tells them."""
-        requests = [self.view(token, data) for data in (_SYMBOL, _NAME, _DECIMALS)]
-        symbol, name, decimals = self.rpc.try_batch(requests)
-        return TokenMetadata(
-            symbol=_text(_raw(symbol)), name=_text(_raw(name)), decimals=_small_number(_raw(decimals))
-        )
+        """Symbol and decimals as the token tells them."""
+        symbol, decimals = self.rpc.try_batch([self.view(token, data) for data in (_SYMBOL, _DECIMALS)])
+        return TokenMetadata(symbol=_text(_raw(symbol)), decimals=_small_number(_raw(decimals)))
 
     def view(self, to: Address, data: bytes, tag: str = "latest") -> Request:
         """The request of a read-only call."""

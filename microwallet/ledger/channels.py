@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from microwallet.domain.channel import ChannelState, PayerChannel
-from microwallet.domain.identifiers import Address, ChainId, ChannelId, is_address, parse_address
+from microwallet.domain.identifiers import Address, ChannelId, is_address, parse_address
 from microwallet.errors import AmbiguousReference, UnknownReference, UsageError, did_you_mean
 from microwallet.ledger.database import Database, to_text
 from microwallet.ledger.rows import (
@@ -66,12 +66,6 @@ class Channels:
         with self._database.read() as connection:
             query = "SELECT 1 FROM channels WHERE label = ? AND finalized = 0"
             return connection.execute(query, (label,)).fetchone() is not None
-
-    def of_payer(self, payer: Address, chain_id: ChainId) -> Sequence[PayerChannel]:
-        """Every channel of one payer on one chain."""
-        with self._database.read() as connection:
-            rows = connection.execute(f"{_SELECT} WHERE payer = ? AND chain_id = ?", (payer, chain_id))
-            return [_channel(row) for row in rows]
 
     def add(self, channel: PayerChannel, *, now: int) -> None:
         """Remember a new channel. UsageError if its label is taken by a live one; the same channel

@@ -75,16 +75,13 @@ class Journal:
                     {"hash": transaction_hash},
                 )
 
-    def unfinished(
-        self, chain_id: ChainId, *, sender: Address | None = None, operation: str | None = None
-    ) -> Sequence[JournalEntry]:
+    def unfinished(self, chain_id: ChainId, *, sender: Address | None = None) -> Sequence[JournalEntry]:
         """Entries that are signed or broadcast, lowest nonce first."""
         query = f"SELECT {_COLUMNS} FROM transactions WHERE chain_id = ? AND {_UNFINISHED}"
         values: list[Any] = [chain_id]
-        for column, value in (("sender", sender), ("operation", operation)):
-            if value is not None:
-                query += f" AND {column} = ?"
-                values.append(value)
+        if sender is not None:
+            query += " AND sender = ?"
+            values.append(sender)
         with self._database.read() as connection:
             return [_entry(row) for row in connection.execute(f"{query} ORDER BY nonce, position", values)]
 

@@ -22,7 +22,6 @@ PURPOSE = "send"
 class Transfer:
     """A transfer that is planned and priced; nothing is signed yet."""
 
-    receiver: Address
     amount: Amount
     call: Call
     quote: Quote
@@ -103,8 +102,5 @@ def _everything(sender: TransactionSender, receiver: Address, asset: Asset, bala
 
 
 def _priced(sender: TransactionSender, receiver: Address, amount: Amount) -> Transfer:
-    if amount.asset.is_native:
-        call = Call(to=receiver, value=amount.base_units)
-    else:
-        call = transfer(amount.asset.token, receiver, amount.base_units)
-    return Transfer(receiver=receiver, amount=amount, call=call, quote=sender.quote(call, purpose=PURPOSE))
+    call = transfer(amount.asset.token, receiver, amount.base_units)
+    return Transfer(amount=amount, call=call, quote=sender.quote(call, purpose=PURPOSE))
