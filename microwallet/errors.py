@@ -20,7 +20,8 @@ MicrowalletError                    1  unexpected
 │   ├── InsufficientFunds
 │   └── VoucherRejected
 ├── OutcomeUnknown                  5  money may have moved
-├── KeyUnavailable                  6  locked, missing, wrong password
+├── KeyUnavailable                  6  locked, wrong password, of another account
+│   └── KeyMissing                     not where it was kept
 ├── LedgerError                     7  busy or inconsistent
 │   ├── LedgerBusy
 │   ├── LedgerCorrupt
@@ -72,16 +73,6 @@ class InvalidAmount(UsageError):
 
 class UnknownReference(UsageError):
     code = "not-found"
-
-
-def did_you_mean(typed: str, known: Iterable[str], *, otherwise: str | None = None) -> str:
-    """The known names near what was typed, as the end of a message; else `otherwise`, or all of them."""
-    from difflib import get_close_matches
-
-    names = list(known)
-    if close := get_close_matches(typed, names, n=3):
-        return f"did you mean {' or '.join(close)}?"
-    return f"there are: {', '.join(names)}" if otherwise is None else otherwise
 
 
 class AmbiguousReference(UsageError):
@@ -203,3 +194,13 @@ class TransactionReplaced(TransactionReverted):
 class Interrupted(MicrowalletError):
     code = "interrupted"
     exit_code = 130
+
+
+def did_you_mean(typed: str, known: Iterable[str], *, otherwise: str | None = None) -> str:
+    """The known names near what was typed, as the end of a message; else `otherwise`, or all of them."""
+    from difflib import get_close_matches
+
+    names = list(known)
+    if close := get_close_matches(typed, names, n=3):
+        return f"did you mean {' or '.join(close)}?"
+    return f"there are: {', '.join(names)}" if otherwise is None else otherwise

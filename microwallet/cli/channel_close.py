@@ -15,7 +15,7 @@ from microwallet.cli.table import named
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, PayerChannel
 
 if TYPE_CHECKING:
-    from microwallet.escrow.transactions import Receipt
+    from microwallet.escrow.delivery import Receipt
     from microwallet.payer.close import Closing
     from microwallet.payer.paying_account import PayingAccount
     from microwallet.payer.withdraw import Withdrawal

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Any
 
 import typer
@@ -138,7 +137,7 @@ def check(name: OptionalName = None, rpc_url: RpcUrl = None, json: Json = False)
 
     with open_wallet(network=name, rpc_url=rpc_url) as wallet:
         network = wallet.network
-        checks = check_network(wallet.rpc, network, now=int(time.time()))
+        checks = check_network(wallet.rpc, network, now=wallet.now())
     failed = next((found.error for found in checks if found.error), None)
     if failed is not None and failed.hint == failed.default_hint:
         failed.hint = f"microwallet network check {network.name} --rpc-url URL"

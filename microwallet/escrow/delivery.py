@@ -25,6 +25,9 @@ from microwallet.escrow.reverts import contract_reverted
 from microwallet.escrow.rpc import Rpc, RpcError
 from microwallet.escrow.signing import signed_call
 
+CANCEL = "cancel"
+"""The purpose of a transaction that only uses up the nonce of another."""
+
 _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 1.0
 _REBROADCAST_SECONDS = 4.0
@@ -119,7 +122,7 @@ class Delivery:
                 for attempt, receipt in zip(self._attempts, found, strict=True):
                     if _is_mined(receipt):
                         outcome = self._finished(attempt, receipt)
-                        return None if attempt.purpose == "cancel" else outcome
+                        return None if attempt.purpose == CANCEL else outcome
                 now = time.monotonic()
                 if mined_nonces > self._attempts[0].nonce:
                     seen_gone += 1

@@ -36,7 +36,7 @@ class Check:
 def check_network(rpc: Rpc, network: Network, *, now: int) -> list[Check]:
     """Chain id, age of the newest block, escrow code and latency; `now` in Unix seconds.
 
-    After the first question that gets no answer the others are not asked.
+    Where the chain id is not told, or is another, nothing else is asked.
     """
     checks: list[Check] = []
     for name, question in _questions(rpc, network, now):

@@ -1,4 +1,4 @@
-"""Which asset a text names, the tokens a user added, and what a token's signatures can do."""
+"""Which asset a text names, and the tokens a user added."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from microwallet.errors import (
     TransactionReverted,
 )
 from microwallet.escrow.calls import Call
-from microwallet.escrow.delivery import Delivery, Receipt
+from microwallet.escrow.delivery import CANCEL, Delivery, Receipt
 from microwallet.escrow.fees import Fees, bump, cap_in_wei
 from microwallet.escrow.networks import Network
 from microwallet.escrow.quotes import Quote, current_fees, quote, with_margin
@@ -31,9 +31,6 @@ from microwallet.escrow.reader import read_count
 from microwallet.escrow.rpc import Rpc
 from microwallet.escrow.signing import Intent, sign_transaction
 
-__all__ = ["Quote", "Receipt", "Resumed", "TransactionSender"]
-
-CANCEL = "cancel"
 STUCK_SECONDS = 30
 """A transaction that is next in line and still pending after this long is offered a higher fee."""
 BURIED_BLOCKS = 256

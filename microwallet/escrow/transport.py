@@ -108,7 +108,7 @@ class Endpoint:
             try:
                 return self._exchange(kept, body, deadline)
             except TransportError:
-                deadline_left(deadline)
+                _require_time(deadline)
         return self._exchange(self._connection(deadline), body, deadline)
 
     def close(self) -> None:
@@ -201,7 +201,7 @@ def redacted(url: str) -> str:
     return shown[:200]
 
 
-def deadline_left(deadline: Deadline) -> None:
+def _require_time(deadline: Deadline) -> None:
     """TransportError when the deadline has passed."""
     try:
         deadline.remaining()

@@ -14,9 +14,9 @@ from microwallet.ledger.database import Database, to_text
 from microwallet.ledger.rows import (
     COLUMNS,
     SELECTED,
+    STATE_ASSIGNMENTS,
     channel_fields,
     channel_values,
-    state_assignments,
     state_values,
 )
 
@@ -86,7 +86,7 @@ class Channels:
                 live,
             )
             connection.executemany(
-                f"UPDATE channels SET {state_assignments()} WHERE channel_id = ?",
+                f"UPDATE channels SET {STATE_ASSIGNMENTS} WHERE channel_id = ?",
                 [(*state_values(state, as_of), channel_id) for channel_id, state in states.items()],
             )
 

@@ -35,8 +35,8 @@ class Payments:
     ) -> Payment:
         """Commit the payment that `plan` makes of the channel as it is now, and raise its authorized.
 
-        Atomic over processes. The same key again gives the payment recorded first, which must have
-        the same channel, step, count and memo: else IdempotencyMismatch.
+        Atomic over processes. The same key again gives the payment recorded first; the caller
+        compares it by check_same.
         """
         with self._database.write_vouchers() as connection:
             channel = read_channel(connection, channel_id)

@@ -28,6 +28,7 @@ COLUMNS = (
     "as_of",
 )
 SELECTED = ", ".join(COLUMNS)
+STATE_ASSIGNMENTS = "deposit = ?, settled = ?, close_requested_at = ?, finalized = ?, as_of = ?"
 
 
 def channel_values(channel: Channel) -> tuple[Any, ...]:
@@ -79,16 +80,8 @@ def channel_fields(row: tuple[Any, ...]) -> dict[str, Any]:
     }
 
 
-def state_assignments() -> str:
-    """SQL that stores a chain state; used with state_values.
-
-    What the chain settled is never taken back here by an older answer: callers pass the newest.
-    """
-    return "deposit = ?, settled = ?, close_requested_at = ?, finalized = ?, as_of = ?"
-
-
 def state_values(state: ChannelState, as_of: int) -> tuple[Any, ...]:
-    """The values of state_assignments."""
+    """The values of STATE_ASSIGNMENTS."""
     return (
         to_text(state.deposit),
         to_text(state.settled),

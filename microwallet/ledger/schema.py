@@ -102,7 +102,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # Counts what the ledger has recorded, against a copy that is older than it claims.
         "CREATE TABLE generation (number INTEGER NOT NULL) STRICT",
         "INSERT INTO generation VALUES (0)",
-        # Blocks up to which events have been read, per purpose, chain and address.
+        # The block up to which events have been read, per chain, escrow and payer.
         """CREATE TABLE scanned (
             chain_id INTEGER NOT NULL,
             escrow_contract TEXT NOT NULL,

@@ -15,9 +15,9 @@ from microwallet.ledger.database import Database
 from microwallet.ledger.rows import (
     COLUMNS,
     SELECTED,
+    STATE_ASSIGNMENTS,
     channel_fields,
     channel_values,
-    state_assignments,
     state_values,
 )
 
@@ -137,7 +137,7 @@ class Vouchers:
         """Store what the chain says of channels at `as_of`, Unix seconds."""
         with self._database.write() as connection:
             connection.executemany(
-                f"UPDATE vouchers SET {state_assignments()} WHERE channel_id = ?",
+                f"UPDATE vouchers SET {STATE_ASSIGNMENTS} WHERE channel_id = ?",
                 [(*state_values(state, as_of), channel_id) for channel_id, state in states.items()],
             )
 

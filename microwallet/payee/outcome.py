@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from microwallet.domain.channel import PayeeChannel
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.errors import MicrowalletError, OutcomeUnknown, RefundUndeliverable, TransactionReverted
+from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import ChannelClosed, EscrowEvents, Settled
 from microwallet.escrow.reverts import ContractReverted
-from microwallet.escrow.transactions import Receipt
 from microwallet.payee.captures import PlannedCapture
 
 RUN_AGAIN = "run the command again: it finishes what was sent, and sends nothing twice"

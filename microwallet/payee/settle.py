@@ -10,9 +10,10 @@ from pathlib import Path
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.domain.ports import Reporter, TransactionJournal
 from microwallet.errors import NetworkError, OutcomeUnknown, TransactionReverted
+from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import EscrowEvents
 from microwallet.escrow.rpc import Rpc
-from microwallet.escrow.transactions import Receipt, TransactionSender
+from microwallet.escrow.transactions import TransactionSender
 from microwallet.ledger.vouchers import Vouchers
 from microwallet.payee.capture_sender import CaptureSender
 from microwallet.payee.captures import Action, PlannedCapture, Selection

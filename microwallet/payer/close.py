@@ -9,7 +9,7 @@ from enum import StrEnum
 from microwallet.domain.channel import PayerChannel
 from microwallet.errors import ChannelNotOpen, TransactionReverted
 from microwallet.escrow import calls
-from microwallet.escrow.transactions import Receipt
+from microwallet.escrow.delivery import Receipt
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.refresh import refresh
 

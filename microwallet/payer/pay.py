@@ -63,9 +63,8 @@ def pay(
     """Commit `count` payments of `amount` on the channel that `reference` means.
 
     The same key with the same arguments gives the same vouchers again and moves nothing. Nothing is
-    committed unless the voucher key can be used; `before_commit` is called when all that can be checked
-    is. Raises what Channels.find, Amount.parse,
-    next_payment and check_same raise.
+    committed unless the voucher key can be used; `before_commit` is called when all that can be
+    checked is. Raises what Channels.find, Amount.parse, next_payment and check_same raise.
     """
     check_idempotency_key(idempotency_key)
     channel = ledger.channels.find(reference)

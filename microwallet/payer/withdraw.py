@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from microwallet.domain.channel import PayerChannel
 from microwallet.errors import ChannelNotOpen, CloseNotReady, NetworkError, TransactionReverted
 from microwallet.escrow import calls
+from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.reverts import ContractReverted
-from microwallet.escrow.transactions import Receipt
 from microwallet.payer.close import newest, require_on_chain
 from microwallet.payer.paying_account import PayingAccount
 
