@@ -15,7 +15,7 @@ from microwallet.ledger.database import Database, to_text
 
 
 class DepositKind(StrEnum):
-    """What a deposit does."""
+    """What a deposit does; the journal's word for its own transaction too."""
 
     OPEN = "open"
     TOP_UP = "topUp"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from microwallet.domain.channel import ChannelState, PayerChannel
 from microwallet.domain.identifiers import TxHash
 from microwallet.domain.ports import TransactionStatus
 from microwallet.errors import (
+    IdempotencyMismatch,
     NetworkError,
     OutcomeUnknown,
     PaymentRefused,
@@ -17,6 +19,7 @@ from microwallet.errors import (
 )
 from microwallet.escrow import calls
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
+from microwallet.payer.pay import check_idempotency_key
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.ways import (
     Way,
@@ -43,6 +46,38 @@ class MadeDeposit:
     """Whether an earlier run had begun it."""
     cancelled_close: bool = False
     """Whether it cancelled a pending close request."""
+
+
+def begun_deposit(
+    account: PayingAccount, kind: DepositKind, arguments: str, idempotency_key: str | None
+) -> Deposit | None:
+    """What an earlier run began under this key, or without a key with the same arguments.
+
+    Raises IdempotencyMismatch if the key was used with other arguments.
+    """
+    deposits = account.ledger.deposits
+    if idempotency_key is None:
+        return next((begun for begun in deposits.pending() if begun.arguments == arguments), None)
+    begun = deposits.find(check_idempotency_key(idempotency_key))
+    if begun is not None:
+        require_same(begun, kind, arguments)
+    return begun
+
+
+def new_deposit_key(kind: DepositKind) -> str:
+    """An idempotency key nobody used before."""
+    return ("open-" if kind is DepositKind.OPEN else "top-up-") + secrets.token_hex(12)
+
+
+def require_same(deposit: Deposit, kind: DepositKind, arguments: str) -> None:
+    """IdempotencyMismatch unless a deposit was begun with these arguments."""
+    if deposit.kind is kind and deposit.arguments == arguments:
+        return
+    raise IdempotencyMismatch(
+        f"the idempotency key {deposit.idempotency_key!r} was used for another deposit: {deposit.kind}"
+        f" {deposit.arguments}; nothing was sent",
+        hint="take another key, or the same arguments",
+    )
 
 
 def make_deposit(
@@ -74,11 +109,6 @@ def make_deposit(
     return _made(account, deposit, channel, state, resumed=resumed)
 
 
-def purpose_of(kind: DepositKind) -> str:
-    """The journal's word for a deposit's own transaction."""
-    return "open" if kind is DepositKind.OPEN else "topUp"
-
-
 def is_committed(account: PayingAccount, deposit: Deposit) -> bool:
     """Whether something signed for this deposit can still move money. Asks the ledger alone."""
     current = account.ledger.deposits.find(deposit.idempotency_key) or deposit
@@ -87,8 +117,7 @@ def is_committed(account: PayingAccount, deposit: Deposit) -> bool:
         return True
     entries = account.ledger.journal.of_operation(deposit.idempotency_key)
     return any(
-        entry.status in (*_LIVE, TransactionStatus.MINED)
-        and entry.transaction.purpose == purpose_of(deposit.kind)
+        entry.status in (*_LIVE, TransactionStatus.MINED) and entry.transaction.purpose == deposit.kind
         for entry in entries
     )
 
@@ -98,7 +127,7 @@ def has_landed(account: PayingAccount, deposit: Deposit, channel: PayerChannel) 
     if deposit.kind is DepositKind.OPEN:
         return account.reader.channel_state(channel.channel_id).exists
     return authorization_used(account, deposit, channel.descriptor) or any(
-        entry.status is TransactionStatus.MINED and entry.transaction.purpose == "topUp"
+        entry.status is TransactionStatus.MINED and entry.transaction.purpose == deposit.kind
         for entry in account.ledger.journal.of_operation(deposit.idempotency_key)
     )
 
@@ -114,7 +143,7 @@ def _has_landed(account: PayingAccount, deposit: Deposit, channel: PayerChannel)
             # What it carries has expired: it could only revert.
             account.sender.cancel(operation)
         elif entries:
-            account.sender.resume(operation, purpose_of(deposit.kind))
+            account.sender.resume(operation, deposit.kind)
     except TransactionReverted as error:
         account.reporter.say(f"an earlier try did not succeed: {error.message}")
     return has_landed(account, deposit, channel)
@@ -141,7 +170,7 @@ def _send(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> No
             account.sender.send(
                 call,
                 operation=deposit.idempotency_key,
-                purpose=purpose_of(deposit.kind),
+                purpose=deposit.kind,
                 channel_id=channel.channel_id,
             )
         except (TransactionReverted, PaymentRefused):
@@ -179,9 +208,8 @@ def _approve(account: PayingAccount, deposit: Deposit, channel: PayerChannel) ->
 
 def _give_up(account: PayingAccount, deposit: Deposit) -> None:
     """Abandon a deposit of which nothing that was signed is left in the world."""
-    own = purpose_of(deposit.kind)
     entries = account.ledger.journal.of_operation(deposit.idempotency_key)
-    if not is_committed(account, deposit) and not any(e.transaction.purpose == own for e in entries):
+    if not is_committed(account, deposit) and not any(e.transaction.purpose == deposit.kind for e in entries):
         account.ledger.deposits.abandon(deposit)
     if any(e.transaction.purpose.startswith("approve") for e in entries):
         account.reporter.say("the escrow may still take what was approved: microwallet escrow allowances")
@@ -227,7 +255,7 @@ def _made(
     mined = [
         entry
         for entry in ledger.journal.of_operation(deposit.idempotency_key)
-        if entry.status is TransactionStatus.MINED and entry.transaction.purpose == purpose_of(deposit.kind)
+        if entry.status is TransactionStatus.MINED and entry.transaction.purpose == deposit.kind
     ]
     return MadeDeposit(
         idempotency_key=deposit.idempotency_key,

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, PayerChannel
 from microwallet.domain.identifiers import NATIVE_TOKEN, Address, hexed
 from microwallet.domain.money import Amount
-from microwallet.errors import IdempotencyMismatch, LedgerError, UsageError
+from microwallet.errors import LedgerError, UsageError
 from microwallet.keys.voucher_keys import derive_voucher_key
 from microwallet.ledger.channels import check_label, label_taken
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
-from microwallet.payer.deposit import MadeDeposit, make_deposit
+from microwallet.payer.deposit import MadeDeposit, begun_deposit, make_deposit, new_deposit_key, require_same
 from microwallet.payer.funds import require_escrow, require_funds
-from microwallet.payer.pay import check_idempotency_key
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.ways import Way, choose_way
 
@@ -52,14 +51,7 @@ def plan_open(account: PayingAccount, request: OpenRequest) -> OpenPlan:
     plan then resumes. Raises UsageError, IdempotencyMismatch, InsufficientFunds, NetworkError.
     """
     _check_payee(account, request.payee)
-    arguments = _arguments(account, request)
-    if request.idempotency_key is not None:
-        check_idempotency_key(request.idempotency_key)
-        begun = account.ledger.deposits.find(request.idempotency_key)
-        if begun is not None:
-            require_same(begun, DepositKind.OPEN, arguments)
-    else:
-        begun = next((d for d in account.ledger.deposits.pending() if d.arguments == arguments), None)
+    begun = begun_deposit(account, DepositKind.OPEN, _arguments(account, request), request.idempotency_key)
     if begun is not None:
         return OpenPlan(
             request=request,
@@ -110,22 +102,6 @@ def open_command(account: PayingAccount, plan: OpenPlan) -> str:
         f'microwallet channel open {plan.request.payee} "{plan.request.deposit}"{label}{token}'
         f" --network {account.network.name} --account {account.name}"
         f" --idempotency-key {shlex.quote(plan.idempotency_key)}"
-    )
-
-
-def new_deposit_key(kind: DepositKind) -> str:
-    """An idempotency key nobody used before."""
-    return ("open-" if kind is DepositKind.OPEN else "top-up-") + secrets.token_hex(12)
-
-
-def require_same(deposit: Deposit, kind: DepositKind, arguments: str) -> None:
-    """IdempotencyMismatch unless a deposit was begun with these arguments."""
-    if deposit.kind is kind and deposit.arguments == arguments:
-        return
-    raise IdempotencyMismatch(
-        f"the idempotency key {deposit.idempotency_key!r} was used for another deposit: {deposit.kind}"
-        f" {deposit.arguments}; nothing was sent",
-        hint="take another key, or the same arguments",
     )
 
 

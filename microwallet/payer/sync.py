@@ -14,7 +14,7 @@ from microwallet.escrow.events import ChannelOpened, EscrowEvents
 from microwallet.escrow.reader import Head, read_count
 from microwallet.escrow.transactions import Resumed
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
-from microwallet.payer.deposit import has_landed, purpose_of
+from microwallet.payer.deposit import has_landed
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.refresh import refresh
 from microwallet.payer.ways import Way
@@ -218,8 +218,7 @@ def _own_entries(account: PayingAccount, deposit: Deposit) -> list[JournalEntry]
     return [
         entry
         for entry in account.ledger.journal.of_operation(deposit.idempotency_key)
-        if entry.transaction.purpose == purpose_of(deposit.kind)
-        and entry.transaction.sender == account.address
+        if entry.transaction.purpose == deposit.kind and entry.transaction.sender == account.address
     ]
 
 

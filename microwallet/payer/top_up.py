@@ -11,10 +11,8 @@ from microwallet.domain.money import DEPOSIT_LIMIT, Amount
 from microwallet.errors import ChannelNotOpen, InvalidAmount
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 from microwallet.payer.close import newest, require_on_chain
-from microwallet.payer.deposit import MadeDeposit, make_deposit
+from microwallet.payer.deposit import MadeDeposit, begun_deposit, make_deposit, new_deposit_key, require_same
 from microwallet.payer.funds import require_funds
-from microwallet.payer.open import new_deposit_key, require_same
-from microwallet.payer.pay import check_idempotency_key
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.ways import Way, choose_way
 
@@ -52,14 +50,7 @@ def plan_top_up(
     ChannelNotOpen for a finalized channel, and what plan_open raises.
     """
     channel = newest(account, channel)
-    arguments = _arguments(channel, amount)
-    if idempotency_key is not None:
-        check_idempotency_key(idempotency_key)
-        begun = account.ledger.deposits.find(idempotency_key)
-        if begun is not None:
-            require_same(begun, DepositKind.TOP_UP, arguments)
-    else:
-        begun = next((d for d in account.ledger.deposits.pending() if d.arguments == arguments), None)
+    begun = begun_deposit(account, DepositKind.TOP_UP, _arguments(channel, amount), idempotency_key)
     if begun is not None:
         return TopUpPlan(
             channel=channel,
