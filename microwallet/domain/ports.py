@@ -19,6 +19,11 @@ class TransactionStatus(StrEnum):
     REVERTED = "reverted"
     REPLACED = "replaced"
 
+    @property
+    def is_live(self) -> bool:
+        """Whether it can still be mined, as far as is known."""
+        return self in (TransactionStatus.SIGNED, TransactionStatus.BROADCAST)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedTransaction:
@@ -79,7 +84,7 @@ class TransactionJournal(Protocol):
         nonce REPLACED; a reorganisation may take a mined one back to BROADCAST."""
 
     def unfinished(self, chain_id: ChainId, *, sender: Address | None = None) -> Sequence[JournalEntry]:
-        """Entries that are SIGNED or BROADCAST, lowest nonce first."""
+        """Entries that are live, lowest nonce first."""
 
     def of_operation(self, operation: str) -> Sequence[JournalEntry]:
         """Every entry of one operation, oldest first."""

@@ -37,7 +37,6 @@ BURIED_BLOCKS = 256
 """No reorganisation reaches this deep: a missing receipt then means a forgetful server."""
 
 _RESERVATIONS = 20
-_LIVE = (TransactionStatus.SIGNED, TransactionStatus.BROADCAST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +134,7 @@ class TransactionSender:
                 return None if mined.transaction.purpose == CANCEL else receipt
             self._journal.record(mined.transaction.hash, TransactionStatus.BROADCAST)
             delivery.prefer(mined.transaction)
-        elif not any(entry.status in _LIVE for entry in entries):
+        elif not any(entry.status.is_live for entry in entries):
             return self._mined_after_all(operation, purpose)
         try:
             return delivery.deliver()
@@ -166,7 +165,7 @@ class TransactionSender:
         operation's own transaction when that was mined after all.
         """
         entries = self._entries(operation, None)
-        live = [entry.transaction for entry in entries if entry.status in _LIVE]
+        live = [entry.transaction for entry in entries if entry.status.is_live]
         if not live:
             return self.resume(operation)
         delivery = self._delivery(live)
@@ -270,11 +269,7 @@ class TransactionSender:
 
     def _mined_after_all(self, operation: str, purpose: str | None) -> Receipt | None:
         """The receipt of a transaction that a server had refused, or a reorganisation had made revert."""
-        ended = [
-            entry.transaction
-            for entry in self._ours(operation)
-            if entry.transaction.purpose != CANCEL and purpose in (None, entry.transaction.purpose)
-        ]
+        ended = [entry.transaction for entry in self._ours(operation) if _is_for(entry, purpose)]
         requests = [("eth_getTransactionReceipt", [transaction.hash]) for transaction in ended]
         for transaction, found in zip(ended, self._rpc.batch(requests), strict=True):
             if isinstance(found, dict) and found.get("status") == "0x1":
@@ -292,14 +287,10 @@ class TransactionSender:
     def _entries(self, operation: str, purpose: str | None) -> list[JournalEntry]:
         """The newest transaction of an operation, with all its attempts, oldest first."""
         ours = self._ours(operation)
-        meant = [
-            entry
-            for entry in ours
-            if entry.transaction.purpose != CANCEL and purpose in (None, entry.transaction.purpose)
-        ]
+        meant = [entry.transaction.nonce for entry in ours if _is_for(entry, purpose)]
         if not meant:
             return []
-        nonce = meant[-1].transaction.nonce
+        nonce = meant[-1]
         return [entry for entry in ours if entry.transaction.nonce == nonce]
 
     def _delivery(
@@ -338,3 +329,8 @@ class TransactionSender:
             gas=gas,
             fees=fees,
         )
+
+
+def _is_for(entry: JournalEntry, purpose: str | None) -> bool:
+    """Whether it does what its operation is for, or this part of it; a cancellation does not."""
+    return entry.transaction.purpose != CANCEL and purpose in (None, entry.transaction.purpose)

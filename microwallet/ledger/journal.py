@@ -76,7 +76,7 @@ class Journal:
                 )
 
     def unfinished(self, chain_id: ChainId, *, sender: Address | None = None) -> Sequence[JournalEntry]:
-        """Entries that are signed or broadcast, lowest nonce first."""
+        """Entries that are live, lowest nonce first."""
         query = f"SELECT {_COLUMNS} FROM transactions WHERE chain_id = ? AND {_UNFINISHED}"
         values: list[Any] = [chain_id]
         if sender is not None:

@@ -31,7 +31,6 @@ from microwallet.payer.ways import (
 
 _VISIBLE_SECONDS = 15
 """How long the nodes behind one address may lag behind the one that told of a receipt."""
-_LIVE = (TransactionStatus.SIGNED, TransactionStatus.BROADCAST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +116,8 @@ def is_committed(account: PayingAccount, deposit: Deposit) -> bool:
         return True
     entries = account.ledger.journal.of_operation(deposit.idempotency_key)
     return any(
-        entry.status in (*_LIVE, TransactionStatus.MINED) and entry.transaction.purpose == deposit.kind
+        (entry.status.is_live or entry.status is TransactionStatus.MINED)
+        and entry.transaction.purpose == deposit.kind
         for entry in entries
     )
 
@@ -137,7 +137,7 @@ def _has_landed(account: PayingAccount, deposit: Deposit, channel: PayerChannel)
     operation = deposit.idempotency_key
     ends = deposit.authorization_expires_at
     entries = account.ledger.journal.of_operation(operation)
-    live = any(entry.status in _LIVE for entry in entries)
+    live = any(entry.status.is_live for entry in entries)
     try:
         if live and ends is not None and account.reader.head().timestamp >= ends:
             # What it carries has expired: it could only revert.

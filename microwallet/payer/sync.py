@@ -25,8 +25,6 @@ REORGANISATION_BLOCKS = 256
 EXPIRY_MARGIN = 60
 """Seconds after its end until an authorization is taken for dead."""
 
-_LIVE = (TransactionStatus.SIGNED, TransactionStatus.BROADCAST)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettledDeposit:
@@ -209,7 +207,7 @@ def _are_replaced(account: PayingAccount, entries: Sequence[JournalEntry], head:
         if entry.transaction.nonce >= nonces or (receipt is not None and not reverted):
             return False
     for entry in entries:
-        if entry.status in _LIVE:
+        if entry.status.is_live:
             journal.record(entry.transaction.hash, TransactionStatus.REPLACED)
     return True
 
