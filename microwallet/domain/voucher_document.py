@@ -11,7 +11,7 @@ from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import ChainId, ChannelId, parse_address, parse_bytes32
 from microwallet.domain.json_text import parse_json
 from microwallet.domain.money import Asset
-from microwallet.domain.voucher import CUMULATIVE_AMOUNT_LIMIT
+from microwallet.domain.voucher import CUMULATIVE_AMOUNT_LIMIT, SignerCheck, VoucherDigest
 from microwallet.errors import UsageError
 
 LINE_LIMIT = 16 * 1024
@@ -30,6 +30,17 @@ class VoucherDocument:
     descriptor: ChannelDescriptor
     cumulative_amount: int
     signature: bytes
+
+    @property
+    def digest(self) -> bytes:
+        """What its signature is over, 32 bytes."""
+        descriptor = self.descriptor
+        digest = VoucherDigest(descriptor.chain_id, descriptor.escrow_contract, self.channel_id)
+        return digest(self.cumulative_amount)
+
+    def is_signed(self) -> bool:
+        """Whether it is signed by its descriptor's voucher signer; SignatureError as SignerCheck."""
+        return SignerCheck(self.descriptor.voucher_signer)(self.digest, self.signature)
 
 
 def voucher_writer(
@@ -75,15 +86,7 @@ class VoucherReader:
 
     def read(self, line: bytes | str) -> VoucherDocument:
         """The voucher in one JSON document; MalformedVoucher says what is wrong with it."""
-        try:
-            document = parse_json(line)
-        except ValueError as error:
-            raise MalformedVoucher("not JSON") from error
-        if isinstance(document, dict) and "data" in document and "schema" in document:
-            document = document["data"]
-        if not isinstance(document, dict):
-            raise MalformedVoucher("not a JSON object")
-        return self.parse(document)
+        return self.parse(voucher_object(line))
 
     def parse(self, document: dict[str, Any]) -> VoucherDocument:
         """The voucher in a decoded JSON object."""
@@ -116,6 +119,19 @@ class VoucherReader:
         if len(self._descriptors) < 10_000:
             self._descriptors[fields] = descriptor
         return descriptor
+
+
+def voucher_object(line: bytes | str) -> dict[str, Any]:
+    """The JSON object of a voucher, taken out of its envelope; MalformedVoucher if it is none."""
+    try:
+        document = parse_json(line)
+    except ValueError as error:
+        raise MalformedVoucher("not JSON") from error
+    if isinstance(document, dict) and "data" in document and "schema" in document:
+        document = document["data"]
+    if not isinstance(document, dict):
+        raise MalformedVoucher("not a JSON object")
+    return document
 
 
 def _parse_descriptor(

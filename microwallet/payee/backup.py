@@ -8,13 +8,13 @@ from typing import Any
 
 from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
-from microwallet.domain.json_text import parse_json
 from microwallet.domain.money import Asset
-from microwallet.domain.voucher import SignatureError, SignerCheck, VoucherDigest
+from microwallet.domain.voucher import SignatureError
 from microwallet.domain.voucher_document import (
     MalformedVoucher,
     VoucherDocument,
     VoucherReader,
+    voucher_object,
     voucher_writer,
 )
 from microwallet.ledger.vouchers import Accepted, Vouchers
@@ -67,7 +67,7 @@ class Restoration:
         for line in lines:
             try:
                 channel = self._channel(line)
-            except (MalformedVoucher, ValueError):
+            except MalformedVoucher:
                 self.reject(Rejection.MALFORMED)
                 continue
             if isinstance(channel, Rejection):
@@ -98,11 +98,7 @@ class Restoration:
         self.tally.rejected_by_reason[reason] += 1
 
     def _channel(self, line: bytes) -> PayeeChannel | Rejection:
-        raw = parse_json(line)
-        if isinstance(raw, dict) and "data" in raw and "schema" in raw:
-            raw = raw["data"]
-        if not isinstance(raw, dict):
-            raise MalformedVoucher("not a JSON object")
+        raw = voucher_object(line)
         document = self._parse(raw)
         rejection = self._rejection(document)
         if rejection is not None:
@@ -125,17 +121,14 @@ class Restoration:
             return Rejection.WRONG_PAYEE
         if descriptor.channel_id() != document.channel_id:
             return Rejection.MALFORMED
-        digest = VoucherDigest(descriptor.chain_id, descriptor.escrow_contract, document.channel_id)(
-            document.cumulative_amount
-        )
         ask = self._policy.is_valid_signature
         try:
-            if SignerCheck(descriptor.voucher_signer)(digest, document.signature):
+            if document.is_signed():
                 return None
         except SignatureError:
             if ask is None:
                 return Rejection.INVALID_SIGNATURE
-        if ask is not None and ask(descriptor, digest, document.signature):
+        if ask is not None and ask(descriptor, document.digest, document.signature):
             return None
         return Rejection.SIGNER_MISMATCH
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from microwallet.domain.voucher import SignatureError, SignerCheck, VoucherDigest
+from microwallet.domain.voucher import SignatureError
 from microwallet.domain.voucher_document import MalformedVoucher, VoucherDocument, VoucherReader
 from microwallet.payee.accept import Rejection
 
@@ -28,11 +28,8 @@ def verify(text: bytes) -> Verdict:
     if descriptor.channel_id() != document.channel_id:
         detail = f"the descriptor makes channel {descriptor.channel_id()}"
         return Verdict(document=document, rejection=Rejection.MALFORMED, detail=detail)
-    digest = VoucherDigest(descriptor.chain_id, descriptor.escrow_contract, document.channel_id)
     try:
-        is_signed = SignerCheck(descriptor.voucher_signer)(
-            digest(document.cumulative_amount), document.signature
-        )
+        is_signed = document.is_signed()
     except SignatureError as error:
         return Verdict(document=document, rejection=Rejection.INVALID_SIGNATURE, detail=str(error))
     if not is_signed:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import ChannelId
-from microwallet.domain.voucher import SignatureError, SignerCheck, VoucherDigest
+from microwallet.domain.voucher import SignatureError
 from microwallet.domain.voucher_document import (
     LINE_LIMIT,
     MalformedVoucher,
@@ -78,12 +78,11 @@ def _verified(ledger: Ledger, document: VoucherDocument) -> PayerChannel:
     descriptor = channel.descriptor
     if document.descriptor != descriptor:
         raise VoucherRejected(f"the descriptor in the voucher is not that of channel {document.channel_id}")
-    digest = VoucherDigest(descriptor.chain_id, descriptor.escrow_contract, document.channel_id)
     try:
-        valid = SignerCheck(descriptor.voucher_signer)(digest(document.cumulative_amount), document.signature)
+        is_signed = document.is_signed()
     except SignatureError as error:
         raise VoucherRejected(f"the voucher of channel {document.channel_id}: {error}") from error
-    if not valid:
+    if not is_signed:
         raise VoucherRejected(
             f"the voucher of channel {document.channel_id} is not signed by {descriptor.voucher_signer}"
         )
