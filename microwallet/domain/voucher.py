@@ -23,14 +23,16 @@ _VOUCHER_TYPE_HASH = keccak(VOUCHER_TYPE.encode())
 _HALF_ORDER = bytes.fromhex("7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0")
 
 
-def domain_separator(chain_id: ChainId, escrow_contract: Address) -> bytes:
-    """EIP-712 domain separator of the escrow on one chain, 32 bytes."""
+def domain_separator(
+    chain_id: ChainId, contract: Address, *, name: str = DOMAIN_NAME, version: str = DOMAIN_VERSION
+) -> bytes:
+    """EIP-712 domain separator of a contract, by default an escrow, on one chain, 32 bytes."""
     return keccak(
         keccak(DOMAIN_TYPE.encode())
-        + keccak(DOMAIN_NAME.encode())
-        + keccak(DOMAIN_VERSION.encode())
+        + keccak(name.encode())
+        + keccak(version.encode())
         + word(chain_id)
-        + word(escrow_contract)
+        + word(contract)
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import Address, ChainId, keccak, word
-from microwallet.domain.voucher import DOMAIN_TYPE, VoucherKey, domain_separator
+from microwallet.domain.voucher import VoucherKey, domain_separator
 
 AUTHORIZATION_SECONDS = 15 * 60
 """How long an EIP-3009 authorization or a permit may be used. Until then what it names counts as
@@ -38,13 +38,7 @@ class TokenDomain:
 
     def separator(self) -> bytes:
         """32 bytes, as the token's DOMAIN_SEPARATOR gives them."""
-        return keccak(
-            keccak(DOMAIN_TYPE.encode())
-            + keccak(self.name.encode())
-            + keccak(self.version.encode())
-            + word(self.chain_id)
-            + word(self.token)
-        )
+        return domain_separator(self.chain_id, self.token, name=self.name, version=self.version)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

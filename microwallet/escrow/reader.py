@@ -154,20 +154,22 @@ class EscrowReader:
         padded = signature + b"\0" * (-len(signature) % _WORD)
         data = _IS_VALID_SIGNATURE + digest + word(2 * _WORD) + word(len(signature)) + padded
         answer = self.rpc.try_batch([self.view(signer, data)])[0]
-        return _raw(answer)[:_WORD] == _IS_VALID_SIGNATURE.ljust(_WORD, b"\0")
+        return bytes_if_any(answer)[:_WORD] == _IS_VALID_SIGNATURE.ljust(_WORD, b"\0")
 
     def allowances(self, grants: Sequence[tuple[Address, Address, Address]]) -> list[int | None]:
         """Allowances of (token, owner, spender) in one request; None where there is no such token."""
         requests = [
             self.view(token, _ALLOWANCE + word(owner) + word(spender)) for token, owner, spender in grants
         ]
-        raws = [_raw(answer) for answer in self.rpc.try_batch(requests)]
+        raws = [bytes_if_any(answer) for answer in self.rpc.try_batch(requests)]
         return [int.from_bytes(raw, "big") if len(raw) == _WORD else None for raw in raws]
 
     def token_metadata(self, token: Address) -> TokenMetadata:
         """Symbol and decimals as the token tells them."""
         symbol, decimals = self.rpc.try_batch([self.view(token, data) for data in (_SYMBOL, _DECIMALS)])
-        return TokenMetadata(symbol=_text(_raw(symbol)), decimals=_small_number(_raw(decimals)))
+        return TokenMetadata(
+            symbol=_text(bytes_if_any(symbol)), decimals=_small_number(bytes_if_any(decimals))
+        )
 
     def view(self, to: Address, data: bytes, tag: str = "latest") -> Request:
         """The request of a read-only call."""
@@ -193,6 +195,14 @@ def read_bytes(answer: Any, where: str) -> bytes:
         except ValueError:
             pass
     raise NetworkError(f"{where} answered something that is not 0x hexadecimal")
+
+
+def bytes_if_any(answer: Any) -> bytes:
+    """Bytes of a 0x answer of `try_batch`; empty for an error, or for what is none."""
+    try:
+        return read_bytes(answer, "")
+    except NetworkError:
+        return b""
 
 
 def read_quantity(answer: Any, where: str) -> int:
@@ -247,15 +257,6 @@ def _head(found: Any, where: str) -> Head:
         hash=found["hash"],
         base_fee_per_gas=None if base_fee is None else read_quantity(base_fee, where),
     )
-
-
-def _raw(answer: Any) -> bytes:
-    if isinstance(answer, RpcError):
-        return b""
-    try:
-        return read_bytes(answer, "")
-    except NetworkError:
-        return b""
 
 
 def _text(raw: bytes) -> str | None:

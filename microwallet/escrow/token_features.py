@@ -1,8 +1,8 @@
-"""Whether a token takes signatures: EIP-3009 with packed bytes, EIP-2612, and in which domain.
+"""Whether a token takes signatures (EIP-3009 with packed bytes, EIP-2612), and what it has done with them.
 
-Found by trying: a call is simulated with a signature of a key made up for it, over an amount of
-nothing. It counts only when the right signature passes, a wrong one does not, and the token's
-state about it can be read, so that a fallback which takes any call proves nothing.
+The first is found by trying: a call is simulated with a signature of a key made up for it, over an
+amount of nothing. It counts only when the right signature passes, a wrong one does not, and the
+token's state about it can be read, so that a fallback which takes any call proves nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Any
 
 from microwallet.domain.identifiers import Address, ChainId, hexed, keccak, word
 from microwallet.domain.voucher import VoucherKey
-from microwallet.errors import NetworkError
 from microwallet.escrow.authorizations import TokenDomain, permit_digest, receive_digest, sign
-from microwallet.escrow.reader import EscrowReader, read_bytes, selector
+from microwallet.escrow.reader import EscrowReader, bytes_if_any, read_bytes, selector
 from microwallet.escrow.rpc import Request, RpcError
 
 _FOREVER = 2**256 - 1
@@ -75,10 +74,18 @@ def permit_nonce(reader: EscrowReader, token: Address, owner: Address) -> int:
     return int.from_bytes(read_bytes(answer, reader.rpc.shown)[:32], "big")
 
 
+def authorization_state(reader: EscrowReader, token: Address, authorizer: Address, nonce: bytes) -> bool:
+    """EIP-3009: whether the token has carried out an authorization, whoever submitted it."""
+    answer = reader.rpc.call(*reader.view(token, _AUTHORIZATION_STATE + word(authorizer) + nonce))
+    return int.from_bytes(read_bytes(answer, reader.rpc.shown), "big") == 1
+
+
 def _domain(reader: EscrowReader, token: Address, chain_id: ChainId) -> TokenDomain | None:
     """The domain the token's own separator agrees with."""
     calls = (_NAME, _VERSION, _DOMAIN_SEPARATOR, _EIP712_DOMAIN)
-    answers = [_bytes(answer) for answer in reader.rpc.try_batch([reader.view(token, c) for c in calls])]
+    answers = [
+        bytes_if_any(answer) for answer in reader.rpc.try_batch([reader.view(token, c) for c in calls])
+    ]
     name, version, separator, described = answers
     for candidate in _candidates(name, version, described, token, chain_id):
         if len(separator) != 32 or candidate.separator() == separator:
@@ -132,16 +139,7 @@ def _passes(answer: Any) -> bool:
 
 
 def _is_word(answer: Any) -> bool:
-    return len(_bytes(answer)) == 32
-
-
-def _bytes(answer: Any) -> bytes:
-    if isinstance(answer, RpcError):
-        return b""
-    try:
-        return read_bytes(answer, "")
-    except NetworkError:
-        return b""
+    return len(bytes_if_any(answer)) == 32
 
 
 def _string(raw: bytes, position: int) -> str | None:

@@ -12,12 +12,9 @@ from microwallet.errors import UsageError
 from microwallet.escrow import authorizations, calls
 from microwallet.escrow.authorizations import Permit, TokenDomain, TransferAuthorization
 from microwallet.escrow.calls import Call
-from microwallet.escrow.reader import read_bytes, selector
-from microwallet.escrow.token_features import permit_nonce, token_features
+from microwallet.escrow.token_features import authorization_state, permit_nonce, token_features
 from microwallet.ledger.deposits import Deposit, DepositKind
 from microwallet.payer.paying_account import PayingAccount
-
-_AUTHORIZATION_STATE = selector("authorizationState(address,bytes32)")
 
 
 class Way(StrEnum):
@@ -138,9 +135,7 @@ def authorization_used(account: PayingAccount, deposit: Deposit, descriptor: Cha
         nonce = authorizations.open_nonce(descriptor)
     else:
         nonce = authorizations.top_up_nonce(descriptor, deposit.amount, top_up_salt(deposit))
-    data = _AUTHORIZATION_STATE + word(descriptor.payer) + nonce
-    answer = account.reader.rpc.call(*account.reader.view(descriptor.token, data))
-    return int.from_bytes(read_bytes(answer, account.reader.rpc.shown), "big") == 1
+    return authorization_state(account.reader, descriptor.token, descriptor.payer, nonce)
 
 
 def _allowance(account: PayingAccount, asset: Asset) -> int:
