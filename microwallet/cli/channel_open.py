@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from microwallet.cli import completion
-from microwallet.cli.channel_view import channel_document, money
-from microwallet.cli.context import Stderr, confirm, open_wallet
+from microwallet.cli.channel_deposit import (
+    Via,
+    begun_text,
+    chosen_way,
+    deposit_document,
+    plan_document,
+    say_what_begins,
+    way_and_gas,
+)
+from microwallet.cli.channel_view import id_and_label, money, transaction_line
+from microwallet.cli.context import confirm, open_wallet
 from microwallet.cli.options import (
     AccountName,
     DryRun,
@@ -23,22 +32,13 @@ from microwallet.cli.options import (
 from microwallet.cli.result import Result
 from microwallet.cli.table import named
 from microwallet.domain.identifiers import Address, is_address, parse_address
-from microwallet.domain.money import Amount, Asset, format_units, unit_of
-from microwallet.errors import UsageError
+from microwallet.domain.money import Amount, Asset, unit_of
 from microwallet.wallet import Wallet
 
 if TYPE_CHECKING:
     from microwallet.payer.deposit import MadeDeposit
     from microwallet.payer.open import OpenPlan
     from microwallet.payer.paying_account import PayingAccount
-    from microwallet.payer.ways import Way
-
-Via = Annotated[
-    str | None,
-    typer.Option(
-        "--via", metavar="WAY", help="authorization, permit or approve; else the shortest the token allows."
-    ),
-]
 
 
 def open_(
@@ -85,7 +85,7 @@ def open_(
         if dry_run:
             return Result(data=_preview(paying, plan), text=_summary(paying, plan))
         confirm(_summary(paying, plan), yes=yes)
-        _say_what_begins(plan)
+        say_what_begins(plan, "open", is_new_key=idempotency_key is None)
         return _opened(open_channel(paying, plan), now=wallet.now())
 
 
@@ -99,69 +99,28 @@ def named_asset(wallet: Wallet, amount: str, token: str | None) -> Asset:
     return resolve_asset(wallet.configuration, wallet.network, wallet.reader, token or unit)
 
 
-def chosen_way(text: str | None) -> Way | None:
-    """The way that `--via` names; None for the shortest."""
-    from microwallet.payer.ways import Way
-
-    if text in (None, "auto"):
-        return None
-    try:
-        return Way(text)
-    except ValueError:
-        ways = f"auto, {Way.AUTHORIZATION}, {Way.PERMIT}, {Way.APPROVE}"
-        raise UsageError(f"--via is {text!r}; there are: {ways}") from None
-
-
-def deposit_document(made: MadeDeposit, *, now: int) -> dict[str, Any]:
-    """The channel, and the transaction that put the deposit into it."""
-    return channel_document(made.channel, now=now) | {
-        "transactionHash": made.transaction_hash,
-        "gasUsed": made.gas_used,
-        "idempotencyKey": made.idempotency_key,
-        "resumed": made.resumed,
-    }
-
-
-def transaction_line(made: MadeDeposit) -> str:
-    """The transaction for a person; empty where somebody else sent it."""
-    if made.transaction_hash is None:
-        return ""
-    return f"\ntransaction {made.transaction_hash}, {made.gas_used} gas"
-
-
 def _address(wallet: Wallet, payee: str) -> Address:
     return parse_address(payee) if is_address(payee) else wallet.accounts.get(payee).address
-
-
-def _say_what_begins(plan: OpenPlan) -> None:
-    if plan.begun is not None:
-        Stderr().say(f"resuming the open begun as {plan.idempotency_key}")
-    elif plan.request.idempotency_key is None:
-        Stderr().say(f"idempotency key: {plan.idempotency_key}")
 
 
 def _summary(paying: PayingAccount, plan: OpenPlan) -> str:
     request, network = plan.request, paying.network
     asset = request.deposit.asset
     lines = [
-        ("open a channel", f"resumed: begun as {plan.idempotency_key}" if plan.begun else ""),
+        ("open a channel", begun_text(plan)),
         ("  deposit", str(request.deposit)),
         ("  payee", request.payee),
         ("  from", f"{paying.name} {paying.address}"),
         ("  network", f"{network.name} (chain {network.chain_id})"),
         ("  asset", f"{asset.symbol} {'(the coin of the chain)' if asset.is_native else asset.token}"),
-        ("  escrow", paying.reader.escrow_contract),
-        ("  way", plan.way.described),
+        *way_and_gas(paying, plan),
     ]
-    if plan.max_fee is not None:
-        lines.append(("  gas", f"at most {format_units(plan.max_fee, 18)} {network.native_symbol}"))
     return named(lines)
 
 
 def _preview(paying: PayingAccount, plan: OpenPlan) -> dict[str, Any]:
     request = plan.request
-    return {
-        "dryRun": True,
+    return plan_document(plan) | {
         "payer": paying.address,
         "payee": request.payee,
         "deposit": str(request.deposit.base_units),
@@ -171,10 +130,7 @@ def _preview(paying: PayingAccount, plan: OpenPlan) -> dict[str, Any]:
         "network": paying.network.name,
         "chainId": paying.network.chain_id,
         "escrowContract": paying.reader.escrow_contract,
-        "way": str(plan.way),
-        "maxFee": None if plan.max_fee is None else str(plan.max_fee),
         "label": request.label,
-        "resumes": plan.idempotency_key if plan.begun else None,
     }
 
 
@@ -182,9 +138,9 @@ def _opened(made: MadeDeposit, *, now: int) -> Result:
     channel = made.channel
     name = channel.name
     text = (
-        f"channel {channel.channel_id}{f' ({channel.label})' if channel.label else ''} is"
+        f"channel {id_and_label(channel)} is"
         f" {channel.state.status(now=now)}: {money(channel, channel.state.deposit)} for"
-        f" {channel.descriptor.payee}{transaction_line(made)}"
+        f" {channel.descriptor.payee}{transaction_line(made.transaction_hash, made.gas_used)}"
     )
     notes = [f'pay from it: microwallet pay {name} "0.001 {channel.asset.symbol}"']
     return Result(data=deposit_document(made, now=now), text=text, notes=notes)

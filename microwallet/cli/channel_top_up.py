@@ -6,14 +6,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from microwallet.cli.channel_open import Via, chosen_way, deposit_document, transaction_line
+from microwallet.cli.channel_deposit import (
+    Via,
+    begun_text,
+    chosen_way,
+    deposit_document,
+    plan_document,
+    say_what_begins,
+    way_and_gas,
+)
 from microwallet.cli.channel_reference import ChannelReference, paying_account_of, wallet_of_channel
-from microwallet.cli.channel_view import channel_document, money
-from microwallet.cli.context import Stderr, confirm
+from microwallet.cli.channel_view import channel_document, id_and_label, money, transaction_line
+from microwallet.cli.context import confirm
 from microwallet.cli.options import DryRun, IdempotencyKey, Json, NetworkName, PasswordFile, RpcUrl, Yes
 from microwallet.cli.result import Result
 from microwallet.cli.table import named
-from microwallet.domain.money import Amount, format_units
+from microwallet.domain.money import Amount
 
 if TYPE_CHECKING:
     from microwallet.payer.deposit import MadeDeposit
@@ -51,38 +59,29 @@ def top_up(
             way=chosen_way(via),
         )
         if dry_run:
-            data = channel_document(plan.channel, now=wallet.now()) | {
-                "dryRun": True,
-                "amount": str(plan.amount.base_units),
-                "way": str(plan.way),
-                "maxFee": None if plan.max_fee is None else str(plan.max_fee),
-                "cancelsClose": plan.cancels_close,
-                "resumes": plan.idempotency_key if plan.begun else None,
-            }
+            data = (
+                channel_document(plan.channel, now=wallet.now())
+                | plan_document(plan)
+                | {"amount": str(plan.amount.base_units), "cancelsClose": plan.cancels_close}
+            )
             return Result(data=data, text=_summary(paying, plan))
         confirm(_summary(paying, plan), yes=yes)
-        if plan.begun is not None:
-            Stderr().say(f"resuming the top-up begun as {plan.idempotency_key}")
-        elif idempotency_key is None:
-            Stderr().say(f"idempotency key: {plan.idempotency_key}")
+        say_what_begins(plan, "top-up", is_new_key=idempotency_key is None)
         return _topped_up(top_up_channel(paying, plan), plan.amount, now=wallet.now())
 
 
 def _summary(paying: PayingAccount, plan: TopUpPlan) -> str:
     channel, network = plan.channel, paying.network
     lines = [
-        ("top up a channel", f"resumed: begun as {plan.idempotency_key}" if plan.begun else ""),
+        ("top up a channel", begun_text(plan)),
         ("  amount", str(plan.amount)),
-        ("  channel", f"{channel.channel_id}{f' ({channel.label})' if channel.label else ''}"),
+        ("  channel", id_and_label(channel)),
         ("  deposit now", money(channel, channel.state.deposit)),
         ("  payee", channel.descriptor.payee),
         ("  from", f"{paying.name} {paying.address}"),
         ("  network", f"{network.name} (chain {network.chain_id})"),
-        ("  escrow", paying.reader.escrow_contract),
-        ("  way", plan.way.described),
+        *way_and_gas(paying, plan),
     ]
-    if plan.max_fee is not None:
-        lines.append(("  gas", f"at most {format_units(plan.max_fee, 18)} {network.native_symbol}"))
     if plan.cancels_close:
         lines.append(("  note", "the close that is pending will be cancelled"))
     return named(lines)
@@ -93,7 +92,7 @@ def _topped_up(made: MadeDeposit, amount: Amount, *, now: int) -> Result:
     name = channel.name
     text = (
         f"{amount} added to channel {name}: the deposit is {money(channel, channel.state.deposit)},"
-        f" {money(channel, channel.remaining)} are left{transaction_line(made)}"
+        f" {money(channel, channel.remaining)} are left"
     )
     notes = ["the pending close is cancelled: the channel is open again"] if made.cancelled_close else []
     notes.append(f'pay from it: microwallet pay {name} "0.001 {channel.asset.symbol}"')
@@ -101,4 +100,4 @@ def _topped_up(made: MadeDeposit, amount: Amount, *, now: int) -> Result:
         "amount": str(amount.base_units),
         "cancelledClose": made.cancelled_close,
     }
-    return Result(data=data, text=text, notes=notes)
+    return Result(data=data, text=text + transaction_line(made.transaction_hash, made.gas_used), notes=notes)

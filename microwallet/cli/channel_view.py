@@ -9,6 +9,7 @@ from typing import Any
 
 from microwallet.cli.table import named, table
 from microwallet.domain.channel import Channel, ChannelStatus, PayeeChannel, PayerChannel
+from microwallet.domain.identifiers import TxHash
 from microwallet.domain.money import format_units
 
 _SHORT_ID = 10
@@ -108,6 +109,17 @@ def local_time(timestamp: int) -> str:
 def label_of(channel: Channel) -> str | None:
     """The payer's own name for a channel."""
     return channel.label if isinstance(channel, PayerChannel) else None
+
+
+def id_and_label(channel: Channel) -> str:
+    """The whole id, and the label beside it."""
+    label = label_of(channel)
+    return f"{channel.channel_id} ({label})" if label else channel.channel_id
+
+
+def transaction_line(transaction_hash: TxHash | None, gas_used: int | None) -> str:
+    """A transaction for a person, on a line of its own; empty where none was sent."""
+    return "" if transaction_hash is None else f"\ntransaction {transaction_hash}, {gas_used} gas"
 
 
 def _voucher_is_known(channel: Channel) -> bool:
