@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from microwallet.cli.channel_close import close, withdraw
+from microwallet.cli.channel_close import close
 from microwallet.cli.channel_open import open_
 from microwallet.cli.channel_reference import ChannelReference, wallet_of_channel
 from microwallet.cli.channel_sync import sync
 from microwallet.cli.channel_top_up import top_up
 from microwallet.cli.channel_view import channel_details, channel_document, channel_table
+from microwallet.cli.channel_withdraw import withdraw
 from microwallet.cli.command import TakesAmount, command, new_group
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import Json, NetworkName, RpcUrl

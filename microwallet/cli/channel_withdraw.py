@@ -1,0 +1,112 @@
+"""`microwallet channel withdraw`, and what closing says with the same words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from microwallet.cli.channel_reference import ChannelReference, paying_account_of, wallet_of_channel
+from microwallet.cli.channel_view import channel_document, id_and_label, local_time, money, transaction_line
+from microwallet.cli.options import DryRun, Json, NetworkName, PasswordFile, RpcUrl
+from microwallet.cli.result import Result
+from microwallet.cli.table import named
+from microwallet.domain.channel import PayerChannel
+
+if TYPE_CHECKING:
+    from microwallet.escrow.delivery import Receipt
+    from microwallet.payer.paying_account import PayingAccount
+    from microwallet.payer.withdraw import Withdrawal
+
+Wait = Annotated[bool, typer.Option("--wait", help="Stay until the grace period is over, then withdraw.")]
+
+
+def withdraw(
+    channel: ChannelReference,
+    wait: Wait = False,
+    network: NetworkName = None,
+    rpc_url: RpcUrl = None,
+    password_file: PasswordFile = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Taken for scripts: the money is yours, nothing is asked.")
+    ] = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> Result:
+    """Take back what is left of a channel, once the grace period of its close is over."""
+    from microwallet.payer.close import newest
+    from microwallet.payer.withdraw import withdraw as withdraw_channel
+
+    with wallet_of_channel(channel, network=network, rpc_url=rpc_url, password_file=password_file) as found:
+        wallet, known = found
+        paying = paying_account_of(wallet, known)
+        if dry_run:
+            known = newest(paying, known)
+            data = channel_document(known, now=wallet.now()) | {"dryRun": True}
+            return Result(data=data, text=_summary(paying, known))
+        withdrawal = withdraw_channel(paying, known, wait=wait)
+        return withdrawn(withdrawal, now=wallet.now())
+
+
+def ending_summary(
+    paying: PayingAccount, channel: PayerChannel, title: str, rows: list[tuple[str, str]]
+) -> str:
+    """What is about to happen to a channel; `rows` say how much money it is about."""
+    return named(
+        [
+            (title, ""),
+            ("  channel", id_and_label(channel)),
+            ("  payee", channel.descriptor.payee),
+            ("  deposit", money(channel, channel.state.deposit)),
+            *rows,
+            ("  network", f"{paying.network.name} (chain {paying.network.chain_id})"),
+        ]
+    )
+
+
+def withdrawn(withdrawal: Withdrawal, *, now: int) -> Result:
+    """What a withdrawal did."""
+    channel = withdrawal.channel
+    data = ending_document(channel, withdrawal.receipt, now=now) | {"refunded": str(withdrawal.refunded)}
+    if withdrawal.receipt is None:
+        return Result(data=data, text=finalized_text(channel))
+    text = (
+        f"{money(channel, withdrawal.refunded)} withdrawn from channel {channel.name}"
+        f" to {channel.descriptor.payer}; the payee got {money(channel, channel.state.settled)}"
+    )
+    return Result(data=data, text=text + receipt_line(withdrawal.receipt))
+
+
+def finalized_text(channel: PayerChannel) -> str:
+    """That nothing is left to do, and who got what."""
+    refunded = channel.state.deposit - channel.state.settled
+    return (
+        f"channel {channel.name} is finalized already: the payee got"
+        f" {money(channel, channel.state.settled)}, {money(channel, refunded)} came back"
+    )
+
+
+def ending_document(channel: PayerChannel, receipt: Receipt | None, *, now: int) -> dict[str, Any]:
+    """The channel, and the transaction that was sent to end it."""
+    return channel_document(channel, now=now) | {
+        "transactionHash": receipt.hash if receipt else None,
+        "gasUsed": receipt.gas_used if receipt else None,
+    }
+
+
+def receipt_line(receipt: Receipt | None) -> str:
+    """The transaction for a person; empty where nothing had to be sent."""
+    return transaction_line(receipt.hash, receipt.gas_used) if receipt else ""
+
+
+def _summary(paying: PayingAccount, channel: PayerChannel) -> str:
+    state = channel.state
+    rows = [
+        ("  settled", money(channel, state.settled)),
+        ("  comes back", f"{money(channel, state.deposit - state.settled)} to {channel.descriptor.payer}"),
+        (
+            "  from",
+            local_time(state.withdrawable_at) if state.close_requested_at else "no close is requested",
+        ),
+    ]
+    return ending_summary(paying, channel, "withdraw from a channel", rows)
