@@ -220,6 +220,12 @@ class Wallet:
             f"the key of {address} is not in this wallet", hint="microwallet account import NAME"
         )
 
+    def address_of(self, text: str) -> Address:
+        """The address that a person typed, or that of the account with this name."""
+        from microwallet.domain.identifiers import is_address, parse_address
+
+        return parse_address(text) if is_address(text) else self.accounts.get(text).address
+
     def voucher_key(self, channel: PayerChannel) -> VoucherKey:
         """The key that signs a channel's vouchers: the stored one, or derived anew from the account's."""
         from microwallet.keys.voucher_keys import derive_voucher_key
@@ -244,6 +250,12 @@ class Wallet:
                 raise missing from None
             self.voucher_keys.put(channel.channel_id, key, account.store)
             return key
+
+    def resolve_asset(self, text: str | None) -> Asset:
+        """The asset that a symbol, a unit or an address names on the network in use; else its default."""
+        from microwallet.escrow.tokens import resolve_asset
+
+        return resolve_asset(self.configuration, self.network, self.reader, text)
 
     def asset_of(self, token: Address) -> Asset:
         """The asset at an address; one that is not known here goes by its address, not by the name

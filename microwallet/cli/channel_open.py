@@ -31,9 +31,7 @@ from microwallet.cli.options import (
 )
 from microwallet.cli.result import Result
 from microwallet.cli.table import named
-from microwallet.domain.identifiers import Address, is_address, parse_address
-from microwallet.domain.money import Amount, Asset, unit_of
-from microwallet.wallet import Wallet
+from microwallet.domain.money import Amount, unit_of
 
 if TYPE_CHECKING:
     from microwallet.payer.deposit import MadeDeposit
@@ -73,9 +71,9 @@ def open_(
         network=network, account=account, rpc_url=rpc_url, password_file=password_file
     ) as wallet:
         paying = wallet.paying_account()
-        amount = Amount.parse(deposit, named_asset(wallet, deposit, token))
+        amount = Amount.parse(deposit, wallet.resolve_asset(token or unit_of(deposit)))
         request = OpenRequest(
-            payee=_address(wallet, payee),
+            payee=wallet.address_of(payee),
             deposit=amount,
             label=label,
             idempotency_key=idempotency_key,
@@ -87,20 +85,6 @@ def open_(
         confirm(_summary(paying, plan), yes=yes)
         say_what_begins(plan, "open", is_new_key=idempotency_key is None)
         return _opened(open_channel(paying, plan), now=wallet.now())
-
-
-def named_asset(wallet: Wallet, amount: str, token: str | None) -> Asset:
-    """The asset an amount as typed is in: the token named beside it, else its unit's, else the default."""
-    from microwallet.escrow.tokens import native_asset, resolve_asset
-
-    unit = unit_of(amount)
-    if token is None and unit is not None and unit.lower() in ("wei", "gwei"):
-        return native_asset(wallet.network)
-    return resolve_asset(wallet.configuration, wallet.network, wallet.reader, token or unit)
-
-
-def _address(wallet: Wallet, payee: str) -> Address:
-    return parse_address(payee) if is_address(payee) else wallet.accounts.get(payee).address
 
 
 def _summary(paying: PayingAccount, plan: OpenPlan) -> str:

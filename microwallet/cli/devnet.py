@@ -17,11 +17,9 @@ from microwallet.config import Configuration
 from microwallet.devnet.anvil import find_anvil
 from microwallet.devnet.background import Devnet, DevnetFolder
 from microwallet.devnet.node import AnvilNode
-from microwallet.domain.identifiers import is_address, parse_address
-from microwallet.domain.money import Amount, Asset, names_asset, unit_of
+from microwallet.domain.money import Amount, Asset, unit_of
 from microwallet.errors import InvalidAmount, UsageError
 from microwallet.escrow.networks import network_of_chain
-from microwallet.escrow.tokens import known_assets, resolve_asset
 from microwallet.wallet import Wallet
 
 app = new_group("A local chain to try things on.")
@@ -102,7 +100,7 @@ def fund(
 ) -> Result:
     """Give an address coins or test tokens out of nothing. Works on Anvil alone."""
     with open_wallet(network=network, rpc_url=rpc_url) as wallet:
-        owner = parse_address(account) if is_address(account) else wallet.accounts.get(account).address
+        owner = wallet.address_of(account)
         given = Amount.parse(amount, _asset(amount, token, wallet))
         node = AnvilNode(wallet.rpc)
         node.require_anvil()
@@ -176,11 +174,7 @@ def _asset(amount: str, token: str | None, wallet: Wallet) -> Asset:
             f"{amount!r} names no unit",
             hint=f'write it like "{amount.strip()} USDC" or "{amount.strip()} ETH"',
         )
-    if token is None and unit is not None:
-        for asset in known_assets(wallet.configuration, wallet.network):
-            if names_asset(unit, asset):
-                return asset
-    return resolve_asset(wallet.configuration, wallet.network, wallet.reader, token or unit)
+    return wallet.resolve_asset(token or unit)
 
 
 def _seconds(duration: str) -> int:

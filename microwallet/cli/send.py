@@ -22,10 +22,8 @@ from microwallet.cli.options import (
     Yes,
 )
 from microwallet.cli.result import Result
-from microwallet.domain.identifiers import Address, is_address, parse_address
 from microwallet.domain.money import format_units, unit_of
 from microwallet.errors import UsageError
-from microwallet.wallet import Wallet
 
 app = new_group("Send coins or tokens to an address.")
 
@@ -58,7 +56,6 @@ def send(
     json: Json = False,
 ) -> Result:
     """Send coins or tokens from an account to an address."""
-    from microwallet.escrow.tokens import resolve_asset
     from microwallet.payer.pay import check_idempotency_key
     from microwallet.payer.send import (
         carry_out,
@@ -74,10 +71,9 @@ def send(
         network=network, account=account, rpc_url=rpc_url, password_file=password_file
     ) as wallet:
         amount, unit = _amount_and_unit(amount, token)
-        named = wallet.network.native_symbol if unit in ("wei", "gwei") else unit
-        asset = resolve_asset(wallet.configuration, wallet.network, wallet.reader, token or named)
+        asset = wallet.resolve_asset(token or unit)
         sender = wallet.sender()
-        receiver = _receiver(wallet, to)
+        receiver = wallet.address_of(to)
         journal = wallet.ledger.journal
         begun = idempotency_key or unfinished_key(sender, journal, receiver, asset, amount)
         key = begun or f"send-{secrets.token_hex(12)}"
@@ -127,9 +123,3 @@ def _amount_and_unit(text: str, token: str | None) -> tuple[str, str | None]:
     if len(words) == 2 and token is not None:
         raise UsageError(f"{text!r} names its token, and so does --token {token}", hint="name it once")
     return ALL, words[1] if len(words) == 2 else None
-
-
-def _receiver(wallet: Wallet, to: str) -> Address:
-    if is_address(to):
-        return parse_address(to)
-    return wallet.accounts.get(to).address

@@ -8,7 +8,7 @@ from typing import Any
 
 from microwallet.config import Configuration
 from microwallet.domain.identifiers import NATIVE_TOKEN, Address, ChainId, is_address, parse_address
-from microwallet.domain.money import Asset
+from microwallet.domain.money import Asset, names_asset
 from microwallet.errors import NotTrusted, UnknownReference, UsageError, did_you_mean
 from microwallet.escrow.networks import SYMBOL, Network
 from microwallet.escrow.reader import EscrowReader
@@ -52,7 +52,7 @@ def resolve_asset(
     reader: EscrowReader | None,
     text: str | None = None,
 ) -> Asset:
-    """The asset that `text` names: a known symbol, or the address of any ERC-20.
+    """The asset that `text` names: a known symbol, a unit of the coin, or the address of any ERC-20.
 
     Without a text it is the setting `token`, else the network's USDC, else its coin. An address
     that is not known is read from the chain by `reader`; with no reader it is UnknownReference.
@@ -64,7 +64,7 @@ def resolve_asset(
         return _by_address(configuration, network, reader, parse_address(wanted))
     assets = known_assets(configuration, network)
     for asset in assets:
-        if asset.symbol.lower() == wanted.lower():
+        if names_asset(wanted, asset):
             return asset
     symbols = [asset.symbol for asset in assets]
     raise UnknownReference(
