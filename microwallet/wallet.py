@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from microwallet.config import Configuration, Paths
-from microwallet.domain.money import Asset, format_units
+from microwallet.domain.money import Amount, Asset
 from microwallet.errors import KeyMissing, KeyUnavailable, UnknownReference
 
 if TYPE_CHECKING:
@@ -323,9 +323,9 @@ class Wallet:
             is_dead = channel.channel_id in dead and not channel.state.exists
             if channel.descriptor.payer == address and not is_dead:
                 held = channel.state.deposit - channel.state.settled
-                lines.append(f"{channel.name} holds {_text(held, channel)}")
+                lines.append(f"{channel.name} holds {Amount(held, channel.asset)}")
         owing = [
-            f"{received.channel_id} owes {_text(received.unsettled, received)}"
+            f"{received.channel_id} owes {Amount(received.unsettled, received.asset)}"
             for received in self.ledger.vouchers.list(finalized=False)
             if received.descriptor.payee == address and received.unsettled
         ]
@@ -336,7 +336,3 @@ def _quiet() -> Reporter:
     from microwallet.domain.ports import Quiet
 
     return Quiet()
-
-
-def _text(base_units: int, channel: Any) -> str:
-    return f"{format_units(base_units, channel.asset.decimals)} {channel.asset.symbol}"

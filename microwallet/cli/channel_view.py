@@ -10,7 +10,7 @@ from typing import Any
 from microwallet.cli.table import named, table
 from microwallet.domain.channel import Channel, ChannelStatus, PayeeChannel, PayerChannel
 from microwallet.domain.identifiers import TxHash
-from microwallet.domain.money import format_units
+from microwallet.domain.money import Amount, format_units
 
 _SHORT_ID = 10
 
@@ -93,7 +93,7 @@ def status_text(channel: Channel, *, now: int) -> str:
 
 def money(channel: Channel, base_units: int) -> str:
     """Base units of the channel's asset, as a person reads them."""
-    return f"{format_units(base_units, channel.asset.decimals)} {channel.asset.symbol}"
+    return str(Amount(base_units, channel.asset))
 
 
 def authorized_text(channel: Channel) -> str:

@@ -14,7 +14,7 @@ from microwallet.cli.command import TakesAmount, help_text, new_group
 from microwallet.cli.context import Stderr, open_wallet
 from microwallet.cli.options import IdempotencyKey, Json, PasswordFile
 from microwallet.cli.result import SCHEMA
-from microwallet.domain.money import Amount, format_units
+from microwallet.domain.money import Amount
 from microwallet.errors import MicrowalletError, OutcomeUnknown, UsageError
 from microwallet.ledger.payments import check_same
 from microwallet.payer.pay import SignedPayment, new_idempotency_key
@@ -138,8 +138,8 @@ def _print(signed: SignedPayment, *, each: bool, as_json: bool) -> None:
 
 def _say_new_state(signed: SignedPayment) -> None:
     asset, payment = signed.channel.asset, signed.payment
-    paid = format_units(payment.step * payment.count, asset.decimals)
-    left = format_units(payment.deposit - payment.end, asset.decimals)
+    paid = Amount(payment.step * payment.count, asset)
+    left = Amount(payment.deposit - payment.end, asset)
     times = f" in {payment.count} payments" if payment.count > 1 else ""
     name = signed.channel.name
-    Stderr().say(f"authorized {paid} {asset.symbol}{times} on {name}; {left} {asset.symbol} left")
+    Stderr().say(f"authorized {paid}{times} on {name}; {left} left")

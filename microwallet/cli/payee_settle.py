@@ -55,7 +55,7 @@ def settle(
     ) as wallet:
         named = _named(wallet, channels or [], all=all, capture=capture)
         selection = _selection(wallet, "settle", named, account, minimum, capture)
-        return _claim(wallet, selection, named, all=all, yes=yes, dry_run=dry_run)
+        return _capture(wallet, selection, named, all=all, yes=yes, dry_run=dry_run)
 
 
 def close(
@@ -77,7 +77,7 @@ def close(
     ) as wallet:
         named = _named(wallet, channels or [], all=all, capture=capture)
         selection = _selection(wallet, "close", named, account, minimum, capture)
-        return _claim(wallet, selection, named, all=all, yes=yes, dry_run=dry_run)
+        return _capture(wallet, selection, named, all=all, yes=yes, dry_run=dry_run)
 
 
 def _named(
@@ -122,7 +122,7 @@ def _selection(
     )
 
 
-def _claim(
+def _capture(
     wallet: Wallet,
     selection: Selection,
     named: Sequence[PayeeChannel],

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from microwallet.cli.channel_view import money
 from microwallet.domain.money import Amount, Asset
 from microwallet.payee.captures import Action, PlannedCapture
-from microwallet.payee.outcome import Captured, Outcome
+from microwallet.payee.outcome import Outcome
 
 if TYPE_CHECKING:
+    from microwallet.domain.channel import PayeeChannel
     from microwallet.wallet import Wallet
 
 _SHOWN = 20
@@ -43,40 +44,20 @@ def _total(planned: Sequence[PlannedCapture]) -> str:
 def plan_document(action: Action, planned: Sequence[PlannedCapture], *, now: int) -> dict[str, Any]:
     """What `--dry-run` tells: nothing was sent."""
     channels = [
-        {
-            "channelId": item.channel.channel_id,
-            "captured": str(item.captured),
-            "refunded": str(item.refunded if action is Action.CLOSE else 0),
-            "asset": item.channel.asset.symbol,
-            "decimals": item.channel.asset.decimals,
-            "status": str(item.channel.state.status(now=now)),
-            "transactionHash": None,
-            "gasUsed": None,
-        }
+        _document(item.channel, item.captured, item.refunded if action is Action.CLOSE else 0, now=now)
         for item in planned
     ]
     return {"dryRun": True, "channels": channels, "transactions": []}
 
 
-def captured_document(captured: Captured, *, now: int) -> dict[str, Any]:
-    """One channel that was settled or closed."""
-    channel = captured.channel
-    return {
-        "channelId": channel.channel_id,
-        "captured": str(captured.captured),
-        "refunded": str(captured.refunded),
-        "asset": channel.asset.symbol,
-        "decimals": channel.asset.decimals,
-        "status": str(channel.state.status(now=now)),
-        "transactionHash": captured.transaction_hash,
-        "gasUsed": captured.gas_used,
-    }
-
-
 def outcome_document(outcome: Outcome, *, now: int) -> dict[str, Any]:
     """Everything that was achieved, and under `failed` what was not."""
     document: dict[str, Any] = {
-        "channels": [captured_document(captured, now=now) for captured in outcome.channels],
+        "channels": [
+            _document(done.channel, done.captured, done.refunded, now=now)
+            | {"transactionHash": done.transaction_hash, "gasUsed": done.gas_used}
+            for done in outcome.channels
+        ],
         "transactions": [
             {
                 "transactionHash": transaction.hash,
@@ -109,3 +90,17 @@ def outcome_text(outcome: Outcome) -> str:
         f"transaction {transaction.hash}: {transaction.gas_used} gas" for transaction in outcome.transactions
     ]
     return "\n".join(lines)
+
+
+def _document(channel: PayeeChannel, captured: int, refunded: int, *, now: int) -> dict[str, Any]:
+    """A channel that is settled or closed; its transaction is yet to come."""
+    return {
+        "channelId": channel.channel_id,
+        "captured": str(captured),
+        "refunded": str(refunded),
+        "asset": channel.asset.symbol,
+        "decimals": channel.asset.decimals,
+        "status": str(channel.state.status(now=now)),
+        "transactionHash": None,
+        "gasUsed": None,
+    }

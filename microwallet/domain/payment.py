@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from microwallet.domain.channel import ChannelStatus, PayerChannel
 from microwallet.domain.identifiers import ChannelId
-from microwallet.domain.money import format_units
+from microwallet.domain.money import Amount
 from microwallet.errors import AmountExceedsDeposit, ChannelNotOpen, VoucherUnknown
 
 
@@ -87,13 +87,13 @@ _HINTS = {
 
 
 def _exceeds(channel: PayerChannel, name: str, step: int, count: int) -> AmountExceedsDeposit:
-    def text(base_units: int) -> str:
-        return f"{format_units(base_units, channel.asset.decimals)} {channel.asset.symbol}"
+    def amount(base_units: int) -> Amount:
+        return Amount(base_units, channel.asset)
 
-    wanted = f"{count} x {text(step)} = {text(step * count)}" if count > 1 else text(step)
+    wanted = f"{count} x {amount(step)} = {amount(step * count)}" if count > 1 else str(amount(step))
     missing = step * count - channel.remaining
     return AmountExceedsDeposit(
-        f"{wanted} does not fit in channel {name}: {text(channel.remaining)} of the deposit of"
-        f" {text(channel.state.deposit)} is left; nothing was signed",
-        hint=f'microwallet channel top-up {name} "{text(missing)}"',
+        f"{wanted} does not fit in channel {name}: {amount(channel.remaining)} of the deposit of"
+        f" {amount(channel.state.deposit)} is left; nothing was signed",
+        hint=f'microwallet channel top-up {name} "{amount(missing)}"',
     )

@@ -105,24 +105,20 @@ def chosen_capture(channel: PayeeChannel, capture: str, action: Action) -> Plann
 
     Raises InvalidAmount, AmountExceedsDeposit, or PaymentRefused outside what the voucher allows.
     """
-    amount = Amount.parse(capture, channel.asset).base_units
-    state = channel.state
-    if amount > state.deposit:
-        raise AmountExceedsDeposit(
-            f"a capture of {_text(channel, amount)} is more than the deposit of"
-            f" {_text(channel, state.deposit)}"
-        )
-    if amount > channel.authorized:
+    amount = Amount.parse(capture, channel.asset)
+    deposit, authorized, settled = (
+        Amount(base_units, channel.asset)
+        for base_units in (channel.state.deposit, channel.authorized, channel.state.settled)
+    )
+    if amount > deposit:
+        raise AmountExceedsDeposit(f"a capture of {amount} is more than the deposit of {deposit}")
+    if amount > authorized:
+        raise PaymentRefused(f"a capture of {amount} is more than the best voucher authorizes: {authorized}")
+    if amount < settled or (action is Action.SETTLE and amount == settled):
         raise PaymentRefused(
-            f"a capture of {_text(channel, amount)} is more than the best voucher authorizes:"
-            f" {_text(channel, channel.authorized)}"
+            f"a capture of {amount} takes nothing: {settled} is settled already, and --capture is the total"
         )
-    if amount < state.settled or (action is Action.SETTLE and amount == state.settled):
-        raise PaymentRefused(
-            f"a capture of {_text(channel, amount)} takes nothing: {_text(channel, state.settled)} is settled"
-            " already, and --capture is the total"
-        )
-    return PlannedCapture(channel=channel, capture_amount=amount, chosen=True)
+    return PlannedCapture(channel=channel, capture_amount=amount.base_units, chosen=True)
 
 
 def unsettled_of(channel: PayeeChannel) -> int:
@@ -148,7 +144,3 @@ def _reaches(channel: PayeeChannel, minimum: str | None) -> bool:
     if unit is not None and not names_asset(unit, channel.asset):
         return False
     return channel.unsettled >= Amount.parse(minimum, channel.asset).base_units
-
-
-def _text(channel: PayeeChannel, base_units: int) -> str:
-    return f"{format_units(base_units, channel.asset.decimals)} {channel.asset.symbol}"
