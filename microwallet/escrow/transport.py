@@ -23,6 +23,7 @@ BODY_LIMIT = 20 * 1024 * 1024
 _LAST_WORD_SECONDS = 0.1
 _PLAIN_URL = re.compile(r"[!-~]+")
 _SECRET_SEGMENT = re.compile(r"[A-Za-z0-9_\-]{16,}")
+_HOST_ALONE = re.compile(r"([^@:/?#\[\]]*|\[[^@\]]*\])(:[0-9]*)?([/?#]|$)")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -69,7 +70,7 @@ class Endpoint:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise UsageError(f"{self.shown!r} is no RPC address: {error}") from error
+            raise UsageError(f"{self.shown!r} is no RPC address: its host or port cannot be") from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"{self.shown!r} is no RPC address: http:// or https:// and a host are expected")
         self._tls = parts.scheme == "https"
@@ -135,7 +136,7 @@ class Endpoint:
             raise TransportError("timed out", sent=exchange.sent)
         if exchange.error is not None:
             connection.close()
-            raise TransportError(_said(exchange.error), sent=exchange.sent) from exchange.error
+            raise TransportError(self._said(exchange.error), sent=exchange.sent) from exchange.error
         if exchange.keep and self._idle is None:
             self._idle = connection
         else:
@@ -143,6 +144,10 @@ class Endpoint:
         if len(exchange.content) > BODY_LIMIT:
             raise TransportError(f"answered more than {BODY_LIMIT} bytes", sent=True)
         return exchange.status, exchange.retry_after, exchange.content
+
+    def _said(self, error: Exception) -> str:
+        proxy = f" (through the proxy {redacted(self._proxy.geturl())})" if self._proxy else ""
+        return _said(error) + proxy
 
     def _connection(self, deadline: Deadline) -> HTTPConnection:
         proxy = self._proxy
@@ -190,12 +195,13 @@ class _Exchange:
 
 def redacted(url: str) -> str:
     """`url` without user, password, query values and path segments that look like API keys."""
-    bare, _, query = url.partition("?")
-    scheme, separator, rest = bare.partition("://")
+    scheme, separator, rest = url.partition("://")
     if not separator:
-        scheme, rest = "", bare
-    authority, slash, path = rest.partition("/")
-    authority = authority.rpartition("@")[2]
+        scheme, rest = "", url
+    if not separator or _HOST_ALONE.match(rest) is None:
+        rest = rest.rpartition("@")[2]  # a password may hold, unquoted, what ends a host
+    bare, _, query = rest.partition("?")
+    authority, slash, path = bare.partition("/")
     segments = ("…" if _SECRET_SEGMENT.fullmatch(part) else part for part in path.split("/"))
     shown = f"{scheme}{separator}{authority}{slash}{'/'.join(segments)}{'?…' if query else ''}"
     return shown[:200]
@@ -227,7 +233,19 @@ def _proxy(scheme: str, host: str) -> SplitResult | None:
         return None
     proxies: dict[str, Any] = getproxies_environment()
     named = proxies.get(scheme) or proxies.get("all")
-    return urlsplit(named if "://" in named else f"http://{named}") if named else None
+    if not named:
+        return None
+    try:
+        proxy = urlsplit(named if "://" in named else f"http://{named}")
+        usable = proxy.scheme == "http" and proxy.hostname and proxy.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UsageError(
+            f"{redacted(named)!r} is no proxy this can use: http:// and a host are expected",
+            hint=f"correct {scheme}_proxy, or: export no_proxy={host}",
+        )
+    return proxy
 
 
 def _authorization(header: str, parts: SplitResult) -> dict[str, str]:

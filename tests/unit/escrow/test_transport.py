@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from microwallet.errors import UsageError
-from microwallet.escrow.transport import Endpoint, redacted
+from microwallet.escrow.transport import Deadline, Endpoint, TransportError, redacted
 
 KEY = "Ab3dEf6hIj9kLm2nOp5qRs8tUv1wXy4z"
 
@@ -49,11 +49,50 @@ def test_what_is_no_address_is_refused(url):
         Endpoint(url)
 
 
-def test_a_refused_address_is_shown_without_its_password():
-    """Even a wrong address does not give its password away."""
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:secret@x.example/a b",
+        "http://user:secret@x.example:99999/",
+        "http://user:secret@[::1/",
+        "http://user:se/secret@x.example/",
+        "http://user:secret/more@x.example:1/",
+        "http://user:secret?more@x.example/",
+        "http://user:secret#more@x.example/",
+        "http:/user:secret@x.example",
+        "user:secret@x.example",
+    ],
+)
+def test_a_refused_address_is_shown_without_its_password(url):
+    """Even a wrong address does not give its password away, not even where that breaks the address."""
     with pytest.raises(UsageError) as caught:
-        Endpoint(f"http://user:{KEY}@x.example/a b")
-    assert KEY not in caught.value.message
+        Endpoint(url)
+    assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "http://u:secret@[::1",
+        "http://x.example:99999",
+        "x.example:port",
+        "socks5://u:secret@x.example:1",
+        "://",
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_refused(proxy, monkeypatch):
+    """A proxy variable that is no address or of another kind is named, without its password."""
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(UsageError, match="no proxy") as caught:
+        Endpoint("http://x.example")
+    assert "secret" not in caught.value.message
+
+
+def test_a_proxy_that_fails_is_named(monkeypatch):
+    """What refused the connection was the proxy; its password is not shown."""
+    monkeypatch.setenv("http_proxy", "http://user:secret@127.0.0.1:1")
+    with pytest.raises(TransportError, match=r"refused .*\(through the proxy http://127\.0\.0\.1:1\)"):
+        Endpoint("http://x.example").post(b"{}", Deadline(5), reuse=False)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8545", "http://localhost:1", "http://[::1]:8545"])
