@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,8 +14,12 @@ from microwallet.cli.result import Result
 from microwallet.cli.table import table
 from microwallet.config import SETTINGS, checked_setting
 from microwallet.escrow.networks import resolve_network
+from microwallet.escrow.transport import Endpoint, redacted
 
 app = new_group("Settings and where they come from.")
+
+_ADDRESS = "rpc-url"
+"""The setting that may hold credentials."""
 
 
 @command(app, "show", "microwallet config show")
@@ -23,17 +27,18 @@ def show(json: Json = False) -> Result:
     """Every setting, its value, and where it came from."""
     configuration = open_wallet().configuration
     found = {name: configuration.resolve(name) for name in SETTINGS}
+    shown = {name: _shown(name, setting.value) for name, setting in found.items()}
     return Result(
         data={
             "settings": {
-                name: {"value": setting.value, "source": setting.source} for name, setting in found.items()
+                name: {"value": shown[name], "source": setting.source} for name, setting in found.items()
             },
             "userFile": str(configuration.paths.user_file),
         },
         text=table(
             ("SETTING", "VALUE", "FROM"),
             [
-                (name, "-" if setting.value is None else str(setting.value), setting.source)
+                (name, "-" if setting.value is None else str(shown[name]), setting.source)
                 for name, setting in found.items()
             ],
         ),
@@ -58,9 +63,12 @@ def set_value(
         resolve_network(wallet.configuration, value)
     elif name == "account":
         checked = wallet.accounts.get(value).name
+    elif name == _ADDRESS:
+        Endpoint(value)
     with wallet.configuration.editing() as content:
         content[name] = checked
-    return Result(data={"name": name, "value": checked}, text=f"{name} is {checked} from now on")
+    shown = _shown(name, checked)
+    return Result(data={"name": name, "value": shown}, text=f"{name} is {shown} from now on")
 
 
 @command(app, "unset", "microwallet config unset max-fee-gwei")
@@ -74,3 +82,8 @@ def unset(
     with open_wallet().configuration.editing() as content:
         content.pop(name, None)
     return Result(data={"name": name, "value": SETTINGS[name].default}, text=f"{name} has its default again")
+
+
+def _shown(name: str, value: Any) -> Any:
+    """A setting's value as it may be printed."""
+    return redacted(value) if name == _ADDRESS and value is not None else value

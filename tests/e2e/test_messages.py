@@ -27,6 +27,25 @@ def test_a_setting_that_names_nothing_is_refused(run, setting, said):
     assert run("config", "show", "--json").data["settings"]["network"]["source"] == "default"
 
 
+@pytest.mark.parametrize("how", [(), ("--json",)])
+def test_settings_are_shown_without_the_credentials_in_them(run, how):
+    """Neither `config set` nor `config show` prints the password or key in the RPC address."""
+    url = "http://user:secret@127.0.0.1:1/?key=secret"
+    told = [
+        run("config", "set", "rpc-url", url, *how).succeeded(),
+        run("config", "show", *how).succeeded(),
+        run("config", "show", *how, env={"MICROWALLET_RPC_URL": url}).succeeded(),
+    ]
+    assert all("127.0.0.1:1" in one.stdout and "secret" not in one.stdout + one.stderr for one in told)
+    assert "refused the connection" in run("network", "check", "--json").error["message"]
+
+
+def test_an_rpc_address_that_is_none_is_refused_when_it_is_set(run):
+    """Not by every command afterwards."""
+    assert "no RPC address" in run("config", "set", "rpc-url", "127.0.0.1:8545", "--json").error["message"]
+    assert run("config", "show", "--json").data["settings"]["rpc-url"]["source"] == "default"
+
+
 def test_half_an_address_is_no_account(run):
     """An address with a digit lost is called that; names never begin with 0x."""
     error = run("account", "show", SOMEBODY[:-1], "--json").error
