@@ -139,6 +139,7 @@ class Wallet:
             [override] if override else self.network.rpc_urls,
             timeout=self.configuration.get("rpc-timeout"),
             chain_id=self.network.chain_id,
+            trace=self.reporter.detail,
         )
 
     @cached_property

@@ -33,6 +33,11 @@ class Stderr:
             sys.stderr.write(message + "\n")
             sys.stderr.flush()
 
+    def detail(self, message: str) -> None:
+        """One line, if -v was given."""
+        if verbosity.verbose:
+            self.say(message)
+
 
 def has_terminal() -> bool:
     """Whether a person can be asked: both the keyboard and stderr are a terminal."""

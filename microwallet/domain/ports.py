@@ -96,9 +96,15 @@ class Reporter(Protocol):
     def say(self, message: str) -> None:
         """One line of chatter, for a person."""
 
+    def detail(self, message: str) -> None:
+        """One line for whoever wants to know more."""
+
 
 class Quiet:
     """A reporter that says nothing."""
 
     def say(self, message: str) -> None:
+        """Drop the message."""
+
+    def detail(self, message: str) -> None:
         """Drop the message."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from microwallet.domain.identifiers import ChainId
@@ -59,15 +60,24 @@ class Rpc:
     """One chain behind one or more addresses. Thread-safe; connections are opened on first use.
 
     `timeout` bounds each call or batch as a whole: connecting, retries and slow answers included.
-    With `chain_id`, every address proves its chain before its first answer is believed.
+    With `chain_id`, every address proves its chain before its first answer is believed. `trace` is
+    told of every request.
     """
 
-    def __init__(self, urls: Sequence[str], *, timeout: float, chain_id: int | None = None) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        timeout: float,
+        chain_id: int | None = None,
+        trace: Callable[[str], None] = lambda _: None,
+    ) -> None:
         if not urls:
             raise UsageError("this network has no RPC address", hint="microwallet network show")
         self._endpoints = [Endpoint(url) for url in urls]
         self._timeout = timeout
         self.chain_id = None if chain_id is None else ChainId(chain_id)
+        self._trace = trace
         self._proven: set[Endpoint] = set()
         self._preferred = 0
         self._ids = itertools.count(1)
@@ -199,6 +209,8 @@ class Rpc:
         single: bool,
         reuse: bool,
     ) -> list[Any]:
+        methods = Counter(method for method, _ in requests)
+        self._trace(f"{endpoint.shown} {', '.join(f'{name} x {n}' for name, n in methods.items())}")
         ids = [next(self._ids) for _ in requests]
         numbered = [
             {"jsonrpc": "2.0", "id": number, "method": method, "params": list(params)}

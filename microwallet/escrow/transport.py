@@ -91,7 +91,7 @@ class Endpoint:
         if self._proxy and not self._tls:
             self._target = f"http://{authority}{path}"
             self._headers |= _authorization("Proxy-Authorization", self._proxy)
-        self._idle: HTTPConnection | None = None
+        self._idle: list[HTTPConnection] = []
 
     @property
     def is_local(self) -> bool:
@@ -103,20 +103,17 @@ class Endpoint:
 
         `reuse` allows the connection that was kept, on which a request may have to be sent twice.
         """
-        kept = self._idle
-        if reuse and kept is not None:
-            self._idle = None
+        if reuse and self._idle:
             try:
-                return self._exchange(kept, body, deadline)
+                return self._exchange(self._idle.pop(), body, deadline)
             except TransportError:
                 _require_time(deadline)
         return self._exchange(self._connection(deadline), body, deadline)
 
     def close(self) -> None:
         """Close the connection that was kept."""
-        if self._idle is not None:
-            self._idle.close()
-            self._idle = None
+        while self._idle:
+            self._idle.pop().close()
 
     def _exchange(
         self, connection: HTTPConnection, body: bytes, deadline: Deadline
@@ -137,8 +134,8 @@ class Endpoint:
         if exchange.error is not None:
             connection.close()
             raise TransportError(self._said(exchange.error), sent=exchange.sent) from exchange.error
-        if exchange.keep and self._idle is None:
-            self._idle = connection
+        if exchange.keep and not self._idle:
+            self._idle.append(connection)
         else:
             connection.close()
         if len(exchange.content) > BODY_LIMIT:

@@ -545,6 +545,15 @@ class TestCommands:
         done = home.run("network", "check", "base-sepolia", "--rpc-url", chain.rpc_url, "--json")
         assert (done.exit_code, done.error["code"]) == (3, "wrong-chain")
 
+    def test_verbose_tells_what_the_chain_is_asked(self, make_home, chain):
+        """With -v each request is a line on stderr, its address without secrets; else nothing is said."""
+        home = make_home("user")
+        url = chain.rpc_url + "/?key=SECRET"
+        told = home.run("-v", "escrow", "show", "--rpc-url", url).succeeded()
+        assert f"{chain.rpc_url}/?… eth_getCode x 1" in told.stderr
+        assert "SECRET" not in told.stdout + told.stderr
+        assert home.run("escrow", "show", "--rpc-url", url).stderr == ""
+
     def test_check_finds_a_missing_escrow(self, make_home, chain):
         """A chain without the escrow is told, with the command that deploys it."""
         chain.rpc.call("anvil_setCode", [chain.escrow_contract, "0x"])
