@@ -52,8 +52,11 @@ def list_(
     json: Json = False,
 ) -> Result:
     """List channels; those of the network in use as the chain has them now."""
+    from microwallet.payer.refresh import REORGANISATION_SECONDS
+
     with open_wallet(network=network, rpc_url=rpc_url) as wallet:
-        channels = list(wallet.ledger.channels.list(finalized=everything))
+        since = wallet.now() - REORGANISATION_SECONDS
+        channels = list(wallet.ledger.channels.list(finalized=everything, since=since))
         notes: list[str] = []
         if not offline:
             channels, notes = _refreshed(wallet, channels)

@@ -55,11 +55,13 @@ class Channels:
         with self._database.read() as connection:
             return read_channel(connection, channel_id)
 
-    def list(self, *, finalized: bool) -> Sequence[PayerChannel]:
-        """Channels, oldest first; those that are finalized only when asked for."""
-        where = "" if finalized else " WHERE finalized = 0"
+    def list(self, *, finalized: bool, since: int | None = None) -> Sequence[PayerChannel]:
+        """Channels, oldest first; those that are finalized only when asked for, or when they were
+        found to be at `since` or later, Unix seconds."""
+        where = "" if finalized else " WHERE finalized = 0 OR as_of >= :since"
+        query = f"{_SELECT}{where} ORDER BY created_at"
         with self._database.read() as connection:
-            return [_channel(row) for row in connection.execute(f"{_SELECT}{where} ORDER BY created_at")]
+            return [_channel(row) for row in connection.execute(query, {"since": since})]
 
     def has_label(self, label: str) -> bool:
         """Whether a channel that is not finalized has this label."""

@@ -10,6 +10,9 @@ from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.escrow.reader import EscrowReader
 from microwallet.ledger.ledger import Ledger
 
+REORGANISATION_SECONDS = 3600
+"""How long a finalized channel is looked at again: a reorganisation may give it back."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refreshed:
@@ -41,7 +44,17 @@ def refresh(
         ids = [channel.channel_id for channel in channels if channel.descriptor.escrow_contract == escrow]
         as_of = max(as_of, reader.head().timestamp)
         states.update(zip(ids, reader.channel_states(ids), strict=True))
-    ledger.channels.record_states(states, as_of=as_of)
+    # One that stays finalized is not recorded again, so that the ledger has when it was found to be;
+    # one that is not there at all is of a chain that was started anew.
+    for channel in channels:
+        if channel.state.finalized and not states[channel.channel_id].exists:
+            states[channel.channel_id] = channel.state
+    news = {
+        channel.channel_id: states[channel.channel_id]
+        for channel in channels
+        if not (channel.state.finalized and channel.state == states[channel.channel_id])
+    }
+    ledger.channels.record_states(news, as_of=as_of)
     older = [
         channel.channel_id
         for channel in channels

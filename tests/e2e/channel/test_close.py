@@ -83,6 +83,41 @@ def test_withdraw_says_what_comes_back(alice, coffee, chain, witness):
     assert alice.run("channel", "withdraw", "coffee", "--yes", "--json").data["status"] == "finalized"
 
 
+@pytest.mark.parametrize("undone", ["withdraw", "requestClose"])
+def test_a_reorganisation_of_a_withdraw_or_a_close_request(alice, coffee, chain, witness, undone):
+    """What came back is gone again: the channel is listed again, as it is, and the command is done again."""
+    alice.run("channel", "close", "coffee", "--yes").succeeded()
+    if undone == "withdraw":
+        chain.node.advance(GRACE)
+        alice.run("channel", "withdraw", "coffee", "--yes").succeeded()
+        assert alice.run("channel", "list", "--json").data["channels"] == []
+    chain.rpc.call("anvil_reorg", [1, []])
+    (listed,) = alice.run("channel", "list", "--json").data["channels"]
+    assert (listed["label"], listed["status"]) == (
+        "coffee",
+        "withdrawable" if undone == "withdraw" else "open",
+    )
+    if undone == "requestClose":
+        assert alice.run("channel", "withdraw", "coffee", "--yes").exit_code == 4
+        alice.run("channel", "close", "coffee", "--yes").succeeded()
+        chain.node.advance(GRACE)
+    taken = alice.run("channel", "withdraw", "coffee", "--yes", "--json").data
+    assert (taken["status"], taken["refunded"]) == ("finalized", "10000000")
+    assert witness.reader.token_balance(coffee["token"], alice.address) == 10**9
+
+
+def test_a_chain_that_is_started_anew_gives_no_finalized_channel_back(alice, bob, chain, payee_takes):
+    """It is not listed, and its label is free, whatever the new chain knows."""
+    fresh = chain.rpc.call("evm_snapshot")
+    opening = ("channel", "open", bob.address, "1 USDC", "--label", "coffee", "--yes", "--json")
+    channel = alice.run(*opening).data
+    payee_takes(channel | {"voucher": alice.run("pay", "coffee", "1", "--json").data}, 1_000_000, close=True)
+    assert alice.run("channel", "show", "coffee", "--json").data["status"] == "finalized"
+    assert chain.rpc.call("evm_revert", [fresh])
+    assert alice.run("channel", "list", "--json").data["channels"] == []
+    alice.run(*opening).succeeded()
+
+
 @pytest.mark.usefixtures("coffee")
 def test_withdraw_waits(alice, chain):
     """`--wait` says how long, and withdraws when the chain's clock is there, blocks or not."""
