@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,9 @@ def hello(name: str = "x"):
 app()
 """
 
+Row = tuple[str, str, str]
+"""What was measured, the figure, and the goal."""
+
 
 def main() -> None:
     """Measure everything and print the tables."""
@@ -72,45 +75,60 @@ def main() -> None:
         print(f"| {call} | {figure['gas']:,} | {figure['target']:,} | {figure['explanation']} |")
 
 
-def per_call(work: Callable[[int], object], calls: int = 2_000, rounds: int = 25) -> float:
-    """Seconds of processor time one call takes: the best of several rounds."""
-    found = []
-    for _ in range(rounds):
-        begun = time.process_time()
-        for number in range(calls):
-            work(number)
-        found.append((time.process_time() - begun) / calls)
-    return min(found)
+def seconds_per_call(work: Callable[[int], object], calls: int = 2_000) -> float:
+    """Wall seconds that one call takes."""
+    begun = time.perf_counter()
+    for number in range(calls):
+        work(number)
+    return (time.perf_counter() - begun) / calls
 
 
-def floors() -> tuple[float, float]:
-    """Seconds libsecp256k1 itself takes to sign, and to recover a public key."""
+def share(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """The share that a floor has of what stands on it, and the seconds of that: medians of pairs.
+
+    The two of a pair are measured one after the other: a machine's speed changes with time.
+    """
+    measured = list(pairs)
+    return (
+        statistics.median(floor / whole for floor, whole in measured),
+        statistics.median(whole for _, whole in measured),
+    )
+
+
+def floors() -> tuple[Callable[[], float], Callable[[], float]]:
+    """Measure the seconds libsecp256k1 itself takes to sign, and to recover a public key."""
     context, digest = GLOBAL_CONTEXT.ctx, b"\x22" * 32
     signature = ffi.new("secp256k1_ecdsa_recoverable_signature *")
     public_key = ffi.new("secp256k1_pubkey *")
     sign, recover = lib.secp256k1_ecdsa_sign_recoverable, lib.secp256k1_ecdsa_recover
+    sign(context, signature, digest, SECRET, ffi.NULL, ffi.NULL)
     return (
-        per_call(lambda _: sign(context, signature, digest, SECRET, ffi.NULL, ffi.NULL)),
-        per_call(lambda _: recover(context, public_key, signature, digest)),
+        lambda: seconds_per_call(lambda _: sign(context, signature, digest, SECRET, ffi.NULL, ffi.NULL)),
+        lambda: seconds_per_call(lambda _: recover(context, public_key, signature, digest)),
     )
 
 
-def in_process(sign_floor: float, recover_floor: float) -> list[tuple[str, str, str]]:
+def in_process(sign_floor: Callable[[], float], recover_floor: Callable[[], float]) -> list[Row]:
     """Rows of what signing and verifying take inside a process."""
     key, digest = VoucherKey(SECRET), VoucherDigest(ChainId(31337), ESCROW, CHANNEL)
     signatures = [key.sign(digest(amount)) for amount in range(2_000)]
     is_ours = SignerCheck(key.address)
-    sign = per_call(lambda amount: key.sign(digest(amount)))
-    verify = per_call(lambda amount: is_ours(digest(amount), signatures[amount]))
+    signing, sign = share(
+        (sign_floor(), seconds_per_call(lambda amount: key.sign(digest(amount)))) for _ in range(25)
+    )
+    verifying, verify = share(
+        (recover_floor(), seconds_per_call(lambda amount: is_ours(digest(amount), signatures[amount])))
+        for _ in range(25)
+    )
     return [
         (
             "digest and sign one voucher, in process",
-            f"{sign_floor / sign:.2f} of the signing floor ({1 / sign:,.0f} a second)",
+            f"{signing:.2f} of the signing floor ({1 / sign:,.0f} a second)",
             "0.70",
         ),
         (
             "verify one voucher, in process",
-            f"{recover_floor / verify:.2f} of the recovery floor ({1 / verify:,.0f} a second)",
+            f"{verifying:.2f} of the recovery floor ({1 / verify:,.0f} a second)",
             "0.75",
         ),
     ]
@@ -152,8 +170,12 @@ def timed(command: list[str], environment: dict[str, str], output: Path | None =
 
 
 def whole_processes(
-    folder: Path, sign_floor: float, recover_floor: float, rounds: int, count: int
-) -> list[tuple[str, str, str]]:
+    folder: Path,
+    sign_floor: Callable[[], float],
+    recover_floor: Callable[[], float],
+    rounds: int,
+    count: int,
+) -> list[Row]:
     """Rows of what commands take from start to exit, on a real chain."""
     anvil = find_anvil(os.environ, Paths.from_environment(os.environ).cache, Quiet())
     vouchers = folder / "vouchers"
@@ -167,22 +189,22 @@ def whole_processes(
         chain.node.mint(chain.token, alice, 10**12)
         payer.run("channel", "open", bob, "100000 USDC", "--label", "channel-0", "--yes")
         batch = ("pay", "channel-0", "0.0001", "--count", str(count), "--each")
-        paying = statistics.median(payer.run(*batch, output=vouchers) for _ in range(rounds))
-        accepting = statistics.median(payee.run("payee", "accept", str(vouchers)) for _ in range(rounds))
+        pay, accept = [], []
+        for _ in range(rounds):
+            pay.append((sign_floor() * count, payer.run(*batch, output=vouchers)))
+            accept.append((recover_floor() * count, payee.run("payee", "accept", str(vouchers))))
+        (signing, paying), (verifying, accepting) = share(pay), share(accept)
         one_pay = against_a_hello(payer, folder, "one `pay`, start to exit, file store", "1.6", rounds)
         memory = [peak_memory(payer, count * factor) for factor in (1, 10)]
     return [
         (
             f"`pay --count {count} --each`, whole process",
-            f"{sign_floor * count / paying:.2f} of the signing floor ({count / paying:,.0f} a second)",
+            f"{signing:.2f} of the signing floor ({count / paying:,.0f} a second)",
             "0.35",
         ),
         (
             f"`payee accept` of {count} lines, whole process",
-            (
-                f"{recover_floor * count / accepting:.2f} of the recovery floor"
-                f" ({count / accepting:,.0f} a second)"
-            ),
+            f"{verifying:.2f} of the recovery floor ({count / accepting:,.0f} a second)",
             "0.40",
         ),
         one_pay,
@@ -194,7 +216,7 @@ def whole_processes(
     ]
 
 
-def beside_a_secret_service(rounds: int) -> list[tuple[str, str, str]]:
+def beside_a_secret_service(rounds: int) -> list[Row]:
     """The row of one `pay` whose key is in a Secret Service started for it; no row where none can be."""
     if not (shutil.which("dbus-run-session") and shutil.which("gnome-keyring-daemon")):
         return []
@@ -212,7 +234,7 @@ def beside_a_secret_service(rounds: int) -> list[tuple[str, str, str]]:
     return [json.loads(told.stdout.splitlines()[-1])]
 
 
-def one_pay_by_secret_service(folder: Path, rounds: int) -> tuple[str, str, str]:
+def one_pay_by_secret_service(folder: Path, rounds: int) -> Row:
     """The row itself, measured inside the session that has the Secret Service."""
     home = Home(folder / "payer")
     home.environment["PYTHON_KEYRING_BACKEND"] = "keyring.backends.SecretService.Keyring"
@@ -220,7 +242,7 @@ def one_pay_by_secret_service(folder: Path, rounds: int) -> tuple[str, str, str]
     return against_a_hello(home, folder, "one `pay`, start to exit, Secret Service", "2.0", rounds)
 
 
-def against_a_hello(home: Home, folder: Path, what: str, goal: str, rounds: int) -> tuple[str, str, str]:
+def against_a_hello(home: Home, folder: Path, what: str, goal: str, rounds: int) -> Row:
     """The row of one `pay` as a process, in turn with a Typer hello-world."""
     hello = folder / "hello.py"
     hello.write_text(HELLO)
@@ -266,7 +288,7 @@ def peak_memory(home: Home, count: int) -> float:
     return int(told.stdout) / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
-def large_ledger(folder: Path, rounds: int, payments: int) -> list[tuple[str, str, str]]:
+def large_ledger(folder: Path, rounds: int, payments: int) -> list[Row]:
     """Commands on a ledger with many recorded payments and 1,000 channels, against a small one."""
     small, large = Home(folder / "small"), Home(folder / "large")
     fill(small, channels=1, payments=0)
