@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
+import io
 import json
 import os
 import socket
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from unittest import mock
 
 import pytest
 
@@ -144,6 +147,27 @@ class Home:
             stdout=done.stdout.decode(),
             stderr=done.stderr.decode(),
         )
+
+    def prepare(self, *arguments: object) -> Completed:
+        """As `run`, but in this process: sets the scene of a test of something else, ten times as fast."""
+        from microwallet.cli.main import main
+
+        words = [str(argument) for argument in arguments]
+        stdout, stderr = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
+        with (
+            mock.patch.dict(os.environ, self.environment, clear=True),
+            contextlib.chdir(self.path.parent),
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+        ):
+            code = main(words)
+        stdout.flush()
+        return Completed(
+            arguments=tuple(words),
+            exit_code=code,
+            stdout=stdout.buffer.getvalue().decode(),
+            stderr=stderr.getvalue(),
+        ).succeeded()
 
     def start(
         self, *arguments: object, env: Mapping[str, str] | None = None, **streams: Any

@@ -80,10 +80,10 @@ def test_an_empty_key_is_no_key(alice, bob, received):
 @pytest.mark.parametrize(
     ("method", "field", "lie"),
     [
-        ("eth_chainId", None, "0x" + "9" * 100_000),
+        pytest.param("eth_chainId", None, "0x" + "9" * 100_000, marks=pytest.mark.long),
         ("eth_getTransactionCount", None, "0x" + "f" * 64),
-        ("eth_getBlockByNumber", "timestamp", "0x" + "f" * 64),
-        ("eth_getTransactionReceipt", "blockNumber", "0x" + "f" * 64),
+        pytest.param("eth_getBlockByNumber", "timestamp", "0x" + "f" * 64, marks=pytest.mark.long),
+        pytest.param("eth_getTransactionReceipt", "blockNumber", "0x" + "f" * 64, marks=pytest.mark.long),
         ("eth_getTransactionReceipt", "logs", 7),
     ],
 )

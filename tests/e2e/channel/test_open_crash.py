@@ -13,6 +13,7 @@ import pytest
 
 IMPATIENT = {"MICROWALLET_WAIT_SECONDS": "1"}
 TEN = ("10 USDC", 10_000_000)
+LONG = pytest.mark.long
 
 
 def begin(home, payee: str, amount: str, *more: object, **options):
@@ -60,7 +61,7 @@ def kill_when(home, arguments: tuple[object, ...], condition, *, patience: float
     return running
 
 
-@pytest.mark.parametrize(("amount", "base_units"), [TEN, ("0.1 ETH", 10**17)])
+@pytest.mark.parametrize(("amount", "base_units"), [TEN, pytest.param("0.1 ETH", 10**17, marks=LONG)])
 @pytest.mark.parametrize("table", ["deposits", "transactions"])
 def test_killed_after_a_commit(alice, bob, witness, amount, base_units, table):
     """Killed as soon as the deposit, or its transaction, is committed: the next run finishes it."""
@@ -69,7 +70,7 @@ def test_killed_after_a_commit(alice, bob, witness, amount, base_units, table):
     finish(alice, witness, *arguments, base_units=base_units)
 
 
-@pytest.mark.parametrize("via", ["authorization", "permit", "approve"])
+@pytest.mark.parametrize("via", ["authorization", pytest.param("permit", marks=LONG), "approve"])
 def test_killed_while_the_transaction_waits(alice, bob, chain, witness, via):
     """Killed when the transaction is out and not mined: resumed without a key, and by its key."""
     arguments = (bob.address, "10 USDC", "--via", via, "--idempotency-key", "k1")
@@ -106,7 +107,7 @@ def test_killed_anywhere(alice, bob, witness):
     kill_at_random(alice, bob, witness, range(3))
 
 
-@pytest.mark.long
+@LONG
 @pytest.mark.parametrize("part", range(10))
 def test_killed_anywhere_long(alice, bob, witness, part):
     """The same, some hundred kills."""
@@ -131,7 +132,7 @@ def test_not_mined_in_time(alice, bob, chain, witness):
     finish(alice, witness, bob.address, "10 USDC", "--label", "coffee", base_units=TEN[1])
 
 
-@pytest.mark.parametrize(("amount", "base_units"), [TEN, ("0.1 ETH", 10**17)])
+@pytest.mark.parametrize(("amount", "base_units"), [TEN, pytest.param("0.1 ETH", 10**17, marks=LONG)])
 def test_dropped_by_the_node(alice, bob, chain, witness, amount, base_units):
     """A transaction that the node forgot is sent again, the same one."""
     chain.rpc.call("evm_setAutomine", [False])
@@ -189,7 +190,12 @@ def test_an_answer_that_never_came(alice, bob, faults, witness):
 
 
 @pytest.mark.parametrize(
-    "method", ["eth_maxPriorityFeePerGas", "eth_estimateGas", "eth_getTransactionReceipt"]
+    "method",
+    [
+        pytest.param("eth_maxPriorityFeePerGas", marks=LONG),
+        pytest.param("eth_estimateGas", marks=LONG),
+        "eth_getTransactionReceipt",
+    ],
 )
 def test_the_chain_goes_away_midway(alice, bob, faults, witness, method):
     """The chain falls silent at some point: exit 3 or 5, and the next run makes one channel of it."""
@@ -258,7 +264,7 @@ def test_sync_abandons_only_what_is_dead(alice, bob, chain, witness):
     assert [one["label"] for one in alice.run("channel", "list", "--json").data["channels"]] == ["coffee"]
 
 
-@pytest.mark.long
+@LONG
 def test_gas_became_dearer(alice, bob, chain, witness):
     """A transaction that offers too little by now gets a higher fee at its own nonce."""
     chain.rpc.call("evm_setAutomine", [False])
