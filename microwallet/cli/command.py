@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from microwallet.cli.context import Stderr
+from microwallet.cli.parameters import FastStart
 from microwallet.cli.result import Result, print_result
 
 
@@ -30,7 +31,7 @@ def command(app: typer.Typer, name: str, *examples: str, **settings: Any) -> Cal
             if code:
                 raise typer.Exit(code)
 
-        app.command(name, help=help_text(function, *examples), **settings)(run)
+        app.command(name, help=help_text(function, *examples), **{"cls": Command, **settings})(run)
         return function
 
     return register
@@ -42,7 +43,15 @@ def help_text(function: Callable[..., object], *examples: str) -> str:
     return described + "\n\n\b" + "\n".join(examples)
 
 
-class TakesAmount(TyperCommand):
+class Command(FastStart, TyperCommand):
+    """A verb."""
+
+
+class Group(FastStart, TyperGroup):
+    """A noun."""
+
+
+class TakesAmount(Command):
     """A command that takes an AMOUNT: "-1 USDC" is a wrong amount, not an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -54,6 +63,7 @@ class TakesAmount(TyperCommand):
 def new_group(help_text: str) -> typer.Typer:
     """A noun with verbs."""
     return typer.Typer(
+        cls=Group,
         help=help_text,
         no_args_is_help=True,
         add_completion=False,
@@ -103,7 +113,7 @@ class LazyCommands(MutableMapping[str, Any]):
 def lazy_group(table: dict[str, Lazy]) -> type[TyperGroup]:
     """A group class whose commands are those of a table, loaded lazily."""
 
-    class LazyGroup(TyperGroup):
+    class LazyGroup(Group):
         def __init__(self, **attributes: Any) -> None:
             super().__init__(**attributes)
             self.commands = LazyCommands(table)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from microwallet.cli import completion
-from microwallet.cli.command import command, help_text, new_group
+from microwallet.cli.command import Command, command, help_text, new_group
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import AccountName, Json, NetworkName, RpcUrl
 from microwallet.cli.payee_accept import accept
@@ -102,7 +102,9 @@ command(app, "close", "microwallet payee close --all", "microwallet payee close 
 command(app, "export", "microwallet payee export vouchers.jsonl")(export)
 command(app, "import", "microwallet payee import vouchers.jsonl")(import_)
 app.command(
-    "watch", help=help_text(watch, "microwallet payee watch", "microwallet payee watch --print-service")
+    "watch",
+    cls=Command,
+    help=help_text(watch, "microwallet payee watch", "microwallet payee watch --print-service"),
 )(watch)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-SLOW = {"web3", "eth_account"}
+SLOW = {"web3", "eth_account", "pydantic"}
 PAYING_NEEDS_NOT = SLOW | {"http", "keyring", "requests", "rich", "urllib3"}
 
 
