@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,9 @@ from microwallet.cli.result import Result
 from microwallet.errors import MicrowalletError, UsageError, VoucherRejected
 from microwallet.payee.accept import Acceptance, Rejection, Tally
 from microwallet.payee.line_stream import batches
+
+if TYPE_CHECKING:
+    from microwallet.payee.backup import Restoration
 
 Source = Annotated[str, typer.Argument(metavar="FILE|-", help="Vouchers, one JSON object a line.")]
 ContractSigners = Annotated[
@@ -46,11 +49,11 @@ def accept(
                 error.data = tally_document(acceptance.tally)
                 raise
     tally = acceptance.tally
-    return Result(data=tally_document(tally), text=_text(tally), error=_rejected(tally))
+    return Result(data=tally_document(tally), text=_text(tally), error=rejected_lines(tally))
 
 
-def take_all(acceptance: Acceptance, read: Callable[[int], bytes]) -> None:
-    """Feed everything `read` gives to an acceptance, batch by batch."""
+def take_all(acceptance: Acceptance | Restoration, read: Callable[[int], bytes]) -> None:
+    """Feed everything `read` gives to an acceptance or a restoration, batch by batch."""
     for batch in batches(read):
         for _ in range(batch.too_long):
             acceptance.reject(Rejection.TOO_LONG)
@@ -103,7 +106,8 @@ def _readable(source: str) -> Iterator[None]:
         raise UsageError(f"{name} cannot be read: {error.strerror}") from error
 
 
-def _rejected(tally: Tally) -> VoucherRejected | None:
+def rejected_lines(tally: Tally) -> VoucherRejected | None:
+    """The error that says how many lines were rejected, and why; None if none was."""
     if not tally.rejected:
         return None
     reasons = ", ".join(f"{count} {reason}" for reason, count in tally.rejected_by_reason.most_common())

@@ -11,9 +11,9 @@ import typer
 
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import Json, NetworkName, RpcUrl
-from microwallet.cli.payee_accept import reading, tally_document
+from microwallet.cli.payee_accept import reading, rejected_lines, take_all, tally_document
 from microwallet.cli.result import Result
-from microwallet.errors import KeyUnavailable, NetworkError, UnknownReference, UsageError, VoucherRejected
+from microwallet.errors import KeyUnavailable, NetworkError, UnknownReference, UsageError
 
 if TYPE_CHECKING:
     from microwallet.domain.channel import PayeeChannel
@@ -60,24 +60,16 @@ def import_(
     json: Json = False,
 ) -> Result:
     """Take back vouchers that were exported; what is better here already stays."""
-    from microwallet.payee.accept import Rejection
-    from microwallet.payee.line_stream import batches
-
     with open_wallet(network=network, rpc_url=rpc_url) as wallet:
         restoration = _restoration(wallet, contract_signers=allow_contract_signers)
         with reading(source) as read:
-            for batch in batches(read):
-                for _ in range(batch.too_long):
-                    restoration.reject(Rejection.TOO_LONG)
-                restoration.take(batch.lines)
+            take_all(restoration, read)
         notes = _refreshed(wallet)
     tally = restoration.tally
-    reasons = ", ".join(f"{count} {reason}" for reason, count in tally.rejected_by_reason.most_common())
-    rejected = VoucherRejected(f"{tally.rejected} rejected: {reasons}")
     return Result(
         data=tally_document(tally),
         text=f"taken {tally.accepted}, not better than here {tally.duplicates}, rejected {tally.rejected}",
-        error=rejected if tally.rejected else None,
+        error=rejected_lines(tally),
         notes=notes,
     )
 
