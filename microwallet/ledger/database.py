@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Self
 
@@ -47,7 +48,7 @@ class Database:
         Raises LedgerCorrupt, LedgerTooNew, LedgerBusy or LedgerUnwritable; never replaces a file.
         """
         mark = Mark(path.with_suffix(".mark"))
-        with translated(path):
+        with translated(path), nullcontext() if mark.path.exists() else _alone(path.parent):
             _check_file(path, mark)
             connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
             try:
@@ -125,6 +126,21 @@ class Database:
         return [line for line in lines if line != "ok"] + [f"dangling row: {row}" for row in broken]
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, made if it is missing, while a ledger is made in it.
+
+    SQLite does not queue for a file that is being given its log, and half a ledger looks damaged.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _check_file(path: Path, mark: Mark) -> None:
     """Make the file if there never was one; LedgerCorrupt if it is gone, emptied or no SQLite file."""
     try:
@@ -141,7 +157,6 @@ def _check_file(path: Path, mark: Mark) -> None:
             f"the ledger {path} is gone or empty, but there was one",
             hint=f"put a backup in its place; to start anew: rm {mark.path} && microwallet channel sync",
         )
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
 
 

@@ -1,0 +1,35 @@
+"""A ledger that many processes open for the first time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+PROCESSES, LEDGERS = 6, 25
+OPEN_ALL = f"""
+import sys, time
+from pathlib import Path
+from microwallet.ledger.database import Database
+for number in range({LEDGERS}):
+    time.sleep(max(0, float(sys.argv[2]) + number * 0.02 - time.time()))
+    with Database.open(Path(sys.argv[1]) / str(number) / "ledger.sqlite3"):
+        pass
+"""
+
+
+def test_processes_that_open_it_first_at_the_same_moment(tmp_path):
+    """All get it: none is told that it is busy, damaged or gone while another makes it."""
+    start = str(time.time() + 1.5)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPEN_ALL, str(tmp_path), start],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(PROCESSES)
+    ]
+    said = [process.communicate()[1].splitlines()[-1:] for process in processes]
+    assert said == [[]] * PROCESSES
