@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import functools
-import io
 import json
 import os
 import socket
@@ -14,12 +12,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-from unittest import mock
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pytest
 
 if TYPE_CHECKING:
+    from forking import ForkServer
+
     from microwallet.devnet.local_chain import LocalChain
 
 REPOSITORY = Path(__file__).parent.parent
@@ -29,6 +28,11 @@ IN_CI = os.environ.get("CI") == "true"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the long forms of tests too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The long run starts every command as users do."""
+    Home.forks = sys.platform.startswith("linux") and not config.getoption("--long")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -108,6 +112,8 @@ class Home:
     """The address of its account, where a fixture made one."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """More environment variables for every command of this home."""
+    forks: ClassVar[bool] = False
+    """Whether commands may be forked from a process that has imported them."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -132,42 +138,26 @@ class Home:
     ) -> Completed:
         """Run `microwallet ARGUMENTS` to its end; `env` adds to the environment."""
         words = tuple(str(argument) for argument in arguments)
-        done = subprocess.run(
-            [*command_line(), *words],
-            input=input.encode() if isinstance(input, str) else (input or b""),
-            capture_output=True,
-            env={**self.environment, **(env or {})},
-            cwd=self.path.parent,
-            timeout=timeout,
-            check=False,
-        )
+        environment = {**self.environment, **(env or {})}
+        given = input.encode() if isinstance(input, str) else (input or b"")
+        if self.forks and fork_server().can_run(environment):
+            done = fork_server().run(words, environment, self.path.parent, given, timeout)
+        else:
+            done = subprocess.run(
+                [*command_line(), *words],
+                input=given,
+                capture_output=True,
+                env=environment,
+                cwd=self.path.parent,
+                timeout=timeout,
+                check=False,
+            )
         return Completed(
             arguments=words,
             exit_code=done.returncode,
             stdout=done.stdout.decode(),
             stderr=done.stderr.decode(),
         )
-
-    def prepare(self, *arguments: object) -> Completed:
-        """As `run`, but in this process: sets the scene of a test of something else, ten times as fast."""
-        from microwallet.cli.main import main
-
-        words = [str(argument) for argument in arguments]
-        stdout, stderr = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
-        with (
-            mock.patch.dict(os.environ, self.environment, clear=True),
-            contextlib.chdir(self.path.parent),
-            contextlib.redirect_stdout(stdout),
-            contextlib.redirect_stderr(stderr),
-        ):
-            code = main(words)
-        stdout.flush()
-        return Completed(
-            arguments=tuple(words),
-            exit_code=code,
-            stdout=stdout.buffer.getvalue().decode(),
-            stderr=stderr.getvalue(),
-        ).succeeded()
 
     def start(
         self, *arguments: object, env: Mapping[str, str] | None = None, **streams: Any
@@ -193,6 +183,14 @@ class Home:
         )
         lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
         return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+
+
+@functools.cache
+def fork_server() -> ForkServer:
+    """Forks this worker's commands."""
+    from forking import ForkServer
+
+    return ForkServer({**os.environ, "PYTHONPATH": str(REPOSITORY)})
 
 
 def command_line() -> list[str]:

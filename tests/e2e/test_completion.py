@@ -20,11 +20,9 @@ def offered():
 
 def test_live_channels(alice, bob, offered):
     """By label and id for who pays, by id for who is paid; a label that is two words is left to its id."""
-    named = alice.prepare("channel", "open", bob.address, "1 USDC", "--label", "tea", "--yes", "--json").data
-    spaced = alice.prepare(
-        "channel", "open", bob.address, "1 USDC", "--label", "my tea", "--yes", "--json"
-    ).data
-    bob.run("payee", "accept", "-", input=alice.prepare("pay", "tea", "0.1").stdout).succeeded()
+    named = alice.run("channel", "open", bob.address, "1 USDC", "--label", "tea", "--yes", "--json").data
+    spaced = alice.run("channel", "open", bob.address, "1 USDC", "--label", "my tea", "--yes", "--json").data
+    bob.run("payee", "accept", "-", input=alice.run("pay", "tea", "0.1").succeeded().stdout).succeeded()
     assert offered(alice, "pay t") == ["tea"]
     assert set(offered(alice, "channel close ")) == {"tea", named["channelId"], spaced["channelId"]}
     assert offered(bob, "payee close 0x") == [named["channelId"]]

@@ -337,7 +337,7 @@ class TestDeployment:
     def test_the_command_deploys_it_once(self, bare, make_home):
         """`escrow deploy` puts the code at the known address; again it does nothing."""
         home = make_home("user", MICROWALLET_RPC_URL=bare.url)
-        address = home.prepare("account", "create", "alice", "--json").data["address"]
+        address = home.run("account", "create", "alice", "--json").data["address"]
         bare.rpc.call("anvil_setBalance", [address, hex(10**18)])
         assert home.run("escrow", "show", "--json").data["status"] == "missing"
         refused = home.run("escrow", "deploy", "--json")
@@ -374,7 +374,7 @@ class TestCommands:
     def user(self, make_home, chain):
         """A home whose account has a coin and tokens."""
         home = make_home("user", chain)
-        address = home.prepare("account", "create", "alice", "--json").data["address"]
+        address = home.run("account", "create", "alice", "--json").data["address"]
         chain.node.add_native(address, 10**18)
         chain.node.mint(chain.token, address, 10 * USDC)
         return SimpleNamespace(run=home.run, address=address, chain=chain)

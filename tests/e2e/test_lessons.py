@@ -111,7 +111,7 @@ def signature_of(channel, amount, key=None):
 def test_boundary_of_capture(alice, bob, chain):
     """CVE-2026-34209: settle and close do what the rule says at -1, 0, +1 of every bound."""
     channel = keyed_channel(alice)
-    voucher = alice.prepare("pay", "coffee", "5 USDC").stdout
+    voucher = alice.run("pay", "coffee", "5 USDC").succeeded().stdout
     bob.run("payee", "accept", "-", input=voucher).succeeded()
     bob.run("payee", "settle", channel.channel_id, "--capture", "3 USDC", "--yes").succeeded()
     settled, accepted, deposit = 3_000_000, 5_000_000, 10_000_000
@@ -133,7 +133,7 @@ def test_boundary_of_capture(alice, bob, chain):
 def test_finalized_channel_reopened(alice, bob, chain):
     """An id is never used twice: a closed channel takes no call but views."""
     channel = keyed_channel(alice)
-    bob.run("payee", "accept", "-", input=alice.prepare("pay", "coffee", "1 USDC").stdout).succeeded()
+    bob.run("payee", "accept", "-", input=alice.run("pay", "coffee", "1 USDC").succeeded().stdout).succeeded()
     bob.run("payee", "close", "--all", "--yes").succeeded()
     chain.rpc.call("anvil_impersonateAccount", [alice.address])
     for call in (
@@ -238,7 +238,7 @@ def everything_in(home):
 @pytest.mark.usefixtures("coffee")
 def test_rpc_failure_deleted_channels(alice, bob, faulty):
     """tempo wallet#170: whatever a server answers, or does not, no row, key or voucher is touched."""
-    bob.run("payee", "accept", "-", input=alice.prepare("pay", "coffee", "1 USDC").stdout).succeeded()
+    bob.run("payee", "accept", "-", input=alice.run("pay", "coffee", "1 USDC").succeeded().stdout).succeeded()
     before = everything_in(alice), everything_in(bob)
     commands = [
         (alice, ("channel", "sync")),
@@ -295,16 +295,16 @@ def test_old_backup_left_money_in_limbo(alice, bob, chain):
     """lnd#2578: an older ledger signs nothing, pays again with the payee's best voucher, and can leave."""
     ledger = alice.path / "ledger.sqlite3"
     shutil.copy(ledger, alice.path / "backup")
-    voucher = alice.prepare("pay", "coffee", "4 USDC").stdout
+    voucher = alice.run("pay", "coffee", "4 USDC").succeeded().stdout
     bob.run("payee", "accept", "-", input=voucher).succeeded()
     shutil.copy(alice.path / "backup", ledger)
     refused = alice.run("pay", "coffee", "1 USDC", "--json")
     assert (refused.exit_code, refused.error["code"]) == (4, "voucher-unknown")
     alice.run("channel", "sync", "--voucher", "-", input=voucher).succeeded()
-    paid = alice.prepare("pay", "coffee", "1 USDC", "--json").data
+    paid = alice.run("pay", "coffee", "1 USDC", "--json").data
     assert paid["cumulativeAmount"] == "5000000"
     shutil.copy(alice.path / "backup", ledger)
-    alice.prepare("channel", "close", "coffee", "--yes")
+    alice.run("channel", "close", "coffee", "--yes").succeeded()
     bob.run("payee", "settle", "--all", "--yes").succeeded()
     alice.run("devnet", "advance", "15m").succeeded()
     withdrawn = alice.run("channel", "withdraw", "coffee", "--yes", "--json").data

@@ -62,8 +62,8 @@ def test_a_failed_check_does_not_send_one_back_to_itself(run):
 def test_a_close_that_failed_is_not_nothing_to_close(alice, make_wallet):
     """A payee without gas reads what is missing, and not that nothing was to be done."""
     poor = make_wallet("carol", wei=0)
-    alice.prepare("channel", "open", poor.address, "1 USDC", "--label", "coffee", "--yes")
-    poor.run("payee", "accept", "-", input=alice.prepare("pay", "coffee", "0.1").stdout).succeeded()
+    alice.run("channel", "open", poor.address, "1 USDC", "--label", "coffee", "--yes").succeeded()
+    poor.run("payee", "accept", "-", input=alice.run("pay", "coffee", "0.1").succeeded().stdout).succeeded()
     failed = poor.run("payee", "close", "--all", "--yes")
     assert (failed.exit_code, failed.stdout) == (4, "")
     assert "holds 0 ETH" in failed.stderr

@@ -11,8 +11,8 @@ PAYING_NEEDS_NOT = SLOW | {"http", "keyring", "requests", "rich", "urllib3"}
 @pytest.fixture
 def channel(alice, bob):
     """A channel from alice to bob, and a voucher on it."""
-    alice.prepare("channel", "open", bob.address, "10 USDC", "--label", "coffee", "--yes")
-    return alice.prepare("pay", "coffee", "0.001 USDC").stdout
+    alice.run("channel", "open", bob.address, "10 USDC", "--label", "coffee", "--yes").succeeded()
+    return alice.run("pay", "coffee", "0.001 USDC").succeeded().stdout
 
 
 @pytest.mark.usefixtures("channel")

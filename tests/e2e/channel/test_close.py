@@ -14,10 +14,10 @@ GRACE = 900
 @pytest.fixture
 def coffee(alice, bob) -> dict:
     """A channel with 10 USDC, 4 of them authorized."""
-    channel = alice.prepare(
+    channel = alice.run(
         "channel", "open", bob.address, "10 USDC", "--label", "coffee", "--yes", "--json"
     ).data
-    channel["voucher"] = alice.prepare("pay", "coffee", "4", "--json").data
+    channel["voucher"] = alice.run("pay", "coffee", "4", "--json").data
     return channel
 
 
@@ -75,7 +75,7 @@ def test_withdraw_to_the_second(alice, coffee, chain, witness):
 def test_withdraw_says_what_comes_back(alice, coffee, chain, witness):
     """`--dry-run` tells when and how much, and sends nothing; scripts may say `--yes` as everywhere."""
     assert "no close is requested" in alice.run("channel", "withdraw", "coffee", "--dry-run").stdout
-    alice.prepare("channel", "close", "coffee", "--yes")
+    alice.run("channel", "close", "coffee", "--yes").succeeded()
     chain.node.advance(GRACE)
     told = alice.run("channel", "withdraw", "coffee", "--dry-run").stdout
     assert f"10 USDC to {coffee['payer']}" in told
@@ -86,7 +86,7 @@ def test_withdraw_says_what_comes_back(alice, coffee, chain, witness):
 @pytest.mark.parametrize("undone", ["withdraw", "requestClose"])
 def test_a_reorganisation_of_a_withdraw_or_a_close_request(alice, coffee, chain, witness, undone):
     """What came back is gone again: the channel is listed again, as it is, and the command is done again."""
-    alice.prepare("channel", "close", "coffee", "--yes")
+    alice.run("channel", "close", "coffee", "--yes").succeeded()
     if undone == "withdraw":
         chain.node.advance(GRACE)
         alice.run("channel", "withdraw", "coffee", "--yes").succeeded()
@@ -121,7 +121,7 @@ def test_a_chain_that_is_started_anew_gives_no_finalized_channel_back(alice, bob
 @pytest.mark.usefixtures("coffee")
 def test_withdraw_waits(alice, chain):
     """`--wait` says how long, and withdraws when the chain's clock is there, blocks or not."""
-    alice.prepare("channel", "close", "coffee", "--yes")
+    alice.run("channel", "close", "coffee", "--yes").succeeded()
     process = alice.start(
         "channel", "withdraw", "coffee", "--wait", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -137,7 +137,7 @@ def test_withdraw_waits(alice, chain):
 
 def test_withdraw_can_be_interrupted(alice, coffee, witness):
     """Ctrl-C while waiting is exit 130; nothing was sent, and it can be run again."""
-    alice.prepare("channel", "close", "coffee", "--yes")
+    alice.run("channel", "close", "coffee", "--yes").succeeded()
     process = alice.start(
         "channel", "withdraw", "coffee", "--wait", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -150,7 +150,7 @@ def test_withdraw_can_be_interrupted(alice, coffee, witness):
 
 def test_the_payee_closes_while_the_payer_waits(alice, coffee, payee_takes):
     """What the payee did meanwhile is told: paid, refunded, nothing left to withdraw."""
-    alice.prepare("channel", "close", "coffee", "--yes")
+    alice.run("channel", "close", "coffee", "--yes").succeeded()
     process = alice.start(
         "channel", "withdraw", "coffee", "--wait", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -164,7 +164,7 @@ def test_the_payee_closes_while_the_payer_waits(alice, coffee, payee_takes):
 
 def test_the_payee_settles_in_the_grace_period(alice, coffee, chain, witness, payee_takes):
     """A settle does not stop the close: the payer gets back what is left."""
-    alice.prepare("channel", "close", "coffee", "--yes")
+    alice.run("channel", "close", "coffee", "--yes").succeeded()
     payee_takes(coffee, 3_000_000, close=False)
     chain.node.advance(GRACE)
     taken = alice.run("channel", "withdraw", "coffee", "--json").data
@@ -218,7 +218,7 @@ def test_a_close_request_that_is_lost_is_resumed(alice, chain, witness):
 @pytest.mark.usefixtures("coffee")
 def test_a_channel_of_another_network_is_used_on_its_own(alice):
     """A channel says which network it is on: another one in use does not stop its commands."""
-    alice.prepare("network", "use", "sepolia")
+    alice.run("network", "use", "sepolia").succeeded()
     without_url = {"MICROWALLET_RPC_URL": ""}
     refused = alice.run("channel", "close", "coffee", "--network", "sepolia", "--yes", "--json")
     assert refused.exit_code == 2

@@ -35,7 +35,7 @@ def test_a_token_with_authorizations_takes_one_transaction(alice, bob, chain, wi
 def test_a_token_with_permits_takes_one_transaction(alice, bob, witness, token_without):
     """EIP-2612, where the token has no authorizations: one transaction, no allowance left."""
     token = token_without(RECEIVE, owner=alice.address)
-    alice.prepare("network", "token", "add", token, "--alias", "PERM", "--json")
+    alice.run("network", "token", "add", token, "--alias", "PERM", "--json").succeeded()
     channel = opened(alice, bob.address, "10 PERM")
     assert channel["token"] == token
     assert witness.of(alice.address).transactions == 1
@@ -45,7 +45,7 @@ def test_a_token_with_permits_takes_one_transaction(alice, bob, witness, token_w
 def test_a_plain_token_takes_an_exact_approval(alice, bob, witness, token_without):
     """Neither: approve exactly the amount, then open; no allowance is left over."""
     token = token_without(RECEIVE, PERMIT, owner=alice.address)
-    alice.prepare("network", "token", "add", token, "--alias", "PLAIN", "--json")
+    alice.run("network", "token", "add", token, "--alias", "PLAIN", "--json").succeeded()
     assert opened(alice, bob.address, "10 PLAIN")["status"] == "open"
     seen = witness.of(alice.address)
     assert (seen.transactions, seen.deposit) == (2, 10_000_000)
@@ -82,7 +82,7 @@ def allow(chain, witness, token: str, owner: str, amount: int) -> None:
 def test_a_token_that_changes_allowances_only_from_nothing(alice, bob, chain, witness, grudging_token):
     """What is left of an older allowance is taken back first, then exactly the amount is approved."""
     token = grudging_token(alice.address)
-    alice.prepare("network", "token", "add", token, "--alias", "GRUDGE", "--json")
+    alice.run("network", "token", "add", token, "--alias", "GRUDGE", "--json").succeeded()
     allow(chain, witness, token, alice.address, 3)
     assert opened(alice, bob.address, "10 GRUDGE", "--via", "approve")["deposit"] == "10000000"
     assert witness.allowance(token, alice.address) == 0
@@ -242,7 +242,7 @@ def test_a_label_names_one_live_channel(alice, bob, witness):
 
 def test_an_account_of_this_wallet_can_be_the_payee(alice):
     """A name of an account here stands for its address."""
-    bobby = alice.prepare("account", "create", "bobby", "--json").data["address"]
+    bobby = alice.run("account", "create", "bobby", "--json").data["address"]
     assert opened(alice, "bobby", "1 USDC", "--account", "alice")["payee"] == bobby
 
 

@@ -13,11 +13,11 @@ TEN = 10_000_000
 @pytest.fixture
 def coffee(alice, bob) -> dict:
     """A channel with 10 USDC, 3 of them authorized by the voucher beside it."""
-    channel = alice.prepare(
+    channel = alice.run(
         "channel", "open", bob.address, "10 USDC", "--label", "coffee", "--yes", "--json"
     ).data
-    channel["first"] = alice.prepare("pay", "coffee", "1").stdout
-    channel["voucher"] = alice.prepare("pay", "coffee", "2").stdout
+    channel["first"] = alice.run("pay", "coffee", "1").succeeded().stdout
+    channel["voucher"] = alice.run("pay", "coffee", "2").succeeded().stdout
     return channel
 
 
@@ -122,7 +122,7 @@ def test_an_older_ledger_is_noticed(alice, coffee, payee_takes):
     """A copy of the ledger from before a payment that was settled: it says so and does not pay."""
     old = alice.path / "ledger.sqlite3"
     saved = old.read_bytes()
-    newer = alice.prepare("pay", "coffee", "4", "--json").data
+    newer = alice.run("pay", "coffee", "4", "--json").data
     coffee["voucher"] = newer
     payee_takes(coffee, 7_000_000, close=False)
     for name in ("ledger.sqlite3", "ledger.sqlite3-wal", "ledger.sqlite3-shm", "ledger.mark"):

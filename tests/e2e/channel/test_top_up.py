@@ -14,9 +14,7 @@ IMPATIENT = {"MICROWALLET_WAIT_SECONDS": "1"}
 @pytest.fixture
 def coffee(alice, bob) -> dict:
     """A channel with 10 USDC."""
-    return alice.prepare(
-        "channel", "open", bob.address, "10 USDC", "--label", "coffee", "--yes", "--json"
-    ).data
+    return alice.run("channel", "open", bob.address, "10 USDC", "--label", "coffee", "--yes", "--json").data
 
 
 def top_up(home, amount: str, *more: object, channel: str = "coffee", **options):
@@ -41,7 +39,7 @@ def test_adds_to_the_deposit(alice, chain, witness, via, transactions):
 
 def test_adds_native_coin(alice, bob, witness):
     """The chain's own coin is sent along; a bare number is in the channel's asset."""
-    alice.prepare("channel", "open", bob.address, "0.1 ETH", "--label", "eth", "--yes")
+    alice.run("channel", "open", bob.address, "0.1 ETH", "--label", "eth", "--yes").succeeded()
     assert top_up(alice, "0.2", channel="eth").data["deposit"] == str(3 * 10**17)
     assert witness.of(alice.address).transactions == 2
 
@@ -63,7 +61,7 @@ def test_the_same_key_adds_once(alice, coffee, witness):
 @pytest.mark.usefixtures("coffee")
 def test_cancels_a_pending_close(alice):
     """It says so before and after, and the channel pays again."""
-    alice.prepare("channel", "close", "coffee", "--yes")
+    alice.run("channel", "close", "coffee", "--yes").succeeded()
     assert alice.run("pay", "coffee", "1").exit_code == 4
     preview = alice.run("channel", "top-up", "coffee", "5 USDC", "--dry-run")
     assert "will be cancelled" in preview.stdout
@@ -85,7 +83,7 @@ def test_refusals(alice, bob, chain):
     assert unconfirmed.error["code"] == "confirmation-required"
     too_large = top_up(alice, "79228162514264337593543.950335 USDC")
     assert (too_large.exit_code, too_large.error["code"]) == (2, "invalid-amount")
-    alice.prepare("channel", "close", "coffee", "--yes")
+    alice.run("channel", "close", "coffee", "--yes").succeeded()
     chain.node.advance(901)
     assert alice.run("channel", "withdraw", "coffee", "--json").data["refunded"] == "10000000"
     closed = top_up(alice, "1")
@@ -107,7 +105,7 @@ def test_unknown_outcome_never_adds_twice(alice, bob, chain, witness, via):
     deposit, amount, ways = (
         ("0.1 ETH", "0.2 ETH", ()) if via == "native" else ("10 USDC", "5 USDC", ("--via", via))
     )
-    alice.prepare("channel", "open", bob.address, deposit, "--label", "coffee", "--yes")
+    alice.run("channel", "open", bob.address, deposit, "--label", "coffee", "--yes").succeeded()
     if via == "approve":
         top_up(alice, "1 USDC", "--via", "approve")
     before = witness.of(alice.address).deposit
@@ -161,7 +159,7 @@ def test_killed_top_ups_add_once(alice, bob, witness, amount):
     """Killed at growing moments and run again until it ends: the amount is added once."""
     native = amount.endswith("ETH")
     deposit = "0.1 ETH" if native else "10 USDC"
-    alice.prepare("channel", "open", bob.address, deposit, "--label", "coffee", "--yes")
+    alice.run("channel", "open", bob.address, deposit, "--label", "coffee", "--yes").succeeded()
     before = witness.of(alice.address).deposit
     for seconds in (0.3, 0.5, 0.7, 0.9):
         process = alice.start(

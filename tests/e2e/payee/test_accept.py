@@ -65,7 +65,7 @@ def flipped(line, bit):
 
 def test_a_thousand_payments_through_a_pipe(alice, payee):
     """`pay --each | payee accept -`, two processes at once: every voucher arrives, the last is the best."""
-    channel = alice.prepare(
+    channel = alice.run(
         "channel", "open", payee.address, "10 USDC", "--label", "coffee", "--yes", "--json"
     ).data
     paying = alice.start("pay", "coffee", "0.0001 USDC", "--count", 1000, "--each", stdout=subprocess.PIPE,
@@ -150,7 +150,7 @@ def test_a_token_of_the_payers_own_making(payee, payers, chain):
     refused = payee.run("accept", "-", input=opened.voucher(500))
     assert refused.json["data"]["rejectedByReason"] == {"wrong-token": 1}
     assert refused.error["hint"].endswith(f"microwallet network token add {token}")
-    payee.home.prepare("network", "token", "add", token, "--alias", "MINE")
+    payee.home.run("network", "token", "add", token, "--alias", "MINE").succeeded()
     assert payee.accept(opened.voucher(500))["accepted"] == 1
 
 
@@ -190,7 +190,7 @@ def test_nothing_at_all(payee):
 
 def test_a_payment_with_no_stdout_is_not_lost(alice, payee):
     """Nobody took the voucher: it is recorded once, and resumed by its key."""
-    alice.prepare("channel", "open", payee.address, "1 USDC", "--label", "coffee", "--yes")
+    alice.run("channel", "open", payee.address, "1 USDC", "--label", "coffee", "--yes").succeeded()
     pay = _command("pay", "coffee", "0.1", "--idempotency-key", "k")
     for _ in range(2):
         done = subprocess.run(
@@ -226,7 +226,7 @@ def test_a_captured_voucher_buys_nothing_again(payee, opened):
 
 def test_an_open_with_too_few_confirmations(payee, chain, payers):
     """With three confirmations wanted, the open counts in the third block, a top up too."""
-    payee.home.prepare("network", "add", "anvil", "--confirmations", 3)
+    payee.home.run("network", "add", "anvil", "--confirmations", 3).succeeded()
     opened = payers.open(payee.address, 1000)
     for _ in range(2):
         refused = payee.run("accept", "-", input=opened.voucher(5))

@@ -206,7 +206,7 @@ def test_a_payer_that_turns_hostile_in_the_same_block_harms_nobody(payee, payers
 
 def test_each_account_of_a_wallet_uses_its_own_key(payee, payers, chain):
     """Channels of two accounts are closed by two transactions, or by one with --account."""
-    second = payee.home.prepare("account", "create", "second", "--json").data["address"]
+    second = payee.home.run("account", "create", "second", "--json").data["address"]
     chain.node.add_native(second, WEI)
     opened = [payers.open(payee.address), payers.open(second), payers.open(second)]
     payee.accept(*(channel.voucher(9) for channel in opened))

@@ -84,7 +84,7 @@ def test_a_close_killed_before_it_signed_is_no_close_for_long(payee, payers):
 def test_one_stuck_account_holds_back_no_other(payee, payers, chain):
     """A transaction whose fate nobody knows, of another account: what is closing is closed in time."""
     ledger_path = payee.home.path / "ledger.sqlite3"
-    second = payee.home.prepare("account", "create", "second", "--json").data["address"]
+    second = payee.home.run("account", "create", "second", "--json").data["address"]
     chain.node.add_native(second, 10**18)
     first, other = payers.open(payee.address), payers.open(second)
     payee.accept(first.voucher(9), other.voucher(9))
