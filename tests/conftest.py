@@ -35,6 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
     Home.forks = sys.platform.startswith("linux") and not config.getoption("--long")
 
 
+def pytest_unconfigure() -> None:
+    """Leave no process behind."""
+    if fork_server.cache_info().currsize:
+        fork_server().close()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--long"):
         return

@@ -40,7 +40,7 @@ NUMBER_WIDTH = 20
 
 
 class ForkServer:
-    """The process that forks; it ends when the one that made it does."""
+    """The process that forks; it ends when the one that made it does, if not before."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = dict(environment)
@@ -53,6 +53,11 @@ class ForkServer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
+
+    def close(self) -> None:
+        """End the process; a command that runs goes on."""
+        self._control.close()
+        self._process.wait()
 
     def can_run(self, environment: Mapping[str, str]) -> bool:
         """Whether a command with this environment can be forked: not if Python would start otherwise."""
