@@ -51,7 +51,8 @@ def channel_table(channels: Sequence[Channel], now: int) -> str:
     """One line a channel."""
     received = all(isinstance(channel, PayeeChannel) for channel in channels)
     amounts = ("DEPOSIT", "AUTHORIZED", "SETTLED")
-    headers = ("CHANNEL", "LABEL", "PAYER" if received else "PAYEE", *amounts, "ASSET", "STATUS")
+    parties = ("PAYER",) if received else ("LABEL", "PAYEE")
+    headers = ("CHANNEL", *parties, *amounts, "ASSET", "STATUS")
     return table(headers, [_row(channel, now) for channel in channels], right=amounts)
 
 
@@ -132,12 +133,14 @@ def _clock(channel: Channel, now: int) -> int:
 
 def _row(channel: Channel, now: int) -> tuple[str, ...]:
     descriptor, state = channel.descriptor, channel.state
-    other = descriptor.payer if isinstance(channel, PayeeChannel) else descriptor.payee
+    if isinstance(channel, PayeeChannel):
+        parties: tuple[str, ...] = (_shortened(descriptor.payer),)
+    else:
+        parties = (label_of(channel) or "-", _shortened(descriptor.payee))
     known, decimals = _voucher_is_known(channel), channel.asset.decimals
     return (
         _shortened(channel.channel_id),
-        label_of(channel) or "-",
-        _shortened(other),
+        *parties,
         format_units(state.deposit, decimals),
         format_units(channel.authorized, decimals) if known else "unknown",
         format_units(state.settled, decimals),

@@ -67,7 +67,7 @@ def test_tables_align_and_name_the_asset():
 
 
 def test_a_payees_table_shows_payers():
-    """The other side of the channel is what is of interest."""
+    """The other side of the channel is what is of interest; a label is the payer's own."""
     received = PayeeChannel(
         channel_id=ONE.channel_id,
         descriptor=ONE.descriptor,
@@ -79,5 +79,6 @@ def test_a_payees_table_shows_payers():
     )
     table = channel_table([received], 5)
     assert "PAYER" in table
+    assert "LABEL" not in table
     assert ONE.descriptor.payer in table
     assert channel_document(received, now=5)["label"] is None
