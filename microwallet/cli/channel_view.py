@@ -70,7 +70,7 @@ def channel_details(channel: Channel, *, now: int, more: Sequence[tuple[str, str
         ("settled", money(channel, channel.state.settled)),
         ("remaining", money(channel, channel.remaining) if _voucher_is_known(channel) else "unknown"),
         ("token", document["token"]),
-        ("voucher signer", document["authorizedSigner"]),
+        ("authorized signer", document["authorizedSigner"]),
         ("salt", document["salt"]),
         ("escrow", f"{document['escrowContract']} on chain {document['chainId']}"),
         ("as of", "never read from the chain" if channel.as_of is None else local_time(channel.as_of)),

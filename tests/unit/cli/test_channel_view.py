@@ -55,6 +55,14 @@ def test_unknown_is_not_zero():
     assert "never read from the chain" in details
 
 
+def test_details_use_the_drafts_words():
+    """Who signs the vouchers is the authorized signer, as in JSON and in the contract."""
+    details = channel_details(OPEN, now=5)
+    assert re.search(
+        rf"^authorized signer +{OPEN.descriptor.authorized_signer}$", details, flags=re.MULTILINE
+    )
+
+
 def test_tables_align_and_name_the_asset():
     """Columns stand under their headers; every line names its asset."""
     lines = channel_table([OPEN, replace(OPEN, label=None)], 5).splitlines()
