@@ -24,6 +24,7 @@ _SELECT = f"SELECT {SELECTED}, label, voucher_known FROM channels"
 CANDIDATES = 10
 SHORTEST_PREFIX = len("0x1234")
 """Of an id that a person types: fewer digits are too easily those of another channel."""
+TOO_SHORT = "of an id at least four digits are needed"
 
 
 class Channels:
@@ -187,7 +188,7 @@ def _unknown(reference: str, known: Sequence[PayerChannel], labels: Sequence[str
             hint='microwallet channel open PAYEE "1 USDC"',
         )
     if reference.startswith("0x") and len(reference) < SHORTEST_PREFIX:
-        told = "of an id at least four digits are needed; there are:"
+        told = f"{TOO_SHORT}; there are:"
     else:
         told = did_you_mean(reference, labels, otherwise="there are:")
     return UnknownReference(

@@ -10,7 +10,7 @@ from typing import Any
 from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import ChainId, ChannelId
 from microwallet.errors import AmbiguousReference, UnknownReference
-from microwallet.ledger.channels import CANDIDATES, SHORTEST_PREFIX
+from microwallet.ledger.channels import CANDIDATES, SHORTEST_PREFIX, TOO_SHORT
 from microwallet.ledger.database import Database
 from microwallet.ledger.rows import (
     COLUMNS,
@@ -65,10 +65,11 @@ class Vouchers:
                 f"several channels begin with {reference!r}:\n{listed}",
                 hint="name one by more characters of its id",
             )
+        told = f"the id of no channel that pays this wallet begins with {reference[:80]!r}"
+        if prefix.startswith("0x") and len(prefix) < SHORTEST_PREFIX:
+            told = f"there is no channel {reference!r}; {TOO_SHORT}"
         raise UnknownReference(
-            f"the id of no channel that pays this wallet begins with {reference[:80]!r}"
-            + (f"; there are:\n{listed}" if known else ""),
-            hint="microwallet payee list --all",
+            told + (f"; there are:\n{listed}" if known else ""), hint="microwallet payee list --all"
         )
 
     def list(self, *, finalized: bool) -> Sequence[PayeeChannel]:

@@ -36,6 +36,8 @@ def test_an_unknown_channel_lists_what_there_is(ledger):
     for reference in ("coffee", ONE.channel_id[:5], "0xffff"):
         with pytest.raises(UnknownReference, match=f"there are:\n  {ONE.channel_id}  from "):
             ledger.vouchers.find(reference)
+    with pytest.raises(UnknownReference, match=r"^there is no channel .* at least four digits"):
+        ledger.vouchers.find(ONE.channel_id[:5])
 
 
 def test_no_channel_at_all(ledger):
