@@ -21,7 +21,7 @@ from microwallet.domain.channel import CLOSE_GRACE_PERIOD, PayerChannel
 
 if TYPE_CHECKING:
     from microwallet.payer.close import Closing
-    from microwallet.payer.paying_account import PayingAccount
+    from microwallet.wallet import Wallet
 
 
 def close(
@@ -45,16 +45,16 @@ def close(
         known = newest(paying, known)
         if dry_run:
             data = channel_document(known, now=wallet.now()) | {"dryRun": True}
-            return Result(data=data, text=_close_summary(paying, known))
+            return Result(data=data, text=_close_summary(wallet, known))
         if known.state.exists and not known.state.finalized and known.state.close_requested_at == 0:
-            confirm(_close_summary(paying, known), yes=yes)
+            confirm(_close_summary(wallet, known), yes=yes)
         closing = close_channel(paying, known)
         if wait and closing.stage is not CloseStage.CLOSED:
             return withdrawn(withdraw_channel(paying, closing.channel, wait=True), now=wallet.now())
         return _closing(closing, now=wallet.now())
 
 
-def _close_summary(paying: PayingAccount, channel: PayerChannel) -> str:
+def _close_summary(wallet: Wallet, channel: PayerChannel) -> str:
     rows = [
         ("  authorized", f"{authorized_text(channel)}: the payee can still take it"),
         (
@@ -63,7 +63,7 @@ def _close_summary(paying: PayingAccount, channel: PayerChannel) -> str:
         ),
         ("  way", f"requested now; withdrawn {CLOSE_GRACE_PERIOD // 60} minutes later at the earliest"),
     ]
-    return ending_summary(paying, channel, "close a channel", rows)
+    return ending_summary(wallet, channel, "close a channel", rows)
 
 
 def _closing(closing: Closing, *, now: int) -> Result:

@@ -44,11 +44,11 @@ def begun_text(plan: OpenPlan | TopUpPlan) -> str:
     return f"resumed: begun as {plan.idempotency_key}" if plan.begun else ""
 
 
-def way_and_gas(paying: PayingAccount, plan: OpenPlan | TopUpPlan) -> list[tuple[str, str]]:
+def way_and_fee(paying: PayingAccount, plan: OpenPlan | TopUpPlan) -> list[tuple[str, str]]:
     """The rows of a summary that say how the money gets there, and for how much."""
     rows = [("  escrow", paying.reader.escrow_contract), ("  way", plan.way.described)]
     if plan.max_fee is not None:
-        rows.append(("  gas", f"at most {format_units(plan.max_fee, 18)} {paying.network.native_symbol}"))
+        rows.append(("  fee", f"at most {format_units(plan.max_fee, 18)} {paying.network.native_symbol}"))
     return rows
 
 

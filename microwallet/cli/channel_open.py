@@ -14,7 +14,7 @@ from microwallet.cli.channel_deposit import (
     deposit_document,
     plan_document,
     say_what_begins,
-    way_and_gas,
+    way_and_fee,
 )
 from microwallet.cli.channel_view import id_and_label, money, transaction_line
 from microwallet.cli.context import confirm, open_wallet
@@ -97,7 +97,7 @@ def _summary(paying: PayingAccount, plan: OpenPlan) -> str:
         ("  from", f"{paying.name} {paying.address}"),
         ("  network", f"{network.name} (chain {network.chain_id})"),
         ("  asset", f"{asset.symbol} {'(the coin of the chain)' if asset.is_native else asset.token}"),
-        *way_and_gas(paying, plan),
+        *way_and_fee(paying, plan),
     ]
     return named(lines)
 

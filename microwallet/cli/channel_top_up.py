@@ -13,7 +13,7 @@ from microwallet.cli.channel_deposit import (
     deposit_document,
     plan_document,
     say_what_begins,
-    way_and_gas,
+    way_and_fee,
 )
 from microwallet.cli.channel_reference import ChannelReference, paying_account_of, wallet_of_channel
 from microwallet.cli.channel_view import channel_document, id_and_label, money, transaction_line
@@ -80,7 +80,7 @@ def _summary(paying: PayingAccount, plan: TopUpPlan) -> str:
         ("  payee", channel.descriptor.payee),
         ("  from", f"{paying.name} {paying.address}"),
         ("  network", f"{network.name} (chain {network.chain_id})"),
-        *way_and_gas(paying, plan),
+        *way_and_fee(paying, plan),
     ]
     if plan.cancels_close:
         lines.append(("  note", "the close that is pending will be cancelled"))

@@ -15,8 +15,8 @@ from microwallet.domain.channel import PayerChannel
 
 if TYPE_CHECKING:
     from microwallet.escrow.delivery import Receipt
-    from microwallet.payer.paying_account import PayingAccount
     from microwallet.payer.withdraw import Withdrawal
+    from microwallet.wallet import Wallet
 
 Wait = Annotated[bool, typer.Option("--wait", help="Stay until the grace period is over, then withdraw.")]
 
@@ -43,14 +43,12 @@ def withdraw(
         if dry_run:
             known = newest(paying, known)
             data = channel_document(known, now=wallet.now()) | {"dryRun": True}
-            return Result(data=data, text=_summary(paying, known))
+            return Result(data=data, text=_summary(wallet, known))
         withdrawal = withdraw_channel(paying, known, wait=wait)
         return withdrawn(withdrawal, now=wallet.now())
 
 
-def ending_summary(
-    paying: PayingAccount, channel: PayerChannel, title: str, rows: list[tuple[str, str]]
-) -> str:
+def ending_summary(wallet: Wallet, channel: PayerChannel, title: str, rows: list[tuple[str, str]]) -> str:
     """What is about to happen to a channel; `rows` say how much money it is about."""
     return named(
         [
@@ -59,7 +57,8 @@ def ending_summary(
             ("  payee", channel.descriptor.payee),
             ("  deposit", money(channel, channel.state.deposit)),
             *rows,
-            ("  network", f"{paying.network.name} (chain {paying.network.chain_id})"),
+            ("  network", f"{wallet.network.name} (chain {wallet.network.chain_id})"),
+            ("  fee", f"at most {wallet.configuration.get('max-fee-gwei')} gwei per gas"),
         ]
     )
 
@@ -99,7 +98,7 @@ def receipt_line(receipt: Receipt | None) -> str:
     return transaction_line(receipt.hash, receipt.gas_used) if receipt else ""
 
 
-def _summary(paying: PayingAccount, channel: PayerChannel) -> str:
+def _summary(wallet: Wallet, channel: PayerChannel) -> str:
     state = channel.state
     rows = [
         ("  settled", money(channel, state.settled)),
@@ -109,4 +108,4 @@ def _summary(paying: PayingAccount, channel: PayerChannel) -> str:
             local_time(state.withdrawable_at) if state.close_requested_at else "no close is requested",
         ),
     ]
-    return ending_summary(paying, channel, "withdraw from a channel", rows)
+    return ending_summary(wallet, channel, "withdraw from a channel", rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from microwallet.cli.channel_view import money
+from microwallet.cli.channel_view import money, transaction_line
 from microwallet.domain.money import Amount, Asset
 from microwallet.payee.captures import Action, PlannedCapture
 from microwallet.payee.outcome import Outcome
@@ -30,7 +30,7 @@ def summary(action: Action, planned: Sequence[PlannedCapture], wallet: Wallet) -
         lines.append(f"  {channel.channel_id}: {paid}{refund}")
     if len(planned) > _SHOWN:
         lines.append(f"  ... and {len(planned) - _SHOWN} more; {_total(planned)} in all")
-    lines.append(f"fee: at most {wallet.configuration.get('max-fee-gwei')} gwei per gas")
+    lines.append(f"  fee at most {wallet.configuration.get('max-fee-gwei')} gwei per gas")
     return "\n".join(lines)
 
 
@@ -81,15 +81,14 @@ def outcome_document(outcome: Outcome, *, now: int) -> dict[str, Any]:
 
 def outcome_text(outcome: Outcome) -> str:
     """A line a channel and a line a transaction; empty if there was nothing."""
-    lines = [
-        f"{'closed' if done.channel.state.finalized else 'settled'} {done.channel.channel_id}:"
-        f" captured {money(done.channel, done.captured)}, refunded {money(done.channel, done.refunded)}"
-        for done in outcome.channels
-    ]
-    lines += [
-        f"transaction {transaction.hash}: {transaction.gas_used} gas" for transaction in outcome.transactions
-    ]
-    return "\n".join(lines)
+    lines = []
+    for done in outcome.channels:
+        channel, closed = done.channel, done.channel.state.finalized
+        refund = f", refunded {money(channel, done.refunded)}" if closed else ""
+        captured = f"captured {money(channel, done.captured)}"
+        lines.append(f"{'closed' if closed else 'settled'} {channel.channel_id}: {captured}{refund}")
+    sent = [transaction_line(transaction.hash, transaction.gas_used) for transaction in outcome.transactions]
+    return ("\n".join(lines) + "".join(sent)).strip()
 
 
 def _document(channel: PayeeChannel, captured: int, refunded: int, *, now: int) -> dict[str, Any]:

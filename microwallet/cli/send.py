@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from microwallet.cli import completion
+from microwallet.cli.channel_view import transaction_line
 from microwallet.cli.command import TakesAmount, command, new_group
 from microwallet.cli.context import Stderr, confirm, open_wallet
 from microwallet.cli.options import (
@@ -22,8 +23,14 @@ from microwallet.cli.options import (
     Yes,
 )
 from microwallet.cli.result import Result
+from microwallet.cli.table import named
 from microwallet.domain.money import format_units, unit_of
 from microwallet.errors import UsageError
+
+if TYPE_CHECKING:
+    from microwallet.escrow.delivery import Receipt
+    from microwallet.payer.send import Transfer
+    from microwallet.wallet import Wallet
 
 app = new_group("Send coins or tokens to an address.")
 
@@ -92,13 +99,10 @@ def send(
                 return _sent(data, receipt, f"was sent to {receiver} before, under the key {key}")
             planned = plan_transfer(sender, wallet.reader, receiver, amount, asset)
             data["amount"], data["decimals"] = str(planned.amount.base_units), asset.decimals
-            summary = (
-                f"send {planned.amount} from {wallet.account.name} ({sender.address}) to {receiver} on"
-                f" {wallet.network.name}; the fee is"
-                f" {format_units(planned.quote.max_cost, 18)} {wallet.network.native_symbol} at most"
-            )
+            summary = _summary(wallet, planned, receiver)
             if dry_run:
-                return Result(data=data | {"transactionHash": None, "dryRun": True}, text=f"would {summary}")
+                cost = {"maxFee": str(planned.quote.max_cost)}
+                return Result(data=data | cost | {"transactionHash": None, "dryRun": True}, text=summary)
             confirm(summary, yes=yes)
             if begun is None:
                 Stderr().say(f"idempotency key: {key}")
@@ -106,10 +110,24 @@ def send(
     return _sent(data, receipt, f"sent {planned.amount} to {receiver}")
 
 
-def _sent(data: dict[str, Any], receipt: Any, text: str) -> Result:
+def _summary(wallet: Wallet, planned: Transfer, receiver: str) -> str:
+    network = wallet.network
+    return named(
+        [
+            ("send", ""),
+            ("  amount", planned.amount),
+            ("  to", receiver),
+            ("  from", f"{wallet.account.name} {wallet.account.address}"),
+            ("  network", f"{network.name} (chain {network.chain_id})"),
+            ("  fee", f"at most {format_units(planned.quote.max_cost, 18)} {network.native_symbol}"),
+        ]
+    )
+
+
+def _sent(data: dict[str, Any], receipt: Receipt, text: str) -> Result:
     return Result(
         data={**data, "transactionHash": receipt.hash, "gasUsed": receipt.gas_used},
-        text=f"{text}: {receipt.hash}",
+        text=text + transaction_line(receipt.hash, receipt.gas_used),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 SOMEBODY = "0x" + "44" * 20
@@ -69,6 +71,27 @@ def test_a_close_that_failed_is_not_nothing_to_close(alice, make_wallet):
     assert "holds 0 ETH" in failed.stderr
     looked = poor.run("payee", "watch", "--once").succeeded()
     assert (looked.stdout, looked.stderr) == ("", "looked once at anvil: no close is due\n")
+
+
+def test_what_moves_money_is_told_in_the_same_words(alice, bob):
+    """Before, the network and the most that the fee can be; afterwards the transaction and its gas."""
+    for who, *command in (
+        (alice, "channel", "open", bob.address, "1 USDC", "--label", "coffee"),
+        (alice, "channel", "top-up", "coffee", "1 USDC"),
+        (bob, "payee", "settle", "--all"),
+        (alice, "channel", "close", "coffee"),
+        (bob, "payee", "close", "--all"),
+        (alice, "send", bob.address, "1 USDC"),
+    ):
+        screen = who.run(*command, "--dry-run").succeeded().stdout
+        assert re.search(r"^ +fee +at most \d", screen, flags=re.MULTILINE)
+        assert "anvil (chain 31337)" in screen
+        done = who.run(*command, "--yes").succeeded().stdout
+        assert re.search(r"^transaction 0x[0-9a-f]{64}, \d+ gas$", done, flags=re.MULTILINE)
+        assert ("refunded" in done) == (command[:2] == ["payee", "close"])
+        if command[1] == "open":
+            voucher = alice.run("pay", "coffee", "0.1").succeeded().stdout
+            bob.run("payee", "accept", "-", input=voucher).succeeded()
 
 
 def test_all_of_a_token(alice, bob):
