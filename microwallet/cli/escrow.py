@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from microwallet.cli.channel_view import transaction_line
 from microwallet.cli.command import command, new_group
 from microwallet.cli.context import confirm, open_wallet
 from microwallet.cli.options import AccountName, DryRun, Json, NetworkName, PasswordFile, RpcUrl, Yes
@@ -58,18 +59,23 @@ def deploy(
             return _shown(wallet, Deployment.DEPLOYED)
         sender = wallet.sender()
         quoted = sender.quote(call, purpose="deploy")
-        symbol = wallet.network.native_symbol
-        summary = (
-            f"deploy the escrow to {wallet.escrow_contract} on {wallet.network.name},"
-            f" for at most {format_units(quoted.max_cost, 18)} {symbol} of {wallet.account.name}"
+        chain = wallet.network
+        summary = named(
+            [
+                ("deploy the escrow", ""),
+                ("  escrow", wallet.escrow_contract),
+                ("  from", f"{wallet.account.name} {wallet.account.address}"),
+                ("  network", f"{chain.name} (chain {chain.chain_id})"),
+                ("  fee", f"at most {format_units(quoted.max_cost, 18)} {chain.native_symbol}"),
+            ]
         )
         if dry_run:
-            return Result(data={"dryRun": True, "maxCost": str(quoted.max_cost)}, text=summary)
+            return Result(data={"dryRun": True, "maxFee": str(quoted.max_cost)}, text=summary)
         confirm(summary, yes=yes)
         receipt = sender.send(call, operation=f"deploy-{secrets.token_hex(8)}", purpose="deploy")
         shown = _shown(wallet, deployment_of(wallet.reader, artifact("ChannelEscrow")))
         data = shown.data | {"transactionHash": receipt.hash, "gasUsed": receipt.gas_used}
-        return Result(data=data, text=f"{shown.text}\ntransaction    {receipt.hash}")
+        return Result(data=data, text=f"{shown.text}{transaction_line(receipt.hash, receipt.gas_used)}")
 
 
 @command(app, "allowances", "microwallet escrow allowances", "microwallet escrow allowances --revoke")

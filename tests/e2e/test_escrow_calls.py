@@ -343,7 +343,7 @@ class TestDeployment:
         refused = home.run("escrow", "deploy", "--json")
         assert (refused.exit_code, refused.error["code"]) == (2, "confirmation-required")
         dry = home.run("escrow", "deploy", "--dry-run", "--json").data
-        assert int(dry["maxCost"]) > 0
+        assert int(dry["maxFee"]) > 0
         done = home.run("escrow", "deploy", "--yes", "--json").data
         assert (done["status"], done["escrowContract"]) == ("deployed", artifact("ChannelEscrow").address)
         assert done["gasUsed"] > 1_000_000
