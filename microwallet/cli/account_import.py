@@ -31,7 +31,7 @@ def import_(
     mnemonic_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="BIP-39 words; - for stdin.")
     ] = None,
-    index: Annotated[int, typer.Option(help="Which key of the mnemonic: m/44'/60'/0'/0/INDEX.")] = 0,
+    index: Annotated[int, typer.Option(metavar="N", help="Which key of the mnemonic: m/44'/60'/0'/0/N.")] = 0,
     keystore_password_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="The keystore's password, if it is another.")
     ] = None,
@@ -41,7 +41,10 @@ def import_(
     """Make an account with a key from elsewhere."""
     sources = [source for source in (private_key_file, keystore, mnemonic_file) if source is not None]
     if len(sources) != 1:
-        raise UsageError("name one source", hint="--private-key-file, --keystore or --mnemonic-file")
+        raise UsageError(
+            "name one source: --private-key-file, --keystore or --mnemonic-file",
+            hint=f"microwallet account import {name} --private-key-file -",
+        )
     with open_wallet(password_file=password_file) as wallet:
         if private_key_file is not None:
             secret = parse_private_key(_read_secret(private_key_file, "Private key: "))

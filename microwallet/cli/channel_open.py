@@ -49,7 +49,9 @@ def open_(
         ),
     ],
     deposit: Annotated[str, typer.Argument(metavar="DEPOSIT", help='Such as "10 USDC" or "0.5 ETH".')],
-    label: Annotated[str | None, typer.Option("--label", help="Your own name for the channel.")] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", metavar="TEXT", help="Your own name for the channel.")
+    ] = None,
     network: NetworkName = None,
     account: AccountName = None,
     token: Token = None,

@@ -28,7 +28,7 @@ def withdraw(
     rpc_url: RpcUrl = None,
     password_file: PasswordFile = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Taken for scripts: the money is yours, nothing is asked.")
+        bool, typer.Option("--yes", "-y", help="Taken for scripts: the money is yours, nothing is asked.")
     ] = False,
     dry_run: DryRun = False,
     json: Json = False,

@@ -32,8 +32,10 @@ app = new_group("See the whole thing work on a throw-away chain.")
 
 @command(app, "demo", "microwallet demo", "microwallet demo --payments 1000 --keep")
 def demo(
-    payments: Annotated[int, typer.Option("--payments", min=1, max=1_000_000, help="How many.")] = 10_000,
-    amount: Annotated[str, typer.Option("--amount", help="How much each.")] = "0.0001 USDC",
+    payments: Annotated[
+        int, typer.Option("--payments", metavar="N", min=1, max=1_000_000, help="How many.")
+    ] = 10_000,
+    amount: Annotated[str, typer.Option("--amount", metavar="AMOUNT", help="How much each.")] = "0.0001 USDC",
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the chain and both homes to play with.")
     ] = False,

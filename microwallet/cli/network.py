@@ -83,13 +83,19 @@ def use(name: Name, json: Json = False) -> Result:
 )
 def add(
     name: Name,
-    chain_id: Annotated[int | None, typer.Option(help="Needed for a network that is not built in.")] = None,
+    chain_id: Annotated[
+        int | None, typer.Option(metavar="ID", help="Needed for a network that is not built in.")
+    ] = None,
     rpc_url: Annotated[list[str] | None, typer.Option(metavar="URL", help="May be repeated.")] = None,
     testnet: Annotated[bool | None, typer.Option("--testnet", help="Its money is worth nothing.")] = None,
-    explorer: Annotated[str | None, typer.Option(metavar="URL")] = None,
+    explorer: Annotated[
+        str | None, typer.Option(metavar="URL", help="Website that shows its blocks.")
+    ] = None,
     native_symbol: Annotated[str | None, typer.Option(metavar="SYMBOL", help="The chain's coin.")] = None,
-    usdc: Annotated[str | None, typer.Option(metavar="ADDRESS")] = None,
-    confirmations: Annotated[int | None, typer.Option(help="Blocks until a deposit is trusted.")] = None,
+    usdc: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Its USDC.")] = None,
+    confirmations: Annotated[
+        int | None, typer.Option(metavar="N", help="Blocks until a deposit is trusted.")
+    ] = None,
     json: Json = False,
 ) -> Result:
     """Add a network, or change fields of one."""

@@ -24,6 +24,7 @@ from microwallet.wallet import Wallet
 
 app = new_group("Sign the next voucher of a channel.")
 _LINES_A_WRITE = 64
+_MOST_PAYMENTS = 2**63 - 1
 
 
 def pay(
@@ -37,10 +38,13 @@ def pay(
         str | None, typer.Argument(metavar="AMOUNT", help='Such as "0.001 USDC"; a bare number too.')
     ] = None,
     count: Annotated[
-        int | None, typer.Option("--count", min=1, max=2**63 - 1, help="Make this many payments.")
+        int | None,
+        typer.Option("--count", metavar="N", min=1, help="Make this many payments."),
     ] = None,
     each: Annotated[bool, typer.Option("--each", help="Print every voucher, one a line.")] = False,
-    memo: Annotated[str | None, typer.Option("--memo", help="A note for your own ledger.")] = None,
+    memo: Annotated[
+        str | None, typer.Option("--memo", metavar="TEXT", help="A note for your own ledger.")
+    ] = None,
     idempotency_key: IdempotencyKey = None,
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="KEY", help="Print an earlier payment's vouchers again.")
@@ -53,6 +57,8 @@ def pay(
         raise UsageError("--resume and --idempotency-key do not go together", hint="name the key once")
     if resume is None and (channel is None or amount is None):
         raise UsageError("pay needs a CHANNEL and an AMOUNT", hint='microwallet pay coffee "0.001 USDC"')
+    if count is not None and count > _MOST_PAYMENTS:
+        raise UsageError(f"--count is {count}; {_MOST_PAYMENTS} is the most", hint="microwallet pay --help")
     try:
         with open_wallet(password_file=password_file) as wallet:
             if resume is not None:

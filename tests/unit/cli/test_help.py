@@ -37,3 +37,20 @@ def test_arguments_are_named_in_capitals(path):
     """An argument is called what the words about it call it: CHANNEL, not channel or [CHANNEL]."""
     arguments = [one for one in VERBS[path].params if one.param_type_name == "argument"]
     assert all(re.fullmatch(r"[A-Z][A-Z|-]*", argument.metavar) for argument in arguments)
+
+
+@pytest.mark.parametrize("path", VERBS, ids=" ".join)
+def test_every_option_says_what_it_takes_and_does(path):
+    """A value has a name in capitals, not a type and a range that wrap; each option has words of its own."""
+    options = [one for one in VERBS[path].params if one.param_type_name == "option"]
+    assert [option.name for option in options if not option.help] == []
+    valued = [option for option in options if not option.is_flag]
+    assert [option.name for option in valued if not re.fullmatch("[A-Z]+", option.metavar or "")] == []
+    assert [option.name for option in valued if (option.max or 0) > 2**53] == []
+
+
+@pytest.mark.parametrize("path", VERBS, ids=" ".join)
+def test_one_may_say_yes_by_a_letter(path):
+    """-y is --yes wherever there is one."""
+    flags = [option.opts for option in VERBS[path].params if "--yes" in option.opts]
+    assert flags in ([], [["--yes", "-y"]])
