@@ -56,8 +56,9 @@ class PasswordSource:
             elif self._prompt is not None:
                 self._known = _ask_twice(self._prompt, purpose) if new else _ask(self._prompt, purpose)
             else:
+                which = "a new password" if new else "the password"
                 raise KeyUnavailable(
-                    f"the password for {purpose} is needed, and there is no terminal to ask for it",
+                    f"{which} for {purpose} is needed, and there is no terminal to ask for it",
                     hint=self._hint,
                 )
         return self._known
@@ -101,8 +102,10 @@ def _ask(prompt: Callable[[str], str], purpose: str) -> str:
 
 
 def _ask_twice(prompt: Callable[[str], str], purpose: str) -> str:
+    why = ""
     for _ in range(_TRIES):
-        first = prompt(f"New password for {purpose}: ")
+        first = prompt(f"{why}New password for {purpose}: ")
         if first and prompt("Once more: ") == first:
             return first
+        why = "It was empty, or typed differently. "
     raise KeyUnavailable(f"no password was chosen: {_TRIES} times it was empty, or typed differently")

@@ -57,10 +57,15 @@ def test_a_person_is_asked_once() -> None:
 
 
 def test_a_new_password_is_typed_twice() -> None:
-    """Until both are equal, three times at most."""
+    """Until both are equal, three times at most; why it is asked again is said."""
     prompt, asked = asker("one", "two", "same", "same")
     assert PasswordSource(None, prompt).password("alice", new=True) == "same"
-    assert len(asked) == 4
+    assert asked == [
+        "New password for alice: ",
+        "Once more: ",
+        "It was empty, or typed differently. New password for alice: ",
+        "Once more: ",
+    ]
     prompt, _ = asker("one", "two", "", "one", "two")
     with pytest.raises(KeyUnavailable, match="no password was chosen"):
         PasswordSource(None, prompt).password("alice", new=True)
@@ -77,7 +82,11 @@ def test_an_empty_answer_is_asked_again() -> None:
 
 def test_without_file_and_terminal_the_flag_is_named() -> None:
     """Nothing hangs: exit 6, with the flag and the variable to use."""
-    with pytest.raises(KeyUnavailable, match="the key of account alice") as caught:
+    with pytest.raises(KeyUnavailable, match=r"^a new password for the key of account alice is needed"):
+        PasswordSource(None, None).password("the key of account alice", new=True)
+    with pytest.raises(
+        KeyUnavailable, match=r"^the password for the key of account alice is needed"
+    ) as caught:
         PasswordSource(None, None).password("the key of account alice")
     assert caught.value.exit_code == 6
     assert "--password-file" in (caught.value.hint or "")
