@@ -165,7 +165,9 @@ class Rpc:
             if (number + 1) % len(order) == 0 and number + 1 < len(attempts):
                 _pause(_FIRST_PAUSE * 2 ** (number // len(order)), deadline)
         said = "; ".join(f"{shown} {reason}" for shown, reason in failures.items())
-        hint = "microwallet devnet up" if self.is_local else "microwallet network check"
+        hint = "microwallet network check"
+        if self.is_local:
+            hint = f"microwallet devnet up --port {self._endpoints[0].port}"
         raise NetworkError(f"the chain could not be asked: {said}", hint=hint)
 
     def _ask(

@@ -75,7 +75,7 @@ class Endpoint:
             raise UsageError(f"{self.shown!r} is no RPC address: http:// or https:// and a host are expected")
         self._tls = parts.scheme == "https"
         self._host = parts.hostname
-        self._port = port or (443 if self._tls else 80)
+        self.port = port or (443 if self._tls else 80)
         self._proxy = None if self.is_local else _proxy(parts.scheme, self._host)
         path = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
         host = f"[{self._host}]" if ":" in self._host else self._host
@@ -148,7 +148,7 @@ class Endpoint:
 
     def _connection(self, deadline: Deadline) -> HTTPConnection:
         proxy = self._proxy
-        host, port = (proxy.hostname or "", proxy.port or 80) if proxy else (self._host, self._port)
+        host, port = (proxy.hostname or "", proxy.port or 80) if proxy else (self._host, self.port)
         from http.client import HTTPConnection, HTTPSConnection
 
         if not self._tls:
@@ -158,7 +158,7 @@ class Endpoint:
         context = ssl.create_default_context()
         connection = HTTPSConnection(host, port, timeout=deadline.remaining(), context=context)
         if proxy:
-            connection.set_tunnel(self._host, self._port, _authorization("Proxy-Authorization", proxy))
+            connection.set_tunnel(self._host, self.port, _authorization("Proxy-Authorization", proxy))
         return connection
 
 

@@ -177,15 +177,16 @@ def test_an_endless_answer_stops_at_the_limit():
 
 
 def test_nobody_listens():
-    """A refused connection fails fast and names the command that starts a local chain."""
+    """A refused connection fails fast and names the command that starts a local chain on that very port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        port = probe.getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
     started = time.monotonic()
     with Rpc([url], timeout=10) as rpc, pytest.raises(NetworkError, match="refused the connection") as caught:
         rpc.call("eth_blockNumber")
     assert time.monotonic() - started < 3
-    assert caught.value.hint == "microwallet devnet up"
+    assert caught.value.hint == f"microwallet devnet up --port {port}"
 
 
 def test_an_address_that_swallows_everything_times_out():
