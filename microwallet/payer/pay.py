@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -91,7 +92,8 @@ def resume(ledger: Ledger, idempotency_key: str, *, key_of: KeyOf) -> SignedPaym
     channel = ledger.channels.get(recorded.channel_id) if recorded else None
     if recorded is None or channel is None:
         raise UnknownReference(
-            f"no payment was made under the idempotency key {idempotency_key!r}: nothing was signed"
+            f"no payment was made under the idempotency key {idempotency_key!r}: nothing was signed",
+            hint=f"microwallet pay CHANNEL AMOUNT --idempotency-key {shlex.quote(idempotency_key)}",
         )
     return SignedPayment(channel=channel, payment=recorded, key=key_of(channel))
 

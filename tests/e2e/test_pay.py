@@ -165,6 +165,7 @@ def test_resume_of_an_unknown_key(coffee):
     """--resume of a key that no payment was made under is exit 2 and makes none."""
     refused = coffee.home.run("pay", "coffee", "1", "--resume", "nope", "--json")
     assert refused.exit_code == 2
+    assert refused.error["hint"] == "microwallet pay CHANNEL AMOUNT --idempotency-key nope"
     assert coffee.authorized() == 0
 
 
