@@ -87,7 +87,7 @@ class CaptureSender:
         if not good:
             return
         doing = f"to {action} {len(good)} channels" if len(good) > 1 else f"to {action} a channel"
-        self._reporter.say(f"sending a transaction {doing}, waiting for it to be mined")
+        self._reporter.say(f"sending a transaction {doing}")
         single = good[0].channel.channel_id if len(good) == 1 else None
         try:
             receipt = self._sender_of(self._payee).send(
