@@ -56,7 +56,7 @@ def list_(
         notes = _warnings(wallet, channels)
         now = wallet.now()
     if not channels:
-        notes = [*notes, "no channel pays this wallet yet: microwallet payee accept FILE"]
+        notes = [*notes, "no open channel pays this wallet: microwallet payee accept FILE"]
         return Result(data=data, notes=notes)
     return Result(data=data, text=lambda: channel_table(channels, now), notes=notes)
 

@@ -125,7 +125,7 @@ def _require_requested(channel: PayerChannel) -> None:
 def _not_ready(channel: PayerChannel, left: int) -> CloseNotReady:
     name = channel.name
     return CloseNotReady(
-        f"the grace period of channel {name} ends in {left} seconds (Unix time"
-        f" {channel.state.withdrawable_at}); until then the payee may still be paid from it",
+        f"the grace period of channel {name} ends in {left} seconds; until then the payee may still be"
+        " paid from it",
         hint=f"microwallet channel withdraw {name} --wait",
     )

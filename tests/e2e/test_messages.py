@@ -94,6 +94,23 @@ def test_what_moves_money_is_told_in_the_same_words(alice, bob):
             bob.run("payee", "accept", "-", input=voucher).succeeded()
 
 
+def test_nobody_reads_unix_time(alice, bob):
+    """When a withdraw is too early, the message says how long it takes, not at which second since 1970."""
+    alice.run("channel", "open", bob.address, "1 USDC", "--label", "coffee", "--yes").succeeded()
+    alice.run("channel", "close", "coffee", "--yes").succeeded()
+    early = alice.run("channel", "withdraw", "coffee")
+    assert re.search(r"ends in \d+ seconds; until then", early.stderr)
+
+
+def test_a_payee_without_an_open_channel_is_not_a_new_one(alice, bob):
+    """Once all are finalized, nothing says that none ever paid this wallet."""
+    alice.run("channel", "open", bob.address, "1 USDC", "--label", "coffee", "--yes").succeeded()
+    bob.run("payee", "accept", "-", input=alice.run("pay", "coffee", "1").succeeded().stdout).succeeded()
+    bob.run("payee", "close", "--all", "--yes").succeeded()
+    listed = bob.run("payee", "list").succeeded()
+    assert listed.stderr == "no open channel pays this wallet: microwallet payee accept FILE\n"
+
+
 def test_all_of_a_token(alice, bob):
     """With "all USDC" all of it goes; a token named twice is refused."""
     twice = alice.run("send", bob.address, "all USDC", "--token", "ETH", "--yes", "--json")
