@@ -12,7 +12,7 @@ from microwallet.domain.channel import Channel, ChannelStatus, PayeeChannel, Pay
 from microwallet.domain.identifiers import TxHash
 from microwallet.domain.money import Amount, format_units
 
-_SHORT_ID = 10
+_SHORT_ID = len("0x123456")
 
 
 def channel_document(channel: Channel, *, now: int) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -72,6 +74,19 @@ def test_tables_align_and_name_the_asset():
     mixed = channel_table([OPEN, replace(OPEN, asset=ether)], 5)
     assert re.search(r" 10 .* USDC ", mixed)
     assert re.search(r" 0\.00000000001 .* ETH ", mixed)
+
+
+def test_a_table_fits_a_terminal(monkeypatch):
+    """80 columns hold the widest status, a label of 14 letters and amounts of all six decimals."""
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    state = replace(CLOSING.state, deposit=1_123_456)
+    wide = replace(CLOSING, label="coffee-machine", state=state)
+    lines = channel_table([wide], 2000).splitlines()
+    assert lines[1].endswith(" withdrawable")
+    assert [line for line in lines if len(line) > 80] == []
 
 
 def test_a_payees_table_shows_payers():
