@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microwallet.cli.context import open_wallet
+from microwallet.cli.context import Stderr, open_wallet
 from microwallet.cli.options import AccountName, Json, NetworkName, RpcUrl
 from microwallet.cli.result import Result
 from microwallet.errors import MicrowalletError, UsageError, VoucherRejected
@@ -94,6 +94,8 @@ def reading(source: str) -> Iterator[Callable[[int], bytes]]:
 def _stdin() -> int:
     if sys.stdin is None:
         raise UsageError("there is no stdin to read vouchers from", hint="name a file, or pipe them in")
+    if sys.stdin.isatty():
+        Stderr().say("reading vouchers, one a line; Ctrl-D ends them")
     return sys.stdin.fileno()
 
 

@@ -325,6 +325,14 @@ class TestChannels:
 
 
 class TestTerminal:
+    def test_what_is_awaited_is_said(self, terminal) -> None:
+        """A person who gives - for a file reads what to type, and how to end it."""
+        child = terminal("voucher", "verify", "-")
+        child.expect("reading vouchers, one a line; Ctrl-D ends them")
+        child.sendline("{}")
+        child.sendeof()
+        assert ended(child)[0] == 4
+
     def test_a_password_is_typed_twice_unseen(self, terminal) -> None:
         """The key opens with it; it never appears on the screen."""
         child = terminal("account", "create", "alice")
