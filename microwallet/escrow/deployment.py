@@ -5,8 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 
 from microwallet.config import Configuration
-from microwallet.domain.identifiers import Address, checksum_address, keccak, parse_address
-from microwallet.errors import NetworkError, NotTrusted
+from microwallet.domain.identifiers import Address, parse_address
+from microwallet.errors import NetworkError
 from microwallet.escrow.artifacts import Artifact, artifact
 from microwallet.escrow.calls import Call
 from microwallet.escrow.reader import EscrowReader
@@ -18,16 +18,6 @@ class Deployment(StrEnum):
     MISSING = "missing"
     DEPLOYED = "deployed"
     OTHER_CODE = "other-code"
-
-
-def escrow_address() -> Address:
-    """The address of the escrow, the same on every chain. Reads the artifact; asks nobody."""
-    return artifact("ChannelEscrow").address
-
-
-def create2_address(factory: Address, salt: bytes, bytecode: bytes) -> Address:
-    """EIP-1014: the last 20 bytes of keccak256(0xff ‖ factory ‖ salt ‖ keccak256(bytecode))."""
-    return checksum_address(keccak(b"\xff" + bytes.fromhex(factory[2:]) + salt + keccak(bytecode))[12:])
 
 
 def deployment_of(reader: EscrowReader, contract: Artifact) -> Deployment:
@@ -60,16 +50,7 @@ def deploy_call(reader: EscrowReader, contract: Artifact) -> Call | None:
 def trusted_escrows(configuration: Configuration, chain_id: int) -> frozenset[Address]:
     """The escrows whose channels are accepted: the one whose address commits to its code, and the user's."""
     named = configuration.section("escrows").get(str(chain_id), [])
-    return frozenset({escrow_address(), *(parse_address(str(address)) for address in named)})
-
-
-def require_trusted(configuration: Configuration, chain_id: int, escrow_contract: Address) -> None:
-    """NotTrusted unless the user trusts this escrow on this chain."""
-    if escrow_contract not in trusted_escrows(configuration, chain_id):
-        raise NotTrusted(
-            f"the escrow {escrow_contract} on chain {chain_id} is not one you trust",
-            hint=f"microwallet escrow trust {escrow_contract}",
-        )
+    return frozenset({artifact("ChannelEscrow").address, *(parse_address(str(address)) for address in named)})
 
 
 def trust_escrow(configuration: Configuration, chain_id: int, escrow_contract: Address) -> None:

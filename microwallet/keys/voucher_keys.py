@@ -86,12 +86,6 @@ class VoucherKeys:
             )
         return VoucherKey(self._files.secret(key_file))
 
-    def delete(self, channel_id: ChannelId) -> None:
-        """Forget a channel's key; no error if there is none."""
-        key_file = self._files.find(parse_bytes32(channel_id, what="channel id"))
-        if key_file is not None:
-            self._files.remove(key_file)
-
 
 def voucher_key_files(
     folder: Path,

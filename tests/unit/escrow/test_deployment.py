@@ -6,20 +6,20 @@ import pytest
 import tomli_w
 
 from microwallet.config import Configuration, Paths
-from microwallet.domain.identifiers import hexed, keccak
-from microwallet.errors import NotTrusted
-from microwallet.escrow.artifacts import artifact
+from microwallet.domain.identifiers import Address, checksum_address, hexed, keccak
+from microwallet.escrow.artifacts import Artifact, artifact
 from microwallet.escrow.calls import type_of
-from microwallet.escrow.deployment import (
-    create2_address,
-    escrow_address,
-    require_trusted,
-    trust_escrow,
-    trusted_escrows,
-)
+from microwallet.escrow.deployment import trust_escrow, trusted_escrows
 from microwallet.escrow.events import _WORDS, TOPICS
 
+ESCROW = artifact("ChannelEscrow").address
 OTHER = "0x1111111111111111111111111111111111111111"
+
+
+def create2_address(contract: Artifact, bytecode: bytes) -> Address:
+    """EIP-1014: the last 20 bytes of keccak256(0xff ‖ factory ‖ salt ‖ keccak256(bytecode))."""
+    factory = bytes.fromhex(contract.create2_factory[2:])
+    return checksum_address(keccak(b"\xff" + factory + contract.create2_salt + keccak(bytecode))[12:])
 
 
 @pytest.fixture
@@ -33,8 +33,7 @@ def test_the_address_commits_to_the_code(name):
     """The artifact's address is CREATE2 of its own bytecode, by the canonical factory."""
     contract = artifact(name)
     assert contract.create2_factory == "0x4e59b44847b379578588920cA78FbF26c0B4956C"
-    computed = create2_address(contract.create2_factory, contract.create2_salt, contract.bytecode)
-    assert computed == contract.address
+    assert create2_address(contract, contract.bytecode) == contract.address
     assert len(contract.deployed_bytecode) <= 24_576
 
 
@@ -42,19 +41,16 @@ def test_one_bit_of_code_is_another_address():
     """Code that was tampered with cannot be at the trusted address."""
     contract = artifact("ChannelEscrow")
     changed = contract.bytecode[:-1] + bytes([contract.bytecode[-1] ^ 1])
-    assert create2_address(contract.create2_factory, contract.create2_salt, changed) != escrow_address()
+    assert create2_address(contract, changed) != contract.address
 
 
 def test_any_other_escrow_is_trusted_by_name_alone(configuration):
     """The known address is always trusted, another one on the chain it was named for."""
-    require_trusted(configuration, 31337, escrow_address())
-    with pytest.raises(NotTrusted) as caught:
-        require_trusted(configuration, 31337, OTHER)
-    assert caught.value.hint == f"microwallet escrow trust {OTHER}"
+    assert trusted_escrows(configuration, 31337) == {ESCROW}
     trust_escrow(configuration, 31337, OTHER)
     trust_escrow(configuration, 31337, OTHER)
-    require_trusted(configuration, 31337, OTHER)
-    assert trusted_escrows(configuration, 84532) == {escrow_address()}
+    assert trusted_escrows(configuration, 31337) == {ESCROW, OTHER}
+    assert trusted_escrows(configuration, 84532) == {ESCROW}
     assert configuration.user["escrows"] == {"31337": [OTHER]}
 
 

@@ -115,15 +115,6 @@ def test_a_key_that_is_not_here_is_missing(voucher_keys: VoucherKeys) -> None:
     assert caught.value.exit_code == 6
 
 
-def test_a_deleted_key_is_gone(voucher_keys: VoucherKeys) -> None:
-    """And deleting it twice is fine."""
-    voucher_keys.put(CHANNEL, KEY, "file")
-    voucher_keys.delete(CHANNEL)
-    voucher_keys.delete(CHANNEL)
-    with pytest.raises(KeyMissing):
-        voucher_keys.get(CHANNEL)
-
-
 def test_a_channel_id_is_no_path(voucher_keys: VoucherKeys) -> None:
     """What is no id is refused before a file is looked for."""
     with pytest.raises(UsageError):
