@@ -13,11 +13,10 @@ from microwallet.cli.context import open_wallet
 from microwallet.cli.options import Json, NetworkName, RpcUrl
 from microwallet.cli.payee_accept import reading, rejected_lines, take_all, tally_document
 from microwallet.cli.result import Result
-from microwallet.errors import KeyUnavailable, NetworkError, UnknownReference, UsageError
+from microwallet.errors import KeyUnavailable, NetworkError, UsageError
 
 if TYPE_CHECKING:
     from microwallet.domain.channel import PayeeChannel
-    from microwallet.payee.backup import Restoration
     from microwallet.wallet import Wallet
 
 Target = Annotated[str, typer.Argument(metavar="FILE|-", help="Where to write; - for stdout.")]
@@ -61,7 +60,7 @@ def import_(
 ) -> Result:
     """Take back vouchers that were exported; what is better here already stays."""
     with open_wallet(network=network, rpc_url=rpc_url) as wallet:
-        restoration = _restoration(wallet, contract_signers=allow_contract_signers)
+        restoration = wallet.restoration(allow_contract_signers=allow_contract_signers)
         with reading(source) as read:
             take_all(restoration, read)
         notes = _refreshed(wallet)
@@ -71,42 +70,6 @@ def import_(
         text=f"taken {tally.accepted}, not better than here {tally.duplicates}, rejected {tally.rejected}",
         error=rejected_lines(tally),
         notes=notes,
-    )
-
-
-def _restoration(wallet: Wallet, *, contract_signers: bool) -> Restoration:
-    from microwallet.domain.channel import ChannelDescriptor
-    from microwallet.domain.identifiers import Address, ChainId
-    from microwallet.domain.money import Asset
-    from microwallet.escrow.deployment import trusted_escrows
-    from microwallet.escrow.networks import network_of_chain
-    from microwallet.escrow.tokens import asset_of
-    from microwallet.payee.backup import Restoration, RestorePolicy
-
-    payees = frozenset(account.address for account in wallet.accounts.list())
-    if not payees:
-        raise UnknownReference(
-            "this wallet has no account to be paid to", hint="microwallet account create main"
-        )
-
-    def is_trusted(chain_id: ChainId, escrow_contract: Address) -> bool:
-        return escrow_contract in trusted_escrows(wallet.configuration, chain_id)
-
-    def is_valid(descriptor: ChannelDescriptor, digest: bytes, signature: bytes) -> bool:
-        reader = wallet.reader_of(descriptor.escrow_contract)
-        return reader.is_valid_signature(descriptor.voucher_signer, digest, signature)
-
-    def known_asset(chain_id: ChainId, token: Address) -> Asset | None:
-        network = network_of_chain(wallet.configuration, chain_id)
-        return asset_of(wallet.configuration, network, token) if network else None
-
-    return Restoration(
-        wallet.ledger.vouchers,
-        RestorePolicy(
-            payees=payees, is_trusted=is_trusted, is_valid_signature=is_valid if contract_signers else None
-        ),
-        known_asset,
-        now=wallet.now,
     )
 
 
