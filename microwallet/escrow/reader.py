@@ -11,6 +11,7 @@ from microwallet.domain.identifiers import (
     NATIVE_TOKEN,
     Address,
     ChannelId,
+    TxHash,
     hexed,
     keccak,
     word,
@@ -119,6 +120,16 @@ class EscrowReader:
     def has_code(self, address: Address) -> bool:
         """Whether a contract is at this address."""
         return bool(self.code(address))
+
+    def transaction_count(self, address: Address, block: str | int = "latest") -> int:
+        """How many transactions an address has sent, up to a block: all its nonces below are used."""
+        answer = self.rpc.call("eth_getTransactionCount", [address, block_tag(block)])
+        return read_count(answer, self.rpc.shown)
+
+    def are_mined(self, hashes: Sequence[TxHash]) -> list[bool]:
+        """Whether each transaction is in a block now, reverted or not."""
+        receipts = self.rpc.batch([("eth_getTransactionReceipt", [one]) for one in hashes])
+        return [_is_in_block(receipt, self.rpc.shown) for receipt in receipts]
 
     def native_balance(self, address: Address) -> int:
         """Wei an address holds."""
@@ -257,6 +268,12 @@ def _head(found: Any, where: str) -> Head:
         hash=found["hash"],
         base_fee_per_gas=None if base_fee is None else read_quantity(base_fee, where),
     )
+
+
+def _is_in_block(receipt: Any, where: str) -> bool:
+    if receipt is not None and not isinstance(receipt, dict):
+        raise NetworkError(f"{where} answered something that is not a receipt")
+    return receipt is not None and receipt.get("blockNumber") is not None
 
 
 def _text(raw: bytes) -> str | None:

@@ -11,7 +11,7 @@ from microwallet.domain.money import Asset
 from microwallet.domain.ports import JournalEntry, TransactionStatus
 from microwallet.errors import LedgerBusy
 from microwallet.escrow.events import ChannelOpened, EscrowEvents
-from microwallet.escrow.reader import Head, read_count
+from microwallet.escrow.reader import Head
 from microwallet.escrow.transactions import Resumed
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 from microwallet.payer.deposit import has_landed
@@ -130,10 +130,10 @@ def _look_again(account: PayingAccount, head: Head) -> None:
                 for entry in _own_entries(account, deposit)
                 if entry.status is TransactionStatus.MINED and _is_recent(entry, head)
             ]
-            for entry in mined:
-                receipt = account.reader.rpc.call("eth_getTransactionReceipt", [entry.transaction.hash])
-                if receipt is None:
-                    ledger.journal.record(entry.transaction.hash, TransactionStatus.BROADCAST)
+            hashes = [entry.transaction.hash for entry in mined]
+            for transaction_hash, is_mined in zip(hashes, account.reader.are_mined(hashes), strict=True):
+                if not is_mined:
+                    ledger.journal.record(transaction_hash, TransactionStatus.BROADCAST)
                     ledger.deposits.record(deposit.idempotency_key, DepositStatus.PENDING)
 
 
@@ -195,16 +195,13 @@ def _is_dead(account: PayingAccount, deposit: Deposit) -> bool:
 
 def _are_replaced(account: PayingAccount, entries: Sequence[JournalEntry], head: Head) -> bool:
     """Whether something else was mined at the nonce of each of these; then the journal says so too."""
-    rpc, journal = account.reader.rpc, account.ledger.journal
-    confirmed = max(0, head.number - account.network.confirmations + 1)
-    *receipts, count = rpc.batch(
-        [("eth_getTransactionReceipt", [entry.transaction.hash]) for entry in entries]
-        + [("eth_getTransactionCount", [account.address, hex(confirmed)])]
-    )
-    nonces = read_count(count, rpc.shown)
-    for entry, receipt in zip(entries, receipts, strict=True):
+    reader, journal = account.reader, account.ledger.journal
+    # Before the receipts, so that a nonce which one of these uses up meanwhile is not taken for another's.
+    used = reader.transaction_count(account.address, max(0, head.number - account.network.confirmations + 1))
+    mined = reader.are_mined([entry.transaction.hash for entry in entries])
+    for entry, is_mined in zip(entries, mined, strict=True):
         reverted = entry.status is TransactionStatus.REVERTED
-        if entry.transaction.nonce >= nonces or (receipt is not None and not reverted):
+        if entry.transaction.nonce >= used or (is_mined and not reverted):
             return False
     for entry in entries:
         if entry.status.is_live:
