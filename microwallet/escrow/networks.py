@@ -13,7 +13,6 @@ from microwallet.config import Configuration
 from microwallet.domain.identifiers import Address, ChainId, parse_address
 from microwallet.errors import NotTrusted, UnknownReference, UsageError
 from microwallet.escrow.artifacts import artifact
-from microwallet.escrow.transport import Endpoint
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9.\-]{0,19}", re.ASCII)
@@ -211,6 +210,8 @@ def add_network(configuration: Configuration, name: str, entry: Mapping[str, Any
             f"chain {chain_id} is {MAINNETS[chain_id]}, where money is real: it is no testnet",
             hint=f"leave out --testnet, then: microwallet network allow {name}",
         )
+    from microwallet.escrow.transport import Endpoint
+
     network = _merged(name, built_in_networks().get(name), merged)
     for url in network.rpc_urls:
         Endpoint(url)

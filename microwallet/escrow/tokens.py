@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from microwallet.config import Configuration
 from microwallet.domain.identifiers import NATIVE_TOKEN, Address, ChainId, is_address, parse_address
 from microwallet.domain.money import Asset, names_asset
 from microwallet.errors import NotTrusted, UnknownReference, UsageError, did_you_mean
 from microwallet.escrow.networks import SYMBOL, Network
-from microwallet.escrow.reader import EscrowReader
+
+if TYPE_CHECKING:
+    from microwallet.escrow.reader import EscrowReader
 
 NATIVE_DECIMALS = 18
 USDC_DECIMALS = 6

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.errors import NetworkError
-from microwallet.escrow.reader import EscrowReader
 from microwallet.ledger.vouchers import Vouchers
+
+if TYPE_CHECKING:
+    from microwallet.escrow.reader import EscrowReader
 
 CONFIRMED_DEPTH = 64
 """Blocks on top of a close after which no reorganisation is expected to take it back."""
 
 _STALE_SECONDS = 60
 
-ReaderOf = Callable[[Address], EscrowReader]
+ReaderOf = Callable[[Address], "EscrowReader"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from microwallet.domain.channel import ChannelState, PayerChannel
 from microwallet.domain.identifiers import Address, ChannelId
-from microwallet.escrow.reader import EscrowReader
 from microwallet.ledger.ledger import Ledger
+
+if TYPE_CHECKING:
+    from microwallet.escrow.reader import EscrowReader
 
 REORGANISATION_SECONDS = 3600
 """How long a finalized channel is looked at again: a reorganisation may give it back."""

@@ -45,6 +45,17 @@ def test_looking_loads_no_chain_library(alice, arguments):
     assert not alice.imports(*arguments) & SLOW
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("channel", "list"), ("channel", "show", "coffee"), ("payee", "list"), ("balance",)],
+    ids=" ".join,
+)
+@pytest.mark.usefixtures("channel")
+def test_looking_offline_loads_nothing_to_ask_a_chain_with(alice, arguments):
+    """What `--offline` tells comes from the ledger alone."""
+    assert "socket" not in alice.imports(*arguments, "--offline")
+
+
 def test_checking_a_voucher_loads_no_chain_library(alice, channel):
     """`voucher verify` needs no web3."""
     assert not alice.imports("voucher", "verify", "-", input=channel) & SLOW
