@@ -69,13 +69,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             created_at INTEGER NOT NULL
         ) STRICT, WITHOUT ROWID""",
         "CREATE INDEX deposits_pending ON deposits (channel_id) WHERE status = 'pending'",
-        # What the payee has accepted: the best voucher of each channel. `closes` is odd while the payee
-        # closes it: what is paid then would come too late.
+        # What the payee has accepted: the best voucher of each channel. While the payee closes it, what is
+        # paid comes too late; once a close has ended, what the chain said before is worth nothing.
         f"""CREATE TABLE vouchers ({_CHANNEL_COLUMNS}
             signature BLOB NOT NULL CHECK (length(signature) BETWEEN 1 AND 4096),
             accepted_at INTEGER NOT NULL,
             close_confirmed INTEGER NOT NULL DEFAULT 0 CHECK (close_confirmed IN (0, 1)),
-            closes INTEGER NOT NULL DEFAULT 0
+            closing INTEGER NOT NULL DEFAULT 0 CHECK (closing IN (0, 1)),
+            ended_closes INTEGER NOT NULL DEFAULT 0
         ) STRICT, WITHOUT ROWID""",
         "CREATE INDEX vouchers_by_payee ON vouchers (payee) WHERE finalized = 0",
         # Signed transactions, stored before they are broadcast.

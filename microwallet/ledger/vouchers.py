@@ -29,12 +29,10 @@ class Accepted:
     """What the ledger holds against a new voucher of a channel."""
 
     authorized: int
-    closes: int
-    """Goes up when the payee begins to close the channel, and again when that has ended."""
-
-    @property
-    def is_closing(self) -> bool:
-        return self.closes % 2 == 1
+    is_closing: bool
+    """Whether the payee has begun to close the channel, and that has not ended."""
+    ended_closes: int
+    """How often that has ended, with success or without."""
 
 
 class Vouchers:
@@ -123,7 +121,7 @@ class Vouchers:
         """The payee is about to close these channels: what is paid through them now would be lost."""
         with self._database.write() as connection:
             connection.executemany(
-                "UPDATE vouchers SET closes = closes + 1 WHERE channel_id = ? AND closes % 2 = 0",
+                "UPDATE vouchers SET closing = 1 WHERE channel_id = ?",
                 [(channel_id,) for channel_id in channel_ids],
             )
 
@@ -131,7 +129,9 @@ class Vouchers:
         """Whatever was begun to close channels of a chain has ended, with success or without."""
         with self._database.write() as connection:
             connection.execute(
-                "UPDATE vouchers SET closes = closes + 1 WHERE chain_id = ? AND closes % 2 = 1", (chain_id,)
+                """UPDATE vouchers SET closing = 0, ended_closes = ended_closes + 1
+                WHERE chain_id = ? AND closing = 1""",
+                (chain_id,),
             )
 
     def record_states(self, states: Mapping[ChannelId, ChannelState], *, as_of: int) -> None:
@@ -152,10 +152,12 @@ class Vouchers:
 
 
 def _accepted(connection: sqlite3.Connection, channel_ids: Iterable[ChannelId]) -> dict[ChannelId, Accepted]:
-    query = "SELECT authorized, closes FROM vouchers WHERE channel_id = ?"
+    query = "SELECT authorized, closing, ended_closes FROM vouchers WHERE channel_id = ?"
     rows = {one: connection.execute(query, (one,)).fetchone() for one in channel_ids}
     return {
-        channel_id: Accepted(authorized=int(row[0]), closes=row[1]) for channel_id, row in rows.items() if row
+        channel_id: Accepted(authorized=int(row[0]), is_closing=bool(row[1]), ended_closes=row[2])
+        for channel_id, row in rows.items()
+        if row
     }
 
 

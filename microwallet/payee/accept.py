@@ -111,8 +111,8 @@ class _Known:
     state: ChannelState = NO_CHANNEL
     state_at: int | None = None
     """When the chain gave `state`; None until it did."""
-    closes: int = 0
-    """Accepted.closes before the chain was asked for `state`."""
+    ended_closes: int = 0
+    """Accepted.ended_closes before the chain was asked for `state`."""
 
 
 class _Rejected(Exception):
@@ -122,7 +122,7 @@ class _Rejected(Exception):
 
 
 class _ClosedMeanwhile(Exception):
-    """The payee has begun or ended closing channels since the chain was asked about them."""
+    """The payee has ended closing channels since the chain was asked about them."""
 
 
 class Acceptance:
@@ -232,7 +232,7 @@ class Acceptance:
                 stale.setdefault(known.descriptor.escrow_contract, []).append(channel_id)
         for escrow_contract, ids in stale.items():
             for channel_id, accepted in self._vouchers.accepted(ids).items():
-                self._known[channel_id].closes = accepted.closes
+                self._known[channel_id].ended_closes = accepted.ended_closes
             for channel_id, state in self._chain.states(escrow_contract, ids).items():
                 known = self._known[channel_id]
                 known.state, known.state_at = state, self._now()
@@ -272,7 +272,7 @@ class Acceptance:
 
     def _forget_closed(self, accepted: Mapping[ChannelId, Accepted]) -> None:
         """What the chain said of channels before the payee closed them is worth nothing."""
-        outdated = [one for one, row in accepted.items() if row.closes != self._known[one].closes]
+        outdated = [one for one, row in accepted.items() if row.ended_closes != self._known[one].ended_closes]
         for channel_id in outdated:
             self._known[channel_id].state_at = None
         if outdated:

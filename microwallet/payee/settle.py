@@ -72,6 +72,7 @@ class Settlement:
                         self._unknown[payee] = resumed.error
                     if resumed.receipt is not None and resumed.purpose in list(Action):
                         self._read_earlier(resumed.receipt, outcome)
+            self._end_closes()
         return outcome
 
     def plan(self, selection: Selection) -> list[PlannedCapture]:
