@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json as json_text
-import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +11,7 @@ from microwallet.cli.account_view import NewName, added, other_passwords
 from microwallet.cli.context import ask_secret, has_terminal, open_wallet
 from microwallet.cli.options import Json, PasswordFile
 from microwallet.cli.result import Result
+from microwallet.cli.source import read_all
 from microwallet.errors import UsageError
 from microwallet.keys.keystore import decrypt
 from microwallet.keys.private_keys import from_mnemonic, parse_private_key
@@ -64,17 +63,7 @@ def _read_secret(source: str, question: str) -> str:
     """Text of a file, or of stdin for `-`; a person types it unseen."""
     if source == "-" and has_terminal():
         return ask_secret(question)
-    try:
-        if source == "-":
-            raw = sys.stdin.buffer.read(_INPUT_LIMIT + 1)
-        else:
-            with Path(source).expanduser().open("rb") as file:
-                raw = file.read(_INPUT_LIMIT + 1)
-    except OSError as error:
-        raise UsageError(f"{source} cannot be read: {error.strerror}") from error
-    if len(raw) > _INPUT_LIMIT:
-        raise UsageError(f"{source} is too long for a key: over {_INPUT_LIMIT} bytes")
-    return raw.decode("utf-8", "replace")
+    return read_all(source, limit=_INPUT_LIMIT, what="a key").decode("utf-8", "replace")
 
 
 def _parsed_keystore(text: str) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +10,8 @@ from microwallet.cli.channel_view import channel_document, channel_table, local_
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import AccountName, Json, NetworkName, PasswordFile, RpcUrl
 from microwallet.cli.result import Result
-from microwallet.errors import KeyUnavailable, UnknownReference, UsageError
+from microwallet.cli.source import read_all
+from microwallet.errors import KeyUnavailable, UnknownReference
 from microwallet.wallet import Wallet
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def sync(
     from microwallet.payer.import_voucher import import_vouchers
     from microwallet.payer.sync import sync as sync_with_chain
 
-    lines = [] if voucher is None else _read(voucher).splitlines()
+    content = b"" if voucher is None else read_all(voucher, limit=_INPUT_LIMIT, what="vouchers")
     with open_wallet(
         network=network, account=account, rpc_url=rpc_url, password_file=password_file
     ) as wallet:
@@ -48,7 +47,7 @@ def sync(
         if not accounts:
             raise UnknownReference("this wallet has no account", hint="microwallet account import NAME")
         synced = sync_with_chain([wallet.paying_account(one) for one in accounts], wallet.asset_of)
-        imported = [] if voucher is None else import_vouchers(wallet.ledger, lines)
+        imported = [] if voucher is None else import_vouchers(wallet.ledger, content.splitlines())
         notes = [note for one in imported for note in _keep_key(wallet, one)]
         return _result(wallet, synced, imported, notes)
 
@@ -122,17 +121,3 @@ def _keep_key(wallet: Wallet, imported: ImportedVoucher) -> list[str]:
     except KeyUnavailable as error:
         return [f"it cannot sign yet: {error.message}" + (f" ({error.hint})" if error.hint else "")]
     return []
-
-
-def _read(source: str) -> bytes:
-    try:
-        if source == "-":
-            raw = sys.stdin.buffer.read(_INPUT_LIMIT + 1)
-        else:
-            with Path(source).expanduser().open("rb") as file:
-                raw = file.read(_INPUT_LIMIT + 1)
-    except OSError as error:
-        raise UsageError(f"{source} cannot be read: {error.strerror}") from error
-    if len(raw) > _INPUT_LIMIT:
-        raise UsageError(f"{source} is too long for vouchers: over {_INPUT_LIMIT} bytes")
-    return raw

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microwallet.cli.context import Stderr, open_wallet
+from microwallet.cli.context import open_wallet
 from microwallet.cli.options import AccountName, Json, NetworkName, RpcUrl
 from microwallet.cli.result import Result
-from microwallet.errors import MicrowalletError, UsageError, VoucherRejected
+from microwallet.cli.source import Vouchers, reading
+from microwallet.errors import MicrowalletError, VoucherRejected
 from microwallet.payee.accept import Acceptance, Rejection, Tally
 from microwallet.payee.line_stream import batches
 
 if TYPE_CHECKING:
     from microwallet.payee.backup import Restoration
 
-Source = Annotated[str, typer.Argument(metavar="FILE|-", help="Vouchers, one JSON object a line.")]
 ContractSigners = Annotated[
     bool,
     typer.Option(
@@ -32,7 +28,7 @@ ContractSigners = Annotated[
 
 
 def accept(
-    source: Source,
+    source: Vouchers,
     network: NetworkName = None,
     account: AccountName = None,
     rpc_url: RpcUrl = None,
@@ -69,43 +65,6 @@ def tally_document(tally: Tally) -> dict[str, Any]:
         "rejectedByReason": {str(reason): count for reason, count in tally.rejected_by_reason.items()},
         "channels": list(tally.channels),
     }
-
-
-@contextmanager
-def reading(source: str) -> Iterator[Callable[[int], bytes]]:
-    """A function that reads what is there of a file or of stdin, without waiting for more.
-
-    Raises UsageError for what cannot be read.
-    """
-    with ExitStack() as files:
-        with _readable(source):
-            if source == "-":
-                descriptor = _stdin()
-            else:
-                descriptor = files.enter_context(Path(source).open("rb", buffering=0)).fileno()
-
-        def read(size: int) -> bytes:
-            with _readable(source):
-                return os.read(descriptor, size)
-
-        yield read
-
-
-def _stdin() -> int:
-    if sys.stdin is None:
-        raise UsageError("there is no stdin to read vouchers from", hint="name a file, or pipe them in")
-    if sys.stdin.isatty():
-        Stderr().say("reading vouchers, one a line; Ctrl-D ends them")
-    return sys.stdin.fileno()
-
-
-@contextmanager
-def _readable(source: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        name = "stdin" if source == "-" else source
-        raise UsageError(f"{name} cannot be read: {error.strerror}") from error
 
 
 def rejected_lines(tally: Tally) -> VoucherRejected | None:

@@ -11,8 +11,9 @@ import typer
 
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import Json, NetworkName, RpcUrl
-from microwallet.cli.payee_accept import reading, rejected_lines, take_all, tally_document
+from microwallet.cli.payee_accept import rejected_lines, take_all, tally_document
 from microwallet.cli.result import Result
+from microwallet.cli.source import Vouchers, reading
 from microwallet.errors import KeyUnavailable, NetworkError, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from microwallet.wallet import Wallet
 
 Target = Annotated[str, typer.Argument(metavar="FILE|-", help="Where to write; - for stdout.")]
-Source = Annotated[str, typer.Argument(metavar="FILE|-", help="Vouchers, one JSON object a line.")]
 ContractSigners = Annotated[
     bool, typer.Option("--allow-contract-signers", help="Take vouchers of ERC-1271 signers too.")
 ]
@@ -52,7 +52,7 @@ def export(
 
 
 def import_(
-    source: Source,
+    source: Vouchers,
     allow_contract_signers: ContractSigners = False,
     network: NetworkName = None,
     rpc_url: RpcUrl = None,

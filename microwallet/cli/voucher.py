@@ -9,8 +9,8 @@ import typer
 from microwallet.cli.command import command, new_group
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import Json, NetworkName, RpcUrl
-from microwallet.cli.payee_accept import Source, reading
 from microwallet.cli.result import Result
+from microwallet.cli.source import Vouchers, reading
 from microwallet.domain.voucher_document import LINE_LIMIT
 from microwallet.errors import NetworkError, VoucherRejected
 from microwallet.payee.accept import Rejection, rejection_by_state
@@ -28,7 +28,7 @@ def voucher() -> None:
 
 @command(app, "verify", "microwallet voucher verify voucher.json --on-chain")
 def verify_vouchers(
-    source: Source,
+    source: Vouchers,
     on_chain: Annotated[
         bool, typer.Option("--on-chain", help="Ask the chain about the channel too.")
     ] = False,
