@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from microwallet.cli.context import Stderr, open_wallet
 from microwallet.cli.options import Json, NetworkName, PasswordFile, RpcUrl
+from microwallet.cli.payee_service import watch_service
 from microwallet.errors import MicrowalletError, UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +56,7 @@ def watch(
     try:
         with open_wallet(network=network, rpc_url=rpc_url, password_file=password_file) as wallet:
             if print_service:
-                _print_unit(_unit(wallet, interval, margin), as_json=json)
+                _print_service(watch_service(wallet, interval, margin), as_json=json)
                 return
             lock = watch_lock(wallet.paths.home, wallet.network.chain_id)
             with _ending_on_sigterm(), exclusive(lock, wait=False) as free:
@@ -85,7 +83,7 @@ def watch(
         raise
 
 
-def _print_unit(unit: str, *, as_json: bool) -> None:
+def _print_service(unit: str, *, as_json: bool) -> None:
     from microwallet.cli.result import print_json, success_envelope
 
     if as_json:
@@ -155,45 +153,3 @@ def _duration(text: str) -> float:
     if not 0.01 <= seconds <= 3600:
         raise UsageError(f"{text[:40]!r} is not a time from 10ms to 60m", hint="write it like 5s or 15m")
     return seconds
-
-
-def _unit(wallet: Wallet, interval: str, margin: str) -> str:
-    """A systemd user unit that runs the watcher of this home with this program."""
-    program = shutil.which(sys.argv[0]) or sys.argv[0]
-    installed = Path(program).name.startswith("microwallet")
-    command = [str(Path(program).absolute())] if installed else [sys.executable, "-m", "microwallet"]
-    command += ["payee", "watch", "--interval", interval, "--margin", margin]
-    command += ["--network", wallet.network.name, "--json"]
-    variables = {"MICROWALLET_HOME": str(wallet.paths.home.absolute())}
-    password_file = wallet.configuration.get("password-file")
-    if password_file:
-        variables["MICROWALLET_PASSWORD_FILE"] = str(Path(password_file).expanduser().absolute())
-    for name in ("PYTHON_KEYRING_BACKEND", "MICROWALLET_RPC_URL"):
-        if os.environ.get(name):
-            variables[name] = os.environ[name]
-    environment = "\n".join(
-        f'Environment="{name}={value.replace("%", "%%")}"' for name, value in variables.items()
-    )
-    return f"""\
-# Save as ~/.config/systemd/user/microwallet-watch.service, then:
-#   systemctl --user enable --now microwallet-watch && loginctl enable-linger
-[Unit]
-Description=microwallet: close channels before a payer can take the money back
-After=network-online.target
-Wants=network-online.target
-
-[Service]
-ExecStart={" ".join(_quoted(word) for word in command)}
-{environment}
-Restart=always
-RestartSec=5
-
-[Install]
-WantedBy=default.target
-"""
-
-
-def _quoted(word: str) -> str:
-    """A word as systemd reads it: its specifiers and variables are not ours."""
-    escaped = word.replace("%", "%%").replace("$", "$$")
-    return f'"{escaped}"' if " " in word else escaped
