@@ -16,6 +16,7 @@ from microwallet.cli.payee_backup import export, import_
 from microwallet.cli.payee_settle import close, settle
 from microwallet.cli.payee_watch import watch
 from microwallet.cli.result import Result
+from microwallet.domain.money import Amount, sum_text
 from microwallet.errors import NetworkError
 
 if TYPE_CHECKING:
@@ -76,7 +77,6 @@ def show(
 ) -> Result:
     """Show one channel."""
     from microwallet.cli.channel_view import channel_details, local_time, money
-    from microwallet.payee.captures import unsettled_of
 
     with open_wallet(network=network, rpc_url=rpc_url) as wallet:
         wallet.ledger.vouchers.find(channel)
@@ -85,7 +85,7 @@ def show(
         (document,) = _documents(wallet, [found])
         notes = _warnings(wallet, [found])
         more = (
-            ("unsettled", money(found, unsettled_of(found))),
+            ("unsettled", money(found, found.unsettled)),
             ("accepted", local_time(document["acceptedAt"])),
         )
         text = channel_details(found, now=wallet.now(), more=more)
@@ -122,14 +122,13 @@ def _refresh(wallet: Wallet, *, offline: bool) -> None:
 
 def _documents(wallet: Wallet, channels: Sequence[PayeeChannel]) -> list[dict[str, Any]]:
     from microwallet.cli.channel_view import channel_document
-    from microwallet.payee.captures import unsettled_of
 
     accepted_at = wallet.ledger.vouchers.accepted_at()
     now = wallet.now()
     return [
         channel_document(channel, now=now)
         | {
-            "unsettled": str(unsettled_of(channel)),
+            "unsettled": str(channel.unsettled),
             "acceptedAt": accepted_at.get(channel.channel_id),
         }
         for channel in channels
@@ -139,11 +138,10 @@ def _documents(wallet: Wallet, channels: Sequence[PayeeChannel]) -> list[dict[st
 def _warnings(wallet: Wallet, channels: Sequence[PayeeChannel]) -> list[str]:
     """Where money can be lost: a channel that is closing, or unsettled money nobody watches."""
     from microwallet.cli.channel_view import local_time, money
-    from microwallet.payee.captures import unsettled_of, unsettled_text
     from microwallet.payee.exclusive import is_held, watch_lock
 
     chain_id = wallet.network.chain_id
-    at_risk = [channel for channel in channels if unsettled_of(channel)]
+    at_risk = [channel for channel in channels if channel.unsettled]
     if is_held(watch_lock(wallet.paths.home, chain_id)):
         at_risk = [channel for channel in at_risk if channel.descriptor.chain_id != chain_id]
     if not at_risk:
@@ -155,8 +153,9 @@ def _warnings(wallet: Wallet, channels: Sequence[PayeeChannel]) -> list[str]:
         for channel in at_risk
         if channel.state.close_requested_at
     ]
+    total = sum_text(Amount(channel.unsettled, channel.asset) for channel in at_risk)
     notes.append(
-        f"warning: {unsettled_text(at_risk)} is unsettled and nobody watches it, while a payer can take it"
+        f"warning: {total} is unsettled and nobody watches it, while a payer can take it"
         " back 15 minutes after requesting a close: microwallet payee watch"
     )
     return notes

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from microwallet.cli.channel_view import money, transaction_line
-from microwallet.domain.money import Amount, Asset
+from microwallet.domain.money import Amount, sum_text
 from microwallet.payee.captures import Action, PlannedCapture
 from microwallet.payee.outcome import Outcome
 
@@ -29,16 +29,10 @@ def summary(action: Action, planned: Sequence[PlannedCapture], wallet: Wallet) -
         paid = f"pays {money(channel, item.captured)} to {channel.descriptor.payee}"
         lines.append(f"  {channel.channel_id}: {paid}{refund}")
     if len(planned) > _SHOWN:
-        lines.append(f"  ... and {len(planned) - _SHOWN} more; {_total(planned)} in all")
+        total = sum_text(Amount(item.captured, item.channel.asset) for item in planned)
+        lines.append(f"  ... and {len(planned) - _SHOWN} more; {total} in all")
     lines.append(f"  fee at most {wallet.configuration.get('max-fee-gwei')} gwei per gas")
     return "\n".join(lines)
-
-
-def _total(planned: Sequence[PlannedCapture]) -> str:
-    sums: dict[Asset, int] = {}
-    for item in planned:
-        sums[item.channel.asset] = sums.get(item.channel.asset, 0) + item.captured
-    return " and ".join(str(Amount(base_units, asset)) for asset, base_units in sums.items())
 
 
 def plan_document(action: Action, planned: Sequence[PlannedCapture], *, now: int) -> dict[str, Any]:

@@ -131,6 +131,11 @@ class PayeeChannel(Channel):
     signature: bytes
 
     @property
-    def unsettled(self) -> int:
-        """Base units the best voucher is worth beyond what has been settled."""
+    def unpaid(self) -> int:
+        """Base units the best voucher is worth beyond what has been settled; lost once finalized."""
         return max(0, min(self.authorized, self.state.deposit) - self.state.settled)
+
+    @property
+    def unsettled(self) -> int:
+        """Base units still to be had: none once the channel is finalized."""
+        return 0 if self.state.finalized else self.unpaid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -103,6 +104,17 @@ def format_units(base_units: int, decimals: int) -> str:
     whole, fraction = digits[: len(digits) - decimals], digits[len(digits) - decimals :]
     fraction = fraction.rstrip("0")
     return f"{whole}.{fraction}" if fraction else whole
+
+
+def sum_text(amounts: Iterable[Amount]) -> str:
+    """The sums of amounts, one for each symbol: an asset has the same one on every chain."""
+    sums: dict[tuple[str, int], int] = {}
+    for amount in amounts:
+        key = (amount.asset.symbol, amount.asset.decimals)
+        sums[key] = sums.get(key, 0) + amount.base_units
+    return " and ".join(
+        f"{format_units(base_units, decimals)} {symbol}" for (symbol, decimals), base_units in sums.items()
+    )
 
 
 def names_asset(unit: str, asset: Asset) -> bool:

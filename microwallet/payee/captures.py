@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from microwallet.domain.channel import PayeeChannel
 from microwallet.domain.identifiers import Address, ChannelId
-from microwallet.domain.money import Amount, format_units, names_asset, unit_of
+from microwallet.domain.money import Amount, names_asset, unit_of
 from microwallet.errors import AmountExceedsDeposit, ChannelNotOpen, PaymentRefused
 
 
@@ -119,22 +119,6 @@ def chosen_capture(channel: PayeeChannel, capture: str, action: Action) -> Plann
             f"a capture of {amount} takes nothing: {settled} is settled already, and --capture is the total"
         )
     return PlannedCapture(channel=channel, capture_amount=amount.base_units, chosen=True)
-
-
-def unsettled_of(channel: PayeeChannel) -> int:
-    """Base units still to be had from a channel: nothing once it is finalized."""
-    return 0 if channel.state.finalized else channel.unsettled
-
-
-def unsettled_text(channels: Sequence[PayeeChannel]) -> str:
-    """What is unsettled in all channels together, one sum for each asset."""
-    sums: dict[tuple[str, int], int] = {}
-    for channel in channels:
-        key = (channel.asset.symbol, channel.asset.decimals)
-        sums[key] = sums.get(key, 0) + unsettled_of(channel)
-    return " and ".join(
-        f"{format_units(total, decimals)} {symbol}" for (symbol, decimals), total in sums.items() if total
-    )
 
 
 def _reaches(channel: PayeeChannel, minimum: str | None) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, PayeeChannel
 from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.errors import LedgerBusy, MicrowalletError, NetworkError, OutcomeUnknown, UsageError
-from microwallet.payee.captures import Action, PlannedCapture, Selection, unsettled_of
+from microwallet.payee.captures import Action, PlannedCapture, Selection
 from microwallet.payee.outcome import Outcome
 from microwallet.payee.refresh import Refreshed
 
@@ -96,7 +96,7 @@ class Watch:
 
     def _is_due(self, channel: PayeeChannel, chain_time: int | None) -> bool:
         """Whether the payer requested a close, money is at stake, and it is time to act."""
-        if not (channel.state.close_requested_at and unsettled_of(channel)):
+        if not (channel.state.close_requested_at and channel.unsettled):
             return False
         # Two clocks: the chain's stands still between blocks, ours may be wrong. The later one counts.
         time = max(self._now(), chain_time or 0)
@@ -109,7 +109,7 @@ class Watch:
         if state.finalized:
             if before is not None and not before.state.finalized:
                 # Not by us: by the payer's withdrawal, or by the payee in another process.
-                self._emit("finalized", _about(channel) | {"unsettled": str(channel.unsettled)})
+                self._emit("finalized", _about(channel) | {"unsettled": str(channel.unpaid)})
             return
         if before is not None and before.state.finalized:
             self._emit("reorganised", _about(channel))

@@ -328,7 +328,7 @@ class TestTerminal:
     def test_what_is_awaited_is_said(self, terminal) -> None:
         """A person who gives - for a file reads what to type, and how to end it."""
         child = terminal("voucher", "verify", "-")
-        child.expect("reading vouchers, one a line; Ctrl-D ends them")
+        child.expect("reading what is typed here; Ctrl-D ends it")
         child.sendline("{}")
         child.sendeof()
         assert ended(child)[0] == 4

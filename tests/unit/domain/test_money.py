@@ -3,7 +3,7 @@
 import pytest
 
 from microwallet.domain.identifiers import NATIVE_TOKEN, Address, ChainId
-from microwallet.domain.money import Amount, Asset, format_units
+from microwallet.domain.money import Amount, Asset, format_units, sum_text
 from microwallet.errors import InvalidAmount
 
 USDC = Asset(chain_id=ChainId(31337), token=Address("0x" + "55" * 20), symbol="USDC", decimals=6)
@@ -115,3 +115,9 @@ def test_amount_below_zero():
 def test_exact_decimal_text(base_units, decimals, text):
     """Base units are written out exactly, without trailing zeros."""
     assert format_units(base_units, decimals) == text
+
+
+def test_sums_are_told_per_asset():
+    """In the order the assets came."""
+    assert sum_text([Amount(7, USDC), Amount(10**18, ETH), Amount(8, USDC)]) == "0.000015 USDC and 1 ETH"
+    assert sum_text([Amount(0, USDC)]) == "0 USDC"
