@@ -338,7 +338,6 @@ class Wallet:
             home=self.paths.home,
             chain_id=self.network.chain_id,
             vouchers=self.ledger.vouchers,
-            rpc=self.rpc,
             reader_of=self.reader_of,
             journal=self.ledger.journal,
             sender_of=lambda payee: self.sender(self.account_of(payee)),

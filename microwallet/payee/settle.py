@@ -12,7 +12,6 @@ from microwallet.domain.ports import Reporter, TransactionJournal
 from microwallet.errors import NetworkError, OutcomeUnknown, TransactionReverted
 from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import EscrowEvents
-from microwallet.escrow.rpc import Rpc
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.ledger.vouchers import Vouchers
 from microwallet.payee.capture_sender import CaptureSender
@@ -31,7 +30,6 @@ class Settlement:
         home: Path,
         chain_id: ChainId,
         vouchers: Vouchers,
-        rpc: Rpc,
         reader_of: ReaderOf,
         journal: TransactionJournal,
         sender_of: Callable[[Address], TransactionSender],
@@ -42,7 +40,6 @@ class Settlement:
         self._home = home
         self._chain_id = chain_id
         self._vouchers = vouchers
-        self._rpc = rpc
         self._reader_of = reader_of
         self._sender_of = sender_of
         self._journal = journal
@@ -106,7 +103,7 @@ class Settlement:
                 else:
                     sender = CaptureSender(
                         payee,
-                        rpc=self._rpc,
+                        rpc=self._reader_of(escrow_contract).rpc,
                         events=self._events_of(escrow_contract),
                         sender_of=self._sender_of,
                         reporter=self._reporter,
