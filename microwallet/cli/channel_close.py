@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from microwallet.cli.channel_reference import ChannelReference, paying_account_of, wallet_of_channel
+from microwallet.cli.channel_reference import ChannelReference, paying_account_of
 from microwallet.cli.channel_view import authorized_text, channel_document, local_time, money
 from microwallet.cli.channel_withdraw import (
     Wait,
@@ -39,9 +39,8 @@ def close(
     from microwallet.payer.close import close as close_channel
     from microwallet.payer.withdraw import withdraw as withdraw_channel
 
-    with wallet_of_channel(channel, network=network, rpc_url=rpc_url, password_file=password_file) as found:
-        wallet, known = found
-        paying = paying_account_of(wallet, known)
+    with paying_account_of(channel, network=network, rpc_url=rpc_url, password_file=password_file) as found:
+        wallet, known, paying = found
         known = newest(paying, known)
         if dry_run:
             data = channel_document(known, now=wallet.now()) | {"dryRun": True}

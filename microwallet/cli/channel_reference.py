@@ -51,11 +51,19 @@ def wallet_of_channel(
         yield wallet, channel
 
 
-def paying_account_of(wallet: Wallet, channel: PayerChannel) -> PayingAccount:
-    """The account that pays a channel, ready to send; KeyUnavailable if its key is not here."""
-    return wallet.paying_account(
-        wallet.account_of(channel.descriptor.payer), escrow_contract=channel.descriptor.escrow_contract
-    )
+@contextmanager
+def paying_account_of(
+    reference: str, *, network: str | None, rpc_url: str | None, password_file: str | None
+) -> Iterator[tuple[Wallet, PayerChannel, PayingAccount]]:
+    """As wallet_of_channel, with the account that pays the channel; KeyUnavailable without its key."""
+    with wallet_of_channel(reference, network=network, rpc_url=rpc_url, password_file=password_file) as found:
+        wallet, channel = found
+        payer, escrow_contract = channel.descriptor.payer, channel.descriptor.escrow_contract
+        yield (
+            wallet,
+            channel,
+            wallet.paying_account(wallet.account_of(payer), escrow_contract=escrow_contract),
+        )
 
 
 def _network_name(wallet: Wallet, channel: PayerChannel) -> str:

@@ -15,7 +15,7 @@ from microwallet.cli.channel_deposit import (
     say_what_begins,
     way_and_fee,
 )
-from microwallet.cli.channel_reference import ChannelReference, paying_account_of, wallet_of_channel
+from microwallet.cli.channel_reference import ChannelReference, paying_account_of
 from microwallet.cli.channel_view import channel_document, id_and_label, money, transaction_line
 from microwallet.cli.context import confirm
 from microwallet.cli.options import DryRun, IdempotencyKey, Json, NetworkName, PasswordFile, RpcUrl, Yes
@@ -48,9 +48,8 @@ def top_up(
     from microwallet.payer.top_up import plan_top_up
     from microwallet.payer.top_up import top_up as top_up_channel
 
-    with wallet_of_channel(channel, network=network, rpc_url=rpc_url, password_file=password_file) as found:
-        wallet, known = found
-        paying = paying_account_of(wallet, known)
+    with paying_account_of(channel, network=network, rpc_url=rpc_url, password_file=password_file) as found:
+        wallet, known, paying = found
         plan = plan_top_up(
             paying,
             known,

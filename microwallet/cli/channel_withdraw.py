@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microwallet.cli.channel_reference import ChannelReference, paying_account_of, wallet_of_channel
+from microwallet.cli.channel_reference import ChannelReference, paying_account_of
 from microwallet.cli.channel_view import channel_document, id_and_label, local_time, money, transaction_line
 from microwallet.cli.options import DryRun, Json, NetworkName, PasswordFile, RpcUrl
 from microwallet.cli.result import Result
@@ -37,9 +37,8 @@ def withdraw(
     from microwallet.payer.close import newest
     from microwallet.payer.withdraw import withdraw as withdraw_channel
 
-    with wallet_of_channel(channel, network=network, rpc_url=rpc_url, password_file=password_file) as found:
-        wallet, known = found
-        paying = paying_account_of(wallet, known)
+    with paying_account_of(channel, network=network, rpc_url=rpc_url, password_file=password_file) as found:
+        wallet, known, paying = found
         if dry_run:
             known = newest(paying, known)
             data = channel_document(known, now=wallet.now()) | {"dryRun": True}
