@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from microwallet.cli.command import command, new_group
 from microwallet.cli.context import open_wallet
-from microwallet.cli.options import AccountName, Json, NetworkName, RpcUrl
+from microwallet.cli.options import AccountName, Json, NetworkName, Offline, RpcUrl
 from microwallet.cli.result import Result
 from microwallet.cli.table import table
 from microwallet.domain.money import format_units
@@ -25,7 +23,7 @@ def balance(
     network: NetworkName = None,
     account: AccountName = None,
     rpc_url: RpcUrl = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the chain.")] = False,
+    offline: Offline = False,
     json: Json = False,
 ) -> Result:
     """What the accounts have: on chain, locked in channels, authorized, free."""

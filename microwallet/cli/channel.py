@@ -15,15 +15,13 @@ from microwallet.cli.channel_view import channel_details, channel_document, chan
 from microwallet.cli.channel_withdraw import withdraw
 from microwallet.cli.command import TakesAmount, command, new_group
 from microwallet.cli.context import open_wallet
-from microwallet.cli.options import Json, NetworkName, RpcUrl
+from microwallet.cli.options import Json, NetworkName, Offline, RpcUrl
 from microwallet.cli.result import Result
 from microwallet.domain.channel import PayerChannel
 from microwallet.errors import NetworkError
 from microwallet.wallet import Wallet
 
 app = new_group("Channels you pay through.")
-
-Offline = Annotated[bool, typer.Option("--offline", help="Ask no chain: what the ledger heard last.")]
 
 command(
     app,

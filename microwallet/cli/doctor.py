@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from microwallet.cli.command import command, new_group
 from microwallet.cli.context import open_wallet
-from microwallet.cli.options import Json, NetworkName, RpcUrl
+from microwallet.cli.options import Json, NetworkName, Offline, RpcUrl
 from microwallet.cli.result import Result
 from microwallet.diagnosis import Finding, diagnose
 from microwallet.errors import UsageError
@@ -20,7 +18,7 @@ app = new_group("Check this installation.")
 def doctor(
     network: NetworkName = None,
     rpc_url: RpcUrl = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the chain.")] = False,
+    offline: Offline = False,
     json: Json = False,
 ) -> Result:
     """Check Python, packages, keyring, ledger, files, network, escrow and clock."""

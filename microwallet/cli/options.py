@@ -16,6 +16,7 @@ NetworkName = Annotated[
     typer.Option("--network", metavar="NAME", help="Network to work on.", autocompletion=completion.networks),
 ]
 RpcUrl = Annotated[str | None, typer.Option("--rpc-url", metavar="URL", help="RPC address to use instead.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Do not ask the chain.")]
 AccountName = Annotated[
     str | None,
     typer.Option("--account", metavar="NAME", help="Account to use.", autocompletion=completion.accounts),

@@ -10,7 +10,7 @@ import typer
 from microwallet.cli import completion
 from microwallet.cli.command import Command, command, help_text, new_group
 from microwallet.cli.context import open_wallet
-from microwallet.cli.options import AccountName, Json, NetworkName, RpcUrl
+from microwallet.cli.options import AccountName, Json, NetworkName, Offline, RpcUrl
 from microwallet.cli.payee_accept import accept
 from microwallet.cli.payee_backup import export, import_
 from microwallet.cli.payee_settle import close, settle
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from microwallet.wallet import Wallet
 
 app = new_group("Channels you are paid through.")
-
-Offline = Annotated[bool, typer.Option("--offline", help="Do not ask the chain.")]
 
 command(
     app,
