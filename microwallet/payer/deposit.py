@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from microwallet.domain.channel import ChannelState, PayerChannel
 from microwallet.domain.identifiers import TxHash
-from microwallet.domain.ports import TransactionStatus
+from microwallet.domain.ports import JournalEntry, TransactionStatus
 from microwallet.errors import (
     IdempotencyMismatch,
     NetworkError,
@@ -114,11 +114,9 @@ def is_committed(account: PayingAccount, deposit: Deposit) -> bool:
     ends = current.authorization_expires_at
     if Way(current.method) is Way.AUTHORIZATION and ends is not None and account.clock() < ends:
         return True
-    entries = account.ledger.journal.of_operation(deposit.idempotency_key)
     return any(
-        (entry.status.is_live or entry.status is TransactionStatus.MINED)
-        and entry.transaction.purpose == deposit.kind
-        for entry in entries
+        entry.status.is_live or entry.status is TransactionStatus.MINED
+        for entry in own_entries(account, deposit)
     )
 
 
@@ -127,9 +125,17 @@ def has_landed(account: PayingAccount, deposit: Deposit, channel: PayerChannel) 
     if deposit.kind is DepositKind.OPEN:
         return account.reader.channel_state(channel.channel_id).exists
     return authorization_used(account, deposit, channel.descriptor) or any(
-        entry.status is TransactionStatus.MINED and entry.transaction.purpose == deposit.kind
-        for entry in account.ledger.journal.of_operation(deposit.idempotency_key)
+        entry.status is TransactionStatus.MINED for entry in own_entries(account, deposit)
     )
+
+
+def own_entries(account: PayingAccount, deposit: Deposit) -> list[JournalEntry]:
+    """The account's transactions that carry the deposit itself, not an approve, oldest first."""
+    return [
+        entry
+        for entry in account.ledger.journal.of_operation(deposit.idempotency_key)
+        if entry.transaction.purpose == deposit.kind and entry.transaction.sender == account.address
+    ]
 
 
 def _has_landed(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> bool:
@@ -208,10 +214,10 @@ def _approve(account: PayingAccount, deposit: Deposit, channel: PayerChannel) ->
 
 def _give_up(account: PayingAccount, deposit: Deposit) -> None:
     """Abandon a deposit of which nothing that was signed is left in the world."""
-    entries = account.ledger.journal.of_operation(deposit.idempotency_key)
-    if not is_committed(account, deposit) and not any(e.transaction.purpose == deposit.kind for e in entries):
+    if not is_committed(account, deposit) and not own_entries(account, deposit):
         account.ledger.deposits.abandon(deposit)
-    if any(e.transaction.purpose.startswith("approve") for e in entries):
+    entries = account.ledger.journal.of_operation(deposit.idempotency_key)
+    if any(entry.transaction.purpose.startswith("approve") for entry in entries):
         account.reporter.say("the escrow may still take what was approved: microwallet escrow allowances")
 
 
@@ -252,11 +258,7 @@ def _made(
     as_of = max(account.clock(), account.reader.head().timestamp)
     ledger.channels.record_states({channel.channel_id: state}, as_of=as_of)
     ledger.deposits.record(deposit.idempotency_key, DepositStatus.DONE)
-    mined = [
-        entry
-        for entry in ledger.journal.of_operation(deposit.idempotency_key)
-        if entry.status is TransactionStatus.MINED and entry.transaction.purpose == deposit.kind
-    ]
+    mined = [entry for entry in own_entries(account, deposit) if entry.status is TransactionStatus.MINED]
     return MadeDeposit(
         idempotency_key=deposit.idempotency_key,
         channel=replace(channel, state=state, as_of=as_of),

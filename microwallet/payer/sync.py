@@ -14,7 +14,7 @@ from microwallet.escrow.events import ChannelOpened, EscrowEvents
 from microwallet.escrow.reader import Head
 from microwallet.escrow.transactions import Resumed
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
-from microwallet.payer.deposit import has_landed
+from microwallet.payer.deposit import has_landed, own_entries
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.refresh import refresh
 from microwallet.payer.ways import Way
@@ -127,7 +127,7 @@ def _look_again(account: PayingAccount, head: Head) -> None:
                 continue
             mined = [
                 entry
-                for entry in _own_entries(account, deposit)
+                for entry in own_entries(account, deposit)
                 if entry.status is TransactionStatus.MINED and _is_recent(entry, head)
             ]
             hashes = [entry.transaction.hash for entry in mined]
@@ -187,7 +187,7 @@ def _is_dead(account: PayingAccount, deposit: Deposit) -> bool:
     ends = deposit.authorization_expires_at if Way(deposit.method) is Way.AUTHORIZATION else None
     if ends is not None and head.timestamp < ends + EXPIRY_MARGIN:
         return False
-    entries = _own_entries(account, deposit)
+    entries = own_entries(account, deposit)
     if any(entry.status is TransactionStatus.MINED for entry in entries):
         return False
     return not entries or _are_replaced(account, entries, head)
@@ -207,14 +207,6 @@ def _are_replaced(account: PayingAccount, entries: Sequence[JournalEntry], head:
         if entry.status.is_live:
             journal.record(entry.transaction.hash, TransactionStatus.REPLACED)
     return True
-
-
-def _own_entries(account: PayingAccount, deposit: Deposit) -> list[JournalEntry]:
-    return [
-        entry
-        for entry in account.ledger.journal.of_operation(deposit.idempotency_key)
-        if entry.transaction.purpose == deposit.kind and entry.transaction.sender == account.address
-    ]
 
 
 def _is_recent(entry: JournalEntry, head: Head) -> bool:
