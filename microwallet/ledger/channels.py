@@ -205,4 +205,5 @@ def _listing(channels: Sequence[PayerChannel]) -> str:
 
 
 def _channel(row: tuple[Any, ...]) -> PayerChannel:
-    return PayerChannel(**channel_fields(row), label=row[16], voucher_known=bool(row[17]))
+    *shared, label, voucher_known = row
+    return PayerChannel(**channel_fields(shared), label=label, voucher_known=bool(voucher_known))

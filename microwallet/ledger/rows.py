@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from microwallet.domain.channel import Channel, ChannelDescriptor, ChannelState
@@ -54,29 +55,29 @@ def channel_values(channel: Channel) -> tuple[Any, ...]:
     )
 
 
-def channel_fields(row: tuple[Any, ...]) -> dict[str, Any]:
+def channel_fields(values: Sequence[Any]) -> dict[str, Any]:
     """The fields of Channel from the values of COLUMNS."""
-    chain_id, token = ChainId(row[7]), Address(row[3])
+    chain_id, token = ChainId(values[7]), Address(values[3])
     return {
-        "channel_id": ChannelId(row[0]),
+        "channel_id": ChannelId(values[0]),
         "descriptor": ChannelDescriptor(
-            payer=Address(row[1]),
-            payee=Address(row[2]),
+            payer=Address(values[1]),
+            payee=Address(values[2]),
             token=token,
-            salt=row[4],
-            authorized_signer=Address(row[5]),
-            escrow_contract=Address(row[6]),
+            salt=values[4],
+            authorized_signer=Address(values[5]),
+            escrow_contract=Address(values[6]),
             chain_id=chain_id,
         ),
-        "asset": Asset(chain_id=chain_id, token=token, symbol=row[8], decimals=row[9]),
+        "asset": Asset(chain_id=chain_id, token=token, symbol=values[8], decimals=values[9]),
         "state": ChannelState(
-            deposit=int(row[10]),
-            settled=int(row[11]),
-            close_requested_at=row[12],
-            finalized=bool(row[13]),
+            deposit=int(values[10]),
+            settled=int(values[11]),
+            close_requested_at=values[12],
+            finalized=bool(values[13]),
         ),
-        "authorized": int(row[14]),
-        "as_of": row[15],
+        "authorized": int(values[14]),
+        "as_of": values[15],
     }
 
 

@@ -168,4 +168,5 @@ def _read(connection: sqlite3.Connection, clause: str, *values: str) -> Sequence
 
 
 def _channel(row: tuple[Any, ...]) -> PayeeChannel:
-    return PayeeChannel(**channel_fields(row), signature=row[16])
+    *shared, signature = row
+    return PayeeChannel(**channel_fields(shared), signature=signature)
