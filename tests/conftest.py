@@ -261,14 +261,11 @@ def default_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 @pytest.fixture(scope="session")
 def anvil() -> Path:
     """The Anvil program; installed in the user's cache folder if it is nowhere else."""
+    from microwallet.cli.context import Stderr
     from microwallet.config import Paths
     from microwallet.devnet.anvil import find_anvil
 
-    class Quiet:
-        def say(self, message: str) -> None:
-            sys.stderr.write(message + "\n")
-
-    return find_anvil(os.environ, Paths.from_environment(os.environ).cache, Quiet())
+    return find_anvil(os.environ, Paths.from_environment(os.environ).cache, Stderr())
 
 
 @pytest.fixture(scope="session")
