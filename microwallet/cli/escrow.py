@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from microwallet.cli.channel_view import transaction_line
 from microwallet.cli.command import command, new_group
 from microwallet.cli.context import confirm, open_wallet
+from microwallet.cli.escrow_allowances import allowances
 from microwallet.cli.options import AccountName, DryRun, Json, NetworkName, PasswordFile, RpcUrl, Yes
 from microwallet.cli.result import Result
 from microwallet.cli.table import named
-from microwallet.domain.identifiers import Address, parse_address
-from microwallet.domain.money import Asset, format_units
-from microwallet.errors import MicrowalletError
+from microwallet.domain.identifiers import parse_address
+from microwallet.domain.money import format_units
 from microwallet.escrow.artifacts import artifact
-from microwallet.escrow.calls import approve
 from microwallet.escrow.deployment import (
     Deployment,
     deploy_call,
@@ -25,7 +24,6 @@ from microwallet.escrow.deployment import (
     trust_escrow,
     trusted_escrows,
 )
-from microwallet.escrow.tokens import known_assets
 from microwallet.wallet import Wallet
 
 app = new_group("The contract that holds deposits.")
@@ -78,35 +76,9 @@ def deploy(
         return Result(data=data, text=f"{shown.text}{transaction_line(receipt.hash, receipt.gas_used)}")
 
 
-@command(app, "allowances", "microwallet escrow allowances", "microwallet escrow allowances --revoke")
-def allowances(
-    network: NetworkName = None,
-    account: AccountName = None,
-    rpc_url: RpcUrl = None,
-    password_file: PasswordFile = None,
-    revoke: Annotated[bool, typer.Option("--revoke", help="Take back every one of them.")] = False,
-    yes: Yes = False,
-    json: Json = False,
-) -> Result:
-    """Show what escrows may still take of your tokens, such as after an open that did not happen."""
-    flags = {"network": network, "account": account, "rpc_url": rpc_url, "password_file": password_file}
-    with open_wallet(**flags) as wallet:
-        left = _allowances(wallet)
-        rows = [_allowance_document(*entry) for entry in left]
-        text = "\n".join(_allowance_text(*entry) for entry in left) or "no allowance is left over"
-        if not revoke or not left:
-            return Result(data={"allowances": rows}, text=text)
-        confirm(f"take back from the escrows:\n{text}", yes=yes, dry_run=False)
-        sender = wallet.sender()
-        sender.resume_all()
-        for row, (asset, spender, _) in zip(rows, left, strict=True):
-            call = approve(asset.token, spender, 0)
-            try:
-                receipt = sender.send(call, operation=f"revoke-{secrets.token_hex(8)}", purpose="revoke")
-            except MicrowalletError as error:
-                return Result(data={"allowances": rows}, text=text, error=error)
-            row |= {"allowance": "0", "transactionHash": receipt.hash, "gasUsed": receipt.gas_used}
-        return Result(data={"allowances": rows}, text=f"taken back:\n{text}")
+command(app, "allowances", "microwallet escrow allowances", "microwallet escrow allowances --revoke")(
+    allowances
+)
 
 
 @command(app, "trust", "microwallet escrow trust 0xESCROW --network base-sepolia")
@@ -150,27 +122,3 @@ def _shown(wallet: Wallet, found: Deployment) -> Result:
     text = named(rows.items())
     notes = ["deploy it: microwallet escrow deploy"] if found is Deployment.MISSING else []
     return Result(data=data, text=text, notes=notes)
-
-
-def _allowances(wallet: Wallet) -> list[tuple[Asset, Address, int]]:
-    """What is not zero, for every known token and trusted escrow."""
-    owner, configuration = wallet.account.address, wallet.configuration
-    tokens = [asset for asset in known_assets(configuration, wallet.network) if not asset.is_native]
-    escrows = sorted(trusted_escrows(configuration, wallet.network.chain_id))
-    pairs = [(asset, escrow) for asset in tokens for escrow in escrows]
-    left = wallet.reader.allowances([(asset.token, owner, escrow) for asset, escrow in pairs])
-    return [(*pair, allowance) for pair, allowance in zip(pairs, left, strict=True) if allowance]
-
-
-def _allowance_document(asset: Asset, spender: Address, allowance: int) -> dict[str, Any]:
-    return {
-        "token": asset.token,
-        "asset": asset.symbol,
-        "decimals": asset.decimals,
-        "escrowContract": spender,
-        "allowance": str(allowance),
-    }
-
-
-def _allowance_text(asset: Asset, spender: Address, allowance: int) -> str:
-    return f"{format_units(allowance, asset.decimals):>20} {asset.symbol} by {spender}"
