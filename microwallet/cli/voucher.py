@@ -12,11 +12,10 @@ from microwallet.cli.options import Json, NetworkName, RpcUrl
 from microwallet.cli.result import Result
 from microwallet.cli.source import Vouchers, reading
 from microwallet.domain.voucher_document import LINE_LIMIT
-from microwallet.errors import NetworkError, VoucherRejected
-from microwallet.payee.accept import Rejection, rejection_by_state
+from microwallet.errors import VoucherRejected
+from microwallet.payee.accept import Rejection
 from microwallet.payee.line_stream import batches
-from microwallet.payee.verify import Verdict, verify
-from microwallet.wallet import Wallet
+from microwallet.payee.verify import Verdict, verify, verify_on_chain
 
 app = new_group("Check vouchers.")
 
@@ -40,7 +39,8 @@ def verify_vouchers(
     verdicts = _verdicts(source)
     if on_chain:
         with open_wallet(network=network, rpc_url=rpc_url) as wallet:
-            verdicts = [_on_chain(wallet, verdict) for verdict in verdicts]
+            chain_id, trusted = wallet.network.chain_id, wallet.trusted_escrows
+            verdicts = [verify_on_chain(one, chain_id, trusted, wallet.reader_of) for one in verdicts]
     bad = sum(verdict.rejection is not None for verdict in verdicts)
     error = None
     if bad or not verdicts:
@@ -67,28 +67,6 @@ def _verdicts(source: str) -> list[Verdict]:
     if len(lines) > 1 and len(whole) <= LINE_LIMIT and (single := verify(whole)).document:
         return [single]
     return [verify(line) for line in lines] + verdicts
-
-
-def _on_chain(wallet: Wallet, verdict: Verdict) -> Verdict:
-    document = verdict.document
-    if document is None or verdict.rejection is not None:
-        return verdict
-    if document.descriptor.chain_id != wallet.network.chain_id:
-        detail = (
-            f"it is for chain {document.descriptor.chain_id}, the network in use is {wallet.network.name}"
-        )
-        return Verdict(document=document, rejection=Rejection.WRONG_CHAIN, detail=detail)
-    if document.descriptor.escrow_contract not in wallet.trusted_escrows:
-        detail = f"{document.descriptor.escrow_contract} is no escrow this wallet trusts"
-        return Verdict(document=document, rejection=Rejection.WRONG_ESCROW, detail=detail)
-    reader = wallet.reader_of(document.descriptor.escrow_contract)
-    if not reader.has_code(document.descriptor.escrow_contract):
-        raise NetworkError(
-            f"there is no escrow at {document.descriptor.escrow_contract} on {wallet.network.name}",
-            hint="microwallet escrow deploy",
-        )
-    state = reader.channel_state(document.channel_id)
-    return Verdict(document=document, rejection=rejection_by_state(document.cumulative_amount, state))
 
 
 def _document(verdict: Verdict) -> dict[str, Any]:

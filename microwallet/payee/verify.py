@@ -1,12 +1,18 @@
-"""Checking one voucher by itself, offline: its form, its id, its signature."""
+"""Checking one voucher by itself: its form, its id, its signature, and its channel on the chain."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from microwallet.domain.identifiers import Address, ChainId
 from microwallet.domain.voucher import SignatureError
 from microwallet.domain.voucher_document import MalformedVoucher, VoucherDocument, VoucherReader
-from microwallet.payee.accept import Rejection
+from microwallet.payee.accept import Rejection, rejection_by_state
+
+if TYPE_CHECKING:
+    from microwallet.escrow.reader import EscrowReader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,3 +42,27 @@ def verify(text: bytes) -> Verdict:
         detail = f"not signed by {descriptor.voucher_signer}"
         return Verdict(document=document, rejection=Rejection.SIGNER_MISMATCH, detail=detail)
     return Verdict(document=document, rejection=None)
+
+
+def verify_on_chain(
+    verdict: Verdict,
+    chain_id: ChainId,
+    trusted_escrows: Collection[Address],
+    reader_of: Callable[[Address], EscrowReader],
+) -> Verdict:
+    """The verdict with what the newest block says of the channel; what failed offline stays as it is.
+
+    Raises NetworkError if the chain cannot be asked.
+    """
+    document = verdict.document
+    if document is None or verdict.rejection is not None:
+        return verdict
+    descriptor = document.descriptor
+    if descriptor.chain_id != chain_id:
+        detail = f"it is for chain {descriptor.chain_id}, and chain {chain_id} is in use"
+        return Verdict(document=document, rejection=Rejection.WRONG_CHAIN, detail=detail)
+    if descriptor.escrow_contract not in trusted_escrows:
+        detail = f"{descriptor.escrow_contract} is no escrow this wallet trusts"
+        return Verdict(document=document, rejection=Rejection.WRONG_ESCROW, detail=detail)
+    state = reader_of(descriptor.escrow_contract).channel_state(document.channel_id)
+    return Verdict(document=document, rejection=rejection_by_state(document.cumulative_amount, state))

@@ -290,6 +290,29 @@ def test_no_chain_at_all(payee, opened):
     assert best(payee, opened) == 0
 
 
+def test_verified_on_chain(payee, opened):
+    """What is right offline is held against the newest state of its channel; nothing is stored."""
+    lines = {
+        opened.voucher(9): None,
+        opened.voucher(10**8): "amount-exceeds-deposit",
+        resigned(opened, 9, salt="0x" + "77" * 32): "channel-not-found",
+        resigned(opened, 9, escrow_contract=OTHER): "wrong-escrow",
+        resigned(opened, 9, chain_id=5): "wrong-chain",
+        flipped(opened.voucher(9), 9): "signer-mismatch",
+    }
+    verify = ("voucher", "verify", "-", "--json")
+    told = payee.home.run(*verify, "--on-chain", input="".join(lines))
+    assert (told.exit_code, told.json["data"]["failed"]) == (4, 5)
+    assert [one["reason"] for one in told.json["data"]["vouchers"]] == list(lines.values())
+    assert payee.home.run(*verify, input="".join(lines)).json["data"]["failed"] == 1
+    payee.accept(opened.voucher(9))
+    payee.run("close", "--all", "--yes").data  # noqa: B018
+    (closed,) = payee.home.run(*verify, "--on-chain", input=opened.voucher(9)).json["data"]["vouchers"]
+    assert closed["reason"] == "channel-finalized"
+    nowhere = {"MICROWALLET_RPC_URL": "http://127.0.0.1:9", "MICROWALLET_RPC_TIMEOUT": "1"}
+    assert payee.home.run(*verify, "--on-chain", input=opened.voucher(9), env=nowhere).exit_code == 3
+
+
 def test_two_at_once_on_one_channel(payee, opened):
     """Each takes half of the lines: together they count all, and the best is the best of both."""
     halves = ["".join(opened.voucher(amount) for amount in range(start, 2001, 2)) for start in (1, 2)]
