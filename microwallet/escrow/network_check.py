@@ -16,6 +16,7 @@ from microwallet.escrow.rpc import Rpc
 OLDEST_HEAD = 10 * 60
 """A public chain whose newest block is older than this has stopped, or the server has."""
 CLOCK_SKEW = 60
+"""Seconds the newest block may be in this machine's future before its clock is called wrong."""
 
 _PINGS = 3
 
