@@ -132,20 +132,9 @@ def _network(wallet: Wallet) -> Finding:
 
 
 def _escrow(wallet: Wallet) -> Finding:
-    from microwallet.escrow.artifacts import artifact
-    from microwallet.escrow.deployment import Deployment, deployment_of
+    from microwallet.escrow.network_check import escrow_found
 
-    contract = artifact("ChannelEscrow")
-    found = deployment_of(wallet.reader, contract)
-    if found is Deployment.DEPLOYED:
-        return Finding(name="escrow", ok=True, detail=contract.address)
-    there = found is Deployment.OTHER_CODE
-    return Finding(
-        name="escrow",
-        ok=False,
-        detail=f"{'other code' if there else 'no code'} at {contract.address} on {wallet.network.name}",
-        mend="microwallet network check" if there else "microwallet escrow deploy",
-    )
+    return Finding(name="escrow", ok=True, detail=escrow_found(wallet.reader, wallet.network))
 
 
 def _clock(wallet: Wallet) -> Finding:
