@@ -16,7 +16,6 @@ from microwallet.cli.options import IdempotencyKey, Json, PasswordFile
 from microwallet.cli.result import SCHEMA
 from microwallet.domain.money import Amount
 from microwallet.errors import MicrowalletError, OutcomeUnknown, UsageError
-from microwallet.ledger.payments import check_same
 from microwallet.payer.pay import SignedPayment, new_idempotency_key
 from microwallet.payer.pay import pay as pay_channel
 from microwallet.payer.pay import resume as resume_payment
@@ -62,7 +61,15 @@ def pay(
     try:
         with open_wallet(password_file=password_file) as wallet:
             if resume is not None:
-                signed = _resume(wallet, resume, channel, amount, count, memo)
+                signed = resume_payment(
+                    wallet.ledger,
+                    resume,
+                    key_of=wallet.voucher_key,
+                    reference=channel,
+                    amount=amount,
+                    count=count,
+                    memo=memo,
+                )
             else:
                 signed = _pay(wallet, channel or "", amount or "", count or 1, memo, idempotency_key)
             _print(signed, each=each, as_json=json)
@@ -103,22 +110,6 @@ def _pay(
         before_commit=name_new_key,
         now=wallet.now(),
     )
-
-
-def _resume(
-    wallet: Wallet, key: str, channel: str | None, amount: str | None, count: int | None, memo: str | None
-) -> SignedPayment:
-    signed = resume_payment(wallet.ledger, key, key_of=wallet.voucher_key)
-    payment = signed.payment
-    named = wallet.ledger.channels.find(channel) if channel else signed.channel
-    check_same(
-        payment,
-        channel_id=named.channel_id,
-        step=Amount.parse(amount, named.asset).base_units if amount else payment.step,
-        count=count or payment.count,
-        memo=payment.memo if memo is None else memo,
-    )
-    return signed
 
 
 def _print(signed: SignedPayment, *, each: bool, as_json: bool) -> None:

@@ -83,10 +83,20 @@ def pay(
     return SignedPayment(channel=channel, payment=recorded, key=key)
 
 
-def resume(ledger: Ledger, idempotency_key: str, *, key_of: KeyOf) -> SignedPayment:
+def resume(
+    ledger: Ledger,
+    idempotency_key: str,
+    *,
+    key_of: KeyOf,
+    reference: str | None = None,
+    amount: str | None = None,
+    count: int | None = None,
+    memo: str | None = None,
+) -> SignedPayment:
     """The vouchers of a payment made earlier, byte for byte; moves nothing.
 
-    Raises UnknownReference if no payment was made under the key.
+    Raises UnknownReference if no payment was made under the key, and IdempotencyMismatch if one of
+    the arguments that are given was another then.
     """
     recorded = ledger.payments.find(idempotency_key)
     channel = ledger.channels.get(recorded.channel_id) if recorded else None
@@ -95,6 +105,14 @@ def resume(ledger: Ledger, idempotency_key: str, *, key_of: KeyOf) -> SignedPaym
             f"no payment was made under the idempotency key {idempotency_key!r}: nothing was signed",
             hint=f"microwallet pay CHANNEL AMOUNT --idempotency-key {shlex.quote(idempotency_key)}",
         )
+    named = channel if reference is None else ledger.channels.find(reference)
+    check_same(
+        recorded,
+        channel_id=named.channel_id,
+        step=recorded.step if amount is None else Amount.parse(amount, named.asset).base_units,
+        count=recorded.count if count is None else count,
+        memo=recorded.memo if memo is None else memo,
+    )
     return SignedPayment(channel=channel, payment=recorded, key=key_of(channel))
 
 
