@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,19 +10,18 @@ from microwallet.cli import completion
 from microwallet.cli.command import command, new_group
 from microwallet.cli.context import ask, has_terminal, open_wallet
 from microwallet.cli.network_token import app as token_app
+from microwallet.cli.network_view import network_details, network_document
 from microwallet.cli.options import Json, RpcUrl
 from microwallet.cli.result import Result
-from microwallet.cli.table import named, table
+from microwallet.cli.table import table
 from microwallet.errors import ConfirmationRequired
 from microwallet.escrow.networks import (
-    Network,
     add_network,
     allow_network,
     find_network,
     known_networks,
     resolve_network,
 )
-from microwallet.escrow.transport import redacted
 
 app = new_group("Chains and tokens.")
 app.add_typer(token_app, name="token", help="Tokens beside USDC and the chain's coin.")
@@ -41,7 +40,7 @@ def list_(json: Json = False) -> Result:
     """List the networks; * marks the one in use."""
     configuration = open_wallet().configuration
     in_use = configuration.get("network")
-    networks = [_document(network, in_use) for network in known_networks(configuration).values()]
+    networks = [network_document(network, in_use) for network in known_networks(configuration).values()]
     rows = [
         (
             ("* " if network["inUse"] else "  ") + network["name"],
@@ -59,7 +58,7 @@ def list_(json: Json = False) -> Result:
 def show(name: OptionalName = None, json: Json = False) -> Result:
     """Show one network."""
     configuration = open_wallet().configuration
-    return _shown(find_network(configuration, name), configuration.get("network"))
+    return network_details(find_network(configuration, name), configuration.get("network"))
 
 
 @command(app, "use", "microwallet network use base-sepolia")
@@ -72,7 +71,7 @@ def use(name: Name, json: Json = False) -> Result:
     text = f"{network.name} (chain {network.chain_id}) is in use"
     chosen = configuration.resolve("network")
     notes = [] if chosen.value == name else [f"not here: the {chosen.source} says {chosen.value}"]
-    return Result(data=_document(network, name), text=text, notes=notes)
+    return Result(data=network_document(network, name), text=text, notes=notes)
 
 
 @command(
@@ -110,7 +109,7 @@ def add(
         "confirmations": confirmations,
     }
     network = add_network(configuration, name, entry)
-    shown = _shown(network, configuration.get("network"))
+    shown = network_details(network, configuration.get("network"))
     following = f"microwallet network {'use' if network.allowed else 'allow'} {name}"
     return Result(data=shown.data, text=shown.text, notes=[f"next: {following}"])
 
@@ -133,7 +132,7 @@ def allow(
         if (confirm or ask(f"{warning}\nType {name} to turn it on: ")) != name:
             raise ConfirmationRequired(f"that is not {name}: nothing was done")
         allow_network(configuration, name)
-    return _shown(find_network(configuration, name), configuration.get("network"))
+    return network_details(find_network(configuration, name), configuration.get("network"))
 
 
 @command(app, "check", "microwallet network check", "microwallet network check base-sepolia")
@@ -151,36 +150,3 @@ def check(name: OptionalName = None, rpc_url: RpcUrl = None, json: Json = False)
     text = "\n".join(f"{'ok' if row['ok'] else 'failed':8}{row['name']:10}{row['detail']}" for row in rows)
     data = {"network": network.name, "chainId": network.chain_id, "checks": rows}
     return Result(data=data, text=text, error=failed)
-
-
-def _shown(network: Network, in_use: str) -> Result:
-    data = _document(network, in_use)
-    rows = {
-        "name": network.name + (" (in use)" if data["inUse"] else ""),
-        "chain id": network.chain_id,
-        "kind": "testnet" if network.testnet else "mainnet" if network.allowed else "off",
-        "rpc": "\n".join(data["rpcUrls"]),
-        "explorer": network.explorer or "-",
-        "coin": network.native_symbol,
-        "usdc": network.usdc or "-",
-        "confirmations": network.confirmations,
-        "faucets": "\n".join(network.faucets) or "-",
-    }
-    return Result(data=data, text=named(rows.items()))
-
-
-def _document(network: Network, in_use: str) -> dict[str, Any]:
-    return {
-        "name": network.name,
-        "chainId": network.chain_id,
-        "rpcUrls": [redacted(url) for url in network.rpc_urls],
-        "explorer": network.explorer,
-        "nativeSymbol": network.native_symbol,
-        "usdc": network.usdc,
-        "confirmations": network.confirmations,
-        "testnet": network.testnet,
-        "allowed": network.allowed,
-        "builtIn": network.built_in,
-        "inUse": network.name == in_use,
-        "faucets": list(network.faucets),
-    }
