@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,11 +15,9 @@ from microwallet.cli.payee_backup import export, import_
 from microwallet.cli.payee_settle import close, settle
 from microwallet.cli.payee_watch import watch
 from microwallet.cli.result import Result
-from microwallet.domain.money import Amount, sum_text
 from microwallet.errors import NetworkError
 
 if TYPE_CHECKING:
-    from microwallet.domain.channel import PayeeChannel
     from microwallet.wallet import Wallet
 
 app = new_group("Channels you are paid through.")
@@ -44,6 +41,7 @@ def list_(
 ) -> Result:
     """List the channels you are paid through, as the chain has them now."""
     from microwallet.cli.channel_view import channel_table
+    from microwallet.cli.payee_view import loss_warnings, payee_documents
 
     with open_wallet(network=network, account=account, rpc_url=rpc_url) as wallet:
         _refresh(wallet, offline=offline)
@@ -51,8 +49,8 @@ def list_(
         if account is not None:
             payee = wallet.account.address
             channels = [channel for channel in channels if channel.descriptor.payee == payee]
-        data = {"channels": _documents(wallet, channels)}
-        notes = _warnings(wallet, channels)
+        data = {"channels": payee_documents(wallet, channels)}
+        notes = loss_warnings(wallet, channels)
         now = wallet.now()
     if not channels:
         notes = [*notes, "no open channel pays this wallet: microwallet payee accept FILE"]
@@ -75,13 +73,14 @@ def show(
 ) -> Result:
     """Show one channel."""
     from microwallet.cli.channel_view import channel_details, local_time, money
+    from microwallet.cli.payee_view import loss_warnings, payee_documents
 
     with open_wallet(network=network, rpc_url=rpc_url) as wallet:
         wallet.ledger.vouchers.find(channel)
         _refresh(wallet, offline=offline)
         found = wallet.ledger.vouchers.find(channel)
-        (document,) = _documents(wallet, [found])
-        notes = _warnings(wallet, [found])
+        (document,) = payee_documents(wallet, [found])
+        notes = loss_warnings(wallet, [found])
         more = (
             ("unsettled", money(found, found.unsettled)),
             ("accepted", local_time(document["acceptedAt"])),
@@ -116,44 +115,3 @@ def _refresh(wallet: Wallet, *, offline: bool) -> None:
     except NetworkError as error:
         error.hint = "microwallet payee list --offline  (what the chain said last)"
         raise
-
-
-def _documents(wallet: Wallet, channels: Sequence[PayeeChannel]) -> list[dict[str, Any]]:
-    from microwallet.cli.channel_view import channel_document
-
-    accepted_at = wallet.ledger.vouchers.accepted_at()
-    now = wallet.now()
-    return [
-        channel_document(channel, now=now)
-        | {
-            "unsettled": str(channel.unsettled),
-            "acceptedAt": accepted_at.get(channel.channel_id),
-        }
-        for channel in channels
-    ]
-
-
-def _warnings(wallet: Wallet, channels: Sequence[PayeeChannel]) -> list[str]:
-    """Where money can be lost: a channel that is closing, or unsettled money nobody watches."""
-    from microwallet.cli.channel_view import local_time, money
-    from microwallet.payee.exclusive import is_held, watch_lock
-
-    chain_id = wallet.network.chain_id
-    at_risk = [channel for channel in channels if channel.unsettled]
-    if is_held(watch_lock(wallet.paths.home, chain_id)):
-        at_risk = [channel for channel in at_risk if channel.descriptor.chain_id != chain_id]
-    if not at_risk:
-        return []
-    notes = [
-        f"warning: the payer of {channel.channel_id} has requested a close; after"
-        f" {local_time(channel.state.withdrawable_at)} your {money(channel, channel.unsettled)} can be gone:"
-        f" microwallet payee close {channel.channel_id}"
-        for channel in at_risk
-        if channel.state.close_requested_at
-    ]
-    total = sum_text(Amount(channel.unsettled, channel.asset) for channel in at_risk)
-    notes.append(
-        f"warning: {total} is unsettled and nobody watches it, while a payer can take it"
-        " back 15 minutes after requesting a close: microwallet payee watch"
-    )
-    return notes

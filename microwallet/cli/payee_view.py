@@ -1,0 +1,49 @@
+"""Channels you are paid through as the command line shows them, and what can be lost of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from microwallet.cli.channel_view import channel_document, local_time, money
+from microwallet.domain.channel import PayeeChannel
+from microwallet.domain.money import Amount, sum_text
+from microwallet.payee.exclusive import is_held, watch_lock
+from microwallet.wallet import Wallet
+
+
+def payee_documents(wallet: Wallet, channels: Sequence[PayeeChannel]) -> list[dict[str, Any]]:
+    """The objects of `--json`, with what is unsettled and when it was last accepted."""
+    accepted_at = wallet.ledger.vouchers.accepted_at()
+    now = wallet.now()
+    return [
+        channel_document(channel, now=now)
+        | {
+            "unsettled": str(channel.unsettled),
+            "acceptedAt": accepted_at.get(channel.channel_id),
+        }
+        for channel in channels
+    ]
+
+
+def loss_warnings(wallet: Wallet, channels: Sequence[PayeeChannel]) -> list[str]:
+    """Where money can be lost: a channel that is closing, or unsettled money nobody watches."""
+    chain_id = wallet.network.chain_id
+    at_risk = [channel for channel in channels if channel.unsettled]
+    if is_held(watch_lock(wallet.paths.home, chain_id)):
+        at_risk = [channel for channel in at_risk if channel.descriptor.chain_id != chain_id]
+    if not at_risk:
+        return []
+    notes = [
+        f"warning: the payer of {channel.channel_id} has requested a close; after"
+        f" {local_time(channel.state.withdrawable_at)} your {money(channel, channel.unsettled)} can be gone:"
+        f" microwallet payee close {channel.channel_id}"
+        for channel in at_risk
+        if channel.state.close_requested_at
+    ]
+    total = sum_text(Amount(channel.unsettled, channel.asset) for channel in at_risk)
+    notes.append(
+        f"warning: {total} is unsettled and nobody watches it, while a payer can take it"
+        " back 15 minutes after requesting a close: microwallet payee watch"
+    )
+    return notes
