@@ -93,7 +93,7 @@ class Journal:
             )
             return [_entry(row) for row in rows]
 
-    def of_key(self, operation_prefix: str) -> Sequence[JournalEntry]:
+    def beginning_with(self, operation_prefix: str) -> Sequence[JournalEntry]:
         """Every entry whose operation begins with a text, oldest first."""
         with self._database.read() as connection:
             rows = connection.execute(

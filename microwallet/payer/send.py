@@ -51,7 +51,7 @@ def resume_transfer(
 
     Raises IdempotencyMismatch if the key was used for another transfer.
     """
-    known = [entry.transaction for entry in journal.of_key(f"{PURPOSE}:{idempotency_key}:")]
+    known = [entry.transaction for entry in journal.beginning_with(f"{PURPOSE}:{idempotency_key}:")]
     same = (operation, sender.address, asset.chain_id)
     if any((one.operation, one.sender, one.chain_id) != same for one in known):
         raise IdempotencyMismatch(
