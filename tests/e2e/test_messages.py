@@ -29,6 +29,20 @@ def test_a_setting_that_names_nothing_is_refused(run, setting, said):
     assert run("config", "show", "--json").data["settings"]["network"]["source"] == "default"
 
 
+def test_a_setting_that_is_taken_back_has_its_default_again(run):
+    """`config unset` undoes `config set`; what was never set stays as it is, what is none is refused."""
+
+    def shown():
+        return run("config", "show", "--json").data["settings"]["max-fee-gwei"]
+
+    run("config", "set", "max-fee-gwei", "50").succeeded()
+    assert shown() == {"value": 50, "source": "user"}
+    for _ in range(2):
+        assert run("config", "unset", "max-fee-gwei", "--json").data["value"] == 200
+        assert shown() == {"value": 200, "source": "default"}
+    assert "did you mean max-fee-gwei?" in run("config", "unset", "max-fee-gvei", "--json").error["message"]
+
+
 @pytest.mark.parametrize("how", [(), ("--json",)])
 def test_settings_are_shown_without_the_credentials_in_them(run, how):
     """Neither `config set` nor `config show` prints the password or key in the RPC address."""
