@@ -9,6 +9,7 @@ from microwallet.cli.context import open_wallet
 from microwallet.cli.options import AccountName, Json, NetworkName, Offline, RpcUrl
 from microwallet.cli.result import Result
 from microwallet.cli.table import table
+from microwallet.domain.identifiers import Address
 from microwallet.domain.money import format_units
 from microwallet.errors import UnknownReference
 from microwallet.keys.accounts import Account
@@ -79,7 +80,7 @@ def _document(one: Balance, name: str) -> dict[str, Any]:
     }
 
 
-def _table(found: list[Balance], names: dict[Any, str]) -> str:
+def _table(found: list[Balance], names: dict[Address, str]) -> str:
     amounts = ("ON CHAIN", "LOCKED", "AUTHORIZED", "FREE", "UNSETTLED")
     rows = []
     for one in found:

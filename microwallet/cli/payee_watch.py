@@ -18,6 +18,7 @@ from microwallet.cli.payee_service import watch_service
 from microwallet.errors import MicrowalletError, UsageError
 
 if TYPE_CHECKING:
+    from microwallet.payee.watch import Emit
     from microwallet.wallet import Wallet
 
 _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(ms|s|m|)", re.ASCII)
@@ -117,7 +118,7 @@ def _ending_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _emitter(as_json: bool) -> Any:
+def _emitter(as_json: bool) -> Emit:
     def emit(event: str, details: dict[str, Any]) -> None:
         if as_json:
             import json
