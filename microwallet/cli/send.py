@@ -28,8 +28,8 @@ from microwallet.domain.money import format_units, unit_of
 from microwallet.errors import UsageError
 
 if TYPE_CHECKING:
-    from microwallet.escrow.delivery import Receipt
-    from microwallet.payer.send import Transfer
+    from microwallet.domain.identifiers import Address
+    from microwallet.payer.send import Sent, Transfer
     from microwallet.wallet import Wallet
 
 app = new_group("Send coins or tokens to an address.")
@@ -64,13 +64,8 @@ def send(
 ) -> Result:
     """Send coins or tokens from an account to an address."""
     from microwallet.payer.pay import check_idempotency_key
-    from microwallet.payer.send import (
-        carry_out,
-        operation_of,
-        plan_transfer,
-        resume_transfer,
-        unfinished_key,
-    )
+    from microwallet.payer.send import plan_transfer, unfinished_key
+    from microwallet.payer.send import send as send_once
 
     if idempotency_key is not None:
         check_idempotency_key(idempotency_key)
@@ -79,38 +74,33 @@ def send(
     ) as wallet:
         amount, unit = _amount_and_unit(amount, token)
         asset = wallet.resolve_asset(token or unit)
-        sender = wallet.sender()
-        receiver = wallet.address_of(to)
-        journal = wallet.ledger.journal
-        begun = idempotency_key or unfinished_key(sender, journal, receiver, asset, amount)
+        sender, receiver = wallet.sender(), wallet.address_of(to)
+        begun = idempotency_key or unfinished_key(sender, wallet.ledger.journal, receiver, asset, amount)
         key = begun or f"send-{secrets.token_hex(12)}"
-        operation = operation_of(key, receiver, asset, amount)
-        with wallet.ledger.turns.turn(f"send {key}"):
-            receipt = None
-            if not dry_run:
-                receipt = resume_transfer(sender, journal, operation, idempotency_key=key, asset=asset)
-            data: dict[str, Any] = {
-                "from": sender.address,
-                "to": receiver,
-                "asset": asset.symbol,
-                "idempotencyKey": key,
-            }
-            if receipt is not None:
-                return _sent(data, receipt, f"was sent to {receiver} before, under the key {key}")
+        data: dict[str, Any] = {
+            "from": sender.address,
+            "to": receiver,
+            "asset": asset.symbol,
+            "idempotencyKey": key,
+        }
+        if dry_run:
             planned = plan_transfer(sender, wallet.reader, receiver, amount, asset)
-            data["amount"], data["decimals"] = str(planned.amount.base_units), asset.decimals
-            summary = _summary(wallet, planned, receiver)
-            if dry_run:
-                cost = {"maxFee": str(planned.quote.max_cost)}
-                return Result(data=data | cost | {"transactionHash": None, "dryRun": True}, text=summary)
-            confirm(summary, yes=yes)
+            cost = {"maxFee": str(planned.quote.max_cost)}
+            data |= _amount(planned) | cost | {"transactionHash": None, "dryRun": True}
+            return Result(data=data, text=_summary(wallet, planned, receiver))
+
+        def agree(planned: Transfer) -> None:
+            confirm(_summary(wallet, planned, receiver), yes=yes)
             if begun is None:
                 Stderr().say(f"idempotency key: {key}")
-            receipt = carry_out(sender, planned, operation)
-    return _sent(data, receipt, f"sent {planned.amount} to {receiver}")
+
+        sent = send_once(
+            sender, wallet.reader, wallet.ledger, receiver, asset, amount, idempotency_key=key, agree=agree
+        )
+    return _sent(data, sent)
 
 
-def _summary(wallet: Wallet, planned: Transfer, receiver: str) -> str:
+def _summary(wallet: Wallet, planned: Transfer, receiver: Address) -> str:
     network = wallet.network
     return named(
         [
@@ -124,11 +114,19 @@ def _summary(wallet: Wallet, planned: Transfer, receiver: str) -> str:
     )
 
 
-def _sent(data: dict[str, Any], receipt: Receipt, text: str) -> Result:
-    return Result(
-        data={**data, "transactionHash": receipt.hash, "gasUsed": receipt.gas_used},
-        text=text + transaction_line(receipt.hash, receipt.gas_used),
-    )
+def _amount(planned: Transfer) -> dict[str, Any]:
+    return {"amount": str(planned.amount.base_units), "decimals": planned.amount.asset.decimals}
+
+
+def _sent(data: dict[str, Any], sent: Sent) -> Result:
+    receipt, planned = sent.receipt, sent.transfer
+    data |= {"transactionHash": receipt.hash, "gasUsed": receipt.gas_used}
+    if planned is None:
+        text = f"was sent to {data['to']} before, under the key {data['idempotencyKey']}"
+    else:
+        data |= _amount(planned)
+        text = f"sent {planned.amount} to {data['to']}"
+    return Result(data=data, text=text + transaction_line(receipt.hash, receipt.gas_used))
 
 
 def _amount_and_unit(text: str, token: str | None) -> tuple[str, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from microwallet.domain.identifiers import Address
@@ -13,6 +14,7 @@ from microwallet.escrow.quotes import Quote
 from microwallet.escrow.reader import EscrowReader
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.ledger.journal import Journal
+from microwallet.ledger.ledger import Ledger
 
 ALL = "all"
 PURPOSE = "send"
@@ -27,9 +29,12 @@ class Transfer:
     quote: Quote
 
 
-def operation_of(idempotency_key: str, receiver: Address, asset: Asset, amount: str) -> str:
-    """The journal's name of a transfer: the key, and all the key must come with again."""
-    return f"{PURPOSE}:{idempotency_key}{_arguments(receiver, asset, amount)}"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """A transfer that was mined. `transfer` is None where an earlier run had sent it."""
+
+    receipt: Receipt
+    transfer: Transfer | None
 
 
 def unfinished_key(
@@ -44,21 +49,32 @@ def unfinished_key(
     return None
 
 
-def resume_transfer(
-    sender: TransactionSender, journal: Journal, operation: str, *, idempotency_key: str, asset: Asset
-) -> Receipt | None:
-    """The receipt of a transfer made before under this key; None if there is none.
+def send(
+    sender: TransactionSender,
+    reader: EscrowReader,
+    ledger: Ledger,
+    receiver: Address,
+    asset: Asset,
+    amount: str,
+    *,
+    idempotency_key: str,
+    agree: Callable[[Transfer], None],
+) -> Sent:
+    """Transfer `amount`, or everything for `all`, once for this key, however often it is tried.
 
-    Raises IdempotencyMismatch if the key was used for another transfer.
+    `agree` is shown a new transfer before anything is signed, and raises to stop it. Raises
+    IdempotencyMismatch if the key was used for another transfer, and what plan_transfer and
+    TransactionSender.send raise.
     """
-    known = [entry.transaction for entry in journal.beginning_with(f"{PURPOSE}:{idempotency_key}:")]
-    same = (operation, sender.address, asset.chain_id)
-    if any((one.operation, one.sender, one.chain_id) != same for one in known):
-        raise IdempotencyMismatch(
-            f"the idempotency key {idempotency_key!r} was used for another transfer",
-            hint="leave --idempotency-key out for a new one",
-        )
-    return sender.resume(operation, PURPOSE) if known else None
+    operation = f"{PURPOSE}:{idempotency_key}{_arguments(receiver, asset, amount)}"
+    with ledger.turns.turn(f"{PURPOSE} {idempotency_key}"):
+        receipt = _resumed(sender, ledger.journal, operation, idempotency_key, asset)
+        if receipt is not None:
+            return Sent(receipt=receipt, transfer=None)
+        planned = plan_transfer(sender, reader, receiver, amount, asset)
+        agree(planned)
+        receipt = sender.send(planned.call, operation=operation, purpose=PURPOSE, quoted=planned.quote)
+        return Sent(receipt=receipt, transfer=planned)
 
 
 def plan_transfer(
@@ -81,9 +97,18 @@ def plan_transfer(
     return _priced(sender, receiver, wanted)
 
 
-def carry_out(sender: TransactionSender, planned: Transfer, operation: str) -> Receipt:
-    """Sign, journal and send a planned transfer; the same operation again finds the one that was sent."""
-    return sender.send(planned.call, operation=operation, purpose=PURPOSE, quoted=planned.quote)
+def _resumed(
+    sender: TransactionSender, journal: Journal, operation: str, idempotency_key: str, asset: Asset
+) -> Receipt | None:
+    """The receipt of the transfer if it was made before under this key."""
+    known = [entry.transaction for entry in journal.beginning_with(f"{PURPOSE}:{idempotency_key}:")]
+    same = (operation, sender.address, asset.chain_id)
+    if any((one.operation, one.sender, one.chain_id) != same for one in known):
+        raise IdempotencyMismatch(
+            f"the idempotency key {idempotency_key!r} was used for another transfer",
+            hint="leave --idempotency-key out for a new one",
+        )
+    return sender.resume(operation, PURPOSE) if known else None
 
 
 def _arguments(receiver: Address, asset: Asset, amount: str) -> str:
