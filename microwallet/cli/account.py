@@ -17,11 +17,10 @@ from microwallet.cli.account_view import (
     account_data,
     account_row,
     added,
-    confirm_by_name,
     other_passwords,
 )
 from microwallet.cli.command import command, new_group
-from microwallet.cli.context import open_wallet
+from microwallet.cli.context import confirm_by_name, open_wallet
 from microwallet.cli.options import Json, PasswordFile
 from microwallet.cli.result import Result
 from microwallet.cli.table import table
@@ -124,7 +123,8 @@ def remove(account: Reference, confirm: Confirm = None, json: Json = False) -> R
                 hint="microwallet channel close, or microwallet payee close --all",
                 data={"atRisk": at_risk},
             )
-        confirm_by_name(chosen, confirm, "without another copy of its key, what {} holds on chain is lost")
+        warning = f"without another copy of its key, what {chosen.name} holds on chain is lost"
+        confirm_by_name(chosen.name, confirm, warning)
         wallet.accounts.remove(chosen.name)
         if wallet.configuration.user.get("account") == chosen.name:
             with wallet.configuration.editing() as content:

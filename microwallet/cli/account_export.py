@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from microwallet.cli.account_view import Confirm, OptionalReference, confirm_by_name
-from microwallet.cli.context import open_wallet
+from microwallet.cli.account_view import Confirm, OptionalReference
+from microwallet.cli.context import confirm_by_name, open_wallet
 from microwallet.cli.options import Json, PasswordFile
 from microwallet.cli.result import Result
 from microwallet.errors import UsageError
@@ -30,7 +30,8 @@ def export(
     with open_wallet(account=account, password_file=password_file) as wallet:
         chosen = wallet.account
         if raw:
-            confirm_by_name(chosen, confirm, "whoever sees the private key of {} owns its money")
+            warning = f"whoever sees the private key of {chosen.name} owns its money"
+            confirm_by_name(chosen.name, confirm, warning)
             exported: Any = "0x" + wallet.accounts.secret(chosen.name).hex()
         else:
             what = f"the key of account {chosen.name}"

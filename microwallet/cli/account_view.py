@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from microwallet.cli import completion
-from microwallet.cli.context import ask, ask_secret, has_terminal
+from microwallet.cli.context import ask_secret, has_terminal
 from microwallet.cli.result import Result
-from microwallet.errors import ConfirmationRequired
 from microwallet.keys.passwords import PasswordSource
 
 if TYPE_CHECKING:
@@ -57,17 +56,6 @@ def account_row(wallet: Wallet, account: Account) -> dict[str, Any]:
     chosen = wallet.configuration.get("account")
     only = chosen is None and len(wallet.accounts.list()) == 1
     return account_data(account) | {"default": only or chosen in (account.name, account.address)}
-
-
-def confirm_by_name(account: Account, given: str | None, warning: str) -> None:
-    """Only the account's name, typed or given, lets the command go on."""
-    warning = warning.format(account.name)
-    if given is None:
-        if not has_terminal():
-            raise ConfirmationRequired(warning, hint=f"add --confirm {account.name} to go on")
-        given = ask(f"{warning}\nType {account.name} to go on: ")
-    if given != account.name:
-        raise ConfirmationRequired(f"that is not {account.name}: nothing was done")
 
 
 def other_passwords(file: str | None, *, flag: str) -> PasswordSource:

@@ -98,3 +98,13 @@ def confirm(summary: str, *, yes: bool, dry_run: bool = True) -> None:
     sys.stderr.write(summary + "\n")
     if ask("Go ahead? [y/N] ").lower() not in ("y", "yes"):
         raise Interrupted("nothing was done")
+
+
+def confirm_by_name(name: str, given: str | None, warning: str, *, to: str = "go on") -> None:
+    """Only the name, given by `--confirm` or typed, lets the command go on; else ConfirmationRequired."""
+    if given is None:
+        if not has_terminal():
+            raise ConfirmationRequired(warning, hint=f"add --confirm {name} to {to}")
+        given = ask(f"{warning}\nType {name} to {to}: ")
+    if given != name:
+        raise ConfirmationRequired(f"that is not {name}: nothing was done")

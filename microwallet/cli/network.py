@@ -8,13 +8,12 @@ import typer
 
 from microwallet.cli import completion
 from microwallet.cli.command import command, new_group
-from microwallet.cli.context import ask, has_terminal, open_wallet
+from microwallet.cli.context import confirm_by_name, open_wallet
 from microwallet.cli.network_token import app as token_app
 from microwallet.cli.network_view import network_details, network_document
 from microwallet.cli.options import Json, RpcUrl
 from microwallet.cli.result import Result
 from microwallet.cli.table import table
-from microwallet.errors import ConfirmationRequired
 from microwallet.escrow.networks import (
     add_network,
     allow_network,
@@ -127,10 +126,7 @@ def allow(
     network = find_network(configuration, name)
     if not network.allowed:
         warning = f"what is lost on {name} (chain {network.chain_id}) is lost for real"
-        if confirm is None and not has_terminal():
-            raise ConfirmationRequired(warning, hint=f"add --confirm {name} to turn it on")
-        if (confirm or ask(f"{warning}\nType {name} to turn it on: ")) != name:
-            raise ConfirmationRequired(f"that is not {name}: nothing was done")
+        confirm_by_name(name, confirm, warning, to="turn it on")
         allow_network(configuration, name)
     return network_details(find_network(configuration, name), configuration.get("network"))
 
