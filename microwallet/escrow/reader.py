@@ -41,12 +41,10 @@ _DECIMALS = selector("decimals()")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """The newest block: its number, its time in Unix seconds, and the base fee in wei."""
+    """A block: its number, and its time in Unix seconds."""
 
     number: int
     timestamp: int
-    hash: str
-    base_fee_per_gas: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,14 +257,11 @@ def _state(words: list[int], where: str) -> ChannelState:
 
 
 def _head(found: Any, where: str) -> Head:
-    if not isinstance(found, dict) or not isinstance(found.get("hash"), str):
+    if not isinstance(found, dict):
         raise NetworkError(f"{where} does not have that block")
-    base_fee = found.get("baseFeePerGas")
     return Head(
         number=read_count(found.get("number"), where),
         timestamp=read_count(found.get("timestamp"), where),
-        hash=found["hash"],
-        base_fee_per_gas=None if base_fee is None else read_quantity(base_fee, where),
     )
 
 

@@ -22,7 +22,7 @@ class History:
     blocks: list
 
     def head(self):
-        return Head(number=len(self.blocks) - 1, timestamp=0, hash="0x", base_fee_per_gas=None)
+        return Head(number=len(self.blocks) - 1, timestamp=0)
 
     def channel_states(self, channel_ids, block):
         return [self.blocks[block]] * len(channel_ids)
