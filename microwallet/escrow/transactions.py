@@ -201,9 +201,9 @@ class TransactionSender:
             used = read_count(
                 self._rpc.call("eth_getTransactionCount", [self.address, "latest"]), self._rpc.shown
             )
-            if ours and used <= transaction.nonce:
+            if ours and (used <= transaction.nonce or self._is_mined(transaction)):
                 return transaction
-            if ours:  # it never left this process, and never can be mined
+            if ours:  # it never left for the chain, and never can be mined
                 self._journal.record(transaction.hash, TransactionStatus.REPLACED)
             asked = replace(
                 asked,
@@ -211,6 +211,10 @@ class TransactionSender:
                 fees=replace(asked.fees, max_fee_per_gas=asked.fees.max_fee_per_gas - 1),
             )
         raise LedgerBusy(f"no nonce of {self.address} stayed free: many transactions are sent at once")
+
+    def _is_mined(self, transaction: SignedTransaction) -> bool:
+        """Whether it is in a block: another process that found it in the journal may have sent it."""
+        return self._delivery([transaction]).receipt_of(transaction) is not None
 
     def _cancellation(self, live: Sequence[SignedTransaction]) -> SignedTransaction:
         highest = Fees(

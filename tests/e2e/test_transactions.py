@@ -464,6 +464,20 @@ class TestTogether:
         assert (payer.nonce(), payer.received()) == (2, 3 * ETHER)
         assert payer.sender().resume("crashed") is not None
 
+    def test_what_another_process_sent_first_is_not_signed_again(self, chain, payer):
+        """Mined by whoever found it in the journal, before its own process sent it: it is paid once."""
+
+        def finish(request):
+            if request["method"] == "eth_getTransactionCount":
+                with in_background(payer, lambda journal: payer.sender(journal=journal).resume_all()):
+                    pass
+
+        with forwarder(chain.rpc_url, before=finish) as url, Rpc([url], timeout=5) as rpc:
+            receipt = payer.send("pay-1", rpc=rpc)
+        (entry,) = payer.entries("pay-1")
+        assert (entry.status, entry.transaction.hash) == (MINED, receipt.hash)
+        assert (payer.nonce(), payer.received()) == (1, ETHER)
+
     def test_resuming_all_keeps_the_order_of_nonces(self, payer):
         """Several unfinished ones come in, lowest nonce first."""
         for operation in ("first", "second", "third"):
