@@ -72,6 +72,9 @@ class TransactionJournal(Protocol):
     def replace(self, transaction: SignedTransaction) -> None:
         """Store another attempt at the nonce of an earlier one (fee bump or cancellation)."""
 
+    def record_sent(self, transaction_hash: TxHash) -> None:
+        """A node took a transaction: BROADCAST, unless it is known to be in a block."""
+
     def record(
         self,
         transaction_hash: TxHash,

@@ -162,7 +162,7 @@ class Delivery:
                 return answer, error
         except NetworkError:
             return Answer.UNKNOWN, None
-        self._journal.record(transaction.hash, TransactionStatus.BROADCAST)
+        self._journal.record_sent(transaction.hash)
         return Answer.ACCEPTED, None
 
     def _send_again(self) -> None:

@@ -53,6 +53,14 @@ class Journal:
         with self._database.write() as connection:
             self._insert(connection, transaction)
 
+    def record_sent(self, transaction_hash: TxHash) -> None:
+        """A node took a transaction. One that is known to be in a block, by another process, stays so."""
+        with self._database.write() as connection:
+            connection.execute(
+                "UPDATE transactions SET status = ? WHERE hash = ? AND block_number IS NULL",
+                (TransactionStatus.BROADCAST, transaction_hash),
+            )
+
     def record(
         self,
         transaction_hash: TxHash,

@@ -464,6 +464,20 @@ class TestTogether:
         assert (payer.nonce(), payer.received()) == (2, 3 * ETHER)
         assert payer.sender().resume("crashed") is not None
 
+    def test_what_is_known_to_be_mined_is_not_merely_sent(self, chain, payer):
+        """A process that sent it for a crashed one hears so after another has seen it mined."""
+        crashed = hexed(journaled(payer, "crashed").raw)
+
+        def finish(request, answer):
+            if request["params"] == [crashed]:
+                with in_background(payer, lambda journal: payer.sender(journal=journal).resume("crashed")):
+                    pass
+            return answer
+
+        with forwarder(chain.rpc_url, change=finish) as url, Rpc([url], timeout=5) as rpc:
+            payer.send("pay-1", rpc=rpc)
+        assert payer.statuses("crashed") == [MINED]
+
     def test_what_another_process_sent_first_is_not_signed_again(self, chain, payer):
         """Mined by whoever found it in the journal, before its own process sent it: it is paid once."""
 
