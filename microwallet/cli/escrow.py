@@ -16,6 +16,7 @@ from microwallet.cli.result import Result
 from microwallet.cli.table import named
 from microwallet.domain.identifiers import parse_address
 from microwallet.domain.money import format_units
+from microwallet.errors import TransactionReverted
 from microwallet.escrow.artifacts import artifact
 from microwallet.escrow.deployment import (
     Deployment,
@@ -51,29 +52,16 @@ def deploy(
     Anyone may deploy it, once a chain: its address is the same everywhere.
     """
     flags = {"network": network, "account": account, "rpc_url": rpc_url, "password_file": password_file}
-    with open_wallet(**flags) as wallet:
-        call = deploy_call(wallet.reader, artifact("ChannelEscrow"))
-        if call is None:
-            return _shown(wallet, Deployment.DEPLOYED)
-        sender = wallet.sender()
-        quoted = sender.quote(call, purpose="deploy")
-        chain = wallet.network
-        summary = named(
-            [
-                ("deploy the escrow", ""),
-                ("  escrow", wallet.escrow_contract),
-                ("  from", f"{wallet.account.name} {wallet.account.address}"),
-                ("  network", f"{chain.name} (chain {chain.chain_id})"),
-                ("  fee", f"at most {format_units(quoted.max_cost, 18)} {chain.native_symbol}"),
-            ]
-        )
-        if dry_run:
-            return Result(data={"dryRun": True, "maxFee": str(quoted.max_cost)}, text=summary)
-        confirm(summary, yes=yes)
-        receipt = sender.send(call, operation=f"deploy-{secrets.token_hex(8)}", purpose="deploy")
-        shown = _shown(wallet, deployment_of(wallet.reader, artifact("ChannelEscrow")))
-        data = shown.data | {"transactionHash": receipt.hash, "gasUsed": receipt.gas_used}
-        return Result(data=data, text=f"{shown.text}{transaction_line(receipt.hash, receipt.gas_used)}")
+    with open_wallet(**flags) as wallet, wallet.ledger.turns.turn(f"deploy {wallet.network.chain_id}"):
+        try:
+            return _deployed(wallet, yes=yes, dry_run=dry_run)
+        except TransactionReverted as error:
+            found = deployment_of(wallet.reader, artifact("ChannelEscrow"))
+            if found is not Deployment.DEPLOYED:
+                raise
+            # Somebody else was faster.
+            shown = _shown(wallet, found)
+            return Result(data=shown.data | (error.data or {}), text=shown.text)
 
 
 command(app, "allowances", "microwallet escrow allowances", "microwallet escrow allowances --revoke")(
@@ -100,6 +88,31 @@ def trust(
         trusted = sorted(trusted_escrows(wallet.configuration, chain_id))
     data = {"escrowContract": escrow, "chainId": chain_id, "trusted": trusted}
     return Result(data=data, text=f"{escrow} is trusted on {wallet.network.name}")
+
+
+def _deployed(wallet: Wallet, *, yes: bool, dry_run: bool) -> Result:
+    call = deploy_call(wallet.reader, artifact("ChannelEscrow"))
+    if call is None:
+        return _shown(wallet, Deployment.DEPLOYED)
+    sender = wallet.sender()
+    quoted = sender.quote(call, purpose="deploy")
+    chain = wallet.network
+    summary = named(
+        [
+            ("deploy the escrow", ""),
+            ("  escrow", wallet.escrow_contract),
+            ("  from", f"{wallet.account.name} {wallet.account.address}"),
+            ("  network", f"{chain.name} (chain {chain.chain_id})"),
+            ("  fee", f"at most {format_units(quoted.max_cost, 18)} {chain.native_symbol}"),
+        ]
+    )
+    if dry_run:
+        return Result(data={"dryRun": True, "maxFee": str(quoted.max_cost)}, text=summary)
+    confirm(summary, yes=yes)
+    receipt = sender.send(call, operation=f"deploy-{secrets.token_hex(8)}", purpose="deploy")
+    shown = _shown(wallet, deployment_of(wallet.reader, artifact("ChannelEscrow")))
+    data = shown.data | {"transactionHash": receipt.hash, "gasUsed": receipt.gas_used}
+    return Result(data=data, text=f"{shown.text}{transaction_line(receipt.hash, receipt.gas_used)}")
 
 
 def _shown(wallet: Wallet, found: Deployment) -> Result:

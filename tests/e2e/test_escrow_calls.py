@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -350,6 +351,27 @@ class TestDeployment:
         again = home.run("escrow", "deploy", "--json").data
         assert again["status"] == "deployed"
         assert "transactionHash" not in again
+
+    def test_whoever_is_first_deploys_it_for_all(self, chain, alice, bob):
+        """At the same moment, twice from one home and from another: it is there, so all have succeeded."""
+        chain.rpc.call("anvil_setCode", [chain.escrow_contract, "0x"])
+        chain.rpc.call("anvil_setNonce", [chain.escrow_contract, "0x0"])
+        chain.rpc.call("evm_setAutomine", [False])
+        try:
+            with ThreadPoolExecutor(3) as pool:
+                deploying = [
+                    pool.submit(home.run, "escrow", "deploy", "--yes", "--json")
+                    for home in (alice, bob, alice)
+                ]
+                deadline = time.monotonic() + 30
+                while chain.rpc.call("txpool_status")["pending"] != "0x2" and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                chain.rpc.call("evm_mine")
+        finally:
+            chain.rpc.call("evm_setAutomine", [True])
+        assert [done.result().data["status"] for done in deploying] == ["deployed"] * 3
+        count = [chain.rpc.call("eth_getTransactionCount", [home.address, "latest"]) for home in (alice, bob)]
+        assert count == ["0x1", "0x1"]
 
     def test_other_code_at_the_address_is_never_deployed_over(self, escrow):
         """A chain that has something else there is not to be used."""
