@@ -33,7 +33,7 @@ app = new_group("Keys that pay and are paid.")
 def create(name: NewName, password_file: PasswordFile = None, json: Json = False) -> Result:
     """Make an account with a new key. The first one becomes the default."""
     with open_wallet(password_file=password_file) as wallet:
-        return added(wallet, wallet.accounts.create(name))
+        return added(wallet, lambda: wallet.accounts.create(name))
 
 
 command(

@@ -56,7 +56,7 @@ def import_(
             secret = decrypt(
                 document, other_passwords(file, flag="--keystore-password-file").password(what), what=what
             )
-        return added(wallet, wallet.accounts.import_key(name, secret))
+        return added(wallet, lambda: wallet.accounts.import_key(name, secret))
 
 
 def _read_secret(source: str, question: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,11 +35,15 @@ Confirm = Annotated[
 ]
 
 
-def added(wallet: Wallet, account: Account) -> Result:
-    """What is said of a new account; the first one becomes the default."""
-    if len(wallet.accounts.list()) == 1:
+def added(wallet: Wallet, make: Callable[[], Account]) -> Result:
+    """What is said of a new account; the first one, or one of several made first, becomes the default."""
+    is_first = not wallet.accounts.list()
+    account = make()
+    if is_first:
         with wallet.configuration.editing() as content:
-            content["account"] = account.name
+            here = {name for one in wallet.accounts.list() for name in (one.name, one.address)}
+            if content.get("account") not in here:
+                content["account"] = account.name
     return Result(
         data=account_data(account),
         text=f"{account.name}  {account.address}  ({STORES[account.store]})",
