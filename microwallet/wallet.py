@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from microwallet.config import Configuration, Paths
 from microwallet.domain.money import Amount, Asset
-from microwallet.errors import KeyMissing, KeyUnavailable, UnknownReference
+from microwallet.errors import KeyMissing, KeyUnavailable, UnknownReference, UsageError
 
 if TYPE_CHECKING:
     from microwallet.domain.channel import ChannelDescriptor, PayerChannel
@@ -207,6 +207,7 @@ class Wallet:
             reader_of=self.reader_of,
             sender=self.sender(account, secret=secret),
             secret=secret,
+            require_key=lambda: self.account_of(account.address),
             keep_voucher_key=lambda channel, key: self.voucher_keys.put(channel, key, account.store),
             fees=lambda: current_fees(self.rpc, self.network, cap=cap),
             reporter=self.reporter,
@@ -293,6 +294,7 @@ class Wallet:
                 allow_contract_signers=allow_contract_signers,
             ),
             now=self.now,
+            require_key=self.account_of,
         )
 
     def restoration(self, *, allow_contract_signers: bool = False) -> Restoration:
@@ -345,6 +347,24 @@ class Wallet:
             now=self.now,
             reporter=self.reporter,
         )
+
+    def remove_account(self, account: Account) -> None:
+        """Forget an account and its key for ever; UsageError while channels hold money of it.
+
+        In a write transaction, like whatever begins to need the key: it looks for it there.
+        """
+        with self.ledger.database.write():
+            self.require_removable(account)
+            self.accounts.remove(account.name)
+
+    def require_removable(self, account: Account) -> None:
+        """UsageError, with the channels, if they hold money that needs the account's key."""
+        if at_risk := self.money_at_risk(account.address):
+            raise UsageError(
+                f"account {account.name} is needed: " + "; ".join(at_risk),
+                hint="microwallet channel close, or microwallet payee close --all",
+                data={"atRisk": at_risk},
+            )
 
     def money_at_risk(self, address: Address) -> list[str]:
         """What would be lost with the key of `address`: one line a channel that holds money."""

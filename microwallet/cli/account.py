@@ -24,7 +24,6 @@ from microwallet.cli.context import confirm_by_name, open_wallet
 from microwallet.cli.options import Json, PasswordFile
 from microwallet.cli.result import Result
 from microwallet.cli.table import table
-from microwallet.errors import UsageError
 
 app = new_group("Keys that pay and are paid.")
 
@@ -117,15 +116,10 @@ def remove(account: Reference, confirm: Confirm = None, json: Json = False) -> R
     """Forget an account and its key for ever. Refused while channels hold money."""
     with open_wallet() as wallet:
         chosen = wallet.accounts.get(account)
-        if at_risk := wallet.money_at_risk(chosen.address):
-            raise UsageError(
-                f"account {chosen.name} is needed: " + "; ".join(at_risk),
-                hint="microwallet channel close, or microwallet payee close --all",
-                data={"atRisk": at_risk},
-            )
+        wallet.require_removable(chosen)
         warning = f"without another copy of its key, what {chosen.name} holds on chain is lost"
         confirm_by_name(chosen.name, confirm, warning)
-        wallet.accounts.remove(chosen.name)
+        wallet.remove_account(chosen)
         if wallet.configuration.user.get("account") == chosen.name:
             with wallet.configuration.editing() as content:
                 content.pop("account", None)

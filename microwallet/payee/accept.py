@@ -129,13 +129,21 @@ class Acceptance:
     """Takes lines of vouchers, a batch at a time; each batch is committed when `take` returns."""
 
     def __init__(
-        self, vouchers: Vouchers, chain: Chain, policy: AcceptancePolicy, *, now: Callable[[], int]
+        self,
+        vouchers: Vouchers,
+        chain: Chain,
+        policy: AcceptancePolicy,
+        *,
+        now: Callable[[], int],
+        require_key: Callable[[Address], object] = lambda _: None,
     ) -> None:
+        """`require_key` raises if the account of a payee was removed meanwhile."""
         self.tally = Tally()
         self._vouchers = vouchers
         self._chain = chain
         self._policy = policy
         self._now = now
+        self._require_key = require_key
         self._read = VoucherReader().read
         self._known: dict[ChannelId, _Known] = {}
 
@@ -249,6 +257,8 @@ class Acceptance:
         """Count vouchers against the best ones in the ledger, and store those that are better."""
 
         def weigh(accepted: Mapping[ChannelId, Accepted]) -> Iterable[PayeeChannel]:
+            for payee in {document.descriptor.payee for document in payable}:
+                self._require_key(payee)
             self._forget_closed(accepted)
             best = {channel_id: row.authorized for channel_id, row in accepted.items()}
             better: dict[ChannelId, VoucherDocument] = {}

@@ -40,6 +40,8 @@ class RestorePolicy:
     payees: frozenset[Address]
     is_trusted: Callable[[ChainId, Address], bool]
     """Whether an escrow on a chain is one of ours."""
+    require_key: Callable[[Address], object]
+    """Raises if the account of a payee was removed meanwhile."""
     is_valid_signature: IsValid | None = None
     """Asks contract signers (descriptor, digest, signature), where they are accepted."""
 
@@ -79,6 +81,8 @@ class Restoration:
 
     def _commit(self, right: Sequence[PayeeChannel]) -> None:
         def weigh(accepted: Mapping[ChannelId, Accepted]) -> Iterable[PayeeChannel]:
+            for payee in {channel.descriptor.payee for channel in right}:
+                self._policy.require_key(payee)
             best = {channel_id: row.authorized for channel_id, row in accepted.items()}
             better: dict[ChannelId, PayeeChannel] = {}
             for channel in right:

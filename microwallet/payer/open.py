@@ -163,6 +163,7 @@ def _begin(account: PayingAccount, plan: OpenPlan) -> Deposit:
     account.keep_voucher_key(channel.channel_id, key)
 
     def begin() -> tuple[Deposit, PayerChannel]:
+        account.require_key()
         return _deposit(account, plan, channel), channel
 
     deposit, _ = account.ledger.deposits.begin(plan.idempotency_key, begin, now=account.clock())

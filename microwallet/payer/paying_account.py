@@ -29,6 +29,8 @@ class PayingAccount:
     sender: TransactionSender
     secret: Callable[[], bytes]
     """The account key: 32 bytes; asks for a password where it must, once."""
+    require_key: Callable[[], object]
+    """Raises KeyUnavailable if the account was removed meanwhile."""
     keep_voucher_key: Callable[[ChannelId, VoucherKey], None]
     """Stores a channel's voucher key beside the account's; durable when it returns."""
     fees: Callable[[], Fees]

@@ -7,6 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from microwallet.domain.money import Amount
+from microwallet.errors import KeyUnavailable
+from microwallet.payer.open import OpenRequest, open_channel, plan_open
+from microwallet.wallet import Wallet
+
 PERMIT = "permit(address,address,uint256,uint256,uint8,bytes32,bytes32)"
 RECEIVE = "receiveWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)"
 
@@ -229,6 +234,21 @@ def test_processes_that_approve_do_not_take_each_others_allowance(alice, bob, wi
     assert sorted(seen.opened) == sorted(channels)
     assert (seen.deposit, seen.transactions) == (6_000_000, 6)
     assert witness.allowance(chain.token, alice.address) == 0
+
+
+def test_no_channel_is_opened_with_an_account_that_was_removed_meanwhile(alice, bob, witness):
+    """Its deposit could never come back: exit 6, and nothing is signed."""
+    with Wallet.open(environment=alice.environment) as wallet:
+        paying = wallet.paying_account()
+        deposit = Amount.parse("1 USDC", wallet.resolve_asset("USDC"))
+        request = OpenRequest(payee=bob.address, deposit=deposit, label=None, idempotency_key=None)
+        plan = plan_open(paying, request)
+        assert paying.secret()
+        alice.run("account", "remove", "alice", "--confirm", "alice").succeeded()
+        with pytest.raises(KeyUnavailable, match="not in this wallet"):
+            open_channel(paying, plan)
+        assert wallet.ledger.channels.list(finalized=True) == []
+    assert witness.of(alice.address).transactions == 0
 
 
 def test_a_label_names_one_live_channel(alice, bob, witness):

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 
+import pytest
+
 from microwallet.domain.ports import SignedTransaction
+from microwallet.errors import KeyUnavailable, UsageError
 from microwallet.ledger.ledger import Ledger
 from microwallet.payee.exclusive import claims_lock, exclusive
+from microwallet.wallet import Wallet
 
 
 def test_a_close_takes_what_was_accepted_while_it_waited(payee, payers, chain):
@@ -108,3 +112,25 @@ def test_one_stuck_account_holds_back_no_other(payee, payers, chain):
         )
     payee.run("watch", "--once", env={"MICROWALLET_WAIT_SECONDS": "2"})
     assert payers.closes(first) == payers.closes(other) == 1
+
+
+def test_nothing_is_accepted_for_an_account_that_was_removed_meanwhile(payee, payers):
+    """What comes before the removal keeps the account; what comes after it is not accepted."""
+    opened = payers.open(payee.address)
+    with Wallet.open(environment=payee.home.environment) as wallet:
+        acceptance = wallet.acceptance()
+        payee.home.run("account", "remove", "bob", "--confirm", "bob").succeeded()
+        with pytest.raises(KeyUnavailable, match="not in this wallet"):
+            acceptance.take([opened.voucher(1_000).encode()])
+        assert wallet.ledger.vouchers.list(finalized=True) == []
+
+
+def test_an_account_is_not_removed_once_a_voucher_is_accepted(payee, payers):
+    """Not even by a command that looked before, and then waited for the name to be typed."""
+    opened = payers.open(payee.address)
+    with Wallet.open(environment=payee.home.environment) as wallet:
+        assert wallet.money_at_risk(payee.address) == []
+        payee.accept(opened.voucher(1_000))
+        with pytest.raises(UsageError, match="is needed"):
+            wallet.remove_account(wallet.account)
+        assert wallet.account.address == payee.address
