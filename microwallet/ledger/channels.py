@@ -15,6 +15,7 @@ from microwallet.ledger.rows import (
     COLUMNS,
     SELECTED,
     STATE_ASSIGNMENTS,
+    STATE_CONDITIONS,
     channel_fields,
     channel_values,
     state_values,
@@ -76,8 +77,18 @@ class Channels:
         with self._database.write() as connection:
             insert_channel(connection, channel, now=now)
 
-    def record_states(self, states: Mapping[ChannelId, ChannelState], *, as_of: int) -> None:
+    def record_states(
+        self,
+        states: Mapping[ChannelId, ChannelState],
+        *,
+        as_of: int,
+        before: Mapping[ChannelId, ChannelState] | None = None,
+    ) -> bool:
         """Store what the chain says of channels at `as_of`, Unix seconds.
+
+        `before` is what the ledger said when the chain was asked. Where it says something else by
+        now, of another process, nothing is stored: that may be the newer. False if there is such a
+        channel; the chain is then to be asked again.
 
         A finalized channel that a reorganisation gives back loses a label another live one has now.
         """
@@ -88,10 +99,19 @@ class Channels:
                 (SELECT label FROM channels WHERE finalized = 0)""",
                 live,
             )
-            connection.executemany(
-                f"UPDATE channels SET {STATE_ASSIGNMENTS} WHERE channel_id = ?",
-                [(*state_values(state, as_of), channel_id) for channel_id, state in states.items()],
+            unchanged = "" if before is None else f" AND {STATE_CONDITIONS}"
+            updated = connection.executemany(
+                f"UPDATE channels SET {STATE_ASSIGNMENTS} WHERE channel_id = ?{unchanged}",
+                [
+                    (
+                        *state_values(state, as_of),
+                        channel_id,
+                        *(state_values(before[channel_id]) if before is not None else ()),
+                    )
+                    for channel_id, state in states.items()
+                ],
             )
+            return not states or updated.rowcount == len(states)
 
     def import_voucher(self, channel_id: ChannelId, cumulative_amount: int) -> None:
         """The highest voucher of a channel is known to be at least this; authorized never falls."""

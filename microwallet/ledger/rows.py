@@ -30,6 +30,7 @@ COLUMNS = (
 )
 SELECTED = ", ".join(COLUMNS)
 STATE_ASSIGNMENTS = "deposit = ?, settled = ?, close_requested_at = ?, finalized = ?, as_of = ?"
+STATE_CONDITIONS = "deposit = ? AND settled = ? AND close_requested_at = ? AND finalized = ?"
 
 
 def channel_values(channel: Channel) -> tuple[Any, ...]:
@@ -81,12 +82,12 @@ def channel_fields(values: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def state_values(state: ChannelState, as_of: int) -> tuple[Any, ...]:
-    """The values of STATE_ASSIGNMENTS."""
+def state_values(state: ChannelState, *as_of: int) -> tuple[Any, ...]:
+    """The values of STATE_CONDITIONS; with `as_of`, of STATE_ASSIGNMENTS."""
     return (
         to_text(state.deposit),
         to_text(state.settled),
         state.close_requested_at,
         int(state.finalized),
-        as_of,
+        *as_of,
     )

@@ -7,7 +7,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
-from microwallet.domain.channel import ChannelState, PayerChannel
+from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import TxHash
 from microwallet.domain.ports import JournalEntry, TransactionStatus
 from microwallet.errors import (
@@ -93,7 +93,7 @@ def make_deposit(
     try:
         if not _has_landed(account, deposit, channel):
             _send(account, deposit, channel)
-        state = _visible_state(account, deposit, channel)
+        channel = _visible(account, deposit, channel)
     except OutcomeUnknown as error:
         error.hint = again
         raise
@@ -105,7 +105,7 @@ def make_deposit(
             f"the {_NOUNS[deposit.kind]} was signed, and the chain cannot be asked about it: {error.message}",
             hint=again,
         ) from error
-    return _made(account, deposit, channel, state, resumed=resumed)
+    return _made(account, deposit, channel, resumed=resumed)
 
 
 def is_committed(account: PayingAccount, deposit: Deposit) -> bool:
@@ -221,8 +221,9 @@ def _give_up(account: PayingAccount, deposit: Deposit) -> None:
         account.reporter.say("the escrow may still take what was approved: microwallet escrow allowances")
 
 
-def _visible_state(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> ChannelState:
-    """The channel's state with the deposit in it, from a node that may lag."""
+def _visible(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> PayerChannel:
+    """The channel with the deposit in it, recorded, from a node that may lag."""
+    channel_id, channels = channel.channel_id, account.ledger.channels
     block = max(
         (
             entry.block_number
@@ -233,11 +234,15 @@ def _visible_state(account: PayingAccount, deposit: Deposit, channel: PayerChann
     )
     deadline = time.monotonic() + _VISIBLE_SECONDS
     while True:
+        channel = channels.get(channel_id) or channel
         head = account.reader.head()
         if head.number >= block:
-            state = account.reader.channel_state(channel.channel_id)
-            if state.exists:
-                return state
+            state = account.reader.channel_state(channel_id)
+            as_of = max(account.clock(), head.timestamp)
+            if state.exists and channels.record_states(
+                {channel_id: state}, before={channel_id: channel.state}, as_of=as_of
+            ):
+                return replace(channel, state=state, as_of=as_of)
         if time.monotonic() > deadline:
             raise OutcomeUnknown(
                 f"the {_NOUNS[deposit.kind]} of channel {channel.channel_id} was mined, and the chain"
@@ -250,18 +255,15 @@ def _made(
     account: PayingAccount,
     deposit: Deposit,
     channel: PayerChannel,
-    state: ChannelState,
     *,
     resumed: bool,
 ) -> MadeDeposit:
     ledger = account.ledger
-    as_of = max(account.clock(), account.reader.head().timestamp)
-    ledger.channels.record_states({channel.channel_id: state}, as_of=as_of)
     ledger.deposits.record(deposit.idempotency_key, DepositStatus.DONE)
     mined = [entry for entry in own_entries(account, deposit) if entry.status is TransactionStatus.MINED]
     return MadeDeposit(
         idempotency_key=deposit.idempotency_key,
-        channel=replace(channel, state=state, as_of=as_of),
+        channel=channel,
         transaction_hash=mined[-1].transaction.hash if mined else None,
         gas_used=mined[-1].gas_used if mined else None,
         resumed=resumed,

@@ -40,24 +40,14 @@ def refresh(
     """
     if not channels:
         return Refreshed(channels=(), notes=())
-    states: dict[ChannelId, ChannelState] = {}
-    as_of = now
-    for escrow in sorted({channel.descriptor.escrow_contract for channel in channels}):
-        reader = reader_of(escrow)
-        ids = [channel.channel_id for channel in channels if channel.descriptor.escrow_contract == escrow]
-        as_of = max(as_of, reader.head().timestamp)
-        states.update(zip(ids, reader.channel_states(ids), strict=True))
-    # One that stays finalized is not recorded again, so that the ledger has when it was found to be;
-    # one that is not there at all is of a chain that was started anew.
-    for channel in channels:
-        if channel.state.finalized and not states[channel.channel_id].exists:
-            states[channel.channel_id] = channel.state
-    news = {
-        channel.channel_id: states[channel.channel_id]
-        for channel in channels
-        if not (channel.state.finalized and channel.state == states[channel.channel_id])
-    }
-    ledger.channels.record_states(news, as_of=as_of)
+    states, as_of = _newest_states(reader_of, channels, now=now)
+    before = {channel.channel_id: channel.state for channel in channels}
+    # One that stays finalized is not recorded again, so that the ledger has when it was found to be.
+    news = {one: state for one, state in states.items() if not (state.finalized and state == before[one])}
+    if not ledger.channels.record_states(news, before=before, as_of=as_of):
+        # Another process recorded what it heard meanwhile, later than we did or earlier.
+        current = [ledger.channels.get(channel.channel_id) or channel for channel in channels]
+        return refresh(ledger, reader_of, current, now=now)
     older = [
         channel.channel_id
         for channel in channels
@@ -75,6 +65,24 @@ def refresh(
         for channel in channels
     ]
     return Refreshed(channels=refreshed, notes=_notes(channels, refreshed, older))
+
+
+def _newest_states(
+    reader_of: Callable[[Address], EscrowReader], channels: Sequence[PayerChannel], *, now: int
+) -> tuple[dict[ChannelId, ChannelState], int]:
+    """What the chain says, and as of when."""
+    states: dict[ChannelId, ChannelState] = {}
+    as_of = now
+    for escrow in sorted({channel.descriptor.escrow_contract for channel in channels}):
+        reader = reader_of(escrow)
+        ids = [channel.channel_id for channel in channels if channel.descriptor.escrow_contract == escrow]
+        as_of = max(as_of, reader.head().timestamp)
+        states.update(zip(ids, reader.channel_states(ids), strict=True))
+    # One that is not there at all is of a chain that was started anew: finalized it stays.
+    for channel in channels:
+        if channel.state.finalized and not states[channel.channel_id].exists:
+            states[channel.channel_id] = channel.state
+    return states, as_of
 
 
 def _notes(

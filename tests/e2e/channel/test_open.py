@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from microwallet.domain.money import Amount
-from microwallet.errors import KeyUnavailable
+from microwallet.errors import KeyUnavailable, NetworkError
+from microwallet.escrow.reader import EscrowReader
 from microwallet.payer.open import OpenRequest, open_channel, plan_open
 from microwallet.wallet import Wallet
 
@@ -249,6 +251,31 @@ def test_no_channel_is_opened_with_an_account_that_was_removed_meanwhile(alice, 
             open_channel(paying, plan)
         assert wallet.ledger.channels.list(finalized=True) == []
     assert witness.of(alice.address).transactions == 0
+
+
+def test_an_open_that_the_chain_has_shown_has_succeeded(alice, bob):
+    """Whatever the chain fails to answer after that."""
+
+    class Dying(EscrowReader):
+        shown = False
+
+        def channel_state(self, *arguments):
+            found = super().channel_state(*arguments)
+            self.shown = found.exists
+            return found
+
+        def head(self, *arguments):
+            if self.shown:
+                raise NetworkError("the chain is gone")
+            return super().head(*arguments)
+
+    with Wallet.open(environment=alice.environment) as wallet:
+        paying = replace(wallet.paying_account(), reader=Dying(wallet.rpc, wallet.escrow_contract))
+        deposit = Amount.parse("1 USDC", wallet.resolve_asset("USDC"))
+        request = OpenRequest(payee=bob.address, deposit=deposit, label="coffee", idempotency_key=None)
+        made = open_channel(paying, plan_open(paying, request))
+    assert (made.channel.state.deposit, made.transaction_hash is not None) == (1_000_000, True)
+    assert alice.run("pay", "coffee", "1").exit_code == 0
 
 
 def test_a_label_names_one_live_channel(alice, bob, witness):

@@ -7,6 +7,10 @@ import time
 
 import pytest
 
+from microwallet.escrow.reader import EscrowReader
+from microwallet.payer.refresh import refresh
+from microwallet.wallet import Wallet
+
 LONG = pytest.mark.long
 IMPATIENT = {"MICROWALLET_WAIT_SECONDS": "1"}
 
@@ -34,6 +38,25 @@ def test_adds_to_the_deposit(alice, chain, witness, via, transactions):
     seen = witness.of(alice.address)
     assert (seen.deposit, seen.transactions) == (15_000_000, transactions)
     assert witness.allowance(chain.token, alice.address) == 0
+    assert alice.run("pay", "coffee", "12", "--json").data["remaining"] == "3000000"
+
+
+@pytest.mark.usefixtures("coffee")
+def test_a_list_that_asked_before_does_not_undo_it(alice):
+    """Its answer is older than what the top-up recorded meanwhile: what was added can be paid with."""
+    late = []
+
+    class Slow(EscrowReader):
+        def channel_states(self, *arguments):
+            found = super().channel_states(*arguments)
+            late.append(late or top_up(alice, "5 USDC").data)
+            return found
+
+    with Wallet.open(environment=alice.environment) as wallet:
+        channels = wallet.ledger.channels.list(finalized=False)
+        reader = Slow(wallet.rpc, wallet.escrow_contract)
+        refreshed = refresh(wallet.ledger, lambda _: reader, channels, now=wallet.now())
+    assert [channel.state.deposit for channel in refreshed.channels] == [15_000_000]
     assert alice.run("pay", "coffee", "12", "--json").data["remaining"] == "3000000"
 
 

@@ -42,6 +42,21 @@ def test_a_closed_channel_that_comes_back_alone_keeps_its_label(ledger):
     assert ledger.channels.find("coffee").channel_id == ONE.channel_id
 
 
+def test_an_older_answer_of_the_chain_does_not_replace_what_another_process_recorded(ledger):
+    """The one who asked before that is told so, and stores nothing of that channel."""
+    newest = replace(OPEN, deposit=2000)
+    for one in (ONE, TWO):
+        ledger.channels.add(one.payer_channel(deposit=1000), now=1)
+    assert ledger.channels.record_states({ONE.channel_id: newest}, before={ONE.channel_id: OPEN}, as_of=2)
+    ids = (ONE.channel_id, TWO.channel_id)
+    closing = replace(OPEN, close_requested_at=3)
+    stored = ledger.channels.record_states(
+        dict.fromkeys(ids, closing), before=dict.fromkeys(ids, OPEN), as_of=3
+    )
+    assert not stored
+    assert [ledger.channels.get(one).state for one in ids] == [newest, closing]
+
+
 def test_the_live_channel_of_a_label_is_meant(ledger):
     """Of several that had a label, the one that is not finalized; then the newest."""
     ledger.channels.add(ONE.payer_channel(deposit=1000, label="coffee"), now=1)
