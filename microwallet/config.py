@@ -135,13 +135,15 @@ class Configuration:
 
     @contextmanager
     def editing(self) -> Iterator[dict[str, Any]]:
-        """The user file's content to change; written back atomically, one process at a time."""
+        """The user file's content to change; written back atomically, one process at a time.
+
+        It is read again, so what is decided within is decided by what other processes wrote too.
+        """
         with self._locked():
-            content = _read(self.paths.user_file)
+            self.user = content = _read(self.paths.user_file)
             yield content
             with _writing(self.paths.user_file):
                 _write(self.paths.user_file, content)
-            self.user = content
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -318,6 +318,7 @@ class Wallet:
         policy = RestorePolicy(
             payees=self._payees(),
             is_trusted=is_trusted,
+            require_key=self.account_of,
             is_valid_signature=is_valid if allow_contract_signers else None,
         )
         return Restoration(self.ledger.vouchers, policy, known_asset, now=self.now)

@@ -203,19 +203,19 @@ def add_network(configuration: Configuration, name: str, entry: Mapping[str, Any
     Raises UsageError for fields that cannot be, and for a mainnet's id declared a testnet.
     """
     given = {key: value for key, value in entry.items() if value not in (None, [], ())}
-    merged = {**configuration.section("networks").get(name, {}), **given}
-    chain_id = merged.get("chain-id")
-    if merged.get("testnet") and isinstance(chain_id, int) and chain_id in MAINNETS:
-        raise UsageError(
-            f"chain {chain_id} is {MAINNETS[chain_id]}, where money is real: it is no testnet",
-            hint=f"leave out --testnet, then: microwallet network allow {name}",
-        )
     from microwallet.escrow.transport import Endpoint
 
-    network = _merged(name, built_in_networks().get(name), merged)
-    for url in network.rpc_urls:
-        Endpoint(url)
     with configuration.editing() as content:
+        merged = {**configuration.section("networks").get(name, {}), **given}
+        chain_id = merged.get("chain-id")
+        if merged.get("testnet") and isinstance(chain_id, int) and chain_id in MAINNETS:
+            raise UsageError(
+                f"chain {chain_id} is {MAINNETS[chain_id]}, where money is real: it is no testnet",
+                hint=f"leave out --testnet, then: microwallet network allow {name}",
+            )
+        network = _merged(name, built_in_networks().get(name), merged)
+        for url in network.rpc_urls:
+            Endpoint(url)
         content.setdefault("networks", {})[name] = merged
     return network
 

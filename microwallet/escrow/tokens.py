@@ -107,24 +107,34 @@ def read_asset(
             " a letter, then letters, digits, points and dashes are, 20 at most",
             hint=f"microwallet network token add {token} --alias NAME",
         )
-    for asset in known_assets(configuration, network):
-        if asset.token != token and looks_like(asset.symbol, symbol):
-            raise NotTrusted(
-                f"{token} calls itself {symbol}, but on {network.name} {asset.symbol} is {asset.token}",
-                hint=f"if it is another token: microwallet network token add {token} --alias NAME",
-            )
-    return Asset(chain_id=network.chain_id, token=token, symbol=symbol, decimals=metadata.decimals)
+    asset = Asset(chain_id=network.chain_id, token=token, symbol=symbol, decimals=metadata.decimals)
+    _require_own_symbol(configuration, network, asset)
+    return asset
 
 
 def add_token(configuration: Configuration, network: Network, asset: Asset) -> None:
-    """Write a token into the user file, as [tokens.CHAINID.SYMBOL]; the network's USDC is known."""
+    """Write a token into the user file, as [tokens.CHAINID.SYMBOL]; the network's USDC is known.
+
+    NotTrusted if another process has given its symbol to another token meanwhile.
+    """
     if asset.token == network.usdc:
         return
     with configuration.editing() as content:
+        _require_own_symbol(configuration, network, asset)
         chain = content.setdefault("tokens", {}).setdefault(str(asset.chain_id), {})
         for symbol in [symbol for symbol, entry in chain.items() if entry.get("address") == asset.token]:
             del chain[symbol]
         chain[asset.symbol] = {"address": asset.token, "decimals": asset.decimals}
+
+
+def _require_own_symbol(configuration: Configuration, network: Network, asset: Asset) -> None:
+    for known in known_assets(configuration, network):
+        if known.token != asset.token and looks_like(known.symbol, asset.symbol):
+            raise NotTrusted(
+                f"{asset.token} calls itself {asset.symbol}, but on {network.name} {known.symbol} is"
+                f" {known.token}",
+                hint=f"if it is another token: microwallet network token add {asset.token} --alias NAME",
+            )
 
 
 def looks_like(known: str, other: str) -> bool:

@@ -142,6 +142,15 @@ def test_adding_a_network_keeps_what_is_not_named(configured):
     assert (network.chain_id, network.confirmations, network.rpc_urls) == (5, 7, ("https://x.y",))
 
 
+def test_adding_a_network_keeps_what_another_process_added_meanwhile(configured):
+    """Its fields too, although this process had read the file before."""
+    first, second = configured(), configured()
+    add_network(first, "mine", {"chain-id": 5, "rpc-urls": ["https://x.y"], "testnet": True})
+    add_network(second, "mine", {"confirmations": 7})
+    network = resolve_network(second, "mine")
+    assert (network.chain_id, network.confirmations, network.rpc_urls) == (5, 7, ("https://x.y",))
+
+
 @pytest.mark.parametrize(
     ("name", "entry"),
     [

@@ -8,7 +8,7 @@ import tomli_w
 from microwallet.config import Configuration, Paths
 from microwallet.domain.identifiers import NATIVE_TOKEN
 from microwallet.domain.money import Asset
-from microwallet.errors import UnknownReference, UsageError
+from microwallet.errors import NotTrusted, UnknownReference, UsageError
 from microwallet.escrow.networks import built_in_networks
 from microwallet.escrow.tokens import add_token, asset_of, known_assets, looks_like, resolve_asset
 
@@ -68,6 +68,19 @@ def test_an_added_token_is_known_on_its_chain_alone(configured):
     renamed = Asset(chain_id=SEPOLIA.chain_id, token=OTHER, symbol="EURY", decimals=2)
     add_token(configuration, SEPOLIA, renamed)
     assert [known.symbol for known in known_assets(configuration, SEPOLIA)] == ["ETH", "USDC", "EURY"]
+
+
+def test_a_symbol_that_another_process_gave_away_meanwhile_is_refused(configured):
+    """It stays the other token's, or amounts in it would mean something else from now on."""
+    first, second = configured(), configured()
+    one, other = (
+        Asset(chain_id=SEPOLIA.chain_id, token=token, symbol="EURX", decimals=2)
+        for token in (OTHER, AMOY.usdc)
+    )
+    add_token(first, SEPOLIA, one)
+    with pytest.raises(NotTrusted, match="EURX is 0x1111"):
+        add_token(second, SEPOLIA, other)
+    assert resolve_asset(configured(**first.user), SEPOLIA, None, "EURX") == one
 
 
 def test_an_unknown_address_needs_the_chain(configured):
