@@ -26,6 +26,8 @@ from microwallet.errors import NetworkError, UsageError
 from microwallet.escrow.rpc import Rpc
 
 PROBE_SECONDS = 1
+_LISTENING = ".listening"
+"""The file that Anvil writes when it has its port."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +106,15 @@ class DevnetFolder:
             ended = [note for _, note in notes if note and end_process(note.pid, note.identity)]
             for path, _ in notes:
                 path.unlink(missing_ok=True)
+                path.with_suffix(_LISTENING).unlink(missing_ok=True)
             return ended
 
     def _start(self, anvil: Path, reporter: Reporter, port: int, chain_id: int, keep_state: bool) -> Devnet:
         _require_free(port)
         reporter.say(f"starting a local chain on port {port}")
-        arguments = ["--chain-id", str(chain_id)]
+        listening = self._note(port).with_suffix(_LISTENING)
+        listening.unlink(missing_ok=True)
+        arguments = ["--chain-id", str(chain_id), "--config-out", str(listening.absolute())]
         if keep_state:
             # Anvil saves on SIGTERM; the interval is for ends that are less orderly.
             state = self._folder / f"{port}-{chain_id}.state"
@@ -126,13 +131,11 @@ class DevnetFolder:
             raise
 
     def _complete(self, devnet: Devnet) -> Devnet:
-        """Wait until it answers, and put the contracts on it where they are missing."""
+        """Wait until it listens, and put the contracts on it where they are missing."""
         log = self._log(devnet.port)
-        _wait_until_it_answers(devnet, log)
+        _wait_until_it_listens(devnet, self._note(devnet.port).with_suffix(_LISTENING), log)
         with Rpc([devnet.rpc_url], timeout=START_SECONDS, chain_id=devnet.chain_id) as rpc:
             contracts = AnvilNode(rpc).deploy_contracts(devnet.chain_id)
-        if not devnet.is_running:  # then another program was faster on the port
-            raise start_failure(log, devnet.port)
         complete = replace(devnet, escrow_contract=contracts.escrow_contract, token=contracts.token)
         if complete != devnet:
             self._write(complete)
@@ -199,13 +202,12 @@ def _who_is_at(port: int) -> str:
             return "another program"
 
 
-def _wait_until_it_answers(devnet: Devnet, log: Path) -> None:
+def _wait_until_it_listens(devnet: Devnet, listening: Path, log: Path) -> None:
+    """By its own word: what answers at the port may be a program that was faster."""
     deadline = time.monotonic() + START_SECONDS
     while devnet.is_running:
-        with socket.socket() as probe:
-            probe.settimeout(PROBE_SECONDS)
-            if probe.connect_ex(("127.0.0.1", devnet.port)) == 0 and devnet.is_running:
-                return
+        if listening.exists():
+            return
         if time.monotonic() > deadline:
             raise NetworkError(
                 f"the local chain on port {devnet.port} did not answer within {START_SECONDS} s",

@@ -101,6 +101,24 @@ class TestUp:
         assert other.run("devnet", "down", "--json").data == {"stopped": []}
         assert is_alive(pid)
 
+    def test_a_port_that_another_one_takes_at_the_same_moment_is_taken(
+        self, devnet_home, make_home, anvil, port, tmp_path
+    ):
+        """What answers there is not the chain that was started: exit 3, and that one is left alone."""
+        late = tmp_path / "late-anvil"
+        late.write_text(f'#!/bin/sh\nsleep 1.5\nexec "{anvil}" "$@"\n')
+        late.chmod(0o755)
+        other = make_home("other", MICROWALLET_ANVIL=str(late))
+        with ThreadPoolExecutor(1) as pool:
+            failing = pool.submit(other.run, "devnet", "up", "--port", port, "--json")
+            while not (other.path / "devnet" / f"{port}.json").exists():
+                time.sleep(0.01)
+            pid = devnet_home.run("devnet", "up", "--port", port, "--json").data["pid"]
+            failed = failing.result()
+        assert (failed.exit_code, failed.error["code"]) == (3, "port-taken")
+        assert other.run("devnet", "down", "--json").data == {"stopped": []}
+        assert is_alive(pid)
+
     def test_other_settings_are_refused_while_it_runs(self, devnet_home, port):
         """A running chain is not silently taken for one with another chain id."""
         devnet_home.run("devnet", "up", "--port", port)
