@@ -14,6 +14,8 @@ from microwallet.domain.money import Amount, Asset
 from microwallet.errors import KeyMissing, KeyUnavailable, UnknownReference, UsageError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from microwallet.domain.channel import ChannelDescriptor, PayerChannel
     from microwallet.domain.identifiers import Address, ChainId
     from microwallet.domain.ports import Reporter
@@ -207,6 +209,7 @@ class Wallet:
             reader_of=self.reader_of,
             sender=self.sender(account, secret=secret),
             secret=secret,
+            keys_held=lambda: self.keys_held(account),
             require_key=lambda: self.account_of(account.address),
             keep_voucher_key=lambda channel, key: self.voucher_keys.put(channel, key, account.store),
             fees=lambda: current_fees(self.rpc, self.network, cap=cap),
@@ -241,17 +244,18 @@ class Wallet:
                 account = self.account_of(descriptor.payer)
             except KeyUnavailable:
                 raise missing from None
-            key = derive_voucher_key(
-                self.accounts.secret(account.name),
-                salt=descriptor.salt,
-                chain_id=descriptor.chain_id,
-                escrow_contract=descriptor.escrow_contract,
-                payee=descriptor.payee,
-                token=descriptor.token,
-            )
-            if key.address != descriptor.voucher_signer:
-                raise missing from None
-            self.voucher_keys.put(channel.channel_id, key, account.store)
+            with self.keys_held(account):
+                key = derive_voucher_key(
+                    self.accounts.secret(account.name),
+                    salt=descriptor.salt,
+                    chain_id=descriptor.chain_id,
+                    escrow_contract=descriptor.escrow_contract,
+                    payee=descriptor.payee,
+                    token=descriptor.token,
+                )
+                if key.address != descriptor.voucher_signer:
+                    raise missing from None
+                self.voucher_keys.put(channel.channel_id, key, account.store)
             return key
 
     def resolve_asset(self, text: str | None) -> Asset:
@@ -348,6 +352,10 @@ class Wallet:
             now=self.now,
             reporter=self.reporter,
         )
+
+    def keys_held(self, account: Account) -> AbstractContextManager[None]:
+        """One process at a time changes an account's password, or adds a voucher key under it."""
+        return self.ledger.turns.turn(f"keys of {account.address}")
 
     def remove_account(self, account: Account) -> None:
         """Forget an account and its key for ever; UsageError while channels hold money of it.

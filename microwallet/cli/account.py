@@ -104,7 +104,8 @@ def password(
     with open_wallet(account=account, password_file=password_file) as wallet:
         chosen = wallet.account
         new = other_passwords(new_password_file, flag="--new-password-file")
-        changed = wallet.accounts.change_password(chosen.name, new)
+        with wallet.keys_held(chosen):
+            changed = wallet.accounts.change_password(chosen.name, new)
         old_file = wallet.configuration.get("password-file")
     notes = [f"put the new password into {old_file} as well"] if old_file else []
     text = f"the password of {chosen.name} is changed, and of {changed} voucher keys"

@@ -84,7 +84,8 @@ def open_channel(account: PayingAccount, plan: OpenPlan) -> MadeDeposit:
         deposit = deposits.find(plan.idempotency_key)
         resumed = deposit is not None
         if deposit is None:
-            deposit = _begin(account, plan)
+            with account.keys_held():
+                deposit = _begin(account, plan)
         require_same(deposit, DepositKind.OPEN, _arguments(account, plan.request))
         if deposit.status is DepositStatus.ABANDONED:
             deposits.revive(deposit, plan.request.label)

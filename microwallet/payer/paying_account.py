@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from microwallet.domain.identifiers import Address, ChannelId
@@ -29,6 +30,8 @@ class PayingAccount:
     sender: TransactionSender
     secret: Callable[[], bytes]
     """The account key: 32 bytes; asks for a password where it must, once."""
+    keys_held: Callable[[], AbstractContextManager[None]]
+    """While a voucher key is derived and stored: its password is the account's, and stays it."""
     require_key: Callable[[], object]
     """Raises KeyUnavailable if the account was removed meanwhile."""
     keep_voucher_key: Callable[[ChannelId, VoucherKey], None]

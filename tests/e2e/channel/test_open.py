@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ import pytest
 from microwallet.domain.money import Amount
 from microwallet.errors import KeyUnavailable, NetworkError
 from microwallet.escrow.reader import EscrowReader
+from microwallet.keys import keystore
+from microwallet.keys.passwords import PasswordSource
 from microwallet.payer.open import OpenRequest, open_channel, plan_open
 from microwallet.wallet import Wallet
 
@@ -251,6 +254,26 @@ def test_no_channel_is_opened_with_an_account_that_was_removed_meanwhile(alice, 
             open_channel(paying, plan)
         assert wallet.ledger.channels.list(finalized=True) == []
     assert witness.of(alice.address).transactions == 0
+
+
+def test_a_voucher_key_is_never_left_under_a_password_that_is_being_changed(
+    alice, bob, witness, tmp_path, monkeypatch
+):
+    """The open waits for the change, and then needs the new password: exit 6, and nothing is signed."""
+    monkeypatch.setattr(keystore, "STANDARD_COST", 2)  # a real one takes a second of scrypt
+    new = tmp_path / "new"
+    new.write_text("brand new\n")
+    new.chmod(0o600)
+    command = ("channel", "open", bob.address, "1 USDC", "--label", "coffee", "--yes", "--json")
+    with Wallet.open(environment=alice.environment) as wallet, ThreadPoolExecutor(1) as pool:
+        with wallet.keys_held(wallet.account):
+            opening = pool.submit(alice.run, *command)
+            time.sleep(1)
+            wallet.accounts.change_password("alice", PasswordSource(str(new), None))
+        assert opening.result().error["code"] == "key-unavailable"
+    assert witness.of(alice.address).transactions == 0
+    alice.run(*command, "--password-file", new).succeeded()
+    assert alice.run("pay", "coffee", "1", "--password-file", new).exit_code == 0
 
 
 def test_an_open_that_the_chain_has_shown_has_succeeded(alice, bob):
