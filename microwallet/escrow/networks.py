@@ -206,8 +206,11 @@ def add_network(configuration: Configuration, name: str, entry: Mapping[str, Any
     from microwallet.escrow.transport import Endpoint
 
     with configuration.editing() as content:
-        merged = {**configuration.section("networks").get(name, {}), **given}
+        known = configuration.section("networks").get(name, {})
+        merged = {**known, **given}
         chain_id = merged.get("chain-id")
+        if chain_id != known.get("chain-id"):
+            merged.pop("allow-mainnet", None)  # another chain was turned on
         if merged.get("testnet") and isinstance(chain_id, int) and chain_id in MAINNETS:
             raise UsageError(
                 f"chain {chain_id} is {MAINNETS[chain_id]}, where money is real: it is no testnet",

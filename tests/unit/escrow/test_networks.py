@@ -142,6 +142,17 @@ def test_adding_a_network_keeps_what_is_not_named(configured):
     assert (network.chain_id, network.confirmations, network.rpc_urls) == (5, 7, ("https://x.y",))
 
 
+def test_what_was_turned_on_is_off_again_with_another_chain_id(configured):
+    """It was one chain that was allowed, not whatever its name is given to next."""
+    configuration = configured()
+    add_network(configuration, "mine", {"chain-id": 4242, "rpc-urls": ["https://x.y"]})
+    allow_network(configuration, "mine")
+    assert add_network(configuration, "mine", {"confirmations": 7}).allowed
+    assert not add_network(configuration, "mine", {"chain-id": 1}).allowed
+    with pytest.raises(NotTrusted):
+        resolve_network(configuration, "mine")
+
+
 def test_adding_a_network_keeps_what_another_process_added_meanwhile(configured):
     """Its fields too, although this process had read the file before."""
     first, second = configured(), configured()
