@@ -15,6 +15,7 @@ class TransactionStatus(StrEnum):
 
     SIGNED = "signed"
     BROADCAST = "broadcast"
+    """Sent, or about to be: a node may have it."""
     MINED = "mined"
     REVERTED = "reverted"
     REPLACED = "replaced"
@@ -71,6 +72,12 @@ class TransactionJournal(Protocol):
 
     def replace(self, transaction: SignedTransaction) -> None:
         """Store another attempt at the nonce of an earlier one (fee bump or cancellation)."""
+
+    def begin_sending(self, transaction_hash: TxHash) -> None:
+        """A SIGNED transaction is about to be sent: BROADCAST before it leaves."""
+
+    def withdraw(self, transaction_hash: TxHash) -> bool:
+        """Make a transaction REPLACED that nobody began to send; False if somebody did."""
 
     def record_sent(self, transaction_hash: TxHash) -> None:
         """A node took a transaction: BROADCAST, unless it is known to be in a block."""

@@ -154,6 +154,7 @@ class Delivery:
         return receipts, read_count(count, self._rpc.shown)
 
     def _broadcast(self, transaction: SignedTransaction) -> tuple[Answer, RpcError | None]:
+        self._journal.begin_sending(transaction.hash)
         try:
             self._rpc.call("eth_sendRawTransaction", [hexed(transaction.raw)])
         except RpcError as error:

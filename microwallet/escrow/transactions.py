@@ -201,20 +201,15 @@ class TransactionSender:
             used = read_count(
                 self._rpc.call("eth_getTransactionCount", [self.address, "latest"]), self._rpc.shown
             )
-            if ours and (used <= transaction.nonce or self._is_mined(transaction)):
+            # Another process that finds it in the journal may send it first: then it used the nonce.
+            if ours and (used <= transaction.nonce or not self._journal.withdraw(transaction.hash)):
                 return transaction
-            if ours:  # it never left for the chain, and never can be mined
-                self._journal.record(transaction.hash, TransactionStatus.REPLACED)
             asked = replace(
                 asked,
                 chain_nonce=max(used, asked.chain_nonce),
                 fees=replace(asked.fees, max_fee_per_gas=asked.fees.max_fee_per_gas - 1),
             )
         raise LedgerBusy(f"no nonce of {self.address} stayed free: many transactions are sent at once")
-
-    def _is_mined(self, transaction: SignedTransaction) -> bool:
-        """Whether it is in a block: another process that found it in the journal may have sent it."""
-        return self._delivery([transaction]).receipt_of(transaction) is not None
 
     def _cancellation(self, live: Sequence[SignedTransaction]) -> SignedTransaction:
         highest = Fees(

@@ -53,6 +53,23 @@ class Journal:
         with self._database.write() as connection:
             self._insert(connection, transaction)
 
+    def begin_sending(self, transaction_hash: TxHash) -> None:
+        """A signed transaction is about to be sent: from now on nobody can withdraw it."""
+        with self._database.write() as connection:
+            connection.execute(
+                "UPDATE transactions SET status = ? WHERE hash = ? AND status = ?",
+                (TransactionStatus.BROADCAST, transaction_hash, TransactionStatus.SIGNED),
+            )
+
+    def withdraw(self, transaction_hash: TxHash) -> bool:
+        """Make a transaction REPLACED that nobody began to send; False if somebody did."""
+        with self._database.write() as connection:
+            updated = connection.execute(
+                "UPDATE transactions SET status = ? WHERE hash = ? AND status = ?",
+                (TransactionStatus.REPLACED, transaction_hash, TransactionStatus.SIGNED),
+            )
+            return updated.rowcount == 1
+
     def record_sent(self, transaction_hash: TxHash) -> None:
         """A node took a transaction. One that is known to be in a block, by another process, stays so."""
         with self._database.write() as connection:

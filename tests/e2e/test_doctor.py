@@ -49,7 +49,7 @@ def test_no_chain_at_all(alice):
     """What the chain was to be asked fails, with a command; the rest is told."""
     found = checks(alice.run("doctor", "--json", env=NOWHERE))
     assert [name for name, one in found.items() if not one["ok"]] == ["network", "escrow", "clock"]
-    assert found["network"]["mend"] == "microwallet devnet up"
+    assert found["network"]["mend"] == "microwallet devnet up --port 9"
 
 
 @pytest.mark.parametrize("name", ["anvil", "mychain"])

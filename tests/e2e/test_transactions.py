@@ -41,8 +41,7 @@ SECRET = b"\x61" * 32
 SENDER = VoucherKey(SECRET).address
 BOB = VoucherKey(b"\x62" * 32).address
 ETHER = 10**18
-SIGNED, BROADCAST, MINED, REVERTED, REPLACED = (
-    TransactionStatus.SIGNED,
+BROADCAST, MINED, REVERTED, REPLACED = (
     TransactionStatus.BROADCAST,
     TransactionStatus.MINED,
     TransactionStatus.REVERTED,
@@ -260,7 +259,7 @@ class TestUnknown:
         assert (payer.nonce(), payer.received()) == (1, ETHER)
 
     def test_the_journal_comes_first(self, chain, payer):
-        """When the node receives the bytes, they are in the ledger already."""
+        """When the node receives the bytes, they are in the ledger already, as being sent."""
         found = []
 
         def look(request):
@@ -272,7 +271,7 @@ class TestUnknown:
 
         with forwarder(chain.rpc_url, before=look) as url, Rpc([url], timeout=5) as rpc:
             payer.send("pay-1", rpc=rpc)
-        assert found == [(True, SIGNED)]
+        assert found == [(True, BROADCAST)]
 
     def test_a_lost_answer_to_the_broadcast_moves_money_once(self, chain, payer):
         """The node has it, the answer is lost: asked again, it is known already."""
@@ -301,7 +300,7 @@ class TestUnknown:
             pytest.raises(OutcomeUnknown),
         ):
             payer.send("pay-1", rpc=rpc, wait_seconds=0.5)
-        assert payer.statuses("pay-1") == [SIGNED]
+        assert payer.statuses("pay-1") == [BROADCAST]
         payer.send("pay-1")
         assert (payer.nonce(), payer.received()) == (1, ETHER)
 
@@ -488,6 +487,33 @@ class TestTogether:
 
         with forwarder(chain.rpc_url, before=finish) as url, Rpc([url], timeout=5) as rpc:
             receipt = payer.send("pay-1", rpc=rpc)
+        (entry,) = payer.entries("pay-1")
+        assert (entry.status, entry.transaction.hash) == (MINED, receipt.hash)
+        assert (payer.nonce(), payer.received()) == (1, ETHER)
+
+    def test_what_another_process_may_have_sent_is_not_signed_again(self, chain, payer):
+        """Nor while the node shows no receipt yet, and the other process does not know its end."""
+        hidden = 3
+
+        def hide(request, answer):
+            nonlocal hidden
+            if request["method"] == "eth_getTransactionReceipt" and hidden:
+                hidden -= 1
+                return {**answer, "result": None}
+            return answer
+
+        with forwarder(chain.rpc_url, change=hide) as slow, Rpc([slow], timeout=5) as other:
+
+            def finish(request):
+                if request["method"] == "eth_getTransactionCount" and payer.nonce() == 0:
+                    with in_background(
+                        payer,
+                        lambda journal: payer.sender(other, journal).resume_all(wait_seconds=0),
+                    ):
+                        pass
+
+            with forwarder(slow, before=finish) as url, Rpc([url], timeout=5) as rpc:
+                receipt = payer.send("pay-1", rpc=rpc)
         (entry,) = payer.entries("pay-1")
         assert (entry.status, entry.transaction.hash) == (MINED, receipt.hash)
         assert (payer.nonce(), payer.received()) == (1, ETHER)
