@@ -20,6 +20,8 @@ CUMULATIVE_AMOUNT_LIMIT = 2**128
 SIGNATURE_LENGTH = 65
 
 _VOUCHER_TYPE_HASH = keccak(VOUCHER_TYPE.encode())
+_RECOVERY_IDS = {27: b"\0", 28: b"\1"}
+"""By `v`, as libsecp256k1 takes them."""
 _HALF_ORDER = bytes.fromhex("7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0")
 
 
@@ -93,7 +95,7 @@ class SignerCheck:
         Recovers the key rather than verifying against a known one: the escrow recovers too, and a
         flipped `v` passes verification but not recovery.
         """
-        public_key = recover(digest, signature).format(compressed=True)
+        public_key = recover(digest, signature).format()
         if public_key == self._public_key:
             return True
         if address_of(PublicKey(public_key)) != self._signer:
@@ -108,13 +110,11 @@ def recover(digest: bytes, signature: bytes) -> PublicKey:
         raise SignatureError(f"a signature has {SIGNATURE_LENGTH} bytes, this one {len(signature)}")
     if signature[32:64] > _HALF_ORDER:
         raise SignatureError("the signature has a high s")
-    recovery_id = signature[64] - 27
-    if recovery_id not in (0, 1):
+    recovery_id = _RECOVERY_IDS.get(signature[64])
+    if recovery_id is None:
         raise SignatureError(f"the signature's v is {signature[64]}, neither 27 nor 28")
     try:
-        return PublicKey.from_signature_and_message(
-            signature[:64] + bytes((recovery_id,)), digest, hasher=None
-        )
+        return PublicKey.from_signature_and_message(signature[:64] + recovery_id, digest, hasher=None)
     except Exception as error:  # coincurve raises bare Exception for a point that does not exist
         raise SignatureError("the signature fits no key") from error
 
