@@ -18,7 +18,8 @@ MicrowalletError                    1  unexpected
 │   ├── CloseNotReady                  the grace period is not over
 │   ├── VoucherUnknown                 the highest voucher of a rebuilt channel is not known yet
 │   ├── InsufficientFunds
-│   └── VoucherRejected
+│   ├── VoucherRejected
+│   └── MalformedMessage               what the other side sent is not what the drafts say
 ├── OutcomeUnknown                  5  money may have moved
 ├── KeyUnavailable                  6  locked, wrong password, of another account
 │   └── KeyMissing                     not where it was kept
@@ -41,7 +42,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-PROBLEM_BASE = "https://paymentauth.org/problems/session/"
+PROBLEM_BASE = "https://paymentauth.org/problems/"
 
 
 class MicrowalletError(Exception):
@@ -117,7 +118,7 @@ class PaymentRefused(MicrowalletError):
 
 class AmountExceedsDeposit(PaymentRefused):
     code = "amount-exceeds-deposit"
-    problem_type = PROBLEM_BASE + "amount-exceeds-deposit"
+    problem_type = PROBLEM_BASE + "session/amount-exceeds-deposit"
 
 
 class ChannelNotOpen(PaymentRefused):
@@ -138,6 +139,10 @@ class InsufficientFunds(PaymentRefused):
 
 class VoucherRejected(PaymentRefused):
     code = "voucher-rejected"
+
+
+class MalformedMessage(PaymentRefused):
+    code = "malformed-message"
 
 
 class OutcomeUnknown(MicrowalletError):
@@ -180,7 +185,7 @@ class LedgerUnwritable(LedgerError):
 class TransactionReverted(MicrowalletError):
     code = "transaction-reverted"
     exit_code = 8
-    problem_type = PROBLEM_BASE + "transaction-reverted"
+    problem_type = PROBLEM_BASE + "session/transaction-reverted"
 
 
 class RefundUndeliverable(TransactionReverted):

@@ -1,0 +1,1 @@
+"""What goes over the wire: pure formats, nothing in them trusted."""

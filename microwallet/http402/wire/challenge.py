@@ -1,0 +1,174 @@
+"""Payment challenges: what a server asks for, bound to an id.
+
+draft-httpauth-payment-00, section "Challenge (WWW-Authenticate)".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from microwallet.errors import MalformedMessage
+from microwallet.http402.wire.auth_fields import parse_auth_fields, quoted
+from microwallet.http402.wire.body_digest import parse_digest
+from microwallet.http402.wire.encoding import base64url, decode_object, encode_object
+from microwallet.http402.wire.timestamps import parse_rfc3339, rfc3339
+
+REQUEST_LIMIT = 16 * 1024
+"""Characters of an encoded `request` or `opaque`."""
+SECRET_LENGTH = 32
+
+_METHOD = re.compile(r"[a-z]+")
+_INTENT = re.compile(r"[A-Za-z0-9-]+")
+_REQUIRED = ("id", "realm", "method", "intent", "request")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Challenge:
+    """One challenge, well-formed. Its texts are as they were on the wire, so that an echo is exact."""
+
+    id: str
+    realm: str
+    method: str
+    intent: str
+    request: str
+    """JSON in base64url; `request_object` decodes it."""
+    expires: str | None = None
+    digest: str | None = None
+    description: str | None = None
+    opaque: str | None = None
+
+    @classmethod
+    def parse(cls, parameters: Mapping[str, Any]) -> Self:
+        """A challenge from auth-params, or from its echo in a credential; what is unknown is ignored.
+
+        MalformedMessage if a parameter is missing or is not what the draft says.
+        """
+        known = {one.name: parameters[one.name] for one in fields(cls) if one.name in parameters}
+        for name in _REQUIRED:
+            if name not in known:
+                raise MalformedMessage(f"the challenge has no {name}")
+        for name, value in known.items():
+            if not isinstance(value, str):
+                raise MalformedMessage(f"the challenge's {name} is no text")
+        challenge = cls(**known)
+        challenge._check()
+        return challenge
+
+    def _check(self) -> None:
+        if not self.id:
+            raise MalformedMessage("the challenge's id is empty")
+        if _METHOD.fullmatch(self.method) is None:
+            raise MalformedMessage(
+                f"{self.method[:40]!r} is no payment method: lowercase letters are expected"
+            )
+        if _INTENT.fullmatch(self.intent) is None:
+            raise MalformedMessage(f"{self.intent[:40]!r} is no payment intent")
+        self.request_object()
+        if self.expires is not None:
+            parse_rfc3339(self.expires)
+        if self.digest is not None:
+            parse_digest(self.digest)
+        if self.opaque is not None:
+            opaque = decode_object(self.opaque, what="challenge's opaque", limit=REQUEST_LIMIT)
+            if not all(isinstance(value, str) for value in opaque.values()):
+                raise MalformedMessage("the challenge's opaque is no map from text to text")
+
+    def request_object(self) -> dict[str, Any]:
+        """The decoded `request`."""
+        return decode_object(self.request, what="challenge's request", limit=REQUEST_LIMIT)
+
+    def has_expired(self, now: int) -> bool:
+        """Whether credentials for it must not be sent, or accepted, any more at Unix second `now`."""
+        return self.expires is not None and parse_rfc3339(self.expires) <= now
+
+    def parameters(self) -> dict[str, str]:
+        """All that is set, by name: what a credential echoes."""
+        return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) is not None}
+
+    def to_field(self) -> str:
+        """The value of a `WWW-Authenticate` field."""
+        return "Payment " + ", ".join(f"{name}={quoted(value)}" for name, value in self.parameters().items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offered:
+    """The Payment challenges of a response: those that can be read, and why others cannot."""
+
+    challenges: Sequence[Challenge]
+    rejected: Sequence[MalformedMessage]
+
+
+def offered_challenges(values: Iterable[str]) -> Offered:
+    """What the `WWW-Authenticate` fields of a response offer; other schemes are passed over."""
+    challenges: list[Challenge] = []
+    rejected: list[MalformedMessage] = []
+    for one in parse_auth_fields(values):
+        if one.scheme != "payment":
+            continue
+        try:
+            challenges.append(Challenge.parse(one.parameters))
+        except MalformedMessage as error:
+            rejected.append(error)
+    return Offered(challenges=challenges, rejected=rejected)
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeSecrets:
+    """The server's secrets: the first binds new challenges, the others were in use before it."""
+
+    secrets: Sequence[bytes] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.secrets or any(len(secret) < SECRET_LENGTH for secret in self.secrets):
+            raise ValueError(f"a challenge secret has at least {SECRET_LENGTH} bytes")
+
+    def challenge(
+        self,
+        request: Mapping[str, Any],
+        *,
+        realm: str,
+        method: str,
+        intent: str,
+        expires_at: int,
+        digest: str | None = None,
+        description: str | None = None,
+        opaque: Mapping[str, str] | None = None,
+    ) -> Challenge:
+        """A new challenge until Unix second `expires_at`; its id is bound to all but the description."""
+        unbound = Challenge(
+            id="unbound",
+            realm=realm,
+            method=method,
+            intent=intent,
+            request=encode_object(request),
+            expires=rfc3339(expires_at),
+            digest=digest,
+            description=description,
+            opaque=None if opaque is None else encode_object(opaque),
+        )
+        return Challenge.parse({**unbound.parameters(), "id": _bound_id(unbound, self.secrets[0])})
+
+    def issued(self, challenge: Challenge) -> bool:
+        """Whether the id of an echoed challenge is bound to its parameters by one of these secrets."""
+        expected = [_bound_id(challenge, secret) for secret in self.secrets]
+        return any(hmac.compare_digest(challenge.id.encode(), one.encode()) for one in expected)
+
+
+def _bound_id(challenge: Challenge, secret: bytes) -> str:
+    """By the draft's "HMAC-SHA256 Binding". Only the realm, which is first, may hold a bar: no two
+    challenges read the same."""
+    slots = (
+        challenge.realm,
+        challenge.method,
+        challenge.intent,
+        challenge.request,
+        challenge.expires or "",
+        challenge.digest or "",
+        challenge.opaque or "",
+    )
+    return base64url(hmac.digest(secret, "|".join(slots).encode(), hashlib.sha256))

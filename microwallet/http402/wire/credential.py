@@ -1,0 +1,61 @@
+"""Payment credentials: the answer to a challenge.
+
+draft-httpauth-payment-00, section "Credentials (Authorization)".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from microwallet.errors import MalformedMessage
+from microwallet.http402.wire.challenge import Challenge
+from microwallet.http402.wire.encoding import decode_object, encode_object
+
+CREDENTIAL_LIMIT = 64 * 1024
+"""Characters; servers must take 4 KB; the largest `request` and `opaque` are echoed in it."""
+
+_FIELD = re.compile(r"payment +([^ ]+) *", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """The echo of a challenge, and the proof of payment. Kept like a password, so its repr is silent."""
+
+    challenge: Challenge
+    payload: Mapping[str, Any] = field(repr=False)
+    """The method's own object."""
+    source: str | None = None
+    """Who pays, as a DID."""
+
+    @classmethod
+    def parse(cls, value: str) -> Self:
+        """The credential in an `Authorization` field; MalformedMessage if it is none."""
+        match = _FIELD.fullmatch(value[: CREDENTIAL_LIMIT + 1])
+        if match is None or len(value) > CREDENTIAL_LIMIT:
+            raise MalformedMessage(
+                f"the Authorization field is no Payment credential of {CREDENTIAL_LIMIT} characters"
+            )
+        document = decode_object(match[1], what="credential", limit=CREDENTIAL_LIMIT)
+        challenge, payload, source = (document.get(name) for name in ("challenge", "payload", "source"))
+        if not isinstance(challenge, dict):
+            raise MalformedMessage("the credential has no challenge")
+        if not isinstance(payload, dict):
+            raise MalformedMessage("the credential has no payload")
+        if source is not None and not isinstance(source, str):
+            raise MalformedMessage("the credential's source is no text")
+        return cls(challenge=Challenge.parse(challenge), payload=payload, source=source)
+
+    def to_field(self) -> str:
+        """The value of an `Authorization` field."""
+        document: dict[str, Any] = {"challenge": self.challenge.parameters(), "payload": dict(self.payload)}
+        if self.source is not None:
+            document["source"] = self.source
+        return "Payment " + encode_object(document)
+
+
+def is_payment(authorization: str) -> bool:
+    """Whether an `Authorization` field is of this scheme."""
+    return authorization.partition(" ")[0].lower() == "payment"

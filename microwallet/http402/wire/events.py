@@ -1,0 +1,134 @@
+"""Server-sent events, and the two of them that speak of payment.
+
+HTML standard, section "Server-sent events"; draft-evm-session-00, sections "Insufficient Balance During
+Streaming" and "Receipt Generation".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from microwallet.domain.identifiers import ChannelId
+from microwallet.domain.json_text import parse_json
+from microwallet.errors import MalformedMessage
+from microwallet.http402.wire.wire_object import WireObject
+
+NEED_VOUCHER = "payment-need-voucher"
+RECEIPT = "payment-receipt"
+EVENT_LIMIT = 1024 * 1024
+"""Bytes of one event."""
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSentEvent:
+    """One event: its type, `message` unless told, and its data."""
+
+    type: str
+    data: str
+
+    def json(self) -> dict[str, Any]:
+        """The JSON object in the data; MalformedMessage if there is none."""
+        try:
+            value = parse_json(self.data)
+        except ValueError as error:
+            raise MalformedMessage(f"the data of a {self.type} event is not JSON") from error
+        if not isinstance(value, dict):
+            raise MalformedMessage(f"the data of a {self.type} event is no JSON object")
+        return value
+
+
+class EventReader:
+    """Finds the events in a stream of bytes, however it is cut. Line ends are LF, CR LF or CR."""
+
+    def __init__(self) -> None:
+        self._line = bytearray()
+        self._type = ""
+        self._data: list[str] = []
+        self._size = 0
+        self._after_cr = False
+        self._is_first_line = True
+
+    def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
+        """The events that a chunk completes; MalformedMessage for one above EVENT_LIMIT."""
+        if self._after_cr and chunk:
+            chunk = chunk.removeprefix(b"\n")
+            self._after_cr = False
+        self._after_cr = chunk.endswith(b"\r")
+        *lines, rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        for line in lines:
+            self._line += line
+            self._grow(len(line))
+            whole = bytes(self._line)
+            self._line.clear()
+            if (event := self._take(whole)) is not None:
+                yield event
+        self._line += rest
+        self._grow(len(rest))
+
+    def _grow(self, by: int) -> None:
+        self._size += by
+        if self._size > EVENT_LIMIT:
+            raise MalformedMessage(f"an event has more than {EVENT_LIMIT} bytes")
+
+    def _take(self, raw: bytes) -> ServerSentEvent | None:
+        if self._is_first_line:
+            raw = raw.removeprefix(_BOM)
+            self._is_first_line = False
+        line = raw.decode(errors="replace")
+        if not line:
+            return self._dispatch()
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            self._data.append(value)
+        elif name == "event":
+            self._type = value
+        return None
+
+    def _dispatch(self) -> ServerSentEvent | None:
+        kind, data = self._type or "message", self._data
+        self._type, self._data, self._size = "", [], 0
+        return ServerSentEvent(type=kind, data="\n".join(data)) if data else None
+
+
+def encode_event(type: str, document: Mapping[str, Any]) -> bytes:
+    """An event whose data is a JSON object."""
+    return f"event: {type}\ndata: {json.dumps(document, separators=(',', ':'))}\n\n".encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedVoucher:
+    """The stream waits until this much is authorized. All of it is the server's word."""
+
+    channel_id: ChannelId
+    required_cumulative: int
+    accepted_cumulative: int
+    deposit: int
+
+    @classmethod
+    def parse(cls, event: ServerSentEvent) -> Self:
+        """What a `payment-need-voucher` event asks for; MalformedMessage if it cannot be read."""
+        asked = WireObject(event.json(), NEED_VOUCHER)
+        return cls(
+            channel_id=ChannelId(asked.bytes32("channelId")),
+            required_cumulative=asked.amount("requiredCumulative"),
+            accepted_cumulative=asked.amount("acceptedCumulative"),
+            deposit=asked.amount("deposit"),
+        )
+
+    def to_event(self) -> bytes:
+        """The event to send."""
+        return encode_event(
+            NEED_VOUCHER,
+            {
+                "channelId": self.channel_id,
+                "requiredCumulative": str(self.required_cumulative),
+                "acceptedCumulative": str(self.accepted_cumulative),
+                "deposit": str(self.deposit),
+            },
+        )

@@ -1,0 +1,100 @@
+"""Why a payment did not go through, as RFC 9457 documents.
+
+draft-httpauth-payment-00, section "Error Codes"; draft-evm-session-00, section "Error Responses".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Self
+
+from microwallet.domain.json_text import parse_json
+from microwallet.errors import PROBLEM_BASE, MalformedMessage
+
+MEDIA_TYPE = "application/problem+json"
+PROBLEM_LIMIT = 64 * 1024
+"""Bytes of a document."""
+_TEXT_LIMIT = 2048
+
+
+class ProblemType(Enum):
+    """The problem types of both drafts: name, title, HTTP status."""
+
+    PAYMENT_REQUIRED = ("payment-required", "Payment Required", 402)
+    PAYMENT_INSUFFICIENT = ("payment-insufficient", "Payment Insufficient", 402)
+    PAYMENT_EXPIRED = ("payment-expired", "Payment Expired", 402)
+    VERIFICATION_FAILED = ("verification-failed", "Verification Failed", 402)
+    METHOD_UNSUPPORTED = ("method-unsupported", "Method Unsupported", 400)
+    MALFORMED_CREDENTIAL = ("malformed-credential", "Malformed Credential", 402)
+    INVALID_CHALLENGE = ("invalid-challenge", "Invalid Challenge", 402)
+    INVALID_SIGNATURE = ("session/invalid-signature", "Invalid Signature", 402)
+    SIGNER_MISMATCH = ("session/signer-mismatch", "Signer Mismatch", 402)
+    AMOUNT_EXCEEDS_DEPOSIT = ("session/amount-exceeds-deposit", "Amount Exceeds Deposit", 402)
+    DELTA_TOO_SMALL = ("session/delta-too-small", "Delta Too Small", 402)
+    CHANNEL_NOT_FOUND = ("session/channel-not-found", "Channel Not Found", 410)
+    CHANNEL_FINALIZED = ("session/channel-finalized", "Channel Finalized", 410)
+    CHALLENGE_NOT_FOUND = ("session/challenge-not-found", "Challenge Not Found", 402)
+    INSUFFICIENT_BALANCE = ("session/insufficient-balance", "Insufficient Balance", 402)
+    TRANSACTION_REVERTED = ("session/transaction-reverted", "Transaction Reverted", 409)
+
+    def __init__(self, slug: str, title: str, status: int) -> None:
+        self.uri = PROBLEM_BASE + slug
+        self.title = title
+        self.status = status
+
+    @classmethod
+    def of(cls, uri: str) -> Self | None:
+        """The type of a URI, if it is one of these."""
+        return next((one for one in cls if one.uri == uri), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One problem. `extensions` are further members, such as `channelId`."""
+
+    type: ProblemType
+    detail: str
+    extensions: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_body(self) -> bytes:
+        """The document, as JSON."""
+        document = {
+            "type": self.type.uri,
+            "title": self.type.title,
+            "status": self.type.status,
+            "detail": self.detail,
+            **self.extensions,
+        }
+        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToldProblem:
+    """A problem that a server told. `uri` may be of any type, or absent."""
+
+    uri: str | None
+    title: str | None
+    detail: str | None
+
+    @property
+    def type(self) -> ProblemType | None:
+        """Which of the drafts' problems it is."""
+        return None if self.uri is None else ProblemType.of(self.uri)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """The problem in the body of a response; MalformedMessage if it is no JSON object."""
+        try:
+            document = parse_json(body[: PROBLEM_LIMIT + 1])
+        except ValueError as error:
+            raise MalformedMessage("the problem document is not JSON") from error
+        if not isinstance(document, dict) or len(body) > PROBLEM_LIMIT:
+            raise MalformedMessage("the problem document is no JSON object of a reasonable size")
+        texts = {
+            name: value[:_TEXT_LIMIT] if isinstance(value := document.get(name), str) else None
+            for name in ("type", "title", "detail")
+        }
+        return cls(uri=texts["type"], title=texts["title"], detail=texts["detail"])
