@@ -1,0 +1,1 @@
+"""The gateway that charges: what a request costs, and whether it is paid."""

@@ -1,0 +1,39 @@
+"""The path of a request in one spelling: the one that is matched is the one that is forwarded. RFC 3986."""
+
+from __future__ import annotations
+
+import re
+
+from microwallet.errors import MalformedMessage
+
+PATH_LIMIT = 8 * 1024
+"""Characters."""
+
+_ALLOWED = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_TREACHEROUS = ("%2F", "%5C", "%00")
+"""A slash, a backslash and a zero byte in disguise: what stands behind us may take them for the real ones."""
+
+
+def canonical_path(raw: str) -> str:
+    """The canonical spelling of a raw path, as it stood in the request line, without its query.
+
+    Escapes that are not needed are undone, others get capital letters. MalformedMessage for a path
+    that another program might read as a different one: empty or dotted segments, disguised slashes,
+    characters that must be escaped and are not.
+    """
+    if not raw.startswith("/") or len(raw) > PATH_LIMIT or _ALLOWED.fullmatch(raw) is None:
+        raise MalformedMessage(f"{raw[:80]!r} is no path that can be forwarded")
+    path = _ESCAPE.sub(_unescaped, raw)
+    segments = path[1:].split("/")
+    if any(segment in (".", "..") for segment in segments) or "" in segments[:-1]:
+        raise MalformedMessage(f"{raw[:80]!r} has empty or dotted segments")
+    if any(escape in path for escape in _TREACHEROUS):
+        raise MalformedMessage(f"{raw[:80]!r} has a slash, a backslash or a zero byte in disguise")
+    return path
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    character = chr(int(escape[1], 16))
+    return character if character in _UNRESERVED else escape[0].upper()

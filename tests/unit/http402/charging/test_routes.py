@@ -1,0 +1,193 @@
+"""Which route a request is of, and that no spelling of a path gets past the one that costs."""
+
+from __future__ import annotations
+
+import urllib.parse
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from microwallet.domain.identifiers import ChainId, checksum_address
+from microwallet.domain.money import Amount, Asset
+from microwallet.errors import MalformedMessage, UsageError
+from microwallet.http402.charging.paths import PATH_LIMIT, canonical_path
+from microwallet.http402.charging.routes import Unit, parse_routes
+
+USDC = Asset(chain_id=ChainId(31337), token=checksum_address(b"\1" * 20), symbol="USDC", decimals=6)
+ETH = Asset(chain_id=ChainId(31337), token=checksum_address(bytes(20)), symbol="ETH", decimals=18)
+
+
+def amount(text: str) -> Amount:
+    return Amount.parse(text, ETH if text.endswith("ETH") else USDC)
+
+
+def routes(*tables):
+    return parse_routes(tables, amount)
+
+
+class TestCanonicalPath:
+    """One spelling of a path."""
+
+    @pytest.mark.parametrize(
+        ("raw", "canonical"),
+        [
+            ("/", "/"),
+            ("/a/b/", "/a/b/"),
+            ("/%61%2d%7E", "/a-~"),
+            ("/a%c3%a4?".removesuffix("?"), "/a%C3%A4"),
+            ("/a%20b;c=d/@:!$&'()*+,", "/a%20b;c=d/@:!$&'()*+,"),
+            ("/%2561", "/%2561"),
+            ("/...", "/..."),
+            ("/a%3Fb", "/a%3Fb"),
+        ],
+    )
+    def test_spellings_become_one(self, raw, canonical):
+        """Needless escapes are undone once, needed ones are in capitals."""
+        assert canonical_path(raw) == canonical
+        assert canonical_path(canonical) == canonical
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            "",
+            "a",
+            "*",
+            "http://host/a",
+            "//a",
+            "/a//b",
+            "/a//",
+            "/.",
+            "/..",
+            "/a/../b",
+            "/a/./b",
+            "/%2e%2E/b",
+            "/a/%2e",
+            "/.%2e/",
+            "/a%2fb",
+            "/a%2Fb",
+            "/a%5cb",
+            "/a\\b",
+            "/a%00",
+            "/a\x00",
+            "/a b",
+            "/a\tb",
+            "/ä",
+            "/a%",
+            "/a%2",
+            "/a%zz",
+            "/a?b",
+            "/a#b",
+            '/a"b',
+            "/" + "a" * PATH_LIMIT,
+        ],
+    )
+    def test_what_could_be_read_differently_is_refused(self, raw):
+        """Empty and dotted segments, disguised slashes, bytes that need an escape."""
+        with pytest.raises(MalformedMessage):
+            canonical_path(raw)
+
+    @given(st.text(st.sampled_from("/.%2eE5cCfF0aä\\?#;~ \0"), max_size=12).map(lambda text: "/" + text))
+    def test_whatever_is_let_through_means_the_same_everywhere(self, raw):
+        """Decoded once, as an upstream does, it has the same segments, none empty, dotted or climbing."""
+        try:
+            path = canonical_path(raw)
+        except MalformedMessage:
+            return
+        decoded = urllib.parse.unquote(path).split("/")
+        assert decoded == [urllib.parse.unquote(segment) for segment in path.split("/")]
+        assert not {".", ".."} & set(decoded)
+        assert "" not in decoded[1:-1]
+        assert urllib.parse.unquote(raw) == urllib.parse.unquote(path)
+
+
+class TestRoutes:
+    """The table."""
+
+    TABLE = (
+        {"path": "/health", "free": True},
+        {"method": "GET", "path": "/articles/*", "price": "0.001 USDC"},
+        {"method": "POST", "path": "/articles/**", "price": "2 USDC"},
+        {"path": "/files/**", "price": "3"},
+        {"method": "GET", "path": "/", "price": "4"},
+    )
+
+    @pytest.mark.parametrize(
+        ("method", "path", "expected"),
+        [
+            ("GET", "/health", "free"),
+            ("DELETE", "/health", "free"),
+            ("GET", "/health/", None),
+            ("GET", "/articles/1", "0.001 USDC"),
+            ("HEAD", "/articles/1", "0.001 USDC"),
+            ("PUT", "/articles/1", None),
+            ("GET", "/articles", None),
+            ("GET", "/articles/1/2", None),
+            ("POST", "/articles/1/2/3", "2 USDC"),
+            ("POST", "/articles/", "2 USDC"),
+            ("POST", "/articles", "2 USDC"),
+            ("POST", "/article", None),
+            ("PATCH", "/files/a/b", "3 USDC"),
+            ("GET", "/Files/a", None),
+            ("GET", "/", "4 USDC"),
+            ("HEAD", "/", "4 USDC"),
+            ("POST", "/", None),
+            ("GET", "/other", None),
+        ],
+    )
+    def test_the_first_that_fits_counts(self, method, path, expected):
+        """By method and whole segments; what fits none is refused."""
+        found = routes(*self.TABLE).find(method, path)
+        told = None if found is None else "free" if found.price is None else str(found.price.amount)
+        assert told == expected
+
+    def test_all_of_a_price(self):
+        """Units by a header: the most is reserved."""
+        (route,) = routes(
+            {
+                "path": "/v1/**",
+                "price": "0.0001 USDC",
+                "per": "header",
+                "units-header": "X-Tokens",
+                "max-units": 5000,
+                "min-voucher-delta": "0.01 USDC",
+                "suggested-deposit": "5 USDC",
+                "description": "one token",
+            }
+        ).routes
+        assert route.price is not None
+        assert (route.price.unit, route.price.header) == (Unit.HEADER, "x-tokens")
+        assert route.price.reserved == 500_000
+        assert (route.price.min_voucher_delta, route.price.suggested_deposit) == (10_000, 5_000_000)
+
+    @pytest.mark.parametrize(
+        ("table", "message"),
+        [
+            ({"price": "1"}, "no path"),
+            ({"path": "/a"}, "neither a price nor free"),
+            ({"path": "/a", "free": True, "price": "1"}, "it is free, so it has no price"),
+            ({"path": "/a", "prize": "1"}, "did you mean price"),
+            ({"path": "/a", "price": 1}, "price is 1; str"),
+            ({"path": "/a", "price": "0"}, "route 1"),
+            ({"path": "/a", "price": "0.0000001"}, "USDC has 6"),
+            ({"path": "a", "price": "1"}, "no path that can be forwarded"),
+            ({"path": "/a/../b", "price": "1"}, "dotted"),
+            ({"path": "/%61", "price": "1"}, "write /a"),
+            ({"path": "/a*", "price": "1"}, "whole segment"),
+            ({"path": "/**/a", "price": "1"}, "at the end"),
+            ({"path": "/a", "price": "1", "method": "get"}, "no method"),
+            ({"path": "/a", "price": "1", "per": "token"}, "per is 'token'"),
+            ({"path": "/a", "price": "1", "per": "header"}, "go together"),
+            ({"path": "/a", "price": "1", "units-header": "x", "max-units": 5}, "go together"),
+            (
+                {"path": "/a", "price": "1", "per": "header", "units-header": "x", "max-units": 0},
+                "at least 1",
+            ),
+            ({"path": "/a", "price": "1", "min-voucher-delta": "1 ETH"}, "in ETH, the price in USDC"),
+        ],
+    )
+    def test_a_mistake_is_named(self, table, message):
+        """UsageError with the number of the route and what is wrong."""
+        with pytest.raises(UsageError, match="route 1: ") as raised:
+            routes(table)
+        assert message in raised.value.message
