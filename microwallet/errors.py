@@ -19,7 +19,9 @@ MicrowalletError                    1  unexpected
 │   ├── VoucherUnknown                 the highest voucher of a rebuilt channel is not known yet
 │   ├── InsufficientFunds
 │   ├── VoucherRejected
-│   └── MalformedMessage               what the other side sent is not what the drafts say
+│   ├── MalformedMessage               what the other side sent is not what the drafts say
+│   ├── NoPayableChallenge             no offer of the server keeps to the payer's rules
+│   └── AboveLimit                     the price is above what the payer agreed to
 ├── OutcomeUnknown                  5  money may have moved
 ├── KeyUnavailable                  6  locked, wrong password, of another account
 │   └── KeyMissing                     not where it was kept
@@ -143,6 +145,14 @@ class VoucherRejected(PaymentRefused):
 
 class MalformedMessage(PaymentRefused):
     code = "malformed-message"
+
+
+class NoPayableChallenge(PaymentRefused):
+    code = "no-payable-challenge"
+
+
+class AboveLimit(PaymentRefused):
+    code = "above-limit"
 
 
 class OutcomeUnknown(MicrowalletError):

@@ -1,0 +1,102 @@
+"""Which of a server's offers to take, by local rules alone, before any key is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from microwallet.domain.identifiers import NATIVE_TOKEN, Address, ChainId
+from microwallet.domain.money import Amount, Asset
+from microwallet.errors import AboveLimit, NoPayableChallenge, PaymentRefused
+from microwallet.http402.wire.challenge import Challenge, Offered
+from microwallet.http402.wire.session_request import INTENT, METHOD, CredentialType, SessionRequest
+
+PAYABLE_TYPES = frozenset({CredentialType.HASH, CredentialType.AUTHORIZATION})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayerRules:
+    """What the payer agreed to beforehand. The server's words change none of it."""
+
+    chain_id: ChainId
+    escrow_contracts: Collection[Address]
+    """Those that are trusted with deposits."""
+    assets: Mapping[Address, Asset]
+    """The tokens the payer knows on that chain."""
+    max_amounts: Mapping[Address, int]
+    """The most a request may cost, base units by token; a token that is not there is not paid in."""
+    payer: Address
+    known_payee: Address | None = None
+    """Whom this origin was paid to before, if the payer wants no other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """An offer that keeps to the rules."""
+
+    challenge: Challenge
+    request: SessionRequest
+    price: Amount
+    """Of one unit."""
+
+
+def choose(offered: Offered, rules: PayerRules, *, now: int) -> Choice:
+    """The first offer, in the server's order, that keeps to the rules at Unix second `now`.
+
+    Raises NoPayableChallenge, which says of each offer why not; AboveLimit where the price alone is
+    in the way.
+    """
+    refusals: list[PaymentRefused] = list(offered.rejected)
+    for challenge in offered.challenges:
+        try:
+            return _checked(challenge, rules, now)
+        except PaymentRefused as refusal:
+            refusals.append(refusal)
+    if above := [refusal for refusal in refusals if isinstance(refusal, AboveLimit)]:
+        raise above[0]
+    raise NoPayableChallenge(_told(refusals))
+
+
+def _checked(challenge: Challenge, rules: PayerRules, now: int) -> Choice:
+    kind = f"{challenge.method}/{challenge.intent}"
+    if (challenge.method, challenge.intent) != (METHOD, INTENT):
+        raise NoPayableChallenge(f"{kind} is a way to pay that is not known here")
+    if challenge.has_expired(now):
+        raise NoPayableChallenge(f"the offer expired at {challenge.expires}")
+    request = SessionRequest.parse(challenge.request_object())
+    asset = rules.assets.get(request.currency)
+    if request.chain_id != rules.chain_id:
+        raise NoPayableChallenge(
+            f"it is to be paid on chain {request.chain_id}, the network in use is {rules.chain_id}"
+        )
+    if request.escrow_contract not in rules.escrow_contracts:
+        raise NoPayableChallenge(f"its escrow {request.escrow_contract} is not trusted")
+    if asset is None:
+        raise NoPayableChallenge(f"it is to be paid in {request.currency}, a token that is not known here")
+    if request.recipient in (NATIVE_TOKEN, rules.payer, request.escrow_contract):
+        raise NoPayableChallenge(f"its payee {request.recipient} cannot be one")
+    if rules.known_payee not in (None, request.recipient):
+        raise NoPayableChallenge(f"its payee is {request.recipient}, and was {rules.known_payee} before")
+    if not PAYABLE_TYPES & set(request.credential_types):
+        raise NoPayableChallenge(f"it takes deposits by {', '.join(request.credential_types)} only")
+    return Choice(challenge=challenge, request=request, price=_price(request, asset, rules))
+
+
+def _price(request: SessionRequest, asset: Asset, rules: PayerRules) -> Amount:
+    price = Amount(request.amount, asset)
+    limit = Amount(rules.max_amounts.get(asset.token, 0), asset)
+    if limit < price:
+        unit = request.unit_type or "request"
+        raise AboveLimit(
+            f"a {unit} costs {price}, and at most {limit} may be paid for it; nothing was signed",
+            hint=f'--max-amount "{price}"',
+        )
+    return price
+
+
+def _told(refusals: Sequence[PaymentRefused]) -> str:
+    if not refusals:
+        return "the server wants to be paid, and does not say how"
+    reasons = "; ".join(refusal.message for refusal in refusals[:5])
+    more = f"; and {len(refusals) - 5} more" if len(refusals) > 5 else ""
+    return f"none of the server's {len(refusals)} offers can be paid: {reasons}{more}"

@@ -1,0 +1,59 @@
+"""Whom a credential may be sent to: one origin, over a connection nobody listens to. RFC 6454, RFC 9110."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import urlsplit
+
+from microwallet.errors import UsageError
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_EXAMPLE = "write it whole: https://example.com/path"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Scheme, host and port: what was agreed with one is no agreement with another."""
+
+    scheme: str
+    host: str
+    """In lowercase; an IPv6 address without brackets."""
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """The origin of an absolute http or https URL; UsageError for anything else."""
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise UsageError("the URL cannot be read", hint=_EXAMPLE) from error
+        if "@" in parts.netloc:
+            raise UsageError("no URL with a user name in it is paid", hint="use -H for credentials")
+        if parts.scheme not in _DEFAULT_PORTS or not host:
+            raise UsageError(f"{url[:200]!r} is no http or https URL", hint=_EXAMPLE)
+        if port is None:
+            port = _DEFAULT_PORTS[parts.scheme]
+        return cls(scheme=parts.scheme, host=host.rstrip("."), port=port)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody in between reads what is sent: TLS, or this very machine."""
+        return self.scheme == "https" or _is_loopback(self.host)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
+        return f"{self.scheme}://{host}{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    """By its text alone: a name, but for localhost, means whatever its look-up says."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
