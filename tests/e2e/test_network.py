@@ -348,14 +348,14 @@ class TestTls:
     def test_an_unknown_certificate_is_refused(self, secure):
         """Nobody in between can pretend to be the chain."""
         url, _ = secure
-        with Rpc([url], timeout=3) as rpc, pytest.raises(NetworkError, match=r"(?i)certificate"):
+        with Rpc([url], timeout=30) as rpc, pytest.raises(NetworkError, match=r"(?i)certificate"):
             rpc.call("eth_chainId")
 
     def test_a_trusted_certificate_is_accepted(self, secure, monkeypatch):
         """SSL_CERT_FILE adds an authority, as for other programs."""
         url, certificate = secure
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        with Rpc([url], timeout=3) as rpc:
+        with Rpc([url], timeout=30) as rpc:
             assert rpc.call("eth_chainId") == "0x7a69"
             assert rpc.call("eth_chainId") == "0x7a69"
 

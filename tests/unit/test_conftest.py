@@ -41,7 +41,7 @@ def run_pytest(
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    long: the long form\n")
     for name, content in tests.items():
         (folder / f"{name}.py").write_text(content)
-    environment = {**os.environ, "CI": ci}
+    environment = {**os.environ, "CI": ci, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
         cwd=folder,
