@@ -145,7 +145,8 @@ class DevnetFolder:
     def _locked(self) -> Iterator[None]:
         """One `up` or `down` at a time; the lock goes with the process."""
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self._folder.parent, self._folder):  # mkdir makes parents readable to all
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = (self._folder / ".lock").open("w")
         except OSError as error:
             raise UsageError(

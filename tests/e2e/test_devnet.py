@@ -68,6 +68,11 @@ class TestUp:
                 assert len(rpc.call("eth_getCode", [contract, "latest"])) > 1000
         assert os.getsid(data["pid"]) == data["pid"]
 
+    def test_a_home_that_it_makes_is_private(self, devnet_home, port):
+        """Keys and ledger come there next: nobody else may read it, and doctor has nothing to say."""
+        devnet_home.run("devnet", "up", "--port", port).succeeded()
+        assert devnet_home.path.stat().st_mode & 0o777 == 0o700
+
     def test_again_it_gives_the_same(self, devnet_home, port):
         """Running it twice is one chain, and both say the same."""
         first = devnet_home.run("devnet", "up", "--port", port, "--json").data
