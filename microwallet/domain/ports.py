@@ -80,7 +80,7 @@ class TransactionJournal(Protocol):
         """Make a transaction REPLACED that nobody began to send; False if somebody did."""
 
     def record_sent(self, transaction_hash: TxHash) -> None:
-        """A node took a transaction: BROADCAST, unless it is known to be in a block."""
+        """A node took a transaction: one that was taken for REPLACED is BROADCAST again."""
 
     def record(
         self,

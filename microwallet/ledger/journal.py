@@ -55,28 +55,15 @@ class Journal:
 
     def begin_sending(self, transaction_hash: TxHash) -> None:
         """A signed transaction is about to be sent: from now on nobody can withdraw it."""
-        with self._database.write() as connection:
-            connection.execute(
-                "UPDATE transactions SET status = ? WHERE hash = ? AND status = ?",
-                (TransactionStatus.BROADCAST, transaction_hash, TransactionStatus.SIGNED),
-            )
+        self._move(transaction_hash, TransactionStatus.SIGNED, TransactionStatus.BROADCAST)
 
     def withdraw(self, transaction_hash: TxHash) -> bool:
         """Make a transaction REPLACED that nobody began to send; False if somebody did."""
-        with self._database.write() as connection:
-            updated = connection.execute(
-                "UPDATE transactions SET status = ? WHERE hash = ? AND status = ?",
-                (TransactionStatus.REPLACED, transaction_hash, TransactionStatus.SIGNED),
-            )
-            return updated.rowcount == 1
+        return self._move(transaction_hash, TransactionStatus.SIGNED, TransactionStatus.REPLACED)
 
     def record_sent(self, transaction_hash: TxHash) -> None:
-        """A node took a transaction. One that is known to be in a block, by another process, stays so."""
-        with self._database.write() as connection:
-            connection.execute(
-                "UPDATE transactions SET status = ? WHERE hash = ? AND block_number IS NULL",
-                (TransactionStatus.BROADCAST, transaction_hash),
-            )
+        """A node took a transaction: one that was taken for replaced is live again."""
+        self._move(transaction_hash, TransactionStatus.REPLACED, TransactionStatus.BROADCAST)
 
     def record(
         self,
@@ -126,6 +113,15 @@ class Journal:
                 (len(operation_prefix), operation_prefix),
             )
             return [_entry(row) for row in rows]
+
+    def _move(self, transaction_hash: TxHash, before: TransactionStatus, after: TransactionStatus) -> bool:
+        """Give a transaction another status if it has the one before; whether it had."""
+        with self._database.write() as connection:
+            updated = connection.execute(
+                "UPDATE transactions SET status = ? WHERE hash = ? AND status = ?",
+                (after, transaction_hash, before),
+            )
+            return updated.rowcount == 1
 
     def _insert(self, connection: sqlite3.Connection, transaction: SignedTransaction) -> None:
         connection.execute(
