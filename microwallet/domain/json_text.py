@@ -15,8 +15,6 @@ def parse_json(text: bytes | str) -> Any:
     """The value of a JSON document in UTF-8; ValueError for anything else, however deeply nested."""
     if isinstance(text, bytes):
         text = text.decode()
-    if len(text) < NESTING_LIMIT:  # too short to be nested deeper
-        return json.loads(text)
     limit = sys.getrecursionlimit()
     try:
         if limit > NESTING_LIMIT:

@@ -25,3 +25,14 @@ def test_plain_documents():
     assert parse_json('{"a": [1, "2", null]}') == {"a": [1, "2", None]}
     with pytest.raises(ValueError, match="Expecting"):
         parse_json("nope")
+
+
+def test_a_short_text_is_nested_too_deeply_as_well():
+    """Where no library has raised the interpreter's limit, a few hundred bytes reach it."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    try:
+        with pytest.raises(ValueError, match="nested too deeply"):
+            parse_json(b"[" * 1400)
+    finally:
+        sys.setrecursionlimit(before)
