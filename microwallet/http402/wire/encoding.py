@@ -35,13 +35,21 @@ def decode_object(text: str, *, what: str, limit: int) -> dict[str, Any]:
         raise MalformedMessage(f"the {what} is not base64url without padding")
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        value = parse_json(raw.decode())
-        if b"\\u" in raw:
-            json.dumps(
-                value, ensure_ascii=False
-            ).encode()  # fails for half a surrogate pair, which is no text
-    except (binascii.Error, ValueError) as error:
-        raise MalformedMessage(f"the {what} is not JSON in base64url") from error
+    except binascii.Error as error:
+        raise MalformedMessage(f"the {what} is not base64url") from error
+    return json_object(raw, what=what)
+
+
+def json_object(text: bytes | str, *, what: str) -> dict[str, Any]:
+    """The JSON object in a text; MalformedMessage names it as `what`."""
+    try:
+        if isinstance(text, bytes):
+            text = text.decode()
+        value = parse_json(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # fails for half a surrogate pair: no text
+    except (ValueError, RecursionError) as error:
+        raise MalformedMessage(f"the {what} is not JSON") from error
     if not isinstance(value, dict):
         raise MalformedMessage(f"the {what} is no JSON object")
     return value

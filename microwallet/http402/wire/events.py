@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from microwallet.domain.identifiers import ChannelId
-from microwallet.domain.json_text import parse_json
 from microwallet.errors import MalformedMessage
+from microwallet.http402.wire.encoding import json_object
 from microwallet.http402.wire.wire_object import WireObject
 
 NEED_VOUCHER = "payment-need-voucher"
@@ -33,13 +33,7 @@ class ServerSentEvent:
 
     def json(self) -> dict[str, Any]:
         """The JSON object in the data; MalformedMessage if there is none."""
-        try:
-            value = parse_json(self.data)
-        except ValueError as error:
-            raise MalformedMessage(f"the data of a {self.type} event is not JSON") from error
-        if not isinstance(value, dict):
-            raise MalformedMessage(f"the data of a {self.type} event is no JSON object")
-        return value
+        return json_object(self.data, what=f"data of a {self.type} event")
 
 
 class EventReader:

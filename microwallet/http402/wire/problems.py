@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Self
 
-from microwallet.domain.json_text import parse_json
 from microwallet.errors import PROBLEM_BASE, MalformedMessage
+from microwallet.http402.wire.encoding import json_object
 
 MEDIA_TYPE = "application/problem+json"
 PROBLEM_LIMIT = 64 * 1024
@@ -87,12 +87,9 @@ class ToldProblem:
     @classmethod
     def parse(cls, body: bytes) -> Self:
         """The problem in the body of a response; MalformedMessage if it is no JSON object."""
-        try:
-            document = parse_json(body[: PROBLEM_LIMIT + 1])
-        except ValueError as error:
-            raise MalformedMessage("the problem document is not JSON") from error
-        if not isinstance(document, dict) or len(body) > PROBLEM_LIMIT:
-            raise MalformedMessage("the problem document is no JSON object of a reasonable size")
+        if len(body) > PROBLEM_LIMIT:
+            raise MalformedMessage(f"the problem document has more than {PROBLEM_LIMIT} bytes")
+        document = json_object(body, what="problem document")
         texts = {
             name: value[:_TEXT_LIMIT] if isinstance(value := document.get(name), str) else None
             for name in ("type", "title", "detail")
