@@ -335,6 +335,7 @@ def fill(home: Home, *, channels: int, payments: int) -> None:
                     asset=Asset(chain_id=ChainId(31337), token=token, symbol="TEST", decimals=6),
                     state=ChannelState(deposit=10**12, settled=0, close_requested_at=0, finalized=False),
                     authorized=payments,
+                    spent=payments,
                     as_of=0,
                     label=f"channel-{number}",
                     voucher_known=True,

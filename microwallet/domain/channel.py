@@ -101,6 +101,8 @@ class Channel:
     state: ChannelState
     authorized: int
     """The highest cumulative amount signed (payer) or accepted (payee), base units; never falls."""
+    spent: int
+    """How much of it was charged, what is being served included: by the payee's books, or by the payer's."""
     as_of: int | None
     """Unix seconds at which the chain said `state`; None if it never did."""
 
@@ -132,8 +134,8 @@ class PayeeChannel(Channel):
 
     @property
     def unpaid(self) -> int:
-        """Base units the best voucher is worth beyond what has been settled; lost once finalized."""
-        return max(0, min(self.authorized, self.state.deposit) - self.state.settled)
+        """Base units that were charged beyond what has been settled; lost once finalized."""
+        return max(0, min(self.spent, self.state.deposit) - self.state.settled)
 
     @property
     def unsettled(self) -> int:

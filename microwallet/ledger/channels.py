@@ -114,11 +114,16 @@ class Channels:
             return not states or updated.rowcount == len(states)
 
     def import_voucher(self, channel_id: ChannelId, cumulative_amount: int) -> None:
-        """The highest voucher of a channel is known to be at least this; authorized never falls."""
+        """The highest voucher of a channel is known to be at least this; authorized never falls.
+
+        What it authorizes beyond what was known counts as spent: nobody remembers for what.
+        """
         with self._database.write_vouchers() as connection:
             connection.execute(
-                "UPDATE channels SET authorized = max(authorized, ?), voucher_known = 1 WHERE channel_id = ?",
-                (to_text(cumulative_amount), channel_id),
+                """UPDATE channels SET spent = CASE WHEN authorized < :amount THEN :amount ELSE spent END,
+                    authorized = max(authorized, :amount), voucher_known = 1
+                WHERE channel_id = :channel_id""",
+                {"amount": to_text(cumulative_amount), "channel_id": channel_id},
             )
 
     def forget_vouchers(self, channel_ids: Sequence[ChannelId] | None = None) -> None:

@@ -60,8 +60,12 @@ class Payments:
                 ),
             )
             connection.execute(
-                "UPDATE channels SET authorized = ? WHERE channel_id = ?",
-                (to_text(payment.end), channel_id),
+                "UPDATE channels SET authorized = ?, spent = ? WHERE channel_id = ?",
+                (
+                    to_text(payment.end),
+                    to_text(channel.spent + payment.end - payment.start),
+                    channel_id,
+                ),
             )
             return payment
 

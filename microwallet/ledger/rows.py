@@ -26,6 +26,7 @@ COLUMNS = (
     "close_requested_at",
     "finalized",
     "authorized",
+    "spent",
     "as_of",
 )
 SELECTED = ", ".join(COLUMNS)
@@ -52,6 +53,7 @@ def channel_values(channel: Channel) -> tuple[Any, ...]:
         state.close_requested_at,
         int(state.finalized),
         to_text(channel.authorized),
+        to_text(channel.spent),
         channel.as_of,
     )
 
@@ -78,7 +80,8 @@ def channel_fields(values: Sequence[Any]) -> dict[str, Any]:
             finalized=bool(values[13]),
         ),
         "authorized": int(values[14]),
-        "as_of": values[15],
+        "spent": int(values[15]),
+        "as_of": values[16],
     }
 
 

@@ -112,4 +112,60 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (chain_id, escrow_contract, address)
         ) STRICT, WITHOUT ROWID""",
     ),
+    (
+        # How much of what is authorized was charged; before there were sessions, all of it.
+        *(
+            statement
+            for table in ("channels", "vouchers")
+            for statement in (
+                f"ALTER TABLE {table} ADD COLUMN {_amount('spent')} DEFAULT '{0:039d}'",
+                f"UPDATE {table} SET spent = authorized",
+            )
+        ),
+        # The stream that a payee's channel pays for: a later one takes its place.
+        "ALTER TABLE vouchers ADD COLUMN stream INTEGER NOT NULL DEFAULT 0",
+        # What the payee sold: each voucher buys once, each idempotency key too.
+        f"""CREATE TABLE sales (
+            channel_id TEXT NOT NULL,
+            {_amount("cumulative_amount")},
+            {_amount("cost")},
+            idempotency_key TEXT,
+            fingerprint BLOB,
+            status TEXT NOT NULL CHECK (status IN ('reserved', 'charged')),
+            answer BLOB,
+            created_at INTEGER NOT NULL,
+            PRIMARY KEY (channel_id, cumulative_amount)
+        ) STRICT, WITHOUT ROWID""",
+        """CREATE UNIQUE INDEX sales_by_key ON sales (channel_id, idempotency_key)
+            WHERE idempotency_key IS NOT NULL""",
+        # The challenges that were answered, each by one channel.
+        """CREATE TABLE challenges (
+            id TEXT PRIMARY KEY,
+            channel_id TEXT NOT NULL,
+            expires_at INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX challenges_by_expiry ON challenges (expires_at)",
+        # What the payer bought over HTTP, committed before its voucher leaves.
+        f"""CREATE TABLE purchases (
+            id INTEGER PRIMARY KEY,
+            idempotency_key TEXT NOT NULL UNIQUE,
+            channel_id TEXT NOT NULL REFERENCES channels,
+            {_amount("cumulative_amount")},
+            {_amount("cost")},
+            method TEXT NOT NULL,
+            url TEXT NOT NULL,
+            fingerprint BLOB NOT NULL,
+            status TEXT NOT NULL CHECK (status IN ('in-flight', 'paid', 'returned')),
+            created_at INTEGER NOT NULL,
+            UNIQUE (channel_id, cumulative_amount)
+        ) STRICT""",
+        # Whom an origin was paid to: it is to be the same the next time.
+        """CREATE TABLE known_payees (
+            origin TEXT NOT NULL,
+            chain_id INTEGER NOT NULL,
+            payee TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            PRIMARY KEY (origin, chain_id)
+        ) STRICT, WITHOUT ROWID""",
+    ),
 )

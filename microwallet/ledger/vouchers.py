@@ -29,6 +29,8 @@ class Accepted:
     """What the ledger holds against a new voucher of a channel."""
 
     authorized: int
+    spent: int
+    """How much of it was charged."""
     is_closing: bool
     """Whether the payee has begun to close the channel, and that has not ended."""
     ended_closes: int
@@ -104,7 +106,7 @@ class Vouchers:
             connection.executemany(
                 f"""INSERT INTO vouchers ({SELECTED}, created_at, signature, accepted_at) VALUES ({marks})
                 ON CONFLICT (channel_id) DO UPDATE
-                SET authorized = excluded.authorized, signature = excluded.signature,
+                SET authorized = excluded.authorized, spent = excluded.spent, signature = excluded.signature,
                     accepted_at = excluded.accepted_at, deposit = excluded.deposit,
                     settled = excluded.settled, close_requested_at = excluded.close_requested_at,
                     finalized = excluded.finalized, as_of = excluded.as_of
@@ -152,10 +154,12 @@ class Vouchers:
 
 
 def _accepted(connection: sqlite3.Connection, channel_ids: Iterable[ChannelId]) -> dict[ChannelId, Accepted]:
-    query = "SELECT authorized, closing, ended_closes FROM vouchers WHERE channel_id = ?"
+    query = "SELECT authorized, spent, closing, ended_closes FROM vouchers WHERE channel_id = ?"
     rows = {one: connection.execute(query, (one,)).fetchone() for one in channel_ids}
     return {
-        channel_id: Accepted(authorized=int(row[0]), is_closing=bool(row[1]), ended_closes=row[2])
+        channel_id: Accepted(
+            authorized=int(row[0]), spent=int(row[1]), is_closing=bool(row[2]), ended_closes=row[3]
+        )
         for channel_id, row in rows.items()
         if row
     }

@@ -261,6 +261,7 @@ class Acceptance:
                 self._require_key(payee)
             self._forget_closed(accepted)
             best = {channel_id: row.authorized for channel_id, row in accepted.items()}
+            spent = {channel_id: row.spent for channel_id, row in accepted.items()}
             better: dict[ChannelId, VoucherDocument] = {}
             for document in payable:
                 channel_id, amount = document.channel_id, document.cumulative_amount
@@ -271,9 +272,10 @@ class Acceptance:
                 if amount <= max(best.get(channel_id, -1), self._known[channel_id].state.settled):
                     tally.duplicates += 1
                 else:
+                    spent[channel_id] = spent.get(channel_id, 0) + amount - best.get(channel_id, 0)
                     best[channel_id], better[channel_id] = amount, document
                     tally.accepted += 1
-            return [self._channel(document) for document in better.values()]
+            return [self._channel(document, spent[channel_id]) for channel_id, document in better.items()]
 
         if not payable:
             return
@@ -288,7 +290,7 @@ class Acceptance:
         if outdated:
             raise _ClosedMeanwhile
 
-    def _channel(self, document: VoucherDocument) -> PayeeChannel:
+    def _channel(self, document: VoucherDocument, spent: int) -> PayeeChannel:
         known = self._known[document.channel_id]
         return PayeeChannel(
             channel_id=document.channel_id,
@@ -296,6 +298,7 @@ class Acceptance:
             asset=self._policy.assets[known.descriptor.token],
             state=known.state,
             authorized=document.cumulative_amount,
+            spent=spent,
             as_of=known.state_at,
             signature=document.signature,
         )

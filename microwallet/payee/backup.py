@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, PayeeChannel
@@ -25,12 +25,13 @@ IsValid = Callable[[ChannelDescriptor, bytes, bytes], bool]
 
 
 def voucher_lines(channels: Iterable[PayeeChannel]) -> Iterator[str]:
-    """The best voucher of each channel as one JSON object: `amount` is what is unsettled of it."""
+    """The best voucher of each channel as one JSON object, with what was charged beside: `spent`."""
     for channel in channels:
         write = voucher_writer(channel.descriptor, channel.channel_id, channel.asset)
         amount = channel.authorized - min(channel.authorized, channel.state.settled)
         deposit = max(channel.state.deposit, channel.authorized)
-        yield write(channel.authorized, amount, deposit, channel.signature)
+        voucher = write(channel.authorized, amount, deposit, channel.signature)
+        yield f'{voucher[:-1]},"spent":"{channel.spent}"}}'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,7 @@ class Restoration:
                 self.tally.channels[channel.channel_id] = None
                 if channel.authorized > best.get(channel.channel_id, -1):
                     best[channel.channel_id] = channel.authorized
-                    better[channel.channel_id] = channel
+                    better[channel.channel_id] = _with_known_charges(channel, accepted)
                     self.tally.accepted += 1
                 else:
                     self.tally.duplicates += 1
@@ -113,6 +114,7 @@ class Restoration:
             asset=self._asset(document.descriptor, raw),
             state=NO_CHANNEL,
             authorized=document.cumulative_amount,
+            spent=_spent(raw, document.cumulative_amount),
             as_of=None,
             signature=document.signature,
         )
@@ -147,3 +149,16 @@ class Restoration:
         if not 0 < len(symbol) <= 20 or not symbol.isascii() or not symbol.isprintable():
             raise MalformedVoucher("asset is no symbol")
         return Asset(chain_id=descriptor.chain_id, token=descriptor.token, symbol=symbol, decimals=decimals)
+
+
+def _spent(raw: dict[str, Any], authorized: int) -> int:
+    """What was charged of it; all, where the backup does not tell."""
+    spent = raw.get("spent", str(authorized))
+    if not isinstance(spent, str) or not spent.isascii() or not spent.isdigit() or len(spent) > 39:
+        raise MalformedVoucher("spent is not a decimal string of base units")
+    return min(int(spent), authorized)
+
+
+def _with_known_charges(channel: PayeeChannel, accepted: Mapping[ChannelId, Accepted]) -> PayeeChannel:
+    known = accepted.get(channel.channel_id)
+    return channel if known is None else replace(channel, spent=max(channel.spent, known.spent))

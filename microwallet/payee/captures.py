@@ -95,8 +95,8 @@ class Selection:
 
 
 def whole_capture(channel: PayeeChannel) -> PlannedCapture:
-    """All that the best voucher is worth: no more than the deposit, no less than is settled."""
-    worth = min(channel.authorized, channel.state.deposit)
+    """All that was charged: no more than the deposit, no less than is settled."""
+    worth = min(channel.spent, channel.state.deposit)
     return PlannedCapture(channel=channel, capture_amount=max(worth, channel.state.settled))
 
 
@@ -114,6 +114,9 @@ def chosen_capture(channel: PayeeChannel, capture: str, action: Action) -> Plann
         raise AmountExceedsDeposit(f"a capture of {amount} is more than the deposit of {deposit}")
     if amount > authorized:
         raise PaymentRefused(f"a capture of {amount} is more than the best voucher authorizes: {authorized}")
+    if amount.base_units > channel.spent:
+        spent = Amount(channel.spent, channel.asset)
+        raise PaymentRefused(f"a capture of {amount} is more than was charged: {spent} of {authorized}")
     if amount < settled or (action is Action.SETTLE and amount == settled):
         raise PaymentRefused(
             f"a capture of {amount} takes nothing: {settled} is settled already, and --capture is the total"

@@ -157,6 +157,7 @@ def _begin(account: PayingAccount, plan: OpenPlan) -> Deposit:
         asset=asset,
         state=NO_CHANNEL,
         authorized=0,
+        spent=0,
         as_of=None,
         label=plan.request.label,
         voucher_known=True,

@@ -109,6 +109,7 @@ def _rebuilt(event: ChannelOpened, asset: Asset) -> PayerChannel:
         asset=asset,
         state=NO_CHANNEL,
         authorized=0,
+        spent=0,
         as_of=None,
         label=None,
         voucher_known=False,

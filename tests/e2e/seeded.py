@@ -79,6 +79,7 @@ def seed(home: Home, *, deposit: int, label: str = "coffee", salt: int = 0x33) -
             asset=USDC,
             state=ChannelState(deposit=deposit, settled=0, close_requested_at=0, finalized=False),
             authorized=0,
+            spent=0,
             as_of=0,
             label=label,
             voucher_known=True,

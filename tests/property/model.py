@@ -47,6 +47,7 @@ class Keyed:
             asset=USDC,
             state=replace(NO_CHANNEL, deposit=deposit),
             authorized=authorized,
+            spent=authorized,
             as_of=0,
             label=label,
             voucher_known=True,

@@ -97,6 +97,7 @@ def test_a_payees_table_shows_payers():
         asset=OPEN.asset,
         state=OPEN.state,
         authorized=3,
+        spent=3,
         as_of=1,
         signature=b"x",
     )

@@ -28,6 +28,7 @@ def test_an_unknown_channel_lists_what_there_is(ledger):
         asset=channel.asset,
         state=channel.state,
         authorized=channel.authorized,
+        spent=channel.authorized,
         as_of=channel.as_of,
         signature=bytes(65),
     )

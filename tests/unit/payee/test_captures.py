@@ -38,6 +38,7 @@ def channel(deposit=1_000, settled=0, authorized=0, *, finalized=False, number=1
         asset=Asset(chain_id=ChainId(31337), token=token, symbol=symbol, decimals=decimals),
         state=ChannelState(deposit=deposit, settled=settled, close_requested_at=0, finalized=finalized),
         authorized=authorized,
+        spent=authorized,
         as_of=1,
         signature=b"\x01" * 65,
     )

@@ -31,6 +31,7 @@ CHANNEL = PayeeChannel(
     asset=Asset(chain_id=ChainId(1), token=ADDRESS, symbol="USDC", decimals=6),
     state=ChannelState(deposit=100, settled=0, close_requested_at=REQUESTED_AT, finalized=False),
     authorized=60,
+    spent=60,
     as_of=1,
     signature=b"",
 )
