@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from microwallet.config import Configuration, Paths
-from microwallet.domain.money import Amount, Asset
+from microwallet.domain.money import Asset
 from microwallet.errors import KeyMissing, KeyUnavailable, UnknownReference, UsageError
 
 if TYPE_CHECKING:
@@ -69,6 +69,14 @@ class Wallet:
         paths = Paths.from_environment(environment)
         configuration = Configuration(paths, environment, flags=flags, project_folder=Path.cwd())
         return cls(paths, configuration, environment=environment, prompt=prompt, reporter=reporter)
+
+    def twin(self) -> Self:
+        """The same wallet for another thread: a ledger connection of its own, the keys unlocked here."""
+        twin = type(self)(
+            self.paths, self.configuration, environment=self.environment, reporter=self.reporter
+        )
+        twin.__dict__["accounts"] = self.accounts
+        return twin
 
     def __enter__(self) -> Self:
         return self
@@ -368,28 +376,14 @@ class Wallet:
 
     def require_removable(self, account: Account) -> None:
         """UsageError, with the channels, if they hold money that needs the account's key."""
-        if at_risk := self.money_at_risk(account.address):
+        from microwallet.ledger.at_risk import money_at_risk
+
+        if at_risk := money_at_risk(self.ledger, account.address):
             raise UsageError(
                 f"account {account.name} is needed: " + "; ".join(at_risk),
                 hint="microwallet channel close, or microwallet payee close --all",
                 data={"atRisk": at_risk},
             )
-
-    def money_at_risk(self, address: Address) -> list[str]:
-        """What would be lost with the key of `address`: one line a channel that holds money."""
-        lines = []
-        dead = self.ledger.deposits.abandoned_opens()
-        for channel in self.ledger.channels.list(finalized=False):
-            is_dead = channel.channel_id in dead and not channel.state.exists
-            if channel.descriptor.payer == address and not is_dead:
-                held = channel.state.deposit - channel.state.settled
-                lines.append(f"{channel.name} holds {Amount(held, channel.asset)}")
-        owing = [
-            f"{received.channel_id} owes {Amount(received.unsettled, received.asset)}"
-            for received in self.ledger.vouchers.list(finalized=False)
-            if received.descriptor.payee == address and received.unsettled
-        ]
-        return lines + owing
 
 
 def _quiet() -> Reporter:

@@ -20,6 +20,7 @@ RESOURCES, ACTIONS, LOCAL = "Resources", "Pay and be paid", "This machine"
 COMMANDS = {
     "pay": Lazy("microwallet.cli.pay", ACTIONS),
     "send": Lazy("microwallet.cli.send", ACTIONS),
+    "serve": Lazy("microwallet.cli.serve", ACTIONS),
     "balance": Lazy("microwallet.cli.balance", ACTIONS),
     "voucher": Lazy("microwallet.cli.voucher", ACTIONS),
     "account": Lazy("microwallet.cli.account", RESOURCES),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from microwallet.ledger.journal import Journal
     from microwallet.ledger.payments import Payments
     from microwallet.ledger.scanned import Scanned
+    from microwallet.ledger.sessions import Sessions
     from microwallet.ledger.turns import Turns
     from microwallet.ledger.vouchers import Vouchers
 
@@ -69,6 +70,13 @@ class Ledger:
         from microwallet.ledger.vouchers import Vouchers
 
         return Vouchers(self.database)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """What the gateway accepted and sold."""
+        from microwallet.ledger.sessions import Sessions
+
+        return Sessions(self.database)
 
     @cached_property
     def journal(self) -> Journal:

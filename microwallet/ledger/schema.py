@@ -131,13 +131,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             {_amount("cost")},
             idempotency_key TEXT,
             fingerprint BLOB,
-            status TEXT NOT NULL CHECK (status IN ('reserved', 'charged')),
             answer BLOB,
             created_at INTEGER NOT NULL,
             PRIMARY KEY (channel_id, cumulative_amount)
         ) STRICT, WITHOUT ROWID""",
         """CREATE UNIQUE INDEX sales_by_key ON sales (channel_id, idempotency_key)
             WHERE idempotency_key IS NOT NULL""",
+        "CREATE INDEX sales_answered ON sales (created_at) WHERE answer IS NOT NULL",
         # The challenges that were answered, each by one channel.
         """CREATE TABLE challenges (
             id TEXT PRIMARY KEY,

@@ -40,6 +40,11 @@ class Price:
     description: str | None = None
 
     @property
+    def unit_type(self) -> str:
+        """What one unit is called on the wire."""
+        return "unit" if self.unit is Unit.HEADER else str(self.unit)
+
+    @property
     def reserved(self) -> int:
         """Base units that must be available before the upstream is asked."""
         return self.amount.base_units * self.max_units

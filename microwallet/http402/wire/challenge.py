@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 from microwallet.errors import MalformedMessage
@@ -129,7 +129,7 @@ class ChallengeSecrets:
 
     def challenge(
         self,
-        request: Mapping[str, Any],
+        request: Mapping[str, Any] | str,
         *,
         realm: str,
         method: str,
@@ -139,19 +139,22 @@ class ChallengeSecrets:
         description: str | None = None,
         opaque: Mapping[str, str] | None = None,
     ) -> Challenge:
-        """A new challenge until Unix second `expires_at`; its id is bound to all but the description."""
+        """A new challenge until Unix second `expires_at`; its id is bound to all but the description.
+
+        A `request` that is text has been encoded already.
+        """
         unbound = Challenge(
             id="unbound",
             realm=realm,
             method=method,
             intent=intent,
-            request=encode_object(request),
+            request=request if isinstance(request, str) else encode_object(request),
             expires=rfc3339(expires_at),
             digest=digest,
             description=description,
             opaque=None if opaque is None else encode_object(opaque),
         )
-        return Challenge.parse({**unbound.parameters(), "id": _bound_id(unbound, self.secrets[0])})
+        return replace(unbound, id=_bound_id(unbound, self.secrets[0]))
 
     def issued(self, challenge: Challenge) -> bool:
         """Whether the id of an echoed challenge is bound to its parameters by one of these secrets."""

@@ -17,6 +17,9 @@ from microwallet.http402.wire.encoding import json_object
 MEDIA_TYPE = "application/problem+json"
 PROBLEM_LIMIT = 64 * 1024
 """Bytes of a document."""
+OWN_PROBLEM_BASE = "urn:microwallet:problem:"
+"""Of problems for which the drafts have no type."""
+_OWN = frozenset({"idempotency-mismatch", "outcome-unknown", "try-again"})
 _TEXT_LIMIT = 2048
 
 
@@ -39,9 +42,13 @@ class ProblemType(Enum):
     CHALLENGE_NOT_FOUND = ("session/challenge-not-found", "Challenge Not Found", 402)
     INSUFFICIENT_BALANCE = ("session/insufficient-balance", "Insufficient Balance", 402)
     TRANSACTION_REVERTED = ("session/transaction-reverted", "Transaction Reverted", 409)
+    IDEMPOTENCY_MISMATCH = ("idempotency-mismatch", "Idempotency Mismatch", 409)
+    OUTCOME_UNKNOWN = ("outcome-unknown", "Outcome Unknown", 409)
+    TRY_AGAIN = ("try-again", "Try Again", 503)
 
     def __init__(self, slug: str, title: str, status: int) -> None:
-        self.uri = PROBLEM_BASE + slug
+        base = OWN_PROBLEM_BASE if slug in _OWN else PROBLEM_BASE
+        self.uri = base + slug
         self.title = title
         self.status = status
 
@@ -58,13 +65,20 @@ class Problem:
     type: ProblemType
     detail: str
     extensions: Mapping[str, Any] = field(default_factory=dict)
+    other_status: int | None = None
+    """Where a draft wants another status than the type's."""
+
+    @property
+    def status(self) -> int:
+        """Of the HTTP answer."""
+        return self.other_status or self.type.status
 
     def to_body(self) -> bytes:
         """The document, as JSON."""
         document = {
             "type": self.type.uri,
             "title": self.type.title,
-            "status": self.type.status,
+            "status": self.status,
             "detail": self.detail,
             **self.extensions,
         }

@@ -5,7 +5,7 @@ draft-evm-session-00, section "Receipt Generation".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from microwallet.domain.identifiers import ChainId, ChannelId, TxHash
@@ -63,6 +63,10 @@ class SessionReceipt:
             transaction_hash=None if transaction_hash is None else TxHash(transaction_hash),
             confirmations=receipt.optional_count("confirmations"),
         )
+
+    def with_transaction(self, transaction_hash: TxHash | None) -> Self:
+        """The same receipt for a transaction that was sent."""
+        return replace(self, transaction_hash=transaction_hash)
 
     def to_object(self) -> dict[str, Any]:
         """The object to encode."""

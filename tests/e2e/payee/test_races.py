@@ -11,6 +11,7 @@ from microwallet.domain.ports import SignedTransaction
 from microwallet.errors import KeyUnavailable, UsageError
 from microwallet.ledger.ledger import Ledger
 from microwallet.payee.exclusive import claims_lock, exclusive
+from microwallet.ledger.at_risk import money_at_risk
 from microwallet.wallet import Wallet
 
 
@@ -129,7 +130,7 @@ def test_an_account_is_not_removed_once_a_voucher_is_accepted(payee, payers):
     """Not even by a command that looked before, and then waited for the name to be typed."""
     opened = payers.open(payee.address)
     with Wallet.open(environment=payee.home.environment) as wallet:
-        assert wallet.money_at_risk(payee.address) == []
+        assert money_at_risk(wallet.ledger, payee.address) == []
         payee.accept(opened.voucher(1_000))
         with pytest.raises(UsageError, match="is needed"):
             wallet.remove_account(wallet.account)

@@ -1,0 +1,52 @@
+"""What a payee has accepted and sold on one channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from microwallet.domain.identifiers import ChannelId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionAccount:
+    """0 <= spent <= accepted; accepted never falls, and spent only by what is given back.
+
+    accepted <= deposit as well, unless a reorganisation takes a top-up back.
+    draft-evm-session-00, section "Server-Side Accounting".
+    """
+
+    channel_id: ChannelId
+    deposit: int
+    """Base units, as the chain says."""
+    accepted: int = 0
+    """The highest cumulative amount of a voucher: `acceptedCumulative`."""
+    spent: int = 0
+    """Charged, or reserved by requests that are being served."""
+    stream: int = 0
+    """The number of the stream that is the channel's session; an earlier one has ended."""
+    is_closing: bool = False
+    """Whether a close is pending, by payer or payee: what is paid now could come too late."""
+    is_finalized: bool = False
+
+    @property
+    def available(self) -> int:
+        """What is authorized and not spent, base units."""
+        return self.accepted - self.spent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sale:
+    """One request that a voucher bought. The voucher buys nothing else, and its key neither."""
+
+    channel_id: ChannelId
+    cumulative_amount: int
+    """Of the voucher that came with the request."""
+    cost: int
+    """Base units charged, or reserved while it is served."""
+    idempotency_key: str | None
+    fingerprint: bytes | None
+    """Of the request, where it has a key."""
+    answer: bytes | None
+    """What was answered, where it could be kept."""
+    created_at: int
+    """Unix seconds."""

@@ -1,0 +1,69 @@
+"""What a gateway answers itself, and what it keeps of an upstream's answers for replays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from microwallet.http402.wire.problems import MEDIA_TYPE, Problem
+from microwallet.http402.wire.receipt import SessionReceipt
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Names in lowercase, as ASGI has them."""
+
+KEPT_LIMIT = 64 * 1024
+"""Bytes of an answer's body that is kept for replays."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A whole response."""
+
+    status: int
+    headers: Headers
+    body: bytes = b""
+
+
+def problem_answer(problem: Problem, *more: tuple[bytes, bytes]) -> Answer:
+    """A problem as a response that no cache keeps."""
+    return Answer(
+        status=problem.status,
+        headers=[
+            (b"content-type", MEDIA_TYPE.encode()),
+            (b"cache-control", b"no-store"),
+            *([(b"retry-after", b"2")] if problem.status == 503 else []),
+            *more,
+        ],
+        body=problem.to_body(),
+    )
+
+
+def plain_answer(status: int, title: str) -> Answer:
+    """A refusal that has nothing to do with paying."""
+    document = {"type": "about:blank", "title": title, "status": status}
+    return Answer(
+        status=status, headers=[(b"content-type", MEDIA_TYPE.encode())], body=json.dumps(document).encode()
+    )
+
+
+def receipt_headers(receipt: SessionReceipt) -> list[tuple[bytes, bytes]]:
+    """The fields that a successful answer carries."""
+    return [(b"payment-receipt", receipt.to_field().encode()), (b"cache-control", b"private")]
+
+
+def pack(answer: Answer) -> bytes:
+    """An answer as the store keeps it: a line of JSON, and the body."""
+    head = {
+        "status": answer.status,
+        "headers": [[k.decode("latin-1"), v.decode("latin-1")] for k, v in answer.headers],
+    }
+    return json.dumps(head, separators=(",", ":")).encode() + b"\n" + answer.body
+
+
+def unpack(kept: bytes) -> Answer:
+    """The answer that was packed."""
+    head, _, body = kept.partition(b"\n")
+    document = json.loads(head)
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in document["headers"]]
+    return Answer(status=document["status"], headers=headers, body=body)

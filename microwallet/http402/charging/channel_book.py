@@ -1,0 +1,125 @@
+"""The channels a gateway is paid through: their checks prepared, the chain's state of them kept fresh."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayeeChannel
+from microwallet.domain.identifiers import ChannelId
+from microwallet.domain.money import Asset
+from microwallet.domain.voucher import SignerCheck, VoucherDigest
+from microwallet.errors import NetworkError
+from microwallet.http402.charging.chain import PayeeChain
+from microwallet.http402.charging.desk import Desk
+from microwallet.http402.charging.store import SessionStore
+
+KEPT = 20_000
+"""Channels kept ready; what is forgotten is read from the store again."""
+STATE_SECONDS = 30
+"""For how long the chain's word about a channel is taken for current."""
+SILENCE_SECONDS = 300
+"""For how long it is while the chain cannot be asked: a third of the grace period."""
+
+
+@dataclass(slots=True, kw_only=True)
+class KnownChannel:
+    """A channel that was told of. `state` has no more deposit than is confirmed."""
+
+    channel_id: ChannelId
+    descriptor: ChannelDescriptor
+    asset: Asset
+    digest: VoucherDigest
+    is_by_signer: SignerCheck
+    state: ChannelState
+    state_at: int | None
+    """Unix seconds at which the chain said so; None if it is to be asked first."""
+
+    @classmethod
+    def of(cls, channel: PayeeChannel, *, state_at: int | None) -> KnownChannel:
+        """The channel of the store, its checks prepared."""
+        descriptor = channel.descriptor
+        return cls(
+            channel_id=channel.channel_id,
+            descriptor=descriptor,
+            asset=channel.asset,
+            digest=VoucherDigest(descriptor.chain_id, descriptor.escrow_contract, channel.channel_id),
+            is_by_signer=SignerCheck(descriptor.voucher_signer),
+            state=channel.state,
+            state_at=state_at,
+        )
+
+
+class ChannelBook:
+    """Known channels by id. One event loop uses it."""
+
+    def __init__(self, store: SessionStore, chain: Desk[PayeeChain], *, clock: Callable[[], int]) -> None:
+        self._store = store
+        self._chain = chain
+        self._clock = clock
+        self._known: OrderedDict[ChannelId, KnownChannel] = OrderedDict()
+        self._stale: set[ChannelId] = set()
+        self._round: asyncio.Task[None] | None = None
+
+    def get(self, channel_id: ChannelId) -> KnownChannel | None:
+        """The channel, or None if nobody told of it."""
+        known = self._known.get(channel_id)
+        if known is not None:
+            return known
+        channel = self._store.channel(channel_id)
+        return None if channel is None else self._keep(KnownChannel.of(channel, state_at=None))
+
+    def add(self, channel: PayeeChannel) -> KnownChannel:
+        """Keep a new channel, in the store too, with its first voucher and the state just asked for."""
+        now = self._clock()
+        self._store.add_channel(channel, now=now)
+        return self._keep(KnownChannel.of(channel, state_at=now))
+
+    def record(self, known: KnownChannel, state: ChannelState) -> None:
+        """What the chain says of a channel now."""
+        known.state, known.state_at = state, self._clock()
+        self._store.record_states({known.channel_id: state}, as_of=known.state_at)
+
+    async def freshen(self, known: KnownChannel) -> None:
+        """Ask the chain about a channel unless it said so lately; all that wait are asked about at once.
+
+        NetworkError once the chain has been silent for too long.
+        """
+        if self._age(known) <= STATE_SECONDS:
+            return
+        self._stale.add(known.channel_id)
+        if self._round is None:
+            self._round = asyncio.create_task(self._ask())
+        try:
+            await asyncio.shield(self._round)
+        except NetworkError:
+            if self._age(known) > SILENCE_SECONDS:
+                raise
+
+    async def _ask(self) -> None:
+        await asyncio.sleep(0)  # for those that come in the same turn of the loop
+        asked = [self._known[one] for one in self._stale if one in self._known]
+        self._stale.clear()
+        self._round = None
+        states = await self._chain.run(lambda chain: chain.states([one.channel_id for one in asked]))
+        now = self._clock()
+        news = {}
+        for known in asked:
+            if states[known.channel_id] != known.state:
+                news[known.channel_id] = states[known.channel_id]
+            known.state, known.state_at = states[known.channel_id], now
+        if news:
+            self._store.record_states(news, as_of=now)
+
+    def _age(self, known: KnownChannel) -> float:
+        """Seconds since the chain was asked; endless where the clock was set back."""
+        age = float("inf") if known.state_at is None else self._clock() - known.state_at
+        return age if age >= 0 else float("inf")
+
+    def _keep(self, known: KnownChannel) -> KnownChannel:
+        self._known[known.channel_id] = known
+        if len(self._known) > KEPT:
+            self._known.popitem(last=False)
+        return known

@@ -1,0 +1,98 @@
+"""A paid request's own parts, checked one by one, without a store.
+
+draft-httpauth-payment-00, section "Request Body Digest Binding"; draft-evm-session-00, section "Voucher
+Verification".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from microwallet.domain.voucher import SignatureError
+from microwallet.errors import MalformedMessage
+from microwallet.http402.charging.account import Refused
+from microwallet.http402.charging.answers import Headers
+from microwallet.http402.charging.channel_book import KnownChannel
+from microwallet.http402.wire.body_digest import matches
+from microwallet.http402.wire.credential import Credential
+from microwallet.http402.wire.problems import Problem, ProblemType
+from microwallet.http402.wire.session_payload import SessionAction, SignedVoucher, parse_payload
+
+BODY_LIMIT = 1024 * 1024
+"""Bytes of a request body that is read to bind a challenge or an idempotency key to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request, as far as paying for it concerns it."""
+
+    method: str
+    raw_path: str
+    query: bytes
+    headers: Headers
+    has_body: bool
+    read_body: Callable[[int], Awaitable[bytes | None]]
+    """The whole body, or None if it has more bytes than the number given."""
+
+    def values(self, name: bytes) -> list[str]:
+        """The values of a header field, in order; `name` in lowercase."""
+        return [value.decode("latin-1") for key, value in self.headers if key == name]
+
+
+def how_many_credentials(credentials: list[str]) -> Problem:
+    """The problem of a request that does not have exactly one credential."""
+    if not credentials:
+        return Problem(type=ProblemType.PAYMENT_REQUIRED, detail="this costs something: see WWW-Authenticate")
+    return Problem(
+        type=ProblemType.MALFORMED_CREDENTIAL,
+        detail=f"there are {len(credentials)} payment credentials; one is expected",
+        other_status=400,
+    )
+
+
+def action_of(credential: Credential) -> SessionAction:
+    """The action a credential is for; Refused if it cannot be read."""
+    try:
+        return parse_payload(credential.payload)
+    except MalformedMessage as error:
+        problem = Problem(type=ProblemType.MALFORMED_CREDENTIAL, detail=error.message, other_status=400)
+        raise Refused(problem) from error
+
+
+def check_signature(known: KnownChannel, voucher: SignedVoucher) -> None:
+    """Refused unless a voucher is signed by its channel's signer, canonically."""
+    digest = known.digest(voucher.cumulative_amount)
+    extensions = {"channelId": known.channel_id}
+    try:
+        if known.is_by_signer(digest, voucher.signature):
+            return
+    except SignatureError as error:
+        raise Refused(
+            Problem(type=ProblemType.INVALID_SIGNATURE, detail=str(error), extensions=extensions)
+        ) from error
+    raise Refused(
+        Problem(
+            type=ProblemType.SIGNER_MISMATCH,
+            detail=f"the voucher is not signed by {known.descriptor.voucher_signer}",
+            extensions=extensions,
+        )
+    )
+
+
+async def check_digest(asked: Asked, digest: str) -> None:
+    """Refused unless a request has the body that its challenge is bound to."""
+    body = await asked.read_body(BODY_LIMIT)
+    if body is None or not matches(digest, body):
+        raise Refused(
+            Problem(type=ProblemType.INVALID_CHALLENGE, detail="the challenge is bound to another body")
+        )
+
+
+async def fingerprint_of(asked: Asked, path: str) -> bytes:
+    """What makes a request the same one again."""
+    body = await asked.read_body(BODY_LIMIT) if asked.has_body else b""
+    told = hashlib.sha256(body).hexdigest() if body is not None else " ".join(asked.values(b"content-length"))
+    text = "\0".join([asked.method, path, asked.query.decode("latin-1"), told])
+    return hashlib.sha256(text.encode()).digest()

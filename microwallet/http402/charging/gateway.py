@@ -1,0 +1,368 @@
+"""The gateway's decisions: which requests are served, and what they cost whom.
+
+draft-httpauth-payment-00; draft-evm-session-00, section "Verification Procedure". Cheap checks come first,
+then the signature, then the chain, and the commit before anything is served.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from microwallet.domain.identifiers import ChannelId, TxHash
+from microwallet.domain.session import SessionAccount
+from microwallet.errors import LedgerError, MalformedMessage, NetworkError
+from microwallet.http402.charging import sales
+from microwallet.http402.charging.account import Refused
+from microwallet.http402.charging.answers import (
+    Answer,
+    plain_answer,
+    problem_answer,
+    receipt_headers,
+    unpack,
+)
+from microwallet.http402.charging.chain import PayeeChain
+from microwallet.http402.charging.channel_book import ChannelBook, KnownChannel
+from microwallet.http402.charging.checks import (
+    BODY_LIMIT,
+    Asked,
+    action_of,
+    check_digest,
+    check_signature,
+    fingerprint_of,
+    how_many_credentials,
+)
+from microwallet.http402.charging.desk import Desk
+from microwallet.http402.charging.group_commit import GroupCommit
+from microwallet.http402.charging.offers import Offer, Terms, offer_of
+from microwallet.http402.charging.opening import Opening
+from microwallet.http402.charging.paths import canonical_path
+from microwallet.http402.charging.routes import Route, Routes, Unit
+from microwallet.http402.charging.sales import Handover, Order, Sold
+from microwallet.http402.charging.store import SessionStore
+from microwallet.http402.wire.body_digest import body_digest
+from microwallet.http402.wire.challenge import Challenge
+from microwallet.http402.wire.credential import Credential, is_payment
+from microwallet.http402.wire.problems import Problem, ProblemType
+from microwallet.http402.wire.receipt import SessionReceipt
+from microwallet.http402.wire.session_payload import (
+    CloseAction,
+    OpenAction,
+    SignedVoucher,
+    TopUpAction,
+    VoucherAction,
+)
+from microwallet.http402.wire.timestamps import parse_rfc3339
+
+KEY_LIMIT = 255
+CHALLENGES_KEPT = 50_000
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Free:
+    """A request that is served for nothing."""
+
+    path: str
+    """In the one spelling that is forwarded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A request that is served because it was paid."""
+
+    path: str
+    """In the one spelling that is forwarded."""
+    offer: Offer
+    sold: Sold
+    channel: KnownChannel
+    challenge_id: str
+
+
+@dataclass(slots=True, kw_only=True)
+class _Issued:
+    """A challenge of ours that came back."""
+
+    challenge: Challenge
+    expires_at: int
+    channel_id: ChannelId | None = None
+
+
+class Gateway:
+    """Decides about requests. One event loop uses it; `store` may be shared by many processes."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        routes: Routes,
+        store: SessionStore,
+        chain: Desk[PayeeChain],
+        *,
+        close_channel: Callable[[ChannelId], Awaitable[TxHash | None]] | None = None,
+        clock: Callable[[], int] = lambda: int(time.time()),
+    ) -> None:
+        self.terms = terms
+        self._routes = routes
+        self._clock = clock
+        self._commit = GroupCommit(store)
+        self._channels = ChannelBook(store, chain, clock=clock)
+        self._opening = Opening(terms, self._channels, chain)
+        self._close_channel = close_channel
+        self._issued: OrderedDict[str, _Issued] = OrderedDict()
+        self._offers = {
+            id(route): offer_of(terms, route, route.price)
+            for route in routes.routes
+            if route.price is not None
+        }
+
+    async def admit(self, asked: Asked) -> Free | Grant | Answer:
+        """What becomes of a request: a grant to serve it, or the answer to it."""
+        try:
+            path = canonical_path(asked.raw_path)
+        except MalformedMessage:
+            return plain_answer(400, "Bad Request")
+        route = self._routes.find(asked.method, path)
+        if route is not None and route.price is None:
+            return Free(path=path)
+        credentials = [value for value in asked.values(b"authorization") if is_payment(value)]
+        if route is None:
+            route = self._sold_by_get(asked.method, path)
+            if route is None or not credentials:
+                return plain_answer(404, "Not Found")
+            is_service = False
+        else:
+            is_service = asked.method != "HEAD"
+        offer = self._offers[id(route)]
+        try:
+            if len(credentials) != 1:
+                raise Refused(how_many_credentials(credentials))
+            return await self._paid(asked, path, offer, credentials[0], is_service=is_service)
+        except Refused as refused:
+            return await self._refusal(asked, offer, refused.problem)
+        except (NetworkError, LedgerError) as error:
+            detail = "it could not be checked or recorded just now; nothing was charged"
+            return problem_answer(Problem(type=ProblemType.TRY_AGAIN, detail=f"{detail} ({error.code})"))
+
+    async def undo(self, grant: Grant) -> None:
+        """Nothing was served: the cost is given back. What was sold before stays sold."""
+        if not grant.sold.is_replay:
+            sale = grant.sold.sale
+            await self._commit.run(lambda rows: sales.undo(rows, sale))
+
+    async def settle_cost(self, grant: Grant, units: int) -> Sold:
+        """Charge a grant's sale for what was used, no more than was reserved."""
+        sale = grant.sold.sale
+        cost = min(sale.cost, units * grant.offer.price.amount.base_units)
+        return await self._commit.run(lambda rows: sales.settle_cost(rows, sale, cost))
+
+    async def keep_answer(self, grant: Grant, packed: bytes) -> None:
+        """Keep what was answered for the same request again."""
+        sale = grant.sold.sale
+        await self._commit.run(lambda rows: sales.keep_answer(rows, sale, packed))
+
+    def receipt(
+        self, account: SessionAccount, challenge_id: str, *, units: int | None = None
+    ) -> SessionReceipt:
+        """The receipt of a session as it stands."""
+        return SessionReceipt(
+            timestamp=self._clock(),
+            challenge_id=challenge_id,
+            channel_id=account.channel_id,
+            chain_id=self.terms.chain_id,
+            accepted_cumulative=account.accepted,
+            spent=account.spent,
+            units=units,
+        )
+
+    # One request with one credential
+
+    async def _paid(
+        self, asked: Asked, path: str, offer: Offer, authorization: str, *, is_service: bool
+    ) -> Grant | Answer:
+        try:
+            credential = Credential.parse(authorization)
+        except MalformedMessage as error:
+            raise Refused(Problem(type=ProblemType.MALFORMED_CREDENTIAL, detail=error.message)) from error
+        issued = self._check_challenge(credential.challenge, offer)
+        action = action_of(credential)
+        if credential.challenge.digest is not None:
+            await check_digest(asked, credential.challenge.digest)
+        if isinstance(action, TopUpAction):
+            known = self._known(action.channel_id, offer)
+            account = await self._top_up(known, action)
+            return self._done(self.receipt(account, issued.challenge.id))
+        known = await self._channel(credential, action, offer)
+        voucher = action.voucher
+        check_signature(known, voucher)
+        await self._channels.freshen(known)
+        if isinstance(action, CloseAction):
+            return await self._close(known, issued)
+        handover = self._handover(known, voucher, issued, offer)
+        if not is_service:
+            account = await self._commit.run(lambda rows: sales.take(rows, handover, self._clock()))
+            issued.channel_id = known.channel_id
+            return self._done(self.receipt(account, issued.challenge.id))
+        order = await self._order(asked, path, handover, offer)
+        sold = await self._commit.run(lambda rows: sales.sell(rows, order, self._clock()))
+        issued.channel_id = known.channel_id
+        if sold.is_replay:
+            return self._replayed(asked, path, offer, sold, known, issued.challenge.id)
+        return Grant(path=path, offer=offer, sold=sold, channel=known, challenge_id=issued.challenge.id)
+
+    def _check_challenge(self, challenge: Challenge, offer: Offer) -> _Issued:
+        """The challenge, if it is one of ours for this route, and can still be answered."""
+        issued = self._issued.get(challenge.id)
+        if issued is None or issued.challenge != challenge:
+            if not self.terms.secrets.issued(challenge) or challenge.expires is None:
+                detail = "the challenge is none that was issued here"
+                raise Refused(Problem(type=ProblemType.CHALLENGE_NOT_FOUND, detail=detail))
+            issued = _Issued(challenge=challenge, expires_at=parse_rfc3339(challenge.expires))
+        if issued.expires_at <= self._clock():
+            raise Refused(
+                Problem(
+                    type=ProblemType.PAYMENT_EXPIRED, detail=f"the challenge expired at {challenge.expires}"
+                )
+            )
+        if not offer.asked_by(challenge):
+            raise Refused(
+                Problem(
+                    type=ProblemType.INVALID_CHALLENGE, detail="the challenge was issued for something else"
+                )
+            )
+        self._issued[challenge.id] = issued
+        if len(self._issued) > CHALLENGES_KEPT:
+            self._issued.popitem(last=False)
+        return issued
+
+    async def _channel(
+        self, credential: Credential, action: OpenAction | VoucherAction | CloseAction, offer: Offer
+    ) -> KnownChannel:
+        channel_id = action.voucher.channel_id
+        if isinstance(action, OpenAction) and self._channels.get(channel_id) is None:
+            return await self._opening.open(credential, action, offer)
+        if isinstance(action, VoucherAction) and action.merged is not None:
+            raise Refused(
+                Problem(
+                    type=ProblemType.VERIFICATION_FAILED,
+                    detail="deposits are not brought onto the chain here",
+                )
+            )
+        return self._known(channel_id, offer)
+
+    def _known(self, channel_id: ChannelId, offer: Offer) -> KnownChannel:
+        """The channel, if it pays this payee, in this escrow and with this token."""
+        known = self._channels.get(channel_id)
+        if known is None:
+            raise Refused(sales.channel_not_found(channel_id))
+        if not offer.fits(known.descriptor):
+            raise Refused(
+                Problem(
+                    type=ProblemType.VERIFICATION_FAILED,
+                    detail="the channel is of another payee, escrow, chain or token",
+                    extensions={"channelId": channel_id},
+                )
+            )
+        return known
+
+    def _handover(
+        self, known: KnownChannel, voucher: SignedVoucher, issued: _Issued, offer: Offer
+    ) -> Handover:
+        if issued.channel_id not in (None, known.channel_id):
+            raise Refused(
+                Problem(type=ProblemType.INVALID_CHALLENGE, detail="the challenge has served another channel")
+            )
+        return Handover(
+            channel_id=known.channel_id,
+            cumulative_amount=voucher.cumulative_amount,
+            signature=voucher.signature,
+            deposit=known.state.deposit,
+            min_voucher_delta=offer.price.min_voucher_delta,
+            challenge_id=issued.challenge.id,
+            challenge_expires_at=None if issued.channel_id is not None else issued.expires_at,
+        )
+
+    async def _order(self, asked: Asked, path: str, handover: Handover, offer: Offer) -> Order:
+        keys = asked.values(b"idempotency-key")
+        if not keys:
+            return Order(
+                handover=handover, cost=offer.price.reserved, is_stream=offer.price.unit is Unit.EVENT
+            )
+        if len(keys) > 1 or not 0 < len(keys[0]) <= KEY_LIMIT or not keys[0].isprintable():
+            raise Refused(
+                Problem(
+                    type=ProblemType.MALFORMED_CREDENTIAL,
+                    detail=f"one Idempotency-Key of 1 to {KEY_LIMIT} characters is expected",
+                    other_status=400,
+                )
+            )
+        return Order(
+            handover=handover,
+            cost=offer.price.reserved,
+            idempotency_key=keys[0],
+            fingerprint=await fingerprint_of(asked, path),
+            is_stream=offer.price.unit is Unit.EVENT,
+        )
+
+    def _replayed(
+        self, asked: Asked, path: str, offer: Offer, sold: Sold, known: KnownChannel, challenge_id: str
+    ) -> Grant | Answer:
+        """The same request again: answered as before, or served again where that harms nobody."""
+        if sold.sale.answer is not None:
+            answer = unpack(sold.sale.answer)
+            if answer.status >= 400:
+                return answer
+            receipt = self.receipt(sold.account, challenge_id)
+            return Answer(
+                status=answer.status, headers=[*answer.headers, *receipt_headers(receipt)], body=answer.body
+            )
+        if asked.method in _SAFE and offer.price.unit is not Unit.EVENT:
+            return Grant(path=path, offer=offer, sold=sold, channel=known, challenge_id=challenge_id)
+        raise Refused(
+            Problem(
+                type=ProblemType.OUTCOME_UNKNOWN,
+                detail="this request was paid and begun before; what was answered is not kept,"
+                " and it is not done again",
+            )
+        )
+
+    async def _top_up(self, known: KnownChannel, action: TopUpAction) -> SessionAccount:
+        self._channels.record(known, await self._opening.topped_up(known, action))
+        return await self._account(known)
+
+    async def _account(self, known: KnownChannel) -> SessionAccount:
+        account = await self._commit.run(lambda rows: rows.account(known.channel_id))
+        if account is None:
+            raise Refused(sales.channel_not_found(known.channel_id))
+        return account
+
+    async def _close(self, known: KnownChannel, issued: _Issued) -> Answer:
+        """Close with what was charged: any voucher rightly signed asks for it, the best one pays for it."""
+        if self._close_channel is None:
+            raise Refused(
+                Problem(type=ProblemType.VERIFICATION_FAILED, detail="channels are not closed on demand here")
+            )
+        transaction_hash = await self._close_channel(known.channel_id)
+        known.state_at = None
+        receipt = self.receipt(await self._account(known), issued.challenge.id)
+        return self._done(receipt.with_transaction(transaction_hash))
+
+    # Answers
+
+    def _done(self, receipt: SessionReceipt) -> Answer:
+        return Answer(status=200, headers=[*receipt_headers(receipt), (b"content-length", b"0")])
+
+    async def _refusal(self, asked: Asked, offer: Offer, problem: Problem) -> Answer:
+        digest = None
+        if asked.has_body and problem.type is ProblemType.PAYMENT_REQUIRED:
+            body = await asked.read_body(BODY_LIMIT)
+            digest = None if body is None else body_digest(body)
+        challenge = offer.challenge(self._clock(), digest=digest)
+        return problem_answer(problem, (b"www-authenticate", challenge.to_field().encode()))
+
+    def _sold_by_get(self, method: str, path: str) -> Route | None:
+        """The priced route whose resource a POST names that is no request for it: it hands a voucher over."""
+        route = self._routes.find("GET", path) if method == "POST" else None
+        return route if route is not None and route.price is not None else None

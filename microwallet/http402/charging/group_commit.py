@@ -1,0 +1,56 @@
+"""Many requests in one commit: work on the store is collected while others are being read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from microwallet.http402.charging.account import Refused
+from microwallet.http402.charging.sales import StreamEnded
+from microwallet.http402.charging.store import SessionRows, SessionStore
+
+T = TypeVar("T")
+_EXPECTED = (Refused, StreamEnded)
+"""What work may raise without harm to the others in its transaction: it has changed nothing since."""
+
+
+class GroupCommit:
+    """Runs work on a store's rows; each piece is durable when its result is there.
+
+    One event loop uses it. Pieces run one after the other in the order they came, so that those of
+    one channel are serialized; the store serializes processes.
+    """
+
+    def __init__(self, store: SessionStore) -> None:
+        self._store = store
+        self._waiting: list[tuple[Callable[[SessionRows], Any], asyncio.Future[Any]]] = []
+
+    async def run(self, work: Callable[[SessionRows], T]) -> T:
+        """The result of `work` once it is durable; raises what it raises, or LedgerError."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._waiting.append((work, future))
+        if len(self._waiting) == 1:
+            loop.call_soon(self._commit)
+        return await future
+
+    def _commit(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        outcomes: list[tuple[Any, Exception | None]] = []
+        try:
+            with self._store.transaction() as rows:
+                for work, _ in waiting:
+                    try:
+                        outcomes.append((work(rows), None))
+                    except _EXPECTED as expected:
+                        outcomes.append((None, expected))
+        except Exception as error:  # noqa: BLE001  # nothing is durable: everybody is told
+            outcomes = [(None, error)] * len(waiting)
+        for (_, future), (result, refusal) in zip(waiting, outcomes, strict=True):
+            if future.cancelled():
+                continue
+            if refusal is None:
+                future.set_result(result)
+            else:
+                future.set_exception(refusal)

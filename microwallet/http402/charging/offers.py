@@ -1,0 +1,106 @@
+"""What a gateway asks for: one session request a price, and a fresh challenge for everybody.
+
+draft-httpauth-payment-00, section "Challenge (WWW-Authenticate)"; draft-evm-session-00, section "Request
+Schema".
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from microwallet.domain.channel import ChannelDescriptor
+from microwallet.domain.identifiers import Address, ChainId
+from microwallet.http402.charging.rotating_secrets import RotatingSecrets
+from microwallet.http402.charging.routes import Price, Route
+from microwallet.http402.wire.challenge import REQUEST_LIMIT, Challenge
+from microwallet.http402.wire.encoding import decode_object, encode_object
+from microwallet.http402.wire.session_request import INTENT, METHOD, CredentialType, SessionRequest
+
+CHALLENGE_SECONDS = 300
+"""How long a challenge may be answered."""
+_NONCE_BYTES = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What all offers of a gateway have in common."""
+
+    realm: str
+    payee: Address
+    chain_id: ChainId
+    escrow_contract: Address
+    secrets: RotatingSecrets
+    credential_types: Sequence[str] = (CredentialType.HASH,)
+    pays_fees: bool = False
+    challenge_seconds: int = CHALLENGE_SECONDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What one route costs, ready to be asked for."""
+
+    terms: Terms
+    price: Price
+    name: str
+    """Of the route; a challenge for one is none for another."""
+    request: str = field(init=False)
+    """The session request, encoded."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "request", encode_object(self._session_request().to_object()))
+
+    def challenge(self, now: int, *, digest: str | None = None) -> Challenge:
+        """A challenge nobody had before, until `challenge_seconds` from Unix second `now`."""
+        return self.terms.secrets.current.challenge(
+            self.request,
+            realm=self.terms.realm,
+            method=METHOD,
+            intent=INTENT,
+            expires_at=now + self.terms.challenge_seconds,
+            digest=digest,
+            description=self.price.description,
+            opaque={"nonce": secrets.token_hex(_NONCE_BYTES), "route": self.name},
+        )
+
+    def asked_by(self, challenge: Challenge) -> bool:
+        """Whether a challenge that was issued here is one for this offer, as it is now."""
+        return (
+            challenge.request == self.request
+            and challenge.realm == self.terms.realm
+            and (challenge.method, challenge.intent) == (METHOD, INTENT)
+            and challenge.description == self.price.description
+            and challenge.opaque is not None
+            and decode_object(challenge.opaque, what="opaque", limit=REQUEST_LIMIT).get("route") == self.name
+        )
+
+    def fits(self, descriptor: ChannelDescriptor) -> bool:
+        """Whether a channel pays this payee, in this escrow, on this chain, with this token."""
+        return (descriptor.payee, descriptor.escrow_contract, descriptor.chain_id, descriptor.token) == (
+            self.terms.payee,
+            self.terms.escrow_contract,
+            self.terms.chain_id,
+            self.price.amount.asset.token,
+        )
+
+    def _session_request(self) -> SessionRequest:
+        terms, price = self.terms, self.price
+        return SessionRequest(
+            amount=price.amount.base_units,
+            currency=price.amount.asset.token,
+            recipient=terms.payee,
+            chain_id=terms.chain_id,
+            escrow_contract=terms.escrow_contract,
+            unit_type=price.unit_type,
+            suggested_deposit=price.suggested_deposit,
+            description=price.description,
+            min_voucher_delta=price.min_voucher_delta,
+            fee_payer=terms.pays_fees,
+            credential_types=terms.credential_types,
+        )
+
+
+def offer_of(terms: Terms, route: Route, price: Price) -> Offer:
+    """The offer of a priced route."""
+    return Offer(terms=terms, price=price, name=f"{route.method} /{'/'.join(route.pattern)}")

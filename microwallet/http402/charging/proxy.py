@@ -1,0 +1,137 @@
+"""The upstream as an ASGI application: a reverse proxy. RFC 9110, section "Message Forwarding"."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from urllib.parse import urlsplit
+
+import httpcore
+
+from microwallet.errors import UsageError
+from microwallet.http402.charging.answers import plain_answer
+from microwallet.http402.charging.middleware import Receive, Scope, Send, send_answer
+
+CONNECT_SECONDS = 5.0
+CONNECTIONS = 200
+
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+_OURS = frozenset({b"host", b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
+
+
+class ReverseProxy:
+    """Forwards every request to one upstream, and its answers back, chunk by chunk."""
+
+    def __init__(self, upstream: str, *, answer_seconds: float = 60.0) -> None:
+        """`upstream` is an http or https URL without a path; UsageError for anything else.
+
+        `answer_seconds`: how long the upstream may be silent.
+        """
+        parts = urlsplit(upstream)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+            raise UsageError(f"{upstream[:200]!r} is no upstream", hint="--upstream http://127.0.0.1:9000")
+        if parts.path.rstrip("/") or parts.query or parts.fragment:
+            raise UsageError(
+                f"{upstream[:200]!r} has a path: what is asked for is forwarded as it is",
+                hint=f"--upstream {parts.scheme}://{parts.netloc}",
+            )
+        try:
+            port = parts.port
+        except ValueError as error:
+            raise UsageError(f"{upstream[:200]!r} has no port that could be one") from error
+        self._url = (parts.scheme.encode(), parts.hostname.encode("idna"), port)
+        self._host = parts.netloc.encode()
+        self._timeout = {
+            "connect": CONNECT_SECONDS,
+            "read": answer_seconds,
+            "write": answer_seconds,
+            "pool": CONNECT_SECONDS,
+        }
+        self._pool = httpcore.AsyncConnectionPool(max_connections=CONNECTIONS, keepalive_expiry=15)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, as ASGI 3 has it."""
+        if scope["type"] != "http":
+            return
+        scheme, host, port = self._url
+        target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+        started = False
+        try:
+            async with self._pool.stream(
+                scope["method"],
+                httpcore.URL(scheme=scheme, host=host, port=port, target=target),
+                headers=self._request_headers(scope),
+                content=_body(receive) if _has_body(scope) else None,
+                extensions={"timeout": self._timeout},
+            ) as response:
+                started = True
+                await send(
+                    {
+                        "type": "http.response.start",
+                        "status": response.status,
+                        "headers": _end_to_end(response.headers),
+                    }
+                )
+                async for chunk in response.aiter_stream():
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send({"type": "http.response.body", "body": b""})
+        except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
+            if started:
+                raise
+            if isinstance(error, httpcore.TimeoutException):
+                await send_answer(plain_answer(504, "Gateway Timeout"), send)
+            else:
+                await send_answer(plain_answer(502, "Bad Gateway"), send)
+
+    async def close(self) -> None:
+        """Close the connections to the upstream."""
+        await self._pool.aclose()
+
+    def _request_headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        headers = [one for one in _end_to_end(scope["headers"]) if one[0] not in _OURS]
+        asked_host = [value for name, value in scope["headers"] if name == b"host"][:1]
+        client = scope.get("client")
+        told = [
+            (b"host", self._host),
+            *((b"x-forwarded-host", value) for value in asked_host),
+            (b"x-forwarded-proto", scope.get("scheme", "http").encode()),
+            *([(b"x-forwarded-for", client[0].encode())] if client else []),
+        ]
+        if _has_body(scope) and not any(name == b"content-length" for name, _ in headers):
+            told.append((b"transfer-encoding", b"chunked"))
+        return told + headers
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+
+
+async def _body(receive: Receive) -> AsyncIterator[bytes]:
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise httpcore.WriteError("the client went away while it sent the body")
+        if message.get("body"):
+            yield message["body"]
+        if not message.get("more_body", False):
+            return
+
+
+def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Fields that concern more than one connection; names in lowercase."""
+    lower = [(name.lower(), value) for name, value in headers]
+    named = {
+        part.strip().lower() for name, value in lower if name == b"connection" for part in value.split(b",")
+    }
+    return [(name, value) for name, value in lower if name not in _HOP_BY_HOP and name not in named]

@@ -1,0 +1,174 @@
+"""Selling: what becomes of an order in one transaction over the store's rows.
+
+draft-evm-session-00, sections "Voucher Verification", "Per-Request Processing" and "Request Idempotency".
+The voucher of an order is verified before it comes here. Each voucher buys once; an older one that has
+not yet bought still does while what is authorized and not spent covers the cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from microwallet.domain.identifiers import ChannelId
+from microwallet.domain.session import Sale, SessionAccount
+from microwallet.http402.charging.account import Refused, accept, charge, give_back, insufficient
+from microwallet.http402.charging.store import SessionRows
+from microwallet.http402.wire.problems import Problem, ProblemType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """A voucher, rightly signed, as it came with a challenge."""
+
+    channel_id: ChannelId
+    cumulative_amount: int
+    signature: bytes = field(repr=False)
+    deposit: int
+    """Of its channel, confirmed; base units."""
+    min_voucher_delta: int
+    challenge_id: str
+    challenge_expires_at: int | None
+    """None where the challenge is known to serve this channel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A request that a voucher is to buy."""
+
+    handover: Handover
+    cost: int
+    """Base units to charge, or to reserve."""
+    idempotency_key: str | None = None
+    fingerprint: bytes | None = None
+    is_stream: bool = False
+    """Whether it is its channel's session from now on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sold:
+    """An order that was charged, or one that was served before under the same key."""
+
+    sale: Sale
+    account: SessionAccount
+    is_replay: bool = False
+
+
+class StreamEnded(Exception):
+    """A later stream has taken the channel over."""
+
+
+def sell(rows: SessionRows, order: Order, now: int) -> Sold:
+    """Accept the voucher and charge the cost, or find what was sold under the order's key before.
+
+    Refused if nothing is sold; a voucher that was better than the one before is kept all the same.
+    """
+    handover, key = order.handover, order.idempotency_key
+    account = _account(rows, handover)
+    if key is not None and (earlier := rows.sale_by_key(handover.channel_id, key)) is not None:
+        if earlier.fingerprint != order.fingerprint:
+            raise Refused(
+                Problem(
+                    type=ProblemType.IDEMPOTENCY_MISMATCH,
+                    detail="the idempotency key was used for another request",
+                )
+            )
+        return Sold(sale=earlier, account=account, is_replay=True)
+    accepted = accept(account, handover.cumulative_amount, min_voucher_delta=handover.min_voucher_delta)
+    try:
+        if rows.sale(handover.channel_id, handover.cumulative_amount) is not None:
+            raise insufficient(accepted, order.cost, "this voucher has bought already")
+        charged = charge(accepted, order.cost)
+    except Refused:
+        if accepted is not account:
+            rows.save_voucher(accepted, handover.signature, now=now)
+        raise
+    if order.is_stream:
+        charged = replace(charged, stream=charged.stream + 1)
+    if accepted is not account:
+        rows.save_voucher(charged, handover.signature, now=now)
+    else:
+        rows.save(charged)
+    sale = Sale(
+        channel_id=handover.channel_id,
+        cumulative_amount=handover.cumulative_amount,
+        cost=order.cost,
+        idempotency_key=key,
+        fingerprint=order.fingerprint if key is not None else None,
+        answer=None,
+        created_at=now,
+    )
+    rows.add_sale(sale)
+    return Sold(sale=sale, account=charged)
+
+
+def take(rows: SessionRows, handover: Handover, now: int) -> SessionAccount:
+    """Accept a voucher that buys nothing by itself; Refused if it cannot be accepted."""
+    account = _account(rows, handover)
+    accepted = accept(account, handover.cumulative_amount, min_voucher_delta=handover.min_voucher_delta)
+    if accepted is not account:
+        rows.save_voucher(accepted, handover.signature, now=now)
+    return accepted
+
+
+def settle_cost(rows: SessionRows, sale: Sale, cost: int) -> Sold:
+    """Charge a sale `cost`, no more than was reserved for it, and give the rest back."""
+    account = give_back(_known(rows, sale.channel_id), sale.cost - cost)
+    rows.save(account)
+    sale = replace(sale, cost=cost)
+    rows.update_sale(sale)
+    return Sold(sale=sale, account=account)
+
+
+def undo(rows: SessionRows, sale: Sale) -> SessionAccount:
+    """Give back all that a sale cost: nothing was served."""
+    account = give_back(_known(rows, sale.channel_id), sale.cost)
+    rows.save(account)
+    rows.remove_sale(sale)
+    return account
+
+
+def charge_more(rows: SessionRows, sale: Sale, cost: int, *, stream: int) -> Sold:
+    """Charge a stream for what comes next; Refused while that much is not available.
+
+    StreamEnded if the stream is not its channel's session any more.
+    """
+    account = _known(rows, sale.channel_id)
+    if account.stream != stream:
+        raise StreamEnded
+    account = charge(account, cost)
+    rows.save(account)
+    sale = replace(sale, cost=sale.cost + cost)
+    rows.update_sale(sale)
+    return Sold(sale=sale, account=account)
+
+
+def keep_answer(rows: SessionRows, sale: Sale, answer: bytes) -> None:
+    """Keep what was answered, for the same request again."""
+    rows.update_sale(replace(sale, answer=answer))
+
+
+def _account(rows: SessionRows, handover: Handover) -> SessionAccount:
+    channel_id = handover.channel_id
+    if handover.challenge_expires_at is not None and not rows.claim_challenge(
+        handover.challenge_id, channel_id, expires_at=handover.challenge_expires_at
+    ):
+        raise Refused(
+            Problem(type=ProblemType.INVALID_CHALLENGE, detail="the challenge has served another channel")
+        )
+    return replace(_known(rows, channel_id), deposit=handover.deposit)
+
+
+def _known(rows: SessionRows, channel_id: ChannelId) -> SessionAccount:
+    account = rows.account(channel_id)
+    if account is None:
+        raise Refused(channel_not_found(channel_id))
+    return account
+
+
+def channel_not_found(channel_id: ChannelId) -> Problem:
+    """The problem of a channel that is not known here: an `open` action tells of it."""
+    return Problem(
+        type=ProblemType.CHANNEL_NOT_FOUND,
+        detail="no such channel was told of here",
+        extensions={"channelId": channel_id},
+    )

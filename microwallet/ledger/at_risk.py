@@ -1,0 +1,24 @@
+"""What would be lost with a key: the channels that hold money of an address."""
+
+from __future__ import annotations
+
+from microwallet.domain.identifiers import Address
+from microwallet.domain.money import Amount
+from microwallet.ledger.ledger import Ledger
+
+
+def money_at_risk(ledger: Ledger, address: Address) -> list[str]:
+    """One line a channel that holds money of `address`, as its payer or its payee."""
+    lines = []
+    dead = ledger.deposits.abandoned_opens()
+    for channel in ledger.channels.list(finalized=False):
+        is_dead = channel.channel_id in dead and not channel.state.exists
+        if channel.descriptor.payer == address and not is_dead:
+            held = channel.state.deposit - channel.state.settled
+            lines.append(f"{channel.name} holds {Amount(held, channel.asset)}")
+    owing = [
+        f"{received.channel_id} owes {Amount(received.unsettled, received.asset)}"
+        for received in ledger.vouchers.list(finalized=False)
+        if received.descriptor.payee == address and received.unsettled
+    ]
+    return lines + owing
