@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from microwallet.http402.wire.weights import WEIGHT, thousandths
+
 Offer = TypeVar("Offer")
 
 _LIMIT = 4096
 _RANGE = re.compile(
-    r"(?P<method>[a-z]+|\*)/(?P<intent>[A-Za-z0-9-]+|\*)"
-    r"(?:[ \t]*;[ \t]*[qQ]=(?P<weight>0(?:\.\d{0,3})?|1(?:\.0{0,3})?))?",
+    rf"(?P<method>[a-z]+|\*)/(?P<intent>[A-Za-z0-9-]+|\*)(?:{WEIGHT})?",
     re.ASCII,
 )
 
@@ -66,10 +67,4 @@ def _weight(ranges: Sequence[PaymentRange], method: str, intent: str) -> int:
 
 
 def _range(match: re.Match[str]) -> PaymentRange:
-    weight = match["weight"] or "1"
-    whole, _, fraction = weight.partition(".")
-    return PaymentRange(
-        method=match["method"],
-        intent=match["intent"],
-        weight=int(whole) * 1000 + int(fraction.ljust(3, "0") or "0"),
-    )
+    return PaymentRange(method=match["method"], intent=match["intent"], weight=thousandths(match["weight"]))
