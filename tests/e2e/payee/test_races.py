@@ -9,9 +9,9 @@ import pytest
 
 from microwallet.domain.ports import SignedTransaction
 from microwallet.errors import KeyUnavailable, UsageError
+from microwallet.ledger.at_risk import money_at_risk
 from microwallet.ledger.ledger import Ledger
 from microwallet.payee.exclusive import claims_lock, exclusive
-from microwallet.ledger.at_risk import money_at_risk
 from microwallet.wallet import Wallet
 
 
