@@ -52,6 +52,7 @@ class Shop:
         terms = Terms(
             realm=realm,
             payee=policy.payee,
+            network=wallet.network.name,
             chain_id=wallet.network.chain_id,
             escrow_contract=wallet.escrow_contract,
             secrets=RotatingSecrets(challenge_key(wallet.paths.keys / "challenge-key"), wallet.now),

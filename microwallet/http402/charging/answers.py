@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from microwallet.http402.charging.page import PAGE_HEADERS
 from microwallet.http402.wire.problems import MEDIA_TYPE, Problem
 from microwallet.http402.wire.receipt import SessionReceipt
 
@@ -36,6 +37,16 @@ def problem_answer(problem: Problem, *more: tuple[bytes, bytes]) -> Answer:
             *more,
         ],
         body=problem.to_body(),
+    )
+
+
+def page_answer(page: bytes, *more: tuple[bytes, bytes]) -> Answer:
+    """The page for a person, as a response that no cache keeps."""
+    headers = [(name.encode(), value.encode()) for name, value in PAGE_HEADERS.items()]
+    return Answer(
+        status=402,
+        headers=[*headers, (b"cache-control", b"no-store"), (b"vary", b"accept"), *more],
+        body=page,
     )
 
 

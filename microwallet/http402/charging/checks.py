@@ -29,12 +29,20 @@ class Asked:
     """A request, as far as paying for it concerns it."""
 
     method: str
+    url_head: str
+    """Scheme and authority, as the client names them: for a person to read, not to be trusted."""
     raw_path: str
     query: bytes
     headers: Headers
     has_body: bool
     read_body: Callable[[int], Awaitable[bytes | None]]
     """The whole body, or None if it has more bytes than the number given."""
+
+    @property
+    def url(self) -> str:
+        """The whole URL, as the client names it."""
+        query = "?" + self.query.decode("latin-1") if self.query else ""
+        return f"{self.url_head}{self.raw_path}{query}"
 
     def values(self, name: bytes) -> list[str]:
         """The values of a header field, in order; `name` in lowercase."""

@@ -6,9 +6,10 @@ then the signature, then the chain, and the commit before anything is served.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from microwallet.domain.identifiers import ChannelId, TxHash
@@ -18,12 +19,14 @@ from microwallet.http402.charging import sales
 from microwallet.http402.charging.account import Refused
 from microwallet.http402.charging.answers import (
     Answer,
+    page_answer,
     plain_answer,
     problem_answer,
     receipt_headers,
     unpack,
 )
 from microwallet.http402.charging.chain import PayeeChain
+from microwallet.http402.charging.challenge_book import AnsweredChallenge, ChallengeBook
 from microwallet.http402.charging.channel_book import ChannelBook, KnownChannel
 from microwallet.http402.charging.checks import (
     BODY_LIMIT,
@@ -38,12 +41,12 @@ from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.group_commit import GroupCommit
 from microwallet.http402.charging.offers import Offer, Terms, offer_of
 from microwallet.http402.charging.opening import Opening
+from microwallet.http402.charging.page import payment_page, wants_page
 from microwallet.http402.charging.paths import canonical_path
 from microwallet.http402.charging.routes import Route, Routes, Unit
 from microwallet.http402.charging.sales import Handover, Order, Sold
 from microwallet.http402.charging.store import SessionStore
 from microwallet.http402.wire.body_digest import body_digest
-from microwallet.http402.wire.challenge import Challenge
 from microwallet.http402.wire.credential import Credential, is_payment
 from microwallet.http402.wire.problems import Problem, ProblemType
 from microwallet.http402.wire.receipt import SessionReceipt
@@ -54,11 +57,11 @@ from microwallet.http402.wire.session_payload import (
     TopUpAction,
     VoucherAction,
 )
-from microwallet.http402.wire.timestamps import parse_rfc3339
 
 KEY_LIMIT = 255
-CHALLENGES_KEPT = 50_000
 
+_POLL_SECONDS = 0.25
+"""Between two looks for a voucher that another process accepted."""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -82,15 +85,6 @@ class Grant:
     challenge_id: str
 
 
-@dataclass(slots=True, kw_only=True)
-class _Issued:
-    """A challenge of ours that came back."""
-
-    challenge: Challenge
-    expires_at: int
-    channel_id: ChannelId | None = None
-
-
 class Gateway:
     """Decides about requests. One event loop uses it; `store` may be shared by many processes."""
 
@@ -111,7 +105,8 @@ class Gateway:
         self._channels = ChannelBook(store, chain, clock=clock)
         self._opening = Opening(terms, self._channels, chain)
         self._close_channel = close_channel
-        self._issued: OrderedDict[str, _Issued] = OrderedDict()
+        self._challenges = ChallengeBook(terms.secrets, clock)
+        self._news: dict[ChannelId, asyncio.Event] = {}
         self._offers = {
             id(route): offer_of(terms, route, route.price)
             for route in routes.routes
@@ -158,6 +153,25 @@ class Gateway:
         cost = min(sale.cost, units * grant.offer.price.amount.base_units)
         return await self._commit.run(lambda rows: sales.settle_cost(rows, sale, cost))
 
+    async def charge_units(self, grant: Grant, sold: Sold, wanted: int) -> tuple[int, Sold]:
+        """Charge a stream for its next units, as many as there is something for; may raise StreamEnded."""
+        amount, stream = grant.offer.price.amount.base_units, grant.sold.account.stream
+        return await self._commit.run(
+            lambda rows: sales.charge_units(rows, sold.sale, amount, wanted=wanted, stream=stream)
+        )
+
+    async def voucher_above(self, channel_id: ChannelId, accepted: int) -> None:
+        """Wait until a better voucher than one over `accepted` has come, here or to another process."""
+        while True:
+            news = self._news.setdefault(channel_id, asyncio.Event())
+            account = await self._commit.run(lambda rows: rows.account(channel_id))
+            if account is None or account.accepted > accepted or account.is_closing:
+                self._news.pop(channel_id, None)
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await news.wait()
+
     async def keep_answer(self, grant: Grant, packed: bytes) -> None:
         """Keep what was answered for the same request again."""
         sale = grant.sold.sale
@@ -186,7 +200,7 @@ class Gateway:
             credential = Credential.parse(authorization)
         except MalformedMessage as error:
             raise Refused(Problem(type=ProblemType.MALFORMED_CREDENTIAL, detail=error.message)) from error
-        issued = self._check_challenge(credential.challenge, offer)
+        issued = self._challenges.check(credential.challenge, offer)
         action = action_of(credential)
         if credential.challenge.digest is not None:
             await check_digest(asked, credential.challenge.digest)
@@ -204,6 +218,8 @@ class Gateway:
         if not is_service:
             account = await self._commit.run(lambda rows: sales.take(rows, handover, self._clock()))
             issued.channel_id = known.channel_id
+            if (news := self._news.pop(known.channel_id, None)) is not None:
+                news.set()
             return self._done(self.receipt(account, issued.challenge.id))
         order = await self._order(asked, path, handover, offer)
         sold = await self._commit.run(lambda rows: sales.sell(rows, order, self._clock()))
@@ -211,31 +227,6 @@ class Gateway:
         if sold.is_replay:
             return self._replayed(asked, path, offer, sold, known, issued.challenge.id)
         return Grant(path=path, offer=offer, sold=sold, channel=known, challenge_id=issued.challenge.id)
-
-    def _check_challenge(self, challenge: Challenge, offer: Offer) -> _Issued:
-        """The challenge, if it is one of ours for this route, and can still be answered."""
-        issued = self._issued.get(challenge.id)
-        if issued is None or issued.challenge != challenge:
-            if not self.terms.secrets.issued(challenge) or challenge.expires is None:
-                detail = "the challenge is none that was issued here"
-                raise Refused(Problem(type=ProblemType.CHALLENGE_NOT_FOUND, detail=detail))
-            issued = _Issued(challenge=challenge, expires_at=parse_rfc3339(challenge.expires))
-        if issued.expires_at <= self._clock():
-            raise Refused(
-                Problem(
-                    type=ProblemType.PAYMENT_EXPIRED, detail=f"the challenge expired at {challenge.expires}"
-                )
-            )
-        if not offer.asked_by(challenge):
-            raise Refused(
-                Problem(
-                    type=ProblemType.INVALID_CHALLENGE, detail="the challenge was issued for something else"
-                )
-            )
-        self._issued[challenge.id] = issued
-        if len(self._issued) > CHALLENGES_KEPT:
-            self._issued.popitem(last=False)
-        return issued
 
     async def _channel(
         self, credential: Credential, action: OpenAction | VoucherAction | CloseAction, offer: Offer
@@ -268,7 +259,7 @@ class Gateway:
         return known
 
     def _handover(
-        self, known: KnownChannel, voucher: SignedVoucher, issued: _Issued, offer: Offer
+        self, known: KnownChannel, voucher: SignedVoucher, issued: AnsweredChallenge, offer: Offer
     ) -> Handover:
         if issued.channel_id not in (None, known.channel_id):
             raise Refused(
@@ -338,7 +329,7 @@ class Gateway:
             raise Refused(sales.channel_not_found(known.channel_id))
         return account
 
-    async def _close(self, known: KnownChannel, issued: _Issued) -> Answer:
+    async def _close(self, known: KnownChannel, issued: AnsweredChallenge) -> Answer:
         """Close with what was charged: any voucher rightly signed asks for it, the best one pays for it."""
         if self._close_channel is None:
             raise Refused(
@@ -359,8 +350,14 @@ class Gateway:
         if asked.has_body and problem.type is ProblemType.PAYMENT_REQUIRED:
             body = await asked.read_body(BODY_LIMIT)
             digest = None if body is None else body_digest(body)
-        challenge = offer.challenge(self._clock(), digest=digest)
-        return problem_answer(problem, (b"www-authenticate", challenge.to_field().encode()))
+        challenge = (b"www-authenticate", offer.challenge(self._clock(), digest=digest).to_field().encode())
+        is_for_reading = asked.method in ("GET", "HEAD") and problem.type is ProblemType.PAYMENT_REQUIRED
+        if is_for_reading and wants_page(", ".join(asked.values(b"accept"))):
+            page = payment_page(
+                url=asked.url, price=offer.price, payee=self.terms.payee, network=self.terms.network
+            )
+            return page_answer(page, challenge)
+        return problem_answer(problem, (b"vary", b"accept"), challenge)
 
     def _sold_by_get(self, method: str, path: str) -> Route | None:
         """The priced route whose resource a POST names that is no request for it: it hands a voucher over."""

@@ -29,6 +29,8 @@ class Terms:
 
     realm: str
     payee: Address
+    network: str
+    """What a person calls the chain."""
     chain_id: ChainId
     escrow_contract: Address
     secrets: RotatingSecrets

@@ -9,7 +9,7 @@ import httpcore
 
 from microwallet.errors import UsageError
 from microwallet.http402.charging.answers import plain_answer
-from microwallet.http402.charging.middleware import Receive, Scope, Send, send_answer
+from microwallet.http402.charging.asgi import Receive, Scope, Send, send_answer
 
 CONNECT_SECONDS = 5.0
 CONNECTIONS = 200

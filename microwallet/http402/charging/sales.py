@@ -127,19 +127,21 @@ def undo(rows: SessionRows, sale: Sale) -> SessionAccount:
     return account
 
 
-def charge_more(rows: SessionRows, sale: Sale, cost: int, *, stream: int) -> Sold:
-    """Charge a stream for what comes next; Refused while that much is not available.
+def charge_units(rows: SessionRows, sale: Sale, amount: int, *, wanted: int, stream: int) -> tuple[int, Sold]:
+    """Charge a stream for the next units of `amount` each: as many as there is something for.
 
     StreamEnded if the stream is not its channel's session any more.
     """
     account = _known(rows, sale.channel_id)
     if account.stream != stream:
         raise StreamEnded
-    account = charge(account, cost)
-    rows.save(account)
-    sale = replace(sale, cost=sale.cost + cost)
-    rows.update_sale(sale)
-    return Sold(sale=sale, account=account)
+    count = min(wanted, account.available // amount) if amount else wanted
+    if count and amount:
+        account = charge(account, count * amount)
+        rows.save(account)
+        sale = replace(sale, cost=sale.cost + count * amount)
+        rows.update_sale(sale)
+    return count, Sold(sale=sale, account=account)
 
 
 def keep_answer(rows: SessionRows, sale: Sale, answer: bytes) -> None:

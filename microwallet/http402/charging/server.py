@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import uvicorn
 import uvloop
 
+from microwallet.http402.charging.asgi import Application
 from microwallet.http402.charging.bounded_protocol import BoundedProtocol
-from microwallet.http402.charging.middleware import Application
 
 CONNECTIONS = 5_000
 """Connections, or requests, at once; more are answered 503."""

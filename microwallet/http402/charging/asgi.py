@@ -1,0 +1,23 @@
+"""The few types of ASGI 3 that the gateway speaks, and sending a whole answer by them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from microwallet.http402.charging.answers import Answer
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+async def send_answer(answer: Answer, send: Send, *, with_body: bool = True) -> None:
+    """Send a whole answer; one to a HEAD without its body."""
+    headers = list(answer.headers)
+    if not any(name == b"content-length" for name, _ in headers):
+        headers.append((b"content-length", str(len(answer.body)).encode()))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body if with_body else b""})

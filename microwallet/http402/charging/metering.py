@@ -1,0 +1,160 @@
+"""Streams of server-sent events: counted, charged before they are delivered, and held while nothing is left.
+
+draft-evm-session-00, sections "Insufficient Balance During Streaming" and "Receipt Generation".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from microwallet.errors import MalformedMessage
+from microwallet.http402.charging.asgi import Send
+from microwallet.http402.charging.gateway import Gateway, Grant
+from microwallet.http402.charging.request_body import RequestBody
+from microwallet.http402.charging.routes import Unit
+from microwallet.http402.charging.sales import Sold, StreamEnded
+from microwallet.http402.wire.events import EVENT_LIMIT, RECEIPT, NeedVoucher, encode_event
+
+VOUCHER_SECONDS = 60.0
+"""For how long a stream waits for a voucher."""
+
+_END_OF_EVENT = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)+")
+_HAS_DATA = re.compile(rb"(?:^|[\r\n])data(?:[:\r\n]|$)")
+
+
+class ClientGone(OSError):
+    """Nobody listens to a stream any more, or nobody pays for it."""
+
+
+class EventSplitter:
+    """Cuts a stream of bytes into whole events, however it comes in. No byte is changed."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The events that a chunk completes, each with its blank line; MalformedMessage for one above
+        EVENT_LIMIT."""
+        buffer = self._rest + chunk
+        events, start = [], 0
+        for end in _END_OF_EVENT.finditer(buffer):
+            events.append(buffer[start : end.end()])
+            start = end.end()
+        self._rest = buffer[start:]
+        if len(self._rest) > EVENT_LIMIT:
+            raise MalformedMessage(f"an event has more than {EVENT_LIMIT} bytes")
+        return events
+
+
+def is_charged(event: bytes) -> bool:
+    """Whether a client gets something by an event: it has data, and is no comment that keeps a line open."""
+    return _HAS_DATA.search(event) is not None
+
+
+class EventMeter:
+    """Delivers one stream. Where the price is for something else, only the receipt comes on top."""
+
+    def __init__(self, gateway: Gateway, grant: Grant, sold: Sold, send: Send, body: RequestBody) -> None:
+        self._gateway = gateway
+        self._grant = grant
+        self._sold = sold
+        self._send = send
+        self._is_metered = grant.offer.price.unit is Unit.EVENT and not sold.is_replay
+        self._prepaid = 1 if self._is_metered else 0
+        self._units = 0
+        self._splitter = EventSplitter()
+        self._is_over = False
+        self._leaving = asyncio.ensure_future(body.client_leaves())
+
+    async def take(self, chunk: bytes, *, is_last: bool) -> None:
+        """Deliver what a chunk completes. ClientGone ends the stream; what was charged stays charged."""
+        if self._leaving.done():
+            raise ClientGone("the client has left the stream")
+        if not self._is_metered:
+            if chunk:
+                await self._write(chunk)
+        else:
+            await self._deliver(self._splitter.feed(chunk))
+        if is_last:
+            await self._close()
+
+    async def end(self) -> None:
+        """The application has ended. A stream that was cut off has had what was delivered."""
+        self._leaving.cancel()
+        if not self._is_over and self._is_metered and self._units == 0:
+            await self._give_back()
+
+    async def _deliver(self, events: list[bytes]) -> None:
+        while events:
+            wanted = sum(map(is_charged, events))
+            paid = await self._pay(wanted) if wanted else 0
+            ready, events = _first(events, paid)
+            self._units += paid
+            if ready:
+                await self._write(b"".join(ready))
+            if events:
+                await self._await_voucher()
+
+    async def _pay(self, wanted: int) -> int:
+        """Charge as many events as there is something for, at most `wanted`."""
+        paid = min(self._prepaid, wanted)
+        self._prepaid -= paid
+        if paid < wanted:
+            try:
+                count, self._sold = await self._gateway.charge_units(self._grant, self._sold, wanted - paid)
+            except StreamEnded:
+                await self._close()
+                raise ClientGone("another stream has taken the channel over") from None
+            paid += count
+        return paid
+
+    async def _await_voucher(self) -> None:
+        """Ask for a voucher, and wait until one has come. ClientGone if none does."""
+        account, price = self._sold.account, self._grant.offer.price
+        needed = max(price.amount.base_units, account.accepted + price.min_voucher_delta - account.spent)
+        need = NeedVoucher(
+            channel_id=account.channel_id,
+            required_cumulative=account.spent + needed,
+            accepted_cumulative=account.accepted,
+            deposit=self._grant.channel.state.deposit,
+        )
+        await self._write(need.to_event())
+        coming = asyncio.ensure_future(self._gateway.voucher_above(account.channel_id, account.accepted))
+        try:
+            await asyncio.wait(
+                {coming, self._leaving}, timeout=VOUCHER_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not coming.done():
+                if not self._leaving.done():
+                    await self._close()
+                raise ClientGone("no voucher came")
+            coming.result()
+        finally:
+            coming.cancel()
+
+    async def _close(self) -> None:
+        """End the stream with its receipt."""
+        self._is_over = True
+        if self._is_metered and self._units == 0:
+            await self._give_back()
+        units = self._units if self._is_metered else None
+        receipt = self._gateway.receipt(self._sold.account, self._grant.challenge_id, units=units)
+        await self._write(encode_event(RECEIPT, receipt.to_object()))
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def _give_back(self) -> None:
+        self._sold = await self._gateway.settle_cost(self._grant, 0)
+
+    async def _write(self, content: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": content, "more_body": True})
+
+
+def _first(events: list[bytes], charged: int) -> tuple[list[bytes], list[bytes]]:
+    """As many events as hold no more than `charged` that cost something, and those after them."""
+    for place, event in enumerate(events):
+        if is_charged(event):
+            if charged == 0:
+                return events[:place], events[place:]
+            charged -= 1
+    return events, []
