@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from microwallet.domain.identifiers import ChannelId
 from microwallet.http402.charging.account import Refused
@@ -17,12 +18,18 @@ from microwallet.http402.wire.timestamps import parse_rfc3339
 KEPT = 50_000
 """Challenges remembered; what is forgotten is checked again."""
 
+_OTHER = "the challenge was issued for something else"
+
 
 @dataclass(slots=True, kw_only=True)
 class AnsweredChallenge:
     """A challenge of ours that came back."""
 
     challenge: Challenge
+    parameters: Mapping[str, Any]
+    """Of the challenge, as a credential echoes them."""
+    offer: Offer
+    """What it is for."""
     expires_at: int
     """Unix seconds."""
     channel_id: ChannelId | None = None
@@ -37,24 +44,37 @@ class ChallengeBook:
         self._clock = clock
         self._known: OrderedDict[str, AnsweredChallenge] = OrderedDict()
 
+    def find(self, parameters: Mapping[str, Any]) -> Challenge | None:
+        """The challenge with exactly these parameters, if it came back before."""
+        known = self._known.get(parameters.get("id", ""))
+        return known.challenge if known is not None and known.parameters == parameters else None
+
     def check(self, challenge: Challenge, offer: Offer) -> AnsweredChallenge:
         """The challenge, if it was issued here for this offer, and has not expired; else Refused."""
         known = self._known.get(challenge.id)
-        if known is None or known.challenge != challenge:
-            known = self._recognised(challenge)
+        if known is None or (known.challenge is not challenge and known.challenge != challenge):
+            known = self._recognised(challenge, offer)
         if known.expires_at <= self._clock():
             raise _refused(ProblemType.PAYMENT_EXPIRED, f"the challenge expired at {challenge.expires}")
+        if known.offer is not offer:
+            raise _refused(ProblemType.INVALID_CHALLENGE, _OTHER)
+        return known
+
+    def _recognised(self, challenge: Challenge, offer: Offer) -> AnsweredChallenge:
+        if not self._secrets.issued(challenge) or challenge.expires is None:
+            raise _refused(ProblemType.CHALLENGE_NOT_FOUND, "the challenge is none that was issued here")
         if not offer.asked_by(challenge):
-            raise _refused(ProblemType.INVALID_CHALLENGE, "the challenge was issued for something else")
+            raise _refused(ProblemType.INVALID_CHALLENGE, _OTHER)
+        known = AnsweredChallenge(
+            challenge=challenge,
+            parameters=challenge.parameters(),
+            offer=offer,
+            expires_at=parse_rfc3339(challenge.expires),
+        )
         self._known[challenge.id] = known
         if len(self._known) > KEPT:
             self._known.popitem(last=False)
         return known
-
-    def _recognised(self, challenge: Challenge) -> AnsweredChallenge:
-        if not self._secrets.issued(challenge) or challenge.expires is None:
-            raise _refused(ProblemType.CHALLENGE_NOT_FOUND, "the challenge is none that was issued here")
-        return AnsweredChallenge(challenge=challenge, expires_at=parse_rfc3339(challenge.expires))
 
 
 def _refused(type: ProblemType, detail: str) -> Refused:

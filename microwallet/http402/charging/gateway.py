@@ -197,7 +197,7 @@ class Gateway:
         self, asked: Asked, path: str, offer: Offer, authorization: str, *, is_service: bool
     ) -> Grant | Answer:
         try:
-            credential = Credential.parse(authorization)
+            credential = Credential.parse(authorization, known=self._challenges.find)
         except MalformedMessage as error:
             raise Refused(Problem(type=ProblemType.MALFORMED_CREDENTIAL, detail=error.message)) from error
         issued = self._challenges.check(credential.challenge, offer)

@@ -6,6 +6,7 @@ never reach it, nor do its own reach the client.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import unquote
 
 from microwallet.http402.charging.answers import Answer
@@ -17,7 +18,7 @@ from microwallet.http402.charging.request_body import RequestBody
 from microwallet.http402.charging.routes import Unit
 from microwallet.http402.wire.credential import is_payment
 
-PAYER_FIELDS = "x-payment-"
+PAYER_FIELDS = b"x-payment-"
 """What fields that say who paid begin with: payer, channel, amount, asset and decimals."""
 
 
@@ -74,25 +75,35 @@ def _forwarded(scope: Scope, grant: Free | Grant) -> Scope:
     if isinstance(grant, Grant):
         if grant.offer.price.unit is Unit.EVENT:  # events are counted, so they must be readable
             headers = [(name, value) for name, value in headers if name != b"accept-encoding"]
-        asset = grant.channel.asset
-        told = {
-            "payer": grant.channel.descriptor.payer,
-            "channel": grant.channel.channel_id,
-            "amount": str(grant.sold.sale.cost),
-            "asset": asset.symbol,
-            "decimals": str(asset.decimals),
-        }
-        headers += [((PAYER_FIELDS + name).encode(), value.encode()) for name, value in told.items()]
+        headers += _payer_fields(grant)
     path = grant.path.encode()
     return {**scope, "headers": headers, "raw_path": path, "path": unquote(grant.path)}
 
 
+def _payer_fields(grant: Grant) -> list[tuple[bytes, bytes]]:
+    """Who paid, through which channel, how much of what."""
+    asset = grant.channel.asset
+    return [
+        (b"x-payment-payer", grant.channel.descriptor.payer.encode()),
+        (b"x-payment-channel", grant.channel.channel_id.encode()),
+        (b"x-payment-amount", b"%d" % grant.sold.sale.cost),
+        (b"x-payment-asset", asset.symbol.encode()),
+        (b"x-payment-decimals", b"%d" % asset.decimals),
+    ]
+
+
 def _is_about_paying(name: bytes, value: bytes) -> bool:
-    """Whether a field of the client is kept from the application; `_` reads like `-` to many of them."""
-    plain = name.decode("latin-1").lower().replace("_", "-")
-    if plain == "authorization":
+    """Whether a field of the client is kept from the application."""
+    if name == b"authorization":
         return is_payment(value.decode("latin-1"))
-    return plain.startswith((PAYER_FIELDS, "payment-")) or plain == "accept-payment"
+    return _is_payment_field(name)
+
+
+@lru_cache(maxsize=1024)
+def _is_payment_field(name: bytes) -> bool:
+    """Whether only the gateway may set a field; `_` reads like `-` to many applications."""
+    plain = name.lower().replace(b"_", b"-")
+    return plain.startswith((PAYER_FIELDS, b"payment-")) or plain == b"accept-payment"
 
 
 def _url_head(scope: Scope) -> str:

@@ -6,7 +6,7 @@ draft-httpauth-payment-00, section "Credentials (Authorization)".
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -31,8 +31,13 @@ class Credential:
     """Who pays, as a DID."""
 
     @classmethod
-    def parse(cls, value: str) -> Self:
-        """The credential in an `Authorization` field; MalformedMessage if it is none."""
+    def parse(
+        cls, value: str, *, known: Callable[[Mapping[str, Any]], Challenge | None] = lambda _: None
+    ) -> Self:
+        """The credential in an `Authorization` field; MalformedMessage if it is none.
+
+        `known` finds a challenge that was parsed before from the same parameters.
+        """
         match = _FIELD.fullmatch(value[: CREDENTIAL_LIMIT + 1])
         if match is None or len(value) > CREDENTIAL_LIMIT:
             raise MalformedMessage(
@@ -46,7 +51,7 @@ class Credential:
             raise MalformedMessage("the credential has no payload")
         if source is not None and not isinstance(source, str):
             raise MalformedMessage("the credential's source is no text")
-        return cls(challenge=Challenge.parse(challenge), payload=payload, source=source)
+        return cls(challenge=known(challenge) or Challenge.parse(challenge), payload=payload, source=source)
 
     def to_field(self) -> str:
         """The value of an `Authorization` field."""

@@ -5,12 +5,13 @@ draft-evm-session-00, section "Receipt Generation".
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from microwallet.domain.identifiers import ChainId, ChannelId, TxHash
 from microwallet.errors import MalformedMessage
-from microwallet.http402.wire.encoding import decode_object, encode_object
+from microwallet.http402.wire.encoding import base64url, decode_object
 from microwallet.http402.wire.session_request import INTENT, METHOD
 from microwallet.http402.wire.timestamps import parse_rfc3339, rfc3339
 from microwallet.http402.wire.wire_object import WireObject
@@ -90,5 +91,5 @@ class SessionReceipt:
         }
 
     def to_field(self) -> str:
-        """The value of a `Payment-Receipt` field."""
-        return encode_object(self.to_object())
+        """The value of a `Payment-Receipt` field. Text and whole numbers are canonical once sorted."""
+        return base64url(json.dumps(self.to_object(), sort_keys=True, separators=(",", ":")).encode())

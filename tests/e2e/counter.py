@@ -1,0 +1,240 @@
+"""A gateway before a small application, in this process: a real ledger, and a chain that counts questions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+
+from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayeeChannel
+from microwallet.domain.identifiers import Address, ChainId, TxHash, checksum_address
+from microwallet.domain.money import Amount, Asset
+from microwallet.domain.voucher import VoucherDigest, VoucherKey
+from microwallet.http402.charging.account import Refused
+from microwallet.http402.charging.desk import Desk
+from microwallet.http402.charging.gateway import Gateway
+from microwallet.http402.charging.middleware import PaymentMiddleware
+from microwallet.http402.charging.offers import Terms
+from microwallet.http402.charging.rotating_secrets import RotatingSecrets
+from microwallet.http402.charging.routes import parse_routes
+from microwallet.http402.wire.challenge import offered_challenges
+from microwallet.http402.wire.credential import Credential
+from microwallet.http402.wire.problems import Problem, ProblemType
+from microwallet.http402.wire.receipt import SessionReceipt
+from microwallet.http402.wire.session_payload import (
+    CloseAction,
+    OpenAction,
+    SentTransaction,
+    SignedVoucher,
+    TopUpAction,
+    VoucherAction,
+    payload_object,
+)
+from microwallet.ledger.ledger import Ledger
+
+CHAIN_ID = ChainId(31337)
+ESCROW = Address("0x33e4C0e1b572086ec47A7C02F3496120837f5CAc")
+PAYEE = checksum_address(b"\x44" * 20)
+USDC = Asset(chain_id=CHAIN_ID, token=checksum_address(b"\x55" * 20), symbol="USDC", decimals=6)
+EURC = Asset(chain_id=CHAIN_ID, token=checksum_address(b"\x66" * 20), symbol="EURC", decimals=6)
+DEPOSIT = 1_000_000
+NOW = 1_800_000_000
+
+
+class CountingChain:
+    """Says what the test wants, and how often it was asked."""
+
+    def __init__(self):
+        self.asked = 0
+        self.channels = {}
+
+    def states(self, channel_ids):
+        self.asked += 1
+        return {one: self.channels[one] for one in channel_ids}
+
+    def opened(self, _transaction_hash, channel_id):
+        self.asked += 1
+        if channel_id not in self.channels:
+            raise Refused(Problem(type=ProblemType.VERIFICATION_FAILED, detail="no such open"))
+        return self.channels[channel_id]
+
+    def topped_up(self, _transaction_hash, channel_id, _amount):
+        self.asked += 1
+        return self.channels[channel_id]
+
+
+class Payer:
+    """One channel, and the credentials that its payer can make."""
+
+    def __init__(self, number=1, *, payee=PAYEE, asset=USDC, deposit=DEPOSIT):
+        self.key = VoucherKey(number.to_bytes(32, "big"))
+        self.address = checksum_address(number.to_bytes(20, "big"))
+        self.descriptor = ChannelDescriptor(
+            payer=self.address,
+            payee=payee,
+            token=asset.token,
+            salt="0x" + "33" * 32,
+            authorized_signer=self.key.address,
+            escrow_contract=ESCROW,
+            chain_id=CHAIN_ID,
+        )
+        self.channel_id = self.descriptor.channel_id()
+        self.state = ChannelState(deposit=deposit, settled=0, close_requested_at=0, finalized=False)
+        self.channel = PayeeChannel(
+            channel_id=self.channel_id,
+            descriptor=self.descriptor,
+            asset=asset,
+            state=self.state,
+            authorized=0,
+            spent=0,
+            as_of=None,
+            signature=bytes(65),
+        )
+
+    def voucher(self, amount, *, key=None):
+        digest = VoucherDigest(CHAIN_ID, ESCROW, self.channel_id)(amount)
+        return SignedVoucher(
+            channel_id=self.channel_id, cumulative_amount=amount, signature=(key or self.key).sign(digest)
+        )
+
+    def pay(self, amount, **options):
+        return VoucherAction(voucher=self.voucher(amount, **options))
+
+    def open(self, amount):
+        return OpenAction(
+            voucher=self.voucher(amount),
+            salt=self.descriptor.salt,
+            authorized_signer=self.key.address,
+            deposit=SentTransaction(hash=TxHash("0x" + "77" * 32)),
+        )
+
+    def top_up(self, amount):
+        return TopUpAction(
+            channel_id=self.channel_id,
+            additional_deposit=amount,
+            deposit=SentTransaction(hash=TxHash("0x" + "78" * 32)),
+        )
+
+    def close(self, amount):
+        return CloseAction(voucher=self.voucher(amount))
+
+    @property
+    def source(self):
+        return f"did:pkh:eip155:{CHAIN_ID}:{self.address}"
+
+
+class Application:
+    """What is sold: it remembers what it was asked, and answers as it is told."""
+
+    def __init__(self):
+        self.requests = []
+        self.status = 200
+        self.headers = []
+        self.body = b"served"
+        self.chunks = None
+        self.fails = False
+
+    async def __call__(self, scope, receive, send):
+        message = await receive()
+        body = message.get("body", b"")
+        self.requests.append((scope["method"], scope["raw_path"].decode(), dict(scope["headers"]), body))
+        if self.fails:
+            raise RuntimeError("the application fell over")
+        headers = [(b"content-type", b"text/plain"), *self.headers]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        if self.chunks is None:
+            await send({"type": "http.response.body", "body": self.body})
+            return
+        async for chunk in self.chunks():
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+class Counter:
+    """A client's way to the gateway."""
+
+    def __init__(self, folder, routes=({"path": "/**", "price": "1000"},), *, realm="shop"):
+        self.ledger = Ledger.open(folder / "ledger.sqlite3")
+        self.chain = CountingChain()
+        self.now = NOW
+        self.app = Application()
+        self.closed = []
+        self.desk = Desk("chain", lambda: self.chain)
+        self.gateway = Gateway(
+            Terms(
+                realm=realm,
+                payee=PAYEE,
+                network="anvil",
+                chain_id=CHAIN_ID,
+                escrow_contract=ESCROW,
+                secrets=RotatingSecrets(b"k" * 32, lambda: self.now),
+            ),
+            parse_routes(routes, lambda text: Amount(int(text), USDC)),
+            self.ledger.sessions,
+            self.desk,
+            close_channel=self._close,
+            clock=lambda: self.now,
+        )
+        self.application = PaymentMiddleware(self.app, self.gateway)
+
+    async def _close(self, channel_id):
+        self.closed.append(channel_id)
+        return TxHash("0x" + "99" * 32)
+
+    def close(self):
+        self.desk.close()
+        self.ledger.close()
+
+    def know(self, payer):
+        """Make a payer's channel one that was told of before, with nothing paid."""
+        self.ledger.sessions.add_channel(payer.channel, now=self.now)
+        self.chain.channels[payer.channel_id] = payer.state
+
+    def account(self, payer):
+        with self.ledger.sessions.transaction() as rows:
+            return rows.account(payer.channel_id)
+
+    def ask(self, method="GET", path="/", *, headers=None, **request):
+        """One request, as it is."""
+        return asyncio.run(self.asked(method, path, headers=headers, **request))
+
+    async def asked(self, method="GET", path="/", *, headers=None, **request):
+        transport = httpx.ASGITransport(app=self.application, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.request(method, path, headers=headers, **request)
+
+    def challenge(self, method="GET", path="/", **request):
+        """A fresh challenge for a request."""
+        return only_challenge(self.ask(method, path, **request))
+
+    def pay(self, payer, action, method="GET", path="/", *, challenge=None, headers=None, **request):
+        """A request with a credential, for a fresh challenge unless one is given."""
+        challenge = challenge or self.challenge("GET" if method in ("HEAD", "POST") else method, path)
+        fields = {"authorization": credential(payer, action, challenge), **(headers or {})}
+        return self.ask(method, path, headers=fields, **request)
+
+
+def credential(payer, action, challenge):
+    """The value of an Authorization field."""
+    payload = action if isinstance(action, dict) else payload_object(action)
+    return Credential(challenge=challenge, payload=payload, source=payer.source).to_field()
+
+
+def only_challenge(response):
+    """The one challenge of an answer."""
+    return offered_challenges(response.headers.get_list("www-authenticate")).challenges[0]
+
+
+def receipt(response):
+    """The receipt of an answer, or None."""
+    value = response.headers.get("payment-receipt")
+    return None if value is None else SessionReceipt.parse(value)
+
+
+def problem(response):
+    """The name of a problem, after the last part of its base."""
+    assert response.headers["content-type"] == "application/problem+json"
+    document = json.loads(response.content)
+    assert document["status"] == response.status_code
+    return document["type"].removeprefix("https://paymentauth.org/problems/")

@@ -1,0 +1,604 @@
+"""What a gateway serves and refuses: one request after another, against a real ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import pytest
+from counter import EURC, NOW, Counter, Payer, credential, only_challenge, problem, receipt
+
+from microwallet.domain.identifiers import checksum_address
+from microwallet.domain.voucher import VoucherKey
+from microwallet.http402.wire.challenge import Challenge
+from microwallet.http402.wire.encoding import base64url
+
+PAYER = Payer()
+
+
+@pytest.fixture
+def counter(tmp_path):
+    """A gateway that sells everything for 1000 base units, to a payer that it knows."""
+    opened = Counter(tmp_path)
+    opened.know(PAYER)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def sold_by(tmp_path):
+    """Makes a gateway with other routes."""
+    made = []
+
+    def make(*routes):
+        made.append(Counter(tmp_path, routes))
+        made[-1].know(PAYER)
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def amounts(counter, payer=PAYER):
+    account = counter.account(payer)
+    return account.accepted, account.spent
+
+
+def test_a_voucher_buys_a_request(counter):
+    """The application is asked once, and the receipt says what was accepted and spent."""
+    answer = counter.pay(PAYER, PAYER.pay(1000))
+    assert (answer.status_code, answer.text) == (200, "served")
+    assert (receipt(answer).accepted_cumulative, receipt(answer).spent) == (1000, 1000)
+    assert receipt(answer).channel_id == PAYER.channel_id
+    assert answer.headers["cache-control"] == "private"
+    assert len(counter.app.requests) == 1
+
+
+def test_without_a_credential_it_says_what_it_costs(counter):
+    """402, a fresh challenge each time, and nothing that a cache may keep."""
+    first, second = counter.ask(), counter.ask()
+    assert (first.status_code, problem(first)) == (402, "payment-required")
+    assert first.headers["cache-control"] == "no-store"
+    assert only_challenge(first).id != only_challenge(second).id
+    assert counter.app.requests == []
+
+
+def test_one_challenge_buys_again_and_again(counter):
+    """Until it expires: no round trip for a fresh one is needed."""
+    challenge = counter.challenge()
+    for number in range(1, 4):
+        assert counter.pay(PAYER, PAYER.pay(1000 * number), challenge=challenge).status_code == 200
+    assert amounts(counter) == (3000, 3000)
+
+
+def test_each_voucher_buys_once(counter):
+    """The same one again is told which amount would do, and changes nothing."""
+    counter.pay(PAYER, PAYER.pay(1000))
+    again = counter.pay(PAYER, PAYER.pay(1000))
+    assert (again.status_code, problem(again)) == (402, "session/insufficient-balance")
+    assert again.json()["requiredCumulative"] == "2000"
+    assert amounts(counter) == (1000, 1000)
+    assert len(counter.app.requests) == 1
+
+
+def test_vouchers_may_come_in_any_order(counter):
+    """An older one that has bought nothing still buys, while what is authorized covers it."""
+    for amount in (3000, 1000, 2000):
+        assert counter.pay(PAYER, PAYER.pay(amount)).status_code == 200
+    assert amounts(counter) == (3000, 3000)
+    assert counter.pay(PAYER, PAYER.pay(500)).status_code == 402
+
+
+def test_a_voucher_that_is_not_enough_is_kept(counter):
+    """It is the payer's word all the same: the next request needs only the rest."""
+    assert problem(counter.pay(PAYER, PAYER.pay(999))) == "session/insufficient-balance"
+    assert amounts(counter) == (999, 0)
+    assert counter.pay(PAYER, PAYER.pay(1000)).status_code == 200
+
+
+@pytest.mark.parametrize("status", [200, 201, 302, 304, 400, 404, 499])
+def test_what_is_answered_below_500_is_charged(counter, status):
+    """Also what the application refuses; a receipt comes with success alone."""
+    counter.app.status = status
+    answer = counter.pay(PAYER, PAYER.pay(1000))
+    assert answer.status_code == status
+    assert (receipt(answer) is not None) == (status < 400)
+    assert amounts(counter) == (1000, 1000)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 599])
+def test_what_fails_is_given_back(counter, status):
+    """And its voucher can buy again."""
+    counter.app.status = status
+    answer = counter.pay(PAYER, PAYER.pay(1000))
+    assert (answer.status_code, receipt(answer)) == (status, None)
+    assert amounts(counter) == (1000, 0)
+    counter.app.status = 200
+    assert counter.pay(PAYER, PAYER.pay(1000)).status_code == 200
+
+
+def test_an_application_that_falls_over_costs_nothing(counter):
+    """Whoever serves the gateway answers 500 then."""
+    counter.app.fails = True
+    assert counter.pay(PAYER, PAYER.pay(1000)).status_code == 500
+    assert amounts(counter) == (1000, 0)
+
+
+def test_a_head_hands_a_voucher_over(counter):
+    """It buys nothing, and the application does not hear of it; without one it is told the price."""
+    assert counter.ask("HEAD").status_code == 402
+    answer = counter.pay(PAYER, PAYER.pay(5000), "HEAD")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert (receipt(answer).accepted_cumulative, receipt(answer).spent) == (5000, 0)
+    assert counter.app.requests == []
+    assert counter.pay(PAYER, PAYER.pay(5000)).status_code == 200
+
+
+def test_a_post_to_what_is_got_hands_a_voucher_over(sold_by):
+    """Where nothing is sold by POST; without a credential there is nothing there."""
+    counter = sold_by({"path": "/a", "method": "GET", "price": "1000"})
+    assert counter.ask("POST", "/a").status_code == 404
+    assert counter.pay(PAYER, PAYER.pay(5000), "POST", "/a").status_code == 200
+    assert amounts(counter) == (5000, 0)
+    assert counter.app.requests == []
+
+
+# The same request again
+
+
+def test_the_same_key_is_answered_as_before(counter):
+    """Byte for byte, without asking the application, and nothing is charged."""
+    key = {"idempotency-key": "order-1"}
+    first = counter.pay(PAYER, PAYER.pay(1000), "PUT", "/order", headers=key, content=b"tea")
+    counter.app.body = b"another"
+    second = counter.pay(PAYER, PAYER.pay(1000), "PUT", "/order", headers=key, content=b"tea")
+    assert (first.status_code, first.content) == (second.status_code, second.content) == (200, b"served")
+    assert receipt(second).spent == 1000
+    assert len(counter.app.requests) == 1
+    assert counter.pay(PAYER, PAYER.pay(2000), "PUT", "/order", content=b"tea").content == b"another"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("POST", "/order", b"tea"), ("PUT", "/other", b"tea"), ("PUT", "/order", b"tee")],
+)
+def test_a_key_for_another_request_is_a_conflict(counter, method, path, body):
+    """409, and nothing is charged."""
+    key = {"idempotency-key": "order-1"}
+    counter.pay(PAYER, PAYER.pay(1000), "PUT", "/order", headers=key, content=b"tea")
+    challenge = counter.challenge("PUT", path)
+    answer = counter.pay(PAYER, PAYER.pay(2000), method, path, headers=key, content=body, challenge=challenge)
+    assert (answer.status_code, problem(answer)) == (409, "urn:microwallet:problem:idempotency-mismatch")
+    assert amounts(counter) == (1000, 1000)
+
+
+def test_a_key_does_not_help_without_the_signature(counter):
+    """Knowing a channel and a key gets nobody an answer that was paid by somebody else."""
+    key = {"idempotency-key": "order-1"}
+    counter.pay(PAYER, PAYER.pay(1000), headers=key)
+    stranger = VoucherKey((99).to_bytes(32, "big"))
+    answer = counter.pay(PAYER, PAYER.pay(1000, key=stranger), headers=key)
+    assert problem(answer) == "session/signer-mismatch"
+
+
+def test_a_large_answer_is_made_again_only_where_that_is_safe(counter):
+    """A GET is served again for nothing; a POST answers that its outcome is unknown."""
+    counter.app.body = b"x" * 70_000
+    key = {"idempotency-key": "k"}
+    for _ in range(2):
+        assert counter.pay(PAYER, PAYER.pay(1000), headers=key).status_code == 200
+    assert (amounts(counter), len(counter.app.requests)) == ((1000, 1000), 2)
+    key = {"idempotency-key": "l"}
+    challenge = counter.challenge("POST")
+    assert counter.pay(PAYER, PAYER.pay(2000), "POST", headers=key, challenge=challenge).status_code == 200
+    answer = counter.pay(PAYER, PAYER.pay(2000), "POST", headers=key, challenge=challenge)
+    assert (answer.status_code, problem(answer)) == (409, "urn:microwallet:problem:outcome-unknown")
+    assert (amounts(counter), len(counter.app.requests)) == ((2000, 2000), 3)
+
+
+# Bad credentials
+
+
+def test_what_is_no_credential(counter):
+    """Each is refused with its problem and a fresh challenge, without a question to the chain."""
+    challenge = counter.challenge()
+    good = credential(PAYER, PAYER.pay(1000), challenge)
+    bad = {
+        "Payment": "malformed-credential",
+        "Payment x": "malformed-credential",
+        "Payment " + base64url(b"no json"): "malformed-credential",
+        "Payment " + base64url(b"[]"): "malformed-credential",
+        "Payment " + base64url(b"\xff\xfe{}"): "malformed-credential",
+        good + "A" * 70_000: "malformed-credential",
+        good[:-3]: "malformed-credential",
+    }
+    for value, name in bad.items():
+        answer = counter.ask(headers={"authorization": value})
+        assert (answer.status_code, problem(answer)) == (402, name), value[:40]
+        assert "www-authenticate" in answer.headers
+    assert counter.chain.asked == 0
+    assert amounts(counter) == (0, 0)
+
+
+def test_two_credentials_are_one_too_many(counter):
+    """400, as the core draft wants it."""
+    good = credential(PAYER, PAYER.pay(1000), counter.challenge())
+    answer = counter.ask(headers=[("authorization", good), ("authorization", good)])
+    assert (answer.status_code, problem(answer)) == (400, "malformed-credential")
+    assert amounts(counter) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"action": "steal"},
+        {"action": None},
+        {"cumulativeAmount": 1000},
+        {"cumulativeAmount": "-1"},
+        {"cumulativeAmount": str(2**128)},
+        {"cumulativeAmount": "01000"},
+        {"signature": "0x" + "00" * 64},
+        {"signature": None},
+        {"channelId": "0x12"},
+    ],
+)
+def test_what_is_no_payload(counter, change):
+    """400, naming the field."""
+    voucher = PAYER.voucher(1000)
+    payload = {
+        "action": "voucher",
+        "channelId": PAYER.channel_id,
+        "cumulativeAmount": "1000",
+        "signature": "0x" + voucher.signature.hex(),
+    }
+    payload = {key: value for key, value in (payload | change).items() if value is not None}
+    answer = counter.pay(PAYER, payload)
+    assert (answer.status_code, problem(answer)) == (400, "malformed-credential")
+    assert next(iter(change)) in answer.json()["detail"]
+    assert counter.chain.asked == 0
+
+
+def changed(challenge, **parameters):
+    return Challenge.parse({**challenge.parameters(), **parameters})
+
+
+def test_a_challenge_is_good_for_what_it_was_issued_for(sold_by):
+    """Every field counts, the route too; what was never issued here is not known."""
+    counter = sold_by({"path": "/a", "price": "1000", "description": "tea"}, {"path": "/b", "price": "1000"})
+    challenge = counter.challenge(path="/a")
+    for change in (
+        {"realm": "other"},
+        {"method": "other"},
+        {"intent": "charge"},
+        {"request": base64url(b"{}")},
+        {"expires": "2099-01-01T00:00:00Z"},
+        {"digest": "sha-256=:AAAA:"},
+        {"opaque": base64url(b"{}")},
+        {"id": "x" + challenge.id[1:]},
+    ):
+        answer = counter.pay(PAYER, PAYER.pay(1000), path="/a", challenge=changed(challenge, **change))
+        assert problem(answer) == "session/challenge-not-found", change
+    answer = counter.pay(
+        PAYER, PAYER.pay(1000), path="/a", challenge=changed(challenge, description="coffee")
+    )
+    assert problem(answer) == "invalid-challenge"
+    answer = counter.pay(PAYER, PAYER.pay(1000), path="/b", challenge=challenge)
+    assert (answer.status_code, problem(answer)) == (402, "invalid-challenge")
+    assert (counter.chain.asked, counter.app.requests) == (0, [])
+    assert counter.pay(PAYER, PAYER.pay(1000), path="/a", challenge=challenge).status_code == 200
+
+
+def test_an_expired_challenge(counter):
+    """Good in the second before, not in the one it names."""
+    challenge = counter.challenge()
+    counter.now = NOW + 299
+    assert counter.pay(PAYER, PAYER.pay(1000), challenge=challenge).status_code == 200
+    counter.now = NOW + 300
+    answer = counter.pay(PAYER, PAYER.pay(2000), challenge=challenge)
+    assert (answer.status_code, problem(answer)) == (402, "payment-expired")
+
+
+def test_secrets_change_every_day(counter):
+    """A challenge of yesterday is still known, one of the day before is not; both have expired."""
+    one, other = counter.challenge(), counter.challenge()
+    counter.now = NOW + 86_400
+    assert problem(counter.pay(PAYER, PAYER.pay(1000), challenge=one)) == "payment-expired"
+    counter.now = NOW + 2 * 86_400
+    assert problem(counter.pay(PAYER, PAYER.pay(1000), challenge=other)) == "session/challenge-not-found"
+
+
+def test_a_challenge_serves_one_channel(counter):
+    """Also where another process saw the first."""
+    other = Payer(2)
+    counter.know(other)
+    challenge = counter.challenge()
+    assert counter.pay(PAYER, PAYER.pay(1000), challenge=challenge).status_code == 200
+    assert problem(counter.pay(other, other.pay(1000), challenge=challenge)) == "invalid-challenge"
+    counter.gateway._challenges._known.clear()
+    assert problem(counter.pay(other, other.pay(1000), challenge=challenge)) == "invalid-challenge"
+    assert amounts(counter, other) == (0, 0)
+
+
+def test_a_body_is_bound(counter):
+    """A challenge for a request with a body is for that body alone."""
+    challenge = counter.challenge("POST", content=b"one")
+    assert challenge.digest is not None
+    answer = counter.pay(PAYER, PAYER.pay(1000), "POST", challenge=challenge, content=b"two")
+    assert (answer.status_code, problem(answer)) == (402, "invalid-challenge")
+    answer = counter.pay(PAYER, PAYER.pay(1000), "POST", challenge=challenge, content=b"one")
+    assert answer.status_code == 200
+    assert counter.app.requests[0][3] == b"one"
+
+
+# Bad vouchers
+
+
+def test_a_voucher_by_somebody_else(counter):
+    """Or one whose signature is none: 402, before the chain is asked."""
+    stranger = VoucherKey((99).to_bytes(32, "big"))
+    answer = counter.pay(PAYER, PAYER.pay(1000, key=stranger))
+    assert (answer.status_code, problem(answer)) == (402, "session/signer-mismatch")
+    payload = {
+        "action": "voucher",
+        "channelId": PAYER.channel_id,
+        "cumulativeAmount": "1000",
+        "signature": "0x" + "ff" * 65,
+    }
+    assert problem(counter.pay(PAYER, payload)) == "session/invalid-signature"
+    assert counter.chain.asked == 0
+    assert amounts(counter) == (0, 0)
+
+
+def test_the_deposit_is_the_end(counter):
+    """All of it can be spent, and no base unit more."""
+    assert counter.pay(PAYER, PAYER.pay(1_000_000)).status_code == 200
+    answer = counter.pay(PAYER, PAYER.pay(1_000_001))
+    assert (answer.status_code, problem(answer)) == (402, "session/amount-exceeds-deposit")
+    assert amounts(counter) == (1_000_000, 1000)
+
+
+def test_the_smallest_step(sold_by):
+    """One below it is refused; equal and lower vouchers are no steps."""
+    counter = sold_by({"path": "/**", "price": "1000", "min-voucher-delta": "5000"})
+    assert problem(counter.pay(PAYER, PAYER.pay(4999))) == "session/delta-too-small"
+    assert counter.pay(PAYER, PAYER.pay(5000)).status_code == 200
+    assert counter.pay(PAYER, PAYER.pay(4000)).status_code == 200
+    assert amounts(counter) == (5000, 2000)
+
+
+def test_a_channel_that_nobody_told_of(counter):
+    """410: an open action tells of it."""
+    stranger = Payer(7)
+    answer = counter.pay(stranger, stranger.pay(1000))
+    assert (answer.status_code, problem(answer)) == (410, "session/channel-not-found")
+    assert counter.chain.asked == 0
+
+
+@pytest.mark.parametrize("state", [{"finalized": True}, {"close_requested_at": NOW - 10}])
+def test_a_channel_that_ends(counter, state):
+    """What the chain says counts from when it is asked the next time."""
+    assert counter.pay(PAYER, PAYER.pay(1000)).status_code == 200
+    counter.chain.channels[PAYER.channel_id] = dataclasses.replace(PAYER.state, **state)
+    counter.now += 31
+    answer = counter.pay(PAYER, PAYER.pay(2000))
+    expected = (410, "session/channel-finalized") if "finalized" in state else (402, "verification-failed")
+    assert (answer.status_code, problem(answer)) == expected
+    assert amounts(counter) == (1000, 1000)
+
+
+def test_a_channel_of_another_payee_or_token(counter):
+    """What the ledger knows of other business buys nothing here."""
+    for number, other in enumerate(
+        [Payer(3, payee=checksum_address(b"\x45" * 20)), Payer(4, asset=EURC)], start=1
+    ):
+        counter.know(other)
+        answer = counter.pay(other, other.pay(1000))
+        assert (answer.status_code, problem(answer)) == (402, "verification-failed"), number
+        assert amounts(counter, other) == (0, 0)
+
+
+# Opening, topping up, closing
+
+
+def test_an_open_serves_its_request(counter):
+    """The first voucher may cover it already; told again, it is a voucher like another."""
+    new = Payer(5)
+    counter.chain.channels[new.channel_id] = new.state
+    answer = counter.pay(new, new.open(1000))
+    assert (answer.status_code, receipt(answer).spent) == (200, 1000)
+    assert counter.pay(new, new.open(2000)).status_code == 200
+    assert amounts(counter, new) == (2000, 2000)
+
+
+def test_an_open_with_nothing_authorized(counter):
+    """The channel is known from then on, and the request is still to be paid."""
+    new = Payer(5)
+    counter.chain.channels[new.channel_id] = new.state
+    assert problem(counter.pay(new, new.open(0))) == "session/insufficient-balance"
+    assert counter.pay(new, new.pay(1000)).status_code == 200
+
+
+def test_an_open_of_dust(counter):
+    """A deposit that does not even pay for this one request is no channel."""
+    poor = Payer(6, deposit=999)
+    counter.chain.channels[poor.channel_id] = poor.state
+    assert problem(counter.pay(poor, poor.open(999))) == "session/insufficient-balance"
+    assert counter.account(poor) is None
+
+
+def test_an_open_that_is_not_what_it_says(counter):
+    """Another salt, signer or payer makes another channel; the chain is not asked for it."""
+    new = Payer(5)
+    for change in (
+        {"salt": "0x" + "34" * 32},
+        {"authorized_signer": new.address},
+    ):
+        answer = counter.pay(new, dataclasses.replace(new.open(1000), **change))
+        assert problem(answer) == "verification-failed"
+    other = Payer(8)
+    challenge = counter.challenge()
+    answer = counter.ask(headers={"authorization": credential(other, new.open(1000), challenge)})
+    assert problem(answer) == "verification-failed"
+    assert counter.chain.asked == 0
+    assert problem(counter.pay(new, new.open(1000))) == "verification-failed"  # the chain knows nothing
+    assert counter.account(new) is None
+
+
+def test_a_top_up_raises_what_may_be_authorized(counter):
+    """It buys nothing itself."""
+    counter.pay(PAYER, PAYER.pay(1_000_000))
+    counter.chain.channels[PAYER.channel_id] = dataclasses.replace(PAYER.state, deposit=2_000_000)
+    assert problem(counter.pay(PAYER, PAYER.pay(1_001_000))) == "session/amount-exceeds-deposit"
+    answer = counter.pay(PAYER, PAYER.top_up(1_000_000), "HEAD")
+    assert answer.status_code == 200
+    assert counter.pay(PAYER, PAYER.pay(1_001_000)).status_code == 200
+
+
+def test_a_close_is_done_and_receipted(counter):
+    """By a voucher rightly signed, whatever its amount; a stranger closes nothing."""
+    counter.pay(PAYER, PAYER.pay(1000))
+    stranger = VoucherKey((99).to_bytes(32, "big"))
+    forged = PAYER.close(1000).__class__(voucher=PAYER.voucher(1000, key=stranger))
+    assert problem(counter.pay(PAYER, forged)) == "session/signer-mismatch"
+    assert counter.closed == []
+    answer = counter.pay(PAYER, PAYER.close(1000))
+    assert (answer.status_code, receipt(answer).transaction_hash) == (200, "0x" + "99" * 32)
+    assert counter.closed == [PAYER.channel_id]
+
+
+# What the application hears
+
+
+def test_the_application_hears_who_paid(counter):
+    """In fields that no client can forge, however it spells them; credentials do not reach it."""
+    counter.pay(
+        PAYER,
+        PAYER.pay(1000),
+        headers={
+            "X-Payment-Payer": "0xforged",
+            "x_payment_payer": "0xforged",
+            "X-Payment-Anything": "forged",
+            "Payment-Receipt": "forged",
+            "Accept-Payment": "evm/session",
+            "Cookie": "mine",
+        },
+    )
+    heard = counter.app.requests[0][2]
+    assert heard[b"x-payment-payer"] == PAYER.address.encode()
+    assert heard[b"x-payment-channel"] == PAYER.channel_id.encode()
+    assert (heard[b"x-payment-amount"], heard[b"x-payment-asset"]) == (b"1000", b"USDC")
+    assert heard[b"cookie"] == b"mine"
+    assert not any(b"forged" in value for value in heard.values())
+    assert b"authorization" not in heard
+    assert b"accept-payment" not in heard
+
+
+def test_another_authorization_is_the_applications(sold_by):
+    """A Basic credential on a free route is handed on; payer fields are not."""
+    counter = sold_by({"path": "/free", "free": True})
+    headers = {"authorization": "Basic eDp5", "x-payment-payer": "0xforged"}
+    assert counter.ask(path="/free", headers=headers).status_code == 200
+    heard = counter.app.requests[0][2]
+    assert heard[b"authorization"] == b"Basic eDp5"
+    assert b"x-payment-payer" not in heard
+
+
+@pytest.mark.parametrize("path", ["//a", "/a/../b", "/%2e%2e/b", "/a%2fb", "/a%00", "/a\\b", "/./a", "/a//b"])
+def test_no_side_door(sold_by, path):
+    """A path that another program might read as a free one is no path."""
+    import httpx
+
+    counter = sold_by({"path": "/b", "free": True}, {"path": "/**", "price": "1000"})
+
+    async def raw():
+        sent = []
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "raw_path": path.encode(),
+            "path": path,
+            "query_string": b"",
+            "headers": [],
+            "scheme": "http",
+        }
+
+        async def receive():
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message):
+            sent.append(message)
+
+        await counter.application(scope, receive, send)
+        return sent[0]["status"]
+
+    assert httpx.codes(asyncio.run(raw())) == 400
+    assert counter.app.requests == []
+
+
+def test_what_fits_no_route_is_not_there(sold_by):
+    """And one spelling is matched and forwarded."""
+    counter = sold_by({"path": "/a b".replace(" ", "%20"), "price": "1000"}, {"path": "/free", "free": True})
+    assert counter.ask(path="/other").status_code == 404
+    assert counter.ask(path="/f%72ee").status_code == 200
+    assert counter.app.requests[0][1] == "/free"
+
+
+def test_an_upgrade_is_refused(counter):
+    """A WebSocket would not be metered."""
+
+    async def connect():
+        sent = []
+
+        async def receive():
+            return {"type": "websocket.connect"}
+
+        async def send(message):
+            sent.append(message)
+
+        await counter.application({"type": "websocket", "path": "/"}, receive, send)
+        return sent
+
+    assert asyncio.run(connect())[0]["type"] == "websocket.close"
+
+
+def test_a_person_gets_a_page(counter):
+    """A browser is told in words, with the same challenge field; a program is not."""
+    page = counter.ask(headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert (page.status_code, page.headers["content-type"]) == (402, "text/html; charset=utf-8")
+    assert only_challenge(page).method == "evm"
+    assert "0.001 USDC" in page.text
+    assert problem(counter.ask(headers={"accept": "*/*"})) == "payment-required"
+
+
+# Units in a field
+
+BY_UNITS = {"path": "/**", "price": "10", "per": "header", "units-header": "X-Units", "max-units": 100}
+
+
+def test_units_are_charged_and_hidden(sold_by):
+    """The most is reserved first, what was used is charged, and the client does not see the field."""
+    counter = sold_by(
+        {"path": "/**", "price": "10", "per": "header", "units-header": "X-Units", "max-units": 100}
+    )
+    answer = counter.pay(PAYER, PAYER.pay(999))
+    assert answer.json()["requiredCumulative"] == "1000"
+    counter.app.headers = [(b"X-Units", b"7")]
+    answer = counter.pay(PAYER, PAYER.pay(1000))
+    assert (receipt(answer).spent, receipt(answer).units) == (70, 7)
+    assert "x-units" not in answer.headers
+    assert amounts(counter) == (1000, 70)
+
+
+@pytest.mark.parametrize(
+    ("told", "charged"),
+    [([b"100"], 1000), ([b"101"], 1000), ([b"-1"], 0), ([b"x"], 0), ([], 0), ([b"1", b"2"], 0)],
+)
+def test_units_beyond_reason(sold_by, told, charged):
+    """Never more than was reserved; what is no number is nothing."""
+    counter = sold_by(
+        {"path": "/**", "price": "10", "per": "header", "units-header": "x-units", "max-units": 100}
+    )
+    counter.app.headers = [(b"x-units", value) for value in told]
+    assert counter.pay(PAYER, PAYER.pay(1000)).status_code == 200
+    assert amounts(counter) == (1000, charged)

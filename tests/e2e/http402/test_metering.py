@@ -1,0 +1,266 @@
+"""Streams of events that are paid one by one: counted, held, gone on with, ended."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from counter import Counter, Payer, credential, only_challenge
+from hypothesis import given
+from hypothesis import strategies as st
+
+from microwallet.http402.charging import metering
+from microwallet.http402.charging.metering import EventSplitter, is_charged
+from microwallet.http402.wire.events import EventReader, NeedVoucher
+from microwallet.http402.wire.receipt import SessionReceipt
+
+PAYER = Payer()
+PER_EVENT = {"path": "/**", "price": "100", "per": "event"}
+
+
+@pytest.fixture
+def counter(tmp_path):
+    """A gateway that sells events for 100 base units each."""
+    opened = Counter(tmp_path, [PER_EVENT])
+    opened.know(PAYER)
+    opened.app.headers = [(b"content-type", b"text/event-stream")]
+    yield opened
+    opened.close()
+
+
+class Listener:
+    """A client that reads a stream as it comes, over ASGI, and may leave."""
+
+    def __init__(self, counter):
+        self.counter = counter
+        self.status = None
+        self.headers = {}
+        self.events = []
+        self.left = asyncio.Event()
+        self._reader = EventReader()
+        self._coming = asyncio.Condition()
+        self.ended = False
+
+    async def listen(self, amount, *, path="/"):
+        challenge = only_challenge(await self.counter.asked(path=path))
+        headers = [(b"authorization", credential(PAYER, PAYER.pay(amount), challenge).encode())]
+        scope = {
+            "type": "http", "method": "GET", "raw_path": path.encode(), "path": path, "query_string": b"",
+            "headers": headers, "scheme": "http",
+        }  # fmt: skip
+
+        async def receive():
+            await self.left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            if message["type"] == "http.response.start":
+                self.status = message["status"]
+                self.headers = dict(message["headers"])
+                return
+            async with self._coming:
+                self.events += self._reader.feed(message.get("body", b""))
+                self._coming.notify_all()
+
+        await self.counter.application(scope, receive, send)
+        async with self._coming:
+            self.ended = True
+            self._coming.notify_all()
+
+    async def until(self, kind):
+        """The first event of a kind, once it has come."""
+        async with self._coming, asyncio.timeout(5):
+            while not (found := [one for one in self.events if one.type == kind]):
+                await self._coming.wait()
+            return found[0]
+
+    def data(self):
+        """The data of the events that were sold."""
+        return [one.data for one in self.events if one.type == "message"]
+
+    def receipt(self):
+        last = self.events[-1]
+        assert last.type == "payment-receipt"
+        return SessionReceipt.from_object(last.json())
+
+
+def sells(counter, count, *, at_once=1):
+    """Make the application stream so many events."""
+
+    async def chunks():
+        for start in range(0, count, at_once):
+            yield b"".join(b"data: %d\n\n" % number for number in range(start, min(count, start + at_once)))
+            await asyncio.sleep(0)
+
+    counter.app.chunks = chunks
+
+
+def amounts(counter):
+    account = counter.account(PAYER)
+    return account.accepted, account.spent
+
+
+async def hand_over(counter, amount):
+    challenge = only_challenge(await counter.asked())
+    headers = {"authorization": credential(PAYER, PAYER.pay(amount), challenge)}
+    return await counter.asked("HEAD", headers=headers)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 10])
+def test_each_event_is_charged(counter, at_once):
+    """However they come; the receipt at the end says how many, and comments cost nothing."""
+    sells(counter, 10, at_once=at_once)
+    listener = Listener(counter)
+    asyncio.run(listener.listen(5000))
+    assert listener.data() == [str(number) for number in range(10)]
+    assert (listener.receipt().units, listener.receipt().spent) == (10, 1000)
+    assert amounts(counter) == (5000, 1000)
+    assert b"payment-receipt" in listener.headers
+
+
+def test_what_is_delivered_is_what_is_paid(counter):
+    """With three events' worth, three come; then it asks for the voucher that would buy the next."""
+    sells(counter, 10, at_once=4)
+    listener = Listener(counter)
+
+    async def scene():
+        stream = asyncio.create_task(listener.listen(300))
+        need = NeedVoucher.parse(await listener.until("payment-need-voucher"))
+        assert listener.data() == ["0", "1", "2"]
+        assert (need.required_cumulative, need.accepted_cumulative, need.deposit) == (400, 300, 1_000_000)
+        assert (await hand_over(counter, 1000)).status_code == 200
+        await stream
+
+    asyncio.run(scene())
+    assert listener.data() == [str(number) for number in range(10)]
+    assert (listener.receipt().units, amounts(counter)) == (10, (1000, 1000))
+
+
+def test_no_voucher_ends_it(counter, monkeypatch):
+    """With the receipt for what was delivered."""
+    monkeypatch.setattr(metering, "VOUCHER_SECONDS", 0.05)
+    sells(counter, 10)
+    listener = Listener(counter)
+    asyncio.run(listener.listen(200))
+    assert (listener.data(), listener.receipt().units) == (["0", "1"], 2)
+    assert amounts(counter) == (200, 200)
+
+
+def test_whoever_leaves_pays_for_no_more(counter):
+    """The application is not asked for more than was delivered."""
+
+    async def endless():
+        while True:
+            yield b"data: x\n\n"
+            await asyncio.sleep(0.001)
+
+    counter.app.chunks = endless
+    listener = Listener(counter)
+
+    async def scene():
+        stream = asyncio.create_task(listener.listen(100_000))
+        await listener.until("message")
+        listener.left.set()
+        async with asyncio.timeout(5):
+            await stream
+
+    asyncio.run(scene())
+    accepted, spent = amounts(counter)
+    assert accepted == 100_000
+    assert spent == 100 * len(listener.data())
+
+
+def test_a_later_stream_takes_over(counter):
+    """A channel has one session: the earlier one ends with its receipt."""
+
+    async def endless():
+        while True:
+            yield b"data: x\n\n"
+            await asyncio.sleep(0.001)
+
+    counter.app.chunks = endless
+    first, second = Listener(counter), Listener(counter)
+
+    async def scene():
+        one = asyncio.create_task(first.listen(50_000))
+        await first.until("message")
+        two = asyncio.create_task(second.listen(100_000))
+        async with asyncio.timeout(5):
+            await one
+        await second.until("message")
+        second.left.set()
+        async with asyncio.timeout(5):
+            await two
+
+    asyncio.run(scene())
+    assert first.receipt().units == len(first.data())
+    assert amounts(counter)[1] == 100 * (len(first.data()) + len(second.data()))
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type"), [(200, b"application/json"), (400, b"application/json"), (200, None)]
+)
+def test_an_answer_without_events_costs_nothing(counter, status, content_type):
+    """Where events are sold."""
+    counter.app.status = status
+    counter.app.headers = [] if content_type is None else [(b"content-type", content_type)]
+    assert counter.pay(PAYER, PAYER.pay(1000)).status_code == status
+    assert amounts(counter) == (1000, 0)
+
+
+def test_a_stream_without_an_event_costs_nothing(counter):
+    """Comments that keep the line open are no events."""
+
+    async def chunks():
+        yield b": still here\n\n"
+        yield b"data: cut o"
+
+    counter.app.chunks = chunks
+    listener = Listener(counter)
+    asyncio.run(listener.listen(1000))
+    assert (listener.receipt().units, amounts(counter)) == (0, (1000, 0))
+
+
+def test_an_application_that_breaks_off_keeps_what_it_delivered(counter):
+    """The client has had those events."""
+
+    async def chunks():
+        yield b"data: 0\n\ndata: 1\n\n"
+        raise RuntimeError("the application fell over")
+
+    counter.app.chunks = chunks
+    listener = Listener(counter)
+    with pytest.raises(RuntimeError):
+        asyncio.run(listener.listen(1000))
+    assert (listener.data(), amounts(counter)) == (["0", "1"], (1000, 200))
+
+
+def test_a_stream_at_a_fixed_price(tmp_path):
+    """Passes as it is, with its receipt at the end."""
+    counter = Counter(tmp_path)
+    counter.know(PAYER)
+    counter.app.headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+    sells(counter, 3)
+    listener = Listener(counter)
+    asyncio.run(listener.listen(1000))
+    assert listener.data() == ["0", "1", "2"]
+    assert (listener.receipt().units, listener.receipt().spent) == (None, 1000)
+    counter.close()
+
+
+LINES = ["data: x", "data", "data:", ": comment", "event: y", "id: 1", "retry: 2", "database: z"]
+EVENTS = st.lists(st.lists(st.sampled_from(LINES), min_size=1, max_size=4), max_size=6)
+
+
+@given(EVENTS, st.sampled_from(["\n", "\r\n", "\r"]), st.lists(st.integers(1, 9), max_size=30))
+def test_events_are_cut_as_a_client_reads_them(events, line_end, cuts):
+    """No byte is lost, however the stream is cut; what is charged is what a client is given."""
+    text = "".join(line_end.join(lines) + line_end * 2 for lines in events).encode()
+    splitter, got, rest = EventSplitter(), [], text
+    for size in [*cuts, len(text) or 1]:
+        got += splitter.feed(rest[:size])
+        rest = rest[size:]
+    assert b"".join(got) == text
+    reader = EventReader()
+    for block in got:
+        assert len(list(reader.feed(block))) == int(is_charged(block))

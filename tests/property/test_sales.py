@@ -1,0 +1,173 @@
+"""Selling against a model: whatever is asked in whatever order, the books are right to the base unit."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from model import USDC, keyed
+
+from microwallet.domain.channel import NO_CHANNEL, PayeeChannel
+from microwallet.http402.charging import sales
+from microwallet.http402.charging.account import Refused
+from microwallet.http402.charging.sales import Handover, Order, StreamEnded
+from microwallet.http402.wire.problems import ProblemType
+from microwallet.ledger.ledger import Ledger
+
+DEPOSIT = 1000
+CHANNEL = keyed(1)
+AMOUNT = st.integers(0, 1100)
+COST = st.integers(0, 120)
+
+
+class Selling(RuleBasedStateMachine):
+    """One channel in a real ledger, beside what it should hold."""
+
+    @initialize()
+    def open(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.ledger = Ledger.open(Path(self.folder.name) / "ledger.sqlite3")
+        channel = PayeeChannel(
+            channel_id=CHANNEL.channel_id,
+            descriptor=CHANNEL.descriptor,
+            asset=USDC,
+            state=replace(NO_CHANNEL, deposit=DEPOSIT),
+            authorized=0,
+            spent=0,
+            as_of=None,
+            signature=bytes(65),
+        )
+        self.ledger.sessions.add_channel(channel, now=1)
+        self.accepted = 0
+        self.sales = {}
+        """Sale by cumulative amount."""
+        self.reserved = []
+        """Those that are being served."""
+        self.stream = None
+
+    def teardown(self):
+        if hasattr(self, "ledger"):
+            self.ledger.close()
+            self.folder.cleanup()
+
+    def run_in(self, work, *arguments, **options):
+        """The result of work in one transaction of its own; a refusal commits what it did before."""
+        refusal = None
+        with self.ledger.sessions.transaction() as rows:
+            try:
+                return work(rows, *arguments, **options)
+            except (Refused, StreamEnded) as raised:
+                refusal = raised
+        raise refusal
+
+    @property
+    def spent(self):
+        return sum(sale.cost for sale in self.sales.values())
+
+    def handover(self, amount):
+        return Handover(
+            channel_id=CHANNEL.channel_id,
+            cumulative_amount=amount,
+            signature=bytes(65),
+            deposit=DEPOSIT,
+            min_voucher_delta=0,
+            challenge_id="c",
+            challenge_expires_at=2,
+        )
+
+    @rule(amount=AMOUNT, cost=COST, key=st.none() | st.sampled_from("abc"), is_stream=st.booleans())
+    def sell(self, amount, cost, key, is_stream):
+        earlier = next((sale for sale in self.sales.values() if key and sale.idempotency_key == key), None)
+        order = Order(
+            handover=self.handover(amount),
+            cost=cost,
+            idempotency_key=key,
+            fingerprint=b"f",
+            is_stream=is_stream,
+        )
+        if earlier is not None:
+            replay = self.run_in(sales.sell, order, 1)
+            assert replay.is_replay
+            assert replay.sale == earlier
+            return
+        if amount <= DEPOSIT:
+            self.accepted = max(self.accepted, amount)
+        if amount > DEPOSIT or amount in self.sales or self.spent + cost > self.accepted:
+            with pytest.raises(Refused) as raised:
+                self.run_in(sales.sell, order, 1)
+            expected = (
+                ProblemType.AMOUNT_EXCEEDS_DEPOSIT if amount > DEPOSIT else ProblemType.INSUFFICIENT_BALANCE
+            )
+            assert raised.value.problem.type is expected
+            return
+        sold = self.run_in(sales.sell, order, 1)
+        self.sales[amount] = sold.sale
+        self.reserved.append(amount)
+        if is_stream:
+            self.stream = (amount, sold.account.stream)
+
+    @rule(amount=AMOUNT)
+    def hand_over(self, amount):
+        if amount > DEPOSIT:
+            with pytest.raises(Refused):
+                self.run_in(sales.take, self.handover(amount), 1)
+            return
+        self.accepted = max(self.accepted, amount)
+        assert self.run_in(sales.take, self.handover(amount), 1).accepted == self.accepted
+
+    @precondition(lambda self: self.reserved)
+    @rule(data=st.data())
+    def give_back(self, data):
+        amount = self.reserved.pop(data.draw(st.integers(0, len(self.reserved) - 1)))
+        self.run_in(sales.undo, self.sales.pop(amount))
+        if self.stream and self.stream[0] == amount:
+            self.stream = None
+
+    @precondition(lambda self: self.reserved)
+    @rule(data=st.data())
+    def charge_less(self, data):
+        amount = data.draw(st.sampled_from(self.reserved))
+        cost = data.draw(st.integers(0, self.sales[amount].cost))
+        self.sales[amount] = self.run_in(sales.settle_cost, self.sales[amount], cost).sale
+
+    @precondition(lambda self: self.stream is not None)
+    @rule(price=st.integers(1, 50), wanted=st.integers(1, 9), is_old=st.booleans())
+    def stream_on(self, price, wanted, is_old):
+        amount, number = self.stream
+        if is_old:
+            with pytest.raises(StreamEnded):
+                self.run_in(sales.charge_units, self.sales[amount], price, wanted=wanted, stream=number - 1)
+            return
+        available = self.accepted - self.spent
+        count, sold = self.run_in(sales.charge_units, self.sales[amount], price, wanted=wanted, stream=number)
+        assert count == min(wanted, available // price)
+        self.sales[amount] = sold.sale
+
+    @precondition(lambda self: self.sales)
+    @rule(data=st.data())
+    def keep(self, data):
+        amount = data.draw(st.sampled_from(sorted(self.sales)))
+        self.run_in(sales.keep_answer, self.sales[amount], b"answer")
+        self.sales[amount] = replace(self.sales[amount], answer=b"answer")
+
+    @invariant()
+    def books_are_right(self):
+        if not hasattr(self, "ledger"):
+            return
+        with self.ledger.sessions.transaction() as rows:
+            account = rows.account(CHANNEL.channel_id)
+            for amount, sale in self.sales.items():
+                assert rows.sale(CHANNEL.channel_id, amount) == sale
+        assert (account.accepted, account.spent) == (self.accepted, self.spent)
+        assert 0 <= account.spent <= account.accepted <= DEPOSIT
+        channel = self.ledger.vouchers.get(CHANNEL.channel_id)
+        assert (channel.authorized, channel.spent) == (self.accepted, self.spent)
+
+
+TestSelling = Selling.TestCase
+TestSelling.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
