@@ -51,6 +51,23 @@ def next_payment(
 
     Raises ChannelNotOpen, VoucherUnknown or AmountExceedsDeposit; then nothing may be signed.
     """
+    require_open(channel, now=now)
+    if step * count > channel.remaining:
+        raise _exceeds(channel, channel.name, step, count)
+    return Payment(
+        idempotency_key=idempotency_key,
+        channel_id=channel.channel_id,
+        start=channel.authorized,
+        step=step,
+        count=count,
+        deposit=channel.state.deposit,
+        memo=memo,
+        created_at=now,
+    )
+
+
+def require_open(channel: PayerChannel, *, now: int) -> None:
+    """ChannelNotOpen or VoucherUnknown unless vouchers of the channel may be signed."""
     name = channel.name
     status = channel.state.status(now=now)
     if status is not ChannelStatus.OPEN:
@@ -64,18 +81,6 @@ def next_payment(
             hint="microwallet channel sync --voucher FILE"
             f"  (ask the payee {channel.descriptor.payee} for it)",
         )
-    if step * count > channel.remaining:
-        raise _exceeds(channel, name, step, count)
-    return Payment(
-        idempotency_key=idempotency_key,
-        channel_id=channel.channel_id,
-        start=channel.authorized,
-        step=step,
-        count=count,
-        deposit=channel.state.deposit,
-        memo=memo,
-        created_at=now,
-    )
 
 
 _HINTS = {

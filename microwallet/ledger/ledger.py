@@ -13,7 +13,9 @@ from microwallet.ledger.database import BUSY_SECONDS, Database
 if TYPE_CHECKING:
     from microwallet.ledger.deposits import Deposits
     from microwallet.ledger.journal import Journal
+    from microwallet.ledger.known_payees import KnownPayees
     from microwallet.ledger.payments import Payments
+    from microwallet.ledger.purchases import Purchases
     from microwallet.ledger.scanned import Scanned
     from microwallet.ledger.sessions import Sessions
     from microwallet.ledger.turns import Turns
@@ -56,6 +58,20 @@ class Ledger:
         from microwallet.ledger.payments import Payments
 
         return Payments(self.database)
+
+    @cached_property
+    def purchases(self) -> Purchases:
+        """Every voucher signed for an HTTP request."""
+        from microwallet.ledger.purchases import Purchases
+
+        return Purchases(self.database)
+
+    @cached_property
+    def known_payees(self) -> KnownPayees:
+        """Whom each origin was paid to."""
+        from microwallet.ledger.known_payees import KnownPayees
+
+        return KnownPayees(self.database)
 
     @cached_property
     def deposits(self) -> Deposits:

@@ -145,10 +145,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             expires_at INTEGER NOT NULL
         ) STRICT, WITHOUT ROWID""",
         "CREATE INDEX challenges_by_expiry ON challenges (expires_at)",
-        # What the payer bought over HTTP, committed before its voucher leaves.
+        # What the payer bought over HTTP, a row a voucher, committed before it leaves. Tries of one request
+        # have one key.
         f"""CREATE TABLE purchases (
             id INTEGER PRIMARY KEY,
-            idempotency_key TEXT NOT NULL UNIQUE,
+            idempotency_key TEXT NOT NULL,
             channel_id TEXT NOT NULL REFERENCES channels,
             {_amount("cumulative_amount")},
             {_amount("cost")},
@@ -159,6 +160,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             created_at INTEGER NOT NULL,
             UNIQUE (channel_id, cumulative_amount)
         ) STRICT""",
+        "CREATE INDEX purchases_by_key ON purchases (idempotency_key)",
+        "CREATE INDEX purchases_in_flight ON purchases (channel_id) WHERE status = 'in-flight'",
         # Whom an origin was paid to: it is to be the same the next time.
         """CREATE TABLE known_payees (
             origin TEXT NOT NULL,

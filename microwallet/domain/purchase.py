@@ -1,0 +1,104 @@
+"""The payer's rule for the voucher that buys one request, where what is signed may exceed what is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from microwallet.domain.channel import PayerChannel
+from microwallet.domain.identifiers import ChannelId
+from microwallet.domain.money import Amount
+from microwallet.domain.payment import require_open
+from microwallet.errors import AboveLimit, AmountExceedsDeposit
+
+
+class PurchaseStatus(StrEnum):
+    """What became of a purchase."""
+
+    IN_FLIGHT = "in-flight"
+    """Its voucher may have left, its answer is not known: it counts as spent."""
+    PAID = "paid"
+    RETURNED = "returned"
+    """Answered without service: it no longer counts as spent. Its voucher stays signed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purchase:
+    """One voucher that was signed for an HTTP request."""
+
+    id: int
+    idempotency_key: str
+    channel_id: ChannelId
+    cumulative_amount: int
+    """Of the voucher: no other purchase on the channel has the same."""
+    cost: int
+    """Base units it adds to what is spent; lowered to the actual cost when that is known."""
+    method: str
+    url: str
+    fingerprint: bytes
+    """Digest of method, URL and body: the same key must come with the same request."""
+    status: PurchaseStatus
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a voucher is to do, in base units; all but `most` is the payee's word."""
+
+    cost: int
+    most: int
+    """By how much `authorized` may rise: the payee could take that much, whatever it delivers."""
+    min_voucher_delta: int = 0
+    at_least: int = 0
+    """The cumulative amount that the payee waits for, if it told one."""
+
+
+def voucher_amount(
+    channel: PayerChannel,
+    terms: Terms,
+    *,
+    is_used: Callable[[int], bool],
+    highest_unused: Callable[[int], int | None],
+    now: int,
+) -> int:
+    """The cumulative amount of the voucher that buys something on `channel`.
+
+    Headroom that was signed before is used before more is signed. `is_used` tells whether a purchase
+    has an amount; `highest_unused` gives the highest one from its argument to `authorized` that none
+    has. Raises what require_open raises, AboveLimit and AmountExceedsDeposit; nothing may be signed then.
+    """
+    require_open(channel, now=now)
+    amount = _amount(channel, terms, is_used, highest_unused)
+    rise = amount - channel.authorized
+    if rise > terms.most:
+        told = Amount(rise, channel.asset), Amount(terms.most, channel.asset)
+        raise AboveLimit(
+            f"the payee wants {told[0]} more to be authorized, and at most {told[1]} may be for this"
+            " request; nothing was signed",
+            hint=f'--max-amount "{told[0]}"',
+        )
+    if amount > channel.state.deposit:
+        deposit = Amount(channel.state.deposit, channel.asset)
+        missing = Amount(amount - channel.state.deposit, channel.asset)
+        raise AmountExceedsDeposit(
+            f"the deposit of channel {channel.name}, {deposit}, is used up; nothing was signed",
+            hint=f'microwallet channel top-up {channel.name} "{missing}"',
+        )
+    return amount
+
+
+def _amount(
+    channel: PayerChannel,
+    terms: Terms,
+    is_used: Callable[[int], bool],
+    highest_unused: Callable[[int], int | None],
+) -> int:
+    spent, authorized = channel.spent + terms.cost, channel.authorized
+    above = max(spent, terms.at_least, authorized + max(1, terms.min_voucher_delta))
+    if max(spent, terms.at_least) > authorized:
+        return above
+    if spent >= terms.at_least and not is_used(spent):
+        return spent
+    found = highest_unused(max(1, terms.at_least))
+    return above if found is None else found

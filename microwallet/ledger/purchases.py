@@ -1,0 +1,213 @@
+"""What was bought over HTTP: reserved before its voucher leaves, settled when the answer is known."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from microwallet.domain.channel import PayerChannel
+from microwallet.domain.identifiers import ChannelId
+from microwallet.domain.purchase import Purchase, PurchaseStatus, Terms, voucher_amount
+from microwallet.errors import IdempotencyMismatch, OutcomeUnknown, UnknownReference
+from microwallet.ledger.channels import read_channel
+from microwallet.ledger.database import Database, to_text
+
+_COLUMNS = (
+    "id, idempotency_key, channel_id, cumulative_amount, cost, method, url, fingerprint, status, created_at"
+)
+_SELECT = f"SELECT {_COLUMNS} FROM purchases"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRequest:
+    """What a purchase is for: the same idempotency key always means the same one."""
+
+    idempotency_key: str
+    method: str
+    url: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserved:
+    """A new purchase, and the channel's books as they were just before it."""
+
+    purchase: Purchase
+    before: PayerChannel
+    in_flight: int
+    """Base units of other purchases then without an answer, part of `before.spent`."""
+
+    @property
+    def rise(self) -> int:
+        """Base units by which the purchase raised what is authorized."""
+        return max(0, self.purchase.cumulative_amount - self.before.authorized)
+
+
+class Purchases:
+    """Every voucher signed for a request; rows are never deleted, and no amount is used twice."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def of_request(self, request: HttpRequest) -> Sequence[Purchase]:
+        """Purchases under the request's key, oldest first; IdempotencyMismatch if it was for another."""
+        with self._database.read() as connection:
+            return _of_request(connection, request)
+
+    def newest(self, channel_id: ChannelId) -> Purchase | None:
+        """The last purchase on a channel, or None."""
+        with self._database.read() as connection:
+            row = connection.execute(
+                f"{_SELECT} WHERE channel_id = ? ORDER BY id DESC LIMIT 1", (channel_id,)
+            ).fetchone()
+            return _purchase(row) if row else None
+
+    def reserve(
+        self,
+        channel_id: ChannelId,
+        request: HttpRequest,
+        terms: Terms,
+        *,
+        now: int,
+        continues: bool = False,
+    ) -> Reserved:
+        """Commit a purchase, and raise the channel's spent and, where it must, authorized.
+
+        Atomic over processes. One request has one purchase that was not returned, unless this one
+        `continues` it: else OutcomeUnknown. Raises what voucher_amount and of_request raise.
+        """
+        with self._database.write_vouchers() as connection:
+            channel = read_channel(connection, channel_id)
+            if channel is None:
+                raise UnknownReference(f"there is no channel {channel_id}")
+            begun = [one for one in _of_request(connection, request) if one.status != PurchaseStatus.RETURNED]
+            if begun and not continues:
+                raise OutcomeUnknown(
+                    f"another process is buying under the idempotency key {request.idempotency_key!r}",
+                    hint="run the command again when it has ended",
+                )
+            in_flight = _in_flight(connection, channel_id)
+            amount = voucher_amount(
+                channel,
+                terms,
+                is_used=lambda one: _is_used(connection, channel_id, one),
+                highest_unused=lambda least: _highest_unused(
+                    connection, channel_id, least, channel.authorized
+                ),
+                now=now,
+            )
+            connection.execute(
+                "UPDATE channels SET authorized = ?, spent = ? WHERE channel_id = ?",
+                (to_text(max(channel.authorized, amount)), to_text(channel.spent + terms.cost), channel_id),
+            )
+            row = connection.execute(
+                f"""INSERT INTO purchases ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                RETURNING {_COLUMNS}""",
+                (
+                    request.idempotency_key,
+                    channel_id,
+                    to_text(amount),
+                    to_text(terms.cost),
+                    request.method,
+                    request.url,
+                    request.fingerprint,
+                    PurchaseStatus.IN_FLIGHT,
+                    now,
+                ),
+            ).fetchone()
+            return Reserved(purchase=_purchase(row), before=channel, in_flight=in_flight)
+
+    def settle(self, purchases: Sequence[Purchase], cost: int) -> int:
+        """Purchases of one request, all on one channel, were served for `cost` base units together.
+
+        What was reserved beyond that is no longer spent. One that was settled before stays as it is.
+        The base units that the channel has spent then.
+        """
+        with self._database.write() as connection:
+            left = cost
+            for purchase in purchases:
+                actual = min(left, purchase.cost)
+                left -= actual
+                _end(connection, purchase, PurchaseStatus.PAID, actual)
+            return _spent(connection, purchases[0].channel_id)
+
+    def give_back(self, purchases: Iterable[Purchase]) -> None:
+        """Purchases that were answered without service are no longer spent."""
+        with self._database.write() as connection:
+            for purchase in purchases:
+                _end(connection, purchase, PurchaseStatus.RETURNED, 0)
+
+
+def _end(connection: sqlite3.Connection, purchase: Purchase, status: PurchaseStatus, actual: int) -> None:
+    """Give a purchase in flight its end; what it did not cost is taken off the channel's spent."""
+    kept = purchase.cost if status is PurchaseStatus.RETURNED else actual
+    ended = connection.execute(
+        "UPDATE purchases SET status = ?, cost = ? WHERE id = ? AND status = 'in-flight'",
+        (status, to_text(kept), purchase.id),
+    )
+    if ended.rowcount:
+        spent = _spent(connection, purchase.channel_id) - (purchase.cost - actual)
+        connection.execute(
+            "UPDATE channels SET spent = ? WHERE channel_id = ?", (to_text(spent), purchase.channel_id)
+        )
+
+
+def _spent(connection: sqlite3.Connection, channel_id: ChannelId) -> int:
+    query = "SELECT spent FROM channels WHERE channel_id = ?"
+    return int(connection.execute(query, (channel_id,)).fetchone()[0])
+
+
+def _in_flight(connection: sqlite3.Connection, channel_id: ChannelId) -> int:
+    query = "SELECT cost FROM purchases WHERE channel_id = ? AND status = 'in-flight'"
+    return sum(int(cost) for (cost,) in connection.execute(query, (channel_id,)))
+
+
+def _is_used(connection: sqlite3.Connection, channel_id: ChannelId, amount: int) -> bool:
+    query = "SELECT 1 FROM purchases WHERE channel_id = ? AND cumulative_amount = ?"
+    return connection.execute(query, (channel_id, to_text(amount))).fetchone() is not None
+
+
+def _highest_unused(
+    connection: sqlite3.Connection, channel_id: ChannelId, least: int, highest: int
+) -> int | None:
+    """The highest amount from `least` to `highest` that no purchase has; None if all are taken."""
+    rows = connection.execute(
+        """SELECT cumulative_amount FROM purchases WHERE channel_id = ? AND cumulative_amount <= ?
+        ORDER BY cumulative_amount DESC""",
+        (channel_id, to_text(highest)),
+    )
+    candidate = highest
+    for (used,) in rows:
+        if int(used) < candidate:
+            break
+        candidate -= 1
+    return candidate if candidate >= least else None
+
+
+def _of_request(connection: sqlite3.Connection, request: HttpRequest) -> list[Purchase]:
+    rows = connection.execute(f"{_SELECT} WHERE idempotency_key = ? ORDER BY id", (request.idempotency_key,))
+    found = [_purchase(row) for row in rows]
+    if found and found[0].fingerprint != request.fingerprint:
+        raise IdempotencyMismatch(
+            f"the idempotency key {request.idempotency_key!r} was used for another request:"
+            f" {found[0].method} {found[0].url}, perhaps with another body; nothing was signed",
+            hint="take another key, or none",
+        )
+    return found
+
+
+def _purchase(row: tuple[Any, ...]) -> Purchase:
+    return Purchase(
+        id=row[0],
+        idempotency_key=row[1],
+        channel_id=ChannelId(row[2]),
+        cumulative_amount=int(row[3]),
+        cost=int(row[4]),
+        method=row[5],
+        url=row[6],
+        fingerprint=row[7],
+        status=PurchaseStatus(row[8]),
+        created_at=row[9],
+    )

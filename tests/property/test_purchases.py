@@ -1,0 +1,195 @@
+"""The payer's books of what it buys over HTTP, against a model: whatever is reserved, paid and returned."""
+
+from __future__ import annotations
+
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from model import keyed
+
+from microwallet.domain.payment import next_payment
+from microwallet.domain.purchase import PurchaseStatus, Terms
+from microwallet.errors import AboveLimit, AmountExceedsDeposit, IdempotencyMismatch, OutcomeUnknown
+from microwallet.ledger.ledger import Ledger
+from microwallet.ledger.purchases import HttpRequest
+
+ONE = keyed(1)
+DEPOSIT = 400
+MEMORY = Path("/dev/shm")
+
+
+def request(key, fingerprint=b"f"):
+    """A request under a key."""
+    return HttpRequest(idempotency_key=key, method="GET", url="http://127.0.0.1/", fingerprint=fingerprint)
+
+
+class Buying(RuleBasedStateMachine):
+    """`live` holds each purchase that was not returned, and what it costs; `direct` what was paid by hand."""
+
+    @initialize()
+    def open(self):
+        """A channel with a deposit."""
+        self.folder = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
+        self.ledger = Ledger.open(Path(self.folder.name) / "ledger.sqlite3")
+        self.ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        self.in_flight, self.paid, self.amounts = [], 0, set()
+        self.direct = self.authorized = self.count = 0
+
+    def teardown(self):
+        """Close and remove the ledger."""
+        if hasattr(self, "ledger"):
+            self.ledger.close()
+            self.folder.cleanup()
+
+    @property
+    def channel(self):
+        """What the ledger says."""
+        return self.ledger.channels.get(ONE.channel_id)
+
+    @rule(
+        cost=st.integers(0, 60),
+        delta=st.integers(0, 40),
+        most=st.integers(0, 80),
+        at_least=st.integers(0, 90),
+    )
+    def reserve(self, cost, delta, most, at_least):
+        """Reserve a purchase; a refusal changes nothing."""
+        before = self.channel
+        self.count += 1
+        terms = Terms(cost=cost, most=most, min_voucher_delta=delta, at_least=at_least)
+        try:
+            reserved = self.ledger.purchases.reserve(ONE.channel_id, request(f"k{self.count}"), terms, now=0)
+        except (AboveLimit, AmountExceedsDeposit):
+            assert self.channel == before
+            return
+        amount = reserved.purchase.cumulative_amount
+        assert amount not in self.amounts
+        assert amount >= at_least
+        assert reserved.rise <= most
+        assert self.channel.authorized == max(before.authorized, amount)
+        if amount > before.authorized:
+            assert amount - before.authorized >= delta
+        if before.spent + cost <= before.authorized and at_least == 0 and before.authorized:
+            assert reserved.rise == 0 or len(self.amounts) >= before.authorized
+        assert reserved.in_flight == sum(one.cost for one in self.in_flight)
+        self.amounts.add(amount)
+        self.in_flight.append(reserved.purchase)
+
+    @rule(data=st.data())
+    def settle(self, data):
+        """One that is in flight was served, for its cost or less; a second time changes nothing."""
+        if self.in_flight:
+            purchase = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
+            actual = data.draw(st.integers(0, purchase.cost))
+            self.paid += actual
+            assert self.ledger.purchases.settle([purchase], actual) == self.channel.spent
+            self.ledger.purchases.settle([purchase], 0)
+            self.ledger.purchases.give_back([purchase])
+
+    @rule(data=st.data())
+    def give_back(self, data):
+        """One that is in flight was answered without service; a second time changes nothing."""
+        if self.in_flight:
+            purchase = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
+            self.ledger.purchases.give_back([purchase])
+            self.ledger.purchases.give_back([purchase])
+            self.ledger.purchases.settle([purchase], purchase.cost)
+
+    @rule(step=st.integers(1, 30))
+    def pay_by_hand(self, step):
+        """`pay` between the purchases, if the deposit has room."""
+        if step <= self.channel.remaining:
+            self.count += 1
+            self.ledger.payments.record(
+                ONE.channel_id,
+                f"k{self.count}",
+                lambda found: next_payment(
+                    found, idempotency_key=f"k{self.count}", step=step, count=1, memo=None, now=0
+                ),
+            )
+            self.direct += step
+
+    @invariant()
+    def the_books_agree(self):
+        """What is paid, in flight and paid by hand is what is spent; it is authorized; that never falls."""
+        if hasattr(self, "ledger"):
+            channel = self.channel
+            assert channel.spent == self.paid + self.direct + sum(one.cost for one in self.in_flight)
+            assert channel.spent <= channel.authorized <= DEPOSIT
+            assert channel.authorized >= self.authorized
+            self.authorized = channel.authorized
+
+
+def test_books_against_a_model():
+    """Amounts are unique, authorized never falls nor rises beyond what was agreed, the sums agree."""
+    run_state_machine_as_test(
+        Buying,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """A ledger with a channel."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as opened:
+        opened.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        yield opened
+
+
+def _reserve(path, worker):
+    with Ledger.open(path) as ledger:
+        return [
+            ledger.purchases.reserve(
+                ONE.channel_id,
+                request(f"{worker}-{number}"),
+                Terms(cost=3, most=9, min_voucher_delta=9),
+                now=0,
+            ).purchase.cumulative_amount
+            for number in range(12)
+        ]
+
+
+def test_processes_side_by_side(ledger):
+    """Eight processes that buy at once have 96 amounts of their own, in the headroom of 32 steps."""
+    with ProcessPoolExecutor(8, mp_context=get_context("spawn")) as pool:
+        path = ledger.database.path
+        results = [pool.submit(_reserve, path, worker) for worker in range(8)]
+        amounts = [amount for result in results for amount in result.result()]
+    assert len(set(amounts)) == 96
+    channel = ledger.channels.get(ONE.channel_id)
+    assert (channel.spent, channel.authorized) == (288, 288)
+
+
+def test_one_purchase_a_key(ledger):
+    """A key has one purchase that was not returned, and only ever means one request."""
+    terms = Terms(cost=3, most=3)
+    first = ledger.purchases.reserve(ONE.channel_id, request("k"), terms, now=0).purchase
+    with pytest.raises(OutcomeUnknown):
+        ledger.purchases.reserve(ONE.channel_id, request("k"), terms, now=0)
+    with pytest.raises(IdempotencyMismatch, match="GET http://127.0.0.1/"):
+        ledger.purchases.of_request(request("k", b"other"))
+    ledger.purchases.give_back([first])
+    second = ledger.purchases.reserve(ONE.channel_id, request("k"), terms, now=0)
+    more = ledger.purchases.reserve(ONE.channel_id, request("k"), terms, now=0, continues=True).purchase
+    # The amount that was returned is not signed again for something else; one that nobody used is.
+    assert (second.purchase.cumulative_amount, more.cumulative_amount) == (2, 6)
+    assert [one.status for one in ledger.purchases.of_request(request("k"))] == [
+        PurchaseStatus.RETURNED,
+        PurchaseStatus.IN_FLIGHT,
+        PurchaseStatus.IN_FLIGHT,
+    ]
+    assert ledger.purchases.settle([second.purchase, more], 4) == 4
+    costs = [one.cost for one in ledger.purchases.of_request(request("k"))]
+    assert costs == [3, 3, 1]
+    assert ledger.purchases.newest(ONE.channel_id).id == more.id
