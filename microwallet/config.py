@@ -31,6 +31,8 @@ SETTINGS: Mapping[str, Setting] = {
     "account": Setting(None, "the account that pays and is paid"),
     "token": Setting(None, "the token amounts without a unit are in; default: the network's USDC"),
     "password-file": Setting(None, "a file whose first line is the password of encrypted keys"),
+    "max-amount": Setting("0.01 USDC", "the most a request that is paid for may cost"),
+    "max-deposit": Setting("1 USDC", "the most that may be deposited for one payee of such requests"),
     "rpc-url": Setting(None, "one RPC address instead of the network's own"),
     "rpc-timeout": Setting(10, "seconds a chain request may take, retries included"),
     "max-fee-gwei": Setting(200, "the most a transaction pays per gas, in gwei"),

@@ -20,6 +20,7 @@ MicrowalletError                    1  unexpected
 │   ├── InsufficientFunds
 │   ├── VoucherRejected
 │   ├── MalformedMessage               what the other side sent is not what the drafts say
+│   ├── HttpStatus                     an answer of 400 or above, where that was to be a failure
 │   ├── NoPayableChallenge             no offer of the server keeps to the payer's rules
 │   └── AboveLimit                     the price is above what the payer agreed to
 ├── OutcomeUnknown                  5  money may have moved
@@ -145,6 +146,10 @@ class VoucherRejected(PaymentRefused):
 
 class MalformedMessage(PaymentRefused):
     code = "malformed-message"
+
+
+class HttpStatus(PaymentRefused):
+    code = "http-status"
 
 
 class NoPayableChallenge(PaymentRefused):

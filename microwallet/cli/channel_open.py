@@ -83,13 +83,14 @@ def open_(
         )
         plan = plan_open(paying, request)
         if dry_run:
-            return Result(data=_preview(paying, plan), text=_summary(paying, plan))
-        confirm(_summary(paying, plan), yes=yes)
+            return Result(data=_preview(paying, plan), text=open_summary(paying, plan))
+        confirm(open_summary(paying, plan), yes=yes)
         say_what_begins(plan, "open", is_new_key=idempotency_key is None)
         return _opened(open_channel(paying, plan), now=wallet.now())
 
 
-def _summary(paying: PayingAccount, plan: OpenPlan) -> str:
+def open_summary(paying: PayingAccount, plan: OpenPlan) -> str:
+    """What is about to be opened, for a person to agree to."""
     request, network = plan.request, paying.network
     asset = request.deposit.asset
     lines = [

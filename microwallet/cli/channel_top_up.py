@@ -63,13 +63,14 @@ def top_up(
                 | plan_document(plan)
                 | {"amount": str(plan.amount.base_units), "cancelsClose": plan.cancels_close}
             )
-            return Result(data=data, text=_summary(paying, plan))
-        confirm(_summary(paying, plan), yes=yes)
+            return Result(data=data, text=top_up_summary(paying, plan))
+        confirm(top_up_summary(paying, plan), yes=yes)
         say_what_begins(plan, "top-up", is_new_key=idempotency_key is None)
         return _topped_up(top_up_channel(paying, plan), plan.amount, now=wallet.now())
 
 
-def _summary(paying: PayingAccount, plan: TopUpPlan) -> str:
+def top_up_summary(paying: PayingAccount, plan: TopUpPlan) -> str:
+    """What is about to be added, for a person to agree to."""
     channel, network = plan.channel, paying.network
     lines = [
         ("top up a channel", begun_text(plan)),

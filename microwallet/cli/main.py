@@ -19,6 +19,7 @@ RESOURCES, ACTIONS, LOCAL = "Resources", "Pay and be paid", "This machine"
 
 COMMANDS = {
     "pay": Lazy("microwallet.cli.pay", ACTIONS),
+    "fetch": Lazy("microwallet.cli.fetch", ACTIONS),
     "send": Lazy("microwallet.cli.send", ACTIONS),
     "serve": Lazy("microwallet.cli.serve", ACTIONS),
     "balance": Lazy("microwallet.cli.balance", ACTIONS),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from microwallet.domain.identifiers import NATIVE_TOKEN, Address, ChainId
 from microwallet.domain.money import Amount, Asset
@@ -28,6 +28,8 @@ class PayerRules:
     payer: Address
     known_payee: Address | None = None
     """Whom this origin was paid to before, if the payer wants no other."""
+    networks: Mapping[ChainId, str] = field(default_factory=dict)
+    """Names of other chains, to be told by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,8 @@ def choose(offered: Offered, rules: PayerRules, *, now: int) -> Choice:
             refusals.append(refusal)
     if above := [refusal for refusal in refusals if isinstance(refusal, AboveLimit)]:
         raise above[0]
-    raise NoPayableChallenge(_told(refusals))
+    hint = next((refusal.hint for refusal in refusals if refusal.hint), None)
+    raise NoPayableChallenge(_told(refusals), hint=hint)
 
 
 def _checked(challenge: Challenge, rules: PayerRules, now: int) -> Choice:
@@ -67,16 +70,26 @@ def _checked(challenge: Challenge, rules: PayerRules, now: int) -> Choice:
     asset = rules.assets.get(request.currency)
     if request.chain_id != rules.chain_id:
         raise NoPayableChallenge(
-            f"it is to be paid on chain {request.chain_id}, the network in use is {rules.chain_id}"
+            f"it is to be paid on chain {request.chain_id}, the network in use is {rules.chain_id}",
+            hint=f"--network {rules.networks.get(request.chain_id, 'NAME')}",
         )
     if request.escrow_contract not in rules.escrow_contracts:
-        raise NoPayableChallenge(f"its escrow {request.escrow_contract} is not trusted")
+        raise NoPayableChallenge(
+            f"its escrow {request.escrow_contract} is not trusted",
+            hint=f"microwallet escrow trust {request.escrow_contract}  (if you know its code)",
+        )
     if asset is None:
-        raise NoPayableChallenge(f"it is to be paid in {request.currency}, a token that is not known here")
+        raise NoPayableChallenge(
+            f"it is to be paid in {request.currency}, a token that is not known here",
+            hint=f"microwallet network token add {request.currency}",
+        )
     if request.recipient in (NATIVE_TOKEN, rules.payer, request.escrow_contract):
         raise NoPayableChallenge(f"its payee {request.recipient} cannot be one")
     if rules.known_payee not in (None, request.recipient):
-        raise NoPayableChallenge(f"its payee is {request.recipient}, and was {rules.known_payee} before")
+        raise NoPayableChallenge(
+            f"its payee is {request.recipient}, and was {rules.known_payee} before",
+            hint=f"--payee {request.recipient}  (if you know why it changed)",
+        )
     if not PAYABLE_TYPES & set(request.credential_types):
         raise NoPayableChallenge(f"it takes deposits by {', '.join(request.credential_types)} only")
     return Choice(challenge=challenge, request=request, price=_price(request, asset, rules))

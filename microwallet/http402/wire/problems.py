@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from microwallet.errors import PROBLEM_BASE, MalformedMessage
 from microwallet.http402.wire.encoding import json_object
+from microwallet.http402.wire.wire_object import WireObject
 
 MEDIA_TYPE = "application/problem+json"
 PROBLEM_LIMIT = 64 * 1024
@@ -92,6 +93,9 @@ class ToldProblem:
     uri: str | None
     title: str | None
     detail: str | None
+    required_cumulative: int | None = None
+    """What the channel's voucher would have to authorize, by the server's word; None if it told nothing
+    that can be read."""
 
     @property
     def type(self) -> ProblemType | None:
@@ -108,4 +112,10 @@ class ToldProblem:
             name: value[:_TEXT_LIMIT] if isinstance(value := document.get(name), str) else None
             for name in ("type", "title", "detail")
         }
-        return cls(uri=texts["type"], title=texts["title"], detail=texts["detail"])
+        try:
+            required = WireObject(document, "problem").optional_amount("requiredCumulative")
+        except MalformedMessage:
+            required = None
+        return cls(
+            uri=texts["type"], title=texts["title"], detail=texts["detail"], required_cumulative=required
+        )

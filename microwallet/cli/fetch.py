@@ -1,0 +1,119 @@
+"""`microwallet fetch`: an HTTP client that pays where a server wants to be paid."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from microwallet.cli.command import Command, help_text, new_group
+from microwallet.cli.options import (
+    AccountName,
+    DryRun,
+    IdempotencyKey,
+    Json,
+    NetworkName,
+    PasswordFile,
+    RpcUrl,
+    Yes,
+)
+
+app = new_group("Fetch a URL, and pay for it.")
+
+Texts = list[str] | None
+
+
+def fetch(
+    first: Annotated[
+        str,
+        typer.Argument(metavar="METHOD|URL", help="A method may come first: else GET, or POST with data."),
+    ],
+    second: Annotated[str | None, typer.Argument(metavar="URL")] = None,
+    header: Annotated[
+        Texts, typer.Option("-H", "--header", metavar="HEADER", help='Such as "Accept: text/plain".')
+    ] = None,
+    data: Annotated[
+        Texts,
+        typer.Option(
+            "-d", "--data", metavar="DATA", help="The body: text, @FILE or -; several are joined by &."
+        ),
+    ] = None,
+    form: Annotated[
+        Texts,
+        typer.Option("-F", "--form", metavar="FIELD", help="Of a form: name=text or name=@FILE."),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="FILE", help="Where the body goes.")
+    ] = None,
+    include: Annotated[bool, typer.Option("-i", "--include", help="Print the headers too.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say on stderr what is sent.")] = False,
+    follow: Annotated[bool, typer.Option("-L", "--follow", help="Follow redirects.")] = False,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="SECONDS", help="For each wait; 30.")
+    ] = None,
+    proxy: Annotated[
+        str | None, typer.Option("-x", "--proxy", metavar="URL", help="http, https or socks5.")
+    ] = None,
+    fail: Annotated[bool, typer.Option("-f", "--fail", help="Exit 4 for a status from 400 on.")] = False,
+    max_amount: Annotated[
+        str | None, typer.Option("--max-amount", metavar="AMOUNT", help="The most this request may cost.")
+    ] = None,
+    deposit: Annotated[
+        str | None, typer.Option("--deposit", metavar="AMOUNT", help="For a channel that has to be opened.")
+    ] = None,
+    payee: Annotated[
+        str | None, typer.Option("--payee", metavar="ADDRESS", help="Pay this one, whoever was paid before.")
+    ] = None,
+    no_pay: Annotated[bool, typer.Option("--no-pay", help="Take a 402 for an answer.")] = False,
+    idempotency_key: IdempotencyKey = None,
+    network: NetworkName = None,
+    account: AccountName = None,
+    rpc_url: RpcUrl = None,
+    password_file: PasswordFile = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Fetch a URL; where the server wants to be paid, pay from the channel with it, or open one.
+
+    The body goes to stdout as it comes, everything else to stderr.
+    """
+    from microwallet.cli.fetch_request import wanted
+    from microwallet.cli.fetch_run import Settings, run
+
+    run(
+        wanted([first] if second is None else [first, second], header or (), data or (), form or ()),
+        Settings(
+            output=output,
+            include=include,
+            verbose=verbose,
+            follow=follow,
+            timeout=timeout,
+            proxy=proxy,
+            fail=fail,
+            max_amount=max_amount,
+            deposit=deposit,
+            payee=payee,
+            no_pay=no_pay,
+            idempotency_key=idempotency_key,
+            yes=yes,
+            dry_run=dry_run,
+            json=json,
+        ),
+        network=network,
+        account=account,
+        rpc_url=rpc_url,
+        password_file=password_file,
+    )
+
+
+app.command(
+    "fetch",
+    help=help_text(
+        fetch,
+        "microwallet fetch https://example.com/article",
+        'microwallet fetch https://example.com/ask -d @q.json --max-amount "0.05 USDC"',
+        "microwallet fetch https://example.com/article --dry-run",
+    ),
+    cls=Command,
+)(fetch)

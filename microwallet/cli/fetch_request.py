@@ -1,0 +1,105 @@
+"""The request that `microwallet fetch` was told to make, as curl's flags say it."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from microwallet import __version__
+from microwallet.cli.source import read_all
+from microwallet.errors import UsageError
+from microwallet.http402.paying.origins import Origin
+
+if TYPE_CHECKING:
+    import httpx
+
+_BODY_LIMIT = 256 * 1024 * 1024
+_FORM = "application/x-www-form-urlencoded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What was typed: words, headers, data and form fields."""
+
+    method: str
+    url: str
+    headers: Sequence[tuple[str, str]]
+    content: bytes | None
+    files: Sequence[tuple[str, tuple[str | None, bytes, str | None]]]
+
+    def build(self, client: httpx.Client, extensions: dict[str, Any]) -> httpx.Request:
+        """The request; UsageError if the URL cannot be one."""
+        import httpx
+
+        headers = [("User-Agent", f"microwallet/{__version__}"), ("Accept", "*/*")]
+        headers.append(("Accept-Encoding", "identity"))
+        own = {name.lower() for name, _ in self.headers}
+        if self.content is not None and "content-type" not in own:
+            headers.append(("Content-Type", _FORM))
+        shown = [pair for pair in headers if pair[0].lower() not in own] + list(self.headers)
+        try:
+            return client.build_request(
+                self.method,
+                self.url,
+                headers=shown,
+                content=self.content,
+                files=list(self.files) or None,
+                extensions=extensions,
+            )
+        except (httpx.InvalidURL, ValueError, TypeError) as error:
+            raise UsageError(f"the request cannot be made: {error}") from error
+
+
+def wanted(words: Sequence[str], headers: Sequence[str], data: Sequence[str], form: Sequence[str]) -> Wanted:
+    """The request that words and flags describe; UsageError for what is no request."""
+    if not 1 <= len(words) <= 2:
+        raise UsageError(
+            "fetch needs a URL, after at most a method", hint="microwallet fetch GET https://..."
+        )
+    if data and form:
+        raise UsageError("-d and -F do not go together", hint="send fields with one of them")
+    url = words[-1].partition("#")[0]
+    Origin.of(url)
+    method = words[0].upper() if len(words) == 2 else "POST" if data or form else "GET"
+    if not (method.isascii() and method.isalpha()):
+        raise UsageError(f"{words[0][:40]!r} is no method", hint="microwallet fetch POST https://...")
+    return Wanted(
+        method=method,
+        url=url,
+        headers=[_header(text) for text in headers],
+        content=b"&".join(_data(text) for text in data) if data else None,
+        files=[_field(text) for text in form],
+    )
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip() or not text.isprintable() or not text.isascii():
+        raise UsageError(f"{text[:80]!r} is no header", hint='-H "Accept: application/json"')
+    if name.strip().lower() in ("payment-receipt", "accept-payment", "idempotency-key"):
+        raise UsageError(f"{name.strip()} is set by microwallet", hint="--idempotency-key KEY")
+    return name.strip(), value.strip()
+
+
+def _data(text: str) -> bytes:
+    """The bytes themselves, of a file `@FILE` or of stdin `-`, as they are."""
+    if text == "-":
+        return read_all("-", limit=_BODY_LIMIT, what="a request")
+    if text.startswith("@"):
+        return read_all(text[1:], limit=_BODY_LIMIT, what="a request")
+    return text.encode()
+
+
+def _field(text: str) -> tuple[str, tuple[str | None, bytes, str | None]]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"{text[:80]!r} is no form field", hint="-F name=value, or -F name=@FILE")
+    if not value.startswith("@"):
+        return name, (None, value.encode(), None)
+    source, _, kind = value[1:].partition(";type=")
+    content = read_all(source, limit=_BODY_LIMIT, what="a request")
+    guessed = kind or mimetypes.guess_type(source)[0] or "application/octet-stream"
+    return name, (Path(source).name, content, guessed)

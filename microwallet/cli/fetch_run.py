@@ -1,0 +1,217 @@
+"""Carrying a `microwallet fetch` out: the client, the payment, and where the answer goes."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from microwallet.cli.context import confirm, open_wallet
+from microwallet.cli.fetch_request import Wanted
+from microwallet.cli.fetch_view import (
+    answer_document,
+    head,
+    output,
+    say_exchange,
+    say_payment,
+    would_pay_document,
+    would_pay_text,
+)
+from microwallet.cli.result import print_json, success_envelope
+from microwallet.errors import HttpStatus, MicrowalletError, NetworkError, UsageError
+from microwallet.payer.pay import check_idempotency_key
+
+if TYPE_CHECKING:
+    import httpx
+
+    from microwallet.http402.paying.receipts import HttpPayment
+    from microwallet.payer.open import OpenPlan
+    from microwallet.payer.paying_account import PayingAccount
+    from microwallet.payer.top_up import TopUpPlan
+    from microwallet.wallet import Wallet
+
+_SECONDS = 30
+_CONNECT_SECONDS = 10
+_MOST_REDIRECTS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The flags, as typed."""
+
+    output: str | None
+    include: bool
+    verbose: bool
+    follow: bool
+    timeout: str | None
+    proxy: str | None
+    fail: bool
+    max_amount: str | None
+    deposit: str | None
+    payee: str | None
+    no_pay: bool
+    idempotency_key: str | None
+    yes: bool
+    dry_run: bool
+    json: bool
+
+
+def run(wanted: Wanted, settings: Settings, **opened: str | None) -> None:
+    """Fetch and print; raises what went wrong."""
+    with ExitStack() as stack:
+        wallet = stack.enter_context(open_wallet(**opened))
+        write = stack.enter_context(output(settings.output))
+        client = stack.enter_context(_client(wallet, wanted, settings))
+        key = settings.idempotency_key
+        extensions = {} if key is None else {"idempotency_key": _checked_key(key)}
+        request = wanted.build(client, extensions)
+        _Fetch(settings, write, wallet).run(client, request)
+
+
+class _Fetch:
+    def __init__(self, settings: Settings, write: Callable[[bytes], None], wallet: Wallet) -> None:
+        self._settings = settings
+        self._write = write
+        self._wallet = wallet
+        self._body = bytearray()
+
+    def run(self, client: httpx.Client, request: httpx.Request) -> None:
+        """Send it and show what comes."""
+        import httpx
+
+        response: httpx.Response | None = None
+        try:
+            response = client.send(request, stream=True)
+            self._show(response)
+        except httpx.HTTPError as error:
+            failure = NetworkError(f"{request.url.host}: {str(error) or type(error).__name__}")
+            raise self._with_data(failure, response) from error
+        except MicrowalletError as error:
+            raise self._with_data(error, response) from error.__cause__
+        finally:
+            if response is not None:
+                response.close()
+        self._end(response)
+
+    def _show(self, response: httpx.Response) -> None:
+        settings = self._settings
+        if settings.verbose:
+            for one in (*response.history, response):
+                say_exchange(one.request, one)
+        if settings.dry_run:
+            return
+        take = self._body.extend if settings.json and settings.output is None else self._write
+        if settings.include and not settings.json:
+            take(head(response))
+        for chunk in response.iter_raw():
+            take(chunk)
+
+    def _end(self, response: httpx.Response) -> None:
+        settings = self._settings
+        if settings.dry_run:
+            self._say_what_would_be(response)
+            return
+        for payment in _payments(response):
+            say_payment(payment)
+        data = self._data(response)
+        if settings.fail and response.status_code >= 400:
+            raise HttpStatus(f"{response.url} answered {response.status_code}", data=data)
+        if settings.json:
+            print_json(success_envelope(data))
+
+    def _say_what_would_be(self, response: httpx.Response) -> None:
+        would = response.extensions.get("would_pay")
+        if self._settings.json:
+            document = None if would is None else would_pay_document(would, self._wallet.network.name)
+            print_json(success_envelope({"wouldPay": document}))
+        else:
+            text = f"{response.status_code}: nothing to pay" if would is None else would_pay_text(would)
+            self._write((text + "\n").encode())
+
+    def _data(self, response: httpx.Response) -> dict[str, Any]:
+        payments = _payments(response)
+        return answer_document(response, bytes(self._body)) | {
+            "payment": payments[-1].document() if payments else None
+        }
+
+    def _with_data(self, error: MicrowalletError, response: httpx.Response | None) -> MicrowalletError:
+        """The error, with what was received and paid until then."""
+        if response is not None:
+            response.close()
+            for payment in _payments(response):
+                say_payment(payment)
+            error.data = self._data(response)
+        return error
+
+
+def _payments(response: httpx.Response) -> list[HttpPayment]:
+    """What was paid for, hop by hop."""
+    found = [one.extensions.get("payment") for one in (*response.history, response)]
+    settled = [getattr(one, "payment", one) for one in found]
+    return [one for one in settled if one is not None]
+
+
+def _client(wallet: Wallet, wanted: Wanted, settings: Settings) -> httpx.Client:
+    import httpx
+
+    seconds = _seconds(settings.timeout)
+    may_need_tls = settings.follow or settings.proxy is not None or wanted.url.startswith("https:")
+    # Loading the certificates takes longer than a request; a context without any trusts nobody.
+    verify: ssl.SSLContext | bool = True if may_need_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        inner: httpx.BaseTransport = httpx.HTTPTransport(
+            verify=verify, http1=True, http2=may_need_tls, proxy=settings.proxy
+        )
+    except (ValueError, httpx.InvalidURL) as error:
+        raise UsageError(
+            f"--proxy cannot be used: {error}", hint="--proxy socks5://127.0.0.1:1080"
+        ) from error
+    if not settings.no_pay:
+        inner = _paying(wallet, settings, inner)
+    return httpx.Client(
+        transport=inner,
+        follow_redirects=settings.follow,
+        max_redirects=_MOST_REDIRECTS,
+        timeout=httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS)),
+    )
+
+
+def _paying(wallet: Wallet, settings: Settings, inner: httpx.BaseTransport) -> httpx.BaseTransport:
+    from microwallet.http402.paying.transport import PayingTransport
+    from microwallet.paying import limits_of, paying_client
+
+    limits = limits_of(
+        wallet,
+        max_amount=settings.max_amount,
+        deposit=settings.deposit,
+        payee=None if settings.payee is None else wallet.address_of(settings.payee),
+        dry_run=settings.dry_run,
+    )
+
+    def agree(account: PayingAccount, plan: OpenPlan | TopUpPlan) -> None:
+        from microwallet.cli.channel_open import open_summary
+        from microwallet.cli.channel_top_up import top_up_summary
+        from microwallet.payer.open import OpenPlan
+
+        summary = open_summary(account, plan) if isinstance(plan, OpenPlan) else top_up_summary(account, plan)
+        confirm(summary, yes=settings.yes)
+
+    return PayingTransport(paying_client(wallet, limits, confirm=agree), inner)
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        seconds = _SECONDS if text is None else float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < 1e6:
+        raise UsageError(f"--timeout is {text!r}, not a number of seconds above zero")
+    return seconds
+
+
+def _checked_key(key: str) -> str:
+    if not check_idempotency_key(key).isascii():
+        raise UsageError(f"{key!r} cannot be sent: an idempotency key for HTTP is ASCII")
+    return key

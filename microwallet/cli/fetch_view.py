@@ -1,0 +1,141 @@
+"""What `microwallet fetch` shows: the body byte for byte on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from microwallet.cli.context import Stderr
+from microwallet.domain.money import Amount
+from microwallet.errors import UsageError
+
+if TYPE_CHECKING:
+    import httpx
+
+    from microwallet.http402.paying.handshake import WouldPay
+    from microwallet.http402.paying.receipts import HttpPayment
+
+_SECRET = frozenset({"authorization", "proxy-authorization", "cookie"})
+
+
+@contextmanager
+def output(path: str | None) -> Iterator[Callable[[bytes], None]]:
+    """Writes what is received to a file or to stdout at once; UsageError where that cannot be."""
+    if path in (None, "-"):
+        yield _to_stdout
+        return
+    target = Path(str(path)).expanduser()
+    try:
+        file = target.open("ab", buffering=0)
+    except OSError as error:
+        raise UsageError(
+            f"{target} cannot be written: {error.strerror}", hint=f"ls -ld {target.parent}"
+        ) from error
+    is_empty = False
+
+    def write(chunk: bytes) -> None:
+        nonlocal is_empty
+        if not is_empty:
+            file.truncate(0)
+            is_empty = True
+        file.write(chunk)
+
+    with file:
+        yield write
+
+
+def _to_stdout(chunk: bytes) -> None:
+    sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+
+
+def head(response: httpx.Response) -> bytes:
+    """The status line and the headers, as `-i` prints them."""
+    lines = [f"{response.http_version} {response.status_code} {response.reason_phrase}".rstrip()]
+    lines += [f"{name}: {value}" for name, value in _header_pairs(response)]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode(errors="replace")
+
+
+def say_exchange(request: httpx.Request, response: httpx.Response) -> None:
+    """The request and the answer on stderr, as `-v` prints them; what is secret is left out."""
+    say = Stderr().say
+    say(f"> {request.method} {request.url}")
+    for name, value in request.headers.multi_items():
+        say(f"> {name}: {'...' if name.lower() in _SECRET else value}")
+    for line in head(response).decode().splitlines():
+        say(f"< {line}".rstrip())
+
+
+def answer_document(response: httpx.Response, body: bytes) -> dict[str, Any]:
+    """Status, headers and body as JSON. A field that came more than once is a list of its values."""
+    headers: dict[str, Any] = {}
+    for name, value in _header_pairs(response):
+        before = headers.get(name)
+        headers[name] = (
+            value if before is None else [*([before] if isinstance(before, str) else before), value]
+        )
+    try:
+        text, encoding = body.decode(), None
+    except UnicodeDecodeError:
+        text, encoding = base64.b64encode(body).decode(), "base64"
+    return {"status": response.status_code, "headers": headers, "body": text, "bodyEncoding": encoding}
+
+
+def say_payment(payment: HttpPayment) -> None:
+    """What was paid, what is left, and what is wrong with the receipt."""
+    channel = payment.channel
+    left = Amount(channel.state.deposit - channel.spent, channel.asset)
+    paid = Amount(payment.amount, channel.asset)
+    Stderr().say(f"paid {paid} to {channel.descriptor.payee}; {left} left on {channel.name}")
+    for problem in payment.receipt_problems:
+        Stderr().say(f"warning: {problem}")
+
+
+def would_pay_document(would: WouldPay, network: str) -> dict[str, Any]:
+    """What a dry run found out."""
+    request, price, preview = would.choice.request, would.choice.price, would.preview
+    challenge = would.choice.challenge
+    return {
+        "method": challenge.method,
+        "intent": challenge.intent,
+        "amount": str(price.base_units),
+        "asset": price.asset.symbol,
+        "decimals": price.asset.decimals,
+        "token": price.asset.token,
+        "unitType": request.unit_type,
+        "payee": request.recipient,
+        "network": network,
+        "chainId": request.chain_id,
+        "escrowContract": request.escrow_contract,
+        "description": request.description or challenge.description,
+        "way": preview.way,
+        "channelId": None if preview.channel is None else preview.channel.channel_id,
+        "deposit": None if preview.deposit is None else str(preview.deposit.base_units),
+    }
+
+
+def would_pay_text(would: WouldPay) -> str:
+    """The same for a person."""
+    preview, request = would.preview, would.choice.request
+    name = preview.channel.name if preview.channel else ""
+    ways = {
+        "channel": f"from channel {name}",
+        "open": f"after opening a channel with {preview.deposit}",
+        "topUp": f"after topping up channel {name} by {preview.deposit}",
+    }
+    unit = request.unit_type or "request"
+    return f"would pay {would.choice.price} a {unit} to {request.recipient}, {ways[preview.way]}"
+
+
+def _header_pairs(response: httpx.Response) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.headers.raw]
+
+
+def discard_stdout() -> None:
+    """Nobody reads it any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

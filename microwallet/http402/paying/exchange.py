@@ -1,0 +1,73 @@
+"""What the handshake asks to be sent, and what comes back: HTTP without a client."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from microwallet.errors import MalformedMessage
+from microwallet.http402.wire.problems import ToldProblem
+
+Result = TypeVar("Result")
+Steps = Generator["Sending", "Answer", Result]
+"""Yields what to send, is sent the answer; NotSent or NoAnswer is thrown in where there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The request that a program makes, as far as paying for it cares."""
+
+    method: str
+    url: str
+    """Absolute, without a fragment."""
+    body: bytes = b""
+    idempotency_key: str | None = None
+    """The user's; None for a new one."""
+    is_stream: bool = False
+    """Whether server-sent events are asked for."""
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Tells requests apart: 32 bytes over method, URL and body."""
+        digest = hashlib.sha256(self.body).hexdigest()
+        return hashlib.sha256(f"{self.method} {self.url} {digest}".encode()).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sending:
+    """The same request, or with `is_head` no more than its URL, and the credential that goes with it."""
+
+    authorization: str | None = field(default=None, repr=False)
+    idempotency_key: str | None = None
+    is_head: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a server said, as far as it concerns payment."""
+
+    status: int
+    challenges: Sequence[str] = ()
+    """The `WWW-Authenticate` fields."""
+    receipt: str | None = None
+    media_type: str = ""
+    body: bytes = b""
+    """Of what may be a problem document."""
+
+    @property
+    def problem(self) -> ToldProblem | None:
+        """The problem document in it, if there is one."""
+        try:
+            return ToldProblem.parse(self.body) if self.body else None
+        except MalformedMessage:
+            return None
+
+
+class NotSent(Exception):
+    """Nothing reached the server: it could not be connected to."""
+
+
+class NoAnswer(Exception):
+    """The request may have reached the server; its answer did not come back."""

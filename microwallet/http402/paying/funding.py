@@ -1,0 +1,219 @@
+"""Which channel pays: an open one, else one that is opened or topped up, within the limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from microwallet.domain.channel import ChannelStatus, PayerChannel
+from microwallet.domain.identifiers import ChannelId, TxHash
+from microwallet.domain.money import DEPOSIT_LIMIT, Amount
+from microwallet.errors import AboveLimit, NoPayableChallenge
+from microwallet.http402.paying.choice import Choice
+from microwallet.http402.paying.client import PayingClient
+from microwallet.http402.wire.session_request import CredentialType
+from microwallet.ledger.deposits import Deposit, DepositKind
+
+_REQUESTS_A_DEPOSIT = 100
+"""What a deposit is for where the server suggests none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToldTopUp:
+    """A top-up that the payee is to be told of."""
+
+    amount: int
+    transaction_hash: TxHash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Funded:
+    """A channel that can pay, and what happened on chain for it just now."""
+
+    channel: PayerChannel
+    open_hash: TxHash | None = None
+    top_up: ToldTopUp | None = None
+    is_new: bool = False
+    """Whether money was deposited for it just now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """How something would be paid for: from a channel, or by a deposit that has to be made first."""
+
+    way: str
+    """channel, open or topUp."""
+    channel: PayerChannel | None
+    deposit: Amount | None
+
+
+class Funding:
+    """Finds channels for one offer, and makes deposits for it."""
+
+    def __init__(self, client: PayingClient, choice: Choice) -> None:
+        self._client = client
+        self._choice = choice
+
+    def channel(self, cost: int, *, without: Collection[ChannelId] = ()) -> Funded:
+        """A channel with `cost` base units left, but none of `without`; opened or topped up if need be.
+
+        Of processes that find none at once, one makes the deposit. Raises AboveLimit, what the user's
+        confirmation raises, and what opening and topping up raise.
+        """
+        if (found := self._suitable(cost, without)) is not None:
+            return Funded(channel=found)
+        request = self._choice.request
+        with self._client.ledger.turns.turn(f"fund {self._client.payer} {request.recipient}"):
+            if (found := self._suitable(cost, without)) is not None:
+                return Funded(channel=found)
+            short = self._short(without)
+            return self._open(cost) if short is None else self._top_up(short, cost)
+
+    def top_up(self, channel: PayerChannel, missing: int) -> Funded:
+        """Add to the deposit of a channel, at least `missing` base units."""
+        with self._client.ledger.turns.turn(f"fund {self._client.payer} {channel.descriptor.payee}"):
+            current = self._client.ledger.channels.get(channel.channel_id) or channel
+            if current.state.deposit - channel.state.deposit >= missing:
+                return Funded(channel=current)
+            return self._topped_up(current, missing)
+
+    def preview(self, cost: int) -> Preview:
+        """What `channel` would do, told from the ledger alone."""
+        if (found := self._suitable(cost, ())) is not None:
+            return Preview(way="channel", channel=found, deposit=None)
+        short = self._short(())
+        if short is None:
+            return Preview(way="open", channel=None, deposit=self._deposit(cost))
+        return Preview(way="topUp", channel=short, deposit=self._deposit(self._missing(short, cost)))
+
+    def _suitable(self, cost: int, without: Collection[ChannelId]) -> PayerChannel | None:
+        fitting = [
+            channel
+            for channel in self._usable(without)
+            if max(channel.spent + cost, channel.authorized) <= channel.state.deposit
+        ]
+        suggested = self._choice.request.channel_id
+        return next((one for one in fitting if one.channel_id == suggested), fitting[0] if fitting else None)
+
+    def _short(self, without: Collection[ChannelId]) -> PayerChannel | None:
+        """A channel that pays again when it is topped up."""
+        return next(iter(self._usable(without)), None)
+
+    def _usable(self, without: Collection[ChannelId]) -> Sequence[PayerChannel]:
+        now = self._client.clock()
+        return [
+            channel
+            for channel in self._channels()
+            if channel.voucher_known
+            and channel.channel_id not in without
+            and channel.state.status(now=now) is ChannelStatus.OPEN
+        ]
+
+    def _channels(self) -> Sequence[PayerChannel]:
+        """Every live channel from this account to the offer's payee, in its token, oldest first."""
+        request = self._choice.request
+        return [
+            channel
+            for channel in self._client.ledger.channels.list(finalized=False)
+            if channel.descriptor.payer == self._client.payer
+            and channel.descriptor.payee == request.recipient
+            and channel.descriptor.token == request.currency
+            and channel.descriptor.escrow_contract == request.escrow_contract
+            and channel.descriptor.chain_id == request.chain_id
+        ]
+
+    def _open(self, cost: int) -> Funded:
+        from microwallet.payer.open import OpenRequest, open_channel, plan_open
+
+        self._require_hash()
+        request, account = self._choice.request, self._client.account(self._choice.request.escrow_contract)
+        begun = self._begun_open()
+        asset = self._choice.price.asset
+        plan = plan_open(
+            account,
+            OpenRequest(
+                payee=request.recipient,
+                deposit=self._deposit(cost) if begun is None else Amount(begun.amount, asset),
+                label=None,
+                idempotency_key=None if begun is None else begun.idempotency_key,
+            ),
+        )
+        self._client.confirm(account, plan)
+        self._client.reporter.say(f"opening a channel to {request.recipient} with {plan.request.deposit}")
+        made = open_channel(account, plan)
+        return Funded(channel=made.channel, open_hash=made.transaction_hash, is_new=True)
+
+    def _top_up(self, channel: PayerChannel, cost: int) -> Funded:
+        return self._topped_up(channel, self._missing(channel, cost))
+
+    def _topped_up(self, channel: PayerChannel, missing: int) -> Funded:
+        from microwallet.payer.top_up import plan_top_up, top_up
+
+        self._require_hash()
+        account = self._client.account(channel.descriptor.escrow_contract)
+        plan = plan_top_up(account, channel, self._deposit(missing), idempotency_key=None)
+        self._client.confirm(account, plan)
+        self._client.reporter.say(f"topping up channel {channel.name} by {plan.amount}")
+        made = top_up(account, plan)
+        told = None
+        if made.transaction_hash is not None:
+            told = ToldTopUp(amount=plan.amount.base_units, transaction_hash=made.transaction_hash)
+        return Funded(channel=made.channel, top_up=told, is_new=True)
+
+    def _missing(self, channel: PayerChannel, cost: int) -> int:
+        step = max(cost, self._choice.request.min_voucher_delta)
+        return max(channel.spent + cost, channel.authorized + step) - channel.state.deposit
+
+    def _deposit(self, missing: int) -> Amount:
+        """How much to deposit where at least `missing` base units are; AboveLimit if that is too much."""
+        limits, request, asset = self._client.limits, self._choice.request, self._choice.price.asset
+        needed = Amount(missing, asset)
+        if (given := limits.deposit) is not None:
+            if given.asset != asset:
+                raise AboveLimit(
+                    f"the deposit is in {given.asset.symbol}, the payee takes {asset.symbol}",
+                    hint=f'--deposit "{needed}"',
+                )
+            if given < needed:
+                raise AboveLimit(
+                    f"a deposit of {given} is too small: at least {needed} are needed",
+                    hint=f'--deposit "{needed}"',
+                )
+            return given
+        deposited = sum(channel.state.deposit for channel in self._channels())
+        left = max(0, limits.max_deposits.get(asset.token, 0) - deposited)
+        suggested = request.suggested_deposit or _REQUESTS_A_DEPOSIT * request.amount
+        amount = min(max(suggested, missing), left, DEPOSIT_LIMIT - 1)
+        if amount < missing:
+            raise AboveLimit(
+                f"a deposit of at least {needed} is needed, and {Amount(left, asset)} is left of what may be"
+                f" deposited for {request.recipient} (max-deposit); nothing was signed",
+                hint=f'--deposit "{needed}"',
+            )
+        return Amount(amount, asset)
+
+    def _require_hash(self) -> None:
+        if CredentialType.HASH not in self._choice.request.credential_types:
+            raise NoPayableChallenge(
+                "the server wants to make the deposit itself, which is not done here",
+                hint=f'microwallet channel open {self._choice.request.recipient} "1 USDC"',
+            )
+
+    def _begun_open(self) -> Deposit | None:
+        """An open to this payee that an earlier run did not finish."""
+        request, ledger = self._choice.request, self._client.ledger
+        wanted = {
+            "chainId": request.chain_id,
+            "escrowContract": request.escrow_contract,
+            "label": None,
+            "payee": request.recipient,
+            "payer": self._client.payer,
+            "token": request.currency,
+        }
+        for deposit in ledger.deposits.pending():
+            if deposit.kind is DepositKind.OPEN:
+                arguments = json.loads(deposit.arguments)
+                if {name: arguments.get(name) for name in wanted} == wanted:
+                    return deposit
+        return None

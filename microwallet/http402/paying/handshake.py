@@ -1,0 +1,258 @@
+"""Paying for one request: challenge, credential, receipt, as a generator that does no HTTP itself.
+
+draft-httpauth-payment-00, section "Request Flow"; draft-evm-session-00, section "Session Flow". The
+ledger, keys and the chain are used in between, on the thread that drives the generator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from microwallet.domain.money import Amount
+from microwallet.errors import (
+    AboveLimit,
+    AmountExceedsDeposit,
+    NetworkError,
+    NoPayableChallenge,
+    OutcomeUnknown,
+    PaymentRefused,
+)
+from microwallet.http402.paying.choice import Choice, PayerRules, choose
+from microwallet.http402.paying.exchange import Answer, NoAnswer, NotSent, Sending, Steps
+from microwallet.http402.paying.funding import Funding, Preview
+from microwallet.http402.paying.order import Held, Order
+from microwallet.http402.paying.receipts import HttpPayment
+from microwallet.http402.wire.body_digest import matches
+from microwallet.http402.wire.challenge import offered_challenges
+from microwallet.http402.wire.problems import ProblemType, ToldProblem
+
+EVENT_STREAM = "text/event-stream"
+NOTHING_BOUGHT = frozenset(
+    {ProblemType.CHALLENGE_NOT_FOUND, ProblemType.INVALID_CHALLENGE, ProblemType.PAYMENT_EXPIRED}
+)
+_WANTS_MORE = frozenset({ProblemType.INSUFFICIENT_BALANCE, ProblemType.DELTA_TOO_SMALL})
+_GONE = frozenset({ProblemType.CHANNEL_NOT_FOUND, ProblemType.CHANNEL_FINALIZED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WouldPay:
+    """Where a dry run stopped: nothing was signed."""
+
+    choice: Choice
+    preview: Preview
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streaming:
+    """A paid stream has begun: what it costs is known at its end."""
+
+    held: Held
+    receipt: str | None
+
+
+class Handshake:
+    """Asks, pays and checks. What a server refuses is mended, each thing once."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.client = order.client
+        self.origin = order.origin
+        self._has_renewed = self._has_raised = self._has_reopened = self._has_told_open = False
+        self._has_told_key = False
+
+    def run(self) -> Steps[HttpPayment | Streaming | WouldPay | None]:
+        """Ask, pay if the server wants to be paid, and check what it says then.
+
+        None where nothing was paid: the last answer is the server's own. Raises PaymentRefused and its
+        kind, OutcomeUnknown when the credential left and no answer came.
+        """
+        begun = self.order.begun()
+        answer = yield from self._exchange(Sending())
+        if answer.status != ProblemType.PAYMENT_REQUIRED.status:
+            return None
+        choice = self._choose(answer)
+        if self.client.limits.dry_run:
+            cost = choice.price.base_units
+            return WouldPay(choice=choice, preview=Funding(self.client, choice).preview(cost))
+        if begun is None:
+            held = yield from self.order.buy(choice, self.order.price(choice))
+        else:
+            held = self.order.resumed(choice, begun)
+        while True:
+            answer = yield from self._submit(held)
+            if self._is_served(answer):
+                return self._served(held, answer)
+            problem = answer.problem
+            if answer.status != ProblemType.PAYMENT_REQUIRED.status and (
+                problem is None or problem.type is None
+            ):
+                self.order.give_back(held)
+                return None
+            held = yield from self._mended(held, answer, problem)
+
+    def _exchange(self, sending: Sending) -> Steps[Answer]:
+        """Send something that pays nothing."""
+        try:
+            return (yield sending)
+        except (NotSent, NoAnswer) as error:
+            raise NetworkError(f"{self.origin} cannot be reached: {error}") from error
+
+    def _choose(self, answer: Answer) -> Choice:
+        if not self.client.is_private(self.origin):
+            raise NoPayableChallenge(
+                f"{self.origin} wants to be paid over plain http, where others could read along",
+                hint="use an https URL",
+            )
+        choice = choose(offered_challenges(answer.challenges), self._rules(), now=self.client.clock())
+        digest = choice.challenge.digest
+        if digest is not None and not matches(digest, self.order.asked.body):
+            raise NoPayableChallenge("the server's offer is for another request body than the one sent")
+        return choice
+
+    def _rules(self) -> PayerRules:
+        client, limits = self.client, self.client.limits
+        known = client.ledger.known_payees.get(str(self.origin), client.chain_id)
+        return PayerRules(
+            chain_id=client.chain_id,
+            escrow_contracts=client.escrow_contracts,
+            assets=client.assets,
+            max_amounts=limits.max_amounts,
+            payer=client.payer,
+            known_payee=limits.payee or known,
+            networks=client.networks,
+        )
+
+    def _submit(self, held: Held) -> Steps[Answer]:
+        signer, amount = self.order.signer(held.channel), held.purchase.cumulative_amount
+        challenge = held.choice.challenge
+        if held.open_hash is None:
+            field = signer.voucher(challenge, amount)
+        else:
+            field = signer.open(challenge, amount, held.open_hash)
+        if self.order.is_new_key and not self._has_told_key:
+            self.client.reporter.say(f"idempotency key: {self.order.request.idempotency_key}")
+            self._has_told_key = True
+        try:
+            return (yield Sending(authorization=field, idempotency_key=self.order.request.idempotency_key))
+        except NotSent as error:
+            self.order.give_back(held)
+            raise NetworkError(
+                f"{self.origin} cannot be reached any more: {error}; nothing was paid"
+            ) from error
+        except NoAnswer as error:
+            price = Amount(held.purchase.cost, held.channel.asset)
+            raise OutcomeUnknown(
+                f"{price} may have been paid to {held.channel.descriptor.payee}, but no answer came: {error}",
+                hint=self.order.again(),
+            ) from error
+
+    def _is_served(self, answer: Answer) -> bool:
+        if answer.receipt is not None:
+            return answer.status < 500
+        return 200 <= answer.status < 300
+
+    def _served(self, held: Held, answer: Answer) -> HttpPayment | Streaming:
+        if answer.media_type == EVENT_STREAM:
+            return Streaming(held=held, receipt=answer.receipt)
+        return self.order.settled([held.purchase], held, answer.receipt)
+
+    def _mended(self, held: Held, answer: Answer, problem: ToldProblem | None) -> Steps[Held]:
+        """What to try next after a refusal, each thing once; PaymentRefused when nothing is left."""
+        kind = None if problem is None else problem.type
+        if kind in NOTHING_BOUGHT and not self._has_renewed:
+            self._has_renewed = True
+            return replace(held, choice=(yield from self.renewed(held, answer)))
+        if kind is ProblemType.CHANNEL_NOT_FOUND and not self._has_told_open:
+            self._has_told_open = True
+            if held.open_hash is None and (told := self.order.open_hash(held.channel)) is not None:
+                return replace(held, choice=(yield from self.renewed(held, answer)), open_hash=told)
+        self.order.give_back(held)
+        if held.reserved is None:
+            raise self._refusal(held, answer, problem, resumed=True)
+        if kind in _WANTS_MORE and not self._has_raised:
+            self._has_raised = True
+            return (yield from self._raised(held, answer, problem))
+        if kind in _GONE and not self._has_reopened:
+            self._has_reopened = True
+            return (yield from self._reopened(held))
+        raise self._refusal(held, answer, problem, resumed=False)
+
+    def renewed(self, held: Held, answer: Answer | None) -> Steps[Choice]:
+        """A fresh challenge for the same purchase. PaymentRefused if the offer is another one now."""
+        if answer is None or not answer.challenges:
+            answer = yield from self._exchange(Sending())
+        choice = self._choose(answer)
+        before, now = held.choice.request, choice.request
+        if (before.recipient, before.currency, before.escrow_contract, before.amount) != (
+            now.recipient,
+            now.currency,
+            now.escrow_contract,
+            now.amount,
+        ):
+            self.order.give_back(held)
+            raise PaymentRefused(
+                f"the server changed its offer in the middle of the payment: {choice.price} to"
+                f" {now.recipient}, and {held.choice.price} to {before.recipient} before"
+            )
+        return choice
+
+    def _raised(self, held: Held, answer: Answer, problem: ToldProblem | None) -> Steps[Held]:
+        """The payee wants more for this request, or has not seen the highest voucher: once, in the limit."""
+        choice = yield from self.renewed(held, answer)
+        channel = self.client.ledger.channels.get(held.channel.channel_id) or held.channel
+        required = problem.required_cumulative if problem is not None else None
+        cost = held.purchase.cost
+        if required is None:
+            required = channel.authorized + max(1, choice.request.min_voucher_delta)
+        else:
+            cost = max(cost, required - channel.spent)
+        asset = choice.price.asset
+        limit = Amount(self.client.limits.max_amounts.get(asset.token, 0), asset)
+        if limit < Amount(cost, asset):
+            raise AboveLimit(
+                f"the server wants {Amount(cost, asset)} for this request, and at most {limit} may be paid;"
+                " nothing more was signed",
+                hint=f'--max-amount "{Amount(cost, asset)}"',
+            )
+        terms = replace(self.order.price(choice), cost=cost, at_least=required)
+        try:
+            reserved = self.order.reserve(channel, terms)
+        except AmountExceedsDeposit:
+            missing = max(required, channel.spent + cost) - channel.state.deposit
+            funded = Funding(self.client, choice).top_up(channel, max(1, missing))
+            yield from self.order.tell_top_up(choice, funded)
+            reserved = self.order.reserve(funded.channel, terms)
+        return replace(held, choice=choice, purchase=reserved.purchase, reserved=reserved, open_hash=None)
+
+    def _reopened(self, held: Held) -> Steps[Held]:
+        """The payee says that the channel is gone: the chain is asked, and another channel is used."""
+        from microwallet.payer.refresh import refresh
+
+        channel, client = held.channel, self.client
+        account = client.account(channel.descriptor.escrow_contract)
+        refreshed = refresh(client.ledger, lambda _: account.reader, [channel], now=client.clock())
+        for note in refreshed.notes:
+            client.reporter.say(note)
+        state = refreshed.channels[0].state
+        client.reporter.say(
+            f"the payee no longer takes channel {channel.name}, which is"
+            f" {'finalized' if state.finalized else 'open still'}"
+        )
+        if state.finalized and state.settled < held.purchase.cumulative_amount:
+            # What was signed there can no longer be taken.
+            self.order.forget_risen(channel)
+        choice = self._choose((yield from self._exchange(Sending())))
+        return (yield from self.order.buy(choice, self.order.price(choice), without=[channel.channel_id]))
+
+    def _refusal(
+        self, held: Held, answer: Answer, problem: ToldProblem | None, *, resumed: bool
+    ) -> PaymentRefused:
+        told = (
+            "no reason" if problem is None else problem.detail or problem.title or problem.uri or "no reason"
+        )
+        kept = "; it stays counted as spent, since an earlier run sent it" if resumed else ""
+        return PaymentRefused(
+            f"{self.origin} refuses the payment of {Amount(held.purchase.cost, held.channel.asset)}"
+            f" with {answer.status}: {told}{kept}",
+            hint=f"microwallet channel show {held.channel.name}",
+        )

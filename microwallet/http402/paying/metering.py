@@ -1,0 +1,131 @@
+"""A stream that is paid for while it runs: vouchers as the server needs them, within the limit.
+
+draft-evm-session-00, sections "Insufficient Balance During Streaming" and "Receipt Generation".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from microwallet.domain.money import Amount
+from microwallet.domain.purchase import Purchase, Terms
+from microwallet.errors import AboveLimit, AmountExceedsDeposit, MalformedMessage, PaymentRefused
+from microwallet.http402.paying.exchange import Answer, NoAnswer, NotSent, Sending, Steps
+from microwallet.http402.paying.funding import Funding
+from microwallet.http402.paying.handshake import Handshake, Streaming
+from microwallet.http402.paying.order import Held
+from microwallet.http402.paying.receipts import HttpPayment
+from microwallet.http402.wire.events import NEED_VOUCHER, RECEIPT, EventReader, NeedVoucher
+
+_MOST_REPEATS = 3
+"""How often the server may ask for what it was given already."""
+
+
+class MeteredStream:
+    """Reads along a stream of server-sent events, and pays for it. What it costs is settled once."""
+
+    def __init__(self, handshake: Handshake, streaming: Streaming) -> None:
+        self._handshake = handshake
+        self._held: Held = streaming.held
+        self._purchases: list[Purchase] = [streaming.held.purchase]
+        self._receipt: str | dict[str, Any] | None = streaming.receipt
+        self._reader = EventReader()
+        self._repeats = 0
+        self.has_ended = False
+        """Whether the server said by a receipt that this is all."""
+        self.payment: HttpPayment | None = None
+        """Once it is settled."""
+
+    @property
+    def reserved(self) -> int:
+        """Base units reserved for the stream so far."""
+        return sum(purchase.cost for purchase in self._purchases)
+
+    def feed(self, chunk: bytes) -> Steps[None]:
+        """Take in what was received, and hand over the vouchers it asks for.
+
+        Raises AboveLimit where the server wants more than was agreed to, PaymentRefused where it does
+        not take a voucher, and what a top-up raises: the stream is to be closed then.
+        """
+        for event in self._reader.feed(chunk):
+            if event.type == NEED_VOUCHER:
+                yield from self._pay(NeedVoucher.parse(event))
+            elif event.type == RECEIPT:
+                self._receipt, self.has_ended = event.json(), True
+
+    def settle(self) -> HttpPayment:
+        """Record what the stream cost: by its last receipt, else all that was reserved."""
+        if self.payment is None:
+            self.payment = self._handshake.order.settled(self._purchases, self._held, self._receipt)
+        return self.payment
+
+    def _pay(self, needed: NeedVoucher) -> Steps[None]:
+        held, price = self._held, self._held.choice.price
+        if needed.channel_id != held.channel.channel_id:
+            raise MalformedMessage(f"the stream asks for a voucher of channel {needed.channel_id}, not ours")
+        newest = self._purchases[-1]
+        if needed.required_cumulative <= newest.cumulative_amount:
+            # It has not arrived yet, or it was lost.
+            self._repeats += 1
+            if self._repeats > _MOST_REPEATS:
+                raise PaymentRefused("the stream asks again and again for a voucher that it was given")
+            yield from self._hand_over(newest)
+            return
+        handshake = self._handshake
+        channel = handshake.order.client.ledger.channels.get(held.channel.channel_id) or held.channel
+        cost = max(price.base_units, needed.required_cumulative - channel.spent)
+        limit = handshake.order.client.limits.max_amounts.get(price.asset.token, 0)
+        if self.reserved + cost > limit:
+            wanted = Amount(self.reserved + cost, price.asset)
+            raise AboveLimit(
+                f"the stream goes on for {wanted}, and at most {Amount(limit, price.asset)} may be paid for"
+                f" it: it was stopped after {Amount(self.reserved, price.asset)}",
+                hint=f'--max-amount "{wanted}"',
+            )
+        terms = Terms(
+            cost=cost,
+            most=handshake.order.most(held.choice),
+            min_voucher_delta=held.choice.request.min_voucher_delta,
+            at_least=needed.required_cumulative,
+        )
+        try:
+            reserved = handshake.order.reserve(channel, terms, continues=True)
+        except AmountExceedsDeposit:
+            missing = max(needed.required_cumulative, channel.spent + cost, 1) - channel.state.deposit
+            funded = Funding(handshake.order.client, held.choice).top_up(channel, max(1, missing))
+            yield from self._sent(handshake.order.tell_top_up(held.choice, funded))
+            self._held = held = replace(held, channel=funded.channel, deposited=True)
+            reserved = handshake.order.reserve(funded.channel, terms, continues=True)
+        self._purchases.append(reserved.purchase)
+        yield from self._hand_over(reserved.purchase)
+
+    def _hand_over(self, purchase: Purchase) -> Steps[None]:
+        """Send a voucher beside the stream; once more with a fresh challenge if the first has expired."""
+        handshake = self._handshake
+        held = self._held
+        if held.choice.challenge.has_expired(handshake.order.client.clock()):
+            self._held = held = replace(held, choice=(yield from handshake.renewed(held, None)))
+        answer = yield from self._sent(self._voucher(held, purchase))
+        if answer.status == 402 and answer.challenges:
+            self._held = held = replace(held, choice=(yield from handshake.renewed(held, answer)))
+            answer = yield from self._sent(self._voucher(held, purchase))
+        if not 200 <= answer.status < 300:
+            told = answer.problem
+            raise PaymentRefused(
+                f"the server refuses a voucher of its own stream with {answer.status}"
+                + ("" if told is None else f": {told.detail or told.title}")
+            )
+
+    def _voucher(self, held: Held, purchase: Purchase) -> Steps[Answer]:
+        field = self._handshake.order.signer(held.channel).voucher(
+            held.choice.challenge, purchase.cumulative_amount
+        )
+        return (yield Sending(authorization=field, is_head=True))
+
+    def _sent(self, steps: Steps[Any]) -> Steps[Any]:
+        """Do steps whose requests must be answered."""
+        try:
+            return (yield from steps)
+        except (NotSent, NoAnswer) as error:
+            raise PaymentRefused(f"a voucher of the stream could not be handed over: {error}") from error

@@ -1,0 +1,205 @@
+"""One logical request: its purchases, however often it is tried, and what they may cost together."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from microwallet.domain.channel import PayerChannel
+from microwallet.domain.identifiers import ChannelId, TxHash
+from microwallet.domain.purchase import Purchase, PurchaseStatus, Terms
+from microwallet.errors import AmountExceedsDeposit, ChannelNotOpen, PaymentRefused
+from microwallet.http402.paying.choice import Choice
+from microwallet.http402.paying.client import PayingClient
+from microwallet.http402.paying.credentials import Signer
+from microwallet.http402.paying.exchange import Asked, Sending, Steps
+from microwallet.http402.paying.funding import Funded, Funding
+from microwallet.http402.paying.origins import Origin
+from microwallet.http402.paying.receipts import Expected, HttpPayment, check_receipt
+from microwallet.ledger.deposits import DepositKind
+from microwallet.ledger.purchases import HttpRequest, Reserved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A purchase that is committed, with all it takes to hand its voucher over."""
+
+    choice: Choice
+    channel: PayerChannel
+    purchase: Purchase
+    reserved: Reserved | None
+    """None for a purchase of an earlier run."""
+    open_hash: TxHash | None
+    """Of the open, while the payee is to be told of it."""
+    deposited: bool
+
+
+class Order:
+    """Signs nothing that was not committed before, and raises what is authorized by at most the limit."""
+
+    def __init__(self, client: PayingClient, asked: Asked) -> None:
+        self.client = client
+        self.asked = asked
+        self.origin = Origin.of(asked.url)
+        self.is_new_key = asked.idempotency_key is None
+        self.request = HttpRequest(
+            idempotency_key=asked.idempotency_key or "fetch-" + secrets.token_hex(12),
+            method=asked.method,
+            url=asked.url,
+            fingerprint=asked.fingerprint,
+        )
+        self._risen: dict[ChannelId, int] = {}
+        """By how much each channel's `authorized` rose for this request."""
+        self._signers: dict[ChannelId, Signer] = {}
+
+    def begun(self) -> Purchase | None:
+        """What an earlier run bought under the key, or may have; IdempotencyMismatch for another request."""
+        if self.is_new_key:
+            return None
+        purchases = self.client.ledger.purchases.of_request(self.request)
+        live = (one for one in purchases if one.status is not PurchaseStatus.RETURNED)
+        return next(live, None)
+
+    def most(self, choice: Choice) -> int:
+        """Base units by which `authorized` may still rise for this request."""
+        limit = self.client.limits.max_amounts.get(choice.price.asset.token, 0)
+        return max(0, limit - sum(self._risen.values()))
+
+    def forget_risen(self, channel: PayerChannel) -> None:
+        """What was signed on a channel can no longer be taken: it is finalized below that."""
+        self._risen.pop(channel.channel_id, None)
+
+    def price(self, choice: Choice) -> Terms:
+        return Terms(
+            cost=choice.price.base_units,
+            most=self.most(choice),
+            min_voucher_delta=choice.request.min_voucher_delta,
+        )
+
+    def buy(self, choice: Choice, terms: Terms, *, without: Sequence[ChannelId] = ()) -> Steps[Held]:
+        """Find a channel with enough left and commit the purchase on it."""
+        funding = Funding(self.client, choice)
+        funded = funding.channel(terms.cost, without=without)
+        while True:
+            channel = funded.channel
+            yield from self.tell_top_up(choice, funded)
+            self._pin(choice)
+            self.signer(channel)
+            try:
+                reserved = self.reserve(channel, terms)
+            except AmountExceedsDeposit:
+                # Others were faster, or the payee's smallest step does not fit.
+                if funded.is_new:
+                    raise
+                funded = funding.top_up(channel, max(terms.cost, terms.min_voucher_delta))
+            except ChannelNotOpen:
+                if funded.is_new:
+                    raise
+                without = (*without, channel.channel_id)
+                funded = funding.channel(terms.cost, without=without)
+            else:
+                return Held(
+                    choice=choice,
+                    channel=channel,
+                    purchase=reserved.purchase,
+                    reserved=reserved,
+                    open_hash=funded.open_hash,
+                    deposited=funded.is_new,
+                )
+
+    def resumed(self, choice: Choice, purchase: Purchase) -> Held:
+        """An earlier run's purchase: the same voucher goes out again, and nothing is reserved."""
+        channel = self.client.ledger.channels.get(purchase.channel_id)
+        request = choice.request
+        if channel is None or (
+            channel.descriptor.payee,
+            channel.descriptor.token,
+            channel.descriptor.escrow_contract,
+        ) != (request.recipient, request.currency, request.escrow_contract):
+            raise PaymentRefused(
+                f"the purchase under the key {self.request.idempotency_key!r} was from another payee or in"
+                " another token than the server asks for now; nothing was signed"
+            )
+        return Held(
+            choice=choice,
+            channel=channel,
+            purchase=purchase,
+            reserved=None,
+            open_hash=None,
+            deposited=False,
+        )
+
+    def reserve(self, channel: PayerChannel, terms: Terms, *, continues: bool = False) -> Reserved:
+        """Commit a purchase within what this request may cost."""
+        reserved = self.client.ledger.purchases.reserve(
+            channel.channel_id, self.request, terms, now=self.client.clock(), continues=continues
+        )
+        self._risen[channel.channel_id] = self._risen.get(channel.channel_id, 0) + reserved.rise
+        return reserved
+
+    def tell_top_up(self, choice: Choice, funded: Funded) -> Steps[None]:
+        """Tell the payee of a top-up, before a voucher needs it. What it answers shows with the voucher."""
+        if funded.top_up is not None:
+            field = self.signer(funded.channel).top_up(
+                choice.challenge, funded.top_up.amount, funded.top_up.transaction_hash
+            )
+            yield Sending(authorization=field, is_head=True)
+
+    def signer(self, channel: PayerChannel) -> Signer:
+        """What signs for a channel: its key is fetched once."""
+        if channel.channel_id not in self._signers:
+            self._signers[channel.channel_id] = Signer(channel, self.client.key_of(channel))
+        return self._signers[channel.channel_id]
+
+    def settled(
+        self, purchases: Sequence[Purchase], held: Held, receipt: str | dict[str, object] | None
+    ) -> HttpPayment:
+        """Record what the purchases of this request cost together, by a receipt that is checked."""
+        ledger, price = self.client.ledger, held.choice.price.base_units
+        total = sum(purchase.cost for purchase in purchases)
+        channel = ledger.channels.get(held.channel.channel_id) or held.channel
+        reserved = held.reserved
+        expected = Expected(
+            channel=channel,
+            challenge_id=held.choice.challenge.id if reserved is not None and len(purchases) == 1 else None,
+            least_accepted=purchases[-1].cumulative_amount,
+            least_spent=0 if reserved is None else reserved.before.spent - reserved.in_flight,
+        )
+        checked = check_receipt(receipt, expected)
+        cost = checked.cost(price, reserved=total)
+        ledger.purchases.settle(purchases, cost)
+        return HttpPayment(
+            channel=ledger.channels.get(channel.channel_id) or channel,
+            amount=cost,
+            cumulative_amount=purchases[-1].cumulative_amount,
+            idempotency_key=self.request.idempotency_key,
+            receipt=checked.document,
+            receipt_problems=checked.problems,
+            deposited=held.deposited,
+        )
+
+    def give_back(self, held: Held) -> None:
+        """The server answered without service. What an earlier run sent may have bought something."""
+        if held.reserved is not None:
+            self.client.ledger.purchases.give_back([held.purchase])
+
+    def open_hash(self, channel: PayerChannel) -> TxHash | None:
+        """The transaction that opened a channel, if this wallet sent it."""
+        return self.client.ledger.journal.mined(channel.channel_id, DepositKind.OPEN)
+
+    def again(self) -> str:
+        """The command that goes on with this purchase."""
+        method = "" if self.asked.method == "GET" else f"{self.asked.method} "
+        key = shlex.quote(self.request.idempotency_key)
+        return f"microwallet fetch {method}{shlex.quote(self.asked.url)} --idempotency-key {key}" + (
+            "  (with the same data)" if self.asked.body else ""
+        )
+
+    def _pin(self, choice: Choice) -> None:
+        """From the first payment on, this origin is paid to this payee alone."""
+        known, client = self.client.ledger.known_payees, self.client
+        payee = choice.request.recipient
+        if known.get(str(self.origin), client.chain_id) != payee:
+            known.remember(str(self.origin), client.chain_id, payee, now=client.clock())

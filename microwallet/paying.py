@@ -1,0 +1,81 @@
+"""What pays for HTTP requests, built out of a wallet: its account in use, within its user's limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from microwallet.domain.identifiers import Address
+from microwallet.domain.money import Amount, unit_of
+from microwallet.errors import UnknownReference
+from microwallet.escrow.networks import known_networks
+from microwallet.escrow.tokens import known_assets
+from microwallet.http402.paying.client import Limits, PayingClient
+from microwallet.wallet import Wallet
+
+if TYPE_CHECKING:
+    from microwallet.payer.open import OpenPlan
+    from microwallet.payer.paying_account import PayingAccount
+    from microwallet.payer.top_up import TopUpPlan
+
+Confirm = Callable[["PayingAccount", "OpenPlan | TopUpPlan"], None]
+
+
+def limits_of(
+    wallet: Wallet,
+    *,
+    max_amount: str | None = None,
+    deposit: str | None = None,
+    payee: Address | None = None,
+    dry_run: bool = False,
+) -> Limits:
+    """The settings `max-amount` and `max-deposit`, or what is given instead, as amounts with a unit.
+
+    Only the asset that a maximum is in is paid in. Raises what Wallet.resolve_asset and Amount.parse raise.
+    """
+    given = None if max_amount is None else _amount(wallet, max_amount)
+    return Limits(
+        max_amounts=_setting(wallet, "max-amount")
+        if given is None
+        else {given.asset.token: given.base_units},
+        max_deposits=_setting(wallet, "max-deposit"),
+        deposit=None if deposit is None else _amount(wallet, deposit),
+        payee=payee,
+        dry_run=dry_run,
+    )
+
+
+def paying_client(wallet: Wallet, limits: Limits, *, confirm: Confirm) -> PayingClient:
+    """The client of the wallet's account in use; `confirm` is asked before a deposit is made.
+
+    No key is touched, and the chain is not asked, before either is needed.
+    """
+    network = wallet.network
+    return PayingClient(
+        ledger=wallet.ledger,
+        payer=wallet.account.address,
+        chain_id=network.chain_id,
+        networks={known.chain_id: known.name for known in known_networks(wallet.configuration).values()},
+        escrow_contracts=wallet.trusted_escrows,
+        assets={asset.token: asset for asset in known_assets(wallet.configuration, network)},
+        limits=limits,
+        key_of=wallet.voucher_key,
+        account=lambda escrow: wallet.paying_account(escrow_contract=escrow),
+        confirm=confirm,
+        reporter=wallet.reporter,
+        clock=wallet.now,
+    )
+
+
+def _setting(wallet: Wallet, name: str) -> dict[Address, int]:
+    try:
+        amount = _amount(wallet, wallet.configuration.get(name))
+    except UnknownReference:
+        if wallet.configuration.resolve(name).source != "default":
+            raise
+        return {}  # the network has no token of that name
+    return {amount.asset.token: amount.base_units}
+
+
+def _amount(wallet: Wallet, text: str) -> Amount:
+    return Amount.parse(text, wallet.resolve_asset(unit_of(text)))
