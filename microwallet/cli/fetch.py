@@ -34,9 +34,7 @@ def fetch(
     ] = None,
     data: Annotated[
         Texts,
-        typer.Option(
-            "-d", "--data", metavar="DATA", help="The body: text, @FILE or -; several are joined by &."
-        ),
+        typer.Option("-d", "--data", metavar="DATA", help="The body: text, @FILE or -; joined by &."),
     ] = None,
     form: Annotated[
         Texts,

@@ -27,6 +27,12 @@ class Payments:
         with self._database.read() as connection:
             return _find(connection, idempotency_key)
 
+    def total(self, channel_id: ChannelId) -> int:
+        """Base units that were paid on a channel by vouchers of payments."""
+        with self._database.read() as connection:
+            rows = connection.execute("SELECT step, count FROM payments WHERE channel_id = ?", (channel_id,))
+            return sum(int(step) * count for step, count in rows)
+
     def record(
         self,
         channel_id: ChannelId,

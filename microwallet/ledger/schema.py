@@ -162,6 +162,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT""",
         "CREATE INDEX purchases_by_key ON purchases (idempotency_key)",
         "CREATE INDEX purchases_in_flight ON purchases (channel_id) WHERE status = 'in-flight'",
+        "CREATE INDEX payments_by_channel ON payments (channel_id)",
         # Whom an origin was paid to: it is to be the same the next time.
         """CREATE TABLE known_payees (
             origin TEXT NOT NULL,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import ChannelId, TxHash
@@ -17,7 +18,7 @@ from microwallet.http402.paying.credentials import Signer
 from microwallet.http402.paying.exchange import Asked, Sending, Steps
 from microwallet.http402.paying.funding import Funded, Funding
 from microwallet.http402.paying.origins import Origin
-from microwallet.http402.paying.receipts import Expected, HttpPayment, check_receipt
+from microwallet.http402.paying.receipts import Books, HttpPayment, read_receipt
 from microwallet.ledger.deposits import DepositKind
 from microwallet.ledger.purchases import HttpRequest, Reserved
 
@@ -154,30 +155,42 @@ class Order:
         return self._signers[channel.channel_id]
 
     def settled(
-        self, purchases: Sequence[Purchase], held: Held, receipt: str | dict[str, object] | None
+        self, purchases: Sequence[Purchase], held: Held, receipt: str | Mapping[str, Any] | None
     ) -> HttpPayment:
         """Record what the purchases of this request cost together, by a receipt that is checked."""
-        ledger, price = self.client.ledger, held.choice.price.base_units
-        total = sum(purchase.cost for purchase in purchases)
-        channel = ledger.channels.get(held.channel.channel_id) or held.channel
-        reserved = held.reserved
-        expected = Expected(
-            channel=channel,
-            challenge_id=held.choice.challenge.id if reserved is not None and len(purchases) == 1 else None,
-            least_accepted=purchases[-1].cumulative_amount,
-            least_spent=0 if reserved is None else reserved.before.spent - reserved.in_flight,
-        )
-        checked = check_receipt(receipt, expected)
-        cost = checked.cost(price, reserved=total)
+        ledger = self.client.ledger
+        books = self._books(purchases, held)
+        told = read_receipt(receipt)
+        cost = books.cost(told)
+        problems = books.problems(told)
         ledger.purchases.settle(purchases, cost)
         return HttpPayment(
-            channel=ledger.channels.get(channel.channel_id) or channel,
+            channel=ledger.channels.get(held.channel.channel_id) or held.channel,
             amount=cost,
             cumulative_amount=purchases[-1].cumulative_amount,
             idempotency_key=self.request.idempotency_key,
-            receipt=checked.document,
-            receipt_problems=checked.problems,
+            receipt=told.document,
+            receipt_problems=problems,
             deposited=held.deposited,
+        )
+
+    def _books(self, purchases: Sequence[Purchase], held: Held) -> Books:
+        ledger, reserved = self.client.ledger, held.reserved
+        channel = ledger.channels.get(held.channel.channel_id) or held.channel
+        total = sum(purchase.cost for purchase in purchases)
+        least = most = 0
+        if reserved is not None:
+            by_hand = ledger.payments.total(channel.channel_id)
+            least = max(0, reserved.before.spent - reserved.in_flight - by_hand)
+            most = reserved.before.spent + reserved.purchase.cost
+        return Books(
+            channel=channel,
+            challenge_id=held.choice.challenge.id if reserved is not None and len(purchases) == 1 else None,
+            cumulative_amount=purchases[-1].cumulative_amount,
+            reserved=total,
+            price=held.choice.price.base_units,
+            least_spent=least if reserved is not None else -total,
+            most_spent=most,
         )
 
     def give_back(self, held: Held) -> None:

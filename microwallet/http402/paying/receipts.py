@@ -17,30 +17,65 @@ from microwallet.http402.wire.session_request import INTENT, METHOD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckedReceipt:
-    """A receipt as decoded, what it says if it can be read, and what is wrong with it."""
+class ToldReceipt:
+    """A receipt as decoded, what it says if it can be read, and why not if it cannot."""
 
     document: Mapping[str, Any] | None = None
     receipt: SessionReceipt | None = None
-    problems: Sequence[str] = ()
-
-    def cost(self, price: int, *, reserved: int) -> int:
-        """What the request cost: `units` at a price, where that is not above what was reserved for it."""
-        if self.receipt is None or self.receipt.units is None:
-            return reserved
-        return min(self.receipt.units * price, reserved)
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
-    """What an honest receipt says. Base units."""
+class Books:
+    """What the payer knows when a receipt is there, in base units."""
 
     channel: PayerChannel
-    """As the books have it when the receipt is there: nothing above is right."""
+    """With all that is in flight."""
     challenge_id: str | None
-    """None where an earlier answer may be repeated."""
-    least_accepted: int
+    """None where the answer to an earlier challenge may be repeated."""
+    cumulative_amount: int
+    """Of the voucher that bought."""
+    reserved: int
+    price: int
+    """Of one unit."""
     least_spent: int
+    """What an honest server has charged on the channel, but for this request."""
+    most_spent: int
+
+    def cost(self, told: ToldReceipt) -> int:
+        """What the request cost: the units that were used, where that is within what was reserved for it."""
+        receipt = told.receipt
+        if receipt is None or receipt.units is None or receipt.channel_id != self.channel.channel_id:
+            return self.reserved
+        return min(receipt.units * self.price, self.reserved)
+
+    def problems(self, told: ToldReceipt) -> list[str]:
+        """What in a receipt cannot be true."""
+        if told.receipt is None:
+            return [] if told.problem is None else [told.problem]
+        receipt, channel = told.receipt, self.channel
+        same = [
+            ("channelId", receipt.channel_id, channel.channel_id),
+            ("chainId", receipt.chain_id, channel.descriptor.chain_id),
+            ("challengeId", receipt.challenge_id, self.challenge_id or receipt.challenge_id),
+        ]
+        found = [f"the receipt's {name} is {said}, not {ours}" for name, said, ours in same if said != ours]
+        units_cost = (receipt.units or 0) * self.price
+        ranges = [
+            (
+                "acceptedCumulative",
+                receipt.accepted_cumulative,
+                self.cumulative_amount,
+                max(channel.authorized, self.cumulative_amount),
+            ),
+            ("spent", receipt.spent, self.least_spent + self.cost(told), max(channel.spent, self.most_spent)),
+            ("cost by units", units_cost, 0, self.reserved),
+        ]
+        for name, said, least, most in ranges:
+            if not least <= said <= most:
+                ours = f"{most}" if least == most else f"{least} to {most}"
+                found.append(f"the receipt's {name} is {said}, by our books it is {ours}")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,39 +119,16 @@ class HttpPayment:
         }
 
 
-def check_receipt(value: str | Mapping[str, Any] | None, expected: Expected) -> CheckedReceipt:
-    """Read a `Payment-Receipt` field, or the data of a stream's last event; raises nothing."""
+def read_receipt(value: str | Mapping[str, Any] | None) -> ToldReceipt:
+    """What a `Payment-Receipt` field, or the data of a stream's last event, says; raises nothing."""
     if value is None:
-        return CheckedReceipt(problems=("no receipt came",))
+        return ToldReceipt(problem="no receipt came")
+    document: Mapping[str, Any] | None = None
     try:
-        document = (
-            decode_object(value, what="receipt", limit=RECEIPT_LIMIT) if isinstance(value, str) else value
-        )
+        if isinstance(value, str):
+            document = decode_object(value, what="receipt", limit=RECEIPT_LIMIT)
+        else:
+            document = value
+        return ToldReceipt(document=document, receipt=SessionReceipt.from_object(dict(document)))
     except MalformedMessage as error:
-        return CheckedReceipt(problems=(error.message,))
-    try:
-        receipt = SessionReceipt.from_object(dict(document))
-    except MalformedMessage as error:
-        return CheckedReceipt(document=document, problems=(error.message,))
-    problems = _problems(receipt, expected)
-    is_other = receipt.channel_id != expected.channel.channel_id
-    return CheckedReceipt(document=document, receipt=None if is_other else receipt, problems=problems)
-
-
-def _problems(receipt: SessionReceipt, expected: Expected) -> list[str]:
-    channel = expected.channel
-    told = [
-        ("channelId", receipt.channel_id, channel.channel_id),
-        ("chainId", receipt.chain_id, channel.descriptor.chain_id),
-    ]
-    if expected.challenge_id is not None:
-        told.append(("challengeId", receipt.challenge_id, expected.challenge_id))
-    problems = [f"the receipt's {name} is {said}, not {ours}" for name, said, ours in told if said != ours]
-    for name, said, least, most in (
-        ("acceptedCumulative", receipt.accepted_cumulative, expected.least_accepted, channel.authorized),
-        ("spent", receipt.spent, expected.least_spent, channel.spent),
-    ):
-        if not least <= said <= most:
-            ours = f"{most}" if least == most else f"{least} to {most}"
-            problems.append(f"the receipt's {name} is {said}, by our books it is {ours}")
-    return problems
+        return ToldReceipt(document=document, problem=error.message)

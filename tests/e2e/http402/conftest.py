@@ -1,9 +1,11 @@
-"""A payee that serves over HTTP on the local chain."""
+"""A payee that serves over HTTP on the local chain, and `fetch` as a test calls it."""
 
 from __future__ import annotations
 
 import pytest
 from http402.payee_double import Payee, payee_address, serving
+
+from microwallet.wallet import Wallet
 
 
 @pytest.fixture
@@ -11,3 +13,33 @@ def payee(chain):
     """An honest payee, until a test twists it."""
     with serving(Payee(chain=chain, address=payee_address())) as served:
         yield served
+
+
+@pytest.fixture
+def fetch(alice, payee):
+    """Alice fetches a path of the payee, with --yes and --json."""
+
+    def run(*arguments, path="/", url=None, yes=True, **options):
+        words = ["--yes"] if yes else []
+        method = arguments[:1] if arguments and arguments[0].isupper() else ()
+        flags = arguments[len(method) :]
+        return alice.run("fetch", *method, (url or payee.url) + path, *flags, *words, "--json", **options)
+
+    return run
+
+
+@pytest.fixture
+def books(alice):
+    """What alice's ledger says: channels, and the purchases on them."""
+
+    def read():
+        with Wallet.open(environment=alice.environment) as wallet:
+            ledger = wallet.ledger
+            with ledger.database.read() as connection:
+                purchases = connection.execute(
+                    "SELECT channel_id, cumulative_amount, cost, status FROM purchases ORDER BY id"
+                ).fetchall()
+            channels = ledger.channels.list(finalized=True)
+        return channels, [(row[0], int(row[1]), int(row[2]), row[3]) for row in purchases]
+
+    return read

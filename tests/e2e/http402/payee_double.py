@@ -262,6 +262,8 @@ class _Handler(BaseHTTPRequestHandler):
         )
         assert descriptor.channel_id() == action.voucher.channel_id
         state = payee.reader.channel_state(action.voucher.channel_id)
+        if state.finalized:
+            raise Refused(Problem(type=ProblemType.CHANNEL_FINALIZED, detail="it is finalized"))
         with payee.changed:
             payee.channels.setdefault(
                 action.voucher.channel_id,

@@ -1,0 +1,368 @@
+"""A payee that lies, asks for more, or never says: nothing is signed beyond the limit."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+from http402.payee_double import STREAM, payee_address, serving
+
+from microwallet.domain.identifiers import checksum_address
+from microwallet.http402.wire.problems import ProblemType
+from microwallet.http402.wire.session_payload import OpenAction, VoucherAction
+
+LIMIT = 10_000
+"""The default of `max-amount`: 0.01 USDC."""
+OTHER = checksum_address(b"\x77" * 20)
+
+
+def detailed(request, **details):
+    """A challenge's request with other method details."""
+    return request | {"methodDetails": request["methodDetails"] | details}
+
+
+@pytest.mark.parametrize(
+    ("twist", "code", "says"),
+    [
+        (lambda request: request | {"amount": "10001"}, "above-limit", "0.010001 USDC"),
+        (lambda request: request | {"amount": str(2**127)}, "above-limit", "at most 0.01 USDC"),
+        (lambda request: request | {"amount": "-1"}, "no-payable-challenge", "request.amount"),
+        (lambda request: request | {"currency": OTHER}, "no-payable-challenge", "not known here"),
+        (lambda request: detailed(request, escrowContract=OTHER), "no-payable-challenge", "is not trusted"),
+        (lambda request: detailed(request, chainId=84532), "no-payable-challenge", "on chain 84532"),
+        (lambda request: detailed(request, minVoucherDelta="10001"), "above-limit", "more to be authorized"),
+        (lambda request: detailed(request, credentialTypes=["permit2"]), "no-payable-challenge", "permit2"),
+        (
+            lambda request: request | {"recipient": "0x" + "0" * 40},
+            "no-payable-challenge",
+            "cannot be one",
+        ),
+    ],
+)
+def test_offer_that_breaks_the_rules(fetch, payee, books, twist, code, says):
+    """More than the limit, another chain, escrow, token: exit 4 and nothing is signed."""
+    payee.twist_request = twist
+    refused = fetch("--max-amount", "0.01 USDC", "--deposit", "0.5 USDC")
+    assert (refused.exit_code, refused.error["code"]) == (4, code)
+    assert says in refused.error["message"]
+    assert payee.vouchers == []
+    assert books()[1] == []
+
+
+def test_hints_can_be_typed(fetch, payee):
+    """Another chain names the flag with the network's name, a price the flag with the price."""
+    payee.twist_request = lambda request: detailed(request, chainId=84532)
+    assert fetch().error["hint"] == "--network base-sepolia"
+    payee.twist_request = lambda request: request | {"amount": "20000"}
+    assert fetch().error["hint"] == '--max-amount "0.02 USDC"'
+
+
+def test_another_payee_than_last_time(fetch, payee):
+    """An origin is paid to whom it was paid to before, until the user accepts another by name."""
+    assert fetch().exit_code == 0
+    first, payee.address = payee.address, payee_address("another")
+    refused = fetch()
+    assert (refused.exit_code, refused.error["code"]) == (4, "no-payable-challenge")
+    assert first in refused.error["message"]
+    assert refused.error["hint"].startswith(f"--payee {payee.address}")
+    assert len(payee.vouchers) == 1
+    assert fetch("--payee", payee.address).data["payment"]["payee"] == payee.address
+    assert fetch().data["payment"]["payee"] == payee.address
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "",
+        "Payment",
+        'Payment id="", realm="r", method="evm", intent="session", request="e30"',
+        'Payment realm="r", method="evm", intent="session", request="e30"',
+        'Payment id="1", realm="r", method="evm", intent="session", request="!"',
+        'Payment id="1", realm="r", method="evm", intent="charge", request="e30"',
+        'Payment id="1", id="2"',
+        "Basic realm=x",
+        "Payment " + 'x="' + "a" * 60_000 + '"',
+    ],
+)
+def test_challenge_that_cannot_be_read(fetch, payee, field):
+    """No challenge, a malformed or a foreign one: exit 4, and nothing is signed."""
+
+    def before(handler, _action):
+        handler.answer(402, {"WWW-Authenticate": field} if field else {}, b"pay!")
+        return True
+
+    payee.before = before
+    refused = fetch()
+    assert refused.exit_code == 4, refused
+    assert refused.error["code"] in ("no-payable-challenge", "malformed-message")
+    assert payee.vouchers == []
+
+
+def test_challenge_for_another_body(fetch, payee):
+    """A challenge bound to a body is only answered for that body."""
+    payee.bind_body = True
+    assert fetch("-d", "question").data["status"] == 200
+    payee.secrets = type("Other", (), {"challenge": lambda _self, *a, **k: _bound(*a, **k)})()
+    refused = fetch("-d", "another")
+    assert (refused.exit_code, refused.error["code"]) == (4, "no-payable-challenge")
+    assert len(payee.vouchers) == 1
+
+
+def _bound(request, **more):
+    from microwallet.http402.wire.body_digest import body_digest
+    from microwallet.http402.wire.challenge import ChallengeSecrets
+
+    return ChallengeSecrets([b"s" * 32]).challenge(request, **(more | {"digest": body_digest(b"forged")}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        (ProblemType.VERIFICATION_FAILED, 402),
+        (ProblemType.CHALLENGE_NOT_FOUND, 402),
+        (ProblemType.INSUFFICIENT_BALANCE, 402),
+        (ProblemType.DELTA_TOO_SMALL, 402),
+        (ProblemType.TRANSACTION_REVERTED, 409),
+        (None, 402),
+    ],
+)
+def test_endless_refusal(fetch, payee, books, kind, status):
+    """A payee that refuses whatever it is given gets a bounded number of tries, and its words are told."""
+
+    def before(handler, action):
+        if action is None:
+            return False
+        if kind is None:
+            handler.answer(402, {"WWW-Authenticate": payee.challenge(b"").to_field()}, b"no")
+        else:
+            handler.refuse(kind, "because I say so")
+        return True
+
+    payee.before = before
+    refused = fetch()
+    assert (refused.exit_code, refused.error["code"]) == (4, "payment-refused")
+    assert str(status) in refused.error["message"]
+    assert kind is None or "because I say so" in refused.error["message"]
+    assert len(payee.seen) <= 6
+    assert payee.highest() <= 2_001
+    channels, purchases = books()
+    assert {status for *_, status in purchases} == {"returned"}
+    assert [channel.spent for channel in channels] == [0]
+
+
+def test_price_that_grows(fetch, payee):
+    """Each time the payee wants more: it is agreed to once, and never above the limit."""
+    asked = []
+
+    def before(handler, action):
+        if action is None or handler.command == "HEAD":
+            return False
+        asked.append(action.voucher.cumulative_amount)
+        wanted = str(action.voucher.cumulative_amount + 4_000)
+        handler.refuse(ProblemType.INSUFFICIENT_BALANCE, "more", requiredCumulative=wanted)
+        return True
+
+    payee.before = before
+    refused = fetch()
+    assert (refused.exit_code, refused.error["code"]) == (4, "payment-refused")
+    assert asked == [1_000, 5_000]
+    # What was signed is used first: five requests later nothing more has been signed.
+    for _ in range(5):
+        fetch()
+    assert payee.highest() <= LIMIT
+
+
+def test_price_that_grows_beyond_the_limit(fetch, payee):
+    """What the payee wants after the first voucher is above the limit: nothing more is signed."""
+
+    def before(handler, action):
+        if action is None:
+            return False
+        handler.refuse(ProblemType.INSUFFICIENT_BALANCE, "more", requiredCumulative=str(LIMIT + 1))
+        return True
+
+    payee.before = before
+    refused = fetch()
+    assert (refused.exit_code, refused.error["code"]) == (4, "above-limit")
+    assert payee.vouchers[-1][1] == payee.highest() == 1_000
+
+
+def test_offer_that_changes_in_mid_payment(fetch, payee):
+    """A fresh challenge at another price is no go-ahead for what was agreed to."""
+
+    def before(handler, action):
+        if action is None:
+            return False
+        payee.price = 2_000
+        handler.refuse(ProblemType.CHALLENGE_NOT_FOUND, "again")
+        return True
+
+    payee.before = before
+    refused = fetch()
+    assert (refused.exit_code, refused.error["code"]) == (4, "payment-refused")
+    assert "changed its offer" in refused.error["message"]
+    assert payee.highest() == 1_000
+
+
+@pytest.mark.parametrize(
+    ("lie", "says"),
+    [
+        ({"spent": "999999"}, "spent is 999999, by our books it is 1000"),
+        ({"spent": "0"}, "spent is 0"),
+        ({"acceptedCumulative": "1001"}, "acceptedCumulative is 1001"),
+        ({"acceptedCumulative": "999"}, "acceptedCumulative is 999"),
+        ({"channelId": "0x" + "ab" * 32, "reference": "0x" + "ab" * 32}, "channelId"),
+        ({"chainId": 1}, "chainId"),
+        ({"challengeId": "another"}, "challengeId"),
+        ({"method": "tempo"}, "method"),
+        ({"status": "failed"}, "status"),
+        ({"units": 1_000_000}, "cost by units is 1000000000"),
+        (None, "no receipt came"),
+        ("!!!", "base64url"),
+    ],
+)
+def test_receipt_that_lies(fetch, payee, lie, says):
+    """A receipt that cannot be true is told of, and changes nothing that is signed."""
+    payee.twist_receipt = lambda receipt: receipt | lie if isinstance(lie, dict) else lie
+    paid = fetch()
+    payment = paid.data["payment"]
+    assert any(says in problem for problem in payment["receiptProblems"]), payment
+    assert "warning: " in paid.stderr
+    assert (payment["amount"], payment["spent"]) == ("1000", "1000")
+    assert fetch().data["payment"]["cumulativeAmount"] == "2000"
+    assert payee.highest() == 2_000
+
+
+def test_stream_that_asks_for_ever_more(fetch, payee):
+    """An endless stream ends at the limit with exit 4; what was received stays, and was paid."""
+    payee.events, payee.unit_type = 10_000, "event"
+    stopped = fetch("--max-amount", "0.005 USDC", path=STREAM)
+    assert (stopped.exit_code, stopped.error["code"]) == (4, "above-limit")
+    data = stopped.json["data"]
+    assert [f"event {number}" in data["body"] for number in range(6)] == [True] * 5 + [False]
+    assert (data["payment"]["amount"], data["payment"]["spent"]) == ("5000", "5000")
+    assert payee.highest() == 5_000
+
+
+def test_stream_that_repeats_itself(fetch, payee):
+    """A payee that asks for the voucher it has, again and again, is left."""
+
+    def before(handler, action):
+        if action is None or handler.command == "HEAD":
+            return False
+        channel_id = action.voucher.channel_id
+        document = {
+            "channelId": channel_id,
+            "requiredCumulative": "1000",
+            "acceptedCumulative": "0",
+            "deposit": "1",
+        }
+        event = f"event: payment-need-voucher\ndata: {json.dumps(document)}\n\n".encode()
+        handler.answer(200, {"Content-Type": "text/event-stream"}, event * 1_000)
+        return True
+
+    fetch()
+    payee.before = before
+    stopped = fetch("--max-amount", "0.005 USDC", path=STREAM)
+    assert (stopped.exit_code, stopped.error["code"]) == (4, "payment-refused")
+    assert len(payee.vouchers) < 8
+    assert payee.highest() == 2_000
+
+
+def test_channel_that_is_always_gone(fetch, payee, books):
+    """A payee that knows no channel gets one more, no third."""
+
+    def before(handler, action):
+        if action is None:
+            return False
+        handler.refuse(ProblemType.CHANNEL_FINALIZED, "gone")
+        return True
+
+    payee.before = before
+    refused = fetch("--deposit", "0.1 USDC")
+    assert (refused.exit_code, refused.error["code"]) == (4, "payment-refused")
+    channels, purchases = books()
+    assert len(channels) == 2
+    assert payee.highest() <= LIMIT
+    assert {one[3] for one in purchases} == {"returned"}
+
+
+def test_suggested_deposit_is_no_cap(fetch, payee, books):
+    """What the payee suggests to deposit is bounded by max-deposit; beyond it only a flag goes."""
+    payee.suggested_deposit = 10**9
+    assert fetch().exit_code == 0
+    [channel] = books()[0]
+    assert channel.state.deposit == 1_000_000
+    payee.price = 1_000_001
+    refused = fetch("--max-amount", "2 USDC")
+    assert (refused.exit_code, refused.error["code"]) == (4, "above-limit")
+    assert "max-deposit" in refused.error["message"]
+    assert fetch("--max-amount", "2 USDC", "--deposit", "3 USDC").exit_code == 0
+    [channel] = books()[0]
+    assert channel.state.deposit == 4_000_000
+
+
+def test_plain_http_beyond_this_machine(fetch, payee):
+    """Nobody is paid over plain http but this machine."""
+    refused = fetch(url=payee.url.replace("127.0.0.1", "0.0.0.0"))
+    assert (refused.exit_code, refused.error["code"]) == (4, "no-payable-challenge")
+    assert "plain http" in refused.error["message"]
+    assert payee.vouchers == []
+
+
+def test_redirect_is_a_new_decision(fetch, payee, chain):
+    """The other origin is paid by itself, and never sees the first one's credential."""
+    from http402.payee_double import Payee
+
+    with serving(Payee(chain=chain, address=payee_address("other"))) as other:
+
+        def before(handler, action):
+            if action is None:
+                return False
+            handler.answer(302, {"Location": other.url + "/there"}, b"")
+            return True
+
+        payee.before = before
+        data = fetch("--follow").data
+        assert data["payment"]["payee"] == other.address
+        assert other.seen[0][2] is None
+        assert {one[0] for one in other.vouchers}.isdisjoint({one[0] for one in payee.vouchers})
+
+
+def test_open_is_told_with_a_voucher_over_the_cost(fetch, payee):
+    """The first voucher comes with the open and buys; later ones are vouchers alone."""
+    fetch()
+    fetch()
+    actions = [action for _, _, action in payee.seen if action is not None]
+    assert [type(action) for action in actions] == [OpenAction, VoucherAction]
+    assert actions[0].voucher.cumulative_amount == 1_000
+
+
+def test_huge_problem_document(fetch, payee):
+    """A refusal that never ends is read up to a bound."""
+
+    def before(handler, action):
+        if action is None:
+            return False
+        handler.answer(402, {"Content-Type": "application/problem+json"}, b'{"detail": "' + b"x" * 10_000_000)
+        return True
+
+    payee.before = before
+    refused = fetch()
+    assert (refused.exit_code, refused.error["code"]) == (4, "payment-refused")
+    assert len(refused.stdout) < 2_000
+
+
+def test_body_that_is_not_text(fetch, payee):
+    """Bytes that are no UTF-8 come as base64 in JSON."""
+
+    def before(handler, _action):
+        handler.answer(200, {"Content-Type": "image/png"}, b"\x89PNG\xff")
+        return True
+
+    payee.before = before
+    data = fetch().data
+    assert data["bodyEncoding"] == "base64"
+    assert base64.b64decode(data["body"]) == b"\x89PNG\xff"
+    assert data["payment"] is None

@@ -1,0 +1,273 @@
+"""What became of a payment: served, returned, unknown; alone, side by side, and after a crash."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from http402.payee_double import PAID_BODY, STREAM
+
+from microwallet.http402.wire.problems import ProblemType
+from microwallet.http402.wire.session_payload import OpenAction, TopUpAction, VoucherAction
+
+
+def hang_up(handler, action):
+    """The credential arrives, no answer goes back."""
+    if action is None:
+        return False
+    handler.close_connection = True
+    return True
+
+
+def test_no_answer_and_the_same_key_again(fetch, payee, books):
+    """No answer after the credential: exit 5. The same key sends the same voucher again and settles it."""
+    payee.before = hang_up
+    unknown = fetch("--idempotency-key", "order-7")
+    assert (unknown.exit_code, unknown.error["code"]) == (5, "outcome-unknown")
+    assert unknown.error["hint"].endswith("--idempotency-key order-7")
+    assert [one[1:] for one in books()[1]] == [(1000, 1000, "in-flight")]
+    payee.before = lambda _handler, _action: False
+    payment = fetch("--idempotency-key", "order-7").data["payment"]
+    assert (payment["cumulativeAmount"], payment["spent"]) == ("1000", "1000")
+    assert [one[1:] for one in books()[1]] == [(1000, 1000, "paid")]
+    # A third time, the payee gives its answer again, and nothing is bought.
+    assert fetch("--idempotency-key", "order-7").data["body"] == PAID_BODY.decode()
+    assert payee.highest() == 1000
+    assert fetch().data["payment"]["cumulativeAmount"] == "2000"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path"), [(["POST"], "/"), ([], "/other"), (["-d", "x"], "/"), (["GET", "-F", "a=b"], "/")]
+)
+def test_same_key_other_request(fetch, payee, arguments, path):
+    """A key that comes again with another method, URL or body is exit 2, and nothing is sent."""
+    assert fetch("--idempotency-key", "k").exit_code == 0
+    seen = len(payee.seen)
+    refused = fetch(*arguments, "--idempotency-key", "k", path=path)
+    assert (refused.exit_code, refused.error["code"]) == (2, "idempotency-mismatch")
+    assert len(payee.seen) == seen
+
+
+def test_unknown_stays_unknown_without_an_answer(fetch, payee, books):
+    """What an earlier run may have bought stays counted as spent when the payee refuses it later."""
+    payee.before = hang_up
+    fetch("--idempotency-key", "k")
+    payee.before = lambda handler, action: (
+        action is not None and (handler.refuse(ProblemType.VERIFICATION_FAILED, "bought before") or True)
+    )
+    refused = fetch("--idempotency-key", "k")
+    assert (refused.exit_code, refused.error["code"]) == (4, "payment-refused")
+    assert "stays counted as spent" in refused.error["message"]
+    channels, purchases = books()
+    assert purchases[0][3] == "in-flight"
+    assert channels[0].spent == 1000
+
+
+def test_nothing_left_this_machine(fetch):
+    """A server that is not there is exit 3."""
+    refused = fetch(url="http://127.0.0.1:9")
+    assert (refused.exit_code, refused.error["code"]) == (3, "network")
+
+
+def test_slow_server(fetch, payee):
+    """A server that does not answer in time: exit 3 before a credential left, 5 after it."""
+    fetch()
+    payee.before = lambda _handler, _action: bool(time.sleep(1.5)) or True
+    assert fetch("--timeout", "0.3").exit_code == 3
+    payee.before = lambda _handler, action: action is not None and (bool(time.sleep(1.5)) or True)
+    assert fetch("--timeout", "0.3").exit_code == 5
+
+
+def test_upstream_errors(fetch, payee, books):
+    """A 404 that was charged is paid, exit 0 unless --fail; a 500 is given back and its headroom used."""
+    payee.status = 404
+    missing = fetch().data
+    assert (missing["status"], missing["payment"]["spent"]) == (404, "1000")
+    failed = fetch("--fail")
+    assert (failed.exit_code, failed.error["code"]) == (4, "http-status")
+    assert failed.json["data"]["payment"]["spent"] == "2000"
+    payee.status = 503
+    broken = fetch().data
+    assert (broken["status"], broken["payment"]) == (503, None)
+    [channel] = books()[0]
+    assert (channel.spent, channel.authorized) == (2000, 3000)
+    payee.status = 200
+    paid = fetch().data["payment"]
+    assert (paid["spent"], paid["authorized"]) == ("3000", "3000")
+    amounts = [amount for _, amount in payee.vouchers]
+    assert len(set(amounts)) == len(amounts)
+
+
+def test_units_that_were_used(fetch, payee):
+    """Of a request by units the maximum is reserved and what was used is paid; the rest is used next."""
+    payee.units, payee.price = 3, 1000
+    payment = fetch().data["payment"]
+    assert (payment["amount"], payment["spent"], payment["authorized"]) == ("3000", "3000", "3000")
+
+
+def test_top_up_within_the_rule(fetch, payee, books):
+    """A channel that is used up is topped up, the payee is told before the voucher, and served."""
+    fetch("--deposit", "0.001 USDC")
+    assert fetch("--deposit", "0.002 USDC").data["payment"]["deposited"] is True
+    actions = [action for _, _, action in payee.seen if action is not None]
+    assert [type(action) for action in actions] == [OpenAction, TopUpAction, VoucherAction]
+    [channel] = books()[0]
+    assert (channel.state.deposit, channel.spent) == (3000, 2000)
+
+
+def test_deposit_asks(fetch, payee, books):
+    """Without --yes and a terminal nothing is opened: exit 2 with all that matters; paying asks nothing."""
+    refused = fetch(yes=False)
+    assert (refused.exit_code, refused.error["code"]) == (2, "confirmation-required")
+    for part in ("0.1 USDC", payee.address, "anvil", "fee"):
+        assert part in refused.error["message"]
+    assert books() == ([], [])
+    assert fetch().exit_code == 0
+    assert fetch(yes=False).exit_code == 0
+
+
+def test_channel_opened_by_hand(alice, fetch, payee, books):
+    """A channel that the payee was never told of is told to it, and pays."""
+    opened = alice.run("channel", "open", payee.address, "1 USDC", "--yes", "--json").data
+    payment = fetch(yes=False).data["payment"]
+    assert payment["channelId"] == opened["channelId"]
+    assert len(books()[0]) == 1
+
+
+def test_channel_that_the_payee_closed(fetch, payee, books):
+    """A channel that is finalized on chain is marked, and a new one pays, once."""
+    first = fetch().data["payment"]["channelId"]
+    with payee.changed:
+        known = payee.channels.pop(first)
+    _close_on_chain(payee, known)
+    payment = fetch().data["payment"]
+    assert payment["channelId"] != first
+    channels, _ = books()
+    assert [channel.state.finalized for channel in channels] == [True, False]
+
+
+def _close_on_chain(payee, known):
+    from microwallet.escrow import calls
+
+    capture = calls.Capture(
+        descriptor=known.descriptor,
+        cumulative_amount=known.account.accepted,
+        capture_amount=known.account.spent,
+        signature=known.signature,
+    )
+    rpc = payee.chain.rpc
+    payee.chain.node.add_native(payee.address, 10**18)
+    rpc.call("anvil_impersonateAccount", [payee.address])
+    sent = rpc.call(
+        "eth_sendTransaction", [calls.close(capture).request(payee.address) | {"gas": hex(300_000)}]
+    )
+    while rpc.call("eth_getTransactionReceipt", [sent]) is None:
+        time.sleep(0.01)
+
+
+def test_dry_run_and_no_pay(fetch, payee, books):
+    """--dry-run says what it would pay and how; --no-pay takes the 402 for an answer; nothing is signed."""
+    would = fetch("--dry-run", yes=False).data["wouldPay"]
+    assert (would["way"], would["amount"], would["deposit"]) == ("open", "1000", "100000")
+    assert (would["payee"], would["asset"], would["network"]) == (payee.address, "USDC", "anvil")
+    assert fetch("--no-pay", yes=False).data["status"] == 402
+    assert (payee.vouchers, books()) == ([], ([], []))
+    channel = fetch().data["payment"]["channelId"]
+    would = fetch("--dry-run", yes=False).data["wouldPay"]
+    assert (would["way"], would["channelId"], would["deposit"]) == ("channel", channel, None)
+    assert len(payee.vouchers) == 1
+
+
+def test_stream_is_paid_as_it_runs(alice, payee):
+    """Events come byte for byte, vouchers go beside them, and what was used is what was paid."""
+    payee.events, payee.unit_type = 6, "event"
+    done = alice.run("fetch", payee.url + STREAM, "--yes").succeeded()
+    assert [line for line in done.stdout.splitlines() if line.startswith("data: event")] == [
+        f"data: event {number}" for number in range(6)
+    ]
+    assert "paid 0.006 USDC" in done.stderr
+    assert "warning" not in done.stderr
+    assert payee.highest() == 6_000
+
+
+def test_stream_tops_up(payee, fetch):
+    """A stream that needs more than the deposit gets a top-up in mid-stream, inside the rule."""
+    payee.events, payee.unit_type, payee.suggested_deposit = 5, "event", 3_000
+    payment = fetch("--max-amount", "0.01 USDC", path=STREAM).data["payment"]
+    assert payment["amount"] == "5000"
+    assert TopUpAction in [type(action) for _, _, action in payee.seen]
+
+
+def test_open_once_side_by_side(alice, payee, books):
+    """Many that find no channel at the same time open one; each has an amount of its own."""
+    with ThreadPoolExecutor(12) as pool:
+        runs = list(pool.map(lambda _: alice.run("fetch", payee.url + "/", "--yes", "--json"), range(12)))
+    assert [one.exit_code for one in runs] == [0] * 12, [one for one in runs if one.exit_code]
+    channels, purchases = books()
+    assert len(channels) == 1
+    assert channels[0].spent == channels[0].authorized == 12_000
+    assert len({amount for _, amount, *_ in purchases}) == 12
+    assert all(one.data["payment"]["receiptProblems"] == [] for one in runs)
+
+
+def test_killed_between_signing_and_answer(alice, payee, books):
+    """kill -9 after the voucher left: the same key finds it, and it is paid once."""
+    arrived = threading.Event()
+
+    def before(_handler, action):
+        if action is None:
+            return False
+        arrived.set()
+        time.sleep(3)
+        return True
+
+    payee.before = before
+    process = alice.start(
+        "fetch", payee.url + "/", "--yes", "--idempotency-key", "k", stdout=subprocess.DEVNULL
+    )
+    assert arrived.wait(20)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    payee.before = lambda _handler, _action: False
+    payment = alice.run("fetch", payee.url + "/", "--idempotency-key", "k", "--json").data["payment"]
+    assert (payment["cumulativeAmount"], payment["spent"]) == ("1000", "1000")
+    assert len(books()[1]) == 1
+
+
+def test_interrupted_stream(alice, payee, fetch):
+    """Ctrl-C ends a stream with exit 130, and its books are closed."""
+    fetch()
+    payee.events, payee.unit_type = 10_000, "event"
+    process = alice.start(
+        "fetch",
+        payee.url + STREAM,
+        "--max-amount",
+        "1 USDC",
+        "--deposit",
+        "1 USDC",
+        "--yes",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    while b"event 5" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+
+
+@pytest.mark.long
+def test_fifty_side_by_side(alice, payee, books, fetch):
+    """Fifty processes on one channel: fifty amounts, the sum is exact."""
+    fetch("--deposit", "1 USDC")
+    with ThreadPoolExecutor(50) as pool:
+        runs = list(pool.map(lambda _: alice.run("fetch", payee.url + "/", "--json"), range(50)))
+    assert [one.exit_code for one in runs] == [0] * 50
+    channels, purchases = books()
+    assert channels[0].spent == 51_000
+    assert len({amount for _, amount, *_ in purchases}) == 51
