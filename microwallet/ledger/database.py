@@ -6,7 +6,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Self
 
@@ -21,7 +21,6 @@ from microwallet.ledger.mark import Mark
 from microwallet.ledger.schema import APPLICATION_ID, MIGRATIONS
 
 BUSY_SECONDS = 30.0
-_HEAD = b"SQLite format 3\0"
 _RESTORE = (
     "move it and its -wal and -shm files away, put a backup in its place, then: microwallet channel sync"
 )
@@ -142,16 +141,14 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _check_file(path: Path, mark: Mark) -> None:
-    """Make the file if there never was one; LedgerCorrupt if it is gone, emptied or no SQLite file."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(_HEAD))
-    except FileNotFoundError:
-        head = b""
-    if head == _HEAD:
-        return
-    if head:
-        raise LedgerCorrupt(f"{path} is no ledger: it is no SQLite file", hint=_RESTORE)
+    """Make the file if there never was one; LedgerCorrupt if it is gone or emptied.
+
+    The file is not opened here: closing it would give up the locks of every connection to it that this
+    process has (POSIX), and the next process to close the ledger would delete the log they write to.
+    """
+    with suppress(FileNotFoundError):
+        if path.stat().st_size:
+            return
     if mark.path.exists():
         raise LedgerCorrupt(
             f"the ledger {path} is gone or empty, but there was one",

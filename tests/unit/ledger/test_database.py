@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+from microwallet.ledger.database import Database
+
 PROCESSES, LEDGERS = 6, 25
 OPEN_ALL = f"""
 import sys, time
@@ -33,3 +35,28 @@ def test_processes_that_open_it_first_at_the_same_moment(tmp_path):
     ]
     said = [process.communicate()[1].splitlines()[-1:] for process in processes]
     assert said == [[]] * PROCESSES
+
+
+COUNT_ONCE = """
+import sys
+from pathlib import Path
+from microwallet.ledger.database import Database
+with Database.open(Path(sys.argv[1])) as database, database.write_vouchers():
+    pass
+"""
+
+
+def test_two_connections_in_a_process_beside_another_process(tmp_path):
+    """Another that opens and closes the ledger is seen by both, and does not delete the log they use."""
+    path = tmp_path / "ledger.sqlite3"
+    with Database.open(path) as first, Database.open(path) as second:
+        for expected in (1, 2):
+            subprocess.run(
+                [sys.executable, "-c", COUNT_ONCE, str(path)],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                check=True,
+            )
+            assert path.with_name("ledger.sqlite3-wal").exists()
+            for database in (first, second):
+                with database.read() as connection:
+                    assert connection.execute("SELECT number FROM generation").fetchone() == (expected,)
