@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import Amount, unit_of
-from microwallet.errors import UnknownReference
+from microwallet.errors import NetworkError, PaymentRefused, UnknownReference
 from microwallet.escrow.networks import known_networks
 from microwallet.escrow.tokens import known_assets
 from microwallet.http402.paying.client import Limits, PayingClient
+from microwallet.http402.paying.origins import Origin
 from microwallet.wallet import Wallet
 
 if TYPE_CHECKING:
+    from microwallet.payer.close import ClosedByPayee
     from microwallet.payer.open import OpenPlan
     from microwallet.payer.paying_account import PayingAccount
     from microwallet.payer.top_up import TopUpPlan
@@ -65,6 +68,31 @@ def paying_client(wallet: Wallet, limits: Limits, *, confirm: Confirm) -> Paying
         reporter=wallet.reporter,
         clock=wallet.now,
     )
+
+
+def ask_payee(wallet: Wallet, channel: PayerChannel) -> ClosedByPayee | None:
+    """Ask the payee over HTTP to close a channel, where it was last paid; None if it does not, told why."""
+    purchase = wallet.ledger.purchases.newest(channel.channel_id)
+    if purchase is None:
+        return None
+    import httpx
+
+    from microwallet.http402.paying.closing import ask_payee
+
+    wallet.reporter.say(f"asking {Origin.of(purchase.url)} to close")
+    try:
+        with httpx.HTTPTransport() as transport:
+            return ask_payee(
+                transport,
+                channel,
+                purchase,
+                wallet.voucher_key(channel),
+                now=wallet.now,
+                timeout=wallet.configuration.get("wait-seconds"),
+            )
+    except (PaymentRefused, NetworkError) as error:
+        wallet.reporter.say(f"{error.message}; closing on the chain")
+        return None
 
 
 def _setting(wallet: Wallet, name: str) -> dict[Address, int]:

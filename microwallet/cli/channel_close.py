@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from microwallet.cli.channel_reference import ChannelReference, paying_account_of
 from microwallet.cli.channel_view import authorized_text, channel_document, local_time, money
@@ -18,6 +21,7 @@ from microwallet.cli.context import confirm
 from microwallet.cli.options import DryRun, Json, NetworkName, PasswordFile, RpcUrl, Yes
 from microwallet.cli.result import Result
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, PayerChannel
+from microwallet.http402.paying.origins import Origin
 
 if TYPE_CHECKING:
     from microwallet.payer.close import Closing
@@ -27,6 +31,9 @@ if TYPE_CHECKING:
 def close(
     channel: ChannelReference,
     wait: Wait = False,
+    on_chain: Annotated[
+        bool, typer.Option("--on-chain", help="Do not ask the payee over HTTP first.")
+    ] = False,
     network: NetworkName = None,
     rpc_url: RpcUrl = None,
     password_file: PasswordFile = None,
@@ -34,33 +41,43 @@ def close(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> Result:
-    """Ask for the money back: the payee has 15 minutes to take what it is owed, then withdraw."""
+    """Ask for the money back.
+
+    A payee that was paid over HTTP is asked to close at once. Any other has 15 minutes to take what it
+    is owed; withdraw then.
+    """
     from microwallet.payer.close import CloseStage, newest
     from microwallet.payer.close import close as close_channel
     from microwallet.payer.withdraw import withdraw as withdraw_channel
+    from microwallet.paying import ask_payee
 
     with paying_account_of(channel, network=network, rpc_url=rpc_url, password_file=password_file) as found:
         wallet, known, paying = found
         known = newest(paying, known)
         if dry_run:
             data = channel_document(known, now=wallet.now()) | {"dryRun": True}
-            return Result(data=data, text=_close_summary(wallet, known))
+            return Result(data=data, text=_close_summary(wallet, known, on_chain=on_chain))
         if known.state.exists and not known.state.finalized and known.state.close_requested_at == 0:
-            confirm(_close_summary(wallet, known), yes=yes)
-        closing = close_channel(paying, known)
+            confirm(_close_summary(wallet, known, on_chain=on_chain), yes=yes)
+        closing = close_channel(paying, known, ask_payee=None if on_chain else partial(ask_payee, wallet))
         if wait and closing.stage is not CloseStage.CLOSED:
             return withdrawn(withdraw_channel(paying, closing.channel, wait=True), now=wallet.now())
         return _closing(closing, now=wallet.now())
 
 
-def _close_summary(wallet: Wallet, channel: PayerChannel) -> str:
+def _close_summary(wallet: Wallet, channel: PayerChannel, *, on_chain: bool) -> str:
+    purchase = None if on_chain else wallet.ledger.purchases.newest(channel.channel_id)
+    asked = "" if purchase is None else f"asked of {Origin.of(purchase.url)}; else "
     rows = [
         ("  authorized", f"{authorized_text(channel)}: the payee can still take it"),
         (
             "  comes back",
             f"at least {money(channel, channel.remaining)}" if channel.voucher_known else "unknown",
         ),
-        ("  way", f"requested now; withdrawn {CLOSE_GRACE_PERIOD // 60} minutes later at the earliest"),
+        (
+            "  way",
+            f"{asked}requested now; withdrawn {CLOSE_GRACE_PERIOD // 60} minutes later at the earliest",
+        ),
     ]
     return ending_summary(wallet, channel, "close a channel", rows)
 
@@ -71,6 +88,14 @@ def _closing(closing: Closing, *, now: int) -> Result:
     channel = closing.channel
     name = channel.name
     data = ending_document(channel, closing.receipt, now=now) | {"stage": str(closing.stage)}
+    if closing.payee_transaction is not None:
+        data["transactionHash"] = closing.payee_transaction
+        refunded = money(channel, channel.state.deposit - channel.state.settled)
+        text = (
+            f"the payee closed channel {name}: it got {money(channel, channel.state.settled)},"
+            f" {refunded} came back\ntransaction {closing.payee_transaction}"
+        )
+        return Result(data=data, text=text)
     if closing.stage is CloseStage.CLOSED:
         return Result(data=data, text=finalized_text(channel))
     if closing.stage is CloseStage.WITHDRAWABLE:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from microwallet.domain.channel import PayerChannel
+from microwallet.domain.identifiers import TxHash
 from microwallet.errors import ChannelNotOpen, TransactionReverted
 from microwallet.escrow import calls
 from microwallet.escrow.delivery import Receipt
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.refresh import refresh
 
-AskPayee = Callable[[PayerChannel], bool]
-"""Asks the payee to close now: True if it says that it did."""
+_VISIBLE_SECONDS = 15
+"""How long the nodes behind one address may lag behind what the payee has seen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedByPayee:
+    """The payee says that it closed; the chain is asked whether that is so."""
+
+    transaction_hash: TxHash | None
+
+
+AskPayee = Callable[[PayerChannel], ClosedByPayee | None]
+"""Asks the payee to close now; None if it does not, and then it has said why."""
 
 
 class CloseStage(StrEnum):
@@ -30,11 +43,13 @@ class CloseStage(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
-    """A channel on its way out. `receipt` is None where nothing had to be sent."""
+    """A channel on its way out. `receipt` is None where this side had to send nothing."""
 
     channel: PayerChannel
     stage: CloseStage
     receipt: Receipt | None
+    payee_transaction: TxHash | None = None
+    """By which the payee closed, by its own word, if it was asked just now."""
     seconds_left: int
     """Until the payer can withdraw, by the chain's clock."""
 
@@ -50,10 +65,10 @@ def close(account: PayingAccount, channel: PayerChannel, *, ask_payee: AskPayee 
         require_on_chain(channel)
         if _is_ending(channel):
             return _closing(account, channel, None)
-        if ask_payee is not None and ask_payee(channel):
-            channel = newest(account, channel)
+        if ask_payee is not None and (closed := ask_payee(channel)) is not None:
+            channel = _finalized(account, channel, wait=closed.transaction_hash is not None)
             if _is_ending(channel):
-                return _closing(account, channel, None)
+                return replace(_closing(account, channel, None), payee_transaction=closed.transaction_hash)
             account.reporter.say("the payee says that it closed, the chain does not: requesting the close")
         return _request(account, channel)
 
@@ -73,6 +88,16 @@ def require_on_chain(channel: PayerChannel) -> None:
             f"channel {channel.name} is not on the chain (yet)",
             hint="microwallet channel sync",
         )
+
+
+def _finalized(account: PayingAccount, channel: PayerChannel, *, wait: bool) -> PayerChannel:
+    """The channel as soon as the chain shows it finalized, or as it is when that has taken too long."""
+    deadline = time.monotonic() + (_VISIBLE_SECONDS if wait else 0)
+    while True:
+        channel = newest(account, channel)
+        if channel.state.finalized or time.monotonic() > deadline:
+            return channel
+        time.sleep(0.2)
 
 
 def _is_ending(channel: PayerChannel) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from microwallet.domain.channel import PayerChannel
-from microwallet.domain.identifiers import Address, ChainId
+from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.domain.money import Amount, Asset
 from microwallet.domain.ports import Reporter
 from microwallet.domain.voucher import VoucherKey
@@ -58,3 +58,5 @@ class PayingClient:
     """Unix seconds."""
     is_private: Callable[[Origin], bool] = field(default=lambda origin: origin.is_private)
     """Whether what is sent to an origin is read by nobody in between."""
+    sessions: set[ChannelId] = field(default_factory=set)
+    """Channels whose only session a stream of this client holds now."""

@@ -70,6 +70,16 @@ class Funding:
             short = self._short(without)
             return self._open(cost) if short is None else self._top_up(short, cost)
 
+    def fitting(self, cost: int, without: Collection[ChannelId] = ()) -> Sequence[PayerChannel]:
+        """The channels with `cost` base units left, the one the server suggests first."""
+        suggested = self._choice.request.channel_id
+        found = [
+            channel
+            for channel in self._usable(without)
+            if max(channel.spent + cost, channel.authorized) <= channel.state.deposit
+        ]
+        return sorted(found, key=lambda channel: channel.channel_id != suggested)
+
     def top_up(self, channel: PayerChannel, missing: int) -> Funded:
         """Add to the deposit of a channel, at least `missing` base units."""
         with self._client.ledger.turns.turn(f"fund {self._client.payer} {channel.descriptor.payee}"):
@@ -88,13 +98,7 @@ class Funding:
         return Preview(way="topUp", channel=short, deposit=self._deposit(self._missing(short, cost)))
 
     def _suitable(self, cost: int, without: Collection[ChannelId]) -> PayerChannel | None:
-        fitting = [
-            channel
-            for channel in self._usable(without)
-            if max(channel.spent + cost, channel.authorized) <= channel.state.deposit
-        ]
-        suggested = self._choice.request.channel_id
-        return next((one for one in fitting if one.channel_id == suggested), fitting[0] if fitting else None)
+        return next(iter(self.fitting(cost, without)), None)
 
     def _short(self, without: Collection[ChannelId]) -> PayerChannel | None:
         """A channel that pays again when it is topped up."""

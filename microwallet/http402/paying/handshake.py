@@ -47,7 +47,6 @@ class Streaming:
     """A paid stream has begun: what it costs is known at its end."""
 
     held: Held
-    receipt: str | None
 
 
 class Handshake:
@@ -153,7 +152,7 @@ class Handshake:
 
     def _served(self, held: Held, answer: Answer) -> HttpPayment | Streaming:
         if answer.media_type == EVENT_STREAM:
-            return Streaming(held=held, receipt=answer.receipt)
+            return Streaming(held=held)
         return self.order.settled([held.purchase], held, answer.receipt)
 
     def _mended(self, held: Held, answer: Answer, problem: ToldProblem | None) -> Steps[Held]:

@@ -29,7 +29,7 @@ class MeteredStream:
         self._handshake = handshake
         self._held: Held = streaming.held
         self._purchases: list[Purchase] = [streaming.held.purchase]
-        self._receipt: str | dict[str, Any] | None = streaming.receipt
+        self._receipt: dict[str, Any] | None = None
         self._reader = EventReader()
         self._repeats = 0
         self.has_ended = False
@@ -57,7 +57,9 @@ class MeteredStream:
     def settle(self) -> HttpPayment:
         """Record what the stream cost: by its last receipt, else all that was reserved."""
         if self.payment is None:
-            self.payment = self._handshake.order.settled(self._purchases, self._held, self._receipt)
+            order = self._handshake.order
+            self.payment = order.settled(self._purchases, self._held, self._receipt)
+            order.close()
         return self.payment
 
     def _pay(self, needed: NeedVoucher) -> Steps[None]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.domain.purchase import Purchase, PurchaseStatus, Terms
-from microwallet.errors import AmountExceedsDeposit, ChannelNotOpen, PaymentRefused
+from microwallet.errors import AmountExceedsDeposit, ChannelNotOpen, LedgerBusy, PaymentRefused
 from microwallet.http402.paying.choice import Choice
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.credentials import Signer
@@ -21,6 +22,11 @@ from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import Books, HttpPayment, read_receipt
 from microwallet.ledger.deposits import DepositKind
 from microwallet.ledger.purchases import HttpRequest, Reserved
+
+EVENT_UNIT = "event"
+"""Of a price for each server-sent event."""
+_SESSION_SECONDS = 60
+"""How long to wait for another process's stream to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +60,11 @@ class Order:
         self._risen: dict[ChannelId, int] = {}
         """By how much each channel's `authorized` rose for this request."""
         self._signers: dict[ChannelId, Signer] = {}
+        self._session = ExitStack()
+
+    def close(self) -> None:
+        """Let go of the channel's session, if this is a stream that held it."""
+        self._session.close()
 
     def begun(self) -> Purchase | None:
         """What an earlier run bought under the key, or may have; IdempotencyMismatch for another request."""
@@ -82,7 +93,10 @@ class Order:
     def buy(self, choice: Choice, terms: Terms, *, without: Sequence[ChannelId] = ()) -> Steps[Held]:
         """Find a channel with enough left and commit the purchase on it."""
         funding = Funding(self.client, choice)
-        funded = funding.channel(terms.cost, without=without)
+        if self.asked.is_stream or choice.request.unit_type == EVENT_UNIT:
+            funded = self._for_session(funding, terms.cost, without)
+        else:
+            funded = funding.channel(terms.cost, without=without)
         while True:
             channel = funded.channel
             yield from self.tell_top_up(choice, funded)
@@ -109,6 +123,29 @@ class Order:
                     open_hash=funded.open_hash,
                     deposited=funded.is_new,
                 )
+
+    def _for_session(self, funding: Funding, cost: int, without: Sequence[ChannelId]) -> Funded:
+        """A channel whose only session is free. Where another process holds them all, it is waited for;
+        where this one does, another channel is opened: waiting would be for ever."""
+        sessions = self.client.sessions
+        fitting = [one for one in funding.fitting(cost, without) if one.channel_id not in sessions]
+        for channel in fitting:
+            with suppress(LedgerBusy):
+                self._begin_session(channel, seconds=0)
+                return Funded(channel=channel)
+        if fitting:
+            self.client.reporter.say(f"waiting for the stream that holds channel {fitting[0].name}")
+            funded = Funded(channel=fitting[0])
+        else:
+            funded = funding.channel(cost, without=(*without, *sessions))
+        self._begin_session(funded.channel, seconds=_SESSION_SECONDS)
+        return funded
+
+    def _begin_session(self, channel: PayerChannel, *, seconds: float) -> None:
+        turn = self.client.ledger.turns.turn(f"stream {channel.channel_id}", seconds=seconds)
+        self._session.enter_context(turn)
+        self.client.sessions.add(channel.channel_id)
+        self._session.callback(self.client.sessions.discard, channel.channel_id)
 
     def resumed(self, choice: Choice, purchase: Purchase) -> Held:
         """An earlier run's purchase: the same voucher goes out again, and nothing is reserved."""

@@ -43,6 +43,8 @@ class Known:
     account: SessionAccount
     descriptor: ChannelDescriptor
     signature: bytes = b""
+    stream: int = 0
+    """The newest one: an older one ends."""
     bought: set[int] = field(default_factory=set)
     answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
 
@@ -149,6 +151,7 @@ def serving(payee: Payee) -> Iterator[Payee]:
     Handler.payee = payee
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # a client that goes away
     payee.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -304,6 +307,7 @@ class _Handler(BaseHTTPRequestHandler):
         payee = self.payee
         known.account.charge(payee.price)
         known.bought.add(amount)
+        known.stream = mine = known.stream + 1
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.send_header("Payment-Receipt", _encoded(payee.receipt(known, challenge)))
@@ -313,6 +317,8 @@ class _Handler(BaseHTTPRequestHandler):
         for number in range(payee.events):
             while True:
                 with payee.changed:
+                    if known.stream != mine:
+                        return
                     if known.account.available >= payee.price:
                         known.account = known.account.charge(payee.price)
                         break
@@ -326,7 +332,9 @@ class _Handler(BaseHTTPRequestHandler):
                     ).to_event()
                 )
                 with payee.changed:
-                    if not payee.changed.wait_for(lambda: known.account.available >= payee.price, timeout=5):
+                    if not payee.changed.wait_for(
+                        lambda: known.account.available >= payee.price or known.stream != mine, timeout=5
+                    ):
                         return
             self.wfile.write(b"data: event %d\n\n" % number)
         receipt = payee.receipt(known, challenge, units=payee.events)

@@ -271,3 +271,45 @@ def test_fifty_side_by_side(alice, payee, books, fetch):
     channels, purchases = books()
     assert channels[0].spent == 51_000
     assert len({amount for _, amount, *_ in purchases}) == 51
+
+
+def test_close_through_the_payee(alice, fetch, payee):
+    """`channel close` asks the payee over HTTP: paid and refunded in one transaction, with its hash."""
+    channel = fetch().data["payment"]["channelId"]
+    fetch()
+    closed = alice.run("channel", "close", channel, "--yes", "--json").data
+    assert (closed["stage"], closed["status"], closed["settled"]) == ("closed", "finalized", "2000")
+    receipt = payee.chain.rpc.call("eth_getTransactionReceipt", [closed["transactionHash"]])
+    assert receipt["status"] == "0x1"
+    # The voucher is over what was spent, whatever more was signed.
+    assert payee.vouchers[-1] == (channel, 2_000)
+
+
+@pytest.mark.parametrize("fault", ["refuses", "is gone", "lies", "other payee"])
+def test_close_when_the_payee_does_not(alice, fetch, payee, fault):
+    """A payee that does not close, is not there, or only says so: the close is requested on the chain."""
+    channel = fetch().data["payment"]["channelId"]
+    if fault == "refuses":
+        payee.before = lambda handler, action: (
+            action is not None and (handler.refuse(ProblemType.VERIFICATION_FAILED, "never") or True)
+        )
+    elif fault == "is gone":
+        payee.before = hang_up
+    elif fault == "lies":
+        payee.before = lambda handler, action: action is not None and (handler.answer(200, {}, b"") or True)
+    else:
+        payee.address = payee.chain.token
+    closed = alice.run("channel", "close", channel, "--yes", "--json")
+    assert closed.data["stage"] == "requested"
+    assert payee.highest() == 1_000
+    assert closed.stderr
+
+
+def test_close_on_chain_only(alice, fetch, payee):
+    """--on-chain asks nobody."""
+    channel = fetch().data["payment"]["channelId"]
+    seen = len(payee.seen)
+    assert (
+        alice.run("channel", "close", channel, "--yes", "--on-chain", "--json").data["stage"] == "requested"
+    )
+    assert len(payee.seen) == seen

@@ -1,0 +1,195 @@
+"""The paying transport for asyncio: HTTP on the event loop, the books on a thread of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from typing import Any, TypeVar
+
+import httpx
+
+from microwallet.errors import MicrowalletError
+from microwallet.http402.paying.client import PayingClient
+from microwallet.http402.paying.exchange import Answer, NoAnswer, NotSent, Sending, Steps
+from microwallet.http402.paying.handshake import Handshake, Streaming
+from microwallet.http402.paying.messages import (
+    answer_of,
+    asked_by,
+    cut_off,
+    may_be_problem,
+    no_answer,
+    outgoing,
+    told_by,
+    with_body,
+)
+from microwallet.http402.paying.metering import MeteredStream
+from microwallet.http402.paying.order import Order
+from microwallet.http402.wire.problems import PROBLEM_LIMIT
+
+Value = TypeVar("Value")
+
+
+class AsyncPayingTransport(httpx.AsyncBaseTransport):
+    """As PayingTransport, for httpx.AsyncClient. Requests side by side share channels correctly.
+
+    Ledger, keys and chain are used on one thread of its own, where `open_client` is entered at the
+    first request and left by `aclose`.
+    """
+
+    def __init__(
+        self,
+        open_client: Callable[[], AbstractContextManager[PayingClient]],
+        inner: httpx.AsyncBaseTransport,
+    ) -> None:
+        self._open_client = open_client
+        self._inner = inner
+        self._books = Books()
+        self._client: PayingClient | None = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send, pay, send again."""
+        await request.aread()
+        exchange = AsyncExchange(self._inner, request, self._books)
+        order = await self._books.do(lambda: Order(self._opened(), asked_by(request)))
+        handshake = Handshake(order)
+        try:
+            outcome = await exchange.drive(handshake.run())
+        except BaseException:
+            await exchange.close()
+            await self._books.do(order.close)
+            raise
+        response = exchange.newest()
+        if isinstance(outcome, Streaming):
+            outcome = MeteredStream(handshake, outcome)
+            response.stream = _PaidStream(
+                outcome, response, AsyncExchange(self._inner, request, self._books), self._books
+            )
+        else:
+            await self._books.do(order.close)
+        return told_by(response, outcome)
+
+    async def aclose(self) -> None:
+        """Close the transport inside, the client, and the thread."""
+        await self._inner.aclose()
+        await self._books.close()
+
+    def _opened(self) -> PayingClient:
+        if self._client is None:
+            self._client = self._books.opened.enter_context(self._open_client())
+        return self._client
+
+
+class Books:
+    """One thread on which everything but HTTP is done, and what was opened there."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="microwallet")
+        self.opened = ExitStack()
+
+    async def do(self, work: Callable[[], Value]) -> Value:
+        """Do something there; once begun it is done to its end, even where nobody waits any more."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
+
+    async def close(self) -> None:
+        """Close what was opened, and end the thread."""
+        await self.do(self.opened.close)
+        self._thread.shutdown(wait=False)
+
+
+class AsyncExchange:
+    """Carries out the steps of a handshake for one request; holds the newest response."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, request: httpx.Request, books: Books) -> None:
+        self._inner = inner
+        self._request = request
+        self._books = books
+        self._response: httpx.Response | None = None
+
+    async def drive(self, steps: Steps[Any]) -> Any:
+        """Send what the steps ask for until they end; what they return."""
+        try:
+            sending, result = await self._step(partial(next, steps))
+            while sending is not None:
+                try:
+                    answer = await self._send(sending)
+                except (NotSent, NoAnswer) as error:
+                    sending, result = await self._step(partial(steps.throw, error))
+                else:
+                    sending, result = await self._step(partial(steps.send, answer))
+            return result
+        finally:
+            await self._books.do(steps.close)
+
+    def newest(self) -> httpx.Response:
+        """The last response, still open."""
+        if self._response is None:
+            raise MicrowalletError("the handshake ended without an answer")
+        return self._response
+
+    async def close(self) -> None:
+        """Let go of the last response."""
+        if self._response is not None:
+            await self._response.aclose()
+            self._response = None
+
+    async def _step(self, advance: Callable[[], Sending]) -> tuple[Sending | None, Any]:
+        """What is to be sent next, or None and the result. StopIteration cannot pass through a future."""
+
+        def step() -> tuple[Sending | None, Any]:
+            try:
+                return advance(), None
+            except StopIteration as ended:
+                return None, ended.value
+
+        return await self._books.do(step)
+
+    async def _send(self, sending: Sending) -> Answer:
+        await self.close()
+        try:
+            request = outgoing(self._request, sending)
+            response = self._response = await self._inner.handle_async_request(request)
+            if not may_be_problem(response):
+                return answer_of(response)
+            body = bytearray()
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > PROBLEM_LIMIT:
+                    break
+            await response.aclose()
+        except httpx.TransportError as error:
+            raise no_answer(error) from error
+        self._response = with_body(response, bytes(body))
+        return answer_of(response, bytes(body))
+
+
+class _PaidStream(httpx.AsyncByteStream):
+    """A stream of events, byte for byte; what has been passed on pays for what comes next."""
+
+    def __init__(
+        self, stream: MeteredStream, response: httpx.Response, exchange: AsyncExchange, books: Books
+    ) -> None:
+        self._stream = stream
+        self._inner = response.stream
+        self._exchange = exchange
+        self._books = books
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._inner:  # type: ignore[union-attr]
+                yield chunk
+                await self._exchange.drive(self._stream.feed(chunk))
+                await self._exchange.close()
+        except httpx.TransportError as error:
+            if not self._stream.has_ended:
+                raise cut_off(error) from error
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections, and record what the stream cost."""
+        await self._exchange.close()
+        await self._inner.aclose()  # type: ignore[union-attr]
+        await self._books.do(self._stream.settle)

@@ -1,0 +1,86 @@
+"""Asking the payee over HTTP to close a channel: the quick way, when it is there.
+
+draft-evm-session-00, section "Cooperative Close".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+
+from microwallet.domain.channel import PayerChannel
+from microwallet.domain.purchase import Purchase
+from microwallet.domain.voucher import VoucherKey
+from microwallet.errors import MalformedMessage, PaymentRefused
+from microwallet.http402.paying.credentials import Signer
+from microwallet.http402.paying.exchange import Answer, NoAnswer, NotSent, Sending, Steps
+from microwallet.http402.paying.origins import Origin
+from microwallet.http402.paying.receipts import read_receipt
+from microwallet.http402.paying.transport import Exchange
+from microwallet.http402.wire.challenge import Challenge, offered_challenges
+from microwallet.http402.wire.session_request import INTENT, METHOD, SessionRequest
+from microwallet.payer.close import ClosedByPayee
+
+
+def ask_payee(
+    transport: httpx.BaseTransport,
+    channel: PayerChannel,
+    purchase: Purchase,
+    key: VoucherKey,
+    *,
+    now: Callable[[], int],
+    timeout: float,
+) -> ClosedByPayee:
+    """Ask where the last purchase was made to close the channel, with a voucher over what was spent.
+
+    Raises PaymentRefused where the payee cannot be asked or does not close: nothing is lost by that.
+    """
+    request = httpx.Request(
+        purchase.method, purchase.url, extensions={"timeout": httpx.Timeout(timeout).as_dict()}
+    )
+    exchange = Exchange(transport, request)
+    try:
+        return exchange.drive(_steps(channel, purchase, Signer(channel, key), now))  # type: ignore[no-any-return]
+    except (NotSent, NoAnswer) as error:
+        raise PaymentRefused(f"the payee does not answer: {error}") from error
+    finally:
+        exchange.close()
+
+
+def _steps(
+    channel: PayerChannel, purchase: Purchase, signer: Signer, now: Callable[[], int]
+) -> Steps[ClosedByPayee]:
+    if not Origin.of(purchase.url).is_private:
+        raise PaymentRefused(f"{purchase.url} is plain http, where others could read along")
+    answer = yield Sending()
+    challenge = _challenge(answer, channel, now())
+    if challenge is None:
+        raise PaymentRefused(f"{purchase.url} no longer offers to be paid through this channel")
+    answer = yield Sending(authorization=signer.close(challenge, channel.spent))
+    if not 200 <= answer.status < 300:
+        problem = answer.problem
+        told = "" if problem is None else f": {problem.detail or problem.title}"
+        raise PaymentRefused(f"the payee does not close the channel, it answers {answer.status}{told}")
+    receipt = read_receipt(answer.receipt).receipt
+    is_ours = receipt is not None and receipt.channel_id == channel.channel_id
+    return ClosedByPayee(
+        transaction_hash=receipt.transaction_hash if receipt is not None and is_ours else None
+    )
+
+
+def _challenge(answer: Answer, channel: PayerChannel, now: int) -> Challenge | None:
+    """An offer of the channel's own payee."""
+    descriptor = channel.descriptor
+    for challenge in offered_challenges(answer.challenges).challenges:
+        if (challenge.method, challenge.intent) != (METHOD, INTENT) or challenge.has_expired(now):
+            continue
+        try:
+            request = SessionRequest.parse(challenge.request_object())
+        except MalformedMessage:
+            continue
+        wanted = (request.recipient, request.currency, request.escrow_contract, request.chain_id)
+        ours = (descriptor.payee, descriptor.token, descriptor.escrow_contract, descriptor.chain_id)
+        if wanted == ours:
+            return challenge
+    return None

@@ -1,0 +1,114 @@
+"""The requests and responses of httpx, as the handshake sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from microwallet.errors import OutcomeUnknown
+from microwallet.http402.paying.exchange import Answer, Asked, NoAnswer, NotSent, Sending
+from microwallet.http402.paying.handshake import EVENT_STREAM, WouldPay
+from microwallet.http402.paying.metering import MeteredStream
+from microwallet.http402.paying.receipts import HttpPayment
+from microwallet.http402.wire.problems import MEDIA_TYPE
+from microwallet.http402.wire.session_request import INTENT, METHOD
+
+PAYMENT = "payment"
+"""Extension of a response: a HttpPayment, a MeteredStream whose payment is known at its end, or None."""
+WOULD_PAY = "would_pay"
+"""Extension of a response in a dry run: a WouldPay."""
+IDEMPOTENCY_KEY = "idempotency_key"
+"""Extension of a request: the key under which it is paid at most once."""
+
+_NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_OF_ONE_BODY = ("content-length", "content-type", "transfer-encoding", "content-encoding", "expect")
+
+
+def asked_by(request: httpx.Request) -> Asked:
+    """What a request asks for; its body must have been read."""
+    url = str(request.url.copy_with(fragment=None))
+    return Asked(
+        method=request.method,
+        url=url,
+        body=request.content,
+        idempotency_key=request.extensions.get(IDEMPOTENCY_KEY),
+        is_stream=EVENT_STREAM in request.headers.get("accept", ""),
+    )
+
+
+def outgoing(request: httpx.Request, sending: Sending) -> httpx.Request:
+    """The request to send for a step: the program's own is not changed."""
+    headers = request.headers.copy()
+    headers["Accept-Payment"] = f"{METHOD}/{INTENT}"
+    if EVENT_STREAM in headers.get("accept", ""):
+        headers["Accept-Encoding"] = "identity"  # its events are read along
+    if sending.authorization is not None:
+        headers["Authorization"] = sending.authorization
+    if sending.idempotency_key is not None:
+        headers["Idempotency-Key"] = sending.idempotency_key
+    if sending.is_head:
+        for name in _OF_ONE_BODY:
+            headers.pop(name, None)
+        return httpx.Request("HEAD", request.url, headers=headers, extensions=request.extensions)
+    headers.pop("transfer-encoding", None)
+    return httpx.Request(
+        request.method, request.url, headers=headers, content=request.content, extensions=request.extensions
+    )
+
+
+def may_be_problem(response: httpx.Response) -> bool:
+    """Whether the body is for the handshake: a refusal, not an answer that was paid for."""
+    if "payment-receipt" in response.headers:
+        return False
+    return response.status_code == 402 or (
+        400 <= response.status_code < 500 and _media_type(response) == MEDIA_TYPE
+    )
+
+
+def _media_type(response: httpx.Response) -> str:
+    field: str = response.headers.get("content-type", "")
+    return field.partition(";")[0].strip().lower()
+
+
+def answer_of(response: httpx.Response, body: bytes = b"") -> Answer:
+    """What a response says of payment, with the body if it was read."""
+    return Answer(
+        status=response.status_code,
+        challenges=response.headers.get_list("www-authenticate"),
+        receipt=response.headers.get("payment-receipt"),
+        media_type=_media_type(response),
+        body=body,
+    )
+
+
+def with_body(response: httpx.Response, body: bytes) -> httpx.Response:
+    """A response whose body has been read."""
+    return httpx.Response(
+        response.status_code,
+        headers=response.headers,
+        stream=httpx.ByteStream(body),
+        extensions=response.extensions,
+    )
+
+
+def no_answer(error: httpx.TransportError) -> NotSent | NoAnswer:
+    """Why there is no answer: because nothing left, or else it is not known."""
+    told = str(error) or type(error).__name__
+    return NotSent(told) if isinstance(error, _NEVER_LEFT) else NoAnswer(told)
+
+
+def cut_off(error: httpx.TransportError) -> OutcomeUnknown:
+    """A stream that ended without its end."""
+    return OutcomeUnknown(
+        f"the stream broke off without a receipt, so that what it cost is not known: {error}; all that was"
+        " authorized for it counts as spent"
+    )
+
+
+def told_by(response: httpx.Response, outcome: Any) -> httpx.Response:
+    """The response, which tells in its extensions what became of the payment."""
+    if isinstance(outcome, WouldPay):
+        response.extensions[WOULD_PAY] = outcome
+    response.extensions[PAYMENT] = outcome if isinstance(outcome, HttpPayment | MeteredStream) else None
+    return response

@@ -1,0 +1,96 @@
+"""The transports in a program of its own: httpx pays by being given one."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from http402.payee_double import PAID_BODY, STREAM
+
+from microwallet.errors import AboveLimit
+from microwallet.http402.paying.async_transport import AsyncPayingTransport
+from microwallet.http402.paying.transport import PayingTransport
+from microwallet.paying import limits_of, paying_client
+from microwallet.wallet import Wallet
+
+
+@pytest.fixture
+def open_client(alice):
+    """Opens a client of alice's that makes deposits without asking."""
+
+    @contextmanager
+    def opened(**limits):
+        with Wallet.open(environment=alice.environment) as wallet:
+            yield paying_client(wallet, limits_of(wallet, **limits), confirm=lambda _account, _plan: None)
+
+    return opened
+
+
+def test_an_existing_program_pays(open_client, payee):
+    """A client with the transport pays, and the response tells what; what is free stays free."""
+    with (
+        open_client() as paying,
+        httpx.Client(transport=PayingTransport(paying, httpx.HTTPTransport())) as client,
+    ):
+        answer = client.post(payee.url, content=b"question")
+        assert answer.content == PAID_BODY
+        assert answer.extensions["payment"].amount == 1_000
+        payee.before = lambda handler, _: bool(handler.answer(200, {}, b"free")) or True
+        assert client.get(payee.url).extensions["payment"] is None
+
+
+def test_async_requests_share_a_channel(open_client, payee, books):
+    """Twenty requests at once, from one program: one channel, twenty amounts, all served."""
+
+    async def program():
+        transport = AsyncPayingTransport(open_client, httpx.AsyncHTTPTransport())
+        async with httpx.AsyncClient(transport=transport) as client:
+            answers = await asyncio.gather(*(client.get(payee.url) for _ in range(20)))
+            assert {answer.content for answer in answers} == {PAID_BODY}
+            payments = [answer.extensions["payment"] for answer in answers]
+            assert [payment.receipt_problems for payment in payments] == [[]] * 20
+
+    asyncio.run(program())
+    [channel], purchases = books()
+    assert channel.spent == channel.authorized == 20_000
+    assert len({amount for _, amount, *_ in purchases}) == 20
+
+
+def test_async_streams_have_a_channel_each(open_client, payee, books):
+    """Two streams at once never share a channel; each is settled by its own receipt."""
+    payee.unit_type = "event"
+
+    async def read(client):
+        async with client.stream("GET", payee.url + STREAM) as answer:
+            body = b"".join([chunk async for chunk in answer.aiter_raw()])
+        return body, answer.extensions["payment"].payment
+
+    async def program():
+        transport = AsyncPayingTransport(open_client, httpx.AsyncHTTPTransport())
+        async with httpx.AsyncClient(transport=transport) as client:
+            return await asyncio.gather(read(client), read(client))
+
+    for body, payment in asyncio.run(program()):
+        assert body.count(b"data: event") == 5
+        assert (payment.amount, payment.receipt_problems) == (5_000, [])
+    assert sorted(channel.spent for channel in books()[0]) == [5_000, 5_000]
+
+
+def test_async_stream_stops_at_the_limit(open_client, payee):
+    """The limit ends a stream in a program by the wallet's own error; the next stream is free to begin."""
+    payee.unit_type, payee.events = "event", 50
+
+    async def program():
+        transport = AsyncPayingTransport(
+            lambda: open_client(max_amount="0.003 USDC"), httpx.AsyncHTTPTransport()
+        )
+        async with httpx.AsyncClient(transport=transport) as client:
+            for _ in range(2):
+                with pytest.raises(AboveLimit):
+                    await client.get(payee.url + STREAM)
+
+    asyncio.run(program())
+    assert payee.highest() == 6_000
+    assert len(payee.channels) == 1
