@@ -12,10 +12,11 @@ from typing import Any
 
 from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import Address, checksum_address, keccak
+from microwallet.domain.session import SessionAccount
 from microwallet.domain.voucher import SignerCheck, VoucherDigest
 from microwallet.escrow import calls
 from microwallet.escrow.reader import EscrowReader
-from microwallet.http402.charging.account import Refused, SessionAccount
+from microwallet.http402.charging.account import Refused, accept, charge
 from microwallet.http402.wire.body_digest import body_digest, matches
 from microwallet.http402.wire.challenge import Challenge, ChallengeSecrets
 from microwallet.http402.wire.credential import Credential
@@ -235,8 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         with payee.changed:
             if voucher.cumulative_amount > known.account.accepted:
-                known.account = known.account.accept(
-                    voucher.cumulative_amount, min_voucher_delta=payee.min_voucher_delta
+                known.account = accept(
+                    known.account, voucher.cumulative_amount, min_voucher_delta=payee.min_voucher_delta
                 )
                 known.signature = voucher.signature
             payee.changed.notify_all()
@@ -286,7 +287,7 @@ class _Handler(BaseHTTPRequestHandler):
                     self.refuse(ProblemType.VERIFICATION_FAILED, "this voucher has bought already")
                     return
                 cost = payee.price * (payee.units or 1)
-                reserved = known.account.charge(cost)
+                reserved = charge(known.account, cost)
                 status, body = payee.status, PAID_BODY
                 if status < 500:
                     known.account = reserved
@@ -305,7 +306,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _stream(self, known: Known, challenge: Challenge, amount: int) -> None:
         payee = self.payee
-        known.account.charge(payee.price)
+        charge(known.account, payee.price)
         known.bought.add(amount)
         known.stream = mine = known.stream + 1
         self.send_response(200)
@@ -320,7 +321,7 @@ class _Handler(BaseHTTPRequestHandler):
                     if known.stream != mine:
                         return
                     if known.account.available >= payee.price:
-                        known.account = known.account.charge(payee.price)
+                        known.account = charge(known.account, payee.price)
                         break
                     account = known.account
                 self.wfile.write(
