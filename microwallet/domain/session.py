@@ -28,6 +28,18 @@ class SessionAccount:
     """Whether a close is pending, by payer or payee: what is paid now could come too late."""
     is_finalized: bool = False
 
+    def having(self, *, accepted: int, spent: int) -> SessionAccount:
+        """The same account with other amounts. On the path of every request, where `replace` is slow."""
+        return SessionAccount(
+            channel_id=self.channel_id,
+            deposit=self.deposit,
+            accepted=accepted,
+            spent=spent,
+            stream=self.stream,
+            is_closing=self.is_closing,
+            is_finalized=self.is_finalized,
+        )
+
     @property
     def available(self) -> int:
         """What is authorized and not spent, base units."""

@@ -75,10 +75,11 @@ class SessionRows:
         """What was bought under an idempotency key."""
         return self._sale("idempotency_key", channel_id, idempotency_key)
 
-    def add_sale(self, sale: Sale) -> None:
-        """Store a new sale."""
-        self._execute(
-            f"INSERT INTO sales ({_SALE}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+    def add_sale(self, sale: Sale) -> bool:
+        """Store a new sale; False, and nothing is stored, if its voucher has bought already."""
+        added = self._execute(
+            f"INSERT INTO sales ({_SALE}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (channel_id, cumulative_amount) DO NOTHING",
             (
                 sale.channel_id,
                 to_text(sale.cumulative_amount),
@@ -89,6 +90,7 @@ class SessionRows:
                 sale.created_at,
             ),
         )
+        return added.rowcount == 1
 
     def update_sale(self, sale: Sale) -> None:
         """Store the cost and the answer of a sale."""

@@ -6,6 +6,7 @@ import base64
 import json
 from contextlib import suppress
 
+import rfc8785
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from microwallet.http402.wire.auth_fields import parse_auth_fields, quoted
 from microwallet.http402.wire.body_digest import parse_digest
 from microwallet.http402.wire.challenge import Challenge, ChallengeSecrets, offered_challenges
 from microwallet.http402.wire.credential import Credential
-from microwallet.http402.wire.encoding import decode_object, encode_object
+from microwallet.http402.wire.encoding import base64url, decode_object, encode_object
 from microwallet.http402.wire.events import EventReader, NeedVoucher
 from microwallet.http402.wire.problems import ToldProblem
 from microwallet.http402.wire.receipt import SessionReceipt
@@ -159,3 +160,13 @@ def test_any_text_is_preferences_a_digest_a_time_or_none(text):
 def test_a_time_survives_its_text(seconds):
     """Unix seconds to RFC 3339 and back, up to the year 9999."""
     assert parse_rfc3339(rfc3339(seconds)) == seconds
+
+
+@given(st.dictionaries(st.text(), st.text() | st.integers(0, 2**53 - 1)))
+def test_every_object_is_encoded_canonically(value):
+    """As RFC 8785 has it, also where a shorter way leads there."""
+    try:
+        canonical = rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError):
+        return
+    assert encode_object(value) == base64url(canonical)

@@ -6,8 +6,6 @@ be stored before anything is served on its account.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from microwallet.domain.session import SessionAccount
 from microwallet.errors import PaymentRefused
 from microwallet.http402.wire.problems import Problem, ProblemType
@@ -21,12 +19,16 @@ class Refused(PaymentRefused):
         self.problem = problem
 
 
-def accept(account: SessionAccount, cumulative_amount: int, *, min_voucher_delta: int) -> SessionAccount:
+def accept(
+    account: SessionAccount, cumulative_amount: int, *, min_voucher_delta: int, deposit: int | None = None
+) -> SessionAccount:
     """The account with a voucher whose signature has been verified.
 
     One that is not higher changes nothing, as the draft wants it. Refused if the channel takes no
-    more vouchers, the step is below `min_voucher_delta`, or the deposit does not cover it.
+    more vouchers, the step is below `min_voucher_delta`, or the deposit does not cover it: `deposit`,
+    where less of it is confirmed than the account says.
     """
+    deposit = account.deposit if deposit is None else deposit
     if account.is_finalized:
         raise _refused(account, ProblemType.CHANNEL_FINALIZED, "the channel is finalized: open a new one")
     if account.is_closing:
@@ -39,13 +41,13 @@ def accept(account: SessionAccount, cumulative_amount: int, *, min_voucher_delta
             ProblemType.DELTA_TOO_SMALL,
             f"{cumulative_amount} is less than {min_voucher_delta} above {account.accepted}",
         )
-    if cumulative_amount > account.deposit:
+    if cumulative_amount > deposit:
         raise _refused(
             account,
             ProblemType.AMOUNT_EXCEEDS_DEPOSIT,
-            f"{cumulative_amount} is above the deposit of {account.deposit}",
+            f"{cumulative_amount} is above the deposit of {deposit}",
         )
-    return replace(account, accepted=cumulative_amount)
+    return account.having(accepted=cumulative_amount, spent=account.spent)
 
 
 def charge(account: SessionAccount, cost: int) -> SessionAccount:
@@ -54,14 +56,14 @@ def charge(account: SessionAccount, cost: int) -> SessionAccount:
         raise insufficient(
             account, cost, f"{cost} is needed, {account.available} is authorized and not spent"
         )
-    return replace(account, spent=account.spent + cost)
+    return account.having(accepted=account.accepted, spent=account.spent + cost)
 
 
 def give_back(account: SessionAccount, reserved: int) -> SessionAccount:
     """The account without something that was charged and not used."""
     if not 0 <= reserved <= account.spent:
         raise ValueError(f"{reserved} cannot be given back of {account.spent} spent")
-    return replace(account, spent=account.spent - reserved)
+    return account.having(accepted=account.accepted, spent=account.spent - reserved)
 
 
 def insufficient(account: SessionAccount, cost: int, detail: str) -> Refused:

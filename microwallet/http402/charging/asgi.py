@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from email.utils import formatdate
+from functools import lru_cache
 from typing import Any
 
 from microwallet.http402.charging.answers import Answer
@@ -14,9 +17,15 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+@lru_cache(maxsize=4)
+def http_date(seconds: int) -> bytes:
+    """Unix seconds as a Date field has them. RFC 9110, section 5.6.7."""
+    return formatdate(seconds, usegmt=True).encode()
+
+
 async def send_answer(answer: Answer, send: Send, *, with_body: bool = True) -> None:
     """Send a whole answer; one to a HEAD without its body."""
-    headers = list(answer.headers)
+    headers = [*answer.headers, (b"date", http_date(int(time.time())))]
     if not any(name == b"content-length" for name, _ in headers):
         headers.append((b"content-length", str(len(answer.body)).encode()))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.domain.session import SessionAccount
@@ -59,6 +60,8 @@ from microwallet.http402.wire.session_payload import (
 )
 
 KEY_LIMIT = 255
+ROUTES_KEPT = 4096
+"""Requests whose route is remembered."""
 
 _POLL_SECONDS = 0.25
 """Between two looks for a voucher that another process accepted."""
@@ -99,7 +102,7 @@ class Gateway:
         clock: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
         self.terms = terms
-        self._routes = routes
+        self._find_route = lru_cache(ROUTES_KEPT)(routes.find)
         self._clock = clock
         self._commit = GroupCommit(store)
         self._channels = ChannelBook(store, chain, clock=clock)
@@ -119,7 +122,7 @@ class Gateway:
             path = canonical_path(asked.raw_path)
         except MalformedMessage:
             return plain_answer(400, "Bad Request")
-        route = self._routes.find(asked.method, path)
+        route = self._find_route(asked.method, path)
         if route is not None and route.price is None:
             return Free(path=path)
         credentials = [value for value in asked.values(b"authorization") if is_payment(value)]
@@ -361,5 +364,5 @@ class Gateway:
 
     def _sold_by_get(self, method: str, path: str) -> Route | None:
         """The priced route whose resource a POST names that is no request for it: it hands a voucher over."""
-        route = self._routes.find("GET", path) if method == "POST" else None
+        route = self._find_route("GET", path) if method == "POST" else None
         return route if route is not None and route.price is not None else None

@@ -73,11 +73,20 @@ def sell(rows: SessionRows, order: Order, now: int) -> Sold:
                 )
             )
         return Sold(sale=earlier, account=account, is_replay=True)
-    accepted = accept(account, handover.cumulative_amount, min_voucher_delta=handover.min_voucher_delta)
+    accepted = _accepted(account, handover)
+    sale = Sale(
+        channel_id=handover.channel_id,
+        cumulative_amount=handover.cumulative_amount,
+        cost=order.cost,
+        idempotency_key=key,
+        fingerprint=order.fingerprint if key is not None else None,
+        answer=None,
+        created_at=now,
+    )
     try:
-        if rows.sale(handover.channel_id, handover.cumulative_amount) is not None:
-            raise insufficient(accepted, order.cost, "this voucher has bought already")
         charged = charge(accepted, order.cost)
+        if not rows.add_sale(sale):
+            raise insufficient(accepted, order.cost, "this voucher has bought already")
     except Refused:
         if accepted is not account:
             rows.save_voucher(accepted, handover.signature, now=now)
@@ -88,23 +97,13 @@ def sell(rows: SessionRows, order: Order, now: int) -> Sold:
         rows.save_voucher(charged, handover.signature, now=now)
     else:
         rows.save(charged)
-    sale = Sale(
-        channel_id=handover.channel_id,
-        cumulative_amount=handover.cumulative_amount,
-        cost=order.cost,
-        idempotency_key=key,
-        fingerprint=order.fingerprint if key is not None else None,
-        answer=None,
-        created_at=now,
-    )
-    rows.add_sale(sale)
     return Sold(sale=sale, account=charged)
 
 
 def take(rows: SessionRows, handover: Handover, now: int) -> SessionAccount:
     """Accept a voucher that buys nothing by itself; Refused if it cannot be accepted."""
     account = _account(rows, handover)
-    accepted = accept(account, handover.cumulative_amount, min_voucher_delta=handover.min_voucher_delta)
+    accepted = _accepted(account, handover)
     if accepted is not account:
         rows.save_voucher(accepted, handover.signature, now=now)
     return accepted
@@ -157,7 +156,16 @@ def _account(rows: SessionRows, handover: Handover) -> SessionAccount:
         raise Refused(
             Problem(type=ProblemType.INVALID_CHALLENGE, detail="the challenge has served another channel")
         )
-    return replace(_known(rows, channel_id), deposit=handover.deposit)
+    return _known(rows, channel_id)
+
+
+def _accepted(account: SessionAccount, handover: Handover) -> SessionAccount:
+    return accept(
+        account,
+        handover.cumulative_amount,
+        min_voucher_delta=handover.min_voucher_delta,
+        deposit=handover.deposit,
+    )
 
 
 def _known(rows: SessionRows, channel_id: ChannelId) -> SessionAccount:

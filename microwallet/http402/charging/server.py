@@ -56,6 +56,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        date_header=False,  # the upstream's own is forwarded, and ours has one
         proxy_headers=False,
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=GRACE_SECONDS,

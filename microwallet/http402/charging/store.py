@@ -29,8 +29,8 @@ class SessionRows(Protocol):
     def sale_by_key(self, channel_id: ChannelId, idempotency_key: str) -> Sale | None:
         """What was bought under an idempotency key."""
 
-    def add_sale(self, sale: Sale) -> None:
-        """Store a new sale."""
+    def add_sale(self, sale: Sale) -> bool:
+        """Store a new sale; False, and nothing is stored, if its voucher has bought already."""
 
     def update_sale(self, sale: Sale) -> None:
         """Store the cost and the answer of a sale."""

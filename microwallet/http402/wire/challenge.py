@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from microwallet.errors import MalformedMessage
@@ -24,6 +24,17 @@ SECRET_LENGTH = 32
 
 _METHOD = re.compile(r"[a-z]+")
 _INTENT = re.compile(r"[A-Za-z0-9-]+")
+_PARAMETERS = (
+    "id",
+    "realm",
+    "method",
+    "intent",
+    "request",
+    "expires",
+    "digest",
+    "description",
+    "opaque",
+)
 _REQUIRED = ("id", "realm", "method", "intent", "request")
 
 
@@ -48,7 +59,7 @@ class Challenge:
 
         MalformedMessage if a parameter is missing or is not what the draft says.
         """
-        known = {one.name: parameters[one.name] for one in fields(cls) if one.name in parameters}
+        known = {name: parameters[name] for name in _PARAMETERS if name in parameters}
         for name in _REQUIRED:
             if name not in known:
                 raise MalformedMessage(f"the challenge has no {name}")
@@ -88,7 +99,7 @@ class Challenge:
 
     def parameters(self) -> dict[str, str]:
         """All that is set, by name: what a credential echoes."""
-        return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) is not None}
+        return {name: value for name in _PARAMETERS if (value := getattr(self, name)) is not None}
 
     def to_field(self) -> str:
         """The value of a `WWW-Authenticate` field."""

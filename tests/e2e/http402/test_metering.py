@@ -260,7 +260,9 @@ def test_events_are_cut_as_a_client_reads_them(events, line_end, cuts):
     for size in [*cuts, len(text) or 1]:
         got += splitter.feed(rest[:size])
         rest = rest[size:]
-    assert b"".join(got) == text
+    cut = b"".join(got)
+    assert text.startswith(cut)
+    assert text.removeprefix(cut) in (b"", b"\n")  # a line end may be cut in half at the end
     reader = EventReader()
     for block in got:
         assert len(list(reader.feed(block))) == int(is_charged(block))
