@@ -15,26 +15,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from bench_home import MICROWALLET, Home, Row, in_turn, timed
+from bench_http import http_rows
 from coincurve._libsecp256k1 import ffi, lib
 from coincurve.context import GLOBAL_CONTEXT
 
 from microwallet.config import Paths
 from microwallet.devnet.anvil import find_anvil
-from microwallet.devnet.local_chain import LocalChain, local_chain
+from microwallet.devnet.local_chain import local_chain
 from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayerChannel
 from microwallet.domain.identifiers import Address, ChainId, checksum_address
 from microwallet.domain.money import Asset
 from microwallet.domain.ports import Quiet
 from microwallet.domain.voucher import SignerCheck, VoucherDigest, VoucherKey
 from microwallet.ledger.database import to_text
-from microwallet.wallet import Wallet
 
-MICROWALLET = str(Path(sys.executable).with_name("microwallet"))
 ESCROW = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
 SECRET, CHANNEL = b"\x11" * 32, "0x" + "22" * 32
 HELLO = """
@@ -49,9 +48,6 @@ def hello(name: str = "x"):
 app()
 """
 
-Row = tuple[str, str, str]
-"""What was measured, the figure, and the goal."""
-
 
 def main() -> None:
     """Measure everything and print the tables."""
@@ -61,18 +57,26 @@ def main() -> None:
         if "--secret-service" in sys.argv:
             print(json.dumps(one_pay_by_secret_service(Path(folder), rounds)))
             return
+        if "http" in sys.argv:
+            print_table(http_rows(Path(folder), quick=quick))
+            return
         sign_floor, recover_floor = floors()
         rows = in_process(sign_floor, recover_floor)
         rows += whole_processes(Path(folder), sign_floor, recover_floor, rounds, count)
         rows += beside_a_secret_service(rounds)
         rows += large_ledger(Path(folder), rounds, 20_000 if quick else 1_000_000)
+    print_table(rows)
+    print("\n| call | gas | to reach | what it consists of |\n| --- | --- | --- | --- |")
+    for call, figure in gas().items():
+        print(f"| {call} | {figure['gas']:,} | {figure['target']:,} | {figure['explanation']} |")
+
+
+def print_table(rows: Iterable[Row]) -> None:
+    """Print rows as Markdown."""
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores\n")
     print("| what | measured | to reach |\n| --- | --- | --- |")
     for what, measured, goal in rows:
         print(f"| {what} | {measured} | {goal} |")
-    print("\n| call | gas | to reach | what it consists of |\n| --- | --- | --- | --- |")
-    for call, figure in gas().items():
-        print(f"| {call} | {figure['gas']:,} | {figure['target']:,} | {figure['explanation']} |")
 
 
 def seconds_per_call(work: Callable[[int], object], calls: int = 2_000) -> float:
@@ -132,41 +136,6 @@ def in_process(sign_floor: Callable[[], float], recover_floor: Callable[[], floa
             "0.75",
         ),
     ]
-
-
-class Home:
-    """A home for the bench, with the file store."""
-
-    def __init__(self, folder: Path, chain: LocalChain | None = None) -> None:
-        folder.mkdir()
-        password = folder / "password"
-        password.write_text("bench\n")
-        password.chmod(0o600)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MICROWALLET_")}
-        self.environment = inherited | {
-            "MICROWALLET_HOME": str(folder / "home"),
-            "MICROWALLET_PASSWORD_FILE": str(password),
-            "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
-        }
-        if chain:
-            self.environment["MICROWALLET_RPC_URL"] = chain.rpc_url
-
-    def run(self, *arguments: str, output: Path | None = None) -> float:
-        """Run `microwallet`; wall seconds from start to exit."""
-        return timed([MICROWALLET, *arguments], self.environment, output)
-
-    @contextmanager
-    def wallet(self) -> Iterator[Wallet]:
-        with Wallet.open(environment=self.environment) as wallet:
-            yield wallet
-
-
-def timed(command: list[str], environment: dict[str, str], output: Path | None = None) -> float:
-    """Wall seconds of a command, from start to exit."""
-    with (output or Path(os.devnull)).open("wb") as out:
-        begun = time.perf_counter()
-        subprocess.run(command, env=environment, stdout=out, stderr=subprocess.DEVNULL, check=True)
-        return time.perf_counter() - begun
 
 
 def whole_processes(
@@ -266,13 +235,6 @@ def gas() -> dict[str, dict[str, Any]]:
     )
     figures: dict[str, dict[str, Any]] = json.loads(told.stdout)
     return figures
-
-
-def in_turn(first: Callable[[], float], second: Callable[[], float], rounds: int) -> tuple[float, float]:
-    """Medians of two things measured in turn, so that a slow moment hits both."""
-    first(), second()
-    pairs = [(first(), second()) for _ in range(max(rounds, 5))]
-    return statistics.median(one for one, _ in pairs), statistics.median(other for _, other in pairs)
 
 
 def peak_memory(home: Home, count: int) -> float:

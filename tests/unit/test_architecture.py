@@ -58,8 +58,8 @@ def test_modules_stay_readable():
 
 def test_locks_name_no_registry():
     """The lock files pin every package with hashes and hold no address."""
-    locks = sorted((REPOSITORY / "scripts").glob("*.lock"))
-    assert len(locks) == 3
+    locks = sorted((REPOSITORY / "scripts").rglob("*.lock"))
+    assert len(locks) == 4
     for lock in locks:
         text = lock.read_text(encoding="utf-8")
         assert "://" not in text
