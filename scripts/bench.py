@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_home import MICROWALLET, Home, Row, in_turn, timed
-from bench_http import http_rows
+from bench_http import NOTE, http_rows
 from coincurve._libsecp256k1 import ffi, lib
 from coincurve.context import GLOBAL_CONTEXT
 
@@ -58,15 +58,18 @@ def main() -> None:
             print(json.dumps(one_pay_by_secret_service(Path(folder), rounds)))
             return
         if "http" in sys.argv:
-            print_table(http_rows(Path(folder), quick=quick))
+            print_table(http_rows(Path(folder) / "http", quick=quick, alone="--alone" in sys.argv))
+            print(NOTE)
             return
         sign_floor, recover_floor = floors()
         rows = in_process(sign_floor, recover_floor)
         rows += whole_processes(Path(folder), sign_floor, recover_floor, rounds, count)
         rows += beside_a_secret_service(rounds)
         rows += large_ledger(Path(folder), rounds, 20_000 if quick else 1_000_000)
+        rows += http_rows(Path(folder) / "http", quick=quick)
     print_table(rows)
-    print("\n| call | gas | to reach | what it consists of |\n| --- | --- | --- | --- |")
+    print(NOTE)
+    print("| call | gas | to reach | what it consists of |\n| --- | --- | --- | --- |")
     for call, figure in gas().items():
         print(f"| {call} | {figure['gas']:,} | {figure['target']:,} | {figure['explanation']} |")
 

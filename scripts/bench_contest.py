@@ -6,11 +6,12 @@ import json
 import subprocess
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from bench_gateway import OURS, UNPROTECTED, Till
 from bench_load import Connection, Load, flood, pace, request
 from bench_servers import PEERS, Application, Server, environment_of, serving
 from bench_vouchers import Payer, challenge_in, paid_requests
@@ -19,11 +20,14 @@ from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.domain.voucher import VoucherKey
 
 CONNECTIONS = 32
-SPARE = 1.3
+WARM_UP_SECONDS = 0.3
+SPARE = 1.5
 """How many more requests are ready than a run will need if it is as fast as the one before."""
 X402, PYMPP = "x402 SDK 2.25.0", "pympp 0.16.0"
 X402_CREDENTIALS = 40
 """For each connection: they take 5 ms each to sign."""
+UNVERIFIED = "nothing checked but its own challenge"
+"""No payment is verified, so it is told, but nothing is compared to it."""
 _PURE_PYTHON = {"ECC_BACKEND_CLASS": "eth_keys.backends.NativeECCBackend"}
 """What eth-keys takes by itself where coincurve is not installed, as both SDKs leave it."""
 _X402_FORMS: Mapping[str, Mapping[str, str]] = {
@@ -34,7 +38,7 @@ _X402_FORMS: Mapping[str, Mapping[str, str]] = {
 _PYMPP_FORMS: Mapping[str, Mapping[str, str]] = {
     "voucher checked by coincurve": {},
     "voucher checked as installed": _PURE_PYTHON,
-    "no voucher checked": {"BENCH_VERIFY": "nothing"},
+    UNVERIFIED: {"BENCH_VERIFY": "nothing"},
 }
 
 Supplies = Callable[[Server, int], list[Iterator[bytes]]]
@@ -66,12 +70,13 @@ class Contestant:
     """Somebody's middleware, and connections that pay it."""
 
     name: str
+    group: str
+    """Whose it is, where it counts in comparisons; else empty."""
     server: Server
     bare: Server
     """The same application without the middleware."""
     connections: Sequence[Connection]
     purses: Sequence[Purse]
-    unpaid_status: int = 402
     rate: float = 100.0
     """Paid requests a second, as far as is known."""
 
@@ -79,7 +84,7 @@ class Contestant:
         """As many paid requests as can be served."""
         self._fill(seconds * self.rate)
         load = flood(self.connections, seconds)
-        self.rate = load.rate if self.rate == 100.0 else max(self.rate, load.rate)
+        self.rate = load.rate
         return load
 
     def paced(self, seconds: float, rate: float) -> Load:
@@ -87,37 +92,59 @@ class Contestant:
         self._fill(seconds * rate * 2)  # some connections send more than others
         return pace(self.connections, seconds, rate)
 
+    def send(self, count: int) -> None:
+        """So many paid requests, in equal parts."""
+        self._fill(count / SPARE)
+        flood(self.connections, float("inf"))
+
     def _fill(self, count: float) -> None:
         for purse in self.purses:
             purse.fill(int(count * SPARE / len(self.purses)) + 2)
-
-
-@contextmanager
-def contest(name: str, server: Server, bare: Server, supplies: Supplies) -> Iterator[Contestant]:
-    """Connect to a server with credentials for it, and warm both of it up."""
-    purses = [Purse(supply) for supply in supplies(server, CONNECTIONS)]
-    with ExitStack() as stack:
-        connections = [stack.enter_context(Connection(server.port, purse)) for purse in purses]
-        contestant = Contestant(name=name, server=server, bare=bare, connections=connections, purses=purses)
-        contestant.paid(0.3)
-        yield contestant
 
 
 class Arena:
     """Starts servers, all on the first processor, and ends them."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
+        folder.mkdir()
         self.folder = folder
         self.stack = stack
         self._started = 0
 
-    def serve(self, application: Application, *, processor: int | None = 0) -> Server:
+    def serve(self, application: Application, *, processor: int = 0) -> Server:
+        """Serve an application until the end of the run."""
         self._started += 1
         log = self.folder / f"server-{self._started}.log"
         return self.stack.enter_context(serving(application, log, processor=processor))
 
-    def enter(self, name: str, application: Application, bare: Server, supplies: Supplies) -> Contestant:
-        return self.stack.enter_context(contest(name, self.serve(application), bare, supplies))
+    def enter(
+        self, name: str, group: str, application: Application, bare: Server, supplies: Supplies
+    ) -> Contestant:
+        """Serve an application, and connect to it with one channel a connection."""
+        server = self.serve(application)
+        purses = [Purse(supply) for supply in supplies(server, CONNECTIONS)]
+        return self.connect(name, group, server, bare, dict.fromkeys(purses, server.port))
+
+    def connect(
+        self, name: str, group: str, server: Server, bare: Server, ports: Mapping[Purse, int]
+    ) -> Contestant:
+        """A connection for each purse, to its port, warmed up."""
+        connections = [self.stack.enter_context(Connection(port, purse)) for purse, port in ports.items()]
+        contestant = Contestant(
+            name=name, group=group, server=server, bare=bare, connections=connections, purses=list(ports)
+        )
+        contestant.paid(WARM_UP_SECONDS)
+        return contestant
+
+    def again(self, contestant: Contestant, supplies: Supplies) -> Contestant:
+        """The same server with new connections, channels and challenges: those expire."""
+        server = contestant.server
+        ports = {Purse(supply): server.port for supply in supplies(server, CONNECTIONS)}
+        return self.connect(contestant.name, contestant.group, server, contestant.bare, ports)
+
+    def ours(self, till: Till) -> Contestant:
+        """Our middleware."""
+        return self.enter(OURS, OURS, till.application, self.serve(UNPROTECTED), till.supplies)
 
     def pympp(self) -> list[Contestant]:
         """pympp, which is among the packages for tests."""
@@ -125,6 +152,7 @@ class Arena:
         return [
             self.enter(
                 f"{PYMPP}, {form}",
+                "" if form == UNVERIFIED else PYMPP,
                 Application(factory="pympp_app:protected", folder=PEERS, environment=environment),
                 bare,
                 _for_pympp,
@@ -146,14 +174,26 @@ class Arena:
         bare = self.serve(Application(factory="x402_app:unprotected", folder=PEERS, python=python))
         contestants = []
         for form, environment in _X402_FORMS.items():
-            told = {"BENCH_CHANNELS": str(CONNECTIONS), **environment}
-            if "BENCH_STORE" in told:
-                told["BENCH_STORE"] = str(self.folder / told["BENCH_STORE"])
-            application = Application(
-                factory="x402_app:protected", folder=PEERS, python=python, environment=told
-            )
-            contestants.append(self.enter(f"{X402}, {form}", application, bare, supplies))
+            application = self._x402(python, CONNECTIONS, environment)
+            contestants.append(self.enter(f"{X402}, {form}", X402, application, bare, supplies))
         return contestants
+
+    def x402_client(self) -> list[str] | None:
+        """The command that pays a server of the x402 SDK by that SDK, with its channel open."""
+        python = environment_of(PEERS / "x402.lock")
+        if python is None:
+            return None
+        server = self.serve(self._x402(python, 1, {}))
+        channels = str(self.folder / "x402-channels")
+        subprocess.run([python, PEERS / "x402_app.py", "open", channels], check=True)
+        url = f"http://127.0.0.1:{server.port}/"
+        return [str(python), str(PEERS / "x402_fetch.py"), url, channels]
+
+    def _x402(self, python: Path, channels: int, environment: Mapping[str, str]) -> Application:
+        told = {"BENCH_CHANNELS": str(channels), **environment}
+        if "BENCH_STORE" in told:
+            told["BENCH_STORE"] = str(self.folder / told["BENCH_STORE"])
+        return Application(factory="x402_app:protected", folder=PEERS, python=python, environment=told)
 
 
 def _for_pympp(server: Server, channels: int) -> list[Iterator[bytes]]:

@@ -13,6 +13,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -178,7 +179,15 @@ def request(path: str = "/", **fields: str) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
-def pin(processor: int) -> None:
-    """Keep this process on one processor, where the system can."""
-    if hasattr(os, "sched_setaffinity") and processor in os.sched_getaffinity(0):
-        os.sched_setaffinity(0, {processor})
+@contextmanager
+def pinned(processor: int) -> Iterator[None]:
+    """Keep this process on one processor for a while, where the system can."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {processor % (os.cpu_count() or 1)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

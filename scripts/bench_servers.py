@@ -10,7 +10,7 @@ import sys
 import time
 import venv
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.client import HTTPConnection
@@ -48,13 +48,20 @@ class Server:
 
     def field(self, name: str) -> str:
         """A header field of the answer to an unpaid request."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=START_SECONDS)
-        connection.request("GET", "/")
-        value = connection.getresponse().headers[name]
-        connection.close()
-        if value is None:
-            raise Unexpected(f"{self.application.factory} answers an unpaid request without {name}")
-        return str(value)
+        return self.fields(name, 1)[0]
+
+    def fields(self, name: str, count: int) -> list[str]:
+        """A header field of the answers to so many unpaid requests."""
+        values: list[str] = []
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=START_SECONDS)) as connection:
+            while len(values) < count:
+                connection.request("GET", "/")
+                answer = connection.getresponse()
+                answer.read()
+                values += answer.headers.get_all(name, [])
+                if not values:
+                    raise Unexpected(f"{self.application.factory} answers an unpaid request without {name}")
+        return values
 
     def memory(self) -> float:
         """MiB that the process takes now."""
@@ -65,14 +72,13 @@ class Server:
 
 
 @contextmanager
-def serving(application: Application, log: Path, *, processor: int | None = None) -> Iterator[Server]:
+def serving(application: Application, log: Path, *, processor: int) -> Iterator[Server]:
     """Serve an application until the block ends."""
 
     def pin() -> None:
-        if processor is not None and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, {processor} if processor in possible else possible)
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {processor % (os.cpu_count() or 1)})
 
-    possible = set(range(os.cpu_count() or 1))
     command = [str(application.python), "-m", "uvicorn", application.factory, "--factory", "--port", "0"]
     with log.open("wb") as out:
         process = subprocess.Popen(

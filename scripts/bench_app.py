@@ -1,0 +1,53 @@
+"""The application that scripts/bench puts our middleware in front of; served by uvicorn.
+
+The home is the environment's, as for the command. Beside the application runs what runs beside `serve`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from microwallet.domain.money import Amount, unit_of
+from microwallet.http402.charging.middleware import PaymentMiddleware
+from microwallet.http402.charging.routes import parse_routes
+from microwallet.http402.charging.settling import SettlingPolicy
+from microwallet.selling import Shop
+from microwallet.wallet import Wallet
+
+
+async def answer(_: Request) -> JSONResponse:
+    """What everybody answers."""
+    return JSONResponse({"answer": 42})
+
+
+def unprotected() -> Starlette:
+    """The application itself."""
+    return Starlette(routes=[Route("/", answer)])
+
+
+def protected() -> PaymentMiddleware:
+    """The application behind the middleware."""
+    wallet = Wallet.open()
+    wallet.accounts.secret(wallet.account.name)
+
+    def amount(text: str) -> Amount:
+        return Amount.parse(text, wallet.resolve_asset(unit_of(text)))
+
+    routes = parse_routes([{"path": "/**", "price": "0.001 USDC"}], amount)
+    shop = Shop(wallet, routes, SettlingPolicy(payee=wallet.account.address), realm="bench")
+
+    @asynccontextmanager
+    async def beside(_: Starlette) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(shop.look()), asyncio.create_task(shop.tidy())]
+        yield
+        for task in tasks:
+            task.cancel()
+
+    return PaymentMiddleware(Starlette(routes=[Route("/", answer)], lifespan=beside), shop.gateway)
