@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from microwallet.domain.identifiers import ChannelId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionAccount:
+class SessionAccount(NamedTuple):
     """0 <= spent <= accepted; accepted never falls, and spent only by what is given back.
 
     accepted <= deposit as well, unless a reorganisation takes a top-up back.
@@ -28,26 +27,13 @@ class SessionAccount:
     """Whether a close is pending, by payer or payee: what is paid now could come too late."""
     is_finalized: bool = False
 
-    def having(self, *, accepted: int, spent: int) -> SessionAccount:
-        """The same account with other amounts. On the path of every request, where `replace` is slow."""
-        return SessionAccount(
-            channel_id=self.channel_id,
-            deposit=self.deposit,
-            accepted=accepted,
-            spent=spent,
-            stream=self.stream,
-            is_closing=self.is_closing,
-            is_finalized=self.is_finalized,
-        )
-
     @property
     def available(self) -> int:
         """What is authorized and not spent, base units."""
         return self.accepted - self.spent
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sale:
+class Sale(NamedTuple):
     """One request that a voucher bought. The voucher buys nothing else, and its key neither."""
 
     channel_id: ChannelId

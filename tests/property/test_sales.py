@@ -153,7 +153,7 @@ class Selling(RuleBasedStateMachine):
     def keep(self, data):
         amount = data.draw(st.sampled_from(sorted(self.sales)))
         self.run_in(sales.keep_answer, self.sales[amount], b"answer")
-        self.sales[amount] = replace(self.sales[amount], answer=b"answer")
+        self.sales[amount] = self.sales[amount]._replace(answer=b"answer")
 
     @invariant()
     def books_are_right(self):

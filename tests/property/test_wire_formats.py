@@ -170,3 +170,22 @@ def test_every_object_is_encoded_canonically(value):
     except (rfc8785.CanonicalizationError, UnicodeEncodeError):
         return
     assert encode_object(value) == base64url(canonical)
+
+
+@given(
+    st.builds(
+        SessionReceipt,
+        timestamp=st.integers(0, 2**32),
+        challenge_id=st.text(st.characters(exclude_categories=["Cs"])),
+        channel_id=st.just("0x" + "22" * 32),
+        chain_id=st.integers(1, 2**32),
+        accepted_cumulative=st.integers(0, 2**128 - 1),
+        spent=st.integers(0, 2**128 - 1),
+        units=st.none() | st.integers(0, 2**53 - 1),
+        transaction_hash=st.none() | st.just("0x" + "33" * 32),
+        confirmations=st.none() | st.integers(0, 100),
+    )
+)
+def test_a_receipt_is_encoded_as_its_object(receipt):
+    """What is written out by hand is the canonical form."""
+    assert receipt.to_field() == base64url(rfc8785.dumps(receipt.to_object()))

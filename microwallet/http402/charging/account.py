@@ -47,7 +47,7 @@ def accept(
             ProblemType.AMOUNT_EXCEEDS_DEPOSIT,
             f"{cumulative_amount} is above the deposit of {deposit}",
         )
-    return account.having(accepted=cumulative_amount, spent=account.spent)
+    return account._replace(accepted=cumulative_amount)
 
 
 def charge(account: SessionAccount, cost: int) -> SessionAccount:
@@ -56,14 +56,14 @@ def charge(account: SessionAccount, cost: int) -> SessionAccount:
         raise insufficient(
             account, cost, f"{cost} is needed, {account.available} is authorized and not spent"
         )
-    return account.having(accepted=account.accepted, spent=account.spent + cost)
+    return account._replace(spent=account.spent + cost)
 
 
 def give_back(account: SessionAccount, reserved: int) -> SessionAccount:
     """The account without something that was charged and not used."""
     if not 0 <= reserved <= account.spent:
         raise ValueError(f"{reserved} cannot be given back of {account.spent} spent")
-    return account.having(accepted=account.accepted, spent=account.spent - reserved)
+    return account._replace(spent=account.spent - reserved)
 
 
 def insufficient(account: SessionAccount, cost: int, detail: str) -> Refused:

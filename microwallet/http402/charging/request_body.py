@@ -14,11 +14,14 @@ class RequestBody:
     """A request's body: read ahead where a decision needs it, and handed on all the same."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        names = dict(scope["headers"])
-        self.is_announced = b"transfer-encoding" in names or names.get(b"content-length", b"0") != b"0"
+        self.is_announced = any(
+            name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+            for name, value in scope["headers"]
+        )
         self._receive = receive
         self._read: list[Message] = []
-        self._handed_on = asyncio.Event()
+        self._is_handed_on = False
+        self._handed_on: asyncio.Event | None = None
         self._whole: bytes | None = None
 
     async def read(self, limit: int) -> bytes | None:
@@ -43,7 +46,7 @@ class RequestBody:
 
     async def receive(self) -> Message:
         """The next message: what was read ahead first; after the body only that the client has left."""
-        if self._handed_on.is_set():
+        if self._is_handed_on:
             await self.client_leaves()
             return {"type": "http.disconnect"}
         if self._read:
@@ -53,11 +56,15 @@ class RequestBody:
         else:
             message = {"type": "http.request", "body": b"", "more_body": False}
         if message["type"] != "http.request" or not message.get("more_body", False):
-            self._handed_on.set()
+            self._is_handed_on = True
+            if self._handed_on is not None:
+                self._handed_on.set()
         return message
 
     async def client_leaves(self) -> None:
         """Wait until the client has gone away; never ends before the body was handed on."""
-        await self._handed_on.wait()
+        if not self._is_handed_on:
+            self._handed_on = asyncio.Event()
+            await self._handed_on.wait()
         while (await self._receive())["type"] == "http.request":
             pass

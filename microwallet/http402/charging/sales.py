@@ -7,7 +7,7 @@ not yet bought still does while what is authorized and not spent covers the cost
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.session import Sale, SessionAccount
@@ -16,13 +16,12 @@ from microwallet.http402.charging.store import SessionRows
 from microwallet.http402.wire.problems import Problem, ProblemType
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Handover:
+class Handover(NamedTuple):
     """A voucher, rightly signed, as it came with a challenge."""
 
     channel_id: ChannelId
     cumulative_amount: int
-    signature: bytes = field(repr=False)
+    signature: bytes
     deposit: int
     """Of its channel, confirmed; base units."""
     min_voucher_delta: int
@@ -31,8 +30,7 @@ class Handover:
     """None where the challenge is known to serve this channel."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(NamedTuple):
     """A request that a voucher is to buy."""
 
     handover: Handover
@@ -44,8 +42,7 @@ class Order:
     """Whether it is its channel's session from now on."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sold:
+class Sold(NamedTuple):
     """An order that was charged, or one that was served before under the same key."""
 
     sale: Sale
@@ -92,7 +89,7 @@ def sell(rows: SessionRows, order: Order, now: int) -> Sold:
             rows.save_voucher(accepted, handover.signature, now=now)
         raise
     if order.is_stream:
-        charged = replace(charged, stream=charged.stream + 1)
+        charged = charged._replace(stream=charged.stream + 1)
     if accepted is not account:
         rows.save_voucher(charged, handover.signature, now=now)
     else:
@@ -113,7 +110,7 @@ def settle_cost(rows: SessionRows, sale: Sale, cost: int) -> Sold:
     """Charge a sale `cost`, no more than was reserved for it, and give the rest back."""
     account = give_back(_known(rows, sale.channel_id), sale.cost - cost)
     rows.save(account)
-    sale = replace(sale, cost=cost)
+    sale = sale._replace(cost=cost)
     rows.update_sale(sale)
     return Sold(sale=sale, account=account)
 
@@ -138,14 +135,14 @@ def charge_units(rows: SessionRows, sale: Sale, amount: int, *, wanted: int, str
     if count and amount:
         account = charge(account, count * amount)
         rows.save(account)
-        sale = replace(sale, cost=sale.cost + count * amount)
+        sale = sale._replace(cost=sale.cost + count * amount)
         rows.update_sale(sale)
     return count, Sold(sale=sale, account=account)
 
 
 def keep_answer(rows: SessionRows, sale: Sale, answer: bytes) -> None:
     """Keep what was answered, for the same request again."""
-    rows.update_sale(replace(sale, answer=answer))
+    rows.update_sale(sale._replace(answer=answer))
 
 
 def _account(rows: SessionRows, handover: Handover) -> SessionAccount:

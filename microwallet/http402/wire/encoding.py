@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import json
 import re
@@ -15,11 +14,13 @@ from microwallet.domain.json_text import parse_json
 from microwallet.errors import MalformedMessage
 
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
+_TO_URL = bytes.maketrans(b"+/", b"-_")
+_FROM_URL = bytes.maketrans(b"-_", b"+/")
 
 
 def base64url(raw: bytes) -> str:
     """Base64url without padding."""
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return binascii.b2a_base64(raw, newline=False).translate(_TO_URL, b"=").decode()
 
 
 def encode_object(value: Mapping[str, Any]) -> str:
@@ -38,7 +39,9 @@ def decode_object(text: str, *, what: str, limit: int) -> dict[str, Any]:
     if _BASE64URL.fullmatch(text) is None:
         raise MalformedMessage(f"the {what} is not base64url without padding")
     try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        raw = binascii.a2b_base64(
+            text.encode().translate(_FROM_URL) + b"=" * (-len(text) % 4), strict_mode=True
+        )
     except binascii.Error as error:
         raise MalformedMessage(f"the {what} is not base64url") from error
     return json_object(raw, what=what)

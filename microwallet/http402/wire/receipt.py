@@ -91,5 +91,14 @@ class SessionReceipt:
         }
 
     def to_field(self) -> str:
-        """The value of a `Payment-Receipt` field. Text and whole numbers are canonical once sorted."""
-        return base64url(json.dumps(self.to_object(), sort_keys=True, separators=(",", ":")).encode())
+        """The value of a `Payment-Receipt` field: canonical JSON, written out by hand for speed."""
+        confirmations = "" if self.confirmations is None else f',"confirmations":{self.confirmations}'
+        units = "" if self.units is None else f',"units":{self.units}'
+        transaction = "" if self.transaction_hash is None else f',"txHash":"{self.transaction_hash}"'
+        return base64url(
+            f'{{"acceptedCumulative":"{self.accepted_cumulative}","chainId":{self.chain_id}'
+            f',"challengeId":{json.dumps(self.challenge_id, ensure_ascii=False)}'
+            f',"channelId":"{self.channel_id}"{confirmations},"intent":"{INTENT}","method":"{METHOD}"'
+            f',"reference":"{self.channel_id}","spent":"{self.spent}","status":"success"'
+            f',"timestamp":"{rfc3339(self.timestamp)}"{transaction}{units}}}'.encode()
+        )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Self
 
 from microwallet.domain.identifiers import Address, checksum_address
@@ -16,7 +17,6 @@ from microwallet.errors import MalformedMessage
 TEXT_LIMIT = 2048
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,38}")
-_HEX = re.compile(r"0x(?:[0-9a-fA-F]{2})*")
 _ADDRESS_LENGTH = 20
 
 
@@ -128,8 +128,11 @@ class WireObject:
 
     def _bytes(self, name: str, length: int) -> bytes:
         value = self._required(name)
-        if isinstance(value, str) and len(value) == 2 + 2 * length and _HEX.fullmatch(value):
-            return bytes.fromhex(value[2:])
+        if isinstance(value, str) and len(value) == 2 + 2 * length and value.startswith("0x"):
+            with suppress(ValueError):
+                raw = bytes.fromhex(value[2:])
+                if len(raw) == length:  # it passes over spaces
+                    return raw
         raise self._error(name, f"0x and {2 * length} hexadecimal digits")
 
     def _error(self, name: str, expected: str) -> MalformedMessage:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -366,7 +366,7 @@ for _method in ("GET", "POST", "PUT", "HEAD", "DELETE"):
 
 
 def _with_deposit(account: SessionAccount, deposit: int) -> SessionAccount:
-    return replace(account, deposit=deposit)
+    return account._replace(deposit=deposit)
 
 
 def _encoded(receipt: dict[str, Any] | str) -> str:

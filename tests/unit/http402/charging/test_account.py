@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 
 import pytest
@@ -45,8 +44,8 @@ def test_the_deposit_is_the_end():
 
 def test_a_channel_that_takes_no_more():
     """Closing or finalized: not even a voucher it has already."""
-    closing = dataclasses.replace(ACCOUNT, is_closing=True)
-    finalized = dataclasses.replace(ACCOUNT, is_finalized=True, is_closing=True)
+    closing = ACCOUNT._replace(is_closing=True)
+    finalized = ACCOUNT._replace(is_finalized=True, is_closing=True)
     for account, problem in (
         (closing, ProblemType.VERIFICATION_FAILED),
         (finalized, ProblemType.CHANNEL_FINALIZED),
