@@ -146,14 +146,23 @@ class Handshake:
             ) from error
 
     def _is_served(self, answer: Answer) -> bool:
+        """Whether the request was charged, as far as can be told: an error below 500 that is none of
+        paying is the answer that was bought, although no error has a receipt."""
         if answer.receipt is not None:
             return answer.status < 500
+        if answer.status == ProblemType.PAYMENT_REQUIRED.status:
+            return False
+        if 400 <= answer.status < 500:
+            return answer.problem is None or answer.problem.type is None
         return 200 <= answer.status < 300
 
     def _served(self, held: Held, answer: Answer) -> HttpPayment | Streaming:
         if answer.media_type == EVENT_STREAM:
             return Streaming(held=held)
-        return self.order.settled([held.purchase], held, answer.receipt)
+        payment = self.order.settled([held.purchase], held, answer.receipt)
+        if answer.receipt is None and answer.status >= 400:
+            return replace(payment, receipt_problems=())  # an error has none
+        return payment
 
     def _mended(self, held: Held, answer: Answer, problem: ToldProblem | None) -> Steps[Held]:
         """What to try next after a refusal, each thing once; PaymentRefused when nothing is left."""

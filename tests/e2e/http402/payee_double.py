@@ -294,7 +294,7 @@ class _Handler(BaseHTTPRequestHandler):
                     known.bought.add(amount)
                     known.answers[key] = (status, body)
             more = {} if payee.units is None else {"units": payee.units}
-            receipt = payee.receipt(known, challenge, **more) if status < 500 else None
+            receipt = payee.receipt(known, challenge, **more) if status < 400 else None
         headers = {"Content-Type": "text/plain"}
         if receipt is not None:
             headers["Payment-Receipt"] = _encoded(receipt)
