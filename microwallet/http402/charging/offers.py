@@ -12,14 +12,18 @@ from dataclasses import dataclass, field
 
 from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import Address, ChainId
+from microwallet.errors import MalformedMessage, UsageError
 from microwallet.http402.charging.rotating_secrets import RotatingSecrets
 from microwallet.http402.charging.routes import Price, Route
+from microwallet.http402.wire.body_digest import body_digest
 from microwallet.http402.wire.challenge import REQUEST_LIMIT, Challenge
 from microwallet.http402.wire.encoding import decode_object, encode_object
 from microwallet.http402.wire.session_request import INTENT, METHOD, CredentialType, SessionRequest
 
 CHALLENGE_SECONDS = 300
 """How long a challenge may be answered."""
+CHALLENGE_LIMIT = 8 * 1024
+"""Bytes that a challenge should stay below."""
 _NONCE_BYTES = 12
 
 
@@ -104,5 +108,15 @@ class Offer:
 
 
 def offer_of(terms: Terms, route: Route, price: Price) -> Offer:
-    """The offer of a priced route."""
-    return Offer(terms=terms, price=price, name=f"{route.method} /{'/'.join(route.pattern)}")
+    """The offer of a priced route. UsageError if no field could carry it, or a client might not take it."""
+    offer = Offer(terms=terms, price=price, name=f"{route.method} /{'/'.join(route.pattern)}")
+    try:
+        size = len(offer.challenge(0, digest=body_digest(b"")).to_field().encode())
+    except MalformedMessage as error:
+        raise UsageError(f"route {offer.name}: {error.message}") from error
+    if size >= CHALLENGE_LIMIT:
+        raise UsageError(
+            f"route {offer.name}: its challenge has {size} bytes, {CHALLENGE_LIMIT - 1} are the most;"
+            " shorten the description"
+        )
+    return offer
