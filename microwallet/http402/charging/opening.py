@@ -91,7 +91,8 @@ class Opening:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while (state := await self._chain.run(ask)) is None:
             if time.monotonic() > deadline:
-                raise _failed(channel_id, "the transaction is not confirmed yet: try again later")
+                detail = "the transaction is not confirmed yet"
+                raise _failed(channel_id, detail, ProblemType.TRY_AGAIN)
             await asyncio.sleep(_PAUSE)
         return state
 
