@@ -1,0 +1,39 @@
+"""The requests that carry credentials, as they go out."""
+
+from __future__ import annotations
+
+import httpx
+
+from microwallet.http402.paying.exchange import Sending
+from microwallet.http402.paying.messages import asked_by, outgoing
+
+REQUEST = httpx.Request(
+    "POST",
+    "https://shop.example/tea?cup=1#top",
+    headers=[("Authorization", "Basic eDp5"), ("Authorization", "Payment old")],
+    content=b"green",
+)
+
+
+def test_it_says_what_it_can_pay():
+    """With every request, paid or not; what the program itself set is sent as it is until then."""
+    unpaid = outgoing(REQUEST, Sending())
+    assert unpaid.headers["accept-payment"] == "evm/session"
+    assert unpaid.headers.get_list("authorization") == ["Basic eDp5", "Payment old"]
+
+
+def test_one_credential_and_one_key_go_out():
+    """Beside them the same method, URL and body; a voucher alone goes with HEAD and without the body."""
+    paid = outgoing(REQUEST, Sending(authorization="Payment new", idempotency_key="k"))
+    assert paid.headers.get_list("authorization") == ["Payment new"]
+    assert paid.headers["idempotency-key"] == "k"
+    assert (paid.method, paid.url, paid.content) == ("POST", REQUEST.url, b"green")
+    voucher = outgoing(REQUEST, Sending(authorization="Payment new", is_head=True))
+    assert (voucher.method, voucher.content) == ("HEAD", b"")
+    assert voucher.headers.get_list("authorization") == ["Payment new"]
+
+
+def test_a_credential_is_shown_nowhere():
+    """Not in the repr of what is to be sent."""
+    assert "secret" not in repr(Sending(authorization="Payment secret"))
+    assert asked_by(REQUEST).url == "https://shop.example/tea?cup=1"
