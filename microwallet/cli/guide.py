@@ -17,6 +17,7 @@ app = new_group("Read about a topic.")
 
 TOPICS = {
     "channels": "how a channel works",
+    "conformance": "what the drafts demand, whether it is met, and the tests that show it",
     "safety": "how money can be lost, and what protects it",
     "scripting": "JSON, exit codes, idempotency keys, settings",
 }

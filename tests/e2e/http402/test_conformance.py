@@ -20,8 +20,10 @@ from microwallet.http402.charging.account import Refused
 from microwallet.http402.charging.chain import PayeeChain
 from microwallet.http402.charging.offers import CHALLENGE_LIMIT
 from microwallet.http402.wire.challenge import offered_challenges
+from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.problems import Problem, ProblemType
 from microwallet.http402.wire.session_payload import payload_object
+from microwallet.http402.wire.session_request import SessionRequest
 
 PAYER = Payer()
 STRANGER = VoucherKey((99).to_bytes(32, "big"))
@@ -104,6 +106,58 @@ def test_what_is_unknown_in_a_credential_is_ignored(counter):
     """A field that a later version of the drafts may add changes nothing."""
     payload = {**payload_object(PAYER.pay(1000)), "later": {"any": ["thing"]}}
     assert counter.pay(PAYER, payload).status_code == 200
+
+
+def test_a_challenge_takes_the_deposits_that_are_served(counter):
+    """A gateway that sends no deposits says nothing of fees, and takes those that payers sent."""
+    request = SessionRequest.parse(counter.challenge().request_object())
+    assert (request.fee_payer, tuple(request.credential_types)) == (False, ("hash",))
+
+
+# Who pays
+
+
+def without_source(action, challenge, source=None):
+    return Credential(challenge=challenge, payload=payload_object(action), source=source).to_field()
+
+
+@pytest.mark.parametrize("source", [None, "", "alice", "did:pkh:eip155:1:" + PAYER.address])
+def test_an_open_says_who_pays(counter, source):
+    """Without a payer on this chain it is malformed, before the chain is asked."""
+    new = Payer(5)
+    counter.chain.channels[new.channel_id] = new.state
+    answer = counter.ask(
+        headers={"authorization": without_source(new.open(1000), counter.challenge(), source)}
+    )
+    assert (answer.status_code, problem(answer)) == (400, "malformed-credential")
+    assert counter.chain.asked == 0
+
+
+def test_a_voucher_says_nothing_of_its_payer(counter):
+    """Its channel does."""
+    for action in (PAYER.pay(1000), PAYER.close(1000)):
+        headers = {"authorization": without_source(action, counter.challenge())}
+        assert counter.ask(headers=headers).status_code == 200
+
+
+def test_a_deposit_that_is_not_made_here_takes_its_voucher_along(counter):
+    """A good voucher in a credential with a deposit that is refused is not accepted."""
+    deposit = {
+        "action": "topUp",
+        "type": "authorization",
+        "salt": "0x" + "01" * 32,
+        "authorization": {
+            "from": PAYER.address,
+            "to": PAYER.descriptor.escrow_contract,
+            "value": "1000",
+            "validAfter": "0",
+            "validBefore": "9999999999",
+            "nonce": "0x" + "02" * 32,
+        },
+        "signature": "0x" + "03" * 65,
+    }
+    answer = counter.pay(PAYER, {**payload_object(PAYER.pay(1000)), "deposit": deposit})
+    assert (answer.status_code, counter.account(PAYER).accepted) == (402, 0)
 
 
 # Refusals
@@ -207,8 +261,8 @@ def test_vouchers_side_by_side_are_counted_one_by_one(counter):
 
 
 @pytest.mark.parametrize("amount", [3000, 2999, 1, 0])
-def test_a_voucher_handed_over_again_is_a_success_that_changes_nothing(counter, amount):
-    """Equal to the best or below it; but only when it is rightly signed."""
+def test_a_voucher_handed_over_again_changes_nothing(counter, amount):
+    """Equal to the best or below it: a success, if it is rightly signed."""
     challenge = counter.challenge()
     counter.pay(PAYER, PAYER.pay(3000), "HEAD", challenge=challenge)
     before = rows_of(counter)

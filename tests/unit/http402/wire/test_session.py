@@ -157,6 +157,15 @@ class TestPayload:
                 with pytest.raises(MalformedMessage):
                     parse_payload({**whole, name: wrong})
 
+    def test_every_field_of_an_authorization_counts(self):
+        """Also where it is merged with a voucher."""
+        whole = payload_object(ACTIONS[1])
+        assert set(whole["authorization"]) == {"from", "to", "value", "validAfter", "validBefore", "nonce"}
+        for name in whole["authorization"]:
+            for wrong in (None, "", 7, [], "0x"):
+                with pytest.raises(MalformedMessage, match=name):
+                    parse_payload({**whole, "authorization": {**whole["authorization"], name: wrong}})
+
     def test_permit2_is_declined_by_name(self):
         """The message says what is taken instead."""
         payload = {**payload_object(ACTIONS[0]), "type": "permit2"}
