@@ -13,13 +13,17 @@ from microwallet.cli.options import Json
 from microwallet.cli.result import Result
 from microwallet.cli.table import table
 from microwallet.config import SETTINGS, checked_setting
+from microwallet.domain.money import Amount, unit_of
+from microwallet.errors import UsageError
 from microwallet.escrow.networks import resolve_network
 from microwallet.escrow.transport import Endpoint, redacted
+from microwallet.wallet import Wallet
 
 app = new_group("Settings and where they come from.")
 
 _ADDRESS = "rpc-url"
 """The setting that may hold credentials."""
+_AMOUNTS = ("max-amount", "max-deposit")
 
 
 @command(app, "show", "microwallet config show")
@@ -65,6 +69,8 @@ def set_value(
         checked = wallet.accounts.get(value).name
     elif name == _ADDRESS:
         Endpoint(value)
+    elif name in _AMOUNTS:
+        _check_amount(name, value, wallet)
     with wallet.configuration.editing() as content:
         content[name] = checked
     shown = _shown(name, checked)
@@ -82,6 +88,14 @@ def unset(
     with open_wallet().configuration.editing() as content:
         content.pop(name, None)
     return Result(data={"name": name, "value": SETTINGS[name].default}, text=f"{name} has its default again")
+
+
+def _check_amount(name: str, value: str, wallet: Wallet) -> None:
+    """UsageError unless a limit has a unit, since it is for one asset, and is an amount of it."""
+    unit = unit_of(value)
+    if unit is None:
+        raise UsageError(f"{name} is {value!r}, without a unit", hint=f'"{value} USDC"')
+    Amount.parse(value, wallet.resolve_asset(unit))
 
 
 def _shown(name: str, value: Any) -> Any:

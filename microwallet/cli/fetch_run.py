@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from microwallet.cli.context import confirm, open_wallet
@@ -21,17 +23,20 @@ from microwallet.cli.fetch_view import (
 )
 from microwallet.cli.result import print_json, success_envelope
 from microwallet.errors import HttpStatus, MicrowalletError, NetworkError, UsageError
+from microwallet.http402.paying.origins import Origin
 from microwallet.payer.pay import check_idempotency_key
 
 if TYPE_CHECKING:
     import httpx
 
+    from microwallet.http402.paying.client import PayingClient
     from microwallet.http402.paying.receipts import HttpPayment
     from microwallet.payer.open import OpenPlan
     from microwallet.payer.paying_account import PayingAccount
     from microwallet.payer.top_up import TopUpPlan
     from microwallet.wallet import Wallet
 
+_COMMAND_LINE_OF_HTTPX, _HTTP_2 = "httpx._main", "h2"
 _SECONDS = 30
 _CONNECT_SECONDS = 10
 _MOST_REDIRECTS = 10
@@ -153,23 +158,28 @@ def _payments(response: httpx.Response) -> list[HttpPayment]:
     return [one for one in settled if one is not None]
 
 
+@contextmanager
+def _without(*names: str) -> Iterator[None]:
+    """While packages are imported that can do without these modules, whose loading takes longest."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None makes an import fail
+    try:
+        yield
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)
+
+
 def _client(wallet: Wallet, wanted: Wanted, settings: Settings) -> httpx.Client:
+    seconds = _seconds(settings.timeout)
+    proxy = settings.proxy or _proxy_of(wanted.url)
+    may_need_tls = settings.follow or proxy is not None or wanted.url.startswith("https:")
+    with _without(_COMMAND_LINE_OF_HTTPX, *(() if may_need_tls else (_HTTP_2,))):
+        inner = _http(proxy, tls=may_need_tls)
     import httpx
 
-    seconds = _seconds(settings.timeout)
-    may_need_tls = settings.follow or settings.proxy is not None or wanted.url.startswith("https:")
-    # Loading the certificates takes longer than a request; a context without any trusts nobody.
-    verify: ssl.SSLContext | bool = True if may_need_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        inner: httpx.BaseTransport = httpx.HTTPTransport(
-            verify=verify, http1=True, http2=may_need_tls, proxy=settings.proxy
-        )
-    except (ValueError, httpx.InvalidURL) as error:
-        raise UsageError(
-            f"--proxy cannot be used: {error}", hint="--proxy socks5://127.0.0.1:1080"
-        ) from error
     if not settings.no_pay:
-        inner = _paying(wallet, settings, inner)
+        inner = _paying(wallet, settings, inner, is_direct=proxy is None)
     return httpx.Client(
         transport=inner,
         follow_redirects=settings.follow,
@@ -178,7 +188,33 @@ def _client(wallet: Wallet, wanted: Wanted, settings: Settings) -> httpx.Client:
     )
 
 
-def _paying(wallet: Wallet, settings: Settings, inner: httpx.BaseTransport) -> httpx.BaseTransport:
+def _http(proxy: str | None, *, tls: bool) -> httpx.BaseTransport:
+    import httpx
+
+    # Loading the certificates takes longer than a request; a context without any trusts nobody.
+    verify: ssl.SSLContext | bool = True if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        return httpx.HTTPTransport(verify=verify, http1=True, http2=tls, proxy=proxy)
+    except (ValueError, httpx.InvalidURL) as error:
+        raise UsageError(
+            f"--proxy cannot be used: {error}", hint="--proxy socks5://127.0.0.1:1080"
+        ) from error
+
+
+def _proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for a URL; this machine is reached without one."""
+    origin = Origin.of(url)
+    if origin.scheme == "http" and origin.is_private:
+        return None
+    from urllib.request import getproxies, proxy_bypass
+
+    proxies = getproxies()
+    return None if proxy_bypass(origin.host) else proxies.get(origin.scheme, proxies.get("all"))
+
+
+def _paying(
+    wallet: Wallet, settings: Settings, inner: httpx.BaseTransport, *, is_direct: bool
+) -> httpx.BaseTransport:
     from microwallet.http402.paying.transport import PayingTransport
     from microwallet.paying import limits_of, paying_client
 
@@ -198,7 +234,15 @@ def _paying(wallet: Wallet, settings: Settings, inner: httpx.BaseTransport) -> h
         summary = open_summary(account, plan) if isinstance(plan, OpenPlan) else top_up_summary(account, plan)
         confirm(summary, yes=settings.yes)
 
-    return PayingTransport(paying_client(wallet, limits, confirm=agree), inner)
+    def is_private(origin: Origin) -> bool:
+        """Even this machine's own name means another one to a proxy."""
+        return origin.is_private if is_direct else origin.scheme == "https"
+
+    @cache
+    def client() -> PayingClient:
+        return replace(paying_client(wallet, limits, confirm=agree), is_private=is_private)
+
+    return PayingTransport(client, inner)
 
 
 def _seconds(text: str | None) -> float:

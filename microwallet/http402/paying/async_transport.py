@@ -26,7 +26,6 @@ from microwallet.http402.paying.messages import (
     with_body,
 )
 from microwallet.http402.paying.metering import MeteredStream
-from microwallet.http402.paying.order import Order
 from microwallet.http402.wire.problems import PROBLEM_LIMIT
 
 Value = TypeVar("Value")
@@ -35,8 +34,8 @@ Value = TypeVar("Value")
 class AsyncPayingTransport(httpx.AsyncBaseTransport):
     """As PayingTransport, for httpx.AsyncClient. Requests side by side share channels correctly.
 
-    Ledger, keys and chain are used on one thread of its own, where `open_client` is entered at the
-    first request and left by `aclose`.
+    Ledger, keys and chain are used on one thread of its own, where `open_client` is entered for the first
+    request that is to be paid for, and left by `aclose`.
     """
 
     def __init__(
@@ -53,13 +52,12 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
         """Send, pay, send again."""
         await request.aread()
         exchange = AsyncExchange(self._inner, request, self._books)
-        order = await self._books.do(lambda: Order(self._opened(), asked_by(request)))
-        handshake = Handshake(order)
+        handshake = Handshake(self._opened, asked_by(request))
         try:
             outcome = await exchange.drive(handshake.run())
         except BaseException:
             await exchange.close()
-            await self._books.do(order.close)
+            await self._books.do(handshake.close)
             raise
         response = exchange.newest()
         if isinstance(outcome, Streaming):
@@ -68,7 +66,7 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
                 outcome, response, AsyncExchange(self._inner, request, self._books), self._books
             )
         else:
-            await self._books.do(order.close)
+            await self._books.do(handshake.close)
         return told_by(response, outcome)
 
     async def aclose(self) -> None:

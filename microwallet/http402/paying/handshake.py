@@ -6,7 +6,9 @@ ledger, keys and the chain are used in between, on the thread that drives the ge
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from microwallet.domain.money import Amount
 from microwallet.errors import (
@@ -18,9 +20,11 @@ from microwallet.errors import (
     PaymentRefused,
 )
 from microwallet.http402.paying.choice import Choice, PayerRules, choose
-from microwallet.http402.paying.exchange import Answer, NoAnswer, NotSent, Sending, Steps
+from microwallet.http402.paying.client import PayingClient
+from microwallet.http402.paying.exchange import Answer, Asked, NoAnswer, NotSent, Sending, Steps
 from microwallet.http402.paying.funding import Funding, Preview
 from microwallet.http402.paying.order import Held, Order
+from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import HttpPayment
 from microwallet.http402.wire.body_digest import matches
 from microwallet.http402.wire.challenge import offered_challenges
@@ -52,12 +56,29 @@ class Streaming:
 class Handshake:
     """Asks, pays and checks. What a server refuses is mended, each thing once."""
 
-    def __init__(self, order: Order) -> None:
-        self.order = order
-        self.client = order.client
-        self.origin = order.origin
-        self._has_renewed = self._has_raised = self._has_reopened = self._has_told_open = False
+    def __init__(self, open_client: Callable[[], PayingClient], asked: Asked) -> None:
+        """Nothing is opened for a request that turns out to be free."""
+        self._open_client = open_client
+        self.asked = asked
+        self.origin = Origin.of(asked.url)
+        self._tried: set[str] = set()
+        """The remedies that were used: each is used once."""
         self._has_told_key = False
+
+    @cached_property
+    def client(self) -> PayingClient:
+        """What pays."""
+        return self._open_client()
+
+    @cached_property
+    def order(self) -> Order:
+        """What is bought."""
+        return Order(self.client, self.asked)
+
+    def close(self) -> None:
+        """Let go of what a stream holds."""
+        if "order" in self.__dict__:
+            self.order.close()
 
     def run(self) -> Steps[HttpPayment | Streaming | WouldPay | None]:
         """Ask, pay if the server wants to be paid, and check what it says then.
@@ -65,7 +86,7 @@ class Handshake:
         None where nothing was paid: the last answer is the server's own. Raises PaymentRefused and its
         kind, OutcomeUnknown when the credential left and no answer came.
         """
-        begun = self.order.begun()
+        begun = None if self.asked.idempotency_key is None else self.order.begun()
         answer = yield from self._exchange(Sending())
         if answer.status != ProblemType.PAYMENT_REQUIRED.status:
             return None
@@ -167,23 +188,42 @@ class Handshake:
     def _mended(self, held: Held, answer: Answer, problem: ToldProblem | None) -> Steps[Held]:
         """What to try next after a refusal, each thing once; PaymentRefused when nothing is left."""
         kind = None if problem is None else problem.type
-        if kind in NOTHING_BOUGHT and not self._has_renewed:
-            self._has_renewed = True
+        if kind in NOTHING_BOUGHT and self._first("renew"):
             return replace(held, choice=(yield from self.renewed(held, answer)))
-        if kind is ProblemType.CHANNEL_NOT_FOUND and not self._has_told_open:
-            self._has_told_open = True
-            if held.open_hash is None and (told := self.order.open_hash(held.channel)) is not None:
+        if kind is ProblemType.CHANNEL_NOT_FOUND and held.open_hash is None and self._first("tell the open"):
+            told = self.order.open_hash(held.channel)
+            if told is not None:
                 return replace(held, choice=(yield from self.renewed(held, answer)), open_hash=told)
+        if (
+            kind in _WANTS_MORE
+            and (highest := self._unseen(held, problem))
+            and self._first("show the highest")
+        ):
+            field = self.order.signer(held.channel).voucher(held.choice.challenge, highest)
+            yield from self._exchange(Sending(authorization=field, is_head=True))
+            return replace(held, choice=(yield from self.renewed(held, answer)))
         self.order.give_back(held)
         if held.reserved is None:
             raise self._refusal(held, answer, problem, resumed=True)
-        if kind in _WANTS_MORE and not self._has_raised:
-            self._has_raised = True
+        if kind in _WANTS_MORE and self._first("raise"):
             return (yield from self._raised(held, answer, problem))
-        if kind in _GONE and not self._has_reopened:
-            self._has_reopened = True
+        if kind in _GONE and self._first("reopen"):
             return (yield from self._reopened(held))
         raise self._refusal(held, answer, problem, resumed=False)
+
+    def _first(self, remedy: str) -> bool:
+        """Whether a remedy was not tried before; it is now."""
+        is_first = remedy not in self._tried
+        self._tried.add(remedy)
+        return is_first
+
+    def _unseen(self, held: Held, problem: ToldProblem | None) -> int | None:
+        """What is authorized already beyond this purchase, and would be enough: others that run beside
+        this one have signed it, and the payee has not got it yet."""
+        channel = self.client.ledger.channels.get(held.channel.channel_id) or held.channel
+        required = 0 if problem is None else problem.required_cumulative or 0
+        enough = max(required, held.purchase.cumulative_amount + 1)
+        return channel.authorized if enough <= channel.authorized else None
 
     def renewed(self, held: Held, answer: Answer | None) -> Steps[Choice]:
         """A fresh challenge for the same purchase. PaymentRefused if the offer is another one now."""

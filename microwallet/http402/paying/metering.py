@@ -57,9 +57,8 @@ class MeteredStream:
     def settle(self) -> HttpPayment:
         """Record what the stream cost: by its last receipt, else all that was reserved."""
         if self.payment is None:
-            order = self._handshake.order
-            self.payment = order.settled(self._purchases, self._held, self._receipt)
-            order.close()
+            self.payment = self._handshake.order.settled(self._purchases, self._held, self._receipt)
+            self._handshake.close()
         return self.payment
 
     def _pay(self, needed: NeedVoucher) -> Steps[None]:
@@ -75,9 +74,9 @@ class MeteredStream:
             yield from self._hand_over(newest)
             return
         handshake = self._handshake
-        channel = handshake.order.client.ledger.channels.get(held.channel.channel_id) or held.channel
+        channel = handshake.client.ledger.channels.get(held.channel.channel_id) or held.channel
         cost = max(price.base_units, needed.required_cumulative - channel.spent)
-        limit = handshake.order.client.limits.max_amounts.get(price.asset.token, 0)
+        limit = handshake.client.limits.max_amounts.get(price.asset.token, 0)
         if self.reserved + cost > limit:
             wanted = Amount(self.reserved + cost, price.asset)
             raise AboveLimit(
@@ -95,7 +94,7 @@ class MeteredStream:
             reserved = handshake.order.reserve(channel, terms, continues=True)
         except AmountExceedsDeposit:
             missing = max(needed.required_cumulative, channel.spent + cost, 1) - channel.state.deposit
-            funded = Funding(handshake.order.client, held.choice).top_up(channel, max(1, missing))
+            funded = Funding(handshake.client, held.choice).top_up(channel, max(1, missing))
             yield from self._sent(handshake.order.tell_top_up(held.choice, funded))
             self._held = held = replace(held, channel=funded.channel, deposited=True)
             reserved = handshake.order.reserve(funded.channel, terms, continues=True)
@@ -106,7 +105,7 @@ class MeteredStream:
         """Send a voucher beside the stream; once more with a fresh challenge if the first has expired."""
         handshake = self._handshake
         held = self._held
-        if held.choice.challenge.has_expired(handshake.order.client.clock()):
+        if held.choice.challenge.has_expired(handshake.client.clock()):
             self._held = held = replace(held, choice=(yield from handshake.renewed(held, None)))
         answer = yield from self._sent(self._voucher(held, purchase))
         if answer.status == 402 and answer.challenges:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -23,7 +23,6 @@ from microwallet.http402.paying.messages import (
     with_body,
 )
 from microwallet.http402.paying.metering import MeteredStream
-from microwallet.http402.paying.order import Order
 from microwallet.http402.wire.problems import PROBLEM_LIMIT
 
 
@@ -35,28 +34,28 @@ class PayingTransport(httpx.BaseTransport):
     know whether it did. For one thread: the one that opened the client's ledger.
     """
 
-    def __init__(self, client: PayingClient, inner: httpx.BaseTransport) -> None:
-        self._client = client
+    def __init__(self, open_client: Callable[[], PayingClient], inner: httpx.BaseTransport) -> None:
+        """`open_client` is called for the first request that is to be paid for, and whenever one is."""
+        self._open_client = open_client
         self._inner = inner
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send, pay, send again."""
         request.read()
         exchange = Exchange(self._inner, request)
-        order = Order(self._client, asked_by(request))
-        handshake = Handshake(order)
+        handshake = Handshake(self._open_client, asked_by(request))
         try:
             outcome = exchange.drive(handshake.run())
         except BaseException:
             exchange.close()
-            order.close()
+            handshake.close()
             raise
         response = exchange.newest()
         if isinstance(outcome, Streaming):
             outcome = MeteredStream(handshake, outcome)
             response.stream = _PaidStream(outcome, response, Exchange(self._inner, request))
         else:
-            order.close()
+            handshake.close()
         return told_by(response, outcome)
 
     def close(self) -> None:

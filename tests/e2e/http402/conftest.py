@@ -21,7 +21,7 @@ def fetch(alice, payee):
 
     def run(*arguments, path="/", url=None, yes=True, **options):
         words = ["--yes"] if yes else []
-        method = arguments[:1] if arguments and arguments[0].isupper() else ()
+        method = arguments[:1] if arguments and arguments[0].isalpha() else ()
         flags = arguments[len(method) :]
         return alice.run("fetch", *method, (url or payee.url) + path, *flags, *words, "--json", **options)
 

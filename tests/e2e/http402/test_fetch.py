@@ -1,18 +1,17 @@
-"""Fetching what has a price: open, pay, and what the books say."""
+"""Fetching what has a price: open, pay, and what a user of curl expects around it."""
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
 from http402.payee_double import PAID_BODY
 
 
-def fetch(home, payee, *arguments, path="/", **options):
-    """`microwallet fetch` of a payee's path, with --json."""
-    return home.run("fetch", payee.url + path, *arguments, "--json", **options)
-
-
-def test_opens_and_pays_then_pays_from_it(alice, payee):
+def test_opens_and_pays_then_pays_from_it(fetch, payee):
     """The first fetch opens a channel and pays; the next one pays from it; both tell the payment."""
-    first = fetch(alice, payee, "--deposit", "1 USDC", "--yes").data
+    first = fetch("--deposit", "1 USDC").data
     assert first["status"] == 200
     assert (first["body"], first["bodyEncoding"]) == (PAID_BODY.decode(), None)
     payment = first["payment"]
@@ -20,7 +19,161 @@ def test_opens_and_pays_then_pays_from_it(alice, payee):
     assert (payment["method"], payment["intent"], payment["payee"]) == ("evm", "session", payee.address)
     assert payment["receipt"]["acceptedCumulative"] == "1000"
     assert payment["receiptProblems"] == []
-    second = fetch(alice, payee).data["payment"]
+    second = fetch(yes=False).data["payment"]
     assert second["channelId"] == payment["channelId"]
     assert (second["amount"], second["cumulativeAmount"], second["spent"]) == ("1000", "2000", "2000")
     assert payee.reader.channel_state(payment["channelId"]).deposit == 1_000_000
+
+
+def test_paying_from_a_channel_loads_nothing_slow(fetch, alice, payee):
+    """A fetch that pays from an open channel imports no web3, no eth_account, no rich, no HTTP/2."""
+    fetch()
+    slow = {"web3", "eth_account", "rich", "pygments", "click", "hpack"}
+    assert not alice.imports("fetch", payee.url + "/", "--json") & slow
+
+
+@pytest.fixture
+def seen(payee):
+    """What reaches a server that is free: method, headers and body of each request."""
+    requests = []
+
+    def before(handler, _action):
+        requests.append((handler.command, handler.headers, handler.body))
+        handler.answer(200, {"X-One": "1", "Set-Cookie": "a=b"}, b"ok\x00\xff")
+        return True
+
+    payee.before = before
+    return requests
+
+
+@pytest.mark.parametrize(
+    ("words", "method", "kind", "body"),
+    [
+        ((), "GET", None, b""),
+        (("DELETE",), "DELETE", None, b""),
+        (("-d", "a=1", "-d", "b=2"), "POST", "application/x-www-form-urlencoded", b"a=1&b=2"),
+        (("PUT", "-d", "{}", "-H", "Content-Type: application/json"), "PUT", "application/json", b"{}"),
+        (("-d", "-"), "POST", "application/x-www-form-urlencoded", b"from\nstdin"),
+    ],
+)
+def test_requests_like_curl(fetch, seen, words, method, kind, body):
+    """The method, the headers and the data are what was typed."""
+    assert fetch(*words, input="from\nstdin").data["bodyEncoding"] == "base64"
+    [(sent, headers, got)] = seen
+    assert (sent, headers["Content-Type"], got) == (method, kind, body)
+    assert headers["Accept-Payment"] == "evm/session"
+    assert headers["User-Agent"].startswith("microwallet/")
+    assert "Idempotency-Key" not in headers
+
+
+def test_files_in_body_and_form(fetch, seen, tmp_path, alice, payee):
+    """@FILE is a file's bytes as they are; -F makes a multipart body; -o takes the answer's bytes."""
+    file = tmp_path / "data.bin"
+    file.write_bytes(b"\r\n\x00")
+    fetch("-d", f"@{file}").succeeded()
+    fetch("-F", "name=value", "-F", f"file=@{file};type=image/png").succeeded()
+    (_, _, plain), (method, headers, form) = seen
+    assert plain == b"\r\n\x00"
+    assert method == "POST"
+    assert headers["Content-Type"].startswith("multipart/form-data; boundary=")
+    assert b'name="name"\r\n\r\nvalue' in form
+    assert b'filename="data.bin"\r\nContent-Type: image/png\r\n\r\n\r\n\x00' in form
+    answer = tmp_path / "answer"
+    alice.run("fetch", payee.url + "/", "-o", str(answer)).succeeded()
+    assert answer.read_bytes() == b"ok\x00\xff"
+
+
+def test_headers_on_demand(seen, alice, payee):
+    """-i prints the headers on stdout, -v on stderr, and no secret in them."""
+    said = alice.run("fetch", payee.url + "/", "-v", "-o", "/dev/null", "-H", "Authorization: Bearer s3cret")
+    assert "> GET " in said.stderr
+    assert "< x-one: 1" in said.stderr
+    assert "s3cret" not in said.stderr + said.stdout
+    assert seen[0][1]["Authorization"] == "Bearer s3cret"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ftp://x/",),
+        ("nonsense",),
+        ("GE T", "http://127.0.0.1:9/"),
+        ("http://user@127.0.0.1:9/",),
+        ("http://127.0.0.1:9/", "-H", "no colon"),
+        ("http://127.0.0.1:9/", "-H", "Payment-Receipt: x"),
+        ("http://127.0.0.1:9/", "-d", "x", "-F", "a=b"),
+        ("http://127.0.0.1:9/", "-F", "a"),
+        ("http://127.0.0.1:9/", "-d", "@/nowhere"),
+        ("http://127.0.0.1:9/", "--timeout", "0"),
+        ("http://127.0.0.1:9/", "--timeout", "x"),
+        ("http://127.0.0.1:9/", "--max-amount", "much"),
+        ("http://127.0.0.1:9/", "--max-amount", "1 DAI"),
+        ("http://127.0.0.1:9/", "--deposit", "-1 USDC"),
+        ("http://127.0.0.1:9/", "--proxy", "nonsense"),
+        ("http://127.0.0.1:9/", "--payee", "0x12"),
+        ("http://127.0.0.1:9/", "-o", "/nowhere/file"),
+        ("http://127.0.0.1:9/", "--idempotency-key", "\u00fc"),
+    ],
+)
+def test_wrong_arguments(alice, words):
+    """What cannot be a request is exit 2 before anything is sent."""
+    refused = alice.run("fetch", *words, "--json")
+    assert (refused.exit_code, refused.stderr) == (2, "")
+
+
+def test_limits_are_settings(alice, fetch, payee):
+    """max-amount and max-deposit bound everything; a limit without a unit is refused."""
+    alice.run("config", "set", "max-amount", "0.0009 USDC").succeeded()
+    assert fetch().error["code"] == "above-limit"
+    assert fetch("--max-amount", "0.001").exit_code == 0
+    payee.suggested_deposit = 10**9
+    alice.run("config", "set", "max-amount", "1 USDC").succeeded()
+    alice.run("config", "set", "max-deposit", "0.2 USDC").succeeded()
+    payee.price = 100_000
+    assert fetch().data["payment"]["deposit"] == "200000"
+    assert alice.run("config", "set", "max-amount", "1").exit_code == 2
+    assert alice.run("config", "set", "max-deposit", "1 DAI").exit_code == 2
+
+
+@pytest.fixture
+def proxy():
+    """A plain HTTP proxy that answers by itself; what it was asked for."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(402)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_proxy_is_used_and_never_paid_through_in_plain(fetch, payee, proxy):
+    """A proxy would read along, and to it this machine's name is another's: nothing is paid in plain."""
+    url, asked = proxy
+    refused = fetch("--proxy", url)
+    assert asked == [payee.url + "/"]
+    assert (refused.exit_code, refused.error["code"]) == (4, "no-payable-challenge")
+    assert fetch(url="http://example.com", env={"http_proxy": url}).exit_code == 4
+    assert asked[1:] == ["http://example.com/"]
+    assert fetch(env={"http_proxy": url}).exit_code == 0
+
+
+def test_redirects_are_bounded(fetch, payee):
+    """Redirects are followed when asked for, and not for ever."""
+    payee.before = lambda handler, _: handler.answer(302, {"Location": payee.url + "/again"}, b"") or True
+    assert fetch().data["status"] == 302
+    endless = fetch("--follow")
+    assert (endless.exit_code, endless.error["code"]) == (3, "network")
+    assert len(payee.seen) < 15

@@ -261,6 +261,27 @@ def test_interrupted_stream(alice, payee, fetch):
     assert process.returncode == 130
 
 
+def test_step_larger_than_the_price_side_by_side(alice, payee, books, fetch):
+    """Where the payee's smallest step is more than a price, those that run side by side share one step."""
+    payee.min_voucher_delta = 8_000
+    fetch("--deposit", "1 USDC")
+    with ThreadPoolExecutor(10) as pool:
+        runs = list(pool.map(lambda _: alice.run("fetch", payee.url + "/", "--json"), range(10)))
+    assert [one.exit_code for one in runs] == [0] * 10, [one for one in runs if one.exit_code]
+    [channel], purchases = books()
+    assert (channel.spent, channel.authorized) == (11_000, 16_000)
+    assert len({amount for _, amount, *_ in purchases}) == len(purchases) == 11
+
+
+def test_free_things_need_no_wallet(home, payee):
+    """What costs nothing is fetched without an account, and leaves no ledger."""
+    payee.before = lambda handler, _: bool(handler.answer(200, {"X": "1"}, b"free")) or True
+    done = home.run("fetch", payee.url + "/", "-i").succeeded()
+    assert done.stdout.startswith("HTTP/1.1 200 OK")
+    assert done.stdout.endswith("free")
+    assert not home.path.exists()
+
+
 @pytest.mark.long
 def test_fifty_side_by_side(alice, payee, books, fetch):
     """Fifty processes on one channel: fifty amounts, the sum is exact."""

@@ -32,7 +32,7 @@ def test_an_existing_program_pays(open_client, payee):
     """A client with the transport pays, and the response tells what; what is free stays free."""
     with (
         open_client() as paying,
-        httpx.Client(transport=PayingTransport(paying, httpx.HTTPTransport())) as client,
+        httpx.Client(transport=PayingTransport(lambda: paying, httpx.HTTPTransport())) as client,
     ):
         answer = client.post(payee.url, content=b"question")
         assert answer.content == PAID_BODY
