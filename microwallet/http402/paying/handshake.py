@@ -14,6 +14,7 @@ from microwallet.domain.money import Amount
 from microwallet.errors import (
     AboveLimit,
     AmountExceedsDeposit,
+    IdempotencyMismatch,
     NetworkError,
     NoPayableChallenge,
     OutcomeUnknown,
@@ -30,11 +31,13 @@ from microwallet.http402.wire.body_digest import matches
 from microwallet.http402.wire.challenge import offered_challenges
 from microwallet.http402.wire.problems import ProblemType, ToldProblem
 
+FIRST_ERROR_STATUS = 400
 EVENT_STREAM = "text/event-stream"
 NOTHING_BOUGHT = frozenset(
     {ProblemType.CHALLENGE_NOT_FOUND, ProblemType.INVALID_CHALLENGE, ProblemType.PAYMENT_EXPIRED}
 )
 _WANTS_MORE = frozenset({ProblemType.INSUFFICIENT_BALANCE, ProblemType.DELTA_TOO_SMALL})
+_LOOK = "look whether the address is right and the server runs; --proxy URL where one is needed"
 _GONE = frozenset({ProblemType.CHANNEL_NOT_FOUND, ProblemType.CHANNEL_FINALIZED})
 
 
@@ -100,14 +103,13 @@ class Handshake:
             held = self.order.resumed(choice, begun)
         while True:
             answer = yield from self._submit(held)
-            if self._is_served(answer):
-                return self._served(held, answer)
-            problem = answer.problem
-            if answer.status != ProblemType.PAYMENT_REQUIRED.status and (
-                problem is None or problem.type is None
-            ):
+            if answer.status >= 500:
                 self.order.give_back(held)
                 return None
+            problem = answer.problem
+            is_refused = answer.status == ProblemType.PAYMENT_REQUIRED.status or _kind(problem) is not None
+            if answer.receipt is not None or not is_refused:
+                return self._served(held, answer)
             held = yield from self._mended(held, answer, problem)
 
     def _exchange(self, sending: Sending) -> Steps[Answer]:
@@ -115,7 +117,7 @@ class Handshake:
         try:
             return (yield sending)
         except (NotSent, NoAnswer) as error:
-            raise NetworkError(f"{self.origin} cannot be reached: {error}") from error
+            raise NetworkError(f"{self.origin} cannot be reached: {error}", hint=_LOOK) from error
 
     def _choose(self, answer: Answer) -> Choice:
         if not self.client.is_private(self.origin):
@@ -157,7 +159,7 @@ class Handshake:
         except NotSent as error:
             self.order.give_back(held)
             raise NetworkError(
-                f"{self.origin} cannot be reached any more: {error}; nothing was paid"
+                f"{self.origin} cannot be reached any more: {error}; nothing was paid", hint=_LOOK
             ) from error
         except NoAnswer as error:
             price = Amount(held.purchase.cost, held.channel.asset)
@@ -166,28 +168,29 @@ class Handshake:
                 hint=self.order.again(),
             ) from error
 
-    def _is_served(self, answer: Answer) -> bool:
-        """Whether the request was charged, as far as can be told: an error below 500 that is none of
-        paying is the answer that was bought, although no error has a receipt."""
-        if answer.receipt is not None:
-            return answer.status < 500
-        if answer.status == ProblemType.PAYMENT_REQUIRED.status:
-            return False
-        if 400 <= answer.status < 500:
-            return answer.problem is None or answer.problem.type is None
-        return 200 <= answer.status < 300
-
     def _served(self, held: Held, answer: Answer) -> HttpPayment | Streaming:
+        """What the server answers below 500 without a refusal it has charged, an error of its own too."""
         if answer.media_type == EVENT_STREAM:
             return Streaming(held=held)
-        payment = self.order.settled([held.purchase], held, answer.receipt)
-        if answer.receipt is None and answer.status >= 400:
-            return replace(payment, receipt_problems=())  # an error has none
-        return payment
+        return self.order.settled(
+            [held.purchase], held, answer.receipt, is_error=answer.status >= FIRST_ERROR_STATUS
+        )
 
     def _mended(self, held: Held, answer: Answer, problem: ToldProblem | None) -> Steps[Held]:
         """What to try next after a refusal, each thing once; PaymentRefused when nothing is left."""
-        kind = None if problem is None else problem.type
+        kind = _kind(problem)
+        if kind is ProblemType.OUTCOME_UNKNOWN:
+            raise OutcomeUnknown(
+                f"{self.origin} took this payment before, and does not give its answer again",
+                hint=f"microwallet channel show {held.channel.name}",
+            )
+        if kind is ProblemType.IDEMPOTENCY_MISMATCH:
+            self.order.give_back(held)
+            raise IdempotencyMismatch(
+                f"{self.origin} knows the idempotency key {self.order.request.idempotency_key!r} from another"
+                " request; nothing was bought",
+                hint="take another key, or none",
+            )
         if kind in NOTHING_BOUGHT and self._first("renew"):
             return replace(held, choice=(yield from self.renewed(held, answer)))
         if kind is ProblemType.CHANNEL_NOT_FOUND and held.open_hash is None and self._first("tell the open"):
@@ -304,3 +307,7 @@ class Handshake:
             f" with {answer.status}: {told}{kept}",
             hint=f"microwallet channel show {held.channel.name}",
         )
+
+
+def _kind(problem: ToldProblem | None) -> ProblemType | None:
+    return None if problem is None else problem.type

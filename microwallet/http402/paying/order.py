@@ -192,14 +192,22 @@ class Order:
         return self._signers[channel.channel_id]
 
     def settled(
-        self, purchases: Sequence[Purchase], held: Held, receipt: str | Mapping[str, Any] | None
+        self,
+        purchases: Sequence[Purchase],
+        held: Held,
+        receipt: str | Mapping[str, Any] | None,
+        *,
+        is_error: bool = False,
     ) -> HttpPayment:
-        """Record what the purchases of this request cost together, by a receipt that is checked."""
+        """Record what the purchases of this request cost together, by a receipt that is checked.
+
+        An answer that `is_error` carries none.
+        """
         ledger = self.client.ledger
         books = self._books(purchases, held)
         told = read_receipt(receipt)
         cost = books.cost(told)
-        problems = books.problems(told)
+        problems = [] if is_error and receipt is None else books.problems(told)
         ledger.purchases.settle(purchases, cost)
         return HttpPayment(
             channel=ledger.channels.get(held.channel.channel_id) or held.channel,

@@ -88,6 +88,7 @@ def test_upstream_errors(fetch, payee, books):
     payee.status = 404
     missing = fetch().data
     assert (missing["status"], missing["payment"]["spent"]) == (404, "1000")
+    assert missing["payment"]["receiptProblems"] == []  # an error carries no receipt
     failed = fetch("--fail")
     assert (failed.exit_code, failed.error["code"]) == (4, "http-status")
     assert failed.json["data"]["payment"]["spent"] == "2000"
