@@ -107,8 +107,8 @@ class Handshake:
                 self.order.give_back(held)
                 return None
             problem = answer.problem
-            is_refused = answer.status == ProblemType.PAYMENT_REQUIRED.status or _kind(problem) is not None
-            if answer.receipt is not None or not is_refused:
+            is_refusal = answer.receipt is None and _kind(problem) is not None
+            if not is_refusal and answer.status != ProblemType.PAYMENT_REQUIRED.status:
                 return self._served(held, answer)
             held = yield from self._mended(held, answer, problem)
 

@@ -59,11 +59,10 @@ def outgoing(request: httpx.Request, sending: Sending) -> httpx.Request:
 
 def may_be_problem(response: httpx.Response) -> bool:
     """Whether the body is for the handshake: a refusal, not an answer that was paid for."""
-    if "payment-receipt" in response.headers:
-        return False
-    return response.status_code == 402 or (
-        400 <= response.status_code < 500 and _media_type(response) == MEDIA_TYPE
-    )
+    if response.status_code == 402:
+        return True
+    is_error = 400 <= response.status_code < 500 and "payment-receipt" not in response.headers
+    return is_error and _media_type(response) == MEDIA_TYPE
 
 
 def _media_type(response: httpx.Response) -> str:

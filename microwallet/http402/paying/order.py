@@ -11,13 +11,14 @@ from typing import Any
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import ChannelId, TxHash
+from microwallet.domain.ports import TransactionStatus
 from microwallet.domain.purchase import Purchase, PurchaseStatus, Terms
 from microwallet.errors import AmountExceedsDeposit, ChannelNotOpen, LedgerBusy, PaymentRefused
 from microwallet.http402.paying.choice import Choice
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.credentials import Signer
 from microwallet.http402.paying.exchange import Asked, Sending, Steps
-from microwallet.http402.paying.funding import Funded, Funding
+from microwallet.http402.paying.funding import Funded, Funding, ToldTopUp
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import Books, HttpPayment, read_receipt
 from microwallet.ledger.deposits import DepositKind
@@ -246,6 +247,23 @@ class Order:
     def open_hash(self, channel: PayerChannel) -> TxHash | None:
         """The transaction that opened a channel, if this wallet sent it."""
         return self.client.ledger.journal.mined(channel.channel_id, DepositKind.OPEN)
+
+    def topped_up(self, channel: PayerChannel) -> Funded:
+        """A channel with its last top-up, of which the payee may not have been told."""
+        ledger = self.client.ledger
+        deposits = ledger.deposits.of_channels(DepositKind.TOP_UP, channel.descriptor.chain_id)
+        told = None
+        for deposit in deposits:
+            if deposit.channel_id == channel.channel_id:
+                hashes = [
+                    entry.transaction.hash
+                    for entry in ledger.journal.of_operation(deposit.idempotency_key)
+                    if entry.transaction.purpose == DepositKind.TOP_UP
+                    and entry.status is TransactionStatus.MINED
+                ]
+                if hashes:
+                    told = ToldTopUp(amount=deposit.amount, transaction_hash=hashes[-1])
+        return Funded(channel=channel, top_up=told)
 
     def again(self) -> str:
         """The command that goes on with this purchase."""

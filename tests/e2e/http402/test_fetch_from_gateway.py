@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -95,3 +97,61 @@ def test_side_by_side_errors_and_close(alice, bob, gateway):
     assert closed["transactionHash"]
     again = fetch("/", "--yes").data["payment"]
     assert again["channelId"] != channel
+
+
+@pytest.fixture
+def shop(bob):
+    """The address of an application of bob's that sells by the event, by the unit and by the request."""
+    program = Path(__file__).with_name("paid_application.py")
+    process = subprocess.Popen(
+        [sys.executable, str(program)], env=bob.environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_stream_of_events(alice, bob, shop, method):
+    """Events arrive byte for byte between those of the payment; what they cost is what both books say."""
+    done = alice.run("fetch", method, shop + "/events/7", "--yes").succeeded()
+    for number in range(7):
+        assert f"id: {number}\ndata: event {number}\n\n" in done.stdout
+    assert "paid 0.007 USDC" in done.stderr
+    assert "warning" not in done.stderr
+    assert books(alice, "channels") == books(bob, "vouchers")
+    assert books(alice, "channels")[0][1] == 7_000
+
+
+def test_stream_beyond_the_limit(alice, bob, shop):
+    """The limit ends a stream; both sides agree on what was delivered until then."""
+    stopped = alice.run("fetch", shop + "/events/50", "--max-amount", "0.003 USDC", "--yes", "--json")
+    assert (stopped.exit_code, stopped.error["code"]) == (4, "above-limit")
+    body = stopped.json["data"]["body"]
+    assert ["event 2" in body, "event 3" in body] == [True, False]
+    assert books(alice, "channels") == books(bob, "vouchers")
+
+
+def test_units_within_what_was_reserved(alice, bob, shop):
+    """A request by units reserves the maximum and pays what was used; the rest is used by the next one."""
+    payment = alice.run("fetch", shop + "/units/3", "--yes", "--json").data["payment"]
+    assert (payment["amount"], payment["spent"], payment["authorized"]) == ("3000", "3000", "8000")
+    assert payment["receiptProblems"] == []
+    payment = alice.run("fetch", shop + "/units/2", "--json").data["payment"]
+    assert (payment["amount"], payment["spent"], payment["authorized"]) == ("2000", "5000", "11000")
+    assert books(alice, "channels") == books(bob, "vouchers")
+
+
+def test_steps_larger_than_the_price_side_by_side(alice, bob, shop):
+    """Where a voucher must exceed the last one by more than a price, one step pays for many at once."""
+    assert alice.run("fetch", shop + "/steps", "--yes", "--json").data["payment"]["authorized"] == "5000"
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: alice.run("fetch", shop + "/steps", "--json"), range(16)))
+    assert [one.exit_code for one in runs] == [0] * 16, [one.stdout for one in runs if one.exit_code]
+    assert books(alice, "channels") == books(bob, "vouchers")
+    [(_, spent, authorized)] = books(alice, "channels")
+    assert spent == 17_000
+    assert authorized <= 30_000

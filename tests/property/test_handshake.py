@@ -1,0 +1,228 @@
+"""The paying client against servers that answer whatever they like: what it signs stays within the limit."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from itertools import chain, cycle
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from model import CHAIN, ESCROW, PAYEE, PAYER, TOKEN, USDC, keyed
+
+from microwallet.domain.ports import Quiet
+from microwallet.domain.voucher import VoucherKey
+from microwallet.errors import MicrowalletError, NetworkError
+from microwallet.http402.paying.client import Limits, PayingClient
+from microwallet.http402.paying.exchange import Answer, Asked, NoAnswer, NotSent
+from microwallet.http402.paying.handshake import EVENT_STREAM, Handshake, Streaming
+from microwallet.http402.paying.metering import MeteredStream
+from microwallet.http402.wire.challenge import ChallengeSecrets
+from microwallet.http402.wire.credential import Credential
+from microwallet.http402.wire.encoding import encode_object
+from microwallet.http402.wire.events import encode_event
+from microwallet.http402.wire.problems import Problem, ProblemType
+from microwallet.http402.wire.session_payload import TopUpAction, parse_payload
+from microwallet.http402.wire.session_request import SessionRequest
+from microwallet.ledger.ledger import Ledger
+
+ONE = keyed(1)
+LIMIT, DEPOSIT = 100, 1_000
+MOST_EXCHANGES = 50
+MEMORY = Path("/dev/shm")
+SECRETS = ChallengeSecrets([b"s" * 32])
+
+FREQUENT = (
+    ProblemType.INSUFFICIENT_BALANCE,
+    ProblemType.DELTA_TOO_SMALL,
+    ProblemType.CHALLENGE_NOT_FOUND,
+)
+
+amounts = st.one_of(st.integers(0, 150), st.sampled_from([2**127, DEPOSIT, DEPOSIT + 1]))
+
+
+@st.composite
+def challenges(draw):
+    """An offer, honest more often than not."""
+    request = SessionRequest(
+        amount=draw(st.one_of(st.just(30), st.just(30), amounts)),
+        currency=TOKEN,
+        recipient=draw(st.sampled_from([PAYEE] * 9 + [PAYER])),
+        chain_id=CHAIN,
+        escrow_contract=ESCROW,
+        min_voucher_delta=draw(st.one_of(st.just(0), st.sampled_from([60, 90]), amounts)),
+        unit_type=draw(st.sampled_from(["request", "event"])),
+    )
+    return SECRETS.challenge(
+        request.to_object(),
+        realm="r",
+        method="evm",
+        intent="session",
+        expires_at=draw(st.sampled_from([9, 10, 11, 50, 50, 50, 50])),
+    ).to_field()
+
+
+@st.composite
+def receipts(draw):
+    """A receipt in which anything may be wrong."""
+    return {
+        "method": "evm",
+        "intent": "session",
+        "status": "success",
+        "timestamp": "2026-01-01T00:00:00Z",
+        "reference": ONE.channel_id,
+        "challengeId": draw(st.text(max_size=3)),
+        "channelId": draw(st.sampled_from([ONE.channel_id, "0x" + "ab" * 32])),
+        "chainId": CHAIN,
+        "acceptedCumulative": str(draw(amounts)),
+        "spent": str(draw(amounts)),
+        "units": draw(st.one_of(st.none(), st.integers(0, 10**9))),
+    }
+
+
+HONEST = SECRETS.challenge(
+    SessionRequest(
+        amount=30, currency=TOKEN, recipient=PAYEE, chain_id=CHAIN, escrow_contract=ESCROW
+    ).to_object(),
+    realm="r",
+    method="evm",
+    intent="session",
+    expires_at=50,
+).to_field()
+offers = st.one_of(st.just(HONEST), challenges())
+
+
+@st.composite
+def answers(draw):
+    """What a server may say to a credential."""
+    kind = draw(st.sampled_from([None, None, *FREQUENT, *FREQUENT, *ProblemType]))
+    fields = draw(st.one_of(st.just([HONEST]), st.lists(challenges(), max_size=2)))
+    if kind is None:
+        return Answer(
+            status=draw(st.sampled_from([200, 200, 204, 302, 402, 404, 500])),
+            challenges=fields,
+            receipt=draw(st.one_of(st.none(), st.text(max_size=9), receipts().map(encode_object))),
+            media_type=draw(st.sampled_from(["text/plain", EVENT_STREAM])),
+        )
+    extensions = {"requiredCumulative": str(draw(amounts))} if draw(st.booleans()) else {}
+    body = Problem(type=kind, detail="no", extensions=extensions).to_body()
+    return Answer(status=kind.status, challenges=fields, media_type="application/problem+json", body=body)
+
+
+@st.composite
+def streamed(draw):
+    """Pieces of a stream of events."""
+    needs = st.builds(
+        lambda required, deposit: encode_event(
+            "payment-need-voucher",
+            {
+                "channelId": ONE.channel_id,
+                "requiredCumulative": str(required),
+                "acceptedCumulative": "0",
+                "deposit": str(deposit),
+            },
+        ),
+        amounts,
+        amounts,
+    )
+    last = receipts().map(lambda receipt: encode_event("payment-receipt", receipt))
+    return draw(st.lists(st.one_of(needs, needs, last, st.binary(max_size=9)), max_size=12))
+
+
+class Server:
+    """Answers from a script without an end; remembers the highest voucher of each channel."""
+
+    def __init__(self, script: Iterator) -> None:
+        self._script = script
+        self.highest = 0
+        self.exchanges = 0
+
+    def answer(self, sending):
+        """The next line of the script."""
+        self.exchanges += 1
+        if sending.authorization is not None:
+            action = parse_payload(Credential.parse(sending.authorization).payload)
+            if not isinstance(action, TopUpAction):
+                self.highest = max(self.highest, action.voucher.cumulative_amount)
+        assert self.exchanges <= MOST_EXCHANGES, "it never ends"
+        return next(self._script)
+
+    def drive(self, steps):
+        """Carry steps out; what they return."""
+        try:
+            sending = next(steps)
+            while True:
+                answer = self.answer(sending)
+                sending = steps.throw(answer) if isinstance(answer, Exception) else steps.send(answer)
+        except StopIteration as ended:
+            return ended.value
+
+
+def no_chain(_escrow):
+    """The chain is not there: nothing can be deposited."""
+    raise NetworkError("no chain")
+
+
+def client(ledger):
+    """A client with one channel and a limit."""
+    return PayingClient(
+        ledger=ledger,
+        payer=PAYER,
+        chain_id=CHAIN,
+        networks={},
+        escrow_contracts={ESCROW},
+        assets={TOKEN: USDC},
+        limits=Limits(max_amounts={TOKEN: LIMIT}, max_deposits={}),
+        key_of=lambda _channel: VoucherKey(b"\x11" * 32),
+        account=no_chain,
+        confirm=lambda _account, _plan: None,
+        reporter=Quiet(),
+        clock=lambda: 10,
+    )
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(data=st.data())
+def test_never_more_than_the_limit_a_request(data):
+    """Whatever a server answers, each request raises what is authorized by at most the limit, and ends."""
+    first = offers.map(lambda field: Answer(status=402, challenges=[field]))
+    told = st.one_of(answers(), answers(), st.sampled_from([NoAnswer("gone"), NotSent("gone")]))
+    with (
+        tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder,
+        Ledger.open(Path(folder) / "ledger.sqlite3") as ledger,
+    ):
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        paying, authorized = client(ledger), 0
+        for number in range(data.draw(st.integers(1, 3))):
+            script = data.draw(st.lists(told, min_size=1, max_size=6))
+            server = Server(chain([data.draw(first)], cycle(script)))
+            asked = Asked(method="GET", url="http://127.0.0.1/", idempotency_key=f"k{number}")
+            handshake = Handshake(lambda: paying, asked)
+            try:
+                outcome = server.drive(handshake.run())
+                if isinstance(outcome, Streaming):
+                    stream = MeteredStream(handshake, outcome)
+                    try:
+                        for chunk in data.draw(streamed()):
+                            server.drive(stream.feed(chunk))
+                    finally:
+                        stream.settle()
+            except MicrowalletError:
+                pass
+            finally:
+                handshake.close()
+            channel = ledger.channels.get(ONE.channel_id)
+            assert server.highest <= channel.authorized <= authorized + LIMIT
+            assert 0 <= channel.spent <= channel.authorized
+            live = [
+                one.cost
+                for one in ledger.purchases.of_request(handshake.order.request)
+                if one.status != "returned"
+            ]
+            assert sum(live) <= LIMIT
+            authorized = channel.authorized
