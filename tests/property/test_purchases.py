@@ -131,7 +131,7 @@ def test_books_against_a_model():
     run_state_machine_as_test(
         Buying,
         settings=settings(
-            max_examples=60,
+            max_examples=30,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],

@@ -193,18 +193,8 @@ class Handshake:
             )
         if kind in NOTHING_BOUGHT and self._first("renew"):
             return replace(held, choice=(yield from self.renewed(held, answer)))
-        if kind is ProblemType.CHANNEL_NOT_FOUND and held.open_hash is None and self._first("tell the open"):
-            told = self.order.open_hash(held.channel)
-            if told is not None:
-                return replace(held, choice=(yield from self.renewed(held, answer)), open_hash=told)
-        if (
-            kind in _WANTS_MORE
-            and (highest := self._unseen(held, problem))
-            and self._first("show the highest")
-        ):
-            field = self.order.signer(held.channel).voucher(held.choice.challenge, highest)
-            yield from self._exchange(Sending(authorization=field, is_head=True))
-            return replace(held, choice=(yield from self.renewed(held, answer)))
+        if (informed := (yield from self._informed(held, problem))) is not None:
+            return replace(informed, choice=(yield from self.renewed(held, answer)))
         self.order.give_back(held)
         if held.reserved is None:
             raise self._refusal(held, answer, problem, resumed=True)
@@ -213,6 +203,25 @@ class Handshake:
         if kind in _GONE and self._first("reopen"):
             return (yield from self._reopened(held))
         raise self._refusal(held, answer, problem, resumed=False)
+
+    def _informed(self, held: Held, problem: ToldProblem | None) -> Steps[Held | None]:
+        """The payee misses what has happened already, an open, a top-up, a higher voucher: it is told.
+
+        None if that is not it, or was told before.
+        """
+        kind, order = _kind(problem), self.order
+        if kind is ProblemType.CHANNEL_NOT_FOUND and held.open_hash is None and self._first("open"):
+            told = order.open_hash(held.channel)
+            return None if told is None else replace(held, open_hash=told)
+        if kind is ProblemType.AMOUNT_EXCEEDS_DEPOSIT and self._first("top-up"):
+            yield from order.tell_top_up(held.choice, order.topped_up(held.channel))
+            return held
+        highest = self._unseen(held, problem) if kind in _WANTS_MORE else None
+        if highest is not None and self._first("highest"):
+            field = order.signer(held.channel).voucher(held.choice.challenge, highest)
+            yield from self._exchange(Sending(authorization=field, is_head=True))
+            return held
+        return None
 
     def _first(self, remedy: str) -> bool:
         """Whether a remedy was not tried before; it is now."""

@@ -335,3 +335,23 @@ def test_close_on_chain_only(alice, fetch, payee):
         alice.run("channel", "close", channel, "--yes", "--on-chain", "--json").data["stage"] == "requested"
     )
     assert len(payee.seen) == seen
+
+
+def test_top_up_that_the_payee_was_not_told_of(alice, fetch, payee):
+    """A deposit that was added by hand is told to the payee when it refuses what goes beyond the old one."""
+    channel = fetch("--deposit", "0.001 USDC").data["payment"]["channelId"]
+    alice.run("channel", "top-up", channel, "0.005 USDC", "--yes").succeeded()
+    paid = fetch(yes=False)
+    assert paid.data["payment"]["spent"] == "2000"
+    assert [type(action) for _, _, action in payee.seen if action is not None][2] is TopUpAction
+
+
+def test_streams_queue_for_the_only_session(alice, fetch, payee):
+    """Streams of several processes on one channel run one after the other: none ends another."""
+    fetch()
+    payee.events, payee.unit_type = 4, "event"
+    with ThreadPoolExecutor(3) as pool:
+        runs = list(pool.map(lambda _: alice.run("fetch", payee.url + STREAM, "--yes"), range(3)))
+    assert [one.exit_code for one in runs] == [0] * 3
+    assert [one.stdout.count("data: event") for one in runs] == [4] * 3
+    assert len(payee.channels) == 1
