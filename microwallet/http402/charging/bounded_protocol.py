@@ -3,71 +3,114 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEAD_LIMIT = 128 * 1024
-"""Bytes of a request line and its fields; a credential may have 64 KiB."""
-HEAD_SECONDS = 20.0
-"""For how long a client may take to send them."""
-STALLED_SECONDS = 60.0
-"""For how long a client may take nothing of what is sent to it."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What one connection may take."""
+
+    connections: int = 5_000
+    """Of one process; whoever comes then is turned away."""
+    head_bytes: int = 128 * 1024
+    """Of a request line and its fields; a credential may have 64 KiB. As much again for trailers."""
+    head_seconds: float = 20.0
+    """For how long a client may take to send them."""
+    body_seconds: float = 20.0
+    body_bytes: int = 10_000
+    """Bytes of a body that must come in each `body_seconds`, while somebody reads it."""
+    stalled_seconds: float = 60.0
+    """For how long a client may take nothing of what is sent to it."""
+
+
+_FRAMING = 16
+"""Bytes of chunk framing that each byte of a body may bring along."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """One connection."""
 
+    bounds: ClassVar[Bounds] = Bounds()
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._head_size = 0
-        self._in_head = True
+        self._spare = self.bounds.head_bytes
+        """Bytes that may still come without being of a body."""
+        self._body_size = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._in_head = self._in_body = False
 
     def connection_made(self, transport: Any) -> None:
         """A client came."""
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, transport.abort)
+        if len(self.connections) > self.bounds.connections:
+            transport.abort()
+        else:
+            self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """A client went."""
-        self._stop_timers()
+        for timer in (self._head_timer, self._body_timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes came."""
-        if self._in_head:
-            self._head_size += len(data)
-            if self._head_timer is None:
-                self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+        """Some bytes came. Timers run only for what did not come in one piece."""
+        self._spare -= len(data)
         super().data_received(data)
-        if self._in_head and self._head_size > HEAD_LIMIT:
+        if self._spare < 0:
             self.transport.abort()
+        elif self._in_body:
+            if self._body_timer is None:
+                self._await_body()
+        elif self._head_timer is None and (self._in_head or self._is_idle()):
+            self._await_head()
 
     def on_message_begin(self) -> None:
         """A request begins."""
         self._in_head = True
+        self._spare = self.bounds.head_bytes
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field came whole. Trailers, which come after the body, concern nobody behind us."""
+        if not self._in_body:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """All fields of a request came."""
-        self._in_head = False
-        self._head_size = 0
+        self._in_head, self._in_body = False, True
+        self._spare = self.bounds.head_bytes
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Some of a body came."""
+        self._spare += len(body) * (1 + _FRAMING)
+        self._body_size += len(body)
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """All of a request came: the next bytes are another's."""
         super().on_message_complete()
-        self._in_head = True
+        self._in_body = False
+        self._spare = self.bounds.head_bytes
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
 
     def pause_writing(self) -> None:
         """The client is slow to read."""
         super().pause_writing()
-        self._stall_timer = self.loop.call_later(STALLED_SECONDS, self.transport.abort)
+        self._stall_timer = self.loop.call_later(self.bounds.stalled_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         """It has read."""
@@ -76,8 +119,21 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stall_timer = None
         super().resume_writing()
 
-    def _stop_timers(self) -> None:
-        for timer in (self._head_timer, self._stall_timer):
-            if timer is not None:
-                timer.cancel()
-        self._head_timer = self._stall_timer = None
+    def _is_idle(self) -> bool:
+        """Whether nothing is asked for: what came then is empty lines, which begin no request."""
+        cycle: Any = self.cycle
+        return cycle is None or bool(cycle.response_complete)
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.bounds.head_seconds, self.transport.abort)
+
+    def _await_body(self) -> None:
+        self._body_size = 0
+        self._body_timer = self.loop.call_later(self.bounds.body_seconds, self._check_body)
+
+    def _check_body(self) -> None:
+        """Enough has come, unless it is we who do not read."""
+        if self._body_size < self.bounds.body_bytes and not self.flow.read_paused:
+            self.transport.abort()
+        else:
+            self._await_body()
