@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, PayeeChannel
 from microwallet.domain.identifiers import Address, ChannelId
-from microwallet.errors import LedgerBusy, MicrowalletError, NetworkError, OutcomeUnknown, UsageError
+from microwallet.errors import LedgerBusy, NetworkError, OutcomeUnknown, UsageError
 from microwallet.payee.captures import Action, PlannedCapture, Selection
 from microwallet.payee.outcome import Outcome
 from microwallet.payee.refresh import Refreshed
@@ -91,7 +91,10 @@ class Watch:
         if due:
             planned = Selection(action=Action.CLOSE).plan(due)
             outcome.add(self._settling.execute(Action.CLOSE, planned))
-        self._tell(outcome)
+        self.tell(outcome)
+        for failure in outcome.failed:
+            if isinstance(failure.error, NetworkError | OutcomeUnknown):
+                raise failure.error
         return outcome
 
     def _is_due(self, channel: PayeeChannel, chain_time: int | None) -> bool:
@@ -123,7 +126,8 @@ class Watch:
         elif requested and not state.close_requested_at:
             self._emit("close-cancelled", _about(channel))
 
-    def _tell(self, outcome: Outcome) -> None:
+    def tell(self, outcome: Outcome) -> None:
+        """Say what was done, and what was not: each reason of a channel once."""
         for done in outcome.channels:
             self._seen[done.channel.channel_id] = done.channel
             self._said.pop(done.channel.channel_id, None)
@@ -137,16 +141,11 @@ class Watch:
                     "gasUsed": done.gas_used,
                 },
             )
-        unknown: MicrowalletError | None = None
         for failure in outcome.failed:
             channel_id, message = failure.channel.channel_id, failure.error.message
             if self._said.get(channel_id) != message:
                 self._said[channel_id] = message
                 self._emit("failed", _about(failure.channel) | {"code": failure.code, "message": message})
-            if isinstance(failure.error, NetworkError | OutcomeUnknown):
-                unknown = failure.error
-        if unknown is not None:
-            raise unknown
 
 
 def _about(channel: PayeeChannel) -> dict[str, Any]:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, PayeeChannel
 from microwallet.domain.identifiers import Address, ChannelId, TxHash
-from microwallet.errors import MicrowalletError
+from microwallet.errors import LedgerError, MicrowalletError, NetworkError, TransactionReverted
 from microwallet.http402.charging.account import Refused
 from microwallet.http402.wire.problems import Problem, ProblemType
 from microwallet.ledger.vouchers import Vouchers
 from microwallet.payee.captures import Action, Selection
-from microwallet.payee.outcome import Outcome
 from microwallet.payee.settle import Settlement
 from microwallet.payee.watch import Emit, Watch
+
+FIRST_PAUSE, LONGEST_PAUSE = 60, 3600
+"""Seconds without another try after settling failed: a minute, then twice as long, to an hour."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettlingPolicy:
-    """When what is owed is taken without anybody asking."""
+    """When what is owed is taken without anybody asking.
+
+    A settlement costs gas whatever it brings, and nothing is at risk while somebody watches: so none
+    is due by time alone unless the payee wants that.
+    """
 
     payee: Address
-    above: int | None = None
-    """Base units unsettled on a channel from which it is settled at once."""
+    above: Mapping[Address, int] = field(default_factory=dict)
+    """By token: base units unsettled on a channel from which it is settled at once."""
     idle_seconds: int | None = None
     """Seconds without a new voucher after which what is unsettled is settled."""
     margin: int = CLOSE_GRACE_PERIOD
@@ -47,40 +53,47 @@ class Settling:
         self._policy = policy
         self._clock = clock
         self._watch = Watch(settlement, margin=policy.margin, now=clock, emit=emit)
+        self._pause = 0
+        self._next_try = 0
 
-    def look(self) -> Outcome:
+    def look(self) -> None:
         """One look at all channels: finish what was sent, answer requested closes, settle what is due.
 
-        Raises NetworkError and OutcomeUnknown: the next look goes on.
+        Raises NetworkError and OutcomeUnknown: the next look goes on. What concerns a channel alone is
+        told; settling is tried again after a pause.
         """
-        outcome = self._watch.look()
+        self._watch.look()
         due = [channel for channel in self._vouchers.list(finalized=False) if self._is_due(channel)]
-        if due:
-            planned = Selection(action=Action.SETTLE).plan(due)
-            outcome.add(self._settlement.execute(Action.SETTLE, planned))
-        return outcome
+        if not due or self._clock() < self._next_try:
+            return
+        outcome = self._settlement.execute(Action.SETTLE, Selection(action=Action.SETTLE).plan(due))
+        self._watch.tell(outcome)
+        self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE) if outcome.failed else 0
+        self._next_try = self._clock() + self._pause
 
     def close(self, channel_id: ChannelId) -> TxHash | None:
         """Close a channel with what was charged; None if it was closed before.
 
-        Refused if the chain refuses; NetworkError and OutcomeUnknown as they come.
+        Refused if the chain refuses, or if it is to be asked for again later; NetworkError.
         """
         selection = Selection(action=Action.CLOSE, channel_ids=[channel_id])
         outcome = self._settlement.resume([self._policy.payee])
         planned = self._settlement.plan(selection)
         outcome.add(self._settlement.execute(Action.CLOSE, planned))
+        self._watch.tell(outcome)
         for done in outcome.channels:
             if done.channel.channel_id == channel_id and done.channel.state.finalized:
                 return done.transaction_hash
-        failed = [failure for failure in outcome.failed if failure.channel.channel_id == channel_id]
-        if failed:
-            raise _refusal(channel_id, failed[0].error)
+        for failure in outcome.failed:
+            if failure.channel.channel_id == channel_id:
+                raise _refusal(channel_id, failure.error)
         return None
 
     def _is_due(self, channel: PayeeChannel) -> bool:
         if channel.descriptor.payee != self._policy.payee or not channel.unsettled:
             return False
-        if self._policy.above is not None and channel.unsettled >= self._policy.above:
+        above = self._policy.above.get(channel.descriptor.token)
+        if above is not None and channel.unsettled >= above:
             return True
         if self._policy.idle_seconds is None:
             return False
@@ -89,10 +102,11 @@ class Settling:
 
 
 def _refusal(channel_id: ChannelId, error: MicrowalletError) -> MicrowalletError:
-    if error.exit_code != 8:
+    """What the payer is told: not what is wrong with the payee's key or purse."""
+    if isinstance(error, NetworkError | LedgerError):
         return error
-    return Refused(
-        Problem(
-            type=ProblemType.TRANSACTION_REVERTED, detail=error.message, extensions={"channelId": channel_id}
-        )
-    )
+    if isinstance(error, TransactionReverted):
+        problem, detail = ProblemType.TRANSACTION_REVERTED, error.message
+    else:
+        problem, detail = ProblemType.TRY_AGAIN, f"the channel is not closed yet ({error.code}): ask again"
+    return Refused(Problem(type=problem, detail=detail, extensions={"channelId": channel_id}))

@@ -1,0 +1,173 @@
+"""When a gateway settles by itself, how often it tries, and what a payer is told of a close that fails."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayeeChannel
+from microwallet.domain.identifiers import ChainId, checksum_address
+from microwallet.domain.money import Asset
+from microwallet.errors import InsufficientFunds, NetworkError, OutcomeUnknown, TransactionReverted
+from microwallet.http402.charging.account import Refused
+from microwallet.http402.charging.settling import FIRST_PAUSE, LONGEST_PAUSE, Settling, SettlingPolicy
+from microwallet.http402.wire.problems import ProblemType
+from microwallet.payee.captures import Action
+from microwallet.payee.outcome import Outcome
+from microwallet.payee.refresh import Refreshed
+
+PAYEE = checksum_address(b"\x44" * 20)
+USDC = Asset(chain_id=ChainId(31337), token=checksum_address(b"\x55" * 20), symbol="USDC", decimals=6)
+ETH = Asset(chain_id=ChainId(31337), token=checksum_address(bytes(20)), symbol="ETH", decimals=18)
+NOW = 1_800_000_000
+
+
+def channel(spent=1000, *, settled=0, asset=USDC, payee=PAYEE, number=1):
+    descriptor = ChannelDescriptor(
+        payer=checksum_address(b"\x66" * 20),
+        payee=payee,
+        token=asset.token,
+        salt="0x" + number.to_bytes(32, "big").hex(),
+        authorized_signer=checksum_address(b"\x77" * 20),
+        escrow_contract=checksum_address(b"\x88" * 20),
+        chain_id=asset.chain_id,
+    )
+    return PayeeChannel(
+        channel_id=descriptor.channel_id(),
+        descriptor=descriptor,
+        asset=asset,
+        state=ChannelState(deposit=10**6, settled=settled, close_requested_at=0, finalized=False),
+        authorized=10**6,
+        spent=spent,
+        as_of=NOW,
+        signature=b"",
+    )
+
+
+class Till:
+    """The payee's settlement and ledger, with what a test puts in."""
+
+    def __init__(self, *channels, accepted_at=NOW, **policy):
+        self.channels = list(channels)
+        self.at = accepted_at
+        self.now = NOW
+        self.error = None
+        self.executed = []
+        self.told = []
+        self.settling = Settling(
+            self,
+            self,
+            SettlingPolicy(payee=PAYEE, **policy),
+            clock=lambda: self.now,
+            emit=lambda event, details: self.told.append((event, details.get("code"))),
+        )
+
+    def list(self, *, finalized):
+        assert not finalized
+        return self.channels
+
+    def accepted_at(self):
+        return {one.channel_id: self.at for one in self.channels}
+
+    def refresh(self):
+        return Refreshed(channels=self.channels, chain_time=self.now)
+
+    def resume(self, _payees):
+        return Outcome()
+
+    def plan(self, selection):
+        return selection.plan(self.channels)
+
+    def execute(self, action, planned):
+        self.executed.append((action, [item.channel.channel_id for item in planned]))
+        outcome = Outcome()
+        if self.error is not None:
+            outcome.fail(planned, self.error)
+        elif action is Action.SETTLE:
+            for item in planned:
+                place = self.channels.index(item.channel)
+                state = replace(item.channel.state, settled=item.capture_amount)
+                self.channels[place] = replace(item.channel, state=state)
+        return outcome
+
+    def settles(self):
+        """What one look settles."""
+        self.executed.clear()
+        self.settling.look()
+        return [ids for action, ids in self.executed if action is Action.SETTLE]
+
+
+@pytest.mark.parametrize(("spent", "is_due"), [(999, False), (1000, True), (1001, True)])
+def test_above_a_sum(spent, is_due):
+    """From the very sum on, in what was charged and is not settled yet."""
+    assert bool(Till(channel(spent), above={USDC.token: 1000}).settles()) is is_due
+    assert bool(Till(channel(spent + 500, settled=500), above={USDC.token: 1000}).settles()) is is_due
+
+
+def test_each_asset_has_its_own_sum():
+    """A thousand base units of the one are not a thousand of the other."""
+    till = Till(channel(10**5), channel(10**5, asset=ETH), above={USDC.token: 10**6, ETH.token: 10**5})
+    assert till.settles() == [[till.channels[1].channel_id]]
+    assert Till(channel(10**5, asset=ETH), above={USDC.token: 1}).settles() == []
+
+
+@pytest.mark.parametrize(("idle", "is_due"), [(59, False), (60, True), (61, True)])
+def test_when_idle(idle, is_due):
+    """From the very second on; by default time alone settles nothing."""
+    assert bool(Till(channel(1), accepted_at=NOW - idle, idle_seconds=60).settles()) is is_due
+    assert Till(channel(1), accepted_at=0).settles() == []
+
+
+def test_what_is_due_goes_in_one_piece():
+    """Many channels, one transaction; nothing that owes nothing, nothing of another payee."""
+    other = checksum_address(b"\x99" * 20)
+    due = [channel(number=1), channel(number=2)]
+    till = Till(*due, channel(0, number=3), channel(number=4, payee=other), above={USDC.token: 1})
+    assert till.settles() == [[one.channel_id for one in due]]
+    assert till.settles() == []
+
+
+def test_what_fails_is_tried_again_less_and_less_often():
+    """After a minute, two, four ... up to an hour; told once; and at once again when it has worked."""
+    till = Till(channel(), above={USDC.token: 1})
+    till.error = InsufficientFunds("no coin for the gas")
+    pause = FIRST_PAUSE
+    for _ in range(10):
+        assert till.settles()
+        till.now += pause - 1
+        assert till.settles() == []
+        till.now += 1
+        pause = min(2 * pause, LONGEST_PAUSE)
+    assert till.told == [("failed", "insufficient-funds")]
+    till.error = None
+    assert till.settles()
+    till.channels = [channel(2000)]
+    assert till.settles()
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (TransactionReverted("it reverted"), ProblemType.TRANSACTION_REVERTED),
+        (OutcomeUnknown("not mined yet"), ProblemType.TRY_AGAIN),
+        (InsufficientFunds("0x44 has no coin for the gas"), ProblemType.TRY_AGAIN),
+    ],
+)
+def test_a_payer_learns_whether_to_ask_again(error, problem):
+    """And nothing of the payee's key or purse."""
+    till = Till(channel())
+    till.error = error
+    with pytest.raises(Refused) as refused:
+        till.settling.close(till.channels[0].channel_id)
+    assert refused.value.problem.type is problem
+    assert "0x44" not in refused.value.problem.detail
+    assert [event for event, _ in till.told] == ["failed"]
+
+
+def test_a_silent_chain_is_a_silent_chain():
+    """The gateway answers 503 for it."""
+    till = Till(channel())
+    till.error = NetworkError("no answer")
+    with pytest.raises(NetworkError):
+        till.settling.close(till.channels[0].channel_id)
