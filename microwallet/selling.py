@@ -1,35 +1,110 @@
-"""The composition root of the gateway: what one worker process of `serve` is made of."""
+"""The composition root of the gateway: what is sold, and what one worker process of `serve` is made of."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import socket
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from microwallet.domain.identifiers import ChannelId, TxHash
-from microwallet.errors import LedgerError, NetworkError, OutcomeUnknown
+from microwallet.domain.money import Amount, unit_of
+from microwallet.errors import Interrupted, MicrowalletError
+from microwallet.http402.charging.asgi import Application
+from microwallet.http402.charging.behind_proxy import BehindProxy
 from microwallet.http402.charging.chain import PayeeChain
 from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.gateway import Gateway
+from microwallet.http402.charging.health import HEALTH_PATH, Health
+from microwallet.http402.charging.middleware import PaymentMiddleware
 from microwallet.http402.charging.offers import Terms
+from microwallet.http402.charging.request_log import RequestLog
 from microwallet.http402.charging.rotating_secrets import RotatingSecrets, challenge_key
-from microwallet.http402.charging.routes import Routes
+from microwallet.http402.charging.routes import Routes, parse_routes
+from microwallet.http402.charging.server import serve
+from microwallet.http402.charging.settings import Settings
 from microwallet.http402.charging.settling import Settling, SettlingPolicy
-from microwallet.payee.exclusive import exclusive, watch_lock
+from microwallet.payee.exclusive import exclusive, settling_lock, watch_lock
+from microwallet.payee.watch import LONGEST_PAUSE
 from microwallet.wallet import Wallet
 
 CHAIN_THREADS = 4
 LOOK_SECONDS = 5.0
 """Between two looks at the chain for what is to be settled."""
+FINISH_SECONDS = 5.0
+"""For how long an ending worker waits for a transaction to be mined."""
 TIDY_SECONDS = 600.0
 ANSWERS_KEPT_SECONDS = 24 * 60 * 60
 """How long an answer is kept for the same request again."""
 
-Emit = Callable[[str, dict[str, Any]], None]
+Log = Callable[[str, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assortment:
+    """What is sold, and when what is owed is taken."""
+
+    routes: Routes
+    policy: SettlingPolicy
+
+    @classmethod
+    def of(cls, wallet: Wallet, settings: Settings) -> Assortment:
+        """What settings describe, in the assets that a wallet knows; UsageError says what is wrong."""
+
+        def amount(text: str) -> Amount:
+            return Amount.parse(text, wallet.resolve_asset(unit_of(text)))
+
+        above = settings.settle_above or (["1 USDC"] if wallet.network.usdc is not None else [])
+        policy = SettlingPolicy(
+            payee=wallet.account.address,
+            above={one.asset.token: one.base_units for one in map(amount, above)},
+            idle_seconds=settings.idle_seconds,
+        )
+        return cls(routes=parse_routes(settings.routes, amount), policy=policy)
+
+
+def work(
+    wallet: Wallet,
+    settings: Settings,
+    assortment: Assortment,
+    app: Application,
+    listening: socket.socket,
+    *,
+    realm: str,
+    tls: ssl.SSLContext | None = None,
+    ready: Callable[[], None],
+    emit: Log,
+    log: Log | None,
+    until_closed: int | None = None,
+    tracebacks: bool = False,
+) -> None:
+    """Sell what `app` serves until a signal comes, as http402.charging.server.serve does.
+
+    `emit` tells what happens to channels, `log` each request.
+    """
+    shop = Shop(wallet, assortment, realm=realm, emit=emit)
+    grace = FINISH_SECONDS
+    try:
+        serve(
+            shop.front(app, proxies=settings.behind_tls_proxy, log=log),
+            listening,
+            tls=tls,
+            ready=ready,
+            background=(shop.look, shop.tidy),
+            until_closed=until_closed,
+            tracebacks=tracebacks,
+        )
+    except Interrupted:
+        grace = 0.0
+        raise
+    finally:
+        shop.close(within=grace)
 
 
 class Shop:
-    """One worker process: a gateway that is paid to `policy.payee`, and what runs beside it.
+    """One worker process: a gateway that is paid to one account, and what runs beside it.
 
     `wallet` belongs to the thread that makes this.
     """
@@ -37,66 +112,101 @@ class Shop:
     def __init__(
         self,
         wallet: Wallet,
-        routes: Routes,
-        policy: SettlingPolicy,
+        assortment: Assortment,
         *,
         realm: str,
-        emit: Emit = lambda _event, _details: None,
+        emit: Log = lambda _event, _details: None,
     ) -> None:
         self._wallet = wallet
-        self._policy = policy
+        self._routes = assortment.routes
+        self._policy = assortment.policy
         self._emit = emit
         self._store = wallet.ledger.sessions
         self._chain = Desk("chain", self._payee_chain, threads=CHAIN_THREADS)
         self._cashier = Desk("settlement", self._settling)
+        self._probes = Desk("probe", wallet.twin)
         terms = Terms(
             realm=realm,
-            payee=policy.payee,
+            payee=self._policy.payee,
             network=wallet.network.name,
             chain_id=wallet.network.chain_id,
             escrow_contract=wallet.escrow_contract,
             secrets=RotatingSecrets(challenge_key(wallet.paths.keys / "challenge-key"), wallet.now),
         )
         self.gateway = Gateway(
-            terms, routes, self._store, self._chain, close_channel=self.close_channel, clock=wallet.now
+            terms,
+            self._routes,
+            self._store,
+            self._chain,
+            close_channel=self.close_channel,
+            clock=wallet.now,
         )
+
+    def front(self, app: Application, *, proxies: Sequence[str] = (), log: Log | None = None) -> Application:
+        """`app`, paid for, as clients reach it: with what is told of health and requests."""
+        fronted: Application = PaymentMiddleware(app, self.gateway)
+        if proxies:
+            fronted = BehindProxy(fronted, proxies)
+        if log is not None:
+            fronted = RequestLog(fronted, log)
+        if not self._routes.names(HEALTH_PATH):
+            checks = {"ledger": self._check_ledger, "chain": self._check_chain}
+            fronted = Health(fronted, checks)
+        return fronted
 
     async def close_channel(self, channel_id: ChannelId) -> TxHash | None:
         """Close a channel with what was charged; see Settling.close."""
         return await self._cashier.run(lambda settling: settling.close(channel_id))
 
     async def look(self) -> None:
-        """Look at the chain again and again, while no other process of this home does."""
-        lock = watch_lock(self._wallet.paths.home, self._wallet.network.chain_id)
+        """Look at the chain again and again, while no other worker for this payee does."""
+        home, chain_id = self._wallet.paths.home, self._wallet.network.chain_id
         while True:
-            with exclusive(lock, wait=False) as free:
-                if free:
-                    await self._look_alone()
+            with exclusive(settling_lock(home, chain_id, self._policy.payee), wait=False) as is_chosen:
+                if is_chosen:
+                    with exclusive(watch_lock(home, chain_id), wait=False):  # for `payee list` to see
+                        await self._look_alone()
             await asyncio.sleep(LOOK_SECONDS)
 
     async def tidy(self) -> None:
         """Forget what has expired, now and then."""
         while True:
             now = self._wallet.now()
-            self._store.forget_expired(now=now, answers_before=now - ANSWERS_KEPT_SECONDS)
+            try:
+                self._store.forget_expired(now=now, answers_before=now - ANSWERS_KEPT_SECONDS)
+            except MicrowalletError as error:
+                self._emit("interrupted", {"code": error.code, "message": error.message})
             await asyncio.sleep(TIDY_SECONDS)
 
-    def close(self) -> None:
-        """Finish what is being sent."""
-        self._chain.close()
-        self._cashier.close()
+    def close(self, *, within: float) -> None:
+        """Finish what is being sent, within some seconds; what is not finished by then was written down."""
+        if not self._cashier.close(within=within):
+            message = "a transaction that was sent is not mined yet: the next start finishes it"
+            self._emit("interrupted", {"code": "outcome-unknown", "message": message})
+        self._chain.close(within=0)
+        self._probes.close(within=0)
 
     async def _look_alone(self) -> None:
-        silent = False
+        """No failure ends it: it looks less and less often while one lasts, which it tells once."""
+        pause, failing = LOOK_SECONDS, ""
         while True:
             try:
                 await self._cashier.run(lambda settling: settling.look())
-                silent = False
-            except (NetworkError, OutcomeUnknown, LedgerError) as error:
-                if not silent:
+            except MicrowalletError as error:
+                if error.code != failing:
                     self._emit("interrupted", {"code": error.code, "message": error.message})
-                silent = True
-            await asyncio.sleep(LOOK_SECONDS)
+                pause, failing = min(pause * 2, LONGEST_PAUSE), error.code
+            else:
+                if failing:
+                    self._emit("resumed", {})
+                pause, failing = LOOK_SECONDS, ""
+            await asyncio.sleep(pause)
+
+    async def _check_ledger(self) -> None:
+        await self._probes.run(lambda wallet: wallet.ledger.database.check_writable())
+
+    async def _check_chain(self) -> None:
+        await self._probes.run(lambda wallet: wallet.reader.head())
 
     def _payee_chain(self) -> PayeeChain:
         network = self._wallet.network

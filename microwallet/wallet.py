@@ -70,10 +70,14 @@ class Wallet:
         configuration = Configuration(paths, environment, flags=flags, project_folder=Path.cwd())
         return cls(paths, configuration, environment=environment, prompt=prompt, reporter=reporter)
 
-    def twin(self) -> Self:
-        """The same wallet for another thread: a ledger connection of its own, the keys unlocked here."""
+    def twin(self, *, reporter: Reporter | None = None) -> Self:
+        """The same wallet for another thread or process: a ledger connection of its own, the keys
+        unlocked here."""
         twin = type(self)(
-            self.paths, self.configuration, environment=self.environment, reporter=self.reporter
+            self.paths,
+            self.configuration,
+            environment=self.environment,
+            reporter=reporter or self.reporter,
         )
         twin.__dict__["accounts"] = self.accounts
         return twin

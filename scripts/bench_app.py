@@ -14,11 +14,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from microwallet.domain.money import Amount, unit_of
 from microwallet.http402.charging.middleware import PaymentMiddleware
-from microwallet.http402.charging.routes import parse_routes
-from microwallet.http402.charging.settling import SettlingPolicy
-from microwallet.selling import Shop
+from microwallet.http402.charging.settings import Settings
+from microwallet.selling import Assortment, Shop
 from microwallet.wallet import Wallet
 
 
@@ -36,12 +34,8 @@ def protected() -> PaymentMiddleware:
     """The application behind the middleware."""
     wallet = Wallet.open()
     wallet.accounts.secret(wallet.account.name)
-
-    def amount(text: str) -> Amount:
-        return Amount.parse(text, wallet.resolve_asset(unit_of(text)))
-
-    routes = parse_routes([{"path": "/**", "price": "0.001 USDC"}], amount)
-    shop = Shop(wallet, routes, SettlingPolicy(payee=wallet.account.address), realm="bench")
+    assortment = Assortment.of(wallet, Settings(routes=[{"path": "/**", "price": "0.001 USDC"}]))
+    shop = Shop(wallet, assortment, realm="bench")
 
     @asynccontextmanager
     async def beside(_: Starlette) -> AsyncIterator[None]:

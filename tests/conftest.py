@@ -176,6 +176,14 @@ class Home:
             **streams,
         )
 
+    def start_quickly(self, *arguments: object, env: Mapping[str, str] | None = None) -> Any:
+        """As `start` with pipes for its output; forked where commands may be."""
+        environment = {**self.environment, **(env or {})}
+        if self.forks and fork_server().can_run(environment):
+            words = tuple(str(argument) for argument in arguments)
+            return fork_server().start(words, environment, self.path.parent)
+        return self.start(*arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
     def imports(self, *arguments: object, input: str = "") -> set[str]:
         """The top-level packages that `microwallet ARGUMENTS` imports, told by Python itself."""
         done = subprocess.run(

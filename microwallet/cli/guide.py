@@ -19,6 +19,7 @@ TOPICS = {
     "channels": "how a channel works",
     "conformance": "what the drafts demand, whether it is met, and the tests that show it",
     "safety": "how money can be lost, and what protects it",
+    "selling": "a price on what you serve: routes, TLS, settlement, logs",
     "scripting": "JSON, exit codes, idempotency keys, settings",
 }
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from microwallet.cli.context import Stderr, open_wallet
+from microwallet.cli.event_lines import event_line
 from microwallet.cli.options import Json, NetworkName, PasswordFile, RpcUrl
 from microwallet.cli.payee_service import watch_service
 from microwallet.errors import MicrowalletError, UsageError
@@ -125,27 +126,11 @@ def _emitter(as_json: bool) -> Emit:
 
             line = json.dumps({"event": event, "time": int(time.time()), **details})
         else:
-            line = _line(event, details)
+            line = event_line(event, details)
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
     return emit
-
-
-def _line(event: str, details: dict[str, Any]) -> str:
-    from microwallet.domain.money import format_units
-
-    words = [time.strftime("%Y-%m-%d %H:%M:%S"), event.replace("-", " ")]
-    for key, value in details.items():
-        if key in ("unsettled", "captured", "refunded"):
-            words.append(f"{key} {format_units(int(value), details['decimals'])} {details['asset']}")
-        elif key == "withdrawableAt":
-            from microwallet.cli.channel_view import local_time
-
-            words.append(f"withdrawable at {local_time(value)}")
-        elif key not in ("asset", "decimals", "gasUsed"):
-            words.append(str(value))
-    return "  ".join(words)
 
 
 def _duration(text: str) -> float:

@@ -2,142 +2,112 @@
 
 from __future__ import annotations
 
-import socket
-import sys
-import time
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from microwallet.cli.command import Command, help_text
-from microwallet.cli.context import Stderr, open_wallet
-from microwallet.cli.options import AccountName, Json, NetworkName, PasswordFile, RpcUrl
-from microwallet.errors import MicrowalletError, PortTaken, UsageError
-
-if TYPE_CHECKING:
-    from microwallet.http402.charging.routes import Routes
-    from microwallet.wallet import Wallet
+from microwallet.cli.options import AccountName, DryRun, Json, NetworkName, PasswordFile, RpcUrl
 
 app = typer.Typer()
-DEFAULT_PORT = 8402
 
-Upstream = Annotated[
-    str | None, typer.Option("--upstream", metavar="URL", help="What stands behind: http://127.0.0.1:9000.")
-]
-PriceText = Annotated[
-    str | None, typer.Option("--price", metavar="AMOUNT", help='What every request costs: "0.001 USDC".')
-]
-Host = Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")]
-Port = Annotated[int, typer.Option("--port", metavar="PORT", help="Port to listen on.")]
+WHAT, WHERE, HOW = "What is sold", "Where it listens", "How it is paid"
+
+
+def _option(name: str, metavar: str, help: str, panel: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(name, metavar=metavar, help=help, rich_help_panel=panel)
+    return option
 
 
 def serve(
-    upstream: Upstream = None,
-    price: PriceText = None,
+    upstream: Annotated[
+        str | None, _option("--upstream", "URL", "What stands behind: http://127.0.0.1:9000.", WHAT)
+    ] = None,
+    price: Annotated[
+        str | None, _option("--price", "AMOUNT", 'What everything costs: "0.001 USDC".', WHAT)
+    ] = None,
+    per: Annotated[
+        str | None, _option("--per", "UNIT", "What the price is for: request, or event of a stream.", WHAT)
+    ] = None,
+    free: Annotated[
+        list[str] | None, _option("--free", "PATH", "What costs nothing: /docs/**; again for more.", WHAT)
+    ] = None,
+    description: Annotated[
+        str | None, _option("--description", "TEXT", "What is sold, in words for people.", WHAT)
+    ] = None,
+    suggested_deposit: Annotated[
+        str | None, _option("--suggested-deposit", "AMOUNT", "What payers might deposit.", WHAT)
+    ] = None,
+    config: Annotated[
+        Path | None, _option("--config", "FILE", "TOML with [[routes]] and these settings.", WHAT)
+    ] = None,
     host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", metavar="PORT", help="Port to listen on.")] = DEFAULT_PORT,
+        str | None, _option("--host", "ADDRESS", "Address to listen on; default: 127.0.0.1.", WHERE)
+    ] = None,
+    port: Annotated[
+        int | None, _option("--port", "PORT", "Port to listen on; 0: any; default: 8402.", WHERE)
+    ] = None,
+    tls_cert: Annotated[
+        str | None, _option("--tls-cert", "FILE", "Certificate chain in PEM: https.", WHERE)
+    ] = None,
+    tls_key: Annotated[str | None, _option("--tls-key", "FILE", "Its key in PEM.", WHERE)] = None,
+    behind_tls_proxy: Annotated[
+        list[str] | None,
+        _option("--behind-tls-proxy", "ADDRESS", "A proxy in front that does TLS, and is believed.", WHERE),
+    ] = None,
+    realm: Annotated[
+        str | None, _option("--realm", "NAME", "What challenges call this; default: HOST:PORT.", WHERE)
+    ] = None,
+    workers: Annotated[int | None, _option("--workers", "N", "Processes; default: 1.", WHERE)] = None,
+    settle_above: Annotated[
+        list[str] | None,
+        _option("--settle-above", "AMOUNT", "Unsettled on a channel; default: 1 USDC.", HOW),
+    ] = None,
+    settle_idle: Annotated[
+        str | None, _option("--settle-idle", "TIME", "Settle what was not paid from for so long: 1d.", HOW)
+    ] = None,
     account: AccountName = None,
     network: NetworkName = None,
     rpc_url: RpcUrl = None,
     password_file: PasswordFile = None,
+    dry_run: DryRun = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line for each request.")] = False,
     json: Json = False,
 ) -> None:
     """Charge for what an upstream serves: a reverse proxy that is paid through channels."""
-    try:
-        with open_wallet(
-            network=network, account=account, rpc_url=rpc_url, password_file=password_file
-        ) as wallet:
-            _serve(wallet, _routes(wallet, price), upstream, host, port, as_json=json)
-    except MicrowalletError as error:
-        error.streamed = json
-        raise
+    from microwallet.cli.serve_run import Output, run_gateway
+
+    flags = {
+        "upstream": upstream,
+        "price": price,
+        "per": per,
+        "free": free,
+        "description": description,
+        "suggested-deposit": suggested_deposit,
+        "host": host,
+        "port": port,
+        "tls-cert": tls_cert,
+        "tls-key": tls_key,
+        "behind-tls-proxy": behind_tls_proxy,
+        "realm": realm,
+        "workers": workers,
+        "settle-above": settle_above,
+        "settle-idle": settle_idle,
+        "account": account,
+        "network": network,
+    }
+    output = Output(as_json=json, quiet=quiet)
+    wallet_flags = {"rpc_url": rpc_url, "password_file": password_file}
+    run_gateway(config, flags, wallet_flags, dry_run=dry_run, output=output)
 
 
 app.command(
     "serve",
     cls=Command,
-    help=help_text(serve, 'microwallet serve --upstream http://127.0.0.1:9000 --price "0.001 USDC"'),
+    help=help_text(
+        serve,
+        'microwallet serve --upstream http://127.0.0.1:9000 --price "0.001 USDC"',
+        "microwallet serve --config gateway.toml --dry-run",
+    ),
 )(serve)
-
-
-def _routes(wallet: Wallet, price: str | None) -> Routes:
-    from microwallet.domain.money import Amount, unit_of
-    from microwallet.http402.charging.routes import parse_routes
-
-    if price is None:
-        raise UsageError("what does a request cost?", hint='--price "0.001 USDC"')
-
-    def amount(text: str) -> Amount:
-        return Amount.parse(text, wallet.resolve_asset(unit_of(text)))
-
-    return parse_routes([{"path": "/**", "price": price}], amount)
-
-
-def _serve(
-    wallet: Wallet, routes: Routes, upstream: str | None, host: str, port: int, *, as_json: bool
-) -> None:
-    from microwallet.http402.charging.middleware import PaymentMiddleware
-    from microwallet.http402.charging.proxy import ReverseProxy
-    from microwallet.http402.charging.server import serve as serve_application
-    from microwallet.http402.charging.settling import SettlingPolicy
-    from microwallet.selling import Shop
-
-    if upstream is None:
-        raise UsageError("what is served?", hint="--upstream http://127.0.0.1:9000")
-    proxy = ReverseProxy(upstream)
-    account = wallet.account
-    wallet.accounts.secret(account.name)  # locked keys are found out now, not when a close is due
-    listening = _listen(host, port)
-    where = f"http://{host}:{listening.getsockname()[1]}"
-    emit = _emitter(as_json)
-    shop = Shop(
-        wallet,
-        routes,
-        SettlingPolicy(payee=account.address),
-        realm=where.removeprefix("http://"),
-        emit=emit,
-    )
-
-    def ready() -> None:
-        emit("listening", {"url": where, "upstream": upstream, "payee": account.address})
-
-    try:
-        serve_application(
-            PaymentMiddleware(proxy, shop.gateway),
-            listening,
-            ready=ready,
-            background=(shop.look, shop.tidy),
-        )
-    finally:
-        shop.close()
-    emit("stopped", {})
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        raise PortTaken(f"{host}:{port} cannot be listened on: {error.strerror}", hint="--port 0") from error
-    listening.listen(1024)
-    listening.setblocking(False)
-    return listening
-
-
-def _emitter(as_json: bool) -> Any:
-    def emit(event: str, details: dict[str, Any]) -> None:
-        if as_json:
-            import json
-
-            line = json.dumps({"event": event, "time": int(time.time()), **details})
-        else:
-            line = "  ".join([event, *(str(value) for value in details.values())])
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-
-    Stderr()
-    return emit

@@ -95,6 +95,11 @@ class Database:
         with translated(self.path):
             yield self._connection
 
+    def check_writable(self) -> None:
+        """LedgerBusy or LedgerUnwritable, if nothing could be written just now. Writes nothing."""
+        with self.write():
+            pass
+
     def is_older_than_marked(self) -> bool:
         """Whether this file is an older copy of the ledger: more was recorded than it holds.
 

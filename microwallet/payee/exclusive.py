@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from microwallet.domain.identifiers import ChainId
+from microwallet.domain.identifiers import Address, ChainId
 from microwallet.errors import LedgerUnwritable
 
 
@@ -20,6 +20,11 @@ def claims_lock(home: Path, chain_id: ChainId) -> Path:
 def watch_lock(home: Path, chain_id: ChainId) -> Path:
     """The file whose lock a running watcher of a chain holds."""
     return home / f"payee-watch-{chain_id}.lock"
+
+
+def settling_lock(home: Path, chain_id: ChainId, payee: Address) -> Path:
+    """The file whose lock that worker of a gateway holds which settles for all of them."""
+    return home / f"payee-settling-{chain_id}-{payee}.lock"
 
 
 @contextmanager

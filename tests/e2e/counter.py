@@ -183,7 +183,7 @@ class Counter:
         return TxHash("0x" + "99" * 32)
 
     def close(self):
-        self.desk.close()
+        self.desk.close(within=5)
         self.ledger.close()
 
     def know(self, payer):

@@ -79,18 +79,68 @@ class ForkServer:
             output, said = (stream.seek(0) or stream.read() for stream in (stdout, stderr))
         return subprocess.CompletedProcess(words, code, output, said)
 
+    def start(self, words: Sequence[str], environment: Mapping[str, str], folder: Path) -> ForkedCommand:
+        """As subprocess.Popen without input and with pipes for its output."""
+        command = json.dumps([list(words), dict(environment), str(folder)]).encode()
+        with Path(os.devnull).open("rb") as stdin:
+            (out, write_out), (err, write_err) = os.pipe(), os.pipe()
+            with os.fdopen(write_out, "wb") as stdout, os.fdopen(write_err, "wb") as stderr:
+                process, ended = self._fork(command, [stdin, stdout, stderr])
+        return ForkedCommand(process, ended, os.fdopen(out, "rb"), os.fdopen(err, "rb"))
+
     def _exit_code(self, command: bytes, streams: list[IO[bytes]], timeout: float) -> int:
-        ended, tell = os.pipe()
+        process, ended = self._fork(command, streams)
         try:
-            socket.send_fds(self._control, [command], [*(stream.fileno() for stream in streams), tell])
-            os.close(tell)
-            process = int(os.read(ended, NUMBER_WIDTH))
             if not select.select([ended], [], [], timeout)[0]:
                 os.kill(process, signal.SIGKILL)
                 raise subprocess.TimeoutExpired(command, timeout)
             return int(os.read(ended, NUMBER_WIDTH))
         finally:
             os.close(ended)
+
+    def _fork(self, command: bytes, streams: list[IO[bytes]]) -> tuple[int, int]:
+        """The id of a command's process, and a pipe that carries its exit code in the end."""
+        ended, tell = os.pipe()
+        try:
+            socket.send_fds(self._control, [command], [*(stream.fileno() for stream in streams), tell])
+        finally:
+            os.close(tell)
+        return int(os.read(ended, NUMBER_WIDTH)), ended
+
+
+class ForkedCommand:
+    """A command that runs: as much of subprocess.Popen as tests need."""
+
+    def __init__(self, pid: int, ended: int, stdout: IO[bytes], stderr: IO[bytes]) -> None:
+        self.pid = pid
+        self.stdout = stdout
+        self.stderr = stderr
+        self.returncode: int | None = None
+        self._ended = ended
+
+    def poll(self) -> int | None:
+        """The exit code, once it has ended."""
+        if self.returncode is None and select.select([self._ended], [], [], 0)[0]:
+            self.returncode = int(os.read(self._ended, NUMBER_WIDTH))
+            os.close(self._ended)
+        return self.returncode
+
+    def wait(self, timeout: float = 60) -> int:
+        """The exit code; TimeoutExpired if there is none in time."""
+        if self.returncode is None and not select.select([self._ended], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired("microwallet", timeout)
+        code = self.poll()
+        assert code is not None
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
 
 
 def _for_python(environment: Mapping[str, str]) -> dict[str, str]:

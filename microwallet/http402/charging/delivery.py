@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from microwallet.domain.identifiers import ChannelId
+from microwallet.domain.money import Asset
 from microwallet.http402.charging.answers import KEPT_LIMIT, Answer, pack, receipt_headers
 from microwallet.http402.charging.asgi import Message, Send
 from microwallet.http402.charging.gateway import Gateway, Grant
 from microwallet.http402.charging.metering import ClientGone, EventMeter
 from microwallet.http402.charging.request_body import RequestBody
 from microwallet.http402.charging.routes import Unit
+from microwallet.http402.charging.sales import Sold
 
 __all__ = ["ClientGone", "Delivery"]
 
@@ -31,6 +34,22 @@ class Delivery:
         self._events: EventMeter | None = None
         self._kept: list[bytes] | None = [] if grant.sold.sale.idempotency_key else None
         self._kept_size = 0
+        self._sold: Sold | None = grant.sold
+
+    @property
+    def channel_id(self) -> ChannelId:
+        """The channel that pays."""
+        return self._grant.channel.channel_id
+
+    @property
+    def asset(self) -> Asset:
+        """What it is paid in."""
+        return self._grant.channel.asset
+
+    @property
+    def sold(self) -> Sold | None:
+        """What was sold, as it stands; None once it was given back."""
+        return self._sold if self._events is None else self._events.sold
 
     async def send(self, message: Message) -> None:
         """One message of the application. ClientGone once nobody listens to a stream any more."""
@@ -48,6 +67,7 @@ class Delivery:
     async def end(self) -> None:
         """The application has ended, or failed: what was not answered costs nothing."""
         if self._head is None:
+            self._sold = None
             await self._gateway.undo(self._grant)
         elif self._events is not None:
             await self._events.end()
@@ -59,10 +79,11 @@ class Delivery:
         sold, units = self._grant.sold, self._units(fields)
         headers = [one for one in fields if one[0] not in (b"payment-receipt", self._units_field)]
         if status >= 500:
+            self._sold = None
             await self._gateway.undo(self._grant)
             self._kept = None
         elif units is not None and (self._price.unit is Unit.HEADER or not is_stream):
-            sold = await self._gateway.settle_cost(self._grant, units)
+            self._sold = sold = await self._gateway.settle_cost(self._grant, units)
         if status < 400:
             headers = [one for one in headers if one[0] != b"cache-control"]
         if status < 400 and is_stream:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import queue
+import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
 
 from microwallet.errors import NetworkError
 
@@ -19,31 +22,70 @@ QUEUE_LIMIT = 64
 class Desk(Generic[Tools]):
     """Does work in threads of its own, with tools that are built there when they are first needed.
 
-    Tools that belong to one thread want one thread.
+    Tools that belong to one thread want one thread. The threads do not keep a process from ending.
     """
 
     def __init__(self, name: str, build: Callable[[], Tools], *, threads: int = 1) -> None:
         self._name = name
         self._build = build
         self._tools: Tools | None = None
-        self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=name)
+        self._size = threads
+        self._threads: list[threading.Thread] = []
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._waiting = 0
+        self._is_closed = False
 
     async def run(self, work: Callable[[Tools], T]) -> T:
-        """The result of `work`; NetworkError if too much waits already."""
+        """The result of `work`; NetworkError if too much waits already, or the desk is closed."""
         if self._waiting >= QUEUE_LIMIT:
             raise NetworkError(f"{self._waiting} questions wait for the {self._name} already")
+        if self._is_closed:
+            raise NetworkError(f"the {self._name} is not asked any more")
+        if len(self._threads) < self._size and self._waiting >= len(self._threads):
+            self._threads.append(threading.Thread(target=self._work, name=self._name, daemon=True))
+            self._threads[-1].start()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def do() -> None:
+            try:
+                if self._is_closed:
+                    raise NetworkError(f"the {self._name} is not asked any more")
+                if self._tools is None:
+                    self._tools = self._build()
+                outcome: tuple[Callable[..., None], Any] = (_set_result, work(self._tools))
+            except BaseException as error:  # noqa: BLE001  # it is the caller's
+                outcome = (_set_exception, error)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(*outcome[:1], future, outcome[1])
+
         self._waiting += 1
+        self._queue.put(do)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._do, work)
+            return await future
         finally:
             self._waiting -= 1
 
-    def close(self) -> None:
-        """Wait for the work in hand, and do no other."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+    def close(self, *, within: float) -> bool:
+        """Take no other work, and wait that many seconds for what is in hand; whether it is done."""
+        self._is_closed = True
+        for _ in self._threads:
+            self._queue.put(None)
+        deadline = time.monotonic() + within
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
-    def _do(self, work: Callable[[Tools], T]) -> T:
-        if self._tools is None:
-            self._tools = self._build()
-        return work(self._tools)
+    def _work(self) -> None:
+        while (do := self._queue.get()) is not None:
+            do()
+
+
+def _set_result(future: asyncio.Future[Any], result: Any) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _set_exception(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

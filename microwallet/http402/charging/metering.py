@@ -58,7 +58,8 @@ class EventMeter:
     def __init__(self, gateway: Gateway, grant: Grant, sold: Sold, send: Send, body: RequestBody) -> None:
         self._gateway = gateway
         self._grant = grant
-        self._sold = sold
+        self.sold = sold
+        """As it stands."""
         self._send = send
         self._is_metered = grant.offer.price.unit is Unit.EVENT and not sold.is_replay
         self._prepaid = 1 if self._is_metered else 0
@@ -102,7 +103,7 @@ class EventMeter:
         self._prepaid -= paid
         if paid < wanted:
             try:
-                count, self._sold = await self._gateway.charge_units(self._grant, self._sold, wanted - paid)
+                count, self.sold = await self._gateway.charge_units(self._grant, self.sold, wanted - paid)
             except StreamEnded:
                 await self._close()
                 raise ClientGone("another stream has taken the channel over") from None
@@ -111,7 +112,7 @@ class EventMeter:
 
     async def _await_voucher(self) -> None:
         """Ask for a voucher, and wait until one has come. ClientGone if none does."""
-        account, price = self._sold.account, self._grant.offer.price
+        account, price = self.sold.account, self._grant.offer.price
         needed = max(price.amount.base_units, account.accepted + price.min_voucher_delta - account.spent)
         need = NeedVoucher(
             channel_id=account.channel_id,
@@ -139,12 +140,12 @@ class EventMeter:
         if self._is_metered and self._units == 0:
             await self._give_back()
         units = self._units if self._is_metered else None
-        receipt = self._gateway.receipt(self._sold.account, self._grant.challenge_id, units=units)
+        receipt = self._gateway.receipt(self.sold.account, self._grant.challenge_id, units=units)
         await self._write(encode_event(RECEIPT, receipt.to_object()))
         await self._send({"type": "http.response.body", "body": b""})
 
     async def _give_back(self) -> None:
-        self._sold = await self._gateway.settle_cost(self._grant, 0)
+        self.sold = await self._gateway.settle_cost(self._grant, 0)
 
     async def _write(self, content: bytes) -> None:
         await self._send({"type": "http.response.body", "body": content, "more_body": True})

@@ -20,6 +20,8 @@ from microwallet.http402.wire.credential import is_payment
 
 PAYER_FIELDS = b"x-payment-"
 """What fields that say who paid begin with: payer, channel, amount, asset and decimals."""
+DELIVERY = "microwallet.delivery"
+"""Where the scope of a paid request holds its Delivery, for whoever stands before the middleware."""
 
 
 class PaymentMiddleware:
@@ -55,12 +57,12 @@ class PaymentMiddleware:
             return
         forwarded = _forwarded(scope, outcome)
         if isinstance(outcome, Grant):
-            await self._serve(forwarded, body, send, outcome)
+            delivery = scope[DELIVERY] = Delivery(self._gateway, outcome, send, body)
+            await self._serve(forwarded, body, delivery)
         else:
             await self._app(forwarded, body.receive, send)
 
-    async def _serve(self, scope: Scope, body: RequestBody, send: Send, grant: Grant) -> None:
-        delivery = Delivery(self._gateway, grant, send, body)
+    async def _serve(self, scope: Scope, body: RequestBody, delivery: Delivery) -> None:
         try:
             await self._app(scope, body.receive, delivery.send)
         except ClientGone:

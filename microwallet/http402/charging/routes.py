@@ -83,6 +83,10 @@ class Routes:
         segments = path[1:].split("/")
         return next((route for route in self.routes if route.fits(method, segments)), None)
 
+    def names(self, path: str) -> bool:
+        """Whether a route is for this path by its name, not by a `*`."""
+        return any("/" + "/".join(route.pattern) == path for route in self.routes)
+
 
 def parse_routes(tables: Iterable[Mapping[str, Any]], amount: Callable[[str], Amount]) -> Routes:
     """The routes that the `[[routes]]` tables of a configuration describe.

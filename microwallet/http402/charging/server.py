@@ -3,51 +3,74 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import resource
 import signal
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 import uvicorn
 import uvloop
 
+from microwallet.errors import Interrupted
 from microwallet.http402.charging.asgi import Application
 from microwallet.http402.charging.bounded_protocol import BoundedProtocol
 
-CONNECTIONS = 5_000
-"""Connections, or requests, at once; more are answered 503."""
 GRACE_SECONDS = 10
 """What requests in hand may still take when the gateway stops."""
+_FILES = 65_536
 
 Background = Callable[[], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Certificate:
-    """Files in PEM."""
-
-    certificate_file: str
-    key_file: str
-
-
 class _Server(uvicorn.Server):
-    """Leaves signals to `serve`."""
+    """Is stopped by signals, and by the end of a parent; a second SIGINT sets `forced`."""
+
+    def __init__(self, config: uvicorn.Config, parent: int | None) -> None:
+        super().__init__(config)
+        self._parent = parent
+        self.forced = asyncio.Event()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stop)
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        if self._parent is not None:
+            loop.add_reader(self._parent, self._lose_parent, self._parent)
         yield
+
+    def stop(self) -> None:
+        """Take no more requests, and end when those in hand are done."""
+        self.should_exit = True
+
+    def _interrupt(self) -> None:
+        if self.should_exit:
+            self.forced.set()
+        self.stop()
+
+    def _lose_parent(self, parent: int) -> None:
+        asyncio.get_running_loop().remove_reader(parent)
+        self.stop()
 
 
 def serve(
     app: Application,
     listening: socket.socket,
     *,
-    certificate: Certificate | None = None,
+    tls: ssl.SSLContext | None = None,
     ready: Callable[[], None] = lambda: None,
     background: Sequence[Background] = (),
+    until_closed: int | None = None,
+    tracebacks: bool = False,
 ) -> None:
-    """Serve until SIGTERM or SIGINT: then no request is taken any more, and those in hand are finished."""
+    """Serve until SIGTERM or SIGINT: then no request is taken any more, and those in hand are finished.
+
+    Another SIGINT raises Interrupted at once. What a `background` raises ends the serving too, and is
+    raised. `until_closed` is the end of a pipe: closing the other one is as good as SIGTERM.
+    """
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,
@@ -58,33 +81,34 @@ def serve(
         server_header=False,
         date_header=False,  # the upstream's own is forwarded, and ours has one
         proxy_headers=False,
-        limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=GRACE_SECONDS,
-        ssl_certfile=None if certificate is None else certificate.certificate_file,
-        ssl_keyfile=None if certificate is None else certificate.key_file,
+        ssl_context_factory=None if tls is None else lambda _config, _default: tls,
     )
-    server = _Server(config)
+    if not tracebacks:  # the requests' own log tells, and nothing that a client could fill a disk with
+        logger = logging.getLogger("uvicorn.error")
+        logger.propagate = False
+        logger.addHandler(logging.NullHandler())
+    _raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(server, listening, ready, background))
+        runner.run(_run(_Server(config, until_closed), listening, ready, background))
 
 
 async def _run(
     server: _Server, listening: socket.socket, ready: Callable[[], None], background: Sequence[Background]
 ) -> None:
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        server.should_exit = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     while not server.started and not serving.done():  # noqa: ASYNC110  # uvicorn has no event for it
         await asyncio.sleep(0.01)
     beside = [asyncio.ensure_future(one()) for one in background]
+    forced = asyncio.create_task(server.forced.wait())
     if server.started:
         ready()
     try:
+        await asyncio.wait({serving, forced, *beside}, return_when=asyncio.FIRST_COMPLETED)
+        server.stop()
+        await asyncio.wait({serving, forced}, return_when=asyncio.FIRST_COMPLETED)
+        if server.forced.is_set():
+            raise Interrupted("stopped before the requests in hand were answered")
         await serving
     finally:
         for task in beside:
@@ -92,3 +116,12 @@ async def _run(
         for task in beside:
             with suppress(asyncio.CancelledError):
                 await task
+
+
+def _raise_file_limit() -> None:
+    """Every connection is an open file, and the usual limit of 1,024 is for other programs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

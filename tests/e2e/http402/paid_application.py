@@ -10,12 +10,10 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from microwallet.domain.money import Amount
 from microwallet.http402.charging.middleware import PaymentMiddleware
-from microwallet.http402.charging.routes import parse_routes
 from microwallet.http402.charging.server import serve
-from microwallet.http402.charging.settling import SettlingPolicy
-from microwallet.selling import Shop
+from microwallet.http402.charging.settings import Settings
+from microwallet.selling import Assortment, Shop
 from microwallet.wallet import Wallet
 
 ROUTES = [
@@ -65,8 +63,7 @@ def main() -> None:
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setblocking(False)
     with Wallet.open() as wallet:
-        routes = parse_routes(ROUTES, lambda text: Amount.parse(text, wallet.resolve_asset("USDC")))
-        shop = Shop(wallet, routes, SettlingPolicy(payee=wallet.account.address), realm="test")
+        shop = Shop(wallet, Assortment.of(wallet, Settings(routes=ROUTES)), realm="test")
         try:
             serve(
                 PaymentMiddleware(app, shop.gateway),
@@ -74,7 +71,7 @@ def main() -> None:
                 ready=lambda: print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True),  # noqa: T201
             )
         finally:
-            shop.close()
+            shop.close(within=5)
 
 
 if __name__ == "__main__":

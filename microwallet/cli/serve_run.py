@@ -1,0 +1,145 @@
+"""Running `serve`: the wallet opened, the socket bound, the workers forked, and each of them at work."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from microwallet.cli.context import open_wallet, verbosity
+from microwallet.cli.result import print_result
+from microwallet.cli.serve_view import serve_line, unsettled, what_is_sold
+from microwallet.domain.ports import Quiet
+from microwallet.errors import MicrowalletError, UsageError
+from microwallet.http402.charging.asgi import Application
+from microwallet.http402.charging.line_log import LineLog, write_line
+from microwallet.http402.charging.listening import bind, tls_context, url_of
+from microwallet.http402.charging.proxy import ReverseProxy
+from microwallet.http402.charging.request_log import request_line
+from microwallet.http402.charging.settings import Settings
+from microwallet.http402.charging.workers import Worker, Workers
+from microwallet.selling import Assortment, work
+from microwallet.wallet import Wallet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """How events are told: JSON or text, requests among them or not."""
+
+    as_json: bool
+    quiet: bool
+
+    def events(self) -> LineLog:
+        """What happens, on stdout."""
+        return LineLog(sys.stdout.fileno(), None if self.as_json else serve_line)
+
+    def requests(self) -> LineLog | None:
+        """A line for each request, on stderr."""
+        if self.quiet or verbosity.quiet:
+            return None
+        return LineLog(sys.stderr.fileno(), None if self.as_json else request_line)
+
+
+def run_gateway(
+    config: Path | None,
+    flags: Mapping[str, Any],
+    wallet_flags: Mapping[str, str | None],
+    *,
+    dry_run: bool,
+    output: Output,
+) -> None:
+    """`serve` by its flags, until a signal ends it; with `dry_run` only what would be sold is told."""
+    try:
+        settings = Settings.read(config, flags)
+        if settings.upstream is None:
+            raise UsageError("what is served?", hint="--upstream http://127.0.0.1:9000")
+        proxy = ReverseProxy(settings.upstream)
+        with open_wallet(network=settings.network, account=settings.account, **wallet_flags) as wallet:
+            assortment = Assortment.of(wallet, settings)
+            if dry_run:
+                print_result(what_is_sold(wallet, settings, assortment), as_json=output.as_json)
+                return
+            code = sell(wallet, settings, assortment, proxy, output)
+    except MicrowalletError as error:
+        error.streamed = output.as_json and not dry_run
+        raise
+    raise typer.Exit(code)
+
+
+def sell(
+    wallet: Wallet,
+    settings: Settings,
+    assortment: Assortment,
+    app: Application,
+    output: Output,
+    *,
+    then: Callable[[str], tuple[str, Mapping[str, Any]]] | None = None,
+) -> int:
+    """Sell what `app` serves until a signal comes; the exit code. `then` makes an event of the
+    address, to be told when it listens.
+
+    Nothing is opened before the fork but what processes may share: the keys, unlocked, and the socket.
+    """
+    listening, tls = bind(settings), tls_context(settings)
+    url = url_of(settings, listening)
+    wallet.accounts.secret(wallet.account.name)  # a locked key is found out now, not when a close is due
+    worker, code = Worker(number=0, is_first=True, parent=None), 0
+    if settings.workers > 1:
+        text = None if output.as_json else serve_line
+        role = Workers(settings.workers, listening, partial(write_line, sys.stdout.fileno(), text=text)).run()
+        if isinstance(role, int):
+            _stopped(wallet, assortment, output)
+            return role
+        worker = role
+    emit, log = output.events(), output.requests()
+
+    def listens() -> None:
+        if worker.number == 0 and worker.is_first:
+            emit("listening", _about(wallet, settings, url))
+            if then is not None:
+                emit(*then(url))
+
+    try:
+        with wallet.twin(reporter=Quiet()) as own:  # events tell it
+            work(
+                own,
+                settings,
+                assortment,
+                app,
+                listening,
+                realm=settings.realm or url.partition("//")[2],
+                tls=tls,
+                ready=listens,
+                emit=emit,
+                log=log,
+                until_closed=worker.parent,
+                tracebacks=verbosity.debug,
+            )
+    finally:
+        for lines in (emit, log):
+            if lines is not None:
+                lines.close()
+    if settings.workers == 1:
+        _stopped(wallet, assortment, output)
+    return code
+
+
+def _about(wallet: Wallet, settings: Settings, url: str) -> dict[str, Any]:
+    return {
+        "url": url,
+        "upstream": settings.upstream,
+        "payee": wallet.account.address,
+        "network": wallet.network.name,
+        "workers": settings.workers,
+    }
+
+
+def _stopped(wallet: Wallet, assortment: Assortment, output: Output) -> None:
+    events = output.events()
+    events("stopped", {"unsettled": unsettled(wallet, assortment.policy.payee)})
+    events.close()

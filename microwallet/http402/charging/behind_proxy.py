@@ -1,0 +1,91 @@
+"""What a proxy in front says of the connections it takes: believed from the addresses named, from no other.
+
+draft-httpauth-payment-00, section "Transport Security": nothing of payments goes in the clear.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from functools import lru_cache
+
+from microwallet.errors import UsageError
+from microwallet.http402.charging.answers import plain_answer
+from microwallet.http402.charging.asgi import Application, Receive, Scope, Send, send_answer
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class BehindProxy:
+    """An application that is reached over TLS, which proxies at `addresses` do, or from this machine.
+
+    A proxy tells with X-Forwarded-Proto that a client came over https, and with X-Forwarded-For its
+    address; whatever else comes from elsewhere than this machine is refused.
+    """
+
+    def __init__(self, app: Application, addresses: Sequence[str]) -> None:
+        """UsageError for what is neither an address nor a network."""
+        self._app = app
+        self._networks = [_network(address) for address in addresses]
+        self._is_proxy = lru_cache(maxsize=1024)(self._is_named)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, as ASGI 3 has it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        peer = scope["client"][0] if scope.get("client") else ""
+        is_proxy = self._is_proxy(peer)
+        told = _words(scope, b"x-forwarded-proto")[-1:] if is_proxy else []
+        if told == ["https"]:
+            client = self._client(scope) or peer
+            scope = {**scope, "scheme": "https", "client": (client, 0)}
+        elif told or not _is_loopback(peer):
+            await send_answer(plain_answer(403, "Forbidden"), send)
+            return
+        await self._app(scope, receive, send)
+
+    def _client(self, scope: Scope) -> str | None:
+        """The last address in X-Forwarded-For that is none of the proxies'."""
+        for one in reversed(_words(scope, b"x-forwarded-for")):
+            if _address(one) is None:
+                return None
+            if not self._is_proxy(one):
+                return one
+        return None
+
+    def _is_named(self, peer: str) -> bool:
+        address = _address(peer)
+        return address is not None and any(address in network for network in self._networks)
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{text[:60]!r} is no address of a proxy, and no network of such",
+            hint="--behind-tls-proxy 10.0.0.5, or 10.0.0.0/24",
+        ) from error
+
+
+def _address(text: str) -> _Address | None:
+    """The address; one of IPv4 that is written in IPv6 is that of IPv4."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+@lru_cache(maxsize=1024)
+def _is_loopback(peer: str) -> bool:
+    address = _address(peer)
+    return address is not None and address.is_loopback
+
+
+def _words(scope: Scope, field: bytes) -> list[str]:
+    """The words of a field, between commas; the proxy next to us added the last one."""
+    values = [value.decode("latin-1") for name, value in scope["headers"] if name == field]
+    return [word.strip() for value in values for word in value.split(",")]

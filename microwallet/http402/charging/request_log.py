@@ -1,0 +1,91 @@
+"""One line a request: what was asked for, what became of it, and who paid how much. Nothing secret.
+
+draft-httpauth-payment-00, section "Logging": no credential, and no receipt, is logged. Queries are not
+either, as they carry keys, nor are fields, bodies and client addresses.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from microwallet.domain.money import format_units
+from microwallet.http402.charging.asgi import Application, Message, Receive, Scope, Send
+from microwallet.http402.charging.delivery import Delivery
+from microwallet.http402.charging.line_log import Details
+from microwallet.http402.charging.middleware import DELIVERY
+
+PATH_LIMIT = 512
+"""Characters of a path."""
+
+
+class RequestLog:
+    """An application whose requests are logged, and whose defects do not leave it."""
+
+    def __init__(self, app: Application, log: Callable[[str, Details], None]) -> None:
+        self._app = app
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, as ASGI 3 has it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.monotonic()
+        status: int | None = None
+        error: BaseException | None = None
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._log("request", _described(scope, status, error, time.monotonic() - begun))
+
+
+def _described(scope: Scope, status: int | None, error: BaseException | None, seconds: float) -> Details:
+    """`status` is None if nothing was answered; `error` names what cut the answer short."""
+    details: dict[str, Any] = {
+        "method": scope["method"],
+        "path": scope["raw_path"][:PATH_LIMIT].decode("latin-1"),
+        "status": status,
+        "ms": round(seconds * 1000, 1),
+    }
+    delivery: Delivery | None = scope.get(DELIVERY)
+    if delivery is not None:
+        sold, asset = delivery.sold, delivery.asset
+        details |= {
+            "channelId": delivery.channel_id,
+            "cost": "0" if sold is None or sold.is_replay else str(sold.sale.cost),
+            "asset": asset.symbol,
+            "decimals": asset.decimals,
+        }
+    if error is not None:
+        details["error"] = type(error).__name__
+    return details
+
+
+def request_line(event: str, details: Details) -> str:
+    """A request for a person: printable characters of ASCII, whatever the path holds."""
+    if event != "request":
+        return f"{event}  {details}"
+    path: str = details["path"]
+    if not (path.isascii() and path.isprintable()):
+        path = ascii(path)[1:-1]
+    words = [details["method"], path, str(details["status"] or "-"), f"{details['ms']:.0f} ms"]
+    if "cost" in details:
+        words += [
+            details["channelId"][:10],
+            f"{format_units(int(details['cost']), details['decimals'])} {details['asset']}",
+        ]
+    if "error" in details:
+        words.append(details["error"])
+    return "  ".join(words)

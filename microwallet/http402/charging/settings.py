@@ -1,0 +1,153 @@
+"""What `serve` is told: a TOML file, and flags, which win over it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from microwallet.errors import UsageError, did_you_mean
+
+DEFAULT_PORT = 8402
+WORKERS_LIMIT = 64
+ONE_LINE = ("price", "per", "free", "description", "suggested-deposit")
+"""What describes the routes by flags alone; a file has [[routes]] for it."""
+
+_DURATION = re.compile(r"([0-9]{1,9})([smhd])", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_PATHS = ("tls-cert", "tls-key")
+_Texts = tuple[str, ...]
+_TYPES: Mapping[str, type] = {
+    "upstream": str,
+    "host": str,
+    "port": int,
+    "realm": str,
+    "account": str,
+    "network": str,
+    "workers": int,
+    "settle-above": list,
+    "settle-idle": str,
+    "tls-cert": str,
+    "tls-key": str,
+    "behind-tls-proxy": list,
+    "routes": list,
+}
+_EXPECTED = {str: "a text", int: "a number", list: "a list"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One gateway's settings, as they are written: amounts are texts still."""
+
+    upstream: str | None = None
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    realm: str | None = None
+    """What challenges call the gateway; None: the address it listens on."""
+    account: str | None = None
+    network: str | None = None
+    workers: int = 1
+    settle_above: Sequence[str] = ()
+    """An amount for each asset; empty: 1 USDC."""
+    settle_idle: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    behind_tls_proxy: Sequence[str] = ()
+    """Addresses and networks of proxies in front that do TLS."""
+    routes: Sequence[Mapping[str, Any]] = ()
+    """Tables as `routes.parse_routes` takes them."""
+
+    @classmethod
+    def read(cls, file: Path | None, flags: Mapping[str, Any]) -> Self:
+        """The settings of a TOML file, if there is one, and of flags by their names without dashes.
+
+        Flags that are None or empty are not given. UsageError names what is wrong, and where.
+        """
+        table = {} if file is None else _read(file)
+        given = {name: value for name, value in flags.items() if value not in (None, [], ())}
+        one_line = {name: given.pop(name) for name in ONE_LINE if name in given}
+        if one_line:
+            if "routes" in table:
+                raise UsageError(
+                    f"--{next(iter(one_line))} describes routes, and so do the [[routes]] of {file}",
+                    hint=f"take one of them out of {file}, or out of the command",
+                )
+            table["routes"] = _routes_of(one_line)
+        values = {name.replace("-", "_"): value for name, value in (table | given).items()}
+        settings = cls(**values)
+        settings._check()
+        return settings
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether connections are encrypted by the gateway itself."""
+        return self.tls_cert is not None
+
+    @property
+    def idle_seconds(self) -> int | None:
+        """`settle_idle` in seconds."""
+        return None if self.settle_idle is None else duration(self.settle_idle)
+
+    def _check(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"port {self.port} is not between 0 and 65535", hint=f"--port {DEFAULT_PORT}")
+        if not 1 <= self.workers <= WORKERS_LIMIT:
+            raise UsageError(f"{self.workers} workers are not between 1 and {WORKERS_LIMIT}")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise UsageError(
+                "a certificate and its key go together", hint="--tls-cert cert.pem --tls-key key.pem"
+            )
+        if self.has_tls and self.behind_tls_proxy:
+            raise UsageError("either the gateway does TLS, or a proxy in front of it")
+        if self.settle_idle is not None:
+            duration(self.settle_idle)
+
+
+def duration(text: str) -> int:
+    """Seconds of a text such as 90s, 10m, 2h or 1d; UsageError for anything else."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or int(match[1]) == 0:
+        raise UsageError(f"{text[:40]!r} is not a time", hint="write it like 90s, 10m, 2h or 1d")
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def _routes_of(one_line: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Free paths first, since the first route that fits counts; then everything else at one price."""
+    if "price" not in one_line:
+        raise UsageError("what does everything else cost?", hint='--price "0.001 USDC"')
+    free = [{"path": path, "free": True} for path in one_line.get("free", ())]
+    paid = {name: value for name, value in one_line.items() if name != "free"}
+    return [*free, {"path": "/**", **paid}]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}", hint=f"ls -l {file}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{file} is no TOML: {error}") from error
+    for name, value in table.items():
+        if name not in _TYPES:
+            raise UsageError(f"{file}: there is no setting {name!r}; {did_you_mean(name, _TYPES)}")
+        table[name] = _checked(file, name, value)
+    return table
+
+
+def _checked(file: Path, name: str, value: Any) -> Any:
+    if name in _PATHS and isinstance(value, str):
+        return str(file.parent / value)
+    if name == "settle-above" and isinstance(value, str):
+        value = [value]
+    items = dict if name == "routes" else str
+    if type(value) is not _TYPES[name] or (
+        isinstance(value, list) and not all(isinstance(one, items) for one in value)
+    ):
+        raise UsageError(f"{file}: {name} is {value!r}; {_EXPECTED[_TYPES[name]]} is expected")
+    return value
+
+
+assert {one.name for one in fields(Settings)} == {name.replace("-", "_") for name in _TYPES}  # noqa: S101

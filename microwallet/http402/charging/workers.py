@@ -1,0 +1,112 @@
+"""Several processes that serve one socket: forked before anything is open, told to stop together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from microwallet.errors import MicrowalletError
+
+RESTARTS = 10
+"""Workers that may be replaced within RESTART_SECONDS before all give up."""
+RESTART_SECONDS = 60.0
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """What a forked process needs to know."""
+
+    number: int
+    """From 0; whoever takes a dead one's place has its number."""
+    is_first: bool
+    """Whether nobody had its number before."""
+    parent: int | None
+    """The end of a pipe that is closed when the parent ends, however it does; None without a parent."""
+
+
+class Workers:
+    """The parent of `count` processes that serve one socket.
+
+    Nothing may be open in it that processes must not share: no thread, loop, database or connection.
+    """
+
+    def __init__(
+        self, count: int, listening: socket.socket, emit: Callable[[str, Mapping[str, Any]], None]
+    ) -> None:
+        self._missing = [(number, True) for number in range(count)]
+        self._listening = listening
+        self._emit = emit
+        self._numbers: dict[int, int] = {}
+        """Of the processes that run, by their ids."""
+        self._replaced: deque[float] = deque(maxlen=RESTARTS)
+        self._is_stopping = False
+        self._exit_code = 0
+        self._alive, self._parent_alive = os.pipe()
+
+    def run(self) -> Worker | int:
+        """Fork; returns in each worker at once, and in the parent when all have ended: the exit code.
+
+        SIGTERM and SIGINT go on to the workers. One that is killed is replaced; one that fails by
+        itself has said why, and ends them all. MicrowalletError once too many were replaced.
+        """
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            while True:
+                while self._missing:
+                    number, is_first = self._missing.pop(0)
+                    process = os.fork()
+                    if process == 0:
+                        os.setpgid(0, 0)  # what is typed at the terminal reaches the parent alone
+                        os.close(self._parent_alive)
+                        return Worker(number=number, is_first=is_first, parent=self._alive)
+                    self._numbers[process] = number
+                if not self._numbers:
+                    return self._exit_code
+                received = signal.sigwait(_SIGNALS)
+                if received == signal.SIGCHLD:
+                    self._reap()
+                else:
+                    self._stop(received)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _stop(self, number: int) -> None:
+        self._is_stopping = True
+        self._missing.clear()
+        self._listening.close()
+        for process in self._numbers:
+            os.kill(process, number)
+
+    def _reap(self) -> None:
+        for process, number in list(self._numbers.items()):
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if not ended:
+                continue
+            del self._numbers[process]
+            code = os.waitstatus_to_exitcode(status)
+            if code > 0:
+                self._exit_code = self._exit_code or code
+                if not self._is_stopping:
+                    self._stop(signal.SIGTERM)
+            elif not self._is_stopping:
+                self._replace(number, code)
+
+    def _replace(self, number: int, code: int) -> None:
+        how = f"was killed by {signal.Signals(-code).name}" if code else "ended"
+        now = time.monotonic()
+        if len(self._replaced) == RESTARTS and now - self._replaced[0] < RESTART_SECONDS:
+            self._stop(signal.SIGTERM)
+            raise MicrowalletError(
+                f"worker {number} {how}, and {RESTARTS} others within {RESTART_SECONDS:.0f} s: giving up"
+            )
+        self._replaced.append(now)
+        self._missing.append((number, False))
+        self._emit("worker-replaced", {"worker": number, "message": f"the one before {how}"})

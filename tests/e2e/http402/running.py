@@ -1,0 +1,111 @@
+"""`microwallet serve` as a process: what it says, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class Upstream(ThreadingHTTPServer):
+    """What stands behind a gateway: it says what it got. /slow takes as long as `slow` says."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.asked = []
+        self.slow = threading.Event()
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, *_):
+        """A gateway that has gone is no news."""
+
+
+class _Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        fields = {name.lower(): value for name, value in self.headers.items()}
+        self.server.asked.append((self.path, fields))
+        if self.path.startswith("/slow"):
+            self.server.slow.wait(20)
+        body = f"you asked for {self.path}".encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Lines:
+    """The objects that a process writes, one a line."""
+
+    def __init__(self, stream):
+        self._queue = queue.SimpleQueue()
+        self.seen = []
+        threading.Thread(target=self._read, args=(stream,), daemon=True).start()
+
+    def next(self, *events, seconds=30):
+        """The next object of one of these events; others before it are passed over."""
+        deadline = time.monotonic() + seconds
+        while True:
+            line = self._queue.get(timeout=max(0.01, deadline - time.monotonic()))
+            assert line is not None, f"it ended before {events}: {self.seen}"
+            if line.get("event") in events:
+                return line
+
+    def _read(self, stream):
+        with stream:
+            for line in stream:
+                said = json.loads(line)
+                self.seen.append(said)
+                self._queue.put(said)
+        self._queue.put(None)
+
+
+class Serving:
+    """A running gateway."""
+
+    def __init__(self, home, *arguments, env=None):
+        self.process = home.start_quickly("serve", "--port", "0", "--json", *arguments, env=env)
+        self.events = Lines(self.process.stdout)
+        self.requests = Lines(self.process.stderr)
+
+    def listening(self):
+        """The address, once it listens."""
+        self.url = self.events.next("listening")["url"]
+        return self
+
+    def workers(self):
+        """The ids of its child processes."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(one) for one in children.split()]
+
+    def end(self, number=signal.SIGTERM, seconds=30):
+        """Send a signal; the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=seconds)
+
+    def kill(self):
+        """End it, and whatever it has started."""
+        if self.process.poll() is None:
+            workers = self.workers()
+            self.process.kill()
+            self.process.wait()
+            for worker in workers:
+                try:
+                    os.kill(worker, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue

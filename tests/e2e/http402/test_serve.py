@@ -1,0 +1,475 @@
+"""`serve` by the real command: it sells, settles, tells, and stops without losing anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+
+import httpx
+import pytest
+from http402.running import Serving, Upstream
+
+from microwallet.escrow.reader import EscrowReader
+from microwallet.http402.wire.challenge import offered_challenges
+from microwallet.wallet import Wallet
+
+PRICE = ("--price", "0.001 USDC")
+
+
+@pytest.fixture
+def upstream():
+    """What is sold."""
+    server = Upstream()
+    yield server
+    server.slow.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def serve(bob, upstream):
+    """Starts gateways of bob's before the upstream, and ends them with the test."""
+    started = []
+
+    def start(*arguments, env=None, listens=True, sells=PRICE):
+        started.append(Serving(bob, "--upstream", upstream.url, *sells, *arguments, env=env))
+        return started[-1].listening() if listens else started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+
+
+@pytest.fixture
+def pay(alice):
+    """Alice fetches, and says yes to a channel of 1 USDC."""
+
+    def fetch(url, *arguments, **options):
+        words = ("fetch", url, "--deposit", "1 USDC", "--yes", "--json", *arguments)
+        return alice.run(*words, **options)
+
+    return fetch
+
+
+def channels(home):
+    """A payee's channels, as its ledger has them."""
+    with Wallet.open(environment=home.environment) as wallet:
+        return wallet.ledger.vouchers.list(finalized=True)
+
+
+def fails(bob, *arguments, **options):
+    """The error of a `serve` that does not start; it printed nothing on stdout."""
+    done = bob.run("serve", *arguments, "--json", **options)
+    assert done.stdout == "", done
+    error = json.loads(done.stderr.splitlines()[-1])["error"]
+    assert error["exitCode"] == done.exit_code
+    return error
+
+
+class TestSelling:
+    def test_what_is_behind_is_paid_for(self, serve, pay, bob, upstream):
+        """The lines of a first use: it listens, is paid, tells each request, and ends with 0."""
+        gateway = serve("--free", "/free")
+        listening = gateway.events.seen[0]
+        assert (listening["upstream"], listening["payee"]) == (upstream.url, bob.address)
+        assert httpx.get(gateway.url + "/free").text == "you asked for /free"
+        unpaid = httpx.get(gateway.url + "/a?token=secret")
+        (challenge,) = offered_challenges(unpaid.headers.get_list("www-authenticate")).challenges
+        assert (unpaid.status_code, challenge.realm) == (402, gateway.url.removeprefix("http://"))
+        paid = pay(gateway.url + "/a?token=secret").data
+        assert (paid["status"], paid["body"]) == (200, "you asked for /a?token=secret")
+        assert isinstance(paid["headers"]["date"], str), "one date, not the upstream's too"
+        assert paid["payment"]["amount"] == "1000"
+        path, fields = upstream.asked[-1]
+        assert (path, fields["x-payment-amount"]) == ("/a?token=secret", "1000")
+        assert fields["x-payment-channel"] == paid["payment"]["channelId"]
+        assert gateway.end() == 0
+        (stopped,) = [line for line in gateway.events.seen if line["event"] == "stopped"]
+        assert stopped["unsettled"] == [{"asset": "USDC", "decimals": 6, "unsettled": "1000", "channels": 1}]
+        assert [line["event"] for line in gateway.events.seen] == ["listening", "stopped"]
+        told = [(line["path"], line["status"], line.get("cost")) for line in gateway.requests.seen]
+        assert told == [("/free", 200, None), ("/a", 402, None), ("/a", 402, None), ("/a", 200, "1000")]
+        assert gateway.requests.seen[-1]["channelId"] == paid["payment"]["channelId"]
+        everything = json.dumps(gateway.requests.seen + gateway.events.seen)
+        assert "secret" not in everything
+        assert "Payment " not in everything
+
+    def test_a_file_says_what_is_sold(self, bob, tmp_path, upstream):
+        """Told by --dry-run, as a document and as a table; nothing listens, no key is touched."""
+        file = tmp_path / "gateway.toml"
+        file.write_text(
+            f"""
+            upstream = "{upstream.url}"
+            port = 9402
+            settle-idle = "1d"
+            [[routes]]
+            path = "/docs/**"
+            free = true
+            [[routes]]
+            method = "POST"
+            path = "/ask"
+            price = "0.002 USDC"
+            per = "header"
+            units-header = "X-Tokens"
+            max-units = 4000
+            """
+        )
+        locked = {"MICROWALLET_PASSWORD_FILE": ""}
+        told = bob.run("serve", "--config", file, "--port", "8000", "--dry-run", "--json", env=locked).data
+        assert (told["upstream"], told["port"], told["settleIdle"]) == (upstream.url, 8000, 86400)
+        assert (told["payee"], told["network"]) == (bob.address, "anvil")
+        assert list(told["settleAbove"].values()) == ["1000000"]
+        free, ask = told["routes"]
+        assert (free["path"], free["free"]) == ("/docs/**", True)
+        assert (ask["method"], ask["path"], ask["price"], ask["per"]) == ("POST", "/ask", "2000", "header")
+        assert (ask["unitsHeader"], ask["maxUnits"]) == ("x-tokens", 4000)
+        table = bob.run("serve", "--config", file, "--dry-run").succeeded().stdout
+        assert "POST    /ask      0.002 USDC  header" in table
+        assert "*       /docs/**  free" in table
+
+    def test_text_is_for_people(self, bob, upstream):
+        """Without --json one line when it listens and one when it stops; --quiet drops the requests'."""
+        process = bob.start(
+            *("serve", "--upstream", upstream.url, *PRICE, "--port", "0", "--quiet"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        line = process.stdout.readline()
+        assert line.startswith("listening on http://127.0.0.1:")
+        assert f"for {upstream.url}, paid to {bob.address} on anvil" in line
+        assert httpx.get(line.split()[2]).status_code == 402
+        process.send_signal(signal.SIGINT)
+        rest, chatter = process.communicate(timeout=30)
+        assert (process.returncode, rest, chatter) == (0, "stopped\n", "")
+
+
+class TestRefusals:
+    """What does not start says why, and how to go on."""
+
+    def test_settings_that_make_no_sense(self, bob, tmp_path):
+        """Exit 2: no upstream, none that could be one, no price, a file with a slip."""
+        assert fails(bob, *PRICE)["hint"] == "--upstream http://127.0.0.1:9000"
+        for url in (
+            "nonsense",
+            "ftp://127.0.0.1",
+            "http://127.0.0.1/path",
+            "http://user@127.0.0.1",
+            "http://x:y",
+        ):
+            assert fails(bob, "--upstream", url, *PRICE)["code"] == "usage", url
+        file = tmp_path / "gateway.toml"
+        file.write_text("prot = 1")
+        assert "did you mean port or" in fails(bob, "--config", file)["message"]
+        for arguments in ([], ["--price", "cheap"], ["--price", "1 EUROS"], [*PRICE, "--free", "free"]):
+            assert fails(bob, "--upstream", "http://127.0.0.1:9000", *arguments)["exitCode"] == 2
+
+    def test_nothing_to_be_paid_to(self, make_home, chain):
+        """Exit 2 without an account, and how to make one."""
+        nobody = make_home("nobody", chain)
+        error = fails(nobody, "--upstream", "http://127.0.0.1:9000", *PRICE)
+        assert (error["exitCode"], error["hint"]) == (2, "microwallet account create main")
+
+    def test_a_locked_key_is_found_out_at_once(self, bob):
+        """Exit 6, not when a close is due."""
+        error = fails(
+            bob,
+            *("--upstream", "http://127.0.0.1:9000", *PRICE, "--port", "0"),
+            env={"MICROWALLET_PASSWORD_FILE": ""},
+        )
+        assert error["exitCode"] == 6
+
+    def test_a_port_that_is_taken(self, bob):
+        """Exit 3, and the flag that finds a free one."""
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            error = fails(bob, "--upstream", "http://127.0.0.1:9000", *PRICE, "--port", port)
+        assert (error["code"], error["exitCode"]) == ("port-taken", 3)
+        assert "--port 0" in error["hint"]
+
+    def test_payments_do_not_go_in_the_clear(self, bob):
+        """Exit 2 for an address of others without TLS; the hint names both ways."""
+        error = fails(bob, "--upstream", "http://127.0.0.1:9000", *PRICE, "--host", "0.0.0.0")
+        assert error["exitCode"] == 2
+        assert "--tls-cert" in error["hint"]
+        assert "--behind-tls-proxy" in error["hint"]
+
+
+class TestTransport:
+    def test_tls(self, serve, tmp_path):
+        """Https with a certificate of one's own; the clear is not spoken on the same port."""
+        certificate, key = make_certificate(tmp_path)
+        gateway = serve("--tls-cert", certificate, "--tls-key", key)
+        assert gateway.url.startswith("https://")
+        context = ssl.create_default_context(cafile=certificate)
+        assert httpx.get(gateway.url, verify=context).status_code == 402
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(gateway.url.replace("https", "http"))
+        assert gateway.end() == 0
+
+    def test_a_certificate_that_is_none(self, bob, tmp_path):
+        """Exit 2 before anything listens; an encrypted key asks nobody at the terminal."""
+        certificate, key = make_certificate(tmp_path)
+        _, encrypted = make_certificate(tmp_path, password="secret")
+        sells = ("--upstream", "http://127.0.0.1:9000", *PRICE, "--port", "0")
+        for pair in ((key, key), (certificate, encrypted), (certificate, tmp_path / "missing")):
+            assert fails(bob, *sells, "--tls-cert", pair[0], "--tls-key", pair[1])["exitCode"] == 2
+
+    def test_behind_a_proxy_that_does_tls(self, serve, upstream):
+        """The proxy's word counts: who came over https is told the price, who did not is sent away."""
+        gateway = serve("--behind-tls-proxy", "127.0.0.1", "--realm", "api.example.org", "--free", "/free")
+        secure = {"x-forwarded-proto": "https", "x-forwarded-for": "203.0.113.7"}
+        answer = httpx.get(gateway.url, headers=secure)
+        (challenge,) = offered_challenges(answer.headers.get_list("www-authenticate")).challenges
+        assert (answer.status_code, challenge.realm) == (402, "api.example.org")
+        refused = httpx.get(gateway.url, headers={"x-forwarded-proto": "http"})
+        assert (refused.status_code, "www-authenticate" in refused.headers) == (403, False)
+        httpx.get(gateway.url + "/free", headers=secure)
+        fields = upstream.asked[-1][1]
+        assert (fields["x-forwarded-proto"], fields["x-forwarded-for"]) == ("https", "203.0.113.7")
+
+
+class TestSettling:
+    """A gateway looks at its channels when it starts, and every few seconds then."""
+
+    def test_above_a_sum_it_settles(self, serve, pay, bob, chain):
+        """Without anybody asking, what was charged and no more; the channel stays open."""
+        gateway = serve()
+        channel_id = pay(gateway.url + "/1").data["payment"]["channelId"]
+        pay(gateway.url + "/2").data  # noqa: B018
+        gateway.end()
+        gateway = serve("--settle-above", "0.002001 USDC")
+        assert gateway.end() == 0
+        gateway = serve("--settle-above", "0.002 USDC")
+        settled = gateway.events.next("settled")
+        assert (settled["channelId"], settled["captured"]) == (channel_id, "2000")
+        assert EscrowReader(chain.rpc, chain.escrow_contract).token_balance(chain.token, bob.address) == (
+            10**9 + 2000
+        )
+        assert pay(gateway.url + "/3").data["payment"]["channelId"] == channel_id
+        assert gateway.end() == 0
+        assert len([line for line in gateway.events.seen if line["event"] == "settled"]) == 1
+
+    def test_while_it_runs_it_settles(self, serve, pay):
+        """What was not paid from for so long."""
+        gateway = serve("--settle-idle", "1s")
+        pay(gateway.url).data  # noqa: B018
+        assert gateway.events.next("settled")["captured"] == "1000"
+
+    def test_a_requested_close_is_answered(self, serve, pay, alice):
+        """The payer goes to the chain: what it owes is taken before the grace period ends."""
+        gateway = serve()
+        channel_id = pay(gateway.url).data["payment"]["channelId"]
+        gateway.end()
+        alice.run("channel", "close", channel_id, "--yes").succeeded()
+        again = serve()
+        assert again.events.next("closed")["captured"] == "1000"
+
+    def test_a_purse_without_coin_is_told(self, serve, pay, bob, chain):
+        """It goes on selling; what is owed is kept."""
+        gateway = serve()
+        pay(gateway.url).data  # noqa: B018
+        gateway.end()
+        chain.rpc.call("anvil_setBalance", [bob.address, "0x0"])
+        gateway = serve("--settle-above", "0.001 USDC")
+        assert gateway.events.next("failed")["code"] == "insufficient-funds"
+        pay(gateway.url).data  # noqa: B018
+        assert gateway.end() == 0
+        assert gateway.events.next("stopped")["unsettled"][0]["unsettled"] == "2000"
+
+    def test_another_process_of_the_payee(self, serve, pay, bob):
+        """`payee list`, `settle` and `close` beside a running gateway; a closed channel sells no more."""
+        gateway = serve()
+        channel_id = pay(gateway.url).data["payment"]["channelId"]
+        listed = bob.run("payee", "list", "--json")
+        assert [one["channelId"] for one in listed.data["channels"]] == [channel_id]
+        assert "unwatched" not in listed.stderr
+        assert (
+            bob.run("payee", "settle", channel_id, "--yes", "--json").data["channels"][0]["captured"]
+            == "1000"
+        )
+        pay(gateway.url + "/2").data  # noqa: B018
+        closed = bob.run("payee", "close", "--all", "--yes", "--json").data
+        assert closed["channels"][0]["captured"] == "1000"
+        other = pay(gateway.url + "/3").data["payment"]["channelId"]
+        assert other != channel_id
+
+
+class TestEnding:
+    def test_a_request_in_hand_is_finished(self, serve, pay, upstream):
+        """SIGTERM waits for it; nobody new is let in; what was paid is kept."""
+        gateway = serve()
+        pay(gateway.url + "/first").data  # noqa: B018
+        done = []
+        thread = threading.Thread(target=lambda: done.append(pay(gateway.url + "/slow")))
+        thread.start()
+        while upstream.asked[-1][0] != "/slow":
+            time.sleep(0.01)
+        gateway.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(gateway.url)
+        upstream.slow.set()
+        thread.join()
+        assert done[0].data["body"] == "you asked for /slow"
+        assert gateway.process.wait(timeout=20) == 0
+        assert gateway.events.next("stopped")["unsettled"][0]["unsettled"] == "2000"
+
+    def test_a_second_interrupt_forces_the_end(self, serve, pay, upstream, bob):
+        """130 at once; the request that was not answered costs nothing."""
+        gateway = serve()
+        pay(gateway.url + "/first").data  # noqa: B018
+        thread = threading.Thread(target=lambda: pay(gateway.url + "/slow"))
+        thread.start()
+        while upstream.asked[-1][0] != "/slow":
+            time.sleep(0.01)
+        gateway.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert gateway.process.poll() is None
+        begun = time.monotonic()
+        assert gateway.end(signal.SIGINT) == 130
+        assert time.monotonic() - begun < 5
+        assert channels(bob)[0].spent == 1000
+        upstream.slow.set()
+        thread.join()
+
+    def test_a_settlement_that_is_not_mined_is_finished_by_the_next(self, serve, pay, bob, chain):
+        """Stopped while it waits, it ends in time with 0; started again, it sends nothing twice."""
+        gateway = serve()
+        pay(gateway.url).data  # noqa: B018
+        gateway.end()
+        chain.rpc.call("evm_setAutomine", [False])
+        gateway = serve("--settle-above", "0.001 USDC")
+        while not unfinished(bob):
+            time.sleep(0.05)
+        begun = time.monotonic()
+        assert gateway.end() == 0
+        assert time.monotonic() - begun < 15
+        assert gateway.events.next("interrupted")["code"] == "outcome-unknown"
+        chain.rpc.call("evm_setAutomine", [True])
+        again = serve("--settle-above", "0.001 USDC")
+        chain.rpc.call("evm_mine", [])
+        deadline = time.monotonic() + 20
+        while unfinished(bob) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert again.end() == 0
+        assert int(chain.rpc.call("eth_getTransactionCount", [bob.address, "latest"]), 16) == 1
+        assert channels(bob)[0].state.settled == 1000
+
+
+def unfinished(home):
+    """Transactions of a home whose outcome is not known."""
+    with Wallet.open(environment=home.environment) as wallet:
+        return wallet.ledger.journal.unfinished(wallet.network.chain_id)
+
+
+class TestHealth:
+    def test_it_says_what_is_wrong(self, serve):
+        """While the chain does not answer: 503, by name, and nothing of where it is."""
+        gateway = serve()
+        assert httpx.get(gateway.url + "/healthz").json() == {"status": "ok", "ledger": "ok", "chain": "ok"}
+        gateway.end()
+        gateway = serve(env={"MICROWALLET_RPC_URL": "http://127.0.0.1:9", "MICROWALLET_RPC_TIMEOUT": "1"})
+        sick = httpx.get(gateway.url + "/healthz")
+        assert sick.status_code == 503
+        assert sick.json() == {"status": "failing", "ledger": "ok", "chain": "network"}
+        assert httpx.get(gateway.url).status_code == 402
+        assert gateway.end() == 0
+
+    def test_a_route_by_that_name_takes_its_place(self, serve):
+        """Whoever sells /healthz, or gives it away, has it."""
+        gateway = serve("--free", "/healthz")
+        assert httpx.get(gateway.url + "/healthz").text == "you asked for /healthz"
+
+
+class TestWorkers:
+    def test_two_workers_sell_from_one_ledger(self, serve, pay, bob):
+        """Parallel payments from one channel: every one is served by some worker, and the books agree."""
+        gateway = serve("--workers", "2")
+        assert len(gateway.workers()) == 2
+        pay(gateway.url).data  # noqa: B018
+        done = []
+        threads = [
+            threading.Thread(target=lambda: done.append(pay(gateway.url + "/again").exit_code))
+            for _ in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert done == [0] * 6
+        assert gateway.end() == 0
+        assert [line["event"] for line in gateway.events.seen] == ["listening", "stopped"]
+        (channel,) = channels(bob)
+        assert (channel.authorized, channel.spent) == (7000, 7000)
+
+    def test_a_killed_worker_is_replaced(self, serve):
+        """And told of; the others serve meanwhile."""
+        gateway = serve("--workers", "2")
+        before = gateway.workers()
+        os.kill(before[0], signal.SIGKILL)
+        assert "SIGKILL" in gateway.events.next("worker-replaced")["message"]
+        while len(after := gateway.workers()) < 2:
+            time.sleep(0.01)
+        assert before[0] not in after
+        assert httpx.get(gateway.url).status_code == 402
+        assert gateway.end(signal.SIGINT) == 0
+
+    def test_workers_end_with_their_parent(self, serve):
+        """However it ends: nobody goes on serving."""
+        gateway = serve("--workers", "2")
+        gateway.process.kill()
+        gateway.process.wait()
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                httpx.get(gateway.url)
+            except httpx.ConnectError:
+                return
+            time.sleep(0.05)
+        pytest.fail("a worker still serves")
+
+
+def make_certificate(folder, password=None):
+    """A certificate for 127.0.0.1 and its key, as files."""
+    import datetime as dt
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    kept = (
+        serialization.NoEncryption()
+        if password is None
+        else serialization.BestAvailableEncryption(password.encode())
+    )
+    suffix = "" if password is None else "-encrypted"
+    paths = folder / f"cert{suffix}.pem", folder / f"key{suffix}.pem"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, kept)
+    )
+    return paths

@@ -1,0 +1,134 @@
+"""Work in threads: its results, its errors, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from microwallet.errors import NetworkError
+from microwallet.http402.charging.desk import QUEUE_LIMIT, Desk
+
+
+def test_work_is_done_elsewhere_with_tools_built_there():
+    """In one thread, which builds its tools once."""
+    built = []
+
+    def build():
+        built.append(threading.current_thread())
+        return "tools"
+
+    async def run():
+        desk = Desk("desk", build)
+        found = [await desk.run(lambda tools: (tools, threading.current_thread())) for _ in range(3)]
+        assert desk.close(within=1)
+        return found
+
+    found = asyncio.run(run())
+    assert {tools for tools, _ in found} == {"tools"}
+    assert {thread for _, thread in found} == set(built)
+    assert len(built) == 1
+    assert built[0] is not threading.main_thread()
+
+
+def test_several_threads_work_at_once():
+    """As many as there may be, and no more than are needed."""
+
+    async def run(threads):
+        desk = Desk("desk", lambda: None, threads=threads)
+        gate = threading.Barrier(threads)
+        await asyncio.gather(*(desk.run(lambda _: gate.wait(5)) for _ in range(threads)))
+        return desk.close(within=1)
+
+    assert asyncio.run(run(3))
+
+
+def test_what_it_raises_is_the_callers():
+    """Also what building the tools raises, which is tried again the next time."""
+    attempts = []
+
+    def build():
+        attempts.append(None)
+        if len(attempts) == 1:
+            raise NetworkError("not yet")
+        return 5
+
+    async def run():
+        desk = Desk("desk", build)
+        with pytest.raises(NetworkError, match="not yet"):
+            await desk.run(lambda tools: tools)
+        with pytest.raises(ZeroDivisionError):
+            await desk.run(lambda tools: tools / 0)
+        assert await desk.run(lambda tools: tools) == 5
+        desk.close(within=1)
+
+    asyncio.run(run())
+
+
+def test_the_queue_has_an_end():
+    """One more than it may hold is refused at once; the others are served."""
+
+    async def run():
+        desk = Desk("desk", lambda: None)
+        gate = threading.Event()
+        waiting = [asyncio.ensure_future(desk.run(lambda _: gate.wait(5))) for _ in range(QUEUE_LIMIT)]
+        await asyncio.sleep(0)
+        with pytest.raises(NetworkError, match="wait for the desk already"):
+            await desk.run(lambda _: None)
+        gate.set()
+        assert all(await asyncio.gather(*waiting))
+        desk.close(within=1)
+
+    asyncio.run(run())
+
+
+def test_closing_waits_for_what_is_in_hand_alone():
+    """What waits is not begun; what takes longer than the patience is told."""
+
+    async def run():
+        desk = Desk("desk", lambda: None)
+        began, gate = threading.Event(), threading.Event()
+
+        def work(_tools):
+            began.set()
+            return gate.wait(5)
+
+        begun = asyncio.ensure_future(desk.run(work))
+        waiting = asyncio.ensure_future(desk.run(lambda _: pytest.fail("it was begun")))
+        await asyncio.to_thread(began.wait)
+        assert not desk.close(within=0.01)
+        gate.set()
+        assert await begun
+        with pytest.raises(NetworkError, match="not asked any more"):
+            await waiting
+        with pytest.raises(NetworkError, match="not asked any more"):
+            await desk.run(lambda _: None)
+        assert desk.close(within=5)
+
+    begun = time.monotonic()
+    asyncio.run(run())
+    assert time.monotonic() - begun < 4
+
+
+def test_a_caller_that_goes_away_leaves_the_work():
+    """It is done all the same, and the desk goes on."""
+
+    async def run():
+        desk = Desk("desk", lambda: None)
+        done, gate = threading.Event(), threading.Event()
+
+        def work(_tools):
+            gate.wait(5)
+            done.set()
+
+        task = asyncio.ensure_future(desk.run(work))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        gate.set()
+        assert await desk.run(lambda _: 7) == 7
+        assert done.is_set()
+        desk.close(within=1)
+
+    asyncio.run(run())

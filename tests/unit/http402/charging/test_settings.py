@@ -1,0 +1,157 @@
+"""What `serve` reads of a file and of flags."""
+
+from __future__ import annotations
+
+import pytest
+
+from microwallet.errors import UsageError
+from microwallet.http402.charging.listening import bind, is_loopback
+from microwallet.http402.charging.settings import Settings, duration
+
+FILE = """
+upstream = "http://127.0.0.1:9000"
+port = 9402
+realm = "api.example.org"
+account = "bob"
+network = "base-sepolia"
+workers = 2
+settle-above = "5 USDC"
+settle-idle = "2h"
+tls-cert = "tls/cert.pem"
+tls-key = "tls/key.pem"
+
+[[routes]]
+path = "/free"
+free = true
+
+[[routes]]
+path = "/**"
+price = "0.001 USDC"
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Writes a configuration file."""
+
+    def write(text=FILE):
+        path = tmp_path / "gateway.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_a_file_says_all(file, tmp_path):
+    """Paths in it are beside it; a single amount is a list of one."""
+    settings = Settings.read(file(), {})
+    assert (settings.upstream, settings.host, settings.port) == ("http://127.0.0.1:9000", "127.0.0.1", 9402)
+    assert (settings.realm, settings.account, settings.network) == ("api.example.org", "bob", "base-sepolia")
+    assert (settings.workers, settings.settle_above, settings.idle_seconds) == (2, ["5 USDC"], 7200)
+    assert settings.tls_cert == str(tmp_path / "tls/cert.pem")
+    assert [route["path"] for route in settings.routes] == ["/free", "/**"]
+
+
+def test_flags_win(file):
+    """Whatever was given as a flag; what was not is the file's."""
+    settings = Settings.read(file(), {"port": 1, "settle-above": ["1 USDC", "1 ETH"], "realm": None})
+    assert (settings.port, settings.settle_above, settings.realm) == (
+        1,
+        ["1 USDC", "1 ETH"],
+        "api.example.org",
+    )
+
+
+def test_one_line_is_routes():
+    """Free paths come before the price of everything else."""
+    settings = Settings.read(
+        None,
+        {
+            "price": "1 USDC",
+            "per": "event",
+            "free": ["/a", "/b/**"],
+            "description": "News",
+            "suggested-deposit": "5 USDC",
+        },
+    )
+    assert settings.routes == [
+        {"path": "/a", "free": True},
+        {"path": "/b/**", "free": True},
+        {
+            "path": "/**",
+            "price": "1 USDC",
+            "per": "event",
+            "description": "News",
+            "suggested-deposit": "5 USDC",
+        },
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("upstraem = 'x'", "did you mean upstream?"),
+        ("port = '8402'", "port is '8402'; a number is expected"),
+        ("port = true", "a number is expected"),
+        ("upstream = 3", "a text is expected"),
+        ("routes = [1]", "a list is expected"),
+        ("behind-tls-proxy = [1]", "a list is expected"),
+        ("settle-above = 5", "a list is expected"),
+        ("port = 65536", "not between 0 and 65535"),
+        ("workers = 0", "not between 1 and"),
+        ("settle-idle = '0s'", "not a time"),
+        ("tls-cert = 'a'", "go together"),
+        ("tls-cert = 'a'\ntls-key = 'b'\nbehind-tls-proxy = ['::1']", "either"),
+        ("[[routes", "is no TOML"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(file, text, said):
+    """UsageError, with what was perhaps meant."""
+    with pytest.raises(UsageError) as raised:
+        Settings.read(file(text), {})
+    assert said in raised.value.message
+
+
+def test_what_is_sold_is_said_once(file):
+    """A price by a flag beside routes in a file is refused, and so is a free path without a price."""
+    with pytest.raises(UsageError, match="describes routes"):
+        Settings.read(file(), {"price": "1 USDC"})
+    with pytest.raises(UsageError, match="what does everything else cost"):
+        Settings.read(None, {"free": ["/"]})
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    """UsageError with its name."""
+    with pytest.raises(UsageError, match=r"gateway\.toml cannot be read"):
+        Settings.read(tmp_path / "gateway.toml", {})
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("1s", 1), ("90s", 90), ("10m", 600), ("2h", 7200)])
+def test_times(text, seconds):
+    """A whole number and its unit."""
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "1", "0s", "-1s", "1.5h", "1 h", "1y", "10m10s", "٣s"])
+def test_no_times(text):
+    """Anything else is refused."""
+    with pytest.raises(UsageError):
+        duration(text)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
+def test_loopback(host):
+    """Addresses that only this machine reaches."""
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", "127.0.0.1.example.org", ""])
+def test_elsewhere_nothing_listens_in_the_clear(host):
+    """Not without TLS or a proxy that does it; an empty address is every address."""
+    with pytest.raises(UsageError, match="in the clear"):
+        bind(Settings(host=host, port=0))
+
+
+def test_behind_a_proxy_it_listens():
+    """A named proxy, or a certificate, is enough."""
+    bind(Settings(host="0.0.0.0", port=0, behind_tls_proxy=["10.0.0.1"])).close()
