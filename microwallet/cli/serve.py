@@ -73,6 +73,9 @@ def serve(
     password_file: PasswordFile = None,
     dry_run: DryRun = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line for each request.")] = False,
+    try_out: Annotated[
+        bool, typer.Option("--try", help="Sell samples on a throw-away chain, and say how to pay.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Charge for what an upstream serves: a reverse proxy that is paid through channels."""
@@ -98,6 +101,10 @@ def serve(
         "network": network,
     }
     output = Output(as_json=json, quiet=quiet)
+    if try_out:
+        from microwallet.cli.serve_try import run_trial
+
+        run_trial(flags, output)
     wallet_flags = {"rpc_url": rpc_url, "password_file": password_file}
     run_gateway(config, flags, wallet_flags, dry_run=dry_run, output=output)
 
@@ -109,5 +116,6 @@ app.command(
         serve,
         'microwallet serve --upstream http://127.0.0.1:9000 --price "0.001 USDC"',
         "microwallet serve --config gateway.toml --dry-run",
+        "microwallet serve --try",
     ),
 )(serve)
