@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,8 @@ from microwallet.wallet import Wallet
 CHAIN_THREADS = 4
 LOOK_SECONDS = 5.0
 """Between two looks at the chain for what is to be settled."""
+PAUSE_FACTOR = 20
+"""At least so many times as long as a look takes: with ten thousand channels that is seconds of a core."""
 FINISH_SECONDS = 5.0
 """For how long an ending worker waits for a transaction to be mined."""
 TIDY_SECONDS = 600.0
@@ -190,17 +193,18 @@ class Shop:
         """No failure ends it: it looks less and less often while one lasts, which it tells once."""
         pause, failing = LOOK_SECONDS, ""
         while True:
+            begun = time.monotonic()
             try:
                 await self._cashier.run(lambda settling: settling.look())
             except MicrowalletError as error:
                 if error.code != failing:
                     self._emit("interrupted", {"code": error.code, "message": error.message})
-                pause, failing = min(pause * 2, LONGEST_PAUSE), error.code
+                pause, failing = pause * 2, error.code
             else:
                 if failing:
                     self._emit("resumed", {})
-                pause, failing = LOOK_SECONDS, ""
-            await asyncio.sleep(pause)
+                pause, failing = max(LOOK_SECONDS, PAUSE_FACTOR * (time.monotonic() - begun)), ""
+            await asyncio.sleep(min(pause, LONGEST_PAUSE))
 
     async def _check_ledger(self) -> None:
         await self._probes.run(lambda wallet: wallet.ledger.database.check_writable())

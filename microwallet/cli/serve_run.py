@@ -58,6 +58,8 @@ def run_gateway(
         settings = Settings.read(config, flags)
         if settings.upstream is None:
             raise UsageError("what is served?", hint="--upstream http://127.0.0.1:9000")
+        if not settings.routes:
+            raise UsageError("what does a request cost?", hint='--price "0.001 USDC"')
         proxy = ReverseProxy(settings.upstream)
         with open_wallet(network=settings.network, account=settings.account, **wallet_flags) as wallet:
             assortment = Assortment.of(wallet, settings)

@@ -8,10 +8,12 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 
 import httpx
+import pexpect
 import pytest
 from http402.running import Serving, Upstream
 
@@ -262,6 +264,17 @@ class TestSettling:
         pay(gateway.url).data  # noqa: B018
         assert gateway.events.next("settled")["captured"] == "1000"
 
+    def test_a_payer_closes_through_it(self, serve, pay, alice):
+        """Paid and refunded in one transaction, which the gateway sends and tells of."""
+        gateway = serve("--workers", "2")
+        channel_id = pay(gateway.url).data["payment"]["channelId"]
+        closed = alice.run("channel", "close", channel_id, "--yes", "--json").data
+        told = gateway.events.next("closed")
+        assert (told["channelId"], told["captured"], told["refunded"]) == (channel_id, "1000", "999000")
+        assert closed["transactionHash"] == told["transactionHash"]
+        assert pay(gateway.url).data["payment"]["channelId"] != channel_id
+        assert gateway.end() == 0
+
     def test_a_requested_close_is_answered(self, serve, pay, alice):
         """The payer goes to the chain: what it owes is taken before the grace period ends."""
         gateway = serve()
@@ -420,6 +433,28 @@ class TestWorkers:
         assert before[0] not in after
         assert httpx.get(gateway.url).status_code == 402
         assert gateway.end(signal.SIGINT) == 0
+
+    def test_at_a_terminal(self, bob, upstream):
+        """The password is asked for once, before there are several; Ctrl-C is one interrupt, not three."""
+        arguments = ["serve", "--upstream", upstream.url, *PRICE, "--port", "0", "--workers", "2"]
+        terminal = pexpect.spawn(
+            sys.executable,
+            ["-m", "microwallet", *arguments],
+            env={**bob.environment, "MICROWALLET_PASSWORD_FILE": ""},
+            cwd=str(bob.path.parent),
+            encoding="utf-8",
+            timeout=30,
+        )
+        terminal.expect("Password for the key of account bob: ")
+        terminal.sendline(bob.password_file.read_text().strip())
+        terminal.expect("listening on (http://[^ ]+) ")
+        assert httpx.get(terminal.match[1]).status_code == 402
+        terminal.sendintr()
+        terminal.expect("stopped")
+        terminal.expect(pexpect.EOF)
+        terminal.close()
+        assert terminal.exitstatus == 0
+        assert "Password" not in terminal.before
 
     def test_workers_end_with_their_parent(self, serve):
         """However it ends: nobody goes on serving."""
