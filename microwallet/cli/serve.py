@@ -40,7 +40,8 @@ def serve(
         str | None, _option("--suggested-deposit", "AMOUNT", "What payers might deposit.", WHAT)
     ] = None,
     config: Annotated[
-        Path | None, _option("--config", "FILE", "TOML with [[routes]] and these settings.", WHAT)
+        Path | None,
+        _option("--config", "FILE", "TOML with routes and all this; see: help selling.", WHAT),
     ] = None,
     host: Annotated[
         str | None, _option("--host", "ADDRESS", "Address to listen on; default: 127.0.0.1.", WHERE)

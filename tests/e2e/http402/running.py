@@ -90,7 +90,10 @@ class Serving:
 
     def workers(self):
         """The ids of its child processes."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        try:
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        except OSError:  # it has just ended
+            return []
         return [int(one) for one in children.split()]
 
     def end(self, number=signal.SIGTERM, seconds=30):

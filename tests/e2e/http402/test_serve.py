@@ -434,6 +434,26 @@ class TestWorkers:
         assert httpx.get(gateway.url).status_code == 402
         assert gateway.end(signal.SIGINT) == 0
 
+    def test_one_that_fails_by_itself_ends_all(self, bob):
+        """It has said why, and its exit code is the command's."""
+        bob.path.mkdir(exist_ok=True)
+        (bob.path / "ledger.sqlite3").write_text("this is no ledger at all")
+        sells = ("--upstream", "http://127.0.0.1:9000", *PRICE, "--port", "0")
+        assert fails(bob, *sells, "--workers", "2")["code"] == "ledger-corrupt"
+
+    def test_it_gives_up_when_they_are_killed_again_and_again(self, serve):
+        """Eleven within a minute: exit 1, and nobody is left."""
+        gateway = serve("--workers", "2")
+        killed = set()
+        while gateway.process.poll() is None:
+            for worker in set(gateway.workers()) - killed:
+                os.kill(worker, signal.SIGKILL)
+                killed.add(worker)
+            time.sleep(0.01)
+        assert gateway.process.wait() == 1
+        assert len(killed) >= 11
+        assert "giving up" in gateway.requests.seen[-1]["error"]["message"]
+
     def test_at_a_terminal(self, bob, upstream):
         """The password is asked for once, before there are several; Ctrl-C is one interrupt, not three."""
         arguments = ["serve", "--upstream", upstream.url, *PRICE, "--port", "0", "--workers", "2"]
