@@ -62,6 +62,7 @@ class Assortment:
         above = settings.settle_above or (["1 USDC"] if wallet.network.usdc is not None else [])
         policy = SettlingPolicy(
             payee=wallet.account.address,
+            chain_id=wallet.network.chain_id,
             above={one.asset.token: one.base_units for one in map(amount, above)},
             idle_seconds=settings.idle_seconds,
         )

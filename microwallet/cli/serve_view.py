@@ -75,10 +75,10 @@ def _price(route: Mapping[str, Any]) -> str:
 
 
 def unsettled(wallet: Wallet, payee: str) -> list[dict[str, Any]]:
-    """By asset: what the channels of a payee still owe it, and how many they are."""
+    """By asset: what the channels of a payee on the network in use owe it, and how many they are."""
     sums: Counter[Any] = Counter()
     counts: Counter[Any] = Counter()
-    for channel in wallet.ledger.vouchers.list(finalized=False):
+    for channel in wallet.ledger.vouchers.live(wallet.network.chain_id):
         if channel.descriptor.payee == payee and channel.unsettled:
             sums[channel.asset] += channel.unsettled
             counts[channel.asset] += 1

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, PayeeChannel
-from microwallet.domain.identifiers import Address, ChannelId, TxHash
+from microwallet.domain.identifiers import Address, ChainId, ChannelId, TxHash
 from microwallet.errors import LedgerError, MicrowalletError, NetworkError, TransactionReverted
 from microwallet.http402.charging.account import Refused
 from microwallet.http402.wire.problems import Problem, ProblemType
@@ -28,6 +28,7 @@ class SettlingPolicy:
     """
 
     payee: Address
+    chain_id: ChainId
     above: Mapping[Address, int] = field(default_factory=dict)
     """By token: base units unsettled on a channel from which it is settled at once."""
     idle_seconds: int | None = None
@@ -63,7 +64,7 @@ class Settling:
         told; settling is tried again after a pause.
         """
         self._watch.look()
-        due = [channel for channel in self._vouchers.list(finalized=False) if self._is_due(channel)]
+        due = self._due()
         if not due or self._clock() < self._next_try:
             return
         outcome = self._settlement.execute(Action.SETTLE, Selection(action=Action.SETTLE).plan(due))
@@ -89,16 +90,20 @@ class Settling:
                 raise _refusal(channel_id, failure.error)
         return None
 
-    def _is_due(self, channel: PayeeChannel) -> bool:
-        if channel.descriptor.payee != self._policy.payee or not channel.unsettled:
-            return False
-        above = self._policy.above.get(channel.descriptor.token)
-        if above is not None and channel.unsettled >= above:
-            return True
-        if self._policy.idle_seconds is None:
-            return False
-        accepted_at = self._vouchers.accepted_at().get(channel.channel_id, 0)
-        return self._clock() - accepted_at >= self._policy.idle_seconds
+    def _due(self) -> list[PayeeChannel]:
+        policy, now = self._policy, self._clock()
+        accepted_at = {} if policy.idle_seconds is None else self._vouchers.accepted_at()
+        due = []
+        for channel in self._vouchers.live(policy.chain_id):
+            if channel.descriptor.payee != policy.payee or not channel.unsettled:
+                continue
+            above = policy.above.get(channel.descriptor.token)
+            idle = policy.idle_seconds is not None and (
+                now - accepted_at.get(channel.channel_id, now) >= policy.idle_seconds
+            )
+            if idle or (above is not None and channel.unsettled >= above):
+                due.append(channel)
+        return due
 
 
 def _refusal(channel_id: ChannelId, error: MicrowalletError) -> MicrowalletError:

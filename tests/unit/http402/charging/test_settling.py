@@ -55,19 +55,20 @@ class Till:
         self.error = None
         self.executed = []
         self.told = []
+        self.reads = 0
         self.settling = Settling(
             self,
             self,
-            SettlingPolicy(payee=PAYEE, **policy),
+            SettlingPolicy(payee=PAYEE, chain_id=USDC.chain_id, **policy),
             clock=lambda: self.now,
             emit=lambda event, details: self.told.append((event, details.get("code"))),
         )
 
-    def list(self, *, finalized):
-        assert not finalized
-        return self.channels
+    def live(self, chain_id):
+        return [one for one in self.channels if one.descriptor.chain_id == chain_id]
 
     def accepted_at(self):
+        self.reads += 1
         return {one.channel_id: self.at for one in self.channels}
 
     def refresh(self):
@@ -119,11 +120,20 @@ def test_when_idle(idle, is_due):
     assert Till(channel(1), accepted_at=0).settles() == []
 
 
+def test_many_idle_channels_are_looked_up_once():
+    """Ten thousand channels are one query, not ten thousand."""
+    till = Till(*(channel(1, number=number) for number in range(50)), accepted_at=NOW - 60, idle_seconds=60)
+    assert len(till.settles()[0]) == 50
+    assert till.reads == 1
+
+
 def test_what_is_due_goes_in_one_piece():
-    """Many channels, one transaction; nothing that owes nothing, nothing of another payee."""
+    """Many channels, one transaction; nothing that owes nothing, nothing of another payee or chain."""
     other = checksum_address(b"\x99" * 20)
     due = [channel(number=1), channel(number=2)]
-    till = Till(*due, channel(0, number=3), channel(number=4, payee=other), above={USDC.token: 1})
+    elsewhere = channel(number=5, asset=replace(USDC, chain_id=ChainId(1)))
+    rest = [channel(0, number=3), channel(number=4, payee=other), elsewhere]
+    till = Till(*due, *rest, above={USDC.token: 1})
     assert till.settles() == [[one.channel_id for one in due]]
     assert till.settles() == []
 
