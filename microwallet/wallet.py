@@ -133,6 +133,12 @@ class Wallet:
             hint=f"microwallet account use {accounts[0].name}  (or --account NAME)",
         )
 
+    @property
+    def relayer(self) -> Account | None:
+        """The account that pays gas instead of the payee, if there is one."""
+        name = self.configuration.get("relayer")
+        return None if name is None else self.accounts.get(name)
+
     @cached_property
     def network(self) -> Network:
         """The network in use."""

@@ -11,11 +11,13 @@ import typer
 
 from microwallet.cli.command import Command, help_text
 from microwallet.cli.context import Stderr, open_wallet
-from microwallet.cli.options import AccountName, Json, NetworkName, PasswordFile, RpcUrl
+from microwallet.cli.options import AccountName, Json, NetworkName, PasswordFile, RelayerName, RpcUrl
+from microwallet.cli.serve_fees import GasBudget, PayFeesFrom, fee_policy
 from microwallet.errors import MicrowalletError, PortTaken, UsageError
 
 if TYPE_CHECKING:
     from microwallet.http402.charging.routes import Routes
+    from microwallet.selling import FeePolicy
     from microwallet.wallet import Wallet
 
 app = typer.Typer()
@@ -38,6 +40,9 @@ def serve(
         str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", metavar="PORT", help="Port to listen on.")] = DEFAULT_PORT,
+    pay_fees_from: PayFeesFrom = None,
+    gas_budget: GasBudget = None,
+    relayer: RelayerName = None,
     account: AccountName = None,
     network: NetworkName = None,
     rpc_url: RpcUrl = None,
@@ -47,9 +52,14 @@ def serve(
     """Charge for what an upstream serves: a reverse proxy that is paid through channels."""
     try:
         with open_wallet(
-            network=network, account=account, rpc_url=rpc_url, password_file=password_file
+            network=network,
+            account=account,
+            rpc_url=rpc_url,
+            password_file=password_file,
+            relayer=relayer,
         ) as wallet:
-            _serve(wallet, _routes(wallet, price), upstream, host, port, as_json=json)
+            fees = fee_policy(wallet, pay_fees_from, gas_budget)
+            _serve(wallet, _routes(wallet, price), upstream, host, port, fees=fees, as_json=json)
     except MicrowalletError as error:
         error.streamed = json
         raise
@@ -76,7 +86,14 @@ def _routes(wallet: Wallet, price: str | None) -> Routes:
 
 
 def _serve(
-    wallet: Wallet, routes: Routes, upstream: str | None, host: str, port: int, *, as_json: bool
+    wallet: Wallet,
+    routes: Routes,
+    upstream: str | None,
+    host: str,
+    port: int,
+    *,
+    fees: FeePolicy | None,
+    as_json: bool,
 ) -> None:
     from microwallet.http402.charging.middleware import PaymentMiddleware
     from microwallet.http402.charging.proxy import ReverseProxy
@@ -88,7 +105,8 @@ def _serve(
         raise UsageError("what is served?", hint="--upstream http://127.0.0.1:9000")
     proxy = ReverseProxy(upstream)
     account = wallet.account
-    wallet.accounts.secret(account.name)  # locked keys are found out now, not when a close is due
+    for one in {account, wallet.relayer or account}:
+        wallet.accounts.secret(one.name)  # locked keys are found out now, not when a close is due
     listening = _listen(host, port)
     where = f"http://{host}:{listening.getsockname()[1]}"
     emit = _emitter(as_json)
@@ -97,6 +115,7 @@ def _serve(
         routes,
         SettlingPolicy(payee=account.address),
         realm=where.removeprefix("http://"),
+        fees=fees,
         emit=emit,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
@@ -17,15 +18,12 @@ QUEUE_LIMIT = 64
 
 
 class Desk(Generic[Tools]):
-    """Does work in threads of its own, with tools that are built there when they are first needed.
-
-    Tools that belong to one thread want one thread.
-    """
+    """Does work in threads of its own, each with tools that it builds when they are first needed."""
 
     def __init__(self, name: str, build: Callable[[], Tools], *, threads: int = 1) -> None:
         self._name = name
         self._build = build
-        self._tools: Tools | None = None
+        self._own = threading.local()
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=name)
         self._waiting = 0
 
@@ -44,6 +42,6 @@ class Desk(Generic[Tools]):
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _do(self, work: Callable[[Tools], T]) -> T:
-        if self._tools is None:
-            self._tools = self._build()
-        return work(self._tools)
+        if not hasattr(self._own, "tools"):
+            self._own.tools = self._build()
+        return work(self._own.tools)

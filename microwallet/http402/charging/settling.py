@@ -9,7 +9,7 @@ from microwallet.domain.channel import CLOSE_GRACE_PERIOD, PayeeChannel
 from microwallet.domain.identifiers import Address, ChannelId, TxHash
 from microwallet.errors import MicrowalletError
 from microwallet.http402.charging.account import Refused
-from microwallet.http402.wire.problems import Problem, ProblemType
+from microwallet.http402.charging.revert_problem import revert_problem
 from microwallet.ledger.vouchers import Vouchers
 from microwallet.payee.captures import Action, Selection
 from microwallet.payee.outcome import Outcome
@@ -91,8 +91,4 @@ class Settling:
 def _refusal(channel_id: ChannelId, error: MicrowalletError) -> MicrowalletError:
     if error.exit_code != 8:
         return error
-    return Refused(
-        Problem(
-            type=ProblemType.TRANSACTION_REVERTED, detail=error.message, extensions={"channelId": channel_id}
-        )
-    )
+    return Refused(revert_problem(error, channel_id))
