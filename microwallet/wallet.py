@@ -365,6 +365,7 @@ class Wallet:
             wait_seconds=self.configuration.get("wait-seconds"),
             now=self.now,
             reporter=self.reporter,
+            relayer=self.sender(self.relayer) if self.relayer else None,
         )
 
     def keys_held(self, account: Account) -> AbstractContextManager[None]:
