@@ -29,11 +29,11 @@ def require_escrow(account: PayingAccount) -> None:
 
 
 def require_funds(account: PayingAccount, amount: Amount, gas: int) -> int:
-    """InsufficientFunds unless the account holds the amount and the price of `gas`.
+    """InsufficientFunds unless the account holds the amount and the price of `gas`; 0 where others pay it.
 
     Returns that price in wei: the most that is spent on it.
     """
-    max_fee = account.fees().cost(gas)
+    max_fee = account.fees().cost(gas) if gas else 0
     token, owner = amount.asset.token, account.address
     if amount.asset.is_native:
         _require_coin(account, account.reader.native_balance(owner), amount.base_units, max_fee)
