@@ -68,6 +68,7 @@ ROUTES_KEPT = 4096
 
 _POLL_SECONDS = 0.25
 """Between two looks for a voucher that another process accepted."""
+_HANDS_OVER = {"POST": ("GET",), "HEAD": ("POST", "PUT", "PATCH", "DELETE")}
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -131,7 +132,7 @@ class Gateway:
             return Free(path=path)
         credentials = [value for value in asked.values(b"authorization") if is_payment(value)]
         if route is None:
-            route = self._sold_by_get(asked.method, path)
+            route = self._sold_otherwise(asked.method, path)
             if route is None or not credentials:
                 return plain_answer(404, "Not Found")
             is_service = False
@@ -367,10 +368,16 @@ class Gateway:
             return page_answer(page, challenge)
         return problem_answer(problem, (b"vary", b"accept"), challenge)
 
-    def _sold_by_get(self, method: str, path: str) -> Route | None:
-        """The priced route whose resource a POST names that is no request for it: it hands a voucher over."""
-        route = self._find_route("GET", path) if method == "POST" else None
-        return route if route is not None and route.price is not None else None
+    def _sold_otherwise(self, method: str, path: str) -> Route | None:
+        """The priced route of a resource that a request names without asking for it: it hands something over.
+
+        A POST to what is sold by GET, a HEAD to what is sold by other methods.
+        """
+        for other in _HANDS_OVER.get(method, ()):
+            route = self._find_route(other, path)
+            if route is not None and route.price is not None:
+                return route
+        return None
 
 
 def _check_serves(issued: AnsweredChallenge, channel_id: ChannelId) -> None:

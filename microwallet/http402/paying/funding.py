@@ -139,7 +139,7 @@ class Funding:
 
         request, account = self._choice.request, self._client.account(self._choice.request.escrow_contract)
         is_gasless = self._is_gasless(account, DepositKind.OPEN)
-        begun = self._begun_open()
+        begun = self._begun_open(account)
         asset = self._choice.price.asset
         plan = plan_open(
             account,
@@ -226,8 +226,8 @@ class Funding:
         wanted = self._client.limits.is_gasless
         return signs_deposits(self._choice.request, wanted=wanted, has_coin=has_coin)
 
-    def _begun_open(self) -> Deposit | None:
-        """An open to this payee that an earlier run did not finish."""
+    def _begun_open(self, account: PayingAccount) -> Deposit | None:
+        """An open to this payee that an earlier run did not finish, and that can still be finished."""
         request, ledger = self._choice.request, self._client.ledger
         wanted = {
             "chainId": request.chain_id,
@@ -240,6 +240,18 @@ class Funding:
         for deposit in ledger.deposits.pending():
             if deposit.kind is DepositKind.OPEN:
                 arguments = json.loads(deposit.arguments)
-                if {name: arguments.get(name) for name in wanted} == wanted:
+                if {name: arguments.get(name) for name in wanted} == wanted and not self._died(
+                    account, deposit
+                ):
                     return deposit
         return None
+
+    def _died(self, account: PayingAccount, deposit: Deposit) -> bool:
+        """Whether what was signed for a deposit has expired without being used: it is abandoned then."""
+        from microwallet.ledger.deposits import DepositStatus
+        from microwallet.payer.sync import settle_deposit
+
+        ends, channel = deposit.authorization_expires_at, account.ledger.channels.get(deposit.channel_id)
+        if ends is None or channel is None or self._client.clock() < ends:
+            return False
+        return settle_deposit(account, deposit, channel) is DepositStatus.ABANDONED

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from microwallet.domain.channel import PayerChannel
+from microwallet.domain.money import Amount
 from microwallet.errors import MalformedMessage, NetworkError
 from microwallet.http402.paying.choice import Choice
 from microwallet.http402.paying.client import PayingClient
@@ -59,7 +60,8 @@ def hand_over(order: Handing, choice: Choice, signed: SignedDeposit) -> Steps[Fu
     except NoAnswer as error:
         told = f"the payee gave no answer: {error}"
     else:
-        told = None if 200 <= answer.status < 300 else _refusal(answer)
+        if not 200 <= answer.status < 300:
+            told = _refusal(answer, choice, signed)
     seconds = _TAKEN_SECONDS if told is None else _REFUSED_SECONDS
     made = await_signed(account, signed, seconds=seconds, told=told, again=order.again())
     return Funded(channel=made.channel, is_new=True)
@@ -81,10 +83,10 @@ def tell_again(order: Handing, choice: Choice, channel: PayerChannel, kind: Depo
 
 
 def _handed(order: Handing, choice: Choice, signed: SignedDeposit) -> Steps[Answer]:
-    """What the payee says; with a fresh challenge once more, if the first was no longer good."""
+    """What the payee says; with a fresh challenge once more, as the first may be bound to a body."""
     signer = order.signer(signed.channel)
     answer = yield Sending(authorization=signer.deposit(choice.challenge, signed), is_head=True)
-    if answer.status == 402 and choice.challenge.has_expired(order.client.clock()):
+    if answer.status == 402:
         fresh = _same_offer(answer, choice.request)
         if fresh is not None:
             answer = yield Sending(authorization=signer.deposit(fresh, signed), is_head=True)
@@ -101,7 +103,12 @@ def _same_offer(answer: Answer, request: SessionRequest) -> Challenge | None:
     return None
 
 
-def _refusal(answer: Answer) -> str:
-    problem = answer.problem
-    told = "" if problem is None else f": {problem.detail or problem.title}"
-    return f"the payee answers {answer.status}{told}"
+def _refusal(answer: Answer, choice: Choice, signed: SignedDeposit) -> str:
+    """An answer to a HEAD has no words; a deposit below what was suggested is the usual reason."""
+    asset, suggested = choice.price.asset, choice.request.suggested_deposit
+    if suggested is None or signed.authorization.value >= suggested:
+        return f"the payee answers {answer.status}"
+    given = Amount(signed.authorization.value, asset)
+    return (
+        f"the payee answers {answer.status}; the deposit is {given}, it suggests {Amount(suggested, asset)}"
+    )

@@ -32,6 +32,10 @@ class Upstream(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"goods")
 
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.do_GET()
+
     def log_message(self, *_):
         pass
 
@@ -122,6 +126,26 @@ def test_a_payee_that_pays_no_gas(poor, start_serve):
     refused = fetch(poor, url, "--gasless")
     assert (refused.exit_code, refused.error["code"]) == (4, "no-payable-challenge")
     assert deposits(poor) == []
+
+
+def test_a_deposit_for_a_request_with_a_body(poor, start_serve, bob, reader):
+    """The challenge is bound to the body, and the deposit is handed over without one."""
+    url = start_serve(*PAYING)
+    told = poor.run("fetch", "POST", url, "-d", "tea", "--deposit", "0.5 USDC", "--yes", "--json", timeout=60)
+    assert (told.data["body"], reader.transaction_count(bob.address)) == ("goods", 1)
+
+
+def test_a_deposit_that_is_not_worth_its_gas(poor, start_serve):
+    """Exit 5, as it was signed, with what the payee suggests; once it has expired, another is opened."""
+    url = start_serve(*PAYING)
+    refused = fetch(poor, url, "--deposit", "0.05 USDC")
+    assert refused.exit_code == 5
+    assert "0.05 USDC, it suggests 0.1 USDC" in refused.error["message"]
+    assert deposits(poor) == [("open", "pending")]
+    with Wallet.open(environment=poor.environment) as wallet, wallet.ledger.database.write() as connection:
+        connection.execute("UPDATE deposits SET authorization_expires_at = 1000")
+    assert fetch(poor, url, "--deposit", "0.5 USDC").data["status"] == 200
+    assert sorted(deposits(poor)) == [("open", "abandoned"), ("open", "done")]
 
 
 class Between:
