@@ -74,7 +74,7 @@ class Funding:
             if (found := self._suitable(cost, without)) is not None:
                 return Funded(channel=found)
             short = self._short(without)
-            return self._open(cost) if short is None else self._top_up(short, cost)
+            return self._open(cost, without) if short is None else self._top_up(short, cost)
 
     def fitting(self, cost: int, without: Collection[ChannelId] = ()) -> Sequence[PayerChannel]:
         """The channels with `cost` base units left, the one the server suggests first."""
@@ -133,13 +133,15 @@ class Funding:
             and channel.descriptor.chain_id == request.chain_id
         ]
 
-    def _open(self, cost: int) -> Funded:
+    def _open(self, cost: int, without: Collection[ChannelId]) -> Funded:
         from microwallet.payer.deposit import MadeDeposit
         from microwallet.payer.open import OpenRequest, open_channel, plan_open, sign_open
 
         request, account = self._choice.request, self._client.account(self._choice.request.escrow_contract)
         is_gasless = self._is_gasless(account, DepositKind.OPEN)
         begun = self._begun_open(account)
+        if begun is None and (found := self._suitable(cost, without)) is not None:
+            return Funded(channel=found)  # one that was handed over has landed just now
         asset = self._choice.price.asset
         plan = plan_open(
             account,
@@ -167,8 +169,17 @@ class Funding:
 
         account = self._client.account(channel.descriptor.escrow_contract)
         is_gasless = self._is_gasless(account, DepositKind.TOP_UP)
-        amount = self._deposit(missing)
-        plan = plan_top_up(account, channel, amount, idempotency_key=None, is_gasless=is_gasless)
+        begun = self._begun_top_up(account, channel, missing)
+        current = self._client.ledger.channels.get(channel.channel_id) or channel
+        if begun is None and current.state.deposit - channel.state.deposit >= missing:
+            return Funded(channel=current)  # one that was handed over has landed just now
+        plan = plan_top_up(
+            account,
+            channel,
+            self._deposit(missing) if begun is None else Amount(begun.amount, channel.asset),
+            idempotency_key=None if begun is None else begun.idempotency_key,
+            is_gasless=is_gasless,
+        )
         self._client.confirm(account, plan)
         self._client.reporter.say(f"topping up channel {channel.name} by {plan.amount}")
         made = sign_top_up(account, plan) if is_gasless else top_up(account, plan)
@@ -199,7 +210,10 @@ class Funding:
                     hint=f'--deposit "{needed}"',
                 )
             return given
-        deposited = sum(channel.state.deposit for channel in self._channels())
+        channels = {channel.channel_id: channel.state.deposit for channel in self._channels()}
+        # What is signed and not there yet may get there.
+        pending = [one for one in self._client.ledger.deposits.pending() if one.channel_id in channels]
+        deposited = sum(channels.values()) + sum(one.amount for one in pending)
         left = max(0, limits.max_deposits.get(asset.token, 0) - deposited)
         suggested = request.suggested_deposit or _REQUESTS_A_DEPOSIT * request.amount
         amount = min(max(suggested, missing), left, DEPOSIT_LIMIT - 1)
@@ -245,6 +259,16 @@ class Funding:
                 ):
                     return deposit
         return None
+
+    def _begun_top_up(self, account: PayingAccount, channel: PayerChannel, missing: int) -> Deposit | None:
+        """A top-up that an earlier run, or another process, has begun and that is enough."""
+        begun = [
+            deposit
+            for deposit in self._client.ledger.deposits.pending()
+            if deposit.channel_id == channel.channel_id and deposit.kind is DepositKind.TOP_UP
+        ]
+        live = [deposit for deposit in begun if not self._died(account, deposit)]
+        return next((deposit for deposit in live if deposit.amount >= missing), None)
 
     def _died(self, account: PayingAccount, deposit: Deposit) -> bool:
         """Whether what was signed for a deposit has expired without being used: it is abandoned then."""

@@ -128,6 +128,31 @@ def test_a_payee_that_pays_no_gas(poor, start_serve):
     assert deposits(poor) == []
 
 
+def test_many_at_once_open_one_channel(poor, bob, start_serve, reader):
+    """Processes that all find no channel sign one open together, and each pays for its own request."""
+    url = start_serve(*PAYING)
+    words = ("fetch", url, "--deposit", "0.5 USDC", "--yes", "--json")
+    started = [poor.start(*words, stdout=-1, stderr=-3) for _ in range(4)]
+    told = [json.loads(process.communicate(timeout=120)[0]) for process in started]
+    assert [one["ok"] for one in told] == [True] * 4, told
+    assert len({one["data"]["payment"]["channelId"] for one in told}) == 1
+    assert sorted(int(one["data"]["payment"]["cumulativeAmount"]) for one in told) == [1000, 2000, 3000, 4000]
+    assert (reader.transaction_count(bob.address), deposits(poor)) == (1, [("open", "done")])
+
+
+def test_what_is_signed_counts_against_the_limit(poor, start_serve, between, reader):
+    """A top-up that never arrived is finished, and no second one is signed beside it."""
+    proxy = between(start_serve(*PAYING))
+    limit = {"MICROWALLET_MAX_DEPOSIT": "0.3 USDC"}
+    channel = fetch(poor, proxy.url, env=limit).data["payment"]["channelId"]
+    poor.run("pay", channel, "0.099 USDC", "--json").data  # noqa: B018
+    proxy.lose, proxy.forward = 1, False
+    assert fetch(poor, proxy.url, env=limit).exit_code == 5
+    assert fetch(poor, proxy.url, env=limit).data["status"] == 200
+    assert reader.channel_state(channel).deposit == 200_000
+    assert deposits(poor) == [("open", "done"), ("topUp", "done")]
+
+
 def test_a_deposit_for_a_request_with_a_body(poor, start_serve, bob, reader):
     """The challenge is bound to the body, and the deposit is handed over without one."""
     url = start_serve(*PAYING)
