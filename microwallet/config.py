@@ -29,6 +29,7 @@ class Setting:
 SETTINGS: Mapping[str, Setting] = {
     "network": Setting("anvil", "the network commands work on"),
     "account": Setting(None, "the account that pays and is paid"),
+    "relayer": Setting(None, "the account that pays gas for the payee, and for payers without any"),
     "token": Setting(None, "the token amounts without a unit are in; default: the network's USDC"),
     "password-file": Setting(None, "a file whose first line is the password of encrypted keys"),
     "max-amount": Setting("0.01 USDC", "the most a request that is paid for may cost"),

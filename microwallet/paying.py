@@ -30,6 +30,7 @@ def limits_of(
     max_amount: str | None = None,
     deposit: str | None = None,
     payee: Address | None = None,
+    is_gasless: bool = False,
     dry_run: bool = False,
 ) -> Limits:
     """The settings `max-amount` and `max-deposit`, or what is given instead, as amounts with a unit.
@@ -44,6 +45,7 @@ def limits_of(
         max_deposits=_setting(wallet, "max-deposit"),
         deposit=None if deposit is None else _amount(wallet, deposit),
         payee=payee,
+        is_gasless=is_gasless,
         dry_run=dry_run,
     )
 

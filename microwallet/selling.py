@@ -8,15 +8,19 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from microwallet.domain.identifiers import ChannelId, TxHash
+from microwallet.domain.identifiers import Address, ChannelId, TxHash
 from microwallet.domain.money import Amount, unit_of
-from microwallet.errors import Interrupted, MicrowalletError
+from microwallet.errors import Interrupted, MicrowalletError, UsageError
+from microwallet.escrow.token_features import token_features
 from microwallet.http402.charging.asgi import Application
 from microwallet.http402.charging.behind_proxy import BehindProxy
 from microwallet.http402.charging.chain import PayeeChain
+from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
+from microwallet.http402.charging.fee_policy import FeePolicy, fee_policy
 from microwallet.http402.charging.gateway import Gateway
 from microwallet.http402.charging.health import HEALTH_PATH, Health
 from microwallet.http402.charging.middleware import PaymentMiddleware
@@ -27,11 +31,14 @@ from microwallet.http402.charging.routes import Routes, parse_routes
 from microwallet.http402.charging.server import serve
 from microwallet.http402.charging.settings import Settings
 from microwallet.http402.charging.settling import Settling, SettlingPolicy
+from microwallet.http402.charging.signed_deposit import PaidToken
 from microwallet.payee.exclusive import exclusive, settling_lock, watch_lock
 from microwallet.payee.watch import LONGEST_PAUSE
 from microwallet.wallet import Wallet
 
 CHAIN_THREADS = 4
+RELAY_THREADS = 4
+"""Deposits that are waited for at the same time."""
 LOOK_SECONDS = 5.0
 """Between two looks at the chain for what is to be settled."""
 PAUSE_FACTOR = 20
@@ -51,6 +58,7 @@ class Assortment:
 
     routes: Routes
     policy: SettlingPolicy
+    fees: FeePolicy | None = None
 
     @classmethod
     def of(cls, wallet: Wallet, settings: Settings) -> Assortment:
@@ -66,7 +74,11 @@ class Assortment:
             above={one.asset.token: one.base_units for one in map(amount, above)},
             idle_seconds=settings.idle_seconds,
         )
-        return cls(routes=parse_routes(settings.routes, amount), policy=policy)
+        return cls(
+            routes=parse_routes(settings.routes, amount),
+            policy=policy,
+            fees=fee_policy(settings.pay_fees_from, settings.gas_budget, amount),
+        )
 
 
 def work(
@@ -129,6 +141,8 @@ class Shop:
         self._chain = Desk("chain", self._payee_chain, threads=CHAIN_THREADS)
         self._cashier = Desk("settlement", self._settling)
         self._probes = Desk("probe", wallet.twin)
+        self._fees = assortment.fees
+        self._relay = Desk("deposits", self._deposit_relay, threads=RELAY_THREADS)
         terms = Terms(
             realm=realm,
             payee=self._policy.payee,
@@ -136,12 +150,14 @@ class Shop:
             chain_id=wallet.network.chain_id,
             escrow_contract=wallet.escrow_contract,
             secrets=RotatingSecrets(challenge_key(wallet.paths.keys / "challenge-key"), wallet.now),
+            paid_tokens=self._paid_tokens(),
         )
         self.gateway = Gateway(
             terms,
             self._routes,
             self._store,
             self._chain,
+            relay=self._relay,
             close_channel=self.close_channel,
             clock=wallet.now,
         )
@@ -188,6 +204,7 @@ class Shop:
             message = "a transaction that was sent is not mined yet: the next start finishes it"
             self._emit("interrupted", {"code": "outcome-unknown", "message": message})
         self._chain.close(within=0)
+        self._relay.close(within=0)
         self._probes.close(within=0)
 
     async def _look_alone(self) -> None:
@@ -216,6 +233,33 @@ class Shop:
     def _payee_chain(self) -> PayeeChain:
         network = self._wallet.network
         return PayeeChain(self._wallet.reader, chain_id=network.chain_id, confirmations=network.confirmations)
+
+    def _paid_tokens(self) -> Mapping[Address, PaidToken]:
+        """How deposits are paid for, by token; UsageError if a token takes no signed transfers."""
+        wallet, paid = self._wallet, {}
+        for token, min_deposit in self._fees.min_deposits.items() if self._fees else ():
+            features = token_features(wallet.reader, token, wallet.network.chain_id)
+            if features.domain is None or not features.receive_with_authorization:
+                raise UsageError(
+                    f"the token {token} takes no signed transfers (EIP-3009): its payers must send their own"
+                    " transactions"
+                )
+            paid[token] = PaidToken(domain=features.domain, min_deposit=min_deposit)
+        return paid
+
+    def _deposit_relay(self) -> DepositRelay:
+        own = self._wallet.twin()
+        payer_of_gas = own.relayer or own.account_of(self._policy.payee)
+        return DepositRelay(
+            own.sender(payer_of_gas, secret=cache(lambda: own.accounts.secret(payer_of_gas.name))),
+            own.reader,
+            chain_id=own.network.chain_id,
+            turns=own.ledger.turns,
+            gas_spending=own.ledger.gas_spending,
+            gas_budget=0 if self._fees is None else self._fees.gas_budget,
+            clock=own.now,
+            emit=self._emit,
+        )
 
     def _settling(self) -> Settling:
         own = self._wallet.twin()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from microwallet.config import Configuration, Paths
 from microwallet.domain.money import Asset
+from microwallet.domain.ports import Quiet
 from microwallet.errors import KeyMissing, KeyUnavailable, UnknownReference, UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Wallet:
         self.paths = paths
         self.configuration = configuration
         self.environment = environment
-        self.reporter = reporter or _quiet()
+        self.reporter = reporter or Quiet()
         self._prompt = prompt
 
     @classmethod
@@ -136,6 +137,12 @@ class Wallet:
             f"which account? There are {', '.join(account.name for account in accounts)}",
             hint=f"microwallet account use {accounts[0].name}  (or --account NAME)",
         )
+
+    @property
+    def relayer(self) -> Account | None:
+        """The account that pays gas instead of the payee, if there is one."""
+        name = self.configuration.get("relayer")
+        return None if name is None else self.accounts.get(name)
 
     @cached_property
     def network(self) -> Network:
@@ -363,6 +370,7 @@ class Wallet:
             wait_seconds=self.configuration.get("wait-seconds"),
             now=self.now,
             reporter=self.reporter,
+            relayer=self.sender(self.relayer) if self.relayer else None,
         )
 
     def keys_held(self, account: Account) -> AbstractContextManager[None]:
@@ -388,9 +396,3 @@ class Wallet:
                 hint="microwallet channel close, or microwallet payee close --all",
                 data={"atRisk": at_risk},
             )
-
-
-def _quiet() -> Reporter:
-    from microwallet.domain.ports import Quiet
-
-    return Quiet()

@@ -47,7 +47,9 @@ def begun_text(plan: OpenPlan | TopUpPlan) -> str:
 def way_and_fee(paying: PayingAccount, plan: OpenPlan | TopUpPlan) -> list[tuple[str, str]]:
     """The rows of a summary that say how the money gets there, and for how much."""
     rows = [("  escrow", paying.reader.escrow_contract), ("  way", plan.way.described)]
-    if plan.max_fee is not None:
+    if plan.max_fee == 0:
+        rows.append(("  fee", "none: it is signed here, and the payee brings it onto the chain"))
+    elif plan.max_fee is not None:
         rows.append(("  fee", f"at most {format_units(plan.max_fee, 18)} {paying.network.native_symbol}"))
     return rows
 

@@ -62,6 +62,9 @@ def fetch(
     payee: Annotated[
         str | None, typer.Option("--payee", metavar="ADDRESS", help="Pay this one, whoever was paid before.")
     ] = None,
+    gasless: Annotated[
+        bool, typer.Option("--gasless", help="Only sign deposits: the payee pays the gas, if it offers that.")
+    ] = False,
     no_pay: Annotated[bool, typer.Option("--no-pay", help="Take a 402 for an answer.")] = False,
     idempotency_key: IdempotencyKey = None,
     network: NetworkName = None,
@@ -92,6 +95,7 @@ def fetch(
             max_amount=max_amount,
             deposit=deposit,
             payee=payee,
+            gasless=gasless,
             no_pay=no_pay,
             idempotency_key=idempotency_key,
             yes=yes,

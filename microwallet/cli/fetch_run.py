@@ -56,6 +56,7 @@ class Settings:
     max_amount: str | None
     deposit: str | None
     payee: str | None
+    gasless: bool
     no_pay: bool
     idempotency_key: str | None
     yes: bool
@@ -223,6 +224,7 @@ def _paying(
         max_amount=settings.max_amount,
         deposit=settings.deposit,
         payee=None if settings.payee is None else wallet.address_of(settings.payee),
+        is_gasless=settings.gasless,
         dry_run=settings.dry_run,
     )
 

@@ -18,6 +18,7 @@ app = new_group("Read about a topic.")
 TOPICS = {
     "channels": "how a channel works",
     "conformance": "what the drafts demand, whether it is met, and the tests that show it",
+    "fees": "who pays the gas, and how the escrow differs from the draft",
     "safety": "how money can be lost, and what protects it",
     "selling": "a price on what you serve: routes, TLS, settlement, logs",
     "scripting": "JSON, exit codes, idempotency keys, settings",

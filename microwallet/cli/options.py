@@ -30,3 +30,12 @@ IdempotencyKey = Annotated[
     str | None,
     typer.Option("--idempotency-key", metavar="KEY", help="The same key never moves money twice."),
 ]
+RelayerName = Annotated[
+    str | None,
+    typer.Option(
+        "--relayer",
+        metavar="NAME",
+        help="Account that pays the gas instead of the payee.",
+        autocompletion=completion.accounts,
+    ),
+]

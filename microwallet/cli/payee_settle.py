@@ -9,7 +9,16 @@ import typer
 
 from microwallet.cli import completion
 from microwallet.cli.context import confirm, open_wallet
-from microwallet.cli.options import AccountName, DryRun, Json, NetworkName, PasswordFile, RpcUrl, Yes
+from microwallet.cli.options import (
+    AccountName,
+    DryRun,
+    Json,
+    NetworkName,
+    PasswordFile,
+    RelayerName,
+    RpcUrl,
+    Yes,
+)
 from microwallet.cli.result import Result
 from microwallet.errors import AmbiguousReference, UsageError
 
@@ -45,13 +54,14 @@ def settle(
     dry_run: DryRun = False,
     network: NetworkName = None,
     account: AccountName = None,
+    relayer: RelayerName = None,
     rpc_url: RpcUrl = None,
     password_file: PasswordFile = None,
     json: Json = False,
 ) -> Result:
     """Take what is owed; the channels stay open."""
     with open_wallet(
-        network=network, account=account, rpc_url=rpc_url, password_file=password_file
+        network=network, account=account, rpc_url=rpc_url, password_file=password_file, relayer=relayer
     ) as wallet:
         named = _named(wallet, channels or [], all=all, capture=capture)
         selection = _selection(wallet, "settle", named, account, minimum, capture)
@@ -67,13 +77,14 @@ def close(
     dry_run: DryRun = False,
     network: NetworkName = None,
     account: AccountName = None,
+    relayer: RelayerName = None,
     rpc_url: RpcUrl = None,
     password_file: PasswordFile = None,
     json: Json = False,
 ) -> Result:
     """Take what is owed, refund the payers, and finalize the channels."""
     with open_wallet(
-        network=network, account=account, rpc_url=rpc_url, password_file=password_file
+        network=network, account=account, rpc_url=rpc_url, password_file=password_file, relayer=relayer
     ) as wallet:
         named = _named(wallet, channels or [], all=all, capture=capture)
         selection = _selection(wallet, "close", named, account, minimum, capture)

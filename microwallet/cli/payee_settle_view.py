@@ -31,7 +31,8 @@ def summary(action: Action, planned: Sequence[PlannedCapture], wallet: Wallet) -
     if len(planned) > _SHOWN:
         total = sum_text(Amount(item.captured, item.channel.asset) for item in planned)
         lines.append(f"  ... and {len(planned) - _SHOWN} more; {total} in all")
-    lines.append(f"  fee at most {wallet.configuration.get('max-fee-gwei')} gwei per gas")
+    payer = f", paid by {wallet.relayer.name}" if wallet.relayer else ""
+    lines.append(f"  fee at most {wallet.configuration.get('max-fee-gwei')} gwei per gas{payer}")
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from microwallet.cli.command import Command, help_text
-from microwallet.cli.options import AccountName, DryRun, Json, NetworkName, PasswordFile, RpcUrl
+from microwallet.cli.options import AccountName, DryRun, Json, NetworkName, PasswordFile, RelayerName, RpcUrl
 
 app = typer.Typer()
 
@@ -68,6 +68,14 @@ def serve(
     settle_idle: Annotated[
         str | None, _option("--settle-idle", "TIME", "Settle what was not paid from for so long: 1d.", HOW)
     ] = None,
+    pay_fees_from: Annotated[
+        str | None,
+        _option("--pay-fees-from", "AMOUNT", "Pay the gas of deposits by signature, from so much on.", HOW),
+    ] = None,
+    gas_budget: Annotated[
+        str | None, _option("--gas-budget", "AMOUNT", "Most for that in an hour; default: 0.01 ETH.", HOW)
+    ] = None,
+    relayer: RelayerName = None,
     account: AccountName = None,
     network: NetworkName = None,
     rpc_url: RpcUrl = None,
@@ -98,6 +106,9 @@ def serve(
         "workers": workers,
         "settle-above": settle_above,
         "settle-idle": settle_idle,
+        "pay-fees-from": pay_fees_from,
+        "gas-budget": gas_budget,
+        "relayer": relayer,
         "account": account,
         "network": network,
     }

@@ -61,7 +61,9 @@ def run_gateway(
         if not settings.routes:
             raise UsageError("what does a request cost?", hint='--price "0.001 USDC"')
         proxy = ReverseProxy(settings.upstream)
-        with open_wallet(network=settings.network, account=settings.account, **wallet_flags) as wallet:
+        with open_wallet(
+            network=settings.network, account=settings.account, relayer=settings.relayer, **wallet_flags
+        ) as wallet:
             assortment = Assortment.of(wallet, settings)
             if dry_run:
                 print_result(what_is_sold(wallet, settings, assortment), as_json=output.as_json)
@@ -89,7 +91,8 @@ def sell(
     """
     listening, tls = bind(settings), tls_context(settings)
     url = url_of(settings, listening)
-    wallet.accounts.secret(wallet.account.name)  # a locked key is found out now, not when a close is due
+    for account in {wallet.account, wallet.relayer or wallet.account}:
+        wallet.accounts.secret(account.name)  # a locked key is found out now, not when a close is due
     worker, code = Worker(number=0, is_first=True, parent=None), 0
     if settings.workers > 1:
         text = None if output.as_json else serve_line

@@ -99,6 +99,9 @@ class TransactionJournal(Protocol):
     def of_operation(self, operation: str) -> Sequence[JournalEntry]:
         """Every entry of one operation, oldest first."""
 
+    def beginning_with(self, operation_prefix: str) -> Sequence[JournalEntry]:
+        """Every entry whose operation begins with a text, oldest first."""
+
 
 class Reporter(Protocol):
     """Where use cases say what they wait for; the command line prints it on stderr."""

@@ -16,6 +16,8 @@ from microwallet.escrow.reader import selector
 
 _APPROVE = selector("approve(address,uint256)")
 _TRANSFER = selector("transfer(address,uint256)")
+_DEADLINE_WORD = 8
+"""After the five of the descriptor, the two amounts and the nonce."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +138,14 @@ def close_with_authorization(
     return _authorized("closeWithAuthorization", descriptor, authorization, voucher_signature)
 
 
+def close_deadline(call: Call) -> int | None:
+    """Unix seconds until which the payee's authorization inside `closeWithAuthorization` may be used."""
+    if call.data[:4] != _selector_of("closeWithAuthorization"):
+        return None
+    start = 4 + _DEADLINE_WORD * 32
+    return int.from_bytes(call.data[start : start + 32], "big")
+
+
 def request_close(descriptor: ChannelDescriptor) -> Call:
     """`requestClose`, sent by the payer: starts the grace period."""
     return _call("requestClose", descriptor, _tuple(descriptor))
@@ -162,9 +172,7 @@ def encode(name: str, *arguments: Any) -> bytes:
     """Call data of an escrow function, by the artifact's ABI."""
     from eth_abi.abi import encode as encode_values
 
-    types = _function_types(name)
-    signature = f"{name}({','.join(types)})"
-    return selector(signature) + encode_values(types, arguments)
+    return _selector_of(name) + encode_values(_function_types(name), arguments)
 
 
 def type_of(parameter: dict[str, Any]) -> str:
@@ -174,6 +182,11 @@ def type_of(parameter: dict[str, Any]) -> str:
         return kind
     members = ",".join(type_of(member) for member in parameter["components"])
     return f"({members}){kind.removeprefix('tuple')}"
+
+
+@cache
+def _selector_of(name: str) -> bytes:
+    return selector(f"{name}({','.join(_function_types(name))})")
 
 
 @cache

@@ -32,13 +32,23 @@ class Quote:
         return self.fees.cost(self.gas)
 
 
-def quote(rpc: Rpc, network: Network, sender: Address, call: Call, *, purpose: str, cap: int) -> Quote:
+def quote(
+    rpc: Rpc,
+    network: Network,
+    sender: Address,
+    call: Call,
+    *,
+    purpose: str,
+    cap: int,
+    caller: Address | None = None,
+) -> Quote:
     """Simulate a call and price it, in one request. Nothing is signed.
 
-    `cap` is in wei per gas. Raises ContractReverted when it is sure to revert, InsufficientFunds
-    when the sender cannot pay for value and gas, PaymentRefused when gas is dearer than the cap.
+    `cap` is in wei per gas. It is simulated as if `caller` made it, the sender unless told otherwise.
+    Raises ContractReverted when it is sure to revert, InsufficientFunds when the sender cannot pay for
+    value and gas, PaymentRefused when gas is dearer than the cap.
     """
-    request = call.request(sender)
+    request = call.request(caller or sender)
     simulated, gas, block, priority_fee, held, nonce = rpc.try_batch(
         [
             ("eth_call", [request, "latest"]),

@@ -24,6 +24,9 @@ _RECEIVE = selector("receiveWithAuthorization(address,address,uint256,uint256,ui
 _PERMIT = selector("permit(address,address,uint256,uint256,uint8,bytes32,bytes32)")
 _AUTHORIZATION_STATE = selector("authorizationState(address,bytes32)")
 _NONCES = selector("nonces(address)")
+_AUTHORIZATION_USED = hexed(keccak(b"AuthorizationUsed(address,bytes32)"))
+_LOOK_BACK_BLOCKS = 5_000
+"""How far back the use of an authorization is looked for: hours, and they are valid for minutes."""
 _NAME = selector("name()")
 _VERSION = selector("version()")
 _DOMAIN_SEPARATOR = selector("DOMAIN_SEPARATOR()")
@@ -78,6 +81,20 @@ def authorization_state(reader: EscrowReader, token: Address, authorizer: Addres
     """EIP-3009: whether the token has carried out an authorization, whoever submitted it."""
     answer = reader.rpc.call(*reader.view(token, _AUTHORIZATION_STATE + word(authorizer) + nonce))
     return int.from_bytes(read_bytes(answer, reader.rpc.shown), "big") == 1
+
+
+def authorization_was_carried_out(
+    reader: EscrowReader, token: Address, authorizer: Address, nonce: bytes
+) -> bool:
+    """EIP-3009: whether a used authorization moved money lately; one that its payer cancelled did not."""
+    wanted = {
+        "address": token,
+        "topics": [_AUTHORIZATION_USED, hexed(word(authorizer)), hexed(nonce)],
+        "fromBlock": hex(max(0, reader.head().number - _LOOK_BACK_BLOCKS)),
+        "toBlock": "latest",
+    }
+    found = reader.rpc.call("eth_getLogs", [wanted])
+    return isinstance(found, list) and bool(found)
 
 
 def _domain(reader: EscrowReader, token: Address, chain_id: ChainId) -> TokenDomain | None:

@@ -75,15 +75,21 @@ class TransactionSender:
         self._network = network
         self._journal = journal
         self.address = account_address
-        self._secret = secret
+        self.secret = secret
+        """The account key: 32 bytes; may ask for a password."""
         self._cap = cap_in_wei(max_fee_gwei)
         self._wait_seconds = wait_seconds
         self._stuck_seconds = stuck_seconds
         self._reporter = reporter
 
-    def quote(self, call: Call, *, purpose: str) -> Quote:
-        """Simulate and price a call; nothing is signed. Raises as `send` does before signing."""
-        return quote(self._rpc, self._network, self.address, call, purpose=purpose, cap=self._cap)
+    def quote(self, call: Call, *, purpose: str, caller: Address | None = None) -> Quote:
+        """Simulate and price a call; nothing is signed. Raises as `send` does before signing.
+
+        With `caller`, it is simulated as that one's call, and this account pays for it.
+        """
+        return quote(
+            self._rpc, self._network, self.address, call, purpose=purpose, cap=self._cap, caller=caller
+        )
 
     def send(
         self,
@@ -187,7 +193,7 @@ class TransactionSender:
         Another process may have used the nonce up between quote and reservation. Two operations
         that do the same would then even have the same hash, and one receipt would count for both.
         """
-        secret = self._secret()  # asked for first: it may prompt, and reserving holds the ledger
+        secret = self.secret()  # asked for first: it may prompt, and reserving holds the ledger
         for _ in range(_RESERVATIONS):
 
             def sign(nonce: int, asked: Quote = asked) -> SignedTransaction:
@@ -219,7 +225,7 @@ class TransactionSender:
         call = Call(to=self.address)
         gas = read_count(self._rpc.call("eth_estimateGas", [call.request(self.address)]), self._rpc.shown)
         return self._signed(
-            self._secret(),
+            self.secret(),
             Intent(operation=live[0].operation, purpose=CANCEL, channel_id=live[0].channel_id),
             nonce=live[0].nonce,
             call=call,
@@ -313,7 +319,7 @@ class TransactionSender:
         )
         fees = bump(offered, current_fees(self._rpc, self._network, cap=self._cap), cap=self._cap)
         intent = Intent(operation=last.operation, purpose=last.purpose, channel_id=last.channel_id)
-        return self._signed(self._secret(), intent, nonce=last.nonce, call=call, gas=gas, fees=fees)
+        return self._signed(self.secret(), intent, nonce=last.nonce, call=call, gas=gas, fees=fees)
 
     def _signed(
         self, secret: bytes, intent: Intent, *, nonce: int, call: Call, gas: int, fees: Fees

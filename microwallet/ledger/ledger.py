@@ -12,6 +12,7 @@ from microwallet.ledger.database import BUSY_SECONDS, Database
 
 if TYPE_CHECKING:
     from microwallet.ledger.deposits import Deposits
+    from microwallet.ledger.gas_spending import GasSpending
     from microwallet.ledger.journal import Journal
     from microwallet.ledger.known_payees import KnownPayees
     from microwallet.ledger.payments import Payments
@@ -93,6 +94,13 @@ class Ledger:
         from microwallet.ledger.sessions import Sessions
 
         return Sessions(self.database)
+
+    @cached_property
+    def gas_spending(self) -> GasSpending:
+        """What was paid lately for the deposits of payers."""
+        from microwallet.ledger.gas_spending import GasSpending
+
+        return GasSpending(self.database)
 
     @cached_property
     def journal(self) -> Journal:

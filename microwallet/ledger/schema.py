@@ -171,5 +171,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             created_at INTEGER NOT NULL,
             PRIMARY KEY (origin, chain_id)
         ) STRICT, WITHOUT ROWID""",
+        # Gas that was set aside or paid for payers' deposits within the last hour.
+        f"""CREATE TABLE gas_spending (
+            id INTEGER PRIMARY KEY,
+            chain_id INTEGER NOT NULL,
+            {_amount("wei")},
+            created_at INTEGER NOT NULL
+        ) STRICT""",
     ),
 )

@@ -127,6 +127,12 @@ class Vouchers:
                 [(channel_id,) for channel_id in channel_ids],
             )
 
+    def is_closing(self, chain_id: ChainId) -> bool:
+        """Whether channels of a chain take no vouchers, as they are being closed."""
+        query = "SELECT EXISTS (SELECT 1 FROM vouchers WHERE chain_id = ? AND closing = 1)"
+        with self._database.read() as connection:
+            return bool(connection.execute(query, (chain_id,)).fetchone()[0])
+
     def end_closes(self, chain_id: ChainId) -> None:
         """Whatever was begun to close channels of a chain has ended, with success or without."""
         with self._database.write() as connection:

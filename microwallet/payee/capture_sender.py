@@ -14,12 +14,14 @@ from microwallet.errors import (
     TransactionReverted,
 )
 from microwallet.escrow import calls
+from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import EscrowEvents
 from microwallet.escrow.reverts import ContractReverted, revert_of
 from microwallet.escrow.rpc import Rpc, RpcError
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.payee.captures import Action, PlannedCapture
 from microwallet.payee.outcome import Outcome, read_receipt
+from microwallet.payee.relayer import Relayer
 
 BATCH_LIMIT = 100
 """Channels a transaction settles or closes at most: about 5 million gas, below every chain's limit."""
@@ -32,10 +34,12 @@ _NOT_THE_REFUND = frozenset(
     {
         "AmountExceedsDeposit",
         "AmountNotIncreasing",
+        "AuthorizationExpired",
         "CaptureAmountInvalid",
         "ChannelFinalized",
         "ChannelNotFound",
         "InvalidSignature",
+        "NonceAlreadyUsed",
         "NotPayee",
     }
 )
@@ -53,6 +57,7 @@ class CaptureSender:
         sender_of: Callable[[Address], TransactionSender],
         reporter: Reporter,
         outcome: Outcome,
+        relayer: Relayer | None = None,
     ) -> None:
         self._payee = payee
         self._rpc = rpc
@@ -60,13 +65,15 @@ class CaptureSender:
         self._sender_of = sender_of
         self._reporter = reporter
         self._outcome = outcome
+        self._relayer = relayer
         self._undeliverable: list[PlannedCapture] = []
         """Closes that only their refund keeps from going through: they are settled instead."""
 
     def send(self, action: Action, planned: Sequence[PlannedCapture]) -> None:
         """Do what is planned, as far as it goes. Never raises for what a channel or the chain refuses."""
-        for start in range(0, len(planned), BATCH_LIMIT):
-            chunk = planned[start : start + BATCH_LIMIT]
+        limit = BATCH_LIMIT if self._relayer is None else 1
+        for start in range(0, len(planned), limit):
+            chunk = planned[start : start + limit]
             try:
                 self._send(action, chunk)
             except OutcomeUnknown as error:
@@ -88,14 +95,8 @@ class CaptureSender:
             return
         doing = f"to {action} {len(good)} channels" if len(good) > 1 else f"to {action} a channel"
         self._reporter.say(f"sending a transaction {doing}")
-        single = good[0].channel.channel_id if len(good) == 1 else None
         try:
-            receipt = self._sender_of(self._payee).send(
-                _call(action, good),
-                operation=_operation(action, good),
-                purpose=str(action),
-                channel_id=single,
-            )
+            receipt = self._deliver(action, good)
         except TransactionReplaced:
             raise
         except TransactionReverted as error:
@@ -106,6 +107,17 @@ class CaptureSender:
         nothing = TransactionReverted(f"{receipt.hash} was mined and did nothing for this channel")
         self._outcome.fail(good, nothing)
 
+    def _deliver(self, action: Action, good: Sequence[PlannedCapture]) -> Receipt:
+        operation = _operation(action, good)
+        if self._relayer is not None:
+            return self._relayer.send(action, _capture(good[0]), operation=operation)
+        return self._sender_of(self._payee).send(
+            _call(action, good),
+            operation=operation,
+            purpose=str(action),
+            channel_id=good[0].channel.channel_id if len(good) == 1 else None,
+        )
+
     def _reverted(
         self, action: Action, planned: Sequence[PlannedCapture], error: TransactionReverted
     ) -> None:
@@ -114,7 +126,7 @@ class CaptureSender:
             middle = len(planned) // 2
             for half in (planned[:middle], planned[middle:]):
                 self._send(action, half)
-        elif action is Action.CLOSE and self._settles(planned[0]):
+        elif action is Action.CLOSE and not _is_refusal(error) and self._settles(planned[0]):
             self._undeliverable.append(planned[0])
         else:
             self._outcome.fail(planned, error)

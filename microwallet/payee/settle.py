@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.domain.ports import Reporter, TransactionJournal
-from microwallet.errors import NetworkError, OutcomeUnknown, TransactionReverted
+from microwallet.errors import KeyUnavailable, NetworkError, OutcomeUnknown, TransactionReverted
 from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import EscrowEvents
 from microwallet.escrow.transactions import TransactionSender
@@ -19,6 +19,7 @@ from microwallet.payee.captures import Action, PlannedCapture, Selection
 from microwallet.payee.exclusive import claims_lock, exclusive
 from microwallet.payee.outcome import RUN_AGAIN, Outcome, read_receipt
 from microwallet.payee.refresh import ReaderOf, Refreshed, refresh
+from microwallet.payee.relayer import Relayer, can_still_close
 
 
 class Settlement:
@@ -36,6 +37,7 @@ class Settlement:
         wait_seconds: float,
         now: Callable[[], int],
         reporter: Reporter,
+        relayer: TransactionSender | None = None,
     ) -> None:
         self._home = home
         self._chain_id = chain_id
@@ -46,31 +48,51 @@ class Settlement:
         self._wait_seconds = wait_seconds
         self._now = now
         self._reporter = reporter
-        self._unknown: dict[Address, OutcomeUnknown] = {}
+        self._relayer = relayer
+        self._unknown: dict[str, OutcomeUnknown] = {}
+        """What holds captures back: by account that sent something, and by channel it was for."""
 
     def resume(self, payees: Iterable[Address]) -> Outcome:
         """Finish the transactions a crash or a lost answer left open, before anything is planned.
 
-        Returns what they did to channels. While the fate of a settle or close cannot be known, its payee's
-        channels fail in `execute`; nothing else is held back.
+        Returns what they did to channels. While the fate of a settle or close cannot be known, the
+        channels of whoever sent it, and those it is for, fail in `execute`; nothing else is held back.
         """
         outcome = Outcome()
         self._unknown.clear()
-        unfinished = [
-            payee for payee in sorted(set(payees)) if self._journal.unfinished(self._chain_id, sender=payee)
-        ]
-        if not unfinished:
+        senders = self._unfinished_senders(set(payees))
+        if not senders:
+            self._end_closes_of_the_dead()
             return outcome
         with self._alone():
-            for payee in unfinished:
-                self._reporter.say(f"finishing what {payee} has sent before")
-                for resumed in self._sender_of(payee).resume_all(wait_seconds=self._wait_seconds):
-                    if isinstance(resumed.error, OutcomeUnknown) and resumed.purpose in list(Action):
-                        self._unknown[payee] = resumed.error
-                    if resumed.receipt is not None and resumed.purpose in list(Action):
+            for address, sender in senders.items():
+                self._reporter.say(f"finishing what {address} has sent before")
+                for resumed in sender.resume_all(wait_seconds=self._wait_seconds):
+                    if resumed.purpose not in list(Action):
+                        continue
+                    if isinstance(resumed.error, OutcomeUnknown):
+                        self._unknown[address] = resumed.error
+                        if resumed.channel_id is not None:
+                            self._unknown[resumed.channel_id] = resumed.error
+                    if resumed.receipt is not None:
                         self._read_earlier(resumed.receipt, outcome)
             self._end_closes()
         return outcome
+
+    def _unfinished_senders(self, payees: set[Address]) -> dict[Address, TransactionSender]:
+        """Accounts with something unfinished: payees, and whoever relays or has relayed for them."""
+        if self._relayer is not None:
+            payees = payees | {self._relayer.address}
+        entries = self._journal.unfinished(self._chain_id)
+        unfinished = {entry.transaction.sender for entry in entries}
+        relaying = {
+            entry.transaction.sender for entry in entries if entry.transaction.purpose in list(Action)
+        }
+        senders = {payee: self._sender_of(payee) for payee in sorted(payees & unfinished)}
+        for address in sorted(relaying - payees):
+            with suppress(KeyUnavailable):  # an account that was removed
+                senders[address] = self._sender_of(address)
+        return senders
 
     def plan(self, selection: Selection) -> list[PlannedCapture]:
         """What there is to do for `selection`, by the chain's newest states. Sends nothing."""
@@ -97,22 +119,44 @@ class Settlement:
             ordered = sorted((item for item in still if item.is_due(action)), key=_place)
             outrun = TransactionReverted("more was settled meanwhile than was to be captured", hint=RUN_AGAIN)
             outcome.fail([item for item in still if item.is_outrun(action)], outrun)
-            for (payee, escrow_contract), group in groupby(ordered, key=lambda item: _place(item)[:2]):
-                if payee in self._unknown:
-                    outcome.fail(group, self._unknown[payee])
+            free = []
+            for item in ordered:
+                if (unknown := self._held_back(item)) is not None:
+                    outcome.fail([item], unknown)
                 else:
-                    sender = CaptureSender(
-                        payee,
-                        rpc=self._reader_of(escrow_contract).rpc,
-                        events=self._events_of(escrow_contract),
-                        sender_of=self._sender_of,
-                        reporter=self._reporter,
-                        outcome=outcome,
-                    )
-                    sender.send(action, list(group))
+                    free.append(item)
+            for (payee, escrow_contract), group in groupby(free, key=lambda item: _place(item)[:2]):
+                sender = CaptureSender(
+                    payee,
+                    rpc=self._reader_of(escrow_contract).rpc,
+                    events=self._events_of(escrow_contract),
+                    sender_of=self._sender_of,
+                    reporter=self._reporter,
+                    outcome=outcome,
+                    relayer=self._relayer_of(payee, escrow_contract),
+                )
+                sender.send(action, list(group))
             if outcome.channels:
                 self._record()
         return outcome
+
+    def _relayer_of(self, payee: Address, escrow_contract: Address) -> Relayer | None:
+        """What sends instead of the payee; a payee needs no authorization of its own to send itself."""
+        if self._relayer is None or self._relayer.address == payee:
+            return None
+        return Relayer(
+            sender=self._relayer,
+            secret=self._sender_of(payee).secret,
+            reader=self._reader_of(escrow_contract),
+            clock=self._now,
+        )
+
+    def _held_back(self, item: PlannedCapture) -> OutcomeUnknown | None:
+        """Whether the fate of something sent before is unknown that this could compete with."""
+        keys: list[str] = [item.channel.channel_id, item.channel.descriptor.payee]
+        if self._relayer is not None:
+            keys.append(self._relayer.address)
+        return next((self._unknown[key] for key in keys if key in self._unknown), None)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -138,9 +182,25 @@ class Settlement:
             self._end_closes()
 
     def _end_closes(self) -> None:
+        """Let channels take vouchers again, unless something can still close one with what it had before."""
         unfinished = self._journal.unfinished(self._chain_id)
-        if not any(entry.transaction.purpose == Action.CLOSE for entry in unfinished):
+        ended = [
+            entry
+            for entry in self._journal.beginning_with(f"{Action.CLOSE}-")
+            if entry.transaction.chain_id == self._chain_id
+        ]
+        now = self._now()
+        if not any(entry.transaction.purpose == Action.CLOSE for entry in unfinished) and not any(
+            can_still_close(entry, now=now) for entry in ended
+        ):
             self._vouchers.end_closes(self._chain_id)
+
+    def _end_closes_of_the_dead(self) -> None:
+        """Those that a killed process began, or whose authorization has expired meanwhile."""
+        if self._vouchers.is_closing(self._chain_id):
+            with exclusive(claims_lock(self._home, self._chain_id), wait=False) as free:
+                if free:
+                    self._end_closes()
 
     def _read_earlier(self, receipt: Receipt, outcome: Outcome) -> None:
         """What a transaction of an earlier run did, to the channels its events name."""

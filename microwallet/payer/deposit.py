@@ -91,9 +91,9 @@ def make_deposit(
     Raises OutcomeUnknown when the money may have moved; whatever else it raises, it has not.
     """
     try:
-        if not _has_landed(account, deposit, channel):
+        if not finish_earlier_tries(account, deposit, channel):
             _send(account, deposit, channel)
-        channel = _visible(account, deposit, channel)
+        channel = visible(account, deposit, channel)
     except OutcomeUnknown as error:
         error.hint = again
         raise
@@ -102,10 +102,10 @@ def make_deposit(
             error.hint = again
             raise
         raise OutcomeUnknown(
-            f"the {_NOUNS[deposit.kind]} was signed, and the chain cannot be asked about it: {error.message}",
+            f"the {NOUNS[deposit.kind]} was signed, and the chain cannot be asked about it: {error.message}",
             hint=again,
         ) from error
-    return _made(account, deposit, channel, resumed=resumed)
+    return made_deposit(account, deposit, channel, resumed=resumed)
 
 
 def is_committed(account: PayingAccount, deposit: Deposit) -> bool:
@@ -138,8 +138,8 @@ def own_entries(account: PayingAccount, deposit: Deposit) -> list[JournalEntry]:
     ]
 
 
-def _has_landed(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> bool:
-    """Finish what the journal knows of the deposit, then look."""
+def finish_earlier_tries(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> bool:
+    """Finish what the journal knows of the deposit; whether the chain has it then."""
     operation = deposit.idempotency_key
     ends = deposit.authorization_expires_at
     entries = account.ledger.journal.of_operation(operation)
@@ -221,7 +221,7 @@ def _give_up(account: PayingAccount, deposit: Deposit) -> None:
         account.reporter.say("the escrow may still take what was approved: microwallet escrow allowances")
 
 
-def _visible(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> PayerChannel:
+def visible(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> PayerChannel:
     """The channel with the deposit in it, recorded, from a node that may lag."""
     channel_id, channels = channel.channel_id, account.ledger.channels
     block = max(
@@ -245,19 +245,20 @@ def _visible(account: PayingAccount, deposit: Deposit, channel: PayerChannel) ->
                 return replace(channel, state=state, as_of=as_of)
         if time.monotonic() > deadline:
             raise OutcomeUnknown(
-                f"the {_NOUNS[deposit.kind]} of channel {channel.channel_id} was mined, and the chain"
+                f"the {NOUNS[deposit.kind]} of channel {channel.channel_id} was mined, and the chain"
                 " does not show it: it may have been reorganised"
             )
         time.sleep(0.2)
 
 
-def _made(
+def made_deposit(
     account: PayingAccount,
     deposit: Deposit,
     channel: PayerChannel,
     *,
     resumed: bool,
 ) -> MadeDeposit:
+    """Record that the chain has a deposit."""
     ledger = account.ledger
     ledger.deposits.record(deposit.idempotency_key, DepositStatus.DONE)
     mined = [entry for entry in own_entries(account, deposit) if entry.status is TransactionStatus.MINED]
@@ -270,4 +271,4 @@ def _made(
     )
 
 
-_NOUNS = {DepositKind.OPEN: "open", DepositKind.TOP_UP: "top-up"}
+NOUNS = {DepositKind.OPEN: "open", DepositKind.TOP_UP: "top-up"}

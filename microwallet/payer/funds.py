@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from microwallet.domain.money import Amount, format_units
-from microwallet.errors import InsufficientFunds, NetworkError
+from microwallet.errors import InsufficientFunds, NetworkError, NotTrusted
 from microwallet.escrow.artifacts import artifact
 from microwallet.escrow.deployment import Deployment, deployment_of
+from microwallet.escrow.form import EscrowForm, escrow_form
 from microwallet.payer.paying_account import PayingAccount
 
 
 def require_escrow(account: PayingAccount) -> None:
-    """NetworkError unless the escrow is on this chain with the code its address commits to."""
+    """NetworkError unless the escrow is on this chain with the code its address commits to.
+
+    NotTrusted for one that the user trusts and that takes other calls than ours.
+    """
     contract = artifact("ChannelEscrow")
     escrow = account.reader.escrow_contract
     if escrow != contract.address:
-        found = Deployment.DEPLOYED if account.reader.has_code(escrow) else Deployment.MISSING
+        form = escrow_form(account.reader.code(escrow))
+        if form is EscrowForm.DRAFT:
+            raise NotTrusted(
+                f"the escrow {escrow} is of the draft's own form, whose calls take the channel's id:"
+                " a deposit would get in, and no call of this wallet would get it out",
+                hint="microwallet help fees",
+            )
+        found = Deployment.MISSING if form is EscrowForm.MISSING else Deployment.DEPLOYED
     else:
         found = deployment_of(account.reader, contract)
     if found is Deployment.MISSING:
@@ -29,11 +40,11 @@ def require_escrow(account: PayingAccount) -> None:
 
 
 def require_funds(account: PayingAccount, amount: Amount, gas: int) -> int:
-    """InsufficientFunds unless the account holds the amount and the price of `gas`.
+    """InsufficientFunds unless the account holds the amount and the price of `gas`; 0 where others pay it.
 
     Returns that price in wei: the most that is spent on it.
     """
-    max_fee = account.fees().cost(gas)
+    max_fee = account.fees().cost(gas) if gas else 0
     token, owner = amount.asset.token, account.address
     if amount.asset.is_native:
         _require_coin(account, account.reader.native_balance(owner), amount.base_units, max_fee)

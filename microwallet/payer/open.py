@@ -17,6 +17,7 @@ from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 from microwallet.payer.deposit import MadeDeposit, begun_deposit, make_deposit, new_deposit_key, require_same
 from microwallet.payer.funds import require_escrow, require_funds
 from microwallet.payer.paying_account import PayingAccount
+from microwallet.payer.signed_deposit import SignedDeposit, sign_deposit
 from microwallet.payer.ways import Way, choose_way
 
 
@@ -29,6 +30,8 @@ class OpenRequest:
     label: str | None
     idempotency_key: str | None
     way: Way | None = None
+    is_gasless: bool = False
+    """Whether it is signed for the payee, who brings it onto the chain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +67,14 @@ def plan_open(account: PayingAccount, request: OpenRequest) -> OpenPlan:
         raise label_taken(request.label)
     require_escrow(account)
     asset = request.deposit.asset
-    way = choose_way(account, asset, request.deposit.base_units, request.way)
+    wanted = Way.AUTHORIZATION if request.is_gasless else request.way
+    way = choose_way(account, asset, request.deposit.base_units, wanted)
+    gas = 0 if request.is_gasless else way.gas(DepositKind.OPEN)
     return OpenPlan(
         request=request,
         idempotency_key=request.idempotency_key or new_deposit_key(DepositKind.OPEN),
         way=way,
-        max_fee=require_funds(account, request.deposit, way.gas(DepositKind.OPEN)),
+        max_fee=require_funds(account, request.deposit, gas),
         begun=None,
     )
 
@@ -79,20 +84,33 @@ def open_channel(account: PayingAccount, plan: OpenPlan) -> MadeDeposit:
 
     Processes with the same idempotency key queue: the first opens, the others find it done.
     """
-    deposits = account.ledger.deposits
     with account.ledger.turns.turn(f"deposit {plan.idempotency_key}"):
-        deposit = deposits.find(plan.idempotency_key)
-        resumed = deposit is not None
-        if deposit is None:
-            with account.keys_held():
-                deposit = _begin(account, plan)
-        require_same(deposit, DepositKind.OPEN, _arguments(account, plan.request))
-        if deposit.status is DepositStatus.ABANDONED:
-            deposits.revive(deposit, plan.request.label)
-        channel = account.ledger.channels.get(deposit.channel_id)
-        if channel is None:
-            raise LedgerError(f"the ledger knows the open {plan.idempotency_key}, but not its channel")
+        deposit, channel, resumed = _begun(account, plan)
         return make_deposit(account, deposit, channel, again=open_command(account, plan), resumed=resumed)
+
+
+def sign_open(account: PayingAccount, plan: OpenPlan) -> SignedDeposit | MadeDeposit:
+    """Commit the open and sign it for the payee to send; see sign_deposit."""
+    with account.ledger.turns.turn(f"deposit {plan.idempotency_key}"):
+        deposit, channel, resumed = _begun(account, plan)
+        return sign_deposit(account, deposit, channel, resumed=resumed)
+
+
+def _begun(account: PayingAccount, plan: OpenPlan) -> tuple[Deposit, PayerChannel, bool]:
+    """The committed deposit and its channel, and whether an earlier run had begun it."""
+    deposits = account.ledger.deposits
+    deposit = deposits.find(plan.idempotency_key)
+    resumed = deposit is not None
+    if deposit is None:
+        with account.keys_held():
+            deposit = _begin(account, plan)
+    require_same(deposit, DepositKind.OPEN, _arguments(account, plan.request))
+    if deposit.status is DepositStatus.ABANDONED:
+        deposits.revive(deposit, plan.request.label)
+    channel = account.ledger.channels.get(deposit.channel_id)
+    if channel is None:
+        raise LedgerError(f"the ledger knows the open {plan.idempotency_key}, but not its channel")
+    return deposit, channel, resumed
 
 
 def open_command(account: PayingAccount, plan: OpenPlan) -> str:

@@ -148,12 +148,7 @@ def _settle_deposits(account: PayingAccount) -> list[SettledDeposit]:
             account.network.chain_id,
         ):
             continue
-        try:
-            with account.ledger.turns.turn(f"deposit {deposit.idempotency_key}", seconds=0):
-                status = _settle(account, deposit.idempotency_key, channel)
-        except LedgerBusy:
-            account.reporter.say(f"{deposit.idempotency_key} is in another process's hands")
-            status = DepositStatus.PENDING
+        status = settle_deposit(account, deposit, channel)
         settled.append(
             SettledDeposit(
                 deposit=deposit,
@@ -162,6 +157,16 @@ def _settle_deposits(account: PayingAccount) -> list[SettledDeposit]:
             )
         )
     return settled
+
+
+def settle_deposit(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> DepositStatus:
+    """What became of a deposit, recorded: pending while it may still get onto the chain."""
+    try:
+        with account.ledger.turns.turn(f"deposit {deposit.idempotency_key}", seconds=0):
+            return _settle(account, deposit.idempotency_key, channel)
+    except LedgerBusy:
+        account.reporter.say(f"{deposit.idempotency_key} is in another process's hands")
+        return DepositStatus.PENDING
 
 
 def _settle(account: PayingAccount, idempotency_key: str, channel: PayerChannel) -> DepositStatus:

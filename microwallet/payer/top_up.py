@@ -14,6 +14,7 @@ from microwallet.payer.close import newest, require_on_chain
 from microwallet.payer.deposit import MadeDeposit, begun_deposit, make_deposit, new_deposit_key, require_same
 from microwallet.payer.funds import require_funds
 from microwallet.payer.paying_account import PayingAccount
+from microwallet.payer.signed_deposit import SignedDeposit, sign_deposit
 from microwallet.payer.ways import Way, choose_way
 
 
@@ -43,6 +44,7 @@ def plan_top_up(
     *,
     idempotency_key: str | None,
     way: Way | None = None,
+    is_gasless: bool = False,
 ) -> TopUpPlan:
     """Check that the top-up can be done, touching no key and committing nothing to be sent.
 
@@ -63,30 +65,32 @@ def plan_top_up(
     _require_live(channel)
     if channel.state.deposit + amount.base_units >= DEPOSIT_LIMIT:
         raise InvalidAmount(f"{amount} is too large: the deposit in all stays below 2**96 base units")
-    chosen = choose_way(account, amount.asset, amount.base_units, way)
+    chosen = choose_way(account, amount.asset, amount.base_units, Way.AUTHORIZATION if is_gasless else way)
+    gas = 0 if is_gasless else chosen.gas(DepositKind.TOP_UP)
     return TopUpPlan(
         channel=channel,
         amount=amount,
         idempotency_key=idempotency_key or new_deposit_key(DepositKind.TOP_UP),
         way=chosen,
-        max_fee=require_funds(account, amount, chosen.gas(DepositKind.TOP_UP)),
+        max_fee=require_funds(account, amount, gas),
         begun=None,
     )
 
 
 def top_up(account: PayingAccount, plan: TopUpPlan) -> MadeDeposit:
     """Top the channel up, or finish doing so; see make_deposit for what it raises."""
-    deposits = account.ledger.deposits
     with account.ledger.turns.turn(f"deposit {plan.idempotency_key}"):
-        deposit, is_new = deposits.begin(
-            plan.idempotency_key, lambda: (_deposit(plan), plan.channel), now=account.clock()
-        )
-        require_same(deposit, DepositKind.TOP_UP, _arguments(plan.channel, plan.amount))
-        if deposit.status is DepositStatus.ABANDONED:
-            deposits.revive(deposit, None)
-        made = make_deposit(account, deposit, plan.channel, again=top_up_command(plan), resumed=not is_new)
+        deposit, resumed = _begun(account, plan)
+        made = make_deposit(account, deposit, plan.channel, again=top_up_command(plan), resumed=resumed)
     cancelled = plan.cancels_close and made.channel.state.close_requested_at == 0
     return replace(made, cancelled_close=cancelled)
+
+
+def sign_top_up(account: PayingAccount, plan: TopUpPlan) -> SignedDeposit | MadeDeposit:
+    """Commit the top-up and sign it for the payee to send; see sign_deposit."""
+    with account.ledger.turns.turn(f"deposit {plan.idempotency_key}"):
+        deposit, resumed = _begun(account, plan)
+        return sign_deposit(account, deposit, plan.channel, resumed=resumed)
 
 
 def top_up_command(plan: TopUpPlan) -> str:
@@ -95,6 +99,18 @@ def top_up_command(plan: TopUpPlan) -> str:
         f'microwallet channel top-up {plan.channel.channel_id} "{plan.amount}"'
         f" --idempotency-key {shlex.quote(plan.idempotency_key)}"
     )
+
+
+def _begun(account: PayingAccount, plan: TopUpPlan) -> tuple[Deposit, bool]:
+    """The committed deposit, and whether an earlier run had begun it."""
+    deposits = account.ledger.deposits
+    deposit, is_new = deposits.begin(
+        plan.idempotency_key, lambda: (_deposit(plan), plan.channel), now=account.clock()
+    )
+    require_same(deposit, DepositKind.TOP_UP, _arguments(plan.channel, plan.amount))
+    if deposit.status is DepositStatus.ABANDONED:
+        deposits.revive(deposit, None)
+    return deposit, not is_new
 
 
 def _require_live(channel: PayerChannel) -> None:

@@ -121,7 +121,7 @@ def deposit_call(
             permitted = calls.open_with_permit if is_open else calls.top_up_with_permit
             return permitted(descriptor, amount, permit)
         case Way.AUTHORIZATION:
-            signed = _authorization(account, deposit, descriptor, expires_at or 0)
+            signed = authorization(account, deposit, descriptor, expires_at or 0)
             authorized = calls.open_with_authorization if is_open else calls.top_up_with_authorization
             return authorized(descriptor, amount, signed)
     assert_never(way)
@@ -161,9 +161,10 @@ def _permit(account: PayingAccount, descriptor: ChannelDescriptor, amount: int, 
     )
 
 
-def _authorization(
+def authorization(
     account: PayingAccount, deposit: Deposit, descriptor: ChannelDescriptor, valid_before: int
 ) -> TransferAuthorization:
+    """A deposit's EIP-3009 authorization: whenever it is signed, the token carries out one of them."""
     domain = _domain(account, descriptor)
     if deposit.kind is DepositKind.OPEN:
         return authorizations.authorize_open(

@@ -54,6 +54,11 @@ class PayeeChain:
         state = self.states([channel_id])[channel_id]
         return state if state.deposit >= max(deposits) else None
 
+    def holding(self, channel_id: ChannelId, deposit: int) -> ChannelState | None:
+        """The state of a channel once as much as `deposit` is confirmed; None until then."""
+        state = self.states([channel_id])[channel_id]
+        return state if state.exists and state.deposit >= deposit else None
+
     def _done(self, transaction_hash: TxHash, channel_id: ChannelId) -> list[ChannelEvent] | None:
         """What a transaction did to a channel; None while it is not mined."""
         receipt = self._receipt(transaction_hash)

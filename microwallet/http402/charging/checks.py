@@ -18,7 +18,12 @@ from microwallet.http402.charging.channel_book import KnownChannel
 from microwallet.http402.wire.body_digest import matches
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.problems import Problem, ProblemType
-from microwallet.http402.wire.session_payload import SessionAction, SignedVoucher, parse_payload
+from microwallet.http402.wire.session_payload import (
+    SessionAction,
+    SignedVoucher,
+    TopUpAction,
+    parse_payload,
+)
 
 BODY_LIMIT = 1024 * 1024
 """Bytes of a request body that is read to bind a challenge or an idempotency key to it."""
@@ -87,6 +92,32 @@ def check_signature(known: KnownChannel, voucher: SignedVoucher) -> None:
             extensions=extensions,
         )
     )
+
+
+def check_takes(known: KnownChannel, voucher: SignedVoucher, top_up: TopUpAction) -> None:
+    """Refused unless a channel would take a voucher once a deposit that comes with it is in.
+
+    A pending close is no matter of the deposit, which would cancel it: the voucher comes too late.
+    """
+    state, extensions = known.state, {"channelId": known.channel_id}
+    if state.finalized or state.close_requested_at:
+        gone = state.finalized
+        raise Refused(
+            Problem(
+                type=ProblemType.CHANNEL_FINALIZED if gone else ProblemType.VERIFICATION_FAILED,
+                detail="the channel is finalized" if gone else "a close of the channel is pending",
+                extensions=extensions,
+            )
+        )
+    deposit = state.deposit + top_up.additional_deposit
+    if voucher.cumulative_amount > deposit:
+        raise Refused(
+            Problem(
+                type=ProblemType.AMOUNT_EXCEEDS_DEPOSIT,
+                detail=f"{voucher.cumulative_amount} is above the deposit, which would be {deposit}",
+                extensions=extensions,
+            )
+        )
 
 
 async def check_digest(asked: Asked, digest: str) -> None:

@@ -20,15 +20,15 @@ QUEUE_LIMIT = 64
 
 
 class Desk(Generic[Tools]):
-    """Does work in threads of its own, with tools that are built there when they are first needed.
+    """Does work in threads of its own, each with tools that it builds when they are first needed.
 
-    Tools that belong to one thread want one thread. The threads do not keep a process from ending.
+    The threads do not keep a process from ending.
     """
 
     def __init__(self, name: str, build: Callable[[], Tools], *, threads: int = 1) -> None:
         self._name = name
         self._build = build
-        self._tools: Tools | None = None
+        self._own = threading.local()
         self._size = threads
         self._threads: list[threading.Thread] = []
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -51,9 +51,9 @@ class Desk(Generic[Tools]):
             try:
                 if self._is_closed:
                     raise NetworkError(f"the {self._name} is not asked any more")
-                if self._tools is None:
-                    self._tools = self._build()
-                outcome: tuple[Callable[..., None], Any] = (_set_result, work(self._tools))
+                if not hasattr(self._own, "tools"):
+                    self._own.tools = self._build()
+                outcome: tuple[Callable[..., None], Any] = (_set_result, work(self._own.tools))
             except BaseException as error:  # noqa: BLE001  # it is the caller's
                 outcome = (_set_exception, error)
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more

@@ -35,9 +35,11 @@ from microwallet.http402.charging.checks import (
     action_of,
     check_digest,
     check_signature,
+    check_takes,
     fingerprint_of,
     how_many_credentials,
 )
+from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.group_commit import GroupCommit
 from microwallet.http402.charging.offers import Offer, Terms, offer_of
@@ -57,6 +59,7 @@ from microwallet.http402.wire.session_payload import (
     SignedVoucher,
     TopUpAction,
     VoucherAction,
+    separate_deposit,
 )
 
 KEY_LIMIT = 255
@@ -65,6 +68,7 @@ ROUTES_KEPT = 4096
 
 _POLL_SECONDS = 0.25
 """Between two looks for a voucher that another process accepted."""
+_HANDS_OVER = {"POST": ("GET",), "HEAD": ("POST", "PUT", "PATCH", "DELETE")}
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -98,6 +102,7 @@ class Gateway:
         store: SessionStore,
         chain: Desk[PayeeChain],
         *,
+        relay: Desk[DepositRelay] | None = None,
         close_channel: Callable[[ChannelId], Awaitable[TxHash | None]] | None = None,
         clock: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
@@ -106,7 +111,7 @@ class Gateway:
         self._clock = clock
         self._commit = GroupCommit(store)
         self._channels = ChannelBook(store, chain, clock=clock)
-        self._opening = Opening(terms, self._channels, chain)
+        self._opening = Opening(terms, self._channels, chain, relay)
         self._close_channel = close_channel
         self._challenges = ChallengeBook(terms.secrets, clock)
         self._news: dict[ChannelId, asyncio.Event] = {}
@@ -127,7 +132,7 @@ class Gateway:
             return Free(path=path)
         credentials = [value for value in asked.values(b"authorization") if is_payment(value)]
         if route is None:
-            route = self._sold_by_get(asked.method, path)
+            route = self._sold_otherwise(asked.method, path)
             if route is None or not credentials:
                 return plain_answer(404, "Not Found")
             is_service = False
@@ -209,10 +214,11 @@ class Gateway:
             await check_digest(asked, credential.challenge.digest)
         if isinstance(action, TopUpAction):
             known = self._known(action.channel_id, offer)
-            account = await self._top_up(known, action)
+            account = await self._top_up(known, action, offer)
             return self._done(self.receipt(account, issued.challenge.id))
-        known = await self._channel(credential, action, offer)
         voucher = action.voucher
+        _check_serves(issued, voucher.channel_id)
+        known = await self._channel(credential, action, offer)
         check_signature(known, voucher)
         await self._channels.freshen(known)
         if isinstance(action, CloseAction):
@@ -237,14 +243,17 @@ class Gateway:
         channel_id = action.voucher.channel_id
         if isinstance(action, OpenAction) and self._channels.get(channel_id) is None:
             return await self._opening.open(credential, action, offer)
-        if isinstance(action, VoucherAction) and action.merged is not None:
-            raise Refused(
-                Problem(
-                    type=ProblemType.VERIFICATION_FAILED,
-                    detail="deposits are not brought onto the chain here",
-                )
-            )
-        return self._known(channel_id, offer)
+        if not isinstance(action, VoucherAction) or action.merged is None:
+            return self._known(channel_id, offer)
+        deposit = separate_deposit(action.voucher, action.merged)
+        if isinstance(deposit, OpenAction):
+            return await self._channel(credential, deposit, offer)
+        known = self._known(channel_id, offer)
+        check_signature(known, action.voucher)
+        await self._channels.freshen(known)
+        check_takes(known, action.voucher, deposit)
+        await self._top_up(known, deposit, offer)
+        return known
 
     def _known(self, channel_id: ChannelId, offer: Offer) -> KnownChannel:
         """The channel, if it pays this payee, in this escrow and with this token."""
@@ -264,10 +273,7 @@ class Gateway:
     def _handover(
         self, known: KnownChannel, voucher: SignedVoucher, issued: AnsweredChallenge, offer: Offer
     ) -> Handover:
-        if issued.channel_id not in (None, known.channel_id):
-            raise Refused(
-                Problem(type=ProblemType.INVALID_CHALLENGE, detail="the challenge has served another channel")
-            )
+        _check_serves(issued, known.channel_id)
         return Handover(
             channel_id=known.channel_id,
             cumulative_amount=voucher.cumulative_amount,
@@ -322,8 +328,8 @@ class Gateway:
             )
         )
 
-    async def _top_up(self, known: KnownChannel, action: TopUpAction) -> SessionAccount:
-        self._channels.record(known, await self._opening.topped_up(known, action))
+    async def _top_up(self, known: KnownChannel, action: TopUpAction, offer: Offer) -> SessionAccount:
+        self._channels.record(known, await self._opening.topped_up(known, action, offer))
         return await self._account(known)
 
     async def _account(self, known: KnownChannel) -> SessionAccount:
@@ -362,7 +368,20 @@ class Gateway:
             return page_answer(page, challenge)
         return problem_answer(problem, (b"vary", b"accept"), challenge)
 
-    def _sold_by_get(self, method: str, path: str) -> Route | None:
-        """The priced route whose resource a POST names that is no request for it: it hands a voucher over."""
-        route = self._find_route("GET", path) if method == "POST" else None
-        return route if route is not None and route.price is not None else None
+    def _sold_otherwise(self, method: str, path: str) -> Route | None:
+        """The priced route of a resource that a request names without asking for it: it hands something over.
+
+        A POST to what is sold by GET, a HEAD to what is sold by other methods.
+        """
+        for other in _HANDS_OVER.get(method, ()):
+            route = self._find_route(other, path)
+            if route is not None and route.price is not None:
+                return route
+        return None
+
+
+def _check_serves(issued: AnsweredChallenge, channel_id: ChannelId) -> None:
+    if issued.channel_id not in (None, channel_id):
+        raise Refused(
+            Problem(type=ProblemType.INVALID_CHALLENGE, detail="the challenge has served another channel")
+        )

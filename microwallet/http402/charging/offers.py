@@ -7,7 +7,7 @@ Schema".
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from microwallet.domain.channel import ChannelDescriptor
@@ -15,6 +15,7 @@ from microwallet.domain.identifiers import Address, ChainId
 from microwallet.errors import MalformedMessage, UsageError
 from microwallet.http402.charging.rotating_secrets import RotatingSecrets
 from microwallet.http402.charging.routes import Price, Route
+from microwallet.http402.charging.signed_deposit import PaidToken
 from microwallet.http402.wire.body_digest import body_digest
 from microwallet.http402.wire.challenge import REQUEST_LIMIT, Challenge
 from microwallet.http402.wire.encoding import decode_object, encode_object
@@ -25,6 +26,7 @@ CHALLENGE_SECONDS = 300
 CHALLENGE_LIMIT = 8 * 1024
 """Bytes that a challenge should stay below."""
 _NONCE_BYTES = 12
+_SIGNED_OR_SENT = (CredentialType.AUTHORIZATION, CredentialType.HASH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +40,8 @@ class Terms:
     chain_id: ChainId
     escrow_contract: Address
     secrets: RotatingSecrets
-    credential_types: Sequence[str] = (CredentialType.HASH,)
-    pays_fees: bool = False
+    paid_tokens: Mapping[Address, PaidToken] = field(default_factory=dict)
+    """Tokens of which payers' deposits are brought onto the chain here, at the gateway's cost."""
     challenge_seconds: int = CHALLENGE_SECONDS
 
 
@@ -90,8 +92,14 @@ class Offer:
             self.price.amount.asset.token,
         )
 
+    @property
+    def paid_token(self) -> PaidToken | None:
+        """How deposits are paid for; None where payers send them themselves."""
+        return self.terms.paid_tokens.get(self.price.amount.asset.token)
+
     def _session_request(self) -> SessionRequest:
-        terms, price = self.terms, self.price
+        terms, price, paid = self.terms, self.price, self.paid_token
+        suggested = price.suggested_deposit
         return SessionRequest(
             amount=price.amount.base_units,
             currency=price.amount.asset.token,
@@ -99,11 +107,11 @@ class Offer:
             chain_id=terms.chain_id,
             escrow_contract=terms.escrow_contract,
             unit_type=price.unit_type,
-            suggested_deposit=price.suggested_deposit,
+            suggested_deposit=suggested if paid is None else max(suggested or 0, paid.min_deposit),
             description=price.description,
             min_voucher_delta=price.min_voucher_delta,
-            fee_payer=terms.pays_fees,
-            credential_types=terms.credential_types,
+            fee_payer=paid is not None,
+            credential_types=(CredentialType.HASH,) if paid is None else _SIGNED_OR_SENT,
         )
 
 

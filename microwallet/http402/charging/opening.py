@@ -16,11 +16,13 @@ from microwallet.errors import UsageError
 from microwallet.http402.charging.account import Refused
 from microwallet.http402.charging.chain import PayeeChain
 from microwallet.http402.charging.channel_book import ChannelBook, KnownChannel
+from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.offers import Offer, Terms
+from microwallet.http402.charging.signed_deposit import SignedDeposit, check_signed
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.problems import Problem, ProblemType
-from microwallet.http402.wire.session_payload import OpenAction, SentTransaction, TopUpAction
+from microwallet.http402.wire.session_payload import OpenAction, SignedTransfer, SignedVoucher, TopUpAction
 
 PATIENCE_SECONDS = 20.0
 """How long to wait for a transaction that the payer says was sent."""
@@ -30,22 +32,30 @@ _PAUSE = 0.25
 class Opening:
     """Takes new channels into the book, and new deposits."""
 
-    def __init__(self, terms: Terms, channels: ChannelBook, chain: Desk[PayeeChain]) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        channels: ChannelBook,
+        chain: Desk[PayeeChain],
+        relay: Desk[DepositRelay] | None = None,
+    ) -> None:
         self._terms = terms
         self._channels = channels
         self._chain = chain
+        self._relay = relay
+        self._in_hand: dict[str, asyncio.Task[int]] = {}
 
     async def open(self, credential: Credential, action: OpenAction, offer: Offer) -> KnownChannel:
         """The channel that an `open` action tells of, once the chain has it as it should be.
 
-        Refused, or NetworkError. Nothing is stored before; the signature is checked before the chain
-        is asked, as that is what costs.
+        Refused, or NetworkError. Nothing is stored before; signatures are checked before the chain is
+        asked, as that is what costs.
         """
-        voucher, asset = action.voucher, offer.price.amount.asset
-        if not isinstance(action.deposit, SentTransaction):
-            raise _failed(voucher.channel_id, "deposits are not brought onto the chain here")
+        voucher, asset, sent = action.voucher, offer.price.amount.asset, action.deposit
         descriptor = ChannelDescriptor(
-            payer=_payer(credential, self._terms.chain_id),
+            payer=(
+                sent.payer if isinstance(sent, SignedTransfer) else _payer(credential, self._terms.chain_id)
+            ),
             payee=self._terms.payee,
             token=asset.token,
             salt=action.salt,
@@ -58,10 +68,13 @@ class Opening:
                 voucher.channel_id, f"source, salt and signer make channel {descriptor.channel_id()}"
             )
         _check_first_voucher(descriptor, action)
-        transaction_hash = action.deposit.hash
-        state = await self._patiently(
-            lambda chain: chain.opened(transaction_hash, voucher.channel_id), voucher.channel_id
-        )
+        if isinstance(sent, SignedTransfer):
+            _check_covered(sent, voucher, offer.price.reserved)
+            state = await self._brought(offer, descriptor, sent, top_up_salt=None)
+        else:
+            state = await self._patiently(
+                lambda chain: chain.opened(sent.hash, voucher.channel_id), voucher.channel_id
+            )
         _check_state(state, voucher.channel_id, offer.price.reserved)
         return self._channels.add(
             PayeeChannel(
@@ -76,14 +89,39 @@ class Opening:
             )
         )
 
-    async def topped_up(self, known: KnownChannel, action: TopUpAction) -> ChannelState:
+    async def topped_up(self, known: KnownChannel, action: TopUpAction, offer: Offer) -> ChannelState:
         """The state of a channel with a deposit that a `topUp` action tells of. Refused, or NetworkError."""
-        if not isinstance(action.deposit, SentTransaction):
-            raise _failed(known.channel_id, "deposits are not brought onto the chain here")
-        transaction_hash, amount = action.deposit.hash, action.additional_deposit
+        sent, amount = action.deposit, action.additional_deposit
+        if isinstance(sent, SignedTransfer):
+            return await self._brought(offer, known.descriptor, sent, top_up_salt=action.salt)
         return await self._patiently(
-            lambda chain: chain.topped_up(transaction_hash, known.channel_id, amount), known.channel_id
+            lambda chain: chain.topped_up(sent.hash, known.channel_id, amount), known.channel_id
         )
+
+    async def _brought(
+        self,
+        offer: Offer,
+        descriptor: ChannelDescriptor,
+        transfer: SignedTransfer,
+        *,
+        top_up_salt: str | None,
+    ) -> ChannelState:
+        """The state of a channel whose signed deposit was brought onto the chain, by us or by others."""
+        channel_id = descriptor.channel_id()
+        if self._relay is None or offer.paid_token is None:
+            raise _failed(channel_id, "deposits are not brought onto the chain here: send a transaction")
+        deposit = check_signed(offer.paid_token, descriptor, transfer, top_up_salt=top_up_salt)
+        total = await self._once(self._relay, deposit)
+        return await self._patiently(lambda chain: chain.holding(channel_id, total), channel_id)
+
+    async def _once(self, relay: Desk[DepositRelay], deposit: SignedDeposit) -> int:
+        """Bring a deposit onto the chain once, for all requests that ask for it at the same time."""
+        task = self._in_hand.get(deposit.operation)
+        if task is None:
+            task = asyncio.ensure_future(relay.run(lambda own: own.bring(deposit)))
+            self._in_hand[deposit.operation] = task
+            task.add_done_callback(lambda _: self._in_hand.pop(deposit.operation))
+        return await asyncio.shield(task)
 
     async def _patiently(
         self, ask: Callable[[PayeeChain], ChannelState | None], channel_id: ChannelId
@@ -125,6 +163,16 @@ def _check_first_voucher(descriptor: ChannelDescriptor, action: OpenAction) -> N
         raise _failed(voucher.channel_id, str(error), ProblemType.INVALID_SIGNATURE) from error
     detail = f"the first voucher is not signed by {descriptor.voucher_signer}"
     raise _failed(voucher.channel_id, detail, ProblemType.SIGNER_MISMATCH)
+
+
+def _check_covered(transfer: SignedTransfer, voucher: SignedVoucher, needed: int) -> None:
+    """A deposit that could not pay for what is asked is not worth its gas."""
+    if transfer.value < needed:
+        detail = f"{transfer.value} are to be deposited, {needed} is needed"
+        raise _failed(voucher.channel_id, detail, ProblemType.INSUFFICIENT_BALANCE)
+    if voucher.cumulative_amount > transfer.value:
+        detail = f"{voucher.cumulative_amount} is above the deposit of {transfer.value}"
+        raise _failed(voucher.channel_id, detail, ProblemType.AMOUNT_EXCEEDS_DEPOSIT)
 
 
 def _check_state(state: ChannelState, channel_id: ChannelId, needed: int) -> None:

@@ -30,6 +30,9 @@ _TYPES: Mapping[str, type] = {
     "workers": int,
     "settle-above": list,
     "settle-idle": str,
+    "pay-fees-from": str,
+    "gas-budget": str,
+    "relayer": str,
     "tls-cert": str,
     "tls-key": str,
     "behind-tls-proxy": list,
@@ -53,6 +56,11 @@ class Settings:
     settle_above: Sequence[str] = ()
     """An amount for each asset; empty: 1 USDC."""
     settle_idle: str | None = None
+    pay_fees_from: str | None = None
+    """The least deposit by signature that is brought onto the chain for its payer; None: none is."""
+    gas_budget: str | None = None
+    relayer: str | None = None
+    """The account that pays the gas for the payee, and for those payers."""
     tls_cert: str | None = None
     tls_key: str | None = None
     behind_tls_proxy: Sequence[str] = ()

@@ -9,6 +9,7 @@ from microwallet.domain.channel import CLOSE_GRACE_PERIOD, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId, TxHash
 from microwallet.errors import LedgerError, MicrowalletError, NetworkError, TransactionReverted
 from microwallet.http402.charging.account import Refused
+from microwallet.http402.charging.revert_problem import revert_problem
 from microwallet.http402.wire.problems import Problem, ProblemType
 from microwallet.ledger.vouchers import Vouchers
 from microwallet.payee.captures import Action, Selection
@@ -111,7 +112,6 @@ def _refusal(channel_id: ChannelId, error: MicrowalletError) -> MicrowalletError
     if isinstance(error, NetworkError | LedgerError):
         return error
     if isinstance(error, TransactionReverted):
-        problem, detail = ProblemType.TRANSACTION_REVERTED, error.message
-    else:
-        problem, detail = ProblemType.TRY_AGAIN, f"the channel is not closed yet ({error.code}): ask again"
-    return Refused(Problem(type=problem, detail=detail, extensions={"channelId": channel_id}))
+        return Refused(revert_problem(error, channel_id))
+    detail = f"the channel is not closed yet ({error.code}): ask again"
+    return Refused(Problem(type=ProblemType.TRY_AGAIN, detail=detail, extensions={"channelId": channel_id}))

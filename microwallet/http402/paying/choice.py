@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from microwallet.domain.identifiers import NATIVE_TOKEN, Address, ChainId
@@ -58,6 +58,26 @@ def choose(offered: Offered, rules: PayerRules, *, now: int) -> Choice:
         raise above[0]
     hint = next((refusal.hint for refusal in refusals if refusal.hint), None)
     raise NoPayableChallenge(_told(refusals), hint=hint)
+
+
+def signs_deposits(request: SessionRequest, *, wanted: bool, has_coin: Callable[[], bool]) -> bool:
+    """Whether deposits are signed for the payee to send, who pays the gas: else the payer sends them.
+
+    So where the user wants it, the payer has no coin, or the payee takes nothing else. NoPayableChallenge
+    where the payee does not do what is left. draft-evm-session-00, section "Server-Paid Fees".
+    """
+    types = request.credential_types
+    can_sign = (
+        request.fee_payer and CredentialType.AUTHORIZATION in types and request.currency != NATIVE_TOKEN
+    )
+    can_send = CredentialType.HASH in types
+    if can_sign and (wanted or not can_send or not has_coin()):
+        return True
+    if wanted:
+        raise NoPayableChallenge("the payee does not bring deposits onto the chain: without --gasless")
+    if not can_send:
+        raise NoPayableChallenge(f"it takes deposits by {', '.join(types)} only, which is not done here")
+    return False
 
 
 def _checked(challenge: Challenge, rules: PayerRules, now: int) -> Choice:

@@ -32,6 +32,8 @@ class Limits:
     """What to open a channel with, or top it up by, whatever `max_deposits` says."""
     payee: Address | None = None
     """The payee that is accepted, whoever it was before."""
+    is_gasless: bool = False
+    """Whether deposits are only signed, and the payee is to bring them onto the chain."""
     dry_run: bool = False
     """Stop when it is clear what would be paid."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from microwallet.domain.channel import PayerChannel
-from microwallet.domain.identifiers import TxHash
+from microwallet.domain.identifiers import TxHash, hexed
 from microwallet.domain.voucher import VoucherDigest, VoucherKey
 from microwallet.http402.wire.challenge import Challenge
 from microwallet.http402.wire.credential import Credential
@@ -12,11 +14,15 @@ from microwallet.http402.wire.session_payload import (
     OpenAction,
     SentTransaction,
     SessionAction,
+    SignedTransfer,
     SignedVoucher,
     TopUpAction,
     VoucherAction,
     payload_object,
 )
+
+if TYPE_CHECKING:
+    from microwallet.payer.signed_deposit import SignedDeposit
 
 
 class Signer:
@@ -55,6 +61,34 @@ class Signer:
                 deposit=SentTransaction(hash=transaction_hash),
             ),
         )
+
+    def deposit(self, challenge: Challenge, signed: SignedDeposit) -> str:
+        """One that hands a deposit over for the payee to send; an open comes with a voucher over nothing."""
+        descriptor, authorization = self._channel.descriptor, signed.authorization
+        transfer = SignedTransfer(
+            payer=descriptor.payer,
+            to=descriptor.escrow_contract,
+            value=authorization.value,
+            valid_after=authorization.valid_after,
+            valid_before=authorization.valid_before,
+            nonce=hexed(authorization.nonce),
+            signature=authorization.signature,
+        )
+        if authorization.top_up_salt is None:
+            action: SessionAction = OpenAction(
+                voucher=self._signed(0),
+                salt=descriptor.salt,
+                authorized_signer=descriptor.authorized_signer,
+                deposit=transfer,
+            )
+        else:
+            action = TopUpAction(
+                channel_id=self._channel.channel_id,
+                additional_deposit=authorization.value,
+                deposit=transfer,
+                salt=hexed(authorization.top_up_salt),
+            )
+        return self._field(challenge, action)
 
     def close(self, challenge: Challenge, amount: int) -> str:
         """One that asks for the channel to be closed."""

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from microwallet.domain.channel import ChannelStatus, PayerChannel
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.domain.money import DEPOSIT_LIMIT, Amount
-from microwallet.errors import AboveLimit, NoPayableChallenge
-from microwallet.http402.paying.choice import Choice
+from microwallet.errors import AboveLimit, PaymentRefused
+from microwallet.http402.paying.choice import Choice, signs_deposits
 from microwallet.http402.paying.client import PayingClient
-from microwallet.http402.wire.session_request import CredentialType
 from microwallet.ledger.deposits import Deposit, DepositKind
+
+if TYPE_CHECKING:
+    from microwallet.payer.paying_account import PayingAccount
+    from microwallet.payer.signed_deposit import SignedDeposit
 
 _REQUESTS_A_DEPOSIT = 100
 """What a deposit is for where the server suggests none."""
@@ -34,6 +38,8 @@ class Funded:
     channel: PayerChannel
     open_hash: TxHash | None = None
     top_up: ToldTopUp | None = None
+    signed: SignedDeposit | None = None
+    """A deposit that the payee is to bring onto the chain: until then the channel cannot pay."""
     is_new: bool = False
     """Whether money was deposited for it just now."""
 
@@ -68,7 +74,7 @@ class Funding:
             if (found := self._suitable(cost, without)) is not None:
                 return Funded(channel=found)
             short = self._short(without)
-            return self._open(cost) if short is None else self._top_up(short, cost)
+            return self._open(cost, without) if short is None else self._top_up(short, cost)
 
     def fitting(self, cost: int, without: Collection[ChannelId] = ()) -> Sequence[PayerChannel]:
         """The channels with `cost` base units left, the one the server suggests first."""
@@ -127,12 +133,15 @@ class Funding:
             and channel.descriptor.chain_id == request.chain_id
         ]
 
-    def _open(self, cost: int) -> Funded:
-        from microwallet.payer.open import OpenRequest, open_channel, plan_open
+    def _open(self, cost: int, without: Collection[ChannelId]) -> Funded:
+        from microwallet.payer.deposit import MadeDeposit
+        from microwallet.payer.open import OpenRequest, open_channel, plan_open, sign_open
 
-        self._require_hash()
         request, account = self._choice.request, self._client.account(self._choice.request.escrow_contract)
-        begun = self._begun_open()
+        is_gasless = self._is_gasless(account, DepositKind.OPEN)
+        begun = self._begun_open(account)
+        if begun is None and (found := self._suitable(cost, without)) is not None:
+            return Funded(channel=found)  # one that was handed over has landed just now
         asset = self._choice.price.asset
         plan = plan_open(
             account,
@@ -141,25 +150,41 @@ class Funding:
                 deposit=self._deposit(cost) if begun is None else Amount(begun.amount, asset),
                 label=None,
                 idempotency_key=None if begun is None else begun.idempotency_key,
+                is_gasless=is_gasless,
             ),
         )
         self._client.confirm(account, plan)
         self._client.reporter.say(f"opening a channel to {request.recipient} with {plan.request.deposit}")
-        made = open_channel(account, plan)
+        made = sign_open(account, plan) if is_gasless else open_channel(account, plan)
+        if not isinstance(made, MadeDeposit):
+            return Funded(channel=made.channel, signed=made, is_new=True)
         return Funded(channel=made.channel, open_hash=made.transaction_hash, is_new=True)
 
     def _top_up(self, channel: PayerChannel, cost: int) -> Funded:
         return self._topped_up(channel, self._missing(channel, cost))
 
     def _topped_up(self, channel: PayerChannel, missing: int) -> Funded:
-        from microwallet.payer.top_up import plan_top_up, top_up
+        from microwallet.payer.deposit import MadeDeposit
+        from microwallet.payer.top_up import plan_top_up, sign_top_up, top_up
 
-        self._require_hash()
         account = self._client.account(channel.descriptor.escrow_contract)
-        plan = plan_top_up(account, channel, self._deposit(missing), idempotency_key=None)
+        is_gasless = self._is_gasless(account, DepositKind.TOP_UP)
+        begun = self._begun_top_up(account, channel, missing)
+        current = self._client.ledger.channels.get(channel.channel_id) or channel
+        if begun is None and current.state.deposit - channel.state.deposit >= missing:
+            return Funded(channel=current)  # one that was handed over has landed just now
+        plan = plan_top_up(
+            account,
+            channel,
+            self._deposit(missing) if begun is None else Amount(begun.amount, channel.asset),
+            idempotency_key=None if begun is None else begun.idempotency_key,
+            is_gasless=is_gasless,
+        )
         self._client.confirm(account, plan)
         self._client.reporter.say(f"topping up channel {channel.name} by {plan.amount}")
-        made = top_up(account, plan)
+        made = sign_top_up(account, plan) if is_gasless else top_up(account, plan)
+        if not isinstance(made, MadeDeposit):
+            return Funded(channel=made.channel, signed=made, is_new=True)
         told = None
         if made.transaction_hash is not None:
             told = ToldTopUp(amount=plan.amount.base_units, transaction_hash=made.transaction_hash)
@@ -185,7 +210,10 @@ class Funding:
                     hint=f'--deposit "{needed}"',
                 )
             return given
-        deposited = sum(channel.state.deposit for channel in self._channels())
+        channels = {channel.channel_id: channel.state.deposit for channel in self._channels()}
+        # What is signed and not there yet may get there.
+        pending = [one for one in self._client.ledger.deposits.pending() if one.channel_id in channels]
+        deposited = sum(channels.values()) + sum(one.amount for one in pending)
         left = max(0, limits.max_deposits.get(asset.token, 0) - deposited)
         suggested = request.suggested_deposit or _REQUESTS_A_DEPOSIT * request.amount
         amount = min(max(suggested, missing), left, DEPOSIT_LIMIT - 1)
@@ -197,15 +225,23 @@ class Funding:
             )
         return Amount(amount, asset)
 
-    def _require_hash(self) -> None:
-        if CredentialType.HASH not in self._choice.request.credential_types:
-            raise NoPayableChallenge(
-                "the server wants to make the deposit itself, which is not done here",
-                hint=f'microwallet channel open {self._choice.request.recipient} "1 USDC"',
-            )
+    def _is_gasless(self, account: PayingAccount, kind: DepositKind) -> bool:
+        """Whether a deposit is signed for the payee to send."""
 
-    def _begun_open(self) -> Deposit | None:
-        """An open to this payee that an earlier run did not finish."""
+        def has_coin() -> bool:
+            from microwallet.payer.ways import Way
+
+            try:
+                needed = account.fees().cost(Way.AUTHORIZATION.gas(kind))
+            except PaymentRefused:  # gas is dearer than this payer pays
+                return False
+            return account.reader.native_balance(account.address) >= needed
+
+        wanted = self._client.limits.is_gasless
+        return signs_deposits(self._choice.request, wanted=wanted, has_coin=has_coin)
+
+    def _begun_open(self, account: PayingAccount) -> Deposit | None:
+        """An open to this payee that an earlier run did not finish, and that can still be finished."""
         request, ledger = self._choice.request, self._client.ledger
         wanted = {
             "chainId": request.chain_id,
@@ -218,6 +254,28 @@ class Funding:
         for deposit in ledger.deposits.pending():
             if deposit.kind is DepositKind.OPEN:
                 arguments = json.loads(deposit.arguments)
-                if {name: arguments.get(name) for name in wanted} == wanted:
+                if {name: arguments.get(name) for name in wanted} == wanted and not self._died(
+                    account, deposit
+                ):
                     return deposit
         return None
+
+    def _begun_top_up(self, account: PayingAccount, channel: PayerChannel, missing: int) -> Deposit | None:
+        """A top-up that an earlier run, or another process, has begun and that is enough."""
+        begun = [
+            deposit
+            for deposit in self._client.ledger.deposits.pending()
+            if deposit.channel_id == channel.channel_id and deposit.kind is DepositKind.TOP_UP
+        ]
+        live = [deposit for deposit in begun if not self._died(account, deposit)]
+        return next((deposit for deposit in live if deposit.amount >= missing), None)
+
+    def _died(self, account: PayingAccount, deposit: Deposit) -> bool:
+        """Whether what was signed for a deposit has expired without being used: it is abandoned then."""
+        from microwallet.ledger.deposits import DepositStatus
+        from microwallet.payer.sync import settle_deposit
+
+        ends, channel = deposit.authorization_expires_at, account.ledger.channels.get(deposit.channel_id)
+        if ends is None or channel is None or self._client.clock() < ends:
+            return False
+        return settle_deposit(account, deposit, channel) is DepositStatus.ABANDONED

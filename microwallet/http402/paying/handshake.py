@@ -24,12 +24,14 @@ from microwallet.http402.paying.choice import Choice, PayerRules, choose
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.exchange import Answer, Asked, NoAnswer, NotSent, Sending, Steps
 from microwallet.http402.paying.funding import Funding, Preview
+from microwallet.http402.paying.handing_over import tell_again
 from microwallet.http402.paying.order import Held, Order
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import HttpPayment
 from microwallet.http402.wire.body_digest import matches
 from microwallet.http402.wire.challenge import offered_challenges
 from microwallet.http402.wire.problems import ProblemType, ToldProblem
+from microwallet.ledger.deposits import DepositKind
 
 FIRST_ERROR_STATUS = 400
 EVENT_STREAM = "text/event-stream"
@@ -211,10 +213,13 @@ class Handshake:
         """
         kind, order = _kind(problem), self.order
         if kind is ProblemType.CHANNEL_NOT_FOUND and held.open_hash is None and self._first("open"):
-            told = order.open_hash(held.channel)
-            return None if told is None else replace(held, open_hash=told)
+            if (told := order.open_hash(held.channel)) is not None:
+                return replace(held, open_hash=told)
+            is_told = yield from tell_again(order, held.choice, held.channel, DepositKind.OPEN)
+            return held if is_told else None
         if kind is ProblemType.AMOUNT_EXCEEDS_DEPOSIT and self._first("top-up"):
-            yield from order.tell_top_up(held.choice, order.topped_up(held.channel))
+            if not (yield from tell_again(order, held.choice, held.channel, DepositKind.TOP_UP)):
+                yield from order.tell_deposit(held.choice, order.topped_up(held.channel))
             return held
         highest = self._unseen(held, problem) if kind in _WANTS_MORE else None
         if highest is not None and self._first("highest"):
@@ -280,7 +285,7 @@ class Handshake:
         except AmountExceedsDeposit:
             missing = max(required, channel.spent + cost) - channel.state.deposit
             funded = Funding(self.client, choice).top_up(channel, max(1, missing))
-            yield from self.order.tell_top_up(choice, funded)
+            funded = yield from self.order.tell_deposit(choice, funded)
             reserved = self.order.reserve(funded.channel, terms)
         return replace(held, choice=choice, purchase=reserved.purchase, reserved=reserved, open_hash=None)
 

@@ -95,7 +95,7 @@ class MeteredStream:
         except AmountExceedsDeposit:
             missing = max(needed.required_cumulative, channel.spent + cost, 1) - channel.state.deposit
             funded = Funding(handshake.client, held.choice).top_up(channel, max(1, missing))
-            yield from self._sent(handshake.order.tell_top_up(held.choice, funded))
+            funded = yield from self._sent(handshake.order.tell_deposit(held.choice, funded))
             self._held = held = replace(held, channel=funded.channel, deposited=True)
             reserved = handshake.order.reserve(funded.channel, terms, continues=True)
         self._purchases.append(reserved.purchase)

@@ -19,6 +19,7 @@ from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.credentials import Signer
 from microwallet.http402.paying.exchange import Asked, Sending, Steps
 from microwallet.http402.paying.funding import Funded, Funding, ToldTopUp
+from microwallet.http402.paying.handing_over import hand_over
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import Books, HttpPayment, read_receipt
 from microwallet.ledger.deposits import DepositKind
@@ -99,8 +100,8 @@ class Order:
         else:
             funded = funding.channel(terms.cost, without=without)
         while True:
+            funded = yield from self.tell_deposit(choice, funded)
             channel = funded.channel
-            yield from self.tell_top_up(choice, funded)
             self._pin(choice)
             self.signer(channel)
             try:
@@ -178,13 +179,19 @@ class Order:
         self._risen[channel.channel_id] = self._risen.get(channel.channel_id, 0) + reserved.rise
         return reserved
 
-    def tell_top_up(self, choice: Choice, funded: Funded) -> Steps[None]:
-        """Tell the payee of a top-up, before a voucher needs it. What it answers shows with the voucher."""
+    def tell_deposit(self, choice: Choice, funded: Funded) -> Steps[Funded]:
+        """Tell the payee of a deposit before a voucher needs it, or hand it over to be made.
+
+        What the payee answers to a top-up shows with the voucher; see hand_over.
+        """
+        if funded.signed is not None:
+            return (yield from hand_over(self, choice, funded.signed))
         if funded.top_up is not None:
             field = self.signer(funded.channel).top_up(
                 choice.challenge, funded.top_up.amount, funded.top_up.transaction_hash
             )
             yield Sending(authorization=field, is_head=True)
+        return funded
 
     def signer(self, channel: PayerChannel) -> Signer:
         """What signs for a channel: its key is fetched once."""

@@ -115,6 +115,23 @@ def parse_payload(payload: Mapping[str, Any]) -> SessionAction:
             return CloseAction(voucher=_voucher(top))
 
 
+def separate_deposit(voucher: SignedVoucher, merged: MergedOpen | MergedTopUp) -> OpenAction | TopUpAction:
+    """The action that a deposit merged into a voucher is, were it to come by itself."""
+    if isinstance(merged, MergedOpen):
+        return OpenAction(
+            voucher=voucher,
+            salt=merged.salt,
+            authorized_signer=merged.authorized_signer,
+            deposit=merged.deposit,
+        )
+    return TopUpAction(
+        channel_id=voucher.channel_id,
+        additional_deposit=merged.deposit.value,
+        deposit=merged.deposit,
+        salt=merged.salt,
+    )
+
+
 def payload_object(action: SessionAction) -> dict[str, Any]:
     """The payload of an action."""
     match action:

@@ -144,6 +144,17 @@ def test_a_post_to_what_is_got_hands_a_voucher_over(sold_by):
     assert counter.app.requests == []
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_a_head_to_what_is_sold_otherwise_hands_a_voucher_over(sold_by, method):
+    """Also where nothing is sold by GET; without a credential there is nothing there."""
+    counter = sold_by({"path": "/a", "method": method, "price": "1000"})
+    assert counter.ask("HEAD", "/a").status_code == 404
+    challenge = counter.challenge(method, "/a")
+    assert counter.pay(PAYER, PAYER.pay(5000), "HEAD", "/a", challenge=challenge).status_code == 200
+    assert amounts(counter) == (5000, 0)
+    assert counter.app.requests == []
+
+
 # The same request again
 
 

@@ -9,7 +9,7 @@ import pytest
 from microwallet.domain.identifiers import NATIVE_TOKEN, ChainId, checksum_address
 from microwallet.domain.money import Amount, Asset
 from microwallet.errors import AboveLimit, NoPayableChallenge
-from microwallet.http402.paying.choice import PayerRules, choose
+from microwallet.http402.paying.choice import PayerRules, choose, signs_deposits
 from microwallet.http402.wire.challenge import ChallengeSecrets, Offered, offered_challenges
 from microwallet.http402.wire.session_request import SessionRequest
 
@@ -110,3 +110,40 @@ def test_no_offer_at_all():
         choose(Offered(challenges=(), rejected=()), RULES, now=NOW)
     with pytest.raises(NoPayableChallenge, match="and 95 more"):
         chosen(*[changed(chain_id=ChainId(1))] * 100)
+
+
+BOTH = dataclasses.replace(REQUEST, fee_payer=True, credential_types=("authorization", "hash"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted", "has_coin", "signs"),
+    [
+        ({}, False, True, False),
+        ({}, False, False, True),
+        ({}, True, True, True),
+        ({"credential_types": ("authorization",)}, False, True, True),
+        ({"credential_types": ("hash",)}, False, False, False),
+        ({"fee_payer": False}, False, False, False),
+        ({"currency": NATIVE_TOKEN}, False, False, False),
+    ],
+)
+def test_who_brings_a_deposit_onto_the_chain(fields, wanted, has_coin, signs):
+    """The payer, unless it has no gas, wants it otherwise, or the payee takes nothing else."""
+    request = dataclasses.replace(BOTH, **fields)
+    assert signs_deposits(request, wanted=wanted, has_coin=lambda: has_coin) is signs
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({"fee_payer": False}, True),
+        ({"credential_types": ("hash",)}, True),
+        ({"currency": NATIVE_TOKEN}, True),
+        ({"credential_types": ("permit2",)}, False),
+        ({"fee_payer": False, "credential_types": ("authorization",)}, False),
+    ],
+)
+def test_a_deposit_that_nobody_makes(fields, wanted):
+    """Where the payee pays no gas, or takes what is not done here; the chain is not asked for it."""
+    with pytest.raises(NoPayableChallenge):
+        signs_deposits(dataclasses.replace(BOTH, **fields), wanted=wanted, has_coin=pytest.fail)

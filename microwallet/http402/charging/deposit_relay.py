@@ -1,0 +1,177 @@
+"""Bringing signed deposits onto the chain for payers, at the gateway's cost, each by one transaction.
+
+draft-evm-session-00, sections "Server-Paid Fees" and "Transaction Outcome Checks".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from microwallet.domain.identifiers import ChainId
+from microwallet.errors import (
+    InsufficientFunds,
+    LedgerError,
+    MicrowalletError,
+    NetworkError,
+    OutcomeUnknown,
+    TransactionReplaced,
+    TransactionReverted,
+)
+from microwallet.escrow.delivery import Receipt
+from microwallet.escrow.events import ChannelOpened, EscrowEvents, TopUp
+from microwallet.escrow.reader import EscrowReader
+from microwallet.escrow.token_features import authorization_state, authorization_was_carried_out
+from microwallet.escrow.transactions import TransactionSender
+from microwallet.http402.charging.account import Refused
+from microwallet.http402.charging.revert_problem import revert_problem
+from microwallet.http402.charging.signed_deposit import SignedDeposit
+from microwallet.http402.wire.problems import Problem, ProblemType
+from microwallet.ledger.gas_spending import GasSpending
+from microwallet.ledger.turns import Turns
+
+VALID_SECONDS = 30
+"""For how long an authorization must be valid still: until its transaction is mined."""
+
+
+class DepositRelay:
+    """Sends the deposits of payers from one account. Used by one thread; processes of a home agree.
+
+    Invariant: an authorization has at most one live or mined transaction, however often it is handed
+    in, and the gas of the last hour's transactions is within the budget.
+    """
+
+    def __init__(
+        self,
+        sender: TransactionSender,
+        reader: EscrowReader,
+        *,
+        chain_id: ChainId,
+        turns: Turns,
+        gas_spending: GasSpending,
+        gas_budget: int,
+        clock: Callable[[], int],
+        emit: Callable[[str, dict[str, Any]], None],
+    ) -> None:
+        self._sender = sender
+        self._reader = reader
+        self._chain_id = chain_id
+        self._events = EscrowEvents(reader, chain_id)
+        self._turns = turns
+        self._gas_spending = gas_spending
+        self._gas_budget = gas_budget
+        self._clock = clock
+        self._emit = emit
+        self._said: str | None = None
+
+    def bring(self, deposit: SignedDeposit) -> int:
+        """Send the deposit unless it is on the chain; the channel's deposit with it in, base units.
+
+        Whoever sent it: an authorization can be submitted by anyone. Refused if the payer or the
+        chain is in the way; NetworkError and LedgerError as they come.
+        """
+        with self._turns.turn(f"deposit {deposit.operation}"):
+            try:
+                receipt = self._brought(deposit)
+            except TransactionReverted as error:
+                if not self._has_landed(deposit):
+                    raise self._refusal(deposit, error) from error
+                receipt = None
+            except (Refused, NetworkError, LedgerError):
+                raise
+            except MicrowalletError as error:
+                raise self._refusal(deposit, error) from error
+        self._said = None
+        return self._deposit_after(deposit, receipt)
+
+    def _brought(self, deposit: SignedDeposit) -> Receipt | None:
+        """The receipt of its transaction; None where somebody else's did it."""
+        receipt = self._sender.resume(deposit.operation, deposit.purpose)
+        if receipt is not None or self._has_landed(deposit):
+            return receipt
+        self._check_times(deposit)
+        call = deposit.call()
+        quoted = self._sender.quote(call, purpose=deposit.purpose)
+        set_aside = self._gas_spending.set_aside(
+            self._chain_id, quoted.max_cost, budget=self._gas_budget, now=self._clock()
+        )
+        if set_aside is None:
+            self._say(deposit, "gas-budget", "the gas budget of the last hour is spent")
+            raise _refused(
+                deposit,
+                ProblemType.TRY_AGAIN,
+                "no more gas is paid for deposits this hour: deposit by a transaction of yours, or later",
+            )
+        receipt = self._sender.send(
+            call,
+            operation=deposit.operation,
+            purpose=deposit.purpose,
+            channel_id=deposit.channel_id,
+            quoted=quoted,
+        )
+        price = receipt.effective_gas_price or quoted.fees.max_fee_per_gas
+        self._gas_spending.record(set_aside, receipt.gas_used * price)
+        return receipt
+
+    def _has_landed(self, deposit: SignedDeposit) -> bool:
+        """Whether the chain has the deposit, whoever sent it."""
+        token, payer = deposit.descriptor.token, deposit.descriptor.payer
+        nonce = deposit.authorization.nonce
+        if deposit.purpose == "open":
+            return self._reader.channel_state(deposit.channel_id).exists
+        return authorization_state(self._reader, token, payer, nonce) and authorization_was_carried_out(
+            self._reader, token, payer, nonce
+        )
+
+    def _check_times(self, deposit: SignedDeposit) -> None:
+        now, authorization = self._clock(), deposit.authorization
+        if authorization.valid_after >= now:
+            detail = f"the transfer is valid only after {authorization.valid_after}, and it is {now}"
+            raise _refused(deposit, ProblemType.VERIFICATION_FAILED, detail)
+        if authorization.valid_before < now + VALID_SECONDS:
+            detail = (
+                f"the transfer is valid until {authorization.valid_before}, and it is {now}:"
+                f" {VALID_SECONDS} s are needed to bring it onto the chain"
+            )
+            raise _refused(deposit, ProblemType.VERIFICATION_FAILED, detail)
+
+    def _deposit_after(self, deposit: SignedDeposit, receipt: Receipt | None) -> int:
+        events = [self._events.decode(log) for log in (receipt.logs if receipt else ())]
+        told = [
+            event.deposit
+            for event in events
+            if isinstance(event, ChannelOpened | TopUp) and event.channel_id == deposit.channel_id
+        ]
+        return max(told) if told else self._reader.channel_state(deposit.channel_id).deposit
+
+    def _refusal(self, deposit: SignedDeposit, error: MicrowalletError) -> Refused:
+        """What the client is told; what only the operator can mend, the operator is told."""
+        if isinstance(error, OutcomeUnknown):
+            detail = f"{error.message}; the same credential again finds it, and is sent no second time"
+            return _refused(deposit, ProblemType.TRY_AGAIN, detail)
+        is_reverted = isinstance(error, TransactionReverted) and not isinstance(error, TransactionReplaced)
+        lacks_funds = self._lacks_funds(deposit)
+        if is_reverted or (isinstance(error, InsufficientFunds) and lacks_funds):
+            return Refused(revert_problem(error, deposit.channel_id, lacks_funds=lacks_funds))
+        self._say(deposit, error.code, error.message)
+        detail = "the deposit cannot be brought onto the chain just now"
+        return _refused(deposit, ProblemType.TRY_AGAIN, detail)
+
+    def _lacks_funds(self, deposit: SignedDeposit) -> bool:
+        """Whether it is the payer who has too little: not the account that pays the gas."""
+        try:
+            held = self._reader.token_balance(deposit.descriptor.token, deposit.descriptor.payer)
+        except NetworkError:
+            return False
+        return held < deposit.authorization.value
+
+    def _say(self, deposit: SignedDeposit, code: str, message: str) -> None:
+        """Once, until a deposit goes through again."""
+        if self._said == code:
+            return
+        self._said = code
+        self._emit("deposit-refused", {"channelId": deposit.channel_id, "code": code, "message": message})
+
+
+def _refused(deposit: SignedDeposit, type: ProblemType, detail: str) -> Refused:
+    return Refused(Problem(type=type, detail=detail, extensions={"channelId": deposit.channel_id}))

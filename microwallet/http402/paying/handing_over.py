@@ -1,0 +1,114 @@
+"""Handing a signed deposit to the payee, and finding out from the chain what became of it.
+
+draft-evm-session-00, sections "Open Payload (feePayer: true)" and "TopUp Payload".
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+from microwallet.domain.channel import PayerChannel
+from microwallet.domain.money import Amount
+from microwallet.errors import MalformedMessage, NetworkError
+from microwallet.http402.paying.choice import Choice
+from microwallet.http402.paying.client import PayingClient
+from microwallet.http402.paying.credentials import Signer
+from microwallet.http402.paying.exchange import Answer, NoAnswer, NotSent, Sending, Steps
+from microwallet.http402.paying.funding import Funded
+from microwallet.http402.wire.challenge import Challenge, offered_challenges
+from microwallet.http402.wire.session_request import SessionRequest
+from microwallet.ledger.deposits import DepositKind
+
+if TYPE_CHECKING:
+    from microwallet.payer.signed_deposit import SignedDeposit
+
+_TAKEN_SECONDS = 30.0
+"""How long the chain may take to show a deposit that the payee says it took."""
+_REFUSED_SECONDS = 3.0
+"""How long it is looked for where the payee says that it did not: its word proves nothing."""
+
+
+class Handing(Protocol):
+    """What is needed of an order."""
+
+    client: PayingClient
+
+    def signer(self, channel: PayerChannel) -> Signer:
+        """What signs for a channel."""
+
+    def again(self) -> str:
+        """The command that goes on with it."""
+
+
+def hand_over(order: Handing, choice: Choice, signed: SignedDeposit) -> Steps[Funded]:
+    """Hand a signed deposit over, and wait until the chain has it: a channel that can pay.
+
+    By a HEAD, so that nothing is asked for that would have to be paid before. Raises NetworkError where it
+    never left, OutcomeUnknown where it left and is not on the chain.
+    """
+    from microwallet.payer.signed_deposit import await_signed
+
+    account = order.client.account(signed.channel.descriptor.escrow_contract)
+    told: str | None = None
+    try:
+        answer = yield from _handed(order, choice, signed)
+    except NotSent as error:
+        told = f"the payee cannot be reached: {error}"
+        if not signed.resumed:
+            raise NetworkError(f"{told}; the deposit was not handed over") from error
+    except NoAnswer as error:
+        told = f"the payee gave no answer: {error}"
+    else:
+        if not 200 <= answer.status < 300:
+            told = _refusal(answer, choice, signed)
+    seconds = _TAKEN_SECONDS if told is None else _REFUSED_SECONDS
+    made = await_signed(account, signed, seconds=seconds, told=told, again=order.again())
+    return Funded(channel=made.channel, is_new=True)
+
+
+def tell_again(order: Handing, choice: Choice, channel: PayerChannel, kind: DepositKind) -> Steps[bool]:
+    """Hand over once more what is on the chain: a payee that crashed then may not know of it.
+
+    What comes of it shows with the voucher. False if no such deposit was signed for the channel.
+    """
+    from microwallet.payer.signed_deposit import signed_again
+
+    signed = signed_again(order.client.ledger, order.client.account, channel, kind)
+    if signed is None:
+        return False
+    with suppress(NotSent, NoAnswer):
+        yield from _handed(order, choice, signed)
+    return True
+
+
+def _handed(order: Handing, choice: Choice, signed: SignedDeposit) -> Steps[Answer]:
+    """What the payee says; with a fresh challenge once more, as the first may be bound to a body."""
+    signer = order.signer(signed.channel)
+    answer = yield Sending(authorization=signer.deposit(choice.challenge, signed), is_head=True)
+    if answer.status == 402:
+        fresh = _same_offer(answer, choice.request)
+        if fresh is not None:
+            answer = yield Sending(authorization=signer.deposit(fresh, signed), is_head=True)
+    return answer
+
+
+def _same_offer(answer: Answer, request: SessionRequest) -> Challenge | None:
+    for challenge in offered_challenges(answer.challenges).challenges:
+        try:
+            if SessionRequest.parse(challenge.request_object()) == request:
+                return challenge
+        except MalformedMessage:
+            continue
+    return None
+
+
+def _refusal(answer: Answer, choice: Choice, signed: SignedDeposit) -> str:
+    """An answer to a HEAD has no words; a deposit below what was suggested is the usual reason."""
+    asset, suggested = choice.price.asset, choice.request.suggested_deposit
+    if suggested is None or signed.authorization.value >= suggested:
+        return f"the payee answers {answer.status}"
+    given = Amount(signed.authorization.value, asset)
+    return (
+        f"the payee answers {answer.status}; the deposit is {given}, it suggests {Amount(suggested, asset)}"
+    )

@@ -1,0 +1,151 @@
+"""A deposit that is signed and handed to the payee, who brings it onto the chain and pays the gas.
+
+draft-evm-session-00, section "Server-Paid Fees". From the moment it may have left, the money may move
+until the authorization expires, whatever the payee says: only the chain tells.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from microwallet.domain.channel import PayerChannel
+from microwallet.domain.identifiers import Address
+from microwallet.domain.ports import TransactionStatus
+from microwallet.errors import NetworkError, OutcomeUnknown, PaymentRefused
+from microwallet.escrow.authorizations import AUTHORIZATION_SECONDS, TransferAuthorization
+from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
+from microwallet.ledger.ledger import Ledger
+from microwallet.payer.deposit import (
+    NOUNS,
+    MadeDeposit,
+    finish_earlier_tries,
+    has_landed,
+    is_committed,
+    made_deposit,
+    own_entries,
+    visible,
+)
+from microwallet.payer.paying_account import PayingAccount
+from microwallet.payer.ways import Way, authorization, signing_ends
+
+_PAUSE = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedDeposit:
+    """A committed deposit with the authorization that carries it out: once, whoever sends it."""
+
+    deposit: Deposit
+    channel: PayerChannel
+    authorization: TransferAuthorization
+    resumed: bool
+    """Whether an earlier run had begun it, and may have handed it over."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it opens its channel."""
+        return self.deposit.kind is DepositKind.OPEN
+
+
+def sign_deposit(
+    account: PayingAccount, deposit: Deposit, channel: PayerChannel, *, resumed: bool
+) -> SignedDeposit | MadeDeposit:
+    """Sign a committed deposit, unless the chain has it. The caller holds the deposit's turn.
+
+    Every try signs the same nonce, so that the token carries out one of them at most, whether the payee
+    sends it or `make_deposit` does. Raises PaymentRefused for a top-up that was begun as a transaction,
+    OutcomeUnknown where it was signed before and the chain cannot be asked.
+    """
+    try:
+        return _sign_deposit(account, deposit, channel, resumed=resumed)
+    except NetworkError as error:
+        if not is_committed(account, deposit):
+            raise
+        raise OutcomeUnknown(
+            f"the {NOUNS[deposit.kind]} was signed, and the chain cannot be asked about it: {error.message}"
+        ) from error
+
+
+def _sign_deposit(
+    account: PayingAccount, deposit: Deposit, channel: PayerChannel, *, resumed: bool
+) -> SignedDeposit | MadeDeposit:
+    if finish_earlier_tries(account, deposit, channel):
+        channel = visible(account, deposit, channel)
+        return made_deposit(account, deposit, channel, resumed=resumed)
+    is_signed = Way(deposit.method) is Way.AUTHORIZATION
+    if deposit.kind is DepositKind.TOP_UP and not is_signed and own_entries(account, deposit):
+        raise PaymentRefused(
+            f"this top-up was begun as a transaction of {account.address}, and might be done twice",
+            hint="microwallet channel sync",
+        )
+    ends = deposit.authorization_expires_at if is_signed else None
+    if ends is None or ends < account.clock() + AUTHORIZATION_SECONDS // 2:
+        ends = signing_ends(account, Way.AUTHORIZATION)
+        account.ledger.deposits.record(
+            deposit.idempotency_key,
+            DepositStatus.PENDING,
+            method=Way.AUTHORIZATION,
+            authorization_expires_at=ends,
+        )
+    return _signed(account, deposit, channel, ends or 0, resumed=resumed)
+
+
+def signed_again(
+    ledger: Ledger,
+    account_of: Callable[[Address], PayingAccount],
+    channel: PayerChannel,
+    kind: DepositKind,
+) -> SignedDeposit | None:
+    """The newest deposit of a channel, signed again for a payee that missed it, if a payee was to send it.
+
+    None if this wallet sent it; then neither the chain nor a key is touched.
+    """
+    deposits = ledger.deposits.of_channels(kind, channel.descriptor.chain_id)
+    newest = next((one for one in reversed(deposits) if one.channel_id == channel.channel_id), None)
+    if newest is None or Way(newest.method) is not Way.AUTHORIZATION:
+        return None
+    sent = ledger.journal.of_operation(newest.idempotency_key)
+    if any(entry.status is TransactionStatus.MINED for entry in sent):
+        return None
+    account = account_of(channel.descriptor.escrow_contract)
+    return _signed(account, newest, channel, newest.authorization_expires_at or 0, resumed=True)
+
+
+def await_signed(
+    account: PayingAccount, signed: SignedDeposit, *, seconds: float, told: str | None, again: str
+) -> MadeDeposit:
+    """The deposit, once the chain shows it; OutcomeUnknown if it does not within `seconds`.
+
+    `told` is why the payee did not take it, by its own word, which proves nothing.
+    """
+    deposit, channel = signed.deposit, signed.channel
+    deadline = time.monotonic() + seconds
+    trouble = told
+    while True:
+        try:
+            if has_landed(account, deposit, channel):
+                channel = visible(account, deposit, channel)
+                return made_deposit(account, deposit, channel, resumed=signed.resumed)
+        except NetworkError as error:
+            trouble = error.message
+        if time.monotonic() > deadline:
+            why = f": {trouble}" if trouble else ""
+            raise OutcomeUnknown(
+                f"the {NOUNS[deposit.kind]} of {channel.channel_id} was signed for the payee, and is not on"
+                f" the chain{why}; it may get there until Unix time {signed.authorization.valid_before}",
+                hint=again,
+            )
+        time.sleep(_PAUSE)
+
+
+def _signed(
+    account: PayingAccount, deposit: Deposit, channel: PayerChannel, ends: int, *, resumed: bool
+) -> SignedDeposit:
+    return SignedDeposit(
+        deposit=deposit,
+        channel=channel,
+        authorization=authorization(account, deposit, channel.descriptor, ends),
+        resumed=resumed,
+    )

@@ -1,0 +1,296 @@
+"""Payers without gas: what they sign is brought onto the chain once, and nothing that was tampered with."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from counter import problem, receipt
+from http402.signing_payer import LEAST, PRICE, PayingShop, SigningPayer
+
+from microwallet.domain.identifiers import checksum_address, keccak, word
+from microwallet.domain.voucher import VoucherKey
+from microwallet.escrow import calls
+from microwallet.escrow.authorizations import sign
+from microwallet.escrow.reader import selector
+
+STRANGER = checksum_address(b"\x77" * 20)
+KEY = VoucherKey(b"\x77" * 32)
+
+
+@pytest.fixture
+def open_shop(bob, chain):
+    """Opens shops of bob's that pay for payers' gas."""
+    opened = []
+
+    def make(home=bob, **options):
+        opened.append(PayingShop(home, chain, **options))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def shop(open_shop):
+    """A shop of bob's."""
+    return open_shop()
+
+
+@pytest.fixture
+def payer(chain, shop):
+    """Somebody with 10 USDC and no coin."""
+    return SigningPayer(chain, shop.payee)
+
+
+@contextmanager
+def overtaken(shop, call, *, sender=STRANGER):
+    """Whatever the shop sends in the block is in the same block as a call of `sender`, which comes first."""
+    rpc = shop.chain.rpc
+
+    def overtake():
+        shop.wait_for_pooled(shop.payee)
+        shop.send_as(sender, call, tip=10**11)
+        rpc.call("evm_mine")
+
+    thread = threading.Thread(target=overtake)
+    rpc.call("evm_setAutomine", [False])
+    try:
+        thread.start()
+        yield
+    finally:
+        thread.join(60)
+        rpc.call("evm_setAutomine", [True])
+
+
+def test_it_says_that_gas_is_paid(shop):
+    """By `feePayer`, with both ways to deposit, and with a deposit suggested that is worth it."""
+    request = shop.request()
+    assert request["methodDetails"]["feePayer"] is True
+    assert request["methodDetails"]["credentialTypes"] == ["authorization", "hash"]
+    assert request["suggestedDeposit"] == str(LEAST)
+
+
+@pytest.mark.parametrize("form", ["open", "merged_open"])
+def test_a_signature_opens_the_channel_and_pays(shop, payer, form):
+    """With one transaction, which the payee pays for; the same credential again sends no other."""
+    action = getattr(payer, form)()
+    answer = shop.pay(action)
+    assert (answer.status_code, answer.text) == (200, "served")
+    assert receipt(answer).channel_id == payer.channel_id
+    assert (receipt(answer).accepted_cumulative, receipt(answer).spent) == (PRICE, PRICE)
+    assert shop.state(payer).deposit == 1_000_000
+    assert shop.refused(action) == (402, "session/insufficient-balance")  # the voucher has bought
+    assert shop.sent() == 1
+    assert shop.reader.native_balance(payer.address) == 0
+
+
+@pytest.mark.parametrize("form", ["top_up", "merged_top_up"])
+def test_a_signature_tops_the_channel_up(shop, payer, form):
+    """Once; merged into a voucher, that voucher may need it."""
+    shop.pay(payer.open())
+    action = payer.top_up() if form == "top_up" else payer.merged_top_up(amount=1_500_000)
+    answer = shop.pay(action, method="HEAD")
+    assert answer.status_code == 200
+    assert shop.state(payer).deposit == 1_500_000
+    assert shop.pay(action, method="HEAD").status_code == 200
+    assert (shop.sent(), shop.state(payer).deposit) == (2, 1_500_000)
+    assert receipt(answer).accepted_cumulative == (PRICE if form == "top_up" else 1_500_000)
+
+
+def test_many_requests_at_once_send_it_once(shop, payer):
+    """Whichever comes first; all are answered."""
+    actions = [dataclasses.replace(payer.open(), voucher=payer.voucher(PRICE * n)) for n in range(1, 6)]
+    answers = shop.pay(*actions)
+    assert {answer.status_code for answer in answers} == {200}
+    assert shop.sent() == 1
+
+
+# What was tampered with costs no gas
+
+
+def tampered(payer):
+    """Opens that differ from what the payer signed, or signed what the escrow would refuse."""
+    good, poor = payer.open(), payer.open(LEAST - 1)
+    transfer = good.deposit
+    again = payer.signed_again
+
+    def with_transfer(**changes):
+        return dataclasses.replace(good, deposit=dataclasses.replace(transfer, **changes))
+
+    def signed(**changes):
+        return dataclasses.replace(good, deposit=again(transfer, **changes))
+
+    forged = dataclasses.replace(good, voucher=payer.voucher(PRICE, key=KEY))
+    now = int(time.time())
+    return {
+        "from": (with_transfer(payer=STRANGER), "verification-failed"),
+        "to": (signed(to=STRANGER), "verification-failed"),
+        "value": (with_transfer(value=2_000_000), "session/signer-mismatch"),
+        "nonce": (signed(nonce="0x" + "12" * 32), "verification-failed"),
+        "validBefore": (with_transfer(valid_before=now + 3600), "session/signer-mismatch"),
+        "validAfter": (with_transfer(valid_after=1), "session/signer-mismatch"),
+        "expired": (signed(valid_before=now - 1), "verification-failed"),
+        "expiring": (signed(valid_before=now + 5), "verification-failed"),
+        "early": (signed(valid_after=now + 600), "verification-failed"),
+        "signature": (with_transfer(signature=b"\xff" * 65), "session/invalid-signature"),
+        "salt": (dataclasses.replace(good, salt="0x" + "34" * 32), "verification-failed"),
+        "signer": (dataclasses.replace(good, authorized_signer=STRANGER), "verification-failed"),
+        "payee": (SigningPayer(payer.chain, STRANGER).open(), "verification-failed"),
+        "voucher": (forged, "session/signer-mismatch"),
+        "voucher above": (payer.open(amount=1_000_001), "session/amount-exceeds-deposit"),
+        "dust": (poor, "payment-insufficient"),
+        "huge": (payer.open(2**96), "verification-failed"),
+    }
+
+
+def test_what_was_tampered_with_is_refused(shop, payer):
+    """Each with its problem, without a transaction, and before the token is asked for the payer's money."""
+    for name, (action, told) in tampered(payer).items():
+        assert shop.refused(action) == (402, told), name
+    assert (shop.sent(), shop.state(payer).exists) == (0, False)
+    assert shop.pay(payer.open()).status_code == 200
+
+
+def test_a_top_up_for_somebody_elses_channel(shop, payer, chain):
+    """Only its payer adds to a channel, and only with the salt and the amount that were signed."""
+    shop.pay(payer.open())
+    other = SigningPayer(chain, shop.payee)
+    good = payer.top_up()
+    foreign = dataclasses.replace(good, deposit=other.transfer(other.top_up_authorization(500_000)))
+    assert shop.refused(foreign) == (402, "verification-failed")
+    assert shop.refused(dataclasses.replace(good, salt="0x" + "56" * 32)) == (402, "verification-failed")
+    assert shop.refused(payer.top_up(LEAST - 1)) == (402, "payment-insufficient")
+    assert shop.refused(payer.merged_top_up(amount=1_500_001)) == (402, "session/amount-exceeds-deposit")
+    forged = dataclasses.replace(payer.merged_top_up(amount=2000), voucher=payer.voucher(2000, key=KEY))
+    assert shop.refused(forged) == (402, "session/signer-mismatch")
+    assert (shop.sent(), shop.state(payer).deposit) == (1, 1_000_000)
+
+
+def test_permit2_is_not_taken(shop, payer):
+    """400 with a word about what is, alone and merged into a voucher."""
+    details = {
+        "type": "permit2",
+        "salt": payer.descriptor.salt,
+        "authorization": {"from": payer.address, "nonce": "1"},
+        "signature": "0x" + "11" * 65,
+    }
+    voucher = {"channelId": payer.channel_id, "cumulativeAmount": "0", "signature": "0x" + "11" * 65}
+    for payload in (
+        {"action": "open", **voucher, "voucherSignature": voucher["signature"], **details},
+        {"action": "topUp", "channelId": payer.channel_id, "additionalDeposit": "5", **details},
+        {"action": "voucher", **voucher, "deposit": {"action": "open", **details}},
+    ):
+        assert shop.refused(payload) == (400, "malformed-credential")
+        assert "use hash or authorization" in shop.pay(payload).json()["detail"]
+
+
+def test_nobodys_gas_is_paid_by_default(open_shop, chain):
+    """A shop that sells for another token than the one it pays gas for takes no signed deposits."""
+    shop = open_shop()
+    object.__setattr__(shop.shop.gateway.terms, "paid_tokens", {})
+    payer = SigningPayer(chain, shop.payee)
+    assert shop.refused(payer.open()) == (402, "verification-failed")
+    assert shop.sent() == 0
+
+
+# What the chain refuses
+
+
+def test_a_payer_without_tokens(shop, chain):
+    """It is found out in simulation, and told as what it is."""
+    poor = SigningPayer(chain, shop.payee, usdc=0)
+    assert shop.refused(poor.open()) == (402, "session/insufficient-balance")
+    assert shop.sent() == 0
+
+
+def test_a_token_that_refuses(shop, payer, chain):
+    """No gas, and no raw selector."""
+    chain.rpc.call("anvil_setCode", [chain.token, "0x60006000fd"])
+    answer = shop.pay(payer.open())
+    assert (answer.status_code, problem(answer)) == (409, "session/transaction-reverted")
+    assert "0x" not in answer.json()["detail"]
+    assert shop.sent() == 0
+
+
+def test_a_transaction_that_reverts_in_its_block(shop, payer, chain):
+    """The payer takes the money away meanwhile: 409 with the specific problem, and nothing is accepted."""
+    with overtaken(shop, calls.transfer(chain.token, STRANGER, 10_000_000), sender=payer.address):
+        assert shop.refused(payer.open()) == (409, "session/insufficient-balance")
+    assert (shop.sent(), shop.state(payer).exists) == (1, False)
+
+
+def test_an_authorization_that_its_payer_cancelled(shop, payer, chain):
+    """It was used, and moved nothing: a top-up by it is refused, merged with its whole credential."""
+    shop.pay(payer.open())
+    cancelled = payer.top_up_authorization(500_000)
+    kind = keccak(b"CancelAuthorization(address authorizer,bytes32 nonce)")
+    struct = keccak(kind + word(payer.address) + cancelled.nonce)
+    signature = sign(payer.secret, keccak(b"\x19\x01" + payer.domain.separator() + struct))
+    data = selector("cancelAuthorization(address,bytes32,bytes)")
+    data += word(payer.address) + cancelled.nonce + word(96) + word(65) + signature.ljust(96, b"\0")
+    shop.send_as(STRANGER, calls.Call(to=chain.token, data=data))
+    assert shop.refused(payer.top_up()) == (409, "session/transaction-reverted")
+    assert shop.refused(payer.merged_top_up(amount=2000)) == (409, "session/transaction-reverted")
+    assert shop.sent() == 1
+
+
+# Once, whatever happens
+
+
+def test_somebody_else_submits_it_first(shop, payer):
+    """Then the deposit is there, and that is what counts."""
+    opening = payer.open_authorization(1_000_000)
+    shop.send_as(STRANGER, calls.open_with_authorization(payer.descriptor, 1_000_000, opening))
+    assert shop.pay(payer.open()).status_code == 200
+    topping = payer.top_up_authorization(500_000)
+    shop.send_as(STRANGER, calls.top_up_with_authorization(payer.descriptor, 500_000, topping))
+    assert shop.pay(payer.top_up()).status_code == 200
+    assert (shop.sent(), shop.state(payer).deposit) == (0, 1_500_000)
+
+
+def test_somebody_else_overtakes_it(shop, payer):
+    """Our transaction reverts in the same block: the channel is open, and the request is served."""
+    opening = payer.open_authorization(1_000_000)
+    with overtaken(shop, calls.open_with_authorization(payer.descriptor, 1_000_000, opening)):
+        assert shop.pay(payer.open()).status_code == 200
+    assert (shop.sent(), shop.state(payer).deposit) == (1, 1_000_000)
+
+
+def test_a_late_transaction_is_found_again(open_shop, bob, chain):
+    """503 while it is not mined; a gateway that starts anew sends no second one for the same credential."""
+    impatient = dataclasses.replace(bob, settings={**bob.settings, "MICROWALLET_WAIT_SECONDS": "1"})
+    shop = open_shop(impatient)
+    payer = SigningPayer(chain, shop.payee)
+    action = payer.open()
+    chain.rpc.call("evm_setAutomine", [False])
+    assert shop.refused(action) == (503, "urn:microwallet:problem:try-again")
+    chain.rpc.call("evm_mine")
+    chain.rpc.call("evm_setAutomine", [True])
+    answer = open_shop().pay(action)
+    assert (answer.status_code, shop.sent()) == (200, 1)
+
+
+def test_the_budget_of_an_hour(open_shop, chain):
+    """What it does not cover is not sent, and the operator hears of it once."""
+    shop = open_shop(budget=10**6)
+    payers = [SigningPayer(chain, shop.payee) for _ in range(2)]
+    for payer in payers:
+        assert shop.refused(payer.open()) == (503, "urn:microwallet:problem:try-again")
+    assert shop.sent() == 0
+    assert [details["code"] for event, details in shop.events if event == "deposit-refused"] == ["gas-budget"]
+
+
+def test_gas_that_is_too_dear(open_shop, make_wallet, chain):
+    """Or that nobody has: 503, and the operator hears why."""
+    frugal = make_wallet("frugal", MICROWALLET_MAX_FEE_GWEI="0.000001")
+    shop = open_shop(frugal)
+    assert shop.refused(SigningPayer(chain, shop.payee).open())[0] == 503
+    broke = make_wallet("broke", wei=0)
+    poor = open_shop(broke)
+    assert poor.refused(SigningPayer(chain, poor.payee).open())[0] == 503
+    assert [event for event, _ in shop.events + poor.events] == ["deposit-refused"] * 2
