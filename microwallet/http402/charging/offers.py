@@ -102,6 +102,7 @@ class Offer:
             suggested_deposit=price.suggested_deposit,
             description=price.description,
             min_voucher_delta=price.min_voucher_delta,
+            max_units=price.max_units,
             fee_payer=terms.pays_fees,
             credential_types=terms.credential_types,
         )
