@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from microwallet.domain.channel import PayerChannel
@@ -41,6 +41,11 @@ class Purchase:
     status: PurchaseStatus
     created_at: int
 
+    @property
+    def is_paid(self) -> bool:
+        """Whether it bought what was asked for."""
+        return self.status is PurchaseStatus.PAID
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
@@ -52,6 +57,13 @@ class Terms:
     min_voucher_delta: int = 0
     at_least: int = 0
     """The cumulative amount that the payee waits for, if it told one."""
+    takes_headroom: bool = False
+    """Whether the payee may charge all that is authorized and not spent, without asking: a metered stream."""
+
+    def on(self, channel: PayerChannel) -> Terms:
+        """The terms with the cost that is to be reserved on a channel."""
+        headroom = channel.authorized - channel.spent
+        return replace(self, cost=max(self.cost, headroom)) if self.takes_headroom else self
 
 
 def voucher_amount(

@@ -88,6 +88,7 @@ class Purchases:
                     f"another process is buying under the idempotency key {request.idempotency_key!r}",
                     hint="run the command again when it has ended",
                 )
+            terms = terms.on(channel)
             in_flight = _in_flight(connection, channel_id)
             amount = voucher_amount(
                 channel,
@@ -122,15 +123,19 @@ class Purchases:
     def settle(self, purchases: Sequence[Purchase], cost: int) -> int:
         """Purchases of one request, all on one channel, were served for `cost` base units together.
 
-        What was reserved beyond that is no longer spent. One that was settled before stays as it is.
+        What was reserved beyond that is no longer spent; where it cost more than was reserved, that is
+        spent and authorized too, as far as the deposit goes. One that was settled before stays as it is.
         The base units that the channel has spent then.
         """
         with self._database.write() as connection:
             left = cost
-            for purchase in purchases:
+            for purchase in purchases[:-1]:
                 actual = min(left, purchase.cost)
                 left -= actual
                 _end(connection, purchase, PurchaseStatus.PAID, actual)
+            last = purchases[-1]
+            most = last.cost + _unspent(connection, last.channel_id)
+            _end(connection, last, PurchaseStatus.PAID, min(left, most))
             return _spent(connection, purchases[0].channel_id)
 
     def give_back(self, purchases: Iterable[Purchase]) -> None:
@@ -150,13 +155,21 @@ def _end(connection: sqlite3.Connection, purchase: Purchase, status: PurchaseSta
     if ended.rowcount:
         spent = _spent(connection, purchase.channel_id) - (purchase.cost - actual)
         connection.execute(
-            "UPDATE channels SET spent = ? WHERE channel_id = ?", (to_text(spent), purchase.channel_id)
+            "UPDATE channels SET spent = ?, authorized = max(authorized, ?) WHERE channel_id = ?",
+            (to_text(spent), to_text(spent), purchase.channel_id),
         )
 
 
 def _spent(connection: sqlite3.Connection, channel_id: ChannelId) -> int:
     query = "SELECT spent FROM channels WHERE channel_id = ?"
     return int(connection.execute(query, (channel_id,)).fetchone()[0])
+
+
+def _unspent(connection: sqlite3.Connection, channel_id: ChannelId) -> int:
+    """Base units of the deposit that are not spent."""
+    query = "SELECT deposit, spent FROM channels WHERE channel_id = ?"
+    deposit, spent = connection.execute(query, (channel_id,)).fetchone()
+    return int(deposit) - int(spent)
 
 
 def _in_flight(connection: sqlite3.Connection, channel_id: ChannelId) -> int:

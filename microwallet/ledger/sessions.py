@@ -93,10 +93,17 @@ class SessionRows:
         return added.rowcount == 1
 
     def update_sale(self, sale: Sale) -> None:
-        """Store the cost and the answer of a sale."""
+        """Store what a sale costs."""
         self._execute(
-            "UPDATE sales SET cost = ?, answer = ? WHERE channel_id = ? AND cumulative_amount = ?",
-            (to_text(sale.cost), sale.answer, sale.channel_id, to_text(sale.cumulative_amount)),
+            "UPDATE sales SET cost = ? WHERE channel_id = ? AND cumulative_amount = ?",
+            (to_text(sale.cost), sale.channel_id, to_text(sale.cumulative_amount)),
+        )
+
+    def keep_answer(self, sale: Sale, answer: bytes) -> None:
+        """Store what was answered to a sale."""
+        self._execute(
+            "UPDATE sales SET answer = ? WHERE channel_id = ? AND cumulative_amount = ?",
+            (answer, sale.channel_id, to_text(sale.cumulative_amount)),
         )
 
     def remove_sale(self, sale: Sale) -> None:

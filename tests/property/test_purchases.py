@@ -83,13 +83,15 @@ class Buying(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def settle(self, data):
-        """One that is in flight was served, for its cost or less; a second time changes nothing."""
+        """One that is in flight was served, for its cost, less, or more, as far as the deposit goes; a second
+        time changes nothing."""
         if self.in_flight:
             purchase = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
-            actual = data.draw(st.integers(0, purchase.cost))
-            self.paid += actual
+            actual = data.draw(st.integers(0, purchase.cost + 20))
+            self.paid += min(actual, purchase.cost + DEPOSIT - self.channel.spent)
             assert self.ledger.purchases.settle([purchase], actual) == self.channel.spent
             self.ledger.purchases.settle([purchase], 0)
+            self.ledger.purchases.settle([purchase], 100)
             self.ledger.purchases.give_back([purchase])
 
     @rule(data=st.data())

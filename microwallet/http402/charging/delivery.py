@@ -21,7 +21,8 @@ class Delivery:
     """Sends one answer on, once what it costs is settled.
 
     Below 500 a request is charged: its price, the units that the application tells in a field, or the
-    events that are delivered. From 500 on, and where there is no answer, all is given back.
+    events that are delivered. From 500 on, and where there is no answer, all is given back; a fresh
+    challenge says so, as an error that an intermediary makes up has none.
     """
 
     def __init__(self, gateway: Gateway, grant: Grant, send: Send, body: RequestBody) -> None:
@@ -82,6 +83,8 @@ class Delivery:
             self._sold = None
             await self._gateway.undo(self._grant)
             self._kept = None
+            if not sold.is_replay:
+                headers.append(self._gateway.challenge_field(self._grant.offer))
         elif units is not None and (self._price.unit is Unit.HEADER or not is_stream):
             self._sold = sold = await self._gateway.settle_cost(self._grant, units)
         if status < 400:
@@ -92,6 +95,8 @@ class Delivery:
             self._events = EventMeter(self._gateway, self._grant, sold, self._send, self._body)
         self._head = Answer(status=status, headers=headers)
         if status < 400:
+            if sold.is_replay:
+                units = self._price.units_used(sold.sale.cost)
             receipt = self._gateway.receipt(sold.account, self._grant.challenge_id, units=units)
             headers = [*headers, *receipt_headers(receipt)]
         await self._send({**message, "headers": headers})

@@ -199,6 +199,10 @@ class Gateway:
             units=units,
         )
 
+    def challenge_field(self, offer: Offer, *, digest: str | None = None) -> tuple[bytes, bytes]:
+        """A fresh challenge."""
+        return b"www-authenticate", offer.challenge(self._clock(), digest=digest).to_field().encode()
+
     # One request with one credential
 
     async def _paid(
@@ -314,7 +318,8 @@ class Gateway:
             answer = unpack(sold.sale.answer)
             if answer.status >= 400:
                 return answer
-            receipt = self.receipt(sold.account, challenge_id)
+            units = offer.price.units_used(sold.sale.cost)
+            receipt = self.receipt(sold.account, challenge_id, units=units)
             return Answer(
                 status=answer.status, headers=[*answer.headers, *receipt_headers(receipt)], body=answer.body
             )
@@ -359,7 +364,7 @@ class Gateway:
         if asked.has_body and problem.type is ProblemType.PAYMENT_REQUIRED:
             body = await asked.read_body(BODY_LIMIT)
             digest = None if body is None else body_digest(body)
-        challenge = (b"www-authenticate", offer.challenge(self._clock(), digest=digest).to_field().encode())
+        challenge = self.challenge_field(offer, digest=digest)
         is_for_reading = asked.method in ("GET", "HEAD") and problem.type is ProblemType.PAYMENT_REQUIRED
         if is_for_reading and wants_page(", ".join(asked.values(b"accept"))):
             page = payment_page(

@@ -110,6 +110,7 @@ class Offer:
             suggested_deposit=suggested if paid is None else max(suggested or 0, paid.min_deposit),
             description=price.description,
             min_voucher_delta=price.min_voucher_delta,
+            max_units=price.max_units,
             fee_payer=paid is not None,
             credential_types=(CredentialType.HASH,) if paid is None else _SIGNED_OR_SENT,
         )

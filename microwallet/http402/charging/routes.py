@@ -49,6 +49,11 @@ class Price:
         """Base units that must be available before the upstream is asked."""
         return self.amount.base_units * self.max_units
 
+    def units_used(self, cost: int) -> int | None:
+        """The units that a request by header was charged for; None where the price is for something else."""
+        amount = self.amount.base_units
+        return cost // amount if self.unit is Unit.HEADER and amount else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:

@@ -142,7 +142,7 @@ def charge_units(rows: SessionRows, sale: Sale, amount: int, *, wanted: int, str
 
 def keep_answer(rows: SessionRows, sale: Sale, answer: bytes) -> None:
     """Keep what was answered, for the same request again."""
-    rows.update_sale(sale._replace(answer=answer))
+    rows.keep_answer(sale, answer)
 
 
 def _account(rows: SessionRows, handover: Handover) -> SessionAccount:

@@ -33,7 +33,10 @@ class SessionRows(Protocol):
         """Store a new sale; False, and nothing is stored, if its voucher has bought already."""
 
     def update_sale(self, sale: Sale) -> None:
-        """Store the cost and the answer of a sale."""
+        """Store what a sale costs."""
+
+    def keep_answer(self, sale: Sale, answer: bytes) -> None:
+        """Store what was answered to a sale."""
 
     def remove_sale(self, sale: Sale) -> None:
         """Forget a sale that was given back: its voucher and its key can buy again."""

@@ -12,6 +12,8 @@ from microwallet.http402.wire.challenge import Challenge, Offered
 from microwallet.http402.wire.session_request import INTENT, METHOD, CredentialType, SessionRequest
 
 PAYABLE_TYPES = frozenset({CredentialType.HASH, CredentialType.AUTHORIZATION})
+REQUEST_UNIT = "request"
+"""Of a price that is the same however much is answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,17 @@ class Choice:
     request: SessionRequest
     price: Amount
     """Of one unit."""
+
+    @property
+    def reserved(self) -> int:
+        """Base units that the request may cost before the server asks for more."""
+        return self.price.base_units * self.request.max_units
+
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether the payee counts units up to no number that it says: it charges them without asking while
+        there is something for."""
+        return self.request.unit_type not in (None, REQUEST_UNIT) and self.request.max_units == 1
 
 
 def choose(offered: Offered, rules: PayerRules, *, now: int) -> Choice:
@@ -117,12 +130,14 @@ def _checked(challenge: Challenge, rules: PayerRules, now: int) -> Choice:
 
 def _price(request: SessionRequest, asset: Asset, rules: PayerRules) -> Amount:
     price = Amount(request.amount, asset)
+    most = Amount(request.amount * request.max_units, asset)
     limit = Amount(rules.max_amounts.get(asset.token, 0), asset)
-    if limit < price:
+    if limit < most:
         unit = request.unit_type or "request"
+        up_to = f", and up to {request.max_units} are sold at once" if request.max_units > 1 else ""
         raise AboveLimit(
-            f"a {unit} costs {price}, and at most {limit} may be paid for it; nothing was signed",
-            hint=f'--max-amount "{price}"',
+            f"a {unit} costs {price}{up_to}, and at most {limit} may be paid; nothing was signed",
+            hint=f'--max-amount "{most}"',
         )
     return price
 

@@ -40,6 +40,8 @@ NOTHING_BOUGHT = frozenset(
 )
 _WANTS_MORE = frozenset({ProblemType.INSUFFICIENT_BALANCE, ProblemType.DELTA_TOO_SMALL})
 _LOOK = "look whether the address is right and the server runs; --proxy URL where one is needed"
+_BY_INTERMEDIARIES = frozenset({502, 504})
+"""What stands in for an answer that did not come. An error of the payee's that costs nothing has a challenge."""
 _GONE = frozenset({ProblemType.CHANNEL_NOT_FOUND, ProblemType.CHANNEL_FINALIZED})
 
 
@@ -97,14 +99,16 @@ class Handshake:
             return None
         choice = self._choose(answer)
         if self.client.limits.dry_run:
-            cost = choice.price.base_units
-            return WouldPay(choice=choice, preview=Funding(self.client, choice).preview(cost))
+            preview = Funding(self.client, choice).preview(choice.reserved)
+            return WouldPay(choice=choice, preview=preview)
         if begun is None:
             held = yield from self.order.buy(choice, self.order.price(choice))
         else:
             held = self.order.resumed(choice, begun)
         while True:
             answer = yield from self._submit(held)
+            if answer.status in _BY_INTERMEDIARIES and not answer.challenges:
+                raise self._unknown(held, f"the answer is {answer.status}")
             if answer.status >= 500:
                 self.order.give_back(held)
                 return None
@@ -164,11 +168,15 @@ class Handshake:
                 f"{self.origin} cannot be reached any more: {error}; nothing was paid", hint=_LOOK
             ) from error
         except NoAnswer as error:
-            price = Amount(held.purchase.cost, held.channel.asset)
-            raise OutcomeUnknown(
-                f"{price} may have been paid to {held.channel.descriptor.payee}, but no answer came: {error}",
-                hint=self.order.again(),
-            ) from error
+            raise self._unknown(held, f"no answer came: {error}") from error
+
+    def _unknown(self, held: Held, why: str) -> OutcomeUnknown:
+        """The purchase stays counted as spent, and its voucher goes out again under the same key alone."""
+        price = Amount(held.purchase.cost, held.channel.asset)
+        return OutcomeUnknown(
+            f"{price} may have been paid to {held.channel.descriptor.payee}, but {why}",
+            hint=self.order.again(),
+        )
 
     def _served(self, held: Held, answer: Answer) -> HttpPayment | Streaming:
         """What the server answers below 500 without a refusal it has charged, an error of its own too."""
@@ -248,11 +256,12 @@ class Handshake:
             answer = yield from self._exchange(Sending())
         choice = self._choose(answer)
         before, now = held.choice.request, choice.request
-        if (before.recipient, before.currency, before.escrow_contract, before.amount) != (
+        if (before.recipient, before.currency, before.escrow_contract, before.amount, before.max_units) != (
             now.recipient,
             now.currency,
             now.escrow_contract,
             now.amount,
+            now.max_units,
         ):
             self.order.give_back(held)
             raise PaymentRefused(

@@ -14,7 +14,7 @@ from microwallet.errors import AboveLimit, AmountExceedsDeposit, MalformedMessag
 from microwallet.http402.paying.exchange import Answer, NoAnswer, NotSent, Sending, Steps
 from microwallet.http402.paying.funding import Funding
 from microwallet.http402.paying.handshake import Handshake, Streaming
-from microwallet.http402.paying.order import Held
+from microwallet.http402.paying.order import EVENT_UNIT, Held
 from microwallet.http402.paying.receipts import HttpPayment
 from microwallet.http402.wire.events import NEED_VOUCHER, RECEIPT, EventReader, NeedVoucher
 
@@ -32,6 +32,7 @@ class MeteredStream:
         self._receipt: dict[str, Any] | None = None
         self._reader = EventReader()
         self._repeats = 0
+        self._events = 0
         self.has_ended = False
         """Whether the server said by a receipt that this is all."""
         self.payment: HttpPayment | None = None
@@ -53,13 +54,35 @@ class MeteredStream:
                 yield from self._pay(NeedVoucher.parse(event))
             elif event.type == RECEIPT:
                 self._receipt, self.has_ended = event.json(), True
+            else:
+                self._events += 1
+                self._check_limit()
 
     def settle(self) -> HttpPayment:
         """Record what the stream cost: by its last receipt, else all that was reserved."""
         if self.payment is None:
-            self.payment = self._handshake.order.settled(self._purchases, self._held, self._receipt)
+            self.payment = self._handshake.order.settled(
+                self._purchases, self._held, self._receipt, delivered=self._delivered
+            )
             self._handshake.close()
         return self.payment
+
+    def _check_limit(self) -> None:
+        """The payee may charge what was signed before for something else, without asking: not beyond the
+        limit of this request."""
+        limit = self._handshake.order.limit(self._held.choice)
+        if self._delivered > limit:
+            price = self._held.choice.price
+            raise AboveLimit(
+                f"the stream has gone on beyond {Amount(limit, price.asset)}: it was stopped",
+                hint=f'--max-amount "{Amount(2 * limit, price.asset)}"',
+            )
+
+    @property
+    def _delivered(self) -> int:
+        """What the events that were received cost, where each one costs something."""
+        choice = self._held.choice
+        return self._events * choice.price.base_units if choice.request.unit_type == EVENT_UNIT else 0
 
     def _pay(self, needed: NeedVoucher) -> Steps[None]:
         held, price = self._held, self._held.choice.price
@@ -76,7 +99,7 @@ class MeteredStream:
         handshake = self._handshake
         channel = handshake.client.ledger.channels.get(held.channel.channel_id) or held.channel
         cost = max(price.base_units, needed.required_cumulative - channel.spent)
-        limit = handshake.client.limits.max_amounts.get(price.asset.token, 0)
+        limit = handshake.order.limit(held.choice)
         if self.reserved + cost > limit:
             wanted = Amount(self.reserved + cost, price.asset)
             raise AboveLimit(

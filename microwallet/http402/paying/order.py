@@ -76,10 +76,13 @@ class Order:
         live = (one for one in purchases if one.status is not PurchaseStatus.RETURNED)
         return next(live, None)
 
+    def limit(self, choice: Choice) -> int:
+        """Base units that may be paid for this request."""
+        return self.client.limits.max_amounts.get(choice.price.asset.token, 0)
+
     def most(self, choice: Choice) -> int:
         """Base units by which `authorized` may still rise for this request."""
-        limit = self.client.limits.max_amounts.get(choice.price.asset.token, 0)
-        return max(0, limit - sum(self._risen.values()))
+        return max(0, self.limit(choice) - sum(self._risen.values()))
 
     def forget_risen(self, channel: PayerChannel) -> None:
         """What was signed on a channel can no longer be taken: it is finalized below that."""
@@ -87,9 +90,10 @@ class Order:
 
     def price(self, choice: Choice) -> Terms:
         return Terms(
-            cost=choice.price.base_units,
+            cost=choice.reserved,
             most=self.most(choice),
             min_voucher_delta=choice.request.min_voucher_delta,
+            takes_headroom=choice.is_open_ended,
         )
 
     def buy(self, choice: Choice, terms: Terms, *, without: Sequence[ChannelId] = ()) -> Steps[Held]:
@@ -206,17 +210,20 @@ class Order:
         receipt: str | Mapping[str, Any] | None,
         *,
         is_error: bool = False,
+        delivered: int = 0,
     ) -> HttpPayment:
         """Record what the purchases of this request cost together, by a receipt that is checked.
 
         An answer that `is_error` carries none.
         """
         ledger = self.client.ledger
-        books = self._books(purchases, held)
+        books = self._books(purchases, held, delivered)
         told = read_receipt(receipt)
         cost = books.cost(told)
         problems = [] if is_error and receipt is None else books.problems(told)
         ledger.purchases.settle(purchases, cost)
+        if cost > books.reserved:
+            cost = sum(one.cost for one in ledger.purchases.of_request(self.request) if one.is_paid)
         return HttpPayment(
             channel=ledger.channels.get(held.channel.channel_id) or held.channel,
             amount=cost,
@@ -227,7 +234,7 @@ class Order:
             deposited=held.deposited,
         )
 
-    def _books(self, purchases: Sequence[Purchase], held: Held) -> Books:
+    def _books(self, purchases: Sequence[Purchase], held: Held, delivered: int) -> Books:
         ledger, reserved = self.client.ledger, held.reserved
         channel = ledger.channels.get(held.channel.channel_id) or held.channel
         total = sum(purchase.cost for purchase in purchases)
@@ -242,6 +249,8 @@ class Order:
             cumulative_amount=purchases[-1].cumulative_amount,
             reserved=total,
             price=held.choice.price.base_units,
+            agreed=self.limit(held.choice),
+            delivered=delivered,
             least_spent=least if reserved is not None else -total,
             most_spent=most,
         )

@@ -38,16 +38,26 @@ class Books:
     reserved: int
     price: int
     """Of one unit."""
+    agreed: int
+    """What the request may cost at most."""
+    delivered: int
+    """What was received of it costs, by our own count; 0 where it cannot be counted. A payee may have charged
+    it from vouchers of other requests."""
     least_spent: int
     """What an honest server has charged on the channel, but for this request."""
     most_spent: int
 
     def cost(self, told: ToldReceipt) -> int:
-        """What the request cost: the units that were used, where that is within what was reserved for it."""
+        """What the request cost: the units that were used, where that is within what was reserved for it, or
+        was received."""
         receipt = told.receipt
         if receipt is None or receipt.units is None or receipt.channel_id != self.channel.channel_id:
-            return self.reserved
-        return min(receipt.units * self.price, self.reserved)
+            return self._most
+        return min(receipt.units * self.price, self._most)
+
+    @property
+    def _most(self) -> int:
+        return max(self.reserved, min(self.delivered, self.agreed))
 
     def problems(self, told: ToldReceipt) -> list[str]:
         """What in a receipt cannot be true."""
@@ -69,7 +79,7 @@ class Books:
                 max(channel.authorized, self.cumulative_amount),
             ),
             ("spent", receipt.spent, self.least_spent + self.cost(told), max(channel.spent, self.most_spent)),
-            ("cost by units", units_cost, 0, self.reserved),
+            ("cost by units", units_cost, 0, self._most),
         ]
         for name, said, least, most in ranges:
             if not least <= said <= most:

@@ -46,6 +46,8 @@ class SessionRequest:
     """A channel the server suggests to go on with."""
     min_voucher_delta: int = 0
     """Base units by which a voucher must exceed the one before."""
+    max_units: int = 1
+    """What a request may use at most, to be authorized beforehand: an addition to the draft."""
     fee_payer: bool = False
     """Whether the server pays the gas of open and top-up."""
     credential_types: Sequence[str] = (CredentialType.HASH,)
@@ -69,6 +71,7 @@ class SessionRequest:
             external_id=top.optional_text("externalId"),
             channel_id=None if channel_id is None else ChannelId(channel_id),
             min_voucher_delta=details.optional_amount("minVoucherDelta") or 0,
+            max_units=details.number("maxUnits") if "maxUnits" in details else 1,
             fee_payer=details.flag("feePayer"),
             credential_types=(
                 details.texts("credentialTypes") if "credentialTypes" in details else (CredentialType.HASH,)
@@ -86,6 +89,7 @@ class SessionRequest:
         optional_details = {
             "channelId": self.channel_id,
             "minVoucherDelta": str(self.min_voucher_delta) if self.min_voucher_delta else None,
+            "maxUnits": self.max_units if self.max_units > 1 else None,
             "feePayer": self.fee_payer or None,
             "credentialTypes": (
                 None

@@ -113,6 +113,7 @@ def test_what_fails_is_given_back(counter, status):
     counter.app.status = status
     answer = counter.pay(PAYER, PAYER.pay(1000))
     assert (answer.status_code, receipt(answer)) == (status, None)
+    assert only_challenge(answer).id  # what an intermediary would answer has none
     assert amounts(counter) == (1000, 0)
     counter.app.status = 200
     assert counter.pay(PAYER, PAYER.pay(1000)).status_code == 200
@@ -599,6 +600,20 @@ def test_units_are_charged_and_hidden(sold_by):
     assert (receipt(answer).spent, receipt(answer).units) == (70, 7)
     assert "x-units" not in answer.headers
     assert amounts(counter) == (1000, 70)
+
+
+@pytest.mark.parametrize("size", [10, 70_000])
+def test_the_same_key_says_again_how_many_units_were_used(sold_by, size):
+    """Whether its answer was kept or is made again: sale and receipt are of what was used, not reserved."""
+    counter = sold_by(BY_UNITS)
+    counter.app.headers = [(b"X-Units", b"7")]
+    counter.app.body = b"x" * size
+    for _ in range(3):
+        answer = counter.pay(PAYER, PAYER.pay(1000), headers={"idempotency-key": "k"})
+        assert (receipt(answer).units, receipt(answer).spent) == (7, 70)
+    assert amounts(counter) == (1000, 70)
+    with counter.ledger.sessions.transaction() as rows:
+        assert rows.sale(PAYER.channel_id, 1000).cost == 70
 
 
 @pytest.mark.parametrize(

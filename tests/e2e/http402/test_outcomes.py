@@ -104,6 +104,44 @@ def test_upstream_errors(fetch, payee, books):
     assert len(set(amounts)) == len(amounts)
 
 
+def test_what_the_resource_refuses_is_paid(fetch, payee, books):
+    """A 404 of the resource itself is charged, and has no receipt, as errors have none."""
+    payee.status, payee.twist_receipt = 404, lambda _: None
+    missing = fetch().data
+    assert (missing["status"], missing["payment"]["amount"]) == (404, "1000")
+    assert [one[1:] for one in books()[1]] == [(1000, 1000, "paid")]
+
+
+@pytest.mark.parametrize("status", [502, 504])
+def test_error_on_the_way(fetch, payee, books, status):
+    """Who answers 502 or 504 may have lost the payee's answer: exit 5, until the same key settles it. With
+    a challenge it is the payee's own, who gave the cost back."""
+    payee.status = status
+    unknown = fetch("--idempotency-key", "k")
+    assert (unknown.exit_code, unknown.error["code"]) == (5, "outcome-unknown")
+    assert [one[1:] for one in books()[1]] == [(1000, 1000, "in-flight")]
+    payee.status = 200
+    assert fetch("--idempotency-key", "k").data["payment"]["cumulativeAmount"] == "1000"
+    assert [one[1:] for one in books()[1]] == [(1000, 1000, "paid")]
+    payee.before = lambda handler, action: (
+        action is not None
+        and (handler.answer(status, {"WWW-Authenticate": payee.challenge(b"").to_field()}, b"") or True)
+    )
+    failed = fetch().data
+    assert (failed["status"], failed["payment"]) == (status, None)
+    assert books()[1][1][1:] == (2000, 1000, "returned")
+
+
+def test_begun_before(fetch, payee, books):
+    """A payee that began this before and kept no answer is not taken for one that was not paid."""
+    payee.before = lambda handler, action: (
+        action is not None and (handler.refuse(ProblemType.OUTCOME_UNKNOWN, "begun before") or True)
+    )
+    for _ in range(2):
+        assert fetch("POST", "--idempotency-key", "k").exit_code == 5
+        assert [one[1:] for one in books()[1]] == [(1000, 1000, "in-flight")]
+
+
 def test_units_that_were_used(fetch, payee):
     """Of a request by units the maximum is reserved and what was used is paid; the rest is used next."""
     payee.units, payee.price = 3, 1000
@@ -194,6 +232,42 @@ def test_stream_is_paid_as_it_runs(alice, payee):
     assert "paid 0.006 USDC" in done.stderr
     assert "warning" not in done.stderr
     assert payee.highest() == 6_000
+
+
+def test_stream_takes_what_is_signed_already(payee, fetch, books):
+    """A payee meters a stream out of what was signed before and not spent, and asks for nothing: it is
+    paid all the same, within the limit, and what is left is used next."""
+    payee.price, payee.status = 5_000, 503
+    fetch()
+    payee.price, payee.status, payee.unit_type, payee.events = 1_000, 200, "event", 4
+    payment = fetch(path=STREAM).data["payment"]
+    assert (payment["amount"], payment["spent"], payment["authorized"]) == ("4000", "4000", "5000")
+    assert payment["receiptProblems"] == []
+    payee.price, payee.status = 5_000, 503
+    fetch()
+    payee.price, payee.status = 1_000, 200
+    stopped = fetch("--max-amount", "0.003 USDC", path=STREAM)
+    assert (stopped.exit_code, stopped.error["code"]) == (4, "above-limit")
+    assert stopped.json["data"]["body"].count("data: event") == 4
+    [channel], _ = books()
+    assert channel.spent == channel.authorized == payee.highest()
+
+
+def test_a_stream_beside_a_request_without_an_answer(fetch, payee, books):
+    """The payee streams out of a voucher beyond that of a request it never heard of: what was received is
+    paid, and the request is bought all the same when it is asked for again."""
+    fetch("--deposit", "1 USDC")
+    payee.before = hang_up
+    assert fetch("--idempotency-key", "k").exit_code == 5
+    payee.before = lambda _handler, _action: False
+    payee.unit_type, payee.events = "event", 3
+    payment = fetch(path=STREAM).data["payment"]
+    assert (payment["amount"], payment["receiptProblems"]) == ("3000", [])
+    payee.unit_type = "request"
+    assert fetch("--idempotency-key", "k").data["body"] == PAID_BODY.decode()
+    [channel], _ = books()
+    assert channel.spent == channel.authorized == payee.highest() == 5_000
+    assert payee.channels[channel.channel_id].account.spent == 5_000
 
 
 def test_stream_tops_up(payee, fetch):

@@ -52,6 +52,13 @@ def test_an_offer_that_keeps_to_the_rules_is_taken():
     assert choice.price == Amount(1000, USDC)
 
 
+def test_what_a_request_may_cost_is_known_before():
+    """A server that counts units says how many at most: all of them together keep to the limit."""
+    assert chosen(changed(amount=100, max_units=10)).reserved == 1000
+    with pytest.raises(AboveLimit, match="up to 11 are sold at once"):
+        chosen(changed(amount=100, max_units=11))
+
+
 REFUSED = {
     "method": (offer(method="tempo"), "tempo/session is a way to pay"),
     "intent": (offer(intent="charge"), "evm/charge is a way to pay"),

@@ -69,6 +69,7 @@ class TestRequest:
             external_id="7",
             channel_id=CHANNEL,
             min_voucher_delta=10_000,
+            max_units=7,
             fee_payer=True,
             credential_types=(CredentialType.AUTHORIZATION, CredentialType.HASH, "else"),
         )
