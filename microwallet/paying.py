@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import Amount, unit_of
-from microwallet.errors import NetworkError, PaymentRefused, UnknownReference
+from microwallet.errors import NetworkError, PaymentRefused, UnknownReference, UsageError
 from microwallet.escrow.networks import known_networks
 from microwallet.escrow.tokens import known_assets
 from microwallet.http402.paying.client import Limits, PayingClient
 from microwallet.http402.paying.origins import Origin
+from microwallet.payer.pay import check_idempotency_key
 from microwallet.wallet import Wallet
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ Confirm = Callable[["PayingAccount", "OpenPlan | TopUpPlan"], None]
 def limits_of(
     wallet: Wallet,
     *,
-    max_amount: str | None = None,
+    max_amount: str | Amount | None = None,
+    max_deposit: str | Amount | None = None,
     deposit: str | None = None,
     payee: Address | None = None,
     is_gasless: bool = False,
@@ -35,15 +37,12 @@ def limits_of(
 ) -> Limits:
     """The settings `max-amount` and `max-deposit`, or what is given instead, as amounts with a unit.
 
-    Only the asset that a maximum is in is paid in. Raises what Wallet.resolve_asset and Amount.parse raise.
+    Only the asset that a maximum is in is paid in. Raises what amount_of raises.
     """
-    given = None if max_amount is None else _amount(wallet, max_amount)
     return Limits(
-        max_amounts=_setting(wallet, "max-amount")
-        if given is None
-        else {given.asset.token: given.base_units},
-        max_deposits=_setting(wallet, "max-deposit"),
-        deposit=None if deposit is None else _amount(wallet, deposit),
+        max_amounts=_maximum(wallet, "max-amount", max_amount),
+        max_deposits=_maximum(wallet, "max-deposit", max_deposit),
+        deposit=None if deposit is None else amount_of(wallet, deposit),
         payee=payee,
         is_gasless=is_gasless,
         dry_run=dry_run,
@@ -97,15 +96,34 @@ def ask_payee(wallet: Wallet, channel: PayerChannel) -> ClosedByPayee | None:
         return None
 
 
-def _setting(wallet: Wallet, name: str) -> dict[Address, int]:
+def amount_of(wallet: Wallet, amount: str | Amount) -> Amount:
+    """The amount that a text means on the network in use: its unit, or the default asset.
+
+    Raises what Wallet.resolve_asset and Amount.parse raise; UsageError for an amount of another chain.
+    """
+    if isinstance(amount, str):
+        return Amount.parse(amount, wallet.resolve_asset(unit_of(amount)))
+    if amount.asset.chain_id != wallet.network.chain_id:
+        raise UsageError(
+            f"{amount} is an amount on chain {amount.asset.chain_id}, and {wallet.network.name} is chain"
+            f" {wallet.network.chain_id}"
+        )
+    return amount
+
+
+def check_http_key(key: str) -> str:
+    """An idempotency key that can be sent over HTTP; UsageError for any other."""
+    if not check_idempotency_key(key).isascii():
+        raise UsageError(f"{key!r} cannot be sent: an idempotency key for HTTP is ASCII")
+    return key
+
+
+def _maximum(wallet: Wallet, name: str, given: str | Amount | None) -> dict[Address, int]:
+    """The most of the asset it is in, base units, as given or else by the setting."""
     try:
-        amount = _amount(wallet, wallet.configuration.get(name))
+        amount = amount_of(wallet, wallet.configuration.get(name) if given is None else given)
     except UnknownReference:
-        if wallet.configuration.resolve(name).source != "default":
+        if given is not None or wallet.configuration.resolve(name).source != "default":
             raise
         return {}  # the network has no token of that name
     return {amount.asset.token: amount.base_units}
-
-
-def _amount(wallet: Wallet, text: str) -> Amount:
-    return Amount.parse(text, wallet.resolve_asset(unit_of(text)))

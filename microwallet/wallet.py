@@ -1,4 +1,4 @@
-"""The composition root and public face: builds the adapters, offers the use cases."""
+"""The composition root: builds the adapters, offers the use cases. Programs use `microwallet.Wallet`."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ class Wallet:
         self.environment = environment
         self.reporter = reporter or Quiet()
         self._prompt = prompt
+        self.any_thread = False
 
     @classmethod
     def open(
@@ -71,16 +72,17 @@ class Wallet:
         configuration = Configuration(paths, environment, flags=flags, project_folder=Path.cwd())
         return cls(paths, configuration, environment=environment, prompt=prompt, reporter=reporter)
 
-    def twin(self, *, reporter: Reporter | None = None) -> Self:
-        """The same wallet for another thread or process: a ledger connection of its own, the keys
-        unlocked here."""
+    def twin(self, *, reporter: Reporter | None = None, any_thread: bool = False) -> Self:
+        """The same wallet with a ledger connection of its own, the keys unlocked here: for another thread
+        or process, or with `any_thread` for threads that use it one after the other."""
         twin = type(self)(
             self.paths,
             self.configuration,
             environment=self.environment,
             reporter=reporter or self.reporter,
         )
-        twin.__dict__["accounts"] = self.accounts
+        twin.__dict__.update(passwords=self.passwords, accounts=self.accounts)
+        twin.any_thread = any_thread
         return twin
 
     def __enter__(self) -> Self:
@@ -99,7 +101,7 @@ class Wallet:
         """The ledger, opened."""
         from microwallet.ledger.ledger import Ledger
 
-        return Ledger.open(self.paths.ledger)
+        return Ledger.open(self.paths.ledger, any_thread=self.any_thread)
 
     @cached_property
     def passwords(self) -> PasswordSource:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from microwallet.api.balances import balances_of
 from microwallet.cli.command import command, new_group
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import AccountName, Json, NetworkName, Offline, RpcUrl
@@ -12,9 +13,7 @@ from microwallet.cli.table import table
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import format_units
 from microwallet.errors import UnknownReference
-from microwallet.keys.accounts import Account
-from microwallet.payer.balance import Balance, balances
-from microwallet.wallet import Wallet
+from microwallet.payer.balance import Balance
 
 app = new_group("What is on chain, locked, authorized and free.")
 
@@ -32,7 +31,7 @@ def balance(
         accounts = [wallet.account] if account else wallet.accounts.list()
         if not accounts:
             raise UnknownReference("this wallet has no account yet", hint="microwallet account create main")
-        found = _balances(wallet, accounts, offline=offline)
+        found = balances_of(wallet, accounts, offline=offline)
         names = {account.address: account.name for account in accounts}
         return Result(
             data={
@@ -43,26 +42,6 @@ def balance(
             },
             text=lambda: _table(found, names),
         )
-
-
-def _balances(wallet: Wallet, accounts: list[Account], *, offline: bool) -> list[Balance]:
-    from microwallet.escrow.tokens import known_assets
-
-    chain_id = wallet.network.chain_id
-    paying = [
-        one for one in wallet.ledger.channels.list(finalized=False) if one.descriptor.chain_id == chain_id
-    ]
-    paid = [
-        one for one in wallet.ledger.vouchers.list(finalized=False) if one.descriptor.chain_id == chain_id
-    ]
-    assets = known_assets(wallet.configuration, wallet.network)
-    tokens = {asset.token for asset in assets} | {one.asset.token for one in (*paying, *paid)}
-    addresses = [account.address for account in accounts]
-    on_chain = {}
-    if not offline:
-        holdings = [(token, address) for token in sorted(tokens) for address in addresses]
-        on_chain = dict(zip(holdings, wallet.reader.balances(holdings), strict=True))
-    return balances(addresses, assets, on_chain, paying, paid)
 
 
 def _document(one: Balance, name: str) -> dict[str, Any]:

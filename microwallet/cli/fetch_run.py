@@ -24,7 +24,6 @@ from microwallet.cli.fetch_view import (
 from microwallet.cli.result import print_json, success_envelope
 from microwallet.errors import HttpStatus, MicrowalletError, NetworkError, UsageError
 from microwallet.http402.paying.origins import Origin
-from microwallet.payer.pay import check_idempotency_key
 
 if TYPE_CHECKING:
     import httpx
@@ -66,12 +65,14 @@ class Settings:
 
 def run(wanted: Wanted, settings: Settings, **opened: str | None) -> None:
     """Fetch and print; raises what went wrong."""
+    from microwallet.paying import check_http_key
+
     with ExitStack() as stack:
         wallet = stack.enter_context(open_wallet(**opened))
         write = stack.enter_context(output(settings.output))
         client = stack.enter_context(_client(wallet, wanted, settings))
         key = settings.idempotency_key
-        extensions = {} if key is None else {"idempotency_key": _checked_key(key)}
+        extensions = {} if key is None else {"idempotency_key": check_http_key(key)}
         request = wanted.build(client, extensions)
         _Fetch(settings, write, wallet).run(client, request)
 
@@ -255,9 +256,3 @@ def _seconds(text: str | None) -> float:
     if not 0 < seconds < 1e6:
         raise UsageError(f"--timeout is {text!r}, not a number of seconds above zero")
     return seconds
-
-
-def _checked_key(key: str) -> str:
-    if not check_idempotency_key(key).isascii():
-        raise UsageError(f"{key!r} cannot be sent: an idempotency key for HTTP is ASCII")
-    return key

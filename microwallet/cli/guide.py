@@ -22,6 +22,7 @@ TOPICS = {
     "safety": "how money can be lost, and what protects it",
     "selling": "a price on what you serve: routes, TLS, settlement, logs",
     "scripting": "JSON, exit codes, idempotency keys, settings",
+    "python": "programs that pay and are paid",
 }
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,11 +11,8 @@ from microwallet.cli.options import AccountName, Json, NetworkName, RpcUrl
 from microwallet.cli.result import Result
 from microwallet.cli.source import Vouchers, reading
 from microwallet.errors import MicrowalletError, VoucherRejected
-from microwallet.payee.accept import Acceptance, Rejection, Tally
-from microwallet.payee.line_stream import batches
-
-if TYPE_CHECKING:
-    from microwallet.payee.backup import Restoration
+from microwallet.payee.accept import Tally
+from microwallet.payee.line_stream import take_all
 
 ContractSigners = Annotated[
     bool,
@@ -46,14 +42,6 @@ def accept(
                 raise
     tally = acceptance.tally
     return Result(data=tally_document(tally), text=_text(tally), error=rejected_lines(tally))
-
-
-def take_all(acceptance: Acceptance | Restoration, read: Callable[[int], bytes]) -> None:
-    """Feed everything `read` gives to an acceptance or a restoration, batch by batch."""
-    for batch in batches(read):
-        for _ in range(batch.too_long):
-            acceptance.reject(Rejection.TOO_LONG)
-        acceptance.take(batch.lines)
 
 
 def tally_document(tally: Tally) -> dict[str, Any]:

@@ -11,10 +11,11 @@ import typer
 
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import Json, NetworkName, RpcUrl
-from microwallet.cli.payee_accept import rejected_lines, take_all, tally_document
+from microwallet.cli.payee_accept import rejected_lines, tally_document
 from microwallet.cli.result import Result
 from microwallet.cli.source import Vouchers, reading
 from microwallet.errors import KeyUnavailable, NetworkError, UsageError
+from microwallet.payee.line_stream import take_all
 
 if TYPE_CHECKING:
     from microwallet.domain.channel import PayeeChannel

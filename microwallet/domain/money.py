@@ -28,6 +28,7 @@ class Asset:
 
     @property
     def is_native(self) -> bool:
+        """Whether it is the coin of its chain."""
         return self.token == NATIVE_TOKEN
 
 

@@ -33,7 +33,7 @@ def to_text(base_units: int) -> str:
 
 
 class Database:
-    """The one connection of a process. `write` is the only way to change anything."""
+    """One connection, of the thread that opened it. `write` is the only way to change anything."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection, mark: Mark) -> None:
         self.path = path
@@ -41,15 +41,18 @@ class Database:
         self._mark = mark
 
     @classmethod
-    def open(cls, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> Self:
+    def open(cls, path: Path, *, busy_seconds: float = BUSY_SECONDS, any_thread: bool = False) -> Self:
         """Open the ledger at `path`, made if there never was one, migrated if it is older.
 
+        `any_thread`: for threads that use it one after the other; somebody else sees to that.
         Raises LedgerCorrupt, LedgerTooNew, LedgerBusy or LedgerUnwritable; never replaces a file.
         """
         mark = Mark(path.with_suffix(".mark"))
         with translated(path), nullcontext() if mark.path.exists() else _alone(path.parent):
             _check_file(path, mark)
-            connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
+            connection = sqlite3.connect(
+                path, timeout=busy_seconds, isolation_level=None, check_same_thread=not any_thread
+            )
             try:
                 _prepare(connection, path, mark)
             except BaseException:

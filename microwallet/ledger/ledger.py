@@ -32,9 +32,9 @@ class Ledger:
         self._settle_older_copy()
 
     @classmethod
-    def open(cls, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> Self:
+    def open(cls, path: Path, *, busy_seconds: float = BUSY_SECONDS, any_thread: bool = False) -> Self:
         """Open the ledger at `path`; see Database.open for what it raises."""
-        database = Database.open(path, busy_seconds=busy_seconds)
+        database = Database.open(path, busy_seconds=busy_seconds, any_thread=any_thread)
         try:
             return cls(database)
         except BaseException:

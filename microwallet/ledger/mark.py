@@ -35,7 +35,7 @@ class Mark:
         except OSError:
             return
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # of this descriptor: threads queue for it too
             marked = _number(os.pread(descriptor, _WIDTH + 1, 0))
             if marked is None or marked < number:
                 os.pwrite(descriptor, f"{number:0{_WIDTH}d}".encode(), 0)

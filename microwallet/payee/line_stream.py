@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from microwallet.domain.voucher_document import LINE_LIMIT
+from microwallet.payee.accept import Rejection
 
 CHUNK = 256 * 1024
 
@@ -16,6 +18,24 @@ class Batch:
 
     lines: list[bytes]
     too_long: int
+
+
+class Taking(Protocol):
+    """What lines of vouchers are for: an acceptance or a restoration."""
+
+    def take(self, lines: list[bytes]) -> None:
+        """Verify a batch of lines, and commit what is in order."""
+
+    def reject(self, reason: Rejection) -> None:
+        """Count a line that could not even be read."""
+
+
+def take_all(taking: Taking, read: Callable[[int], bytes]) -> None:
+    """Feed everything that `read` gives to an acceptance or a restoration, batch by batch."""
+    for batch in batches(read):
+        for _ in range(batch.too_long):
+            taking.reject(Rejection.TOO_LONG)
+        taking.take(batch.lines)
 
 
 def batches(read: Callable[[int], bytes]) -> Iterator[Batch]:

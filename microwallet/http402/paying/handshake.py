@@ -41,7 +41,7 @@ NOTHING_BOUGHT = frozenset(
 _WANTS_MORE = frozenset({ProblemType.INSUFFICIENT_BALANCE, ProblemType.DELTA_TOO_SMALL})
 _LOOK = "look whether the address is right and the server runs; --proxy URL where one is needed"
 _BY_INTERMEDIARIES = frozenset({502, 504})
-"""What stands in for an answer that did not come. An error of the payee's that costs nothing has a challenge."""
+"""What stands in for an answer that did not come. An error of the payee's own has a challenge."""
 _GONE = frozenset({ProblemType.CHANNEL_NOT_FOUND, ProblemType.CHANNEL_FINALIZED})
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 import shlex
+import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ EVENT_UNIT = "event"
 """Of a price for each server-sent event."""
 _SESSION_SECONDS = 60
 """How long to wait for another process's stream to end."""
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,22 +135,27 @@ class Order:
     def _for_session(self, funding: Funding, cost: int, without: Sequence[ChannelId]) -> Funded:
         """A channel whose only session is free. Where another process holds them all, it is waited for;
         where this one does, another channel is opened: waiting would be for ever."""
-        sessions = self.client.sessions
-        fitting = [one for one in funding.fitting(cost, without) if one.channel_id not in sessions]
-        for channel in fitting:
-            with suppress(LedgerBusy):
-                self._begin_session(channel, seconds=0)
-                return Funded(channel=channel)
-        if fitting:
-            self.client.reporter.say(f"waiting for the stream that holds channel {fitting[0].name}")
-            funded = Funded(channel=fitting[0])
-        else:
-            funded = funding.channel(cost, without=(*without, *sessions))
-        self._begin_session(funded.channel, seconds=_SESSION_SECONDS)
-        return funded
+        sessions, deadline = self.client.sessions, time.monotonic() + _SESSION_SECONDS
+        has_said = False
+        while True:
+            fitting = [one for one in funding.fitting(cost, without) if one.channel_id not in sessions]
+            offered = [Funded(channel=one) for one in fitting]
+            for funded in offered or [funding.channel(cost, without=(*without, *sessions))]:
+                try:
+                    self._begin_session(funded.channel)
+                except LedgerBusy:
+                    if time.monotonic() > deadline:
+                        raise
+                    waited_for = funded.channel
+                else:
+                    return funded
+            if not has_said:
+                self.client.reporter.say(f"waiting for the stream that holds channel {waited_for.name}")
+                has_said = True
+            time.sleep(_POLL_SECONDS)
 
-    def _begin_session(self, channel: PayerChannel, *, seconds: float) -> None:
-        turn = self.client.ledger.turns.turn(f"stream {channel.channel_id}", seconds=seconds)
+    def _begin_session(self, channel: PayerChannel) -> None:
+        turn = self.client.ledger.turns.turn(f"stream {channel.channel_id}", seconds=0)
         self._session.enter_context(turn)
         self.client.sessions.add(channel.channel_id)
         self._session.callback(self.client.sessions.discard, channel.channel_id)

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from http402.payee_double import Payee, payee_address, serving
 
 from microwallet.wallet import Wallet
+
+
+@pytest.fixture
+def open_files():
+    """The files in a home that this process has open now."""
+
+    def of(home):
+        found = Path("/proc/self/fd")
+        if not found.exists():
+            pytest.skip("this system does not tell which files are open")
+        names = [str(one.readlink()) for one in list(found.iterdir()) if one.is_symlink()]
+        return sorted({Path(name).name for name in names if name.startswith(str(home.path))})
+
+    return of
 
 
 @pytest.fixture

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import threading
+
 import pytest
 from model import keyed
 
@@ -109,3 +112,17 @@ def test_a_second_copy_of_the_life_before_is_recognised_too(path):
         pay(ledger, "e")
     path.write_bytes(second)
     assert not knows_its_voucher(path)
+
+
+def test_threads_queue_for_the_mark(tmp_path):
+    """As processes do: what one is writing is not overtaken by a lower number of another."""
+    mark = Mark(tmp_path / "ledger.mark")
+    mark.write(1)
+    writer = threading.Thread(target=mark.write, args=[2])
+    with mark.path.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        writer.start()
+        writer.join(0.1)
+        assert mark.read() == 1
+    writer.join()
+    assert mark.read() == 2

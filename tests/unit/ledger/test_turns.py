@@ -1,4 +1,4 @@
-"""Turns: one process at a time, given back however its holder ends."""
+"""Turns: one process and one thread at a time, given back however its holder ends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -73,20 +74,90 @@ def test_a_killed_holder_gives_its_turn_back(turns, hold):
         assert time.monotonic() - began < 1
 
 
-def test_an_inner_turn_does_not_give_back_the_outer_one(turns, tmp_path):
-    """A process may hold several; ending one leaves the others held."""
+@pytest.fixture
+def is_free(tmp_path):
+    """Whether another process could take a turn now."""
     probe = (
         "import sys\nfrom pathlib import Path\nfrom microwallet.ledger.turns import Turns\n"
-        "with Turns(Path(sys.argv[1])).turn('outer', seconds=0.1): pass"
+        "with Turns(Path(sys.argv[1])).turn(sys.argv[2], seconds=0.1): pass"
     )
-    command = [sys.executable, "-c", probe, str(tmp_path / "ledger.turns")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
-    def is_free() -> bool:
+    def ask(name: str) -> bool:
+        command = [sys.executable, "-c", probe, str(tmp_path / "ledger.turns"), name]
         return subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
 
+    return ask
+
+
+def test_an_inner_turn_does_not_give_back_the_outer_one(turns, is_free):
+    """A process may hold several; ending one leaves the others held."""
     with turns.turn("outer"):
         with turns.turn("inner"):
             pass
-        assert not is_free()
-    assert is_free()
+        assert not is_free("outer")
+    assert is_free("outer")
+
+
+def test_a_turn_that_another_ledger_of_this_process_has(turns, tmp_path):
+    """A program may open its ledger once a thread: they queue for each other as processes do."""
+    other = Turns(tmp_path / "ledger.turns")
+    with turns.turn("fund"), pytest.raises(LedgerBusy), other.turn("fund", seconds=0.1):
+        raise AssertionError
+    with other.turn("fund", seconds=0.1):
+        pass
+    other.close()
+
+
+def test_closing_one_ledger_gives_back_no_turn_of_another(turns, tmp_path, is_free):
+    """Neither to this process nor to others; what the closed one held is given back."""
+    other = Turns(tmp_path / "ledger.turns")
+    with turns.turn("outer"):
+        with other.turn("inner"):
+            other.close()
+            assert is_free("inner")
+        assert not is_free("outer")
+        third = Turns(tmp_path / "ledger.turns")
+        with pytest.raises(LedgerBusy), third.turn("outer", seconds=0.1):
+            raise AssertionError
+        third.close()
+    assert is_free("outer")
+
+
+def test_threads_take_turns(tmp_path):
+    """Eight threads, each with a ledger of its own, never do the same thing at once."""
+    at_once, most = 0, 0
+
+    def work() -> None:
+        nonlocal at_once, most
+        own = Turns(tmp_path / "ledger.turns")
+        for _ in range(5):
+            with own.turn("fund", seconds=30):
+                at_once += 1
+                most = max(most, at_once)
+                time.sleep(0.001)
+                at_once -= 1
+        own.close()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (most, at_once) == (1, 0)
+
+
+def test_a_forked_child_holds_nothing_of_its_parent(turns):
+    """It queues like every other process, and its end takes nothing from the parent."""
+    with turns.turn("outer"):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                with turns.turn("outer", seconds=0.1):
+                    pass
+            except LedgerBusy:
+                turns.close()
+                status = 0
+            os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

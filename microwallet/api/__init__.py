@@ -1,0 +1,1 @@
+"""What Python programs use: a wallet, transports of httpx, and the middleware that charges."""

@@ -1,0 +1,46 @@
+"""What makes an httpx client for asyncio pay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx
+
+from microwallet.api.pool import WalletPool, pool_of
+from microwallet.api.transport import PayingTerms, check_key
+from microwallet.domain.money import Amount
+from microwallet.http402.paying import async_transport
+
+if TYPE_CHECKING:
+    from microwallet.api.async_wallet import AsyncWallet
+    from microwallet.api.wallet import Wallet
+
+
+class AsyncPayingTransport(httpx.AsyncBaseTransport):
+    """As PayingTransport, for httpx.AsyncClient. Ledger, keys and chain are used on a thread of its own."""
+
+    def __init__(
+        self,
+        inner: httpx.AsyncBaseTransport | None = None,
+        *,
+        wallet: AsyncWallet | Wallet | None = None,
+        max_amount: str | Amount | None = None,
+        max_deposit: str | Amount | None = None,
+        payee: str | None = None,
+    ) -> None:
+        """As PayingTransport, with an AsyncHTTPTransport to send."""
+        pool = WalletPool.open() if wallet is None else pool_of(wallet)
+        self._own = pool if wallet is None else None
+        terms = PayingTerms(pool, max_amount, max_deposit, payee)
+        self._paying = async_transport.AsyncPayingTransport(terms.client, inner or httpx.AsyncHTTPTransport())
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send, pay, send again; raises what PayingTransport does."""
+        check_key(request)
+        return await self._paying.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Close the transport inside, and the wallet if it was opened here."""
+        await self._paying.aclose()
+        if self._own is not None:
+            self._own.close()

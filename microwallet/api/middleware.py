@@ -1,0 +1,157 @@
+"""What makes an ASGI application paid for: Starlette, FastAPI, or any other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from microwallet.api.pool import open_adapters
+from microwallet.domain.money import Amount
+from microwallet.errors import MicrowalletError
+from microwallet.http402.charging.asgi import Application, Message, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from microwallet.selling import Shop
+    from microwallet.wallet import Wallet
+
+LOGGER = logging.getLogger("microwallet")
+_STOPPED = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
+
+
+class PaymentMiddleware:
+    """Charges for the requests of `routes`, by the HTTP Payment scheme; refuses all that no route fits.
+
+    It has to be the outermost middleware: what is inside sees paid requests only, with who paid in fields
+    `X-Payment-Payer`, `-Channel`, `-Amount` (base units), `-Asset` and `-Decimals` that no client can forge.
+    Wallet and ledger are opened when the application starts (lifespan), or at the first request where the
+    server tells of no start, and closed when it stops. Worker processes share the ledger; one of them at a
+    time closes and settles channels.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        *,
+        routes: Iterable[Mapping[str, Any]],
+        realm: str,
+        home: str | Path | None = None,
+        account: str | None = None,
+        network: str | None = None,
+        rpc_url: str | None = None,
+        password_file: str | Path | None = None,
+        settle_above: str | Amount | None = None,
+        settle_idle: str | None = None,
+    ) -> None:
+        """`routes`: tables with `path` ("/articles/*", "/**") and `price` ("0.001 USDC") or `free` (True),
+        and as needed `method`, `per` ("request", "event", "header"), `units-header`, `max-units`,
+        `min-voucher-delta`, `suggested-deposit`, `description`; the first that fits counts. `realm`: the name
+        of the service, the same in all its processes. `home` to `password_file`: as in Wallet.open; the
+        account is who is paid.
+
+        A channel whose payer wants its money back is closed in time, here or by another process of the home.
+        `settle_above` settles a channel once so much is unsettled on it, else 1 USDC; `settle_idle` ("10m")
+        once it was not used for so long.
+
+        Opening raises UsageError for a wrong route, KeyUnavailable for a key that is locked.
+        """
+        self._app = app
+        self._routes = [dict(route) for route in routes]
+        self._realm = realm
+        self._open_wallet: Callable[[], Wallet] = lambda: open_adapters(
+            home, account=account, network=network, rpc_url=rpc_url, password_file=password_file
+        )
+        self._settle_above = () if settle_above is None else (str(settle_above),)
+        self._settle_idle = settle_idle
+        self._service: _Service | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection, as ASGI 3 has it."""
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        else:
+            await self._opened().charged(scope, receive, send)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Be open while the application lives: opened before it starts, closed after it has stopped."""
+        news = [await receive()]
+        try:
+            self._opened()
+        except MicrowalletError as error:
+            hint = f" (hint: {error.hint})" if error.hint else ""
+            await send({"type": "lifespan.startup.failed", "message": f"{error.message}{hint}"})
+            return
+
+        async def receiving() -> Message:
+            return news.pop() if news else await receive()
+
+        async def sending(message: Message) -> None:
+            if message["type"] in _STOPPED:  # once the server hears of it, nothing is waited for any more
+                await self._close()
+            await send(message)
+
+        try:
+            await self._app(scope, receiving, sending)
+        finally:
+            await self._close()
+
+    def _opened(self) -> _Service:
+        if self._service is None:
+            wallet = self._open_wallet()
+            try:
+                self._service = self._new_service(wallet)
+            except BaseException:
+                wallet.__exit__()
+                raise
+        return self._service
+
+    def _new_service(self, wallet: Wallet) -> _Service:
+        from microwallet.http402.charging import middleware
+        from microwallet.http402.charging.settings import Settings
+        from microwallet.selling import Assortment, Shop
+
+        settings = Settings(
+            routes=self._routes, settle_above=self._settle_above, settle_idle=self._settle_idle
+        )
+        assortment = Assortment.of(wallet, settings)
+        wallet.accounts.secret(wallet.account.name)  # locked keys are found out now, not when a close is due
+        shop = Shop(wallet, assortment, realm=self._realm, emit=_log)
+        return _Service(wallet, shop, middleware.PaymentMiddleware(self._app, shop.gateway))
+
+    async def _close(self) -> None:
+        if self._service is not None:
+            service, self._service = self._service, None
+            await service.close()
+
+
+class _Service:
+    """What is open while the application lives. Belongs to the thread of the event loop."""
+
+    def __init__(self, wallet: Wallet, shop: Shop, charged: Application) -> None:
+        self.charged = charged
+        self._wallet = wallet
+        self._shop = shop
+        self._beside = [asyncio.ensure_future(one) for one in (shop.look(), shop.tidy())]
+        for task in self._beside:
+            task.add_done_callback(_complain)
+
+    async def close(self) -> None:
+        """Finish what is being sent, and close the ledger."""
+        from microwallet.selling import FINISH_SECONDS
+
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
+        await asyncio.to_thread(self._shop.close, within=FINISH_SECONDS)
+        self._wallet.__exit__()
+
+
+def _log(event: str, details: Mapping[str, Any]) -> None:
+    LOGGER.info("%s %s", event, details)
+
+
+def _complain(task: asyncio.Future[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        LOGGER.error("channels are no longer watched by this process", exc_info=error)

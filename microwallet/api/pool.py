@@ -1,0 +1,169 @@
+"""Wallets of one home for a program with threads: each is lent to one thread at a time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from microwallet.errors import ConfirmationRequired, UsageError
+from microwallet.wallet import Wallet
+
+if TYPE_CHECKING:
+    from microwallet.api import async_wallet, wallet
+    from microwallet.domain.channel import PayerChannel
+    from microwallet.domain.identifiers import ChannelId
+    from microwallet.domain.voucher import VoucherKey
+    from microwallet.http402.paying.client import Limits, PayingClient
+    from microwallet.payer.open import OpenPlan
+    from microwallet.payer.paying_account import PayingAccount
+    from microwallet.payer.top_up import TopUpPlan
+
+LOGGER = logging.getLogger("microwallet")
+
+
+class Log:
+    """A reporter that writes to the logger `microwallet`."""
+
+    def say(self, message: str) -> None:
+        """What is awaited, and what was done."""
+        LOGGER.info("%s", message)
+
+    def detail(self, message: str) -> None:
+        """More than that."""
+        LOGGER.debug("%s", message)
+
+
+def open_adapters(
+    home: str | Path | None,
+    *,
+    account: str | None,
+    network: str | None,
+    rpc_url: str | None,
+    password_file: str | Path | None,
+) -> Wallet:
+    """The wallet that the arguments name, or else the environment."""
+    environment: Mapping[str, str] = os.environ
+    if home is not None:
+        environment = {**os.environ, "MICROWALLET_HOME": str(home)}
+    flags = {
+        "account": account,
+        "network": network,
+        "rpc-url": rpc_url,
+        "password-file": None if password_file is None else str(password_file),
+    }
+    return Wallet.open(environment=environment, flags=flags, reporter=Log())
+
+
+class WalletPool:
+    """A ledger connection belongs to one thread for as long as it is lent, and to one process for ever."""
+
+    def __init__(self, base: Wallet) -> None:
+        self.base = base
+        """Its settings and names; its ledger is not opened."""
+        self.sessions: set[ChannelId] = set()
+        """Channels that a stream of this program holds now."""
+        self._free: list[Wallet] = []
+        self._of_parent: list[Wallet] = []
+        self._keys: dict[ChannelId, VoucherKey] = {}
+        self._changing = threading.Lock()
+        self._unlocking = threading.Lock()
+        self._pid = os.getpid()
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        home: str | Path | None = None,
+        *,
+        account: str | None = None,
+        network: str | None = None,
+        rpc_url: str | None = None,
+        password_file: str | Path | None = None,
+    ) -> Self:
+        """The wallets of a home; nobody is ever asked for a password."""
+        return cls(
+            open_adapters(
+                home, account=account, network=network, rpc_url=rpc_url, password_file=password_file
+            )
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what is not lent; what is lent is closed when it is given back."""
+        with self._changing:
+            free, self._free, self._closed = self._free, [], True
+        if self._pid == os.getpid():
+            for wallet in free:
+                wallet.__exit__()
+
+    @contextmanager
+    def lend(self) -> Iterator[Wallet]:
+        """A wallet for the thread that has it. UsageError once the pool is closed."""
+        with self._changing:
+            if self._closed:
+                raise UsageError("this wallet is closed")
+            if self._pid != os.getpid():
+                # A connection must not be used, nor closed, in a child of the process that opened it.
+                self._of_parent, self._free, self._pid = self._free, [], os.getpid()
+                self.sessions.clear()
+            wallet = self._free.pop() if self._free else self.base.twin(any_thread=True)
+        try:
+            yield wallet
+        finally:
+            with self._changing:
+                keep = not self._closed
+                if keep:
+                    self._free.append(wallet)
+            if not keep:
+                wallet.__exit__()
+
+    @contextmanager
+    def client(self, limits: Limits, *, may_deposit: bool) -> Iterator[PayingClient]:
+        """What pays for HTTP requests of one thread; without `may_deposit` from open channels alone."""
+        from microwallet.paying import paying_client
+
+        with self.lend() as wallet:
+            client = paying_client(wallet, limits, confirm=_agree if may_deposit else _refuse)
+            yield replace(client, sessions=self.sessions, key_of=partial(self.voucher_key, wallet))
+
+    def voucher_key(self, wallet: Wallet, channel: PayerChannel) -> VoucherKey:
+        """The key that signs a channel's vouchers, fetched once: decrypting takes longer than a payment."""
+        with self._unlocking:
+            key = self._keys.get(channel.channel_id)
+            if key is None:
+                key = self._keys[channel.channel_id] = wallet.voucher_key(channel)
+            return key
+
+
+def _agree(_account: PayingAccount, _plan: OpenPlan | TopUpPlan) -> None:
+    """The program agreed beforehand, up to its limit."""
+
+
+def _refuse(_account: PayingAccount, plan: OpenPlan | TopUpPlan) -> None:
+    from microwallet.payer.open import OpenPlan
+
+    if isinstance(plan, OpenPlan):
+        payee, amount = plan.request.payee, plan.request.deposit
+    else:
+        payee, amount = plan.channel.descriptor.payee, plan.amount
+    raise ConfirmationRequired(
+        f"paying {payee} takes a deposit of {amount}, and the program has agreed to none",
+        hint=f'max_deposit="{amount}"',
+    )
+
+
+def pool_of(wallet: wallet.Wallet | async_wallet.AsyncWallet) -> WalletPool:
+    """What is behind a program's wallet."""
+    return wallet._pool  # noqa: SLF001  # no business of programs

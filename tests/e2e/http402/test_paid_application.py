@@ -1,0 +1,220 @@
+"""An application of one's own that is paid for: the middleware in Starlette, with and without workers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+import microwallet
+from microwallet.http402.wire.challenge import offered_challenges
+from microwallet.payee.exclusive import is_held, watch_lock
+
+PROGRAM = """
+import os
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Route
+import microwallet
+
+async def article(request):
+    return PlainTextResponse(f"{os.getpid()} for {request.headers['x-payment-payer']}")
+
+async def events(request):
+    async def numbers():
+        for number in range(9):
+            yield f"data: {number}\\n\\n"
+    return StreamingResponse(numbers(), media_type="text/event-stream")
+
+app = Starlette(
+    routes=[Route("/article", article), Route("/events", events)],
+    middleware=[
+        Middleware(
+            microwallet.PaymentMiddleware,
+            realm="api.example",
+            routes=[
+                {"path": "/article", "price": "0.001 USDC", "suggested-deposit": "0.5 USDC"},
+                {"path": "/events", "price": "0.001 USDC", "per": "event"},
+            ],
+        )
+    ],
+)
+"""
+ROUTES = [{"path": "/article", "price": "0.001 USDC"}, {"path": "/", "free": True}]
+
+
+async def article(request):
+    return PlainTextResponse(f"paid by {request.headers.get('x-payment-payer', 'nobody')}")
+
+
+@pytest.fixture
+def application(bob):
+    """Makes an application of bob's that notes when it starts and stops."""
+    said = []
+
+    @asynccontextmanager
+    async def lifespan(_app):
+        said.append("started")
+        yield
+        said.append("stopped")
+
+    def make(**options):
+        paid = Middleware(
+            microwallet.PaymentMiddleware,
+            **{"routes": ROUTES, "realm": "api.example"} | options,
+            home=bob.path,
+            rpc_url=bob.settings["MICROWALLET_RPC_URL"],
+            password_file=bob.password_file,
+        )
+        routes = [Route("/article", article), Route("/", article), Route("/other", article)]
+        app = Starlette(routes=routes, middleware=[paid], lifespan=lifespan)
+        app.state.said = said
+        return app
+
+    return make
+
+
+@asynccontextmanager
+async def alive(app):
+    """The application between start and stop, as a server sees to it; yields its answer to the start."""
+    to_app, answers = asyncio.Queue(), asyncio.Queue()
+    task = asyncio.create_task(app({"type": "lifespan", "asgi": {}}, to_app.get, answers.put))
+    await to_app.put({"type": "lifespan.startup"})
+    started = await answers.get()
+    yield started
+    if started["type"].endswith("complete"):
+        await to_app.put({"type": "lifespan.shutdown"})
+        assert (await answers.get())["type"] == "lifespan.shutdown.complete"
+        app.state.said.append("told")
+    await task
+
+
+@pytest.fixture
+def served(bob, tmp_path):
+    """Starts uvicorn with two workers on an application of bob's; its address."""
+    (tmp_path / "paid.py").write_text(PROGRAM, encoding="utf-8")
+
+    @contextmanager
+    def run(workers=2):
+        command = [sys.executable, "-m", "uvicorn", "paid:app", "--port", "0", "--no-access-log"]
+        command += ["--workers", str(workers)]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=bob.environment, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            for line in process.stderr:
+                if found := re.search(r"running on (http://[0-9.:]+)", line):
+                    break
+            for _ in range(workers):
+                assert any("startup complete" in line for line in process.stderr)
+            yield found[1], process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            sys.stderr.write(process.communicate(timeout=30)[1])  # shown where a test fails
+
+    return run
+
+
+def opened(home):
+    return microwallet.Wallet.open(
+        home.path, rpc_url=home.settings["MICROWALLET_RPC_URL"], password_file=home.password_file
+    )
+
+
+def test_lives_as_long_as_the_application(application, bob, chain):
+    """Open before the application starts; closed, its watch given up, before the server hears of the stop."""
+    app = application()
+    lock = watch_lock(bob.path, chain.chain_id)
+
+    async def program():
+        async with alive(app) as started:
+            assert started["type"] == "lifespan.startup.complete"
+            await asyncio.sleep(0.05)
+            assert is_held(lock)
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+                unpaid = await client.get("/article")
+                assert unpaid.status_code == 402
+                [challenge] = offered_challenges(unpaid.headers.get_list("www-authenticate")).challenges
+                assert challenge.realm == "api.example"
+                forged = await client.get("/", headers={"X-Payment-Payer": "me"})
+                assert (forged.status_code, forged.text) == (200, "paid by nobody")
+                assert (await client.get("/other")).status_code == 404
+        assert not is_held(lock)
+
+    asyncio.run(program())
+    assert app.state.said == ["started", "stopped", "told"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"routes": [{"path": "/a", "price": "much"}]}, "'much' is not an amount"),
+        ({"routes": [{"path": "/a", "cost": "1 USDC"}]}, "there is no setting 'cost'"),
+        ({"settle_above": "1 GOLD"}, "GOLD"),
+    ],
+)
+def test_a_wrong_table_fails_the_start(application, options, message):
+    """The server is told what is wrong, and the application never starts."""
+    app = application(**options)
+
+    async def program():
+        async with alive(app) as started:
+            assert started["type"] == "lifespan.startup.failed"
+            assert message in started["message"]
+
+    asyncio.run(program())
+    assert app.state.said == []
+
+
+def test_a_server_without_lifespan(application):
+    """Then it is opened by the first request."""
+
+    async def program():
+        transport = httpx.ASGITransport(application())
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            assert (await client.get("/article")).status_code == 402
+
+    asyncio.run(program())
+
+
+def test_two_workers_share_what_they_were_paid(served, alice, bob):
+    """Forty requests in parallel on one channel, answered by both, and a stream whose vouchers come to
+    either; the books agree, and the channel closes over HTTP with what was charged."""
+    with served() as (url, process), opened(alice) as payer:
+        paying = microwallet.PayingTransport(wallet=payer, max_deposit="1 USDC")
+        with httpx.Client(transport=paying) as client, ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(lambda _: client.get(f"{url}/article"), range(40)))
+            assert {answer.status_code for answer in answers} == {200}
+            assert {answer.text.split(" for ")[1] for answer in answers} == {alice.address}
+            deadline = time.monotonic() + 30
+            workers = {answer.text.split()[0] for answer in answers}
+            while len(workers) < 2 and time.monotonic() < deadline:
+                workers.add(payer.request("GET", f"{url}/article").text.split()[0])
+            assert len(workers) == 2
+            assert {microwallet.payment_of(answer).receipt_problems for answer in answers} == {()}
+        with httpx.Client(transport=microwallet.PayingTransport(wallet=payer)) as client:
+            with client.stream("GET", f"{url}/events") as answer:
+                assert len(re.findall(rb"^data: \d$", answer.read(), flags=re.MULTILINE)) == 9
+            assert str(microwallet.payment_of(answer).amount) == "0.009 USDC"
+        [channel] = payer.channels()
+        with opened(bob) as payee:
+            assert str(payee.payee_channels()[0].spent) == str(channel.spent)
+        closed = payer.close_channel(channel)
+        assert closed.status == "finalized"
+        assert closed.settled == channel.spent
+        assert process.poll() is None
+    assert process.returncode in (0, -signal.SIGTERM)

@@ -1,0 +1,305 @@
+"""The Python API: one wallet, many threads and tasks, and the limits of a program that nobody watches."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from http402.payee_double import PAID_BODY, STREAM
+
+import microwallet
+from microwallet.errors import (
+    AboveLimit,
+    AmountExceedsDeposit,
+    ConfirmationRequired,
+    IdempotencyMismatch,
+    InvalidAmount,
+    UnknownReference,
+    VoucherRejected,
+)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Opens the wallet of a home in this process."""
+
+    def open_wallet(home, kind=microwallet.Wallet, **named):
+        monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+        return kind.open(
+            home.path,
+            rpc_url=home.settings["MICROWALLET_RPC_URL"],
+            password_file=home.password_file,
+            **named,
+        )
+
+    return open_wallet
+
+
+def test_the_main_job(alice, bob, opened):
+    """Open, pay, accept, settle, top up, close and be refunded, all from programs."""
+    with opened(alice) as payer, opened(bob) as payee:
+        assert (payer.address, payer.network) == (alice.address, "anvil")
+        channel = payer.open_channel(payee.address, "1 USDC", label="coffee")
+        assert (channel.status, str(channel.deposit), channel.label) == ("open", "1 USDC", "coffee")
+        payment = payer.pay("coffee", "0.25 USDC")
+        assert (payment.amount, payment.cumulative_amount) == (payer.amount("0.25 USDC"),) * 2
+        accepted = payee.accept(payment.voucher)
+        assert (accepted.accepted, accepted.duplicates) == (1, 0)
+        assert str(accepted.channels[0].unsettled) == "0.25 USDC"
+        assert payee.accept([payment.voucher, payment.voucher.encode() + b"\n", "\n"]).duplicates == 2
+        [capture] = payee.settle()
+        assert (str(capture.captured), str(capture.refunded)) == ("0.25 USDC", "0 USDC")
+        assert payee.settle() == []
+        assert str(payer.top_up(channel, payer.amount("0.5 USDC")).deposit) == "1.5 USDC"
+        payee.accept(payer.pay(channel, "1 USDC").voucher)
+        [closed] = payee.settle([channel.channel_id], close=True)
+        assert (closed.channel.status, str(closed.refunded)) == ("finalized", "0.25 USDC")
+        assert payer.close_channel(channel).status == "finalized"
+        assert payer.channels() == []
+        assert [one.status for one in payer.channels(finalized=True)] == ["finalized"]
+        [balance] = [one for one in payer.balances() if str(one.locked).endswith("USDC")]
+        assert (str(balance.on_chain), str(balance.locked)) == ("998.75 USDC", "0 USDC")
+
+
+def test_refusals_are_the_errors_of_the_tree(alice, bob, opened):
+    """A payment beyond the deposit, a key used twice, a voucher of somebody else: each by its own name."""
+    with opened(alice) as payer:
+        channel = payer.open_channel(bob.address, "1 USDC")
+        with pytest.raises(AmountExceedsDeposit):
+            payer.pay(channel, "2 USDC")
+        first = payer.pay(channel, "0.1 USDC", idempotency_key="k")
+        assert payer.pay(channel, "0.1 USDC", idempotency_key="k").voucher == first.voucher
+        with pytest.raises(IdempotencyMismatch):
+            payer.pay(channel, "0.2 USDC", idempotency_key="k")
+        assert payer.pay(channel, payer.amount("0.1 USDC")).cumulative_amount == payer.amount("0.2 USDC")
+        for use in (payer.pay, payer.top_up):
+            with pytest.raises(InvalidAmount, match="no amount of the channel's USDC"):
+                use(channel, payer.amount("1 ETH"))
+        with pytest.raises(UnknownReference):
+            payer.channel("tea")
+        with pytest.raises(VoucherRejected) as refused:
+            payer.accept([first.voucher, "{}", "x" * 20_000])
+        assert refused.value.data["rejectedByReason"] == {"wrong-payee": 1, "malformed": 1, "too-long": 1}
+        requested = payer.close_channel(channel)
+        assert requested.status == "closing"
+        assert requested.withdrawable_at is not None
+    with pytest.raises(microwallet.UsageError, match="closed"):
+        payer.channels()
+
+
+def test_threads_share_a_wallet(alice, bob, opened, open_files):
+    """Eight threads pay 200 times from one channel: every amount once, the sum exact, no error. Closing it
+    closes what all of them opened."""
+    with opened(alice) as wallet:
+        channel = wallet.open_channel(bob.address, "1 USDC")
+        with ThreadPoolExecutor(8) as threads:
+            payments = list(threads.map(lambda _: wallet.pay(channel, "0.001 USDC"), range(200)))
+        amounts = sorted(payment.cumulative_amount.base_units for payment in payments)
+        assert amounts == [1000 * number for number in range(1, 201)]
+        assert str(wallet.channel(channel).authorized) == "0.2 USDC"
+        assert "ledger.sqlite3" in open_files(alice)
+    assert open_files(alice) == []
+
+
+def test_an_existing_program_pays_by_one_argument(alice, payee, monkeypatch):
+    """Without a wallet being named it is the user's own; without an agreed deposit none is made."""
+    for name, value in alice.environment.items():
+        if name.startswith(("MICROWALLET_", "PYTHON_")):
+            monkeypatch.setenv(name, value)
+    with httpx.Client(transport=microwallet.PayingTransport()) as client:
+        with pytest.raises(ConfirmationRequired) as refused:
+            client.get(payee.url)
+        assert refused.value.hint == 'max_deposit="0.1 USDC"'
+    with httpx.Client(transport=microwallet.PayingTransport(max_deposit="0.05 USDC")) as client:
+        answer = client.post(payee.url, content=b"question")
+        assert answer.content == PAID_BODY
+        payment = microwallet.payment_of(answer)
+        assert (str(payment.amount), payment.deposited, payment.receipt_problems) == (
+            "0.001 USDC",
+            True,
+            (),
+        )
+        assert str(payment.channel.deposit) == "0.05 USDC"
+        payee.before = lambda handler, _: bool(handler.answer(200, {}, b"free")) or True
+        assert microwallet.payment_of(client.get(payee.url)) is None
+        payee.before = lambda _handler, _: False
+    with httpx.Client(transport=microwallet.PayingTransport()) as client:
+        assert client.get(payee.url).status_code == 200  # the channel is open: nothing is deposited
+
+
+def test_what_is_free_needs_no_wallet(home, payee):
+    """A request that costs nothing opens no ledger: the wallet may not even have an account."""
+    payee.before = lambda handler, _: bool(handler.answer(200, {}, b"free")) or True
+    wallet = microwallet.Wallet.open(home.path, password_file=home.password_file)
+    with httpx.Client(transport=microwallet.PayingTransport(wallet=wallet)) as client:
+        assert client.get(payee.url).content == b"free"
+    assert not home.path.exists()
+    with pytest.raises(microwallet.UsageError, match="no account"):
+        _ = wallet.address
+
+
+def test_limits_hold_in_a_program(alice, payee, opened):
+    """The price is held against `max_amount`, all deposits for a payee against `max_deposit`."""
+    with opened(alice) as wallet:
+        paying = microwallet.PayingTransport(wallet=wallet, max_amount="0.0009 USDC", max_deposit="1 USDC")
+        with httpx.Client(transport=paying) as client, pytest.raises(AboveLimit):
+            client.get(payee.url)
+        assert payee.vouchers == []
+        limit = wallet.amount("0.003 USDC")
+        paying = microwallet.PayingTransport(wallet=wallet, max_deposit=limit)
+        with httpx.Client(transport=paying) as client:
+            for _ in range(3):
+                client.get(payee.url)
+            with pytest.raises(AboveLimit):
+                client.get(payee.url)
+        assert payee.highest() == limit.base_units
+
+
+def test_threads_pay_over_http(alice, payee, opened):
+    """Forty requests of eight threads through one client: one channel, forty amounts, all served."""
+    with (
+        opened(alice) as wallet,
+        httpx.Client(transport=microwallet.PayingTransport(wallet=wallet, max_deposit="1 USDC")) as client,
+        ThreadPoolExecutor(8) as threads,
+    ):
+        answers = list(threads.map(lambda _: client.get(payee.url), range(40)))
+        assert {answer.content for answer in answers} == {PAID_BODY}
+        assert [microwallet.payment_of(answer).receipt_problems for answer in answers] == [()] * 40
+        [channel] = wallet.channels()
+        assert (str(channel.spent), str(channel.authorized)) == ("0.04 USDC", "0.04 USDC")
+
+
+def test_streams_of_threads_have_a_channel_each(alice, payee, opened):
+    """Two metered streams at once never share one; what each cost is known when it is closed."""
+    payee.unit_type = "event"
+    both = threading.Barrier(2)
+    with (
+        opened(alice) as wallet,
+        httpx.Client(transport=microwallet.PayingTransport(wallet=wallet, max_deposit="1 USDC")) as client,
+        ThreadPoolExecutor(2) as threads,
+    ):
+
+        def read(_):
+            with client.stream("GET", payee.url + STREAM) as answer:
+                both.wait(30)
+                assert microwallet.payment_of(answer) is None
+                body = b"".join(answer.iter_raw())
+            return body, microwallet.payment_of(answer)
+
+        for body, payment in threads.map(read, range(2)):
+            assert body.count(b"data: event") == 5
+            assert (str(payment.amount), payment.receipt_problems) == ("0.005 USDC", ())
+        assert [str(one.spent) for one in wallet.channels()] == ["0.005 USDC"] * 2
+        with client.stream("GET", payee.url + STREAM):
+            pass  # closed at once: the next stream is free to begin
+        with client.stream("GET", payee.url + STREAM) as answer:
+            answer.read()
+        assert len(wallet.channels()) == 2
+
+
+def test_a_redirect_to_another_origin_is_a_new_decision(alice, payee, chain, opened):
+    """The first server's credential stays with it; the second is paid by itself, within the same limits."""
+    from http402.payee_double import Payee, payee_address, serving
+
+    with serving(Payee(chain=chain, address=payee_address())) as other, opened(alice) as wallet:
+        away = {"Location": other.url + "/moved"}
+        payee.before = lambda handler, action: (
+            action is not None and (bool(handler.answer(302, away, b"")) or True)
+        )
+        seen = []
+        other.before = lambda handler, _: bool(seen.append(handler.headers.get("Authorization")))
+        answer = wallet.request("GET", payee.url, max_deposit="1 USDC", follow_redirects=True)
+        assert answer.content == PAID_BODY
+        assert seen[0] is None
+        assert len(answer.history) == 1
+        assert str(microwallet.payment_of(answer).amount) == "0.001 USDC"
+
+
+def test_a_key_pays_once(alice, payee, opened):
+    """The same request under the same key is answered again, and moves nothing; another is refused."""
+    with opened(alice) as wallet:
+        options = {"max_deposit": "1 USDC", "idempotency_key": "once"}
+        first = wallet.request("POST", payee.url, content="a", **options)
+        again = wallet.request("POST", payee.url, content="a", **options)
+        assert first.content == again.content
+        assert payee.highest() == 1_000
+        with pytest.raises(IdempotencyMismatch):
+            wallet.request("POST", payee.url, content="b", **options)
+        with pytest.raises(microwallet.UsageError, match="ASCII"):
+            wallet.request("POST", payee.url, max_deposit="1 USDC", idempotency_key="für")
+
+
+def test_tasks_share_a_wallet(alice, bob, payee, opened):
+    """Vouchers and requests of many tasks at once; a task that is cancelled leaves nothing half done."""
+
+    async def program():
+        async with opened(alice, microwallet.AsyncWallet) as wallet:
+            channel = await wallet.open_channel(bob.address, "1 USDC")
+            payments = await asyncio.gather(*(wallet.pay(channel, "0.001 USDC") for _ in range(20)))
+            assert len({payment.cumulative_amount for payment in payments}) == 20
+            paying = microwallet.AsyncPayingTransport(wallet=wallet, max_deposit="1 USDC")
+            async with httpx.AsyncClient(transport=paying) as client:
+                answers = await asyncio.gather(*(client.get(payee.url) for _ in range(20)))
+                assert {answer.content for answer in answers} == {PAID_BODY}
+                assert len({microwallet.payment_of(one).cumulative_amount for one in answers}) == 20
+            task = asyncio.create_task(wallet.pay(channel, "0.001 USDC"))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            answer = await wallet.request("GET", payee.url)
+            assert answer.content == PAID_BODY
+        return channel
+
+    channel = asyncio.run(program())
+    with opened(alice) as wallet:
+        assert str(wallet.channel(channel).authorized) == "0.021 USDC"
+        spent = {str(one.spent) for one in wallet.channels()}
+        assert spent == {"0.021 USDC"}
+
+
+def test_async_stream_tells_what_it_cost(alice, payee, opened):
+    """When it is closed; the limit ends it by the wallet's own error."""
+    payee.unit_type = "event"
+
+    async def program():
+        async with opened(alice, microwallet.AsyncWallet) as wallet:
+            paying = microwallet.AsyncPayingTransport(wallet=wallet, max_deposit="1 USDC")
+            async with httpx.AsyncClient(transport=paying) as client:
+                async with client.stream("GET", payee.url + STREAM) as answer:
+                    assert microwallet.payment_of(answer) is None
+                    assert (await answer.aread()).count(b"data: event") == 5
+                assert str(microwallet.payment_of(answer).amount) == "0.005 USDC"
+                payee.events = 50
+                with pytest.raises(AboveLimit):
+                    await client.get(payee.url + STREAM)
+
+    asyncio.run(program())
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_opens_its_own_ledger(alice, bob, opened):
+    """A pre-forking server may open the wallet first: parent and children pay from one channel."""
+    with opened(alice) as wallet:
+        channel = wallet.open_channel(bob.address, "1 USDC")
+        wallet.pay(channel, "0.001 USDC")
+        children = []
+        for _ in range(2):
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    for _ in range(5):
+                        wallet.pay(channel, "0.001 USDC")
+                    wallet.close()
+                    status = 0
+                finally:
+                    os._exit(status)
+            children.append(child)
+        wallet.pay(channel, "0.001 USDC")
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+        assert str(wallet.channel(channel).authorized) == "0.012 USDC"
