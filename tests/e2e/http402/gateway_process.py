@@ -9,12 +9,9 @@ import os
 import sys
 from pathlib import Path
 
-from microwallet.domain.money import Amount, unit_of
-from microwallet.http402.charging.middleware import PaymentMiddleware
-from microwallet.http402.charging.routes import parse_routes
-from microwallet.http402.charging.server import serve
-from microwallet.http402.charging.settling import SettlingPolicy
-from microwallet.selling import Shop
+from microwallet.http402.charging.listening import bind
+from microwallet.http402.charging.settings import Settings
+from microwallet.selling import Assortment, work
 from microwallet.wallet import Wallet
 
 PRICE = 100
@@ -70,31 +67,25 @@ class Application:
 
 
 def main(port: int, log: str) -> None:
-    from microwallet.cli.serve import _listen
+    settings = Settings(routes=ROUTES, port=port)
+    listening = bind(settings)
 
-    listening = _listen("127.0.0.1", port)
+    def ready() -> None:
+        sys.stdout.write(f"{listening.getsockname()[1]}\n")
+        sys.stdout.flush()
+
     with Wallet.open() as wallet:
-
-        def amount(text: str) -> Amount:
-            return Amount.parse(text, wallet.resolve_asset(unit_of(text)))
-
-        policy = SettlingPolicy(payee=wallet.account.address)
-        shop = Shop(wallet, parse_routes(ROUTES, amount), policy, realm="shop")
-        application = Application(os.open(Path(log), os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
-
-        def ready() -> None:
-            sys.stdout.write(f"{listening.getsockname()[1]}\n")
-            sys.stdout.flush()
-
-        try:
-            serve(
-                PaymentMiddleware(application, shop.gateway),
-                listening,
-                ready=ready,
-                background=(shop.look, shop.tidy),
-            )
-        finally:
-            shop.close()
+        work(
+            wallet,
+            settings,
+            Assortment.of(wallet, settings),
+            Application(os.open(Path(log), os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)),
+            listening,
+            realm="shop",
+            ready=ready,
+            emit=lambda _event, _details: None,
+            log=None,
+        )
 
 
 if __name__ == "__main__":
