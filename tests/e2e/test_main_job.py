@@ -7,6 +7,8 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -193,3 +195,90 @@ def test_the_same_on_a_chain_with_the_id_of_base_sepolia(shell):
         "channels"
     ]
     assert (listed["status"], listed["chainId"]) == ("finalized", 84532)
+
+
+@contextmanager
+def in_background(shell, line, *, port):
+    """A line that ends in `&`: what it starts runs until the block ends, and listens on a port then."""
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec env {line}"],
+        env=shell.variables,
+        cwd=shell.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while is_free(port):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.mark.usefixtures("default_port")
+def test_the_lines_over_http_work_as_written(shell):
+    """A price in front of a web server: opened, paid, paid again, looked at, refused, closed through it."""
+    shell("MICROWALLET_HOME=$A microwallet devnet up --json")
+    shell("MICROWALLET_HOME=$A microwallet account create alice")
+    bob = shell.data("MICROWALLET_HOME=$B microwallet account create bob --json")["address"]
+    for who, amount in (("alice", "10 ETH"), ("alice", "1000 USDC"), (bob, "1 ETH")):
+        shell(f'MICROWALLET_HOME=$A microwallet devnet fund {who} "{amount}"')
+    (shell.folder / "index.html").write_text("<p>worth it</p>\n")
+    with (
+        in_background(shell, "python3 -m http.server 9000 --bind 127.0.0.1", port=9000),
+        in_background(
+            shell,
+            'MICROWALLET_HOME=$B microwallet serve --upstream http://127.0.0.1:9000 --price "0.001 USDC"'
+            " --port 8402",
+            port=8402,
+        ) as gateway,
+    ):
+        opened = shell.data(
+            'MICROWALLET_HOME=$A microwallet fetch http://127.0.0.1:8402/ --deposit "1 USDC" --yes --json'
+            "   # opens the channel and pays"
+        )
+        assert (opened["status"], opened["body"], opened["bodyEncoding"]) == (200, "<p>worth it</p>\n", None)
+        payment = opened["payment"]
+        assert payment.keys() >= {
+            "method", "intent", "channelId", "amount", "cumulativeAmount", "spent", "asset", "payee",
+            "receipt",
+        }  # fmt: skip
+        assert (payment["method"], payment["intent"], payment["payee"]) == ("evm", "session", bob)
+        assert (payment["amount"], payment["spent"], payment["receipt"]["spent"]) == ("1000", "1000", "1000")
+        again = shell.data("MICROWALLET_HOME=$A microwallet fetch http://127.0.0.1:8402/ --json")
+        assert (again["payment"]["cumulativeAmount"], again["payment"]["channelId"]) == (
+            "2000",
+            payment["channelId"],
+        )
+        looked = shell.data("MICROWALLET_HOME=$A microwallet fetch http://127.0.0.1:8402/ --dry-run --json")
+        assert (looked["wouldPay"]["amount"], looked["wouldPay"]["payee"]) == ("1000", bob)
+        refused = json.loads(
+            shell(
+                "MICROWALLET_HOME=$A microwallet fetch http://127.0.0.1:8402/"
+                ' --max-amount "0.0001 USDC" --json',
+                exit_code=4,
+            )
+        )
+        assert refused["error"]["code"] == "above-limit"
+        missing = shell.data("MICROWALLET_HOME=$A microwallet fetch http://127.0.0.1:8402/missing --json")
+        assert (missing["status"], missing["payment"]["spent"]) == (404, "3000")
+        shell.variables["CHANNEL"] = payment["channelId"]
+        closed = shell.data("MICROWALLET_HOME=$A microwallet channel close $CHANNEL --yes --json")
+        assert (closed["status"], closed["settled"], closed["stage"]) == ("finalized", "3000", "closed")
+        gateway.terminate()
+        said, _ = gateway.communicate(timeout=30)
+        assert gateway.returncode == 0
+        assert len([line for line in said.splitlines() if "listening" in line]) == 1
+    balances = [
+        {row["asset"]: row["onChain"] for row in shell.data(
+            f"MICROWALLET_HOME=${home} microwallet balance --json")["balances"]}
+        for home in "AB"
+    ]  # fmt: skip
+    assert [one["USDC"] for one in balances] == ["999997000", "3000"]

@@ -18,30 +18,49 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
 
 
+@pytest.fixture
+def pasted(home, anvil, tmp_path):
+    """Pastes the block of the README with a word in it into a shell; what it said."""
+
+    def paste(word):
+        session = next(block for block in BLOCKS if "devnet up" in block and word in block)
+        environment = home.environment | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "MICROWALLET_ANVIL": str(anvil),
+            "TMPDIR": str(tmp_path),
+        }
+        done = subprocess.run(
+            ["bash", "-eo", "pipefail"],
+            input=session.encode(),
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=300,
+            check=False,
+        )
+        said = done.stdout.decode()
+        assert done.returncode == 0, said + done.stderr.decode()
+        return said
+
+    return paste
+
+
 @pytest.mark.usefixtures("default_port")
-def test_readme_session(home, anvil, tmp_path):
+def test_readme_session(pasted):
     """The session can be pasted line by line into a shell and ends with a settled channel."""
-    session = next(block for block in BLOCKS if "devnet up" in block)
-    environment = home.environment | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "MICROWALLET_ANVIL": str(anvil),
-        "TMPDIR": str(tmp_path),
-    }
-    done = subprocess.run(
-        ["bash", "-eo", "pipefail"],
-        input=session.encode(),
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        timeout=300,
-        check=False,
-    )
-    said = done.stdout.decode()
-    assert done.returncode == 0, said + done.stderr.decode()
+    said = pasted("channel open")
     assert '"cumulativeAmount":"1000"' in said
     assert "accepted 10000, duplicates 0, rejected 0; 1 channel" in said
     assert re.search(r"coffee .* 1\.001 .*finalized", said)
     assert re.search(r"alice\s+USDC\s+998\.999", said)
+
+
+@pytest.mark.usefixtures("default_port")
+def test_readme_session_over_http(pasted):
+    """The second session buys an article twice and ends with a channel closed by its payee."""
+    said = pasted("microwallet serve")
+    assert said.count("an article worth a tenth of a cent\n") == 2
+    assert re.search(r"alice\s+USDC\s+999\.998", said)
 
 
 def test_readme_names_the_two_scripts():
