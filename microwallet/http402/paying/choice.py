@@ -16,6 +16,17 @@ REQUEST_UNIT = "request"
 """Of a price that is the same however much is answered."""
 
 
+class UntrustedEscrow(NoPayableChallenge):
+    """An offer whose escrow is none of those that are trusted: its code may tell more."""
+
+    def __init__(self, escrow_contract: Address) -> None:
+        super().__init__(
+            f"its escrow {escrow_contract} is not trusted",
+            hint=f"microwallet escrow trust {escrow_contract}  (if you know its code)",
+        )
+        self.escrow_contract = escrow_contract
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayerRules:
     """What the payer agreed to beforehand. The server's words change none of it."""
@@ -59,7 +70,7 @@ def choose(offered: Offered, rules: PayerRules, *, now: int) -> Choice:
     """The first offer, in the server's order, that keeps to the rules at Unix second `now`.
 
     Raises NoPayableChallenge, which says of each offer why not; AboveLimit where the price alone is
-    in the way.
+    in the way; UntrustedEscrow where the escrow of the only offer is.
     """
     refusals: list[PaymentRefused] = list(offered.rejected)
     for challenge in offered.challenges:
@@ -69,6 +80,8 @@ def choose(offered: Offered, rules: PayerRules, *, now: int) -> Choice:
             refusals.append(refusal)
     if above := [refusal for refusal in refusals if isinstance(refusal, AboveLimit)]:
         raise above[0]
+    if len(refusals) == 1 and isinstance(refusals[0], UntrustedEscrow):
+        raise refusals[0]
     hint = next((refusal.hint for refusal in refusals if refusal.hint), None)
     raise NoPayableChallenge(_told(refusals), hint=hint)
 
@@ -107,10 +120,7 @@ def _checked(challenge: Challenge, rules: PayerRules, now: int) -> Choice:
             hint=f"--network {rules.networks.get(request.chain_id, 'NAME')}",
         )
     if request.escrow_contract not in rules.escrow_contracts:
-        raise NoPayableChallenge(
-            f"its escrow {request.escrow_contract} is not trusted",
-            hint=f"microwallet escrow trust {request.escrow_contract}  (if you know its code)",
-        )
+        raise UntrustedEscrow(request.escrow_contract)
     if asset is None:
         raise NoPayableChallenge(
             f"it is to be paid in {request.currency}, a token that is not known here",

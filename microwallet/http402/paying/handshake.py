@@ -20,9 +20,10 @@ from microwallet.errors import (
     OutcomeUnknown,
     PaymentRefused,
 )
-from microwallet.http402.paying.choice import Choice, PayerRules, choose
+from microwallet.http402.paying.choice import Choice, PayerRules, UntrustedEscrow, choose
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.exchange import Answer, Asked, NoAnswer, NotSent, Sending, Steps
+from microwallet.http402.paying.foreign_escrow import foreign_escrow
 from microwallet.http402.paying.funding import Funding, Preview
 from microwallet.http402.paying.handing_over import tell_again
 from microwallet.http402.paying.order import Held, Order
@@ -131,11 +132,22 @@ class Handshake:
                 f"{self.origin} wants to be paid over plain http, where others could read along",
                 hint="use an https URL",
             )
-        choice = choose(offered_challenges(answer.challenges), self._rules(), now=self.client.clock())
+        try:
+            choice = choose(offered_challenges(answer.challenges), self._rules(), now=self.client.clock())
+        except UntrustedEscrow as error:
+            raise self._refused_escrow(error) from error
         digest = choice.challenge.digest
         if digest is not None and not matches(digest, self.order.asked.body):
             raise NoPayableChallenge("the server's offer is for another request body than the one sent")
         return choice
+
+    def _refused_escrow(self, error: UntrustedEscrow) -> NoPayableChallenge:
+        """Why an escrow is not used, by its code where the chain can be asked."""
+        try:
+            code = self.client.account(error.escrow_contract).reader.code(error.escrow_contract)
+        except NetworkError:
+            return error
+        return foreign_escrow(error.escrow_contract, code)
 
     def _rules(self) -> PayerRules:
         client, limits = self.client, self.client.limits

@@ -16,13 +16,15 @@ CALLS = (
 
 
 def test_a_trusted_escrow_of_the_drafts_form(alice, payee, fetch, chain, books):
-    """Not trusted, it is refused by name; trusted, by its code: nothing is signed or sent."""
+    """It is recognised by its code, trusted or not: nothing is signed or sent."""
     chain.rpc.call("anvil_setCode", [ESCROW, hexed(b"".join(b"\x63" + selector(one) for one in CALLS))])
     payee.twist_request = lambda request: {
         **request,
         "methodDetails": {**request["methodDetails"], "escrowContract": ESCROW},
     }
-    assert fetch().error["code"] == "no-payable-challenge"
+    untrusted = fetch()
+    assert untrusted.error["code"] == "no-payable-challenge"
+    assert "draft's own form" in untrusted.error["message"]
     alice.run("escrow", "trust", ESCROW, "--yes").succeeded()
     refused = fetch()
     assert (refused.exit_code, refused.error["code"]) == (2, "not-trusted")

@@ -29,7 +29,11 @@ def detailed(request, **details):
         (lambda request: request | {"amount": str(2**127)}, "above-limit", "at most 0.01 USDC"),
         (lambda request: request | {"amount": "-1"}, "no-payable-challenge", "request.amount"),
         (lambda request: request | {"currency": OTHER}, "no-payable-challenge", "not known here"),
-        (lambda request: detailed(request, escrowContract=OTHER), "no-payable-challenge", "is not trusted"),
+        (
+            lambda request: detailed(request, escrowContract=OTHER),
+            "no-payable-challenge",
+            "no contract at its escrow",
+        ),
         (lambda request: detailed(request, chainId=84532), "no-payable-challenge", "on chain 84532"),
         (lambda request: detailed(request, minVoucherDelta="10001"), "above-limit", "more to be authorized"),
         (lambda request: detailed(request, credentialTypes=["permit2"]), "no-payable-challenge", "permit2"),
