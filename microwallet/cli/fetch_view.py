@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,13 +35,13 @@ def output(path: str | None) -> Iterator[Callable[[bytes], None]]:
         raise UsageError(
             f"{target} cannot be written: {error.strerror}", hint=f"ls -ld {target.parent}"
         ) from error
-    is_empty = False
+    is_old = True
 
     def write(chunk: bytes) -> None:
-        nonlocal is_empty
-        if not is_empty:
+        nonlocal is_old
+        if is_old:  # what was there before stays until something has come
             file.truncate(0)
-            is_empty = True
+            is_old = False
         file.write(chunk)
 
     with file:
@@ -134,8 +133,3 @@ def would_pay_text(would: WouldPay) -> str:
 
 def _header_pairs(response: httpx.Response) -> list[tuple[str, str]]:
     return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.headers.raw]
-
-
-def discard_stdout() -> None:
-    """Nobody reads it any more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,7 +6,7 @@ Implements http402.charging.store.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -178,7 +178,3 @@ class Sessions:
                 "UPDATE sales SET answer = NULL WHERE answer IS NOT NULL AND created_at < ?",
                 (answers_before,),
             )
-
-    def live_channels(self) -> Sequence[PayeeChannel]:
-        """The channels that are not finalized."""
-        return self._vouchers.list(finalized=False)

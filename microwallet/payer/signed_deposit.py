@@ -43,11 +43,6 @@ class SignedDeposit:
     resumed: bool
     """Whether an earlier run had begun it, and may have handed it over."""
 
-    @property
-    def is_open(self) -> bool:
-        """Whether it opens its channel."""
-        return self.deposit.kind is DepositKind.OPEN
-
 
 def sign_deposit(
     account: PayingAccount, deposit: Deposit, channel: PayerChannel, *, resumed: bool

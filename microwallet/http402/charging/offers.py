@@ -42,7 +42,6 @@ class Terms:
     secrets: RotatingSecrets
     paid_tokens: Mapping[Address, PaidToken] = field(default_factory=dict)
     """Tokens of which payers' deposits are brought onto the chain here, at the gateway's cost."""
-    challenge_seconds: int = CHALLENGE_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +59,13 @@ class Offer:
         object.__setattr__(self, "request", encode_object(self._session_request().to_object()))
 
     def challenge(self, now: int, *, digest: str | None = None) -> Challenge:
-        """A challenge nobody had before, until `challenge_seconds` from Unix second `now`."""
+        """A challenge nobody had before, until CHALLENGE_SECONDS from Unix second `now`."""
         return self.terms.secrets.current.challenge(
             self.request,
             realm=self.terms.realm,
             method=METHOD,
             intent=INTENT,
-            expires_at=now + self.terms.challenge_seconds,
+            expires_at=now + CHALLENGE_SECONDS,
             digest=digest,
             description=self.price.description,
             opaque={"nonce": secrets.token_hex(_NONCE_BYTES), "route": self.name},

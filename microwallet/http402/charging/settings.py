@@ -19,7 +19,6 @@ ONE_LINE = ("price", "per", "free", "description", "suggested-deposit")
 _DURATION = re.compile(r"([0-9]{1,9})([smhd])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _PATHS = ("tls-cert", "tls-key")
-_Texts = tuple[str, ...]
 _TYPES: Mapping[str, type] = {
     "upstream": str,
     "host": str,

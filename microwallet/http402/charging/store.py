@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -22,9 +22,6 @@ class SessionRows(Protocol):
 
     def save_voucher(self, account: SessionAccount, signature: bytes, *, now: int) -> None:
         """Store an account whose `accepted` rose, with the signature of the voucher."""
-
-    def sale(self, channel_id: ChannelId, cumulative_amount: int) -> Sale | None:
-        """What a voucher bought."""
 
     def sale_by_key(self, channel_id: ChannelId, idempotency_key: str) -> Sale | None:
         """What was bought under an idempotency key."""
@@ -62,6 +59,3 @@ class SessionStore(Protocol):
 
     def forget_expired(self, *, now: int, answers_before: int) -> None:
         """Drop expired challenges, and answers kept for replays that are older."""
-
-    def live_channels(self) -> Sequence[PayeeChannel]:
-        """The channels that are not finalized."""
