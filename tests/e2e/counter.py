@@ -11,11 +11,11 @@ from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayeeCha
 from microwallet.domain.identifiers import Address, ChainId, TxHash, checksum_address
 from microwallet.domain.money import Amount, Asset
 from microwallet.domain.voucher import VoucherDigest, VoucherKey
-from microwallet.http402.charging.account import Refused
 from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.gateway import Gateway
 from microwallet.http402.charging.middleware import PaymentMiddleware
 from microwallet.http402.charging.offers import Terms
+from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.charging.rotating_secrets import RotatingSecrets
 from microwallet.http402.charging.routes import parse_routes
 from microwallet.http402.wire.challenge import offered_challenges

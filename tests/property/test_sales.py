@@ -14,7 +14,7 @@ from model import USDC, keyed
 
 from microwallet.domain.channel import NO_CHANNEL, PayeeChannel
 from microwallet.http402.charging import sales
-from microwallet.http402.charging.account import Refused
+from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.charging.sales import Handover, Order, StreamEnded
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.ledger.ledger import Ledger

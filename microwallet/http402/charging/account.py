@@ -7,16 +7,8 @@ be stored before anything is served on its account.
 from __future__ import annotations
 
 from microwallet.domain.session import SessionAccount
-from microwallet.errors import PaymentRefused
-from microwallet.http402.wire.problems import Problem, ProblemType
-
-
-class Refused(PaymentRefused):
-    """A request that is not served, with the problem to answer."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.detail)
-        self.problem = problem
+from microwallet.http402.charging.refusal import Refused, refused
+from microwallet.http402.wire.problems import ProblemType
 
 
 def accept(
@@ -30,22 +22,26 @@ def accept(
     """
     deposit = account.deposit if deposit is None else deposit
     if account.is_finalized:
-        raise _refused(account, ProblemType.CHANNEL_FINALIZED, "the channel is finalized: open a new one")
+        raise refused(
+            ProblemType.CHANNEL_FINALIZED, "the channel is finalized: open a new one", account.channel_id
+        )
     if account.is_closing:
-        raise _refused(account, ProblemType.VERIFICATION_FAILED, "a close of the channel is pending")
+        raise refused(
+            ProblemType.VERIFICATION_FAILED, "a close of the channel is pending", account.channel_id
+        )
     if cumulative_amount <= account.accepted:
         return account
     if cumulative_amount - account.accepted < min_voucher_delta:
-        raise _refused(
-            account,
+        raise refused(
             ProblemType.DELTA_TOO_SMALL,
             f"{cumulative_amount} is less than {min_voucher_delta} above {account.accepted}",
+            account.channel_id,
         )
     if cumulative_amount > deposit:
-        raise _refused(
-            account,
+        raise refused(
             ProblemType.AMOUNT_EXCEEDS_DEPOSIT,
             f"{cumulative_amount} is above the deposit of {deposit}",
+            account.channel_id,
         )
     return account._replace(accepted=cumulative_amount)
 
@@ -68,17 +64,11 @@ def give_back(account: SessionAccount, reserved: int) -> SessionAccount:
 
 def insufficient(account: SessionAccount, cost: int, detail: str) -> Refused:
     """The refusal that says which voucher would do."""
-    return _refused(
-        account,
+    return refused(
         ProblemType.INSUFFICIENT_BALANCE,
         detail,
+        account.channel_id,
         requiredCumulative=str(account.spent + cost),
         acceptedCumulative=str(account.accepted),
         deposit=str(account.deposit),
-    )
-
-
-def _refused(account: SessionAccount, problem: ProblemType, detail: str, **extensions: str) -> Refused:
-    return Refused(
-        Problem(type=problem, detail=detail, extensions={"channelId": account.channel_id, **extensions})
     )

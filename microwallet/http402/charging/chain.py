@@ -12,8 +12,8 @@ from microwallet.domain.channel import ChannelState
 from microwallet.domain.identifiers import ChainId, ChannelId, TxHash
 from microwallet.escrow.events import ChannelEvent, ChannelOpened, EscrowEvents, TopUp
 from microwallet.escrow.reader import EscrowReader
-from microwallet.http402.charging.account import Refused
-from microwallet.http402.wire.problems import Problem, ProblemType
+from microwallet.http402.charging.refusal import refused
+from microwallet.http402.wire.problems import ProblemType
 from microwallet.payee.confirmed_chain import ConfirmedChain
 
 
@@ -38,7 +38,8 @@ class PayeeChain:
         if events is None:
             return None
         if not any(isinstance(event, ChannelOpened) for event in events):
-            raise _refused(channel_id, f"transaction {transaction_hash} did not open the channel")
+            detail = f"transaction {transaction_hash} did not open the channel"
+            raise refused(ProblemType.VERIFICATION_FAILED, detail, channel_id)
         state = self.states([channel_id])[channel_id]
         return state if state.exists else None
 
@@ -50,7 +51,8 @@ class PayeeChain:
             return None
         deposits = [event.deposit for event in events if isinstance(event, TopUp)]
         if amount not in [event.additional_deposit for event in events if isinstance(event, TopUp)]:
-            raise _refused(channel_id, f"transaction {transaction_hash} did not add {amount} to the channel")
+            detail = f"transaction {transaction_hash} did not add {amount} to the channel"
+            raise refused(ProblemType.VERIFICATION_FAILED, detail, channel_id)
         state = self.states([channel_id])[channel_id]
         return state if state.deposit >= max(deposits) else None
 
@@ -65,13 +67,8 @@ class PayeeChain:
         if receipt is None:
             return None
         if receipt.get("status") != "0x1":
-            raise Refused(
-                Problem(
-                    type=ProblemType.TRANSACTION_REVERTED,
-                    detail=f"transaction {transaction_hash} was reverted",
-                    extensions={"channelId": channel_id},
-                )
-            )
+            detail = f"transaction {transaction_hash} was reverted"
+            raise refused(ProblemType.TRANSACTION_REVERTED, detail, channel_id)
         logs = receipt.get("logs")
         found = [self._events.decode(log) for log in logs] if isinstance(logs, list) else []
         return [event for event in found if event is not None and event.channel_id == channel_id]
@@ -79,9 +76,3 @@ class PayeeChain:
     def _receipt(self, transaction_hash: TxHash) -> dict[str, Any] | None:
         receipt = self._reader.rpc.call("eth_getTransactionReceipt", [transaction_hash])
         return receipt if isinstance(receipt, dict) else None
-
-
-def _refused(channel_id: ChannelId, detail: str) -> Refused:
-    return Refused(
-        Problem(type=ProblemType.VERIFICATION_FAILED, detail=detail, extensions={"channelId": channel_id})
-    )

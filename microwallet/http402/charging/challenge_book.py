@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from microwallet.domain.identifiers import ChannelId
-from microwallet.http402.charging.account import Refused
 from microwallet.http402.charging.offers import Offer
+from microwallet.http402.charging.refusal import refused
 from microwallet.http402.charging.rotating_secrets import RotatingSecrets
 from microwallet.http402.wire.challenge import Challenge
-from microwallet.http402.wire.problems import Problem, ProblemType
+from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.timestamps import parse_rfc3339
 
 KEPT = 50_000
@@ -55,16 +55,16 @@ class ChallengeBook:
         if known is None or (known.challenge is not challenge and known.challenge != challenge):
             known = self._recognised(challenge, offer)
         if known.expires_at <= self._clock():
-            raise _refused(ProblemType.PAYMENT_EXPIRED, f"the challenge expired at {challenge.expires}")
+            raise refused(ProblemType.PAYMENT_EXPIRED, f"the challenge expired at {challenge.expires}")
         if known.offer is not offer:
-            raise _refused(ProblemType.INVALID_CHALLENGE, _OTHER)
+            raise refused(ProblemType.INVALID_CHALLENGE, _OTHER)
         return known
 
     def _recognised(self, challenge: Challenge, offer: Offer) -> AnsweredChallenge:
         if not self._secrets.issued(challenge) or challenge.expires is None:
-            raise _refused(ProblemType.CHALLENGE_NOT_FOUND, "the challenge is none that was issued here")
+            raise refused(ProblemType.CHALLENGE_NOT_FOUND, "the challenge is none that was issued here")
         if not offer.asked_by(challenge):
-            raise _refused(ProblemType.INVALID_CHALLENGE, _OTHER)
+            raise refused(ProblemType.INVALID_CHALLENGE, _OTHER)
         known = AnsweredChallenge(
             challenge=challenge,
             parameters=challenge.parameters(),
@@ -75,7 +75,3 @@ class ChallengeBook:
         if len(self._known) > KEPT:
             self._known.popitem(last=False)
         return known
-
-
-def _refused(type: ProblemType, detail: str) -> Refused:
-    return Refused(Problem(type=type, detail=detail))

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from microwallet.domain.voucher import SignatureError
 from microwallet.errors import MalformedMessage
-from microwallet.http402.charging.account import Refused
 from microwallet.http402.charging.answers import Headers
 from microwallet.http402.charging.channel_book import KnownChannel
+from microwallet.http402.charging.refusal import refused
 from microwallet.http402.wire.body_digest import matches
 from microwallet.http402.wire.credential import Credential
-from microwallet.http402.wire.problems import Problem, ProblemType
+from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.session_payload import (
     SessionAction,
     SignedVoucher,
@@ -54,15 +54,14 @@ class Asked:
         return [value.decode("latin-1") for key, value in self.headers if key == name]
 
 
-def how_many_credentials(credentials: list[str]) -> Problem:
-    """The problem of a request that does not have exactly one credential."""
+def only_credential(credentials: list[str]) -> str:
+    """The credential of a request; Refused if it does not have exactly one."""
     if not credentials:
-        return Problem(type=ProblemType.PAYMENT_REQUIRED, detail="this costs something: see WWW-Authenticate")
-    return Problem(
-        type=ProblemType.MALFORMED_CREDENTIAL,
-        detail=f"there are {len(credentials)} payment credentials; one is expected",
-        other_status=400,
-    )
+        raise refused(ProblemType.PAYMENT_REQUIRED, "this costs something: see WWW-Authenticate")
+    if len(credentials) > 1:
+        detail = f"there are {len(credentials)} payment credentials; one is expected"
+        raise refused(ProblemType.MALFORMED_CREDENTIAL, detail, status=400)
+    return credentials[0]
 
 
 def action_of(credential: Credential) -> SessionAction:
@@ -70,28 +69,19 @@ def action_of(credential: Credential) -> SessionAction:
     try:
         return parse_payload(credential.payload)
     except MalformedMessage as error:
-        problem = Problem(type=ProblemType.MALFORMED_CREDENTIAL, detail=error.message, other_status=400)
-        raise Refused(problem) from error
+        raise refused(ProblemType.MALFORMED_CREDENTIAL, error.message, status=400) from error
 
 
 def check_signature(known: KnownChannel, voucher: SignedVoucher) -> None:
     """Refused unless a voucher is signed by its channel's signer, canonically."""
     digest = known.digest(voucher.cumulative_amount)
-    extensions = {"channelId": known.channel_id}
     try:
         if known.is_by_signer(digest, voucher.signature):
             return
     except SignatureError as error:
-        raise Refused(
-            Problem(type=ProblemType.INVALID_SIGNATURE, detail=str(error), extensions=extensions)
-        ) from error
-    raise Refused(
-        Problem(
-            type=ProblemType.SIGNER_MISMATCH,
-            detail=f"the voucher is not signed by {known.descriptor.voucher_signer}",
-            extensions=extensions,
-        )
-    )
+        raise refused(ProblemType.INVALID_SIGNATURE, str(error), known.channel_id) from error
+    detail = f"the voucher is not signed by {known.descriptor.voucher_signer}"
+    raise refused(ProblemType.SIGNER_MISMATCH, detail, known.channel_id)
 
 
 def check_takes(known: KnownChannel, voucher: SignedVoucher, top_up: TopUpAction) -> None:
@@ -99,34 +89,22 @@ def check_takes(known: KnownChannel, voucher: SignedVoucher, top_up: TopUpAction
 
     A pending close is no matter of the deposit, which would cancel it: the voucher comes too late.
     """
-    state, extensions = known.state, {"channelId": known.channel_id}
-    if state.finalized or state.close_requested_at:
-        gone = state.finalized
-        raise Refused(
-            Problem(
-                type=ProblemType.CHANNEL_FINALIZED if gone else ProblemType.VERIFICATION_FAILED,
-                detail="the channel is finalized" if gone else "a close of the channel is pending",
-                extensions=extensions,
-            )
-        )
+    state = known.state
+    if state.finalized:
+        raise refused(ProblemType.CHANNEL_FINALIZED, "the channel is finalized", known.channel_id)
+    if state.close_requested_at:
+        raise refused(ProblemType.VERIFICATION_FAILED, "a close of the channel is pending", known.channel_id)
     deposit = state.deposit + top_up.additional_deposit
     if voucher.cumulative_amount > deposit:
-        raise Refused(
-            Problem(
-                type=ProblemType.AMOUNT_EXCEEDS_DEPOSIT,
-                detail=f"{voucher.cumulative_amount} is above the deposit, which would be {deposit}",
-                extensions=extensions,
-            )
-        )
+        detail = f"{voucher.cumulative_amount} is above the deposit, which would be {deposit}"
+        raise refused(ProblemType.AMOUNT_EXCEEDS_DEPOSIT, detail, known.channel_id)
 
 
 async def check_digest(asked: Asked, digest: str) -> None:
     """Refused unless a request has the body that its challenge is bound to."""
     body = await asked.read_body(BODY_LIMIT)
     if body is None or not matches(digest, body):
-        raise Refused(
-            Problem(type=ProblemType.INVALID_CHALLENGE, detail="the challenge is bound to another body")
-        )
+        raise refused(ProblemType.INVALID_CHALLENGE, "the challenge is bound to another body")
 
 
 async def fingerprint_of(asked: Asked, path: str) -> bytes:

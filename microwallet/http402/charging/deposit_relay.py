@@ -23,10 +23,10 @@ from microwallet.escrow.events import ChannelOpened, EscrowEvents, TopUp
 from microwallet.escrow.reader import EscrowReader
 from microwallet.escrow.token_features import authorization_state, authorization_was_carried_out
 from microwallet.escrow.transactions import TransactionSender
-from microwallet.http402.charging.account import Refused
+from microwallet.http402.charging.refusal import Refused, refused
 from microwallet.http402.charging.revert_problem import revert_problem
 from microwallet.http402.charging.signed_deposit import SignedDeposit
-from microwallet.http402.wire.problems import Problem, ProblemType
+from microwallet.http402.wire.problems import ProblemType
 from microwallet.ledger.gas_spending import GasSpending
 from microwallet.ledger.turns import Turns
 
@@ -97,10 +97,10 @@ class DepositRelay:
         )
         if set_aside is None:
             self._say(deposit, "gas-budget", "the gas budget of the last hour is spent")
-            raise _refused(
-                deposit,
+            raise refused(
                 ProblemType.TRY_AGAIN,
                 "no more gas is paid for deposits this hour: deposit by a transaction of yours, or later",
+                deposit.channel_id,
             )
         receipt = self._sender.send(
             call,
@@ -127,13 +127,13 @@ class DepositRelay:
         now, authorization = self._clock(), deposit.authorization
         if authorization.valid_after >= now:
             detail = f"the transfer is valid only after {authorization.valid_after}, and it is {now}"
-            raise _refused(deposit, ProblemType.VERIFICATION_FAILED, detail)
+            raise refused(ProblemType.VERIFICATION_FAILED, detail, deposit.channel_id)
         if authorization.valid_before < now + VALID_SECONDS:
             detail = (
                 f"the transfer is valid until {authorization.valid_before}, and it is {now}:"
                 f" {VALID_SECONDS} s are needed to bring it onto the chain"
             )
-            raise _refused(deposit, ProblemType.VERIFICATION_FAILED, detail)
+            raise refused(ProblemType.VERIFICATION_FAILED, detail, deposit.channel_id)
 
     def _deposit_after(self, deposit: SignedDeposit, receipt: Receipt | None) -> int:
         events = [self._events.decode(log) for log in (receipt.logs if receipt else ())]
@@ -148,14 +148,14 @@ class DepositRelay:
         """What the client is told; what only the operator can mend, the operator is told."""
         if isinstance(error, OutcomeUnknown):
             detail = f"{error.message}; the same credential again finds it, and is sent no second time"
-            return _refused(deposit, ProblemType.TRY_AGAIN, detail)
+            return refused(ProblemType.TRY_AGAIN, detail, deposit.channel_id)
         is_reverted = isinstance(error, TransactionReverted) and not isinstance(error, TransactionReplaced)
         lacks_funds = self._lacks_funds(deposit)
         if is_reverted or (isinstance(error, InsufficientFunds) and lacks_funds):
             return Refused(revert_problem(error, deposit.channel_id, lacks_funds=lacks_funds))
         self._say(deposit, error.code, error.message)
         detail = "the deposit cannot be brought onto the chain just now"
-        return _refused(deposit, ProblemType.TRY_AGAIN, detail)
+        return refused(ProblemType.TRY_AGAIN, detail, deposit.channel_id)
 
     def _lacks_funds(self, deposit: SignedDeposit) -> bool:
         """Whether it is the payer who has too little: not the account that pays the gas."""
@@ -171,7 +171,3 @@ class DepositRelay:
             return
         self._said = code
         self._emit("deposit-refused", {"channelId": deposit.channel_id, "code": code, "message": message})
-
-
-def _refused(deposit: SignedDeposit, type: ProblemType, detail: str) -> Refused:
-    return Refused(Problem(type=type, detail=detail, extensions={"channelId": deposit.channel_id}))

@@ -17,7 +17,6 @@ from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.domain.session import SessionAccount
 from microwallet.errors import LedgerError, MalformedMessage, NetworkError
 from microwallet.http402.charging import sales
-from microwallet.http402.charging.account import Refused
 from microwallet.http402.charging.answers import (
     Answer,
     page_answer,
@@ -37,7 +36,7 @@ from microwallet.http402.charging.checks import (
     check_signature,
     check_takes,
     fingerprint_of,
-    how_many_credentials,
+    only_credential,
 )
 from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
@@ -46,6 +45,7 @@ from microwallet.http402.charging.offers import Offer, Terms, offer_of
 from microwallet.http402.charging.opening import Opening
 from microwallet.http402.charging.page import payment_page, wants_page
 from microwallet.http402.charging.paths import canonical_path
+from microwallet.http402.charging.refusal import Refused, refused
 from microwallet.http402.charging.routes import Route, Routes, Unit
 from microwallet.http402.charging.sales import Handover, Order, Sold
 from microwallet.http402.charging.store import SessionStore
@@ -140,9 +140,8 @@ class Gateway:
             is_service = asked.method != "HEAD"
         offer = self._offers[id(route)]
         try:
-            if len(credentials) != 1:
-                raise Refused(how_many_credentials(credentials))
-            return await self._paid(asked, path, offer, credentials[0], is_service=is_service)
+            credential = only_credential(credentials)
+            return await self._paid(asked, path, offer, credential, is_service=is_service)
         except Refused as refused:
             return await self._refusal(asked, offer, refused.problem)
         except (NetworkError, LedgerError) as error:
@@ -203,15 +202,13 @@ class Gateway:
         """A fresh challenge."""
         return b"www-authenticate", offer.challenge(self._clock(), digest=digest).to_field().encode()
 
-    # One request with one credential
-
     async def _paid(
         self, asked: Asked, path: str, offer: Offer, authorization: str, *, is_service: bool
     ) -> Grant | Answer:
         try:
             credential = Credential.parse(authorization, known=self._challenges.find)
         except MalformedMessage as error:
-            raise Refused(Problem(type=ProblemType.MALFORMED_CREDENTIAL, detail=error.message)) from error
+            raise refused(ProblemType.MALFORMED_CREDENTIAL, error.message) from error
         issued = self._challenges.check(credential.challenge, offer)
         action = action_of(credential)
         if credential.challenge.digest is not None:
@@ -263,15 +260,10 @@ class Gateway:
         """The channel, if it pays this payee, in this escrow and with this token."""
         known = self._channels.get(channel_id)
         if known is None:
-            raise Refused(sales.channel_not_found(channel_id))
+            raise sales.channel_not_found(channel_id)
         if not offer.fits(known.descriptor):
-            raise Refused(
-                Problem(
-                    type=ProblemType.VERIFICATION_FAILED,
-                    detail="the channel is of another payee, escrow, chain or token",
-                    extensions={"channelId": channel_id},
-                )
-            )
+            detail = "the channel is of another payee, escrow, chain or token"
+            raise refused(ProblemType.VERIFICATION_FAILED, detail, channel_id)
         return known
 
     def _handover(
@@ -289,25 +281,16 @@ class Gateway:
         )
 
     async def _order(self, asked: Asked, path: str, handover: Handover, offer: Offer) -> Order:
-        keys = asked.values(b"idempotency-key")
-        if not keys:
-            return Order(
-                handover=handover, cost=offer.price.reserved, is_stream=offer.price.unit is Unit.EVENT
-            )
-        if len(keys) > 1 or not 0 < len(keys[0]) <= KEY_LIMIT or not keys[0].isprintable():
-            raise Refused(
-                Problem(
-                    type=ProblemType.MALFORMED_CREDENTIAL,
-                    detail=f"one Idempotency-Key of 1 to {KEY_LIMIT} characters is expected",
-                    other_status=400,
-                )
-            )
+        price, keys = offer.price, asked.values(b"idempotency-key")
+        if len(keys) > 1 or any(not 0 < len(one) <= KEY_LIMIT or not one.isprintable() for one in keys):
+            detail = f"one Idempotency-Key of 1 to {KEY_LIMIT} characters is expected"
+            raise refused(ProblemType.MALFORMED_CREDENTIAL, detail, status=400)
         return Order(
             handover=handover,
-            cost=offer.price.reserved,
-            idempotency_key=keys[0],
-            fingerprint=await fingerprint_of(asked, path),
-            is_stream=offer.price.unit is Unit.EVENT,
+            cost=price.reserved,
+            idempotency_key=keys[0] if keys else None,
+            fingerprint=await fingerprint_of(asked, path) if keys else None,
+            is_stream=price.unit is Unit.EVENT,
         )
 
     def _replayed(
@@ -325,12 +308,9 @@ class Gateway:
             )
         if asked.method in _SAFE and offer.price.unit is not Unit.EVENT:
             return Grant(path=path, offer=offer, sold=sold, channel=known, challenge_id=challenge_id)
-        raise Refused(
-            Problem(
-                type=ProblemType.OUTCOME_UNKNOWN,
-                detail="this request was paid and begun before; what was answered is not kept,"
-                " and it is not done again",
-            )
+        raise refused(
+            ProblemType.OUTCOME_UNKNOWN,
+            "this request was paid and begun before; what was answered is not kept, and it is not done again",
         )
 
     async def _top_up(self, known: KnownChannel, action: TopUpAction, offer: Offer) -> SessionAccount:
@@ -340,21 +320,17 @@ class Gateway:
     async def _account(self, known: KnownChannel) -> SessionAccount:
         account = await self._commit.run(lambda rows: rows.account(known.channel_id))
         if account is None:
-            raise Refused(sales.channel_not_found(known.channel_id))
+            raise sales.channel_not_found(known.channel_id)
         return account
 
     async def _close(self, known: KnownChannel, issued: AnsweredChallenge) -> Answer:
         """Close with what was charged: any voucher rightly signed asks for it, the best one pays for it."""
         if self._close_channel is None:
-            raise Refused(
-                Problem(type=ProblemType.VERIFICATION_FAILED, detail="channels are not closed on demand here")
-            )
+            raise refused(ProblemType.VERIFICATION_FAILED, "channels are not closed on demand here")
         transaction_hash = await self._close_channel(known.channel_id)
         known.state_at = None
         receipt = self.receipt(await self._account(known), issued.challenge.id)
         return self._done(receipt.with_transaction(transaction_hash))
-
-    # Answers
 
     def _done(self, receipt: SessionReceipt) -> Answer:
         return Answer(status=200, headers=[*receipt_headers(receipt), (b"content-length", b"0")])
@@ -387,6 +363,4 @@ class Gateway:
 
 def _check_serves(issued: AnsweredChallenge, channel_id: ChannelId) -> None:
     if issued.channel_id not in (None, channel_id):
-        raise Refused(
-            Problem(type=ProblemType.INVALID_CHALLENGE, detail="the challenge has served another channel")
-        )
+        raise sales.served_another()

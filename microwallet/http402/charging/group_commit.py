@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from microwallet.http402.charging.account import Refused
+from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.charging.sales import StreamEnded
 from microwallet.http402.charging.store import SessionRows, SessionStore
 

@@ -13,15 +13,15 @@ from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayeeCha
 from microwallet.domain.identifiers import Address, ChannelId, parse_address
 from microwallet.domain.voucher import SignatureError, SignerCheck, VoucherDigest
 from microwallet.errors import UsageError
-from microwallet.http402.charging.account import Refused
 from microwallet.http402.charging.chain import PayeeChain
 from microwallet.http402.charging.channel_book import ChannelBook, KnownChannel
 from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.offers import Offer, Terms
+from microwallet.http402.charging.refusal import refused
 from microwallet.http402.charging.signed_deposit import SignedDeposit, check_signed
 from microwallet.http402.wire.credential import Credential
-from microwallet.http402.wire.problems import Problem, ProblemType
+from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.session_payload import OpenAction, SignedTransfer, SignedVoucher, TopUpAction
 
 PATIENCE_SECONDS = 20.0
@@ -64,9 +64,8 @@ class Opening:
             chain_id=self._terms.chain_id,
         )
         if descriptor.channel_id() != voucher.channel_id:
-            raise _failed(
-                voucher.channel_id, f"source, salt and signer make channel {descriptor.channel_id()}"
-            )
+            detail = f"source, salt and signer make channel {descriptor.channel_id()}"
+            raise refused(ProblemType.VERIFICATION_FAILED, detail, voucher.channel_id)
         _check_first_voucher(descriptor, action)
         if isinstance(sent, SignedTransfer):
             _check_covered(sent, voucher, offer.price.reserved)
@@ -109,7 +108,8 @@ class Opening:
         """The state of a channel whose signed deposit was brought onto the chain, by us or by others."""
         channel_id = descriptor.channel_id()
         if self._relay is None or offer.paid_token is None:
-            raise _failed(channel_id, "deposits are not brought onto the chain here: send a transaction")
+            detail = "deposits are not brought onto the chain here: send a transaction"
+            raise refused(ProblemType.VERIFICATION_FAILED, detail, channel_id)
         deposit = check_signed(offer.paid_token, descriptor, transfer, top_up_salt=top_up_salt)
         total = await self._once(self._relay, deposit)
         return await self._patiently(lambda chain: chain.holding(channel_id, total), channel_id)
@@ -130,7 +130,7 @@ class Opening:
         while (state := await self._chain.run(ask)) is None:
             if time.monotonic() > deadline:
                 detail = "the transaction is not confirmed yet"
-                raise _failed(channel_id, detail, ProblemType.TRY_AGAIN)
+                raise refused(ProblemType.TRY_AGAIN, detail, channel_id)
             await asyncio.sleep(_PAUSE)
         return state
 
@@ -144,12 +144,10 @@ def _payer(credential: Credential, chain_id: int) -> Address:
             return parse_address(source.removeprefix(prefix))
         except UsageError:
             pass
-    raise Refused(
-        Problem(
-            type=ProblemType.MALFORMED_CREDENTIAL,
-            detail=f"the credential's source is not {prefix}ADDRESS of the payer",
-            other_status=400,
-        )
+    raise refused(
+        ProblemType.MALFORMED_CREDENTIAL,
+        f"the credential's source is not {prefix}ADDRESS of the payer",
+        status=400,
     )
 
 
@@ -160,32 +158,26 @@ def _check_first_voucher(descriptor: ChannelDescriptor, action: OpenAction) -> N
         if SignerCheck(descriptor.voucher_signer)(digest(voucher.cumulative_amount), voucher.signature):
             return
     except SignatureError as error:
-        raise _failed(voucher.channel_id, str(error), ProblemType.INVALID_SIGNATURE) from error
+        raise refused(ProblemType.INVALID_SIGNATURE, str(error), voucher.channel_id) from error
     detail = f"the first voucher is not signed by {descriptor.voucher_signer}"
-    raise _failed(voucher.channel_id, detail, ProblemType.SIGNER_MISMATCH)
+    raise refused(ProblemType.SIGNER_MISMATCH, detail, voucher.channel_id)
 
 
 def _check_covered(transfer: SignedTransfer, voucher: SignedVoucher, needed: int) -> None:
     """A deposit that could not pay for what is asked is not worth its gas."""
     if transfer.value < needed:
         detail = f"{transfer.value} are to be deposited, {needed} is needed"
-        raise _failed(voucher.channel_id, detail, ProblemType.INSUFFICIENT_BALANCE)
+        raise refused(ProblemType.INSUFFICIENT_BALANCE, detail, voucher.channel_id)
     if voucher.cumulative_amount > transfer.value:
         detail = f"{voucher.cumulative_amount} is above the deposit of {transfer.value}"
-        raise _failed(voucher.channel_id, detail, ProblemType.AMOUNT_EXCEEDS_DEPOSIT)
+        raise refused(ProblemType.AMOUNT_EXCEEDS_DEPOSIT, detail, voucher.channel_id)
 
 
 def _check_state(state: ChannelState, channel_id: ChannelId, needed: int) -> None:
     if state.finalized:
-        raise _failed(channel_id, "the channel is finalized", ProblemType.CHANNEL_FINALIZED)
+        raise refused(ProblemType.CHANNEL_FINALIZED, "the channel is finalized", channel_id)
     if state.close_requested_at:
-        raise _failed(channel_id, "a close of the channel is pending")
+        raise refused(ProblemType.VERIFICATION_FAILED, "a close of the channel is pending", channel_id)
     if state.deposit - state.settled < needed:
         detail = f"{state.deposit - state.settled} is deposited and not settled, {needed} is needed"
-        raise _failed(channel_id, detail, ProblemType.INSUFFICIENT_BALANCE)
-
-
-def _failed(
-    channel_id: ChannelId, detail: str, type: ProblemType = ProblemType.VERIFICATION_FAILED
-) -> Refused:
-    return Refused(Problem(type=type, detail=detail, extensions={"channelId": channel_id}))
+        raise refused(ProblemType.INSUFFICIENT_BALANCE, detail, channel_id)

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.session import Sale, SessionAccount
-from microwallet.http402.charging.account import Refused, accept, charge, give_back, insufficient
+from microwallet.http402.charging.account import accept, charge, give_back, insufficient
+from microwallet.http402.charging.refusal import Refused, refused
 from microwallet.http402.charging.store import SessionRows
-from microwallet.http402.wire.problems import Problem, ProblemType
+from microwallet.http402.wire.problems import ProblemType
 
 
 class Handover(NamedTuple):
@@ -63,12 +64,8 @@ def sell(rows: SessionRows, order: Order, now: int) -> Sold:
     account = _account(rows, handover)
     if key is not None and (earlier := rows.sale_by_key(handover.channel_id, key)) is not None:
         if earlier.fingerprint != order.fingerprint:
-            raise Refused(
-                Problem(
-                    type=ProblemType.IDEMPOTENCY_MISMATCH,
-                    detail="the idempotency key was used for another request",
-                )
-            )
+            detail = "the idempotency key was used for another request"
+            raise refused(ProblemType.IDEMPOTENCY_MISMATCH, detail)
         return Sold(sale=earlier, account=account, is_replay=True)
     accepted = _accepted(account, handover)
     sale = Sale(
@@ -150,9 +147,7 @@ def _account(rows: SessionRows, handover: Handover) -> SessionAccount:
     if handover.challenge_expires_at is not None and not rows.claim_challenge(
         handover.challenge_id, channel_id, expires_at=handover.challenge_expires_at
     ):
-        raise Refused(
-            Problem(type=ProblemType.INVALID_CHALLENGE, detail="the challenge has served another channel")
-        )
+        raise served_another()
     return _known(rows, channel_id)
 
 
@@ -168,14 +163,15 @@ def _accepted(account: SessionAccount, handover: Handover) -> SessionAccount:
 def _known(rows: SessionRows, channel_id: ChannelId) -> SessionAccount:
     account = rows.account(channel_id)
     if account is None:
-        raise Refused(channel_not_found(channel_id))
+        raise channel_not_found(channel_id)
     return account
 
 
-def channel_not_found(channel_id: ChannelId) -> Problem:
-    """The problem of a channel that is not known here: an `open` action tells of it."""
-    return Problem(
-        type=ProblemType.CHANNEL_NOT_FOUND,
-        detail="no such channel was told of here",
-        extensions={"channelId": channel_id},
-    )
+def channel_not_found(channel_id: ChannelId) -> Refused:
+    """The refusal of a channel that is not known here: an `open` action tells of it."""
+    return refused(ProblemType.CHANNEL_NOT_FOUND, "no such channel was told of here", channel_id)
+
+
+def served_another() -> Refused:
+    """The refusal of a challenge for a second channel."""
+    return refused(ProblemType.INVALID_CHALLENGE, "the challenge has served another channel")

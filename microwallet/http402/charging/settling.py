@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId, TxHash
 from microwallet.errors import LedgerError, MicrowalletError, NetworkError, TransactionReverted
-from microwallet.http402.charging.account import Refused
+from microwallet.http402.charging.refusal import Refused, refused
 from microwallet.http402.charging.revert_problem import revert_problem
-from microwallet.http402.wire.problems import Problem, ProblemType
+from microwallet.http402.wire.problems import ProblemType
 from microwallet.ledger.vouchers import Vouchers
 from microwallet.payee.captures import Action, Selection
 from microwallet.payee.settle import Settlement
@@ -114,4 +114,4 @@ def _refusal(channel_id: ChannelId, error: MicrowalletError) -> MicrowalletError
     if isinstance(error, TransactionReverted):
         return Refused(revert_problem(error, channel_id))
     detail = f"the channel is not closed yet ({error.code}): ask again"
-    return Refused(Problem(type=ProblemType.TRY_AGAIN, detail=detail, extensions={"channelId": channel_id}))
+    return refused(ProblemType.TRY_AGAIN, detail, channel_id)

@@ -20,8 +20,8 @@ from microwallet.escrow.authorizations import (
     top_up_nonce,
 )
 from microwallet.escrow.calls import Call
-from microwallet.http402.charging.account import Refused
-from microwallet.http402.wire.problems import Problem, ProblemType
+from microwallet.http402.charging.refusal import Refused, refused
+from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.session_payload import SignedTransfer
 
 
@@ -74,24 +74,24 @@ def check_signed(
     """
     channel_id = descriptor.channel_id()
 
-    def refused(detail: str, type: ProblemType = ProblemType.VERIFICATION_FAILED) -> Refused:
-        return Refused(Problem(type=type, detail=detail, extensions={"channelId": channel_id}))
+    def wrong(detail: str, type: ProblemType = ProblemType.VERIFICATION_FAILED) -> Refused:
+        return refused(type, detail, channel_id)
 
     if transfer.payer != descriptor.payer:
-        raise refused(f"{transfer.payer} cannot deposit for the channel of {descriptor.payer}")
+        raise wrong(f"{transfer.payer} cannot deposit for the channel of {descriptor.payer}")
     if transfer.to != descriptor.escrow_contract:
-        raise refused(f"the transfer is to {transfer.to}, not to the escrow {descriptor.escrow_contract}")
+        raise wrong(f"the transfer is to {transfer.to}, not to the escrow {descriptor.escrow_contract}")
     if transfer.value < paid.min_deposit:
-        raise refused(
+        raise wrong(
             f"{transfer.value} are to be deposited; gas is paid for {paid.min_deposit} or more",
             ProblemType.PAYMENT_INSUFFICIENT,
         )
     if transfer.value >= DEPOSIT_LIMIT:
-        raise refused(f"a deposit of {transfer.value} is too large")
+        raise wrong(f"a deposit of {transfer.value} is too large")
     salt = None if top_up_salt is None else bytes.fromhex(top_up_salt[2:])
     nonce = open_nonce(descriptor) if salt is None else top_up_nonce(descriptor, transfer.value, salt)
     if transfer.nonce != hexed(nonce):
-        raise refused(f"the nonce is {transfer.nonce}; the channel's parameters make {hexed(nonce)}")
+        raise wrong(f"the nonce is {transfer.nonce}; the channel's parameters make {hexed(nonce)}")
     digest = receive_digest(
         paid.domain,
         sender=transfer.payer,
@@ -104,9 +104,9 @@ def check_signed(
     try:
         if not SignerCheck(transfer.payer)(digest, transfer.signature):
             detail = f"the transfer is not signed by {transfer.payer}"
-            raise refused(detail, ProblemType.SIGNER_MISMATCH)
+            raise wrong(detail, ProblemType.SIGNER_MISMATCH)
     except SignatureError as error:
-        raise refused(str(error), ProblemType.INVALID_SIGNATURE) from error
+        raise wrong(str(error), ProblemType.INVALID_SIGNATURE) from error
     authorization = TransferAuthorization(
         value=transfer.value,
         valid_after=transfer.valid_after,

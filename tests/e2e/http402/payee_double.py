@@ -16,7 +16,8 @@ from microwallet.domain.session import SessionAccount
 from microwallet.domain.voucher import SignerCheck, VoucherDigest
 from microwallet.escrow import calls
 from microwallet.escrow.reader import EscrowReader
-from microwallet.http402.charging.account import Refused, accept, charge
+from microwallet.http402.charging.account import accept, charge
+from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.wire.body_digest import body_digest, matches
 from microwallet.http402.wire.challenge import Challenge, ChallengeSecrets
 from microwallet.http402.wire.credential import Credential

@@ -16,9 +16,9 @@ from microwallet.errors import UsageError
 from microwallet.escrow import calls
 from microwallet.escrow.reader import EscrowReader
 from microwallet.http402.charging import opening
-from microwallet.http402.charging.account import Refused
 from microwallet.http402.charging.chain import PayeeChain
 from microwallet.http402.charging.offers import CHALLENGE_LIMIT
+from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.wire.challenge import offered_challenges
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.problems import Problem, ProblemType

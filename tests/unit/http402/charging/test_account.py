@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.session import SessionAccount
-from microwallet.http402.charging.account import Refused, accept, charge, give_back
+from microwallet.http402.charging.account import accept, charge, give_back
+from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.wire.problems import ProblemType
 
 ACCOUNT = SessionAccount(channel_id=ChannelId("0x" + "22" * 32), deposit=1000, accepted=100, spent=40)

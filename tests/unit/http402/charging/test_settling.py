@@ -10,7 +10,7 @@ from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayeeCha
 from microwallet.domain.identifiers import ChainId, checksum_address
 from microwallet.domain.money import Asset
 from microwallet.errors import InsufficientFunds, NetworkError, OutcomeUnknown, TransactionReverted
-from microwallet.http402.charging.account import Refused
+from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.charging.settling import FIRST_PAUSE, LONGEST_PAUSE, Settling, SettlingPolicy
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.payee.captures import Action
