@@ -16,12 +16,12 @@ from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import MicrowalletError, NetworkError
 from microwallet.http402.paying.client import Limits, PayingClient
 from microwallet.http402.paying.exchange import Answer, Asked, NoAnswer, NotSent
-from microwallet.http402.paying.handshake import EVENT_STREAM, Handshake, Streaming
+from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.wire.challenge import ChallengeSecrets
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.encoding import encode_object
-from microwallet.http402.wire.events import encode_event
+from microwallet.http402.wire.events import EVENT_STREAM, encode_event
 from microwallet.http402.wire.problems import Problem, ProblemType
 from microwallet.http402.wire.session_payload import TopUpAction, parse_payload
 from microwallet.http402.wire.session_request import SessionRequest

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.money import Asset
 from microwallet.http402.charging.answers import KEPT_LIMIT, Answer, pack, receipt_headers
 from microwallet.http402.charging.asgi import Message, Send
 from microwallet.http402.charging.gateway import Gateway, Grant
-from microwallet.http402.charging.metering import ClientGone, EventMeter
+from microwallet.http402.charging.metering import EventMeter
 from microwallet.http402.charging.request_body import RequestBody
 from microwallet.http402.charging.routes import Unit
 from microwallet.http402.charging.sales import Sold
-
-__all__ = ["ClientGone", "Delivery"]
+from microwallet.http402.wire.events import EVENT_STREAM
 
 
 class Delivery:
@@ -76,7 +73,7 @@ class Delivery:
     async def _start(self, message: Message) -> None:
         status: int = message["status"]
         fields = [(name.lower(), value) for name, value in message.get("headers", [])]
-        is_stream = any(name == b"content-type" and is_event_stream(value) for name, value in fields)
+        is_stream = any(name == b"content-type" and _is_event_stream(value) for name, value in fields)
         sold, units = self._grant.sold, self._units(fields)
         headers = [one for one in fields if one[0] not in (b"payment-receipt", self._units_field)]
         if status >= 500:
@@ -124,6 +121,5 @@ class Delivery:
             await self._gateway.keep_answer(self._grant, pack(whole))
 
 
-def is_event_stream(content_type: Any) -> bool:
-    """Whether a Content-Type is that of server-sent events."""
-    return bool(content_type.partition(b";")[0].strip().lower() == b"text/event-stream")
+def _is_event_stream(content_type: bytes) -> bool:
+    return content_type.partition(b";")[0].strip().lower() == EVENT_STREAM.encode()

@@ -12,8 +12,9 @@ from urllib.parse import unquote
 from microwallet.http402.charging.answers import Answer
 from microwallet.http402.charging.asgi import Application, Receive, Scope, Send, send_answer
 from microwallet.http402.charging.checks import Asked
-from microwallet.http402.charging.delivery import ClientGone, Delivery
+from microwallet.http402.charging.delivery import Delivery
 from microwallet.http402.charging.gateway import Free, Gateway, Grant
+from microwallet.http402.charging.metering import ClientGone
 from microwallet.http402.charging.request_body import RequestBody
 from microwallet.http402.charging.routes import Unit
 from microwallet.http402.wire.credential import is_payment

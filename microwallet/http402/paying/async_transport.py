@@ -45,7 +45,7 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
     ) -> None:
         self._open_client = open_client
         self._inner = inner
-        self._books = Books()
+        self._books = BooksThread()
         self._client: PayingClient | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -80,7 +80,7 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
         return self._client
 
 
-class Books:
+class BooksThread:
     """One thread on which everything but HTTP is done, and what was opened there."""
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class Books:
 class AsyncExchange:
     """Carries out the steps of a handshake for one request; holds the newest response."""
 
-    def __init__(self, inner: httpx.AsyncBaseTransport, request: httpx.Request, books: Books) -> None:
+    def __init__(self, inner: httpx.AsyncBaseTransport, request: httpx.Request, books: BooksThread) -> None:
         self._inner = inner
         self._request = request
         self._books = books
@@ -167,7 +167,7 @@ class _PaidStream(httpx.AsyncByteStream):
     """A stream of events, byte for byte; what has been passed on pays for what comes next."""
 
     def __init__(
-        self, stream: MeteredStream, response: httpx.Response, exchange: AsyncExchange, books: Books
+        self, stream: MeteredStream, response: httpx.Response, exchange: AsyncExchange, books: BooksThread
     ) -> None:
         self._stream = stream
         self._inner = response.stream

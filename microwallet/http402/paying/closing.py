@@ -59,8 +59,7 @@ def _steps(
         raise PaymentRefused(f"{purchase.url} no longer offers to be paid through this channel")
     answer = yield Sending(authorization=signer.close(challenge, channel.spent))
     if not 200 <= answer.status < 300:
-        problem = answer.problem
-        told = "" if problem is None else f": {problem.detail or problem.title}"
+        told = "" if answer.problem is None else f": {answer.problem}"
         raise PaymentRefused(f"the payee does not close the channel, it answers {answer.status}{told}")
     receipt = read_receipt(answer.receipt).receipt
     is_ours = receipt is not None and receipt.channel_id == channel.channel_id

@@ -31,12 +31,11 @@ from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import HttpPayment
 from microwallet.http402.wire.body_digest import matches
 from microwallet.http402.wire.challenge import offered_challenges
+from microwallet.http402.wire.events import EVENT_STREAM
 from microwallet.http402.wire.problems import ProblemType, ToldProblem
 from microwallet.ledger.deposits import DepositKind
 
-FIRST_ERROR_STATUS = 400
-EVENT_STREAM = "text/event-stream"
-NOTHING_BOUGHT = frozenset(
+_NOTHING_BOUGHT = frozenset(
     {ProblemType.CHALLENGE_NOT_FOUND, ProblemType.INVALID_CHALLENGE, ProblemType.PAYMENT_EXPIRED}
 )
 _WANTS_MORE = frozenset({ProblemType.INSUFFICIENT_BALANCE, ProblemType.DELTA_TOO_SMALL})
@@ -103,7 +102,7 @@ class Handshake:
             preview = Funding(self.client, choice).preview(choice.reserved)
             return WouldPay(choice=choice, preview=preview)
         if begun is None:
-            held = yield from self.order.buy(choice, self.order.price(choice))
+            held = yield from self.order.buy(choice, self.order.terms(choice))
         else:
             held = self.order.resumed(choice, begun)
         while True:
@@ -194,9 +193,7 @@ class Handshake:
         """What the server answers below 500 without a refusal it has charged, an error of its own too."""
         if answer.media_type == EVENT_STREAM:
             return Streaming(held=held)
-        return self.order.settled(
-            [held.purchase], held, answer.receipt, is_error=answer.status >= FIRST_ERROR_STATUS
-        )
+        return self.order.settled([held.purchase], held, answer.receipt, is_error=answer.status >= 400)
 
     def _mended(self, held: Held, answer: Answer, problem: ToldProblem | None) -> Steps[Held]:
         """What to try next after a refusal, each thing once; PaymentRefused when nothing is left."""
@@ -213,7 +210,7 @@ class Handshake:
                 " request; nothing was bought",
                 hint="take another key, or none",
             )
-        if kind in NOTHING_BOUGHT and self._first("renew"):
+        if kind in _NOTHING_BOUGHT and self._first("renew"):
             return replace(held, choice=(yield from self.renewed(held, answer)))
         if (informed := (yield from self._informed(held, problem))) is not None:
             return replace(informed, choice=(yield from self.renewed(held, answer)))
@@ -257,7 +254,7 @@ class Handshake:
     def _unseen(self, held: Held, problem: ToldProblem | None) -> int | None:
         """What is authorized already beyond this purchase, and would be enough: others that run beside
         this one have signed it, and the payee has not got it yet."""
-        channel = self.client.ledger.channels.get(held.channel.channel_id) or held.channel
+        channel = self.order.newest(held.channel)
         required = 0 if problem is None else problem.required_cumulative or 0
         enough = max(required, held.purchase.cumulative_amount + 1)
         return channel.authorized if enough <= channel.authorized else None
@@ -285,7 +282,7 @@ class Handshake:
     def _raised(self, held: Held, answer: Answer, problem: ToldProblem | None) -> Steps[Held]:
         """The payee wants more for this request, or has not seen the highest voucher: once, in the limit."""
         choice = yield from self.renewed(held, answer)
-        channel = self.client.ledger.channels.get(held.channel.channel_id) or held.channel
+        channel = self.order.newest(held.channel)
         required = problem.required_cumulative if problem is not None else None
         cost = held.purchase.cost
         if required is None:
@@ -293,14 +290,14 @@ class Handshake:
         else:
             cost = max(cost, required - channel.spent)
         asset = choice.price.asset
-        limit = Amount(self.client.limits.max_amounts.get(asset.token, 0), asset)
+        limit = Amount(self.order.limit(choice), asset)
         if limit < Amount(cost, asset):
             raise AboveLimit(
                 f"the server wants {Amount(cost, asset)} for this request, and at most {limit} may be paid;"
                 " nothing more was signed",
                 hint=f'--max-amount "{Amount(cost, asset)}"',
             )
-        terms = replace(self.order.price(choice), cost=cost, at_least=required)
+        terms = replace(self.order.terms(choice), cost=cost, at_least=required)
         try:
             reserved = self.order.reserve(channel, terms)
         except AmountExceedsDeposit:
@@ -328,18 +325,15 @@ class Handshake:
             # What was signed there can no longer be taken.
             self.order.forget_risen(channel)
         choice = self._choose((yield from self._exchange(Sending())))
-        return (yield from self.order.buy(choice, self.order.price(choice), without=[channel.channel_id]))
+        return (yield from self.order.buy(choice, self.order.terms(choice), without=[channel.channel_id]))
 
     def _refusal(
         self, held: Held, answer: Answer, problem: ToldProblem | None, *, resumed: bool
     ) -> PaymentRefused:
-        told = (
-            "no reason" if problem is None else problem.detail or problem.title or problem.uri or "no reason"
-        )
         kept = "; it stays counted as spent, since an earlier run sent it" if resumed else ""
         return PaymentRefused(
             f"{self.origin} refuses the payment of {Amount(held.purchase.cost, held.channel.asset)}"
-            f" with {answer.status}: {told}{kept}",
+            f" with {answer.status}: {problem or 'no reason'}{kept}",
             hint=f"microwallet channel show {held.channel.name}",
         )
 

@@ -8,9 +8,10 @@ import httpx
 
 from microwallet.errors import OutcomeUnknown
 from microwallet.http402.paying.exchange import Answer, Asked, NoAnswer, NotSent, Sending
-from microwallet.http402.paying.handshake import EVENT_STREAM, WouldPay
+from microwallet.http402.paying.handshake import WouldPay
 from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.paying.receipts import HttpPayment
+from microwallet.http402.wire.events import EVENT_STREAM
 from microwallet.http402.wire.problems import MEDIA_TYPE
 from microwallet.http402.wire.session_request import INTENT, METHOD
 

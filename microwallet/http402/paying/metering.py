@@ -97,7 +97,7 @@ class MeteredStream:
             yield from self._hand_over(newest)
             return
         handshake = self._handshake
-        channel = handshake.client.ledger.channels.get(held.channel.channel_id) or held.channel
+        channel = handshake.order.newest(held.channel)
         cost = max(price.base_units, needed.required_cumulative - channel.spent)
         limit = handshake.order.limit(held.choice)
         if self.reserved + cost > limit:
@@ -135,11 +135,8 @@ class MeteredStream:
             self._held = held = replace(held, choice=(yield from handshake.renewed(held, answer)))
             answer = yield from self._sent(self._voucher(held, purchase))
         if not 200 <= answer.status < 300:
-            told = answer.problem
-            raise PaymentRefused(
-                f"the server refuses a voucher of its own stream with {answer.status}"
-                + ("" if told is None else f": {told.detail or told.title}")
-            )
+            told = "" if answer.problem is None else f": {answer.problem}"
+            raise PaymentRefused(f"the server refuses a voucher of its own stream with {answer.status}{told}")
 
     def _voucher(self, held: Held, purchase: Purchase) -> Steps[Answer]:
         field = self._handshake.order.signer(held.channel).voucher(

@@ -90,7 +90,8 @@ class Order:
         """What was signed on a channel can no longer be taken: it is finalized below that."""
         self._risen.pop(channel.channel_id, None)
 
-    def price(self, choice: Choice) -> Terms:
+    def terms(self, choice: Choice) -> Terms:
+        """What a voucher for an offer is to do, within what may still be authorized."""
         return Terms(
             cost=choice.reserved,
             most=self.most(choice),
@@ -204,6 +205,10 @@ class Order:
             yield Sending(authorization=field, is_head=True)
         return funded
 
+    def newest(self, channel: PayerChannel) -> PayerChannel:
+        """A channel as the ledger has it now."""
+        return self.client.ledger.channels.get(channel.channel_id) or channel
+
     def signer(self, channel: PayerChannel) -> Signer:
         """What signs for a channel: its key is fetched once."""
         if channel.channel_id not in self._signers:
@@ -232,7 +237,7 @@ class Order:
         if cost > books.reserved:
             cost = sum(one.cost for one in ledger.purchases.of_request(self.request) if one.is_paid)
         return HttpPayment(
-            channel=ledger.channels.get(held.channel.channel_id) or held.channel,
+            channel=self.newest(held.channel),
             amount=cost,
             cumulative_amount=purchases[-1].cumulative_amount,
             idempotency_key=self.request.idempotency_key,
@@ -243,7 +248,7 @@ class Order:
 
     def _books(self, purchases: Sequence[Purchase], held: Held, delivered: int) -> Books:
         ledger, reserved = self.client.ledger, held.reserved
-        channel = ledger.channels.get(held.channel.channel_id) or held.channel
+        channel = self.newest(held.channel)
         total = sum(purchase.cost for purchase in purchases)
         least = most = 0
         if reserved is not None:

@@ -16,6 +16,7 @@ from microwallet.errors import MalformedMessage
 from microwallet.http402.wire.encoding import json_object
 from microwallet.http402.wire.wire_object import WireObject
 
+EVENT_STREAM = "text/event-stream"
 NEED_VOUCHER = "payment-need-voucher"
 RECEIPT = "payment-receipt"
 EVENT_LIMIT = 1024 * 1024

@@ -102,6 +102,10 @@ class ToldProblem:
         """Which of the drafts' problems it is."""
         return None if self.uri is None else ProblemType.of(self.uri)
 
+    def __str__(self) -> str:
+        """What it says to a person."""
+        return self.detail or self.title or self.uri or "no reason"
+
     @classmethod
     def parse(cls, body: bytes) -> Self:
         """The problem in the body of a response; MalformedMessage if it is no JSON object."""
