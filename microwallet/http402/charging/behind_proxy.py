@@ -12,8 +12,7 @@ from functools import lru_cache
 from microwallet.errors import UsageError
 from microwallet.http402.charging.answers import plain_answer
 from microwallet.http402.charging.asgi import Application, Receive, Scope, Send, send_answer
-
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+from microwallet.http402.loopback import is_loopback, parse_ip
 
 
 class BehindProxy:
@@ -40,7 +39,7 @@ class BehindProxy:
         if told == ["https"]:
             client = self._client(scope) or peer
             scope = {**scope, "scheme": "https", "client": (client, 0)}
-        elif told or not _is_loopback(peer):
+        elif told or not is_loopback(peer):
             await send_answer(plain_answer(403, "Forbidden"), send)
             return
         await self._app(scope, receive, send)
@@ -48,14 +47,14 @@ class BehindProxy:
     def _client(self, scope: Scope) -> str | None:
         """The last address in X-Forwarded-For that is none of the proxies'."""
         for one in reversed(_words(scope, b"x-forwarded-for")):
-            if _address(one) is None:
+            if parse_ip(one) is None:
                 return None
             if not self._is_proxy(one):
                 return one
         return None
 
     def _is_named(self, peer: str) -> bool:
-        address = _address(peer)
+        address = parse_ip(peer)
         return address is not None and any(address in network for network in self._networks)
 
 
@@ -67,22 +66,6 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
             f"{text[:60]!r} is no address of a proxy, and no network of such",
             hint="--behind-tls-proxy 10.0.0.5, or 10.0.0.0/24",
         ) from error
-
-
-def _address(text: str) -> _Address | None:
-    """The address; one of IPv4 that is written in IPv6 is that of IPv4."""
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
-
-
-@lru_cache(maxsize=1024)
-def _is_loopback(peer: str) -> bool:
-    address = _address(peer)
-    return address is not None and address.is_loopback
 
 
 def _words(scope: Scope, field: bytes) -> list[str]:

@@ -5,13 +5,13 @@ draft-httpauth-payment-00, section "Transport Security": challenges and credenti
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import ssl
 from pathlib import Path
 
 from microwallet.errors import PortTaken, UsageError
 from microwallet.http402.charging.settings import Settings
+from microwallet.http402.loopback import is_loopback
 
 BACKLOG = 1024
 
@@ -46,14 +46,6 @@ def url_of(settings: Settings, listening: socket.socket) -> str:
     """The address of a gateway, as it can be typed on this machine."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"{'https' if settings.has_tls else 'http'}://{host}:{listening.getsockname()[1]}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayeeChannel
-from microwallet.domain.identifiers import Address, ChannelId, parse_address
+from microwallet.domain.identifiers import Address, ChainId, ChannelId, parse_address
 from microwallet.domain.voucher import SignatureError, SignerCheck, VoucherDigest
 from microwallet.errors import UsageError
 from microwallet.http402.charging.chain import PayeeChain
@@ -20,7 +20,7 @@ from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.offers import Offer, Terms
 from microwallet.http402.charging.refusal import refused
 from microwallet.http402.charging.signed_deposit import SignedDeposit, check_signed
-from microwallet.http402.wire.credential import Credential
+from microwallet.http402.wire.credential import Credential, payer_source
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.session_payload import OpenAction, SignedTransfer, SignedVoucher, TopUpAction
 
@@ -135,9 +135,9 @@ class Opening:
         return state
 
 
-def _payer(credential: Credential, chain_id: int) -> Address:
+def _payer(credential: Credential, chain_id: ChainId) -> Address:
     """The address in the credential's `source`, a did:pkh of the chain in use."""
-    prefix = f"did:pkh:eip155:{chain_id}:"
+    prefix = payer_source(chain_id, "")
     source = credential.source or ""
     if source.startswith(prefix):
         try:

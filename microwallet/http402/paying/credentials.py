@@ -8,7 +8,7 @@ from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import TxHash, hexed
 from microwallet.domain.voucher import VoucherDigest, VoucherKey
 from microwallet.http402.wire.challenge import Challenge
-from microwallet.http402.wire.credential import Credential
+from microwallet.http402.wire.credential import Credential, payer_source
 from microwallet.http402.wire.session_payload import (
     CloseAction,
     OpenAction,
@@ -103,5 +103,5 @@ class Signer:
 
     def _field(self, challenge: Challenge, action: SessionAction) -> str:
         descriptor = self._channel.descriptor
-        source = f"did:pkh:eip155:{descriptor.chain_id}:{descriptor.payer}"
+        source = payer_source(descriptor.chain_id, descriptor.payer)
         return Credential(challenge=challenge, payload=payload_object(action), source=source).to_field()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
 
 from microwallet.errors import UsageError
+from microwallet.http402.loopback import is_loopback
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _EXAMPLE = "write it whole: https://example.com/path"
@@ -41,19 +41,9 @@ class Origin:
     @property
     def is_private(self) -> bool:
         """Whether nobody in between reads what is sent: TLS, or this very machine."""
-        return self.scheme == "https" or _is_loopback(self.host)
+        return self.scheme == "https" or is_loopback(self.host)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{host}{port}"
-
-
-def _is_loopback(host: str) -> bool:
-    """By its text alone: a name, but for localhost, means whatever its look-up says."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

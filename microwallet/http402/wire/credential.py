@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from microwallet.domain.identifiers import ChainId
 from microwallet.errors import MalformedMessage
 from microwallet.http402.wire.challenge import Challenge
 from microwallet.http402.wire.encoding import decode_object, encode_object
@@ -59,6 +60,11 @@ class Credential:
         if self.source is not None:
             document["source"] = self.source
         return "Payment " + encode_object(document)
+
+
+def payer_source(chain_id: ChainId, address: str) -> str:
+    """A payer as `source` names it: a did:pkh of an account on an EVM chain."""
+    return f"did:pkh:eip155:{chain_id}:{address}"
 
 
 def is_payment(authorization: str) -> bool:

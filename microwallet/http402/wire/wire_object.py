@@ -73,7 +73,7 @@ class WireObject:
 
     def flag(self, name: str) -> bool:
         """True or false; false if absent."""
-        value = self._fields.get(name, False)
+        value = self._fields[name] if name in self else False
         if not isinstance(value, bool):
             raise self._error(name, "true or false")
         return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from microwallet.errors import UsageError
-from microwallet.http402.charging.listening import bind, is_loopback
+from microwallet.http402.charging.listening import bind
 from microwallet.http402.charging.settings import Settings, duration
 
 FILE = """
@@ -137,12 +137,6 @@ def test_no_times(text):
     """Anything else is refused."""
     with pytest.raises(UsageError):
         duration(text)
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
-def test_loopback(host):
-    """Addresses that only this machine reaches."""
-    assert is_loopback(host)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", "127.0.0.1.example.org", ""])

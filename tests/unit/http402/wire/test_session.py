@@ -55,6 +55,13 @@ ACTIONS = [
 class TestRequest:
     """What a challenge asks for."""
 
+    def test_null_is_as_good_as_absent(self):
+        """For every optional field, the flag included."""
+        document = REQUEST.to_object()
+        document |= {"unitType": None, "suggestedDeposit": None}
+        document["methodDetails"] |= {"feePayer": None, "credentialTypes": None, "minVoucherDelta": None}
+        assert SessionRequest.parse(document) == REQUEST
+
     def test_it_is_read_back(self):
         """With nothing optional and with all of it; further fields are ignored."""
         full = SessionRequest(
