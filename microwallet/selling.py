@@ -1,4 +1,4 @@
-"""The composition root of the gateway: what is sold, and what one worker process of `serve` is made of."""
+"""What sells, built out of a wallet: an assortment, and what one worker process of `serve` is made of."""
 
 from __future__ import annotations
 

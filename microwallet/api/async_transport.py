@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from microwallet.api.pool import WalletPool, pool_of
+from microwallet.api.pool import WalletPool, open_adapters, pool_of
 from microwallet.api.transport import PayingTerms, check_key
 from microwallet.domain.money import Amount
 from microwallet.http402.paying import async_transport
@@ -29,7 +29,7 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
         payee: str | None = None,
     ) -> None:
         """As PayingTransport, with an AsyncHTTPTransport to send."""
-        pool = WalletPool.open() if wallet is None else pool_of(wallet)
+        pool = WalletPool(open_adapters()) if wallet is None else pool_of(wallet)
         self._own = pool if wallet is None else None
         terms = PayingTerms(pool, max_amount, max_deposit, payee)
         self._paying = async_transport.AsyncPayingTransport(terms.client, inner or httpx.AsyncHTTPTransport())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
+from microwallet.api.pool import pool_of
 from microwallet.api.results import Accepted, Balance, Capture, Channel, Payment
 from microwallet.api.wallet import HTTP_SECONDS, Wallet
 from microwallet.domain.money import Amount
@@ -24,7 +25,7 @@ class AsyncWallet:
     def __init__(self, wallet: Wallet) -> None:
         """Use `AsyncWallet.open`."""
         self._wallet = wallet
-        self._pool = wallet._pool  # noqa: SLF001
+        self._pool = pool_of(wallet)
 
     @classmethod
     def open(

@@ -41,14 +41,14 @@ class Log:
 
 
 def open_adapters(
-    home: str | Path | None,
+    home: str | Path | None = None,
     *,
-    account: str | None,
-    network: str | None,
-    rpc_url: str | None,
-    password_file: str | Path | None,
+    account: str | None = None,
+    network: str | None = None,
+    rpc_url: str | None = None,
+    password_file: str | Path | None = None,
 ) -> Wallet:
-    """The wallet that the arguments name, or else the environment."""
+    """The wallet that the arguments name, or else the environment; nobody is ever asked for a password."""
     environment: Mapping[str, str] = os.environ
     if home is not None:
         environment = {**os.environ, "MICROWALLET_HOME": str(home)}
@@ -76,23 +76,6 @@ class WalletPool:
         self._unlocking = threading.Lock()
         self._pid = os.getpid()
         self._closed = False
-
-    @classmethod
-    def open(
-        cls,
-        home: str | Path | None = None,
-        *,
-        account: str | None = None,
-        network: str | None = None,
-        rpc_url: str | None = None,
-        password_file: str | Path | None = None,
-    ) -> Self:
-        """The wallets of a home; nobody is ever asked for a password."""
-        return cls(
-            open_adapters(
-                home, account=account, network=network, rpc_url=rpc_url, password_file=password_file
-            )
-        )
 
     def __enter__(self) -> Self:
         return self

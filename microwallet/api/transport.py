@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from microwallet.api.pool import WalletPool, pool_of
+from microwallet.api.pool import WalletPool, open_adapters, pool_of
 from microwallet.api.results import HttpPayment, http_payment_result
 from microwallet.domain.money import Amount
 from microwallet.http402.paying import transport
@@ -48,7 +48,7 @@ class PayingTransport(httpx.BaseTransport):
         origin the one that was paid first. Raises UsageError for an amount that is none.
         """
         self._inner = inner or httpx.HTTPTransport()
-        pool = WalletPool.open() if wallet is None else pool_of(wallet)
+        pool = WalletPool(open_adapters()) if wallet is None else pool_of(wallet)
         self._own = pool if wallet is None else None
         self._terms = PayingTerms(pool, max_amount, max_deposit, payee)
 

@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from microwallet.api.pool import WalletPool
+from microwallet.api.pool import WalletPool, open_adapters
 from microwallet.api.results import (
     Accepted,
     Balance,
@@ -66,8 +66,10 @@ class Wallet:
         Reads the configuration; creates nothing, asks nobody, touches no key.
         """
         return cls(
-            WalletPool.open(
-                home, account=account, network=network, rpc_url=rpc_url, password_file=password_file
+            WalletPool(
+                open_adapters(
+                    home, account=account, network=network, rpc_url=rpc_url, password_file=password_file
+                )
             )
         )
 
@@ -96,8 +98,6 @@ class Wallet:
         from microwallet.paying import amount_of
 
         return amount_of(self._pool.base, text)
-
-    # Paying
 
     def open_channel(
         self,
@@ -264,8 +264,6 @@ class Wallet:
                 json=json,
                 extensions={} if idempotency_key is None else {IDEMPOTENCY_KEY: idempotency_key},
             )
-
-    # Being paid
 
     def accept(self, vouchers: str | bytes | Iterable[str | bytes]) -> Accepted:
         """Verify vouchers, JSON as `pay` gives it, and keep the best of each channel, durably.
