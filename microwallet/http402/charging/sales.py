@@ -51,7 +51,7 @@ class Sold(NamedTuple):
 
 
 class StreamEnded(Exception):
-    """A later stream has taken the channel over."""
+    """A later stream has taken the channel over, or the channel ends."""
 
 
 def sell(rows: SessionRows, order: Order, now: int) -> Sold:
@@ -126,10 +126,11 @@ def undo(rows: SessionRows, sale: Sale) -> SessionAccount:
 def charge_units(rows: SessionRows, sale: Sale, amount: int, *, wanted: int, stream: int) -> tuple[int, Sold]:
     """Charge a stream for the next units of `amount` each: as many as there is something for.
 
-    StreamEnded if the stream is not its channel's session any more.
+    StreamEnded if the stream is not its channel's session any more, or the channel is being closed: what is
+    charged then may not be captured with the rest.
     """
     account = _known(rows, sale.channel_id)
-    if account.stream != stream:
+    if account.stream != stream or account.is_closing or account.is_finalized:
         raise StreamEnded
     count = min(wanted, account.available // amount) if amount else wanted
     if count and amount:
