@@ -1,0 +1,31 @@
+"""Payers that want more than they pay for, or to be in the way of others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from counter import Counter, Payer, problem
+
+PAYER = Payer()
+
+
+@pytest.fixture
+def counter(tmp_path):
+    """A gateway that sells everything for 1000 base units."""
+    opened = Counter(tmp_path)
+    opened.know(PAYER)
+    yield opened
+    opened.close()
+
+
+def test_what_is_authorized_beyond_the_deposit_buys_nothing(counter):
+    """A reorganisation took a top-up back: it could not be captured."""
+    assert counter.pay(PAYER, PAYER.pay(10_000)).status_code == 200
+    counter.ledger.vouchers.record_states(
+        {PAYER.channel_id: replace(PAYER.state, deposit=2_000)}, as_of=counter.now
+    )
+    assert counter.pay(PAYER, PAYER.pay(2_000)).status_code == 200
+    answer = counter.pay(PAYER, PAYER.pay(3_000))
+    assert (answer.status_code, problem(answer)) == (402, "session/insufficient-balance")
+    assert (counter.account(PAYER).spent, len(counter.app.requests)) == (2_000, 2)
