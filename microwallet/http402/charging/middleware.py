@@ -20,6 +20,8 @@ from microwallet.http402.wire.credential import is_payment
 
 PAYER_FIELDS = b"x-payment-"
 """What fields that say who paid begin with: payer, channel, amount, asset and decimals."""
+_TELLING = 15
+"""Bytes of a field's name that say whether it is about paying; what is longer is not kept in memory."""
 DELIVERY = "microwallet.delivery"
 """Where the scope of a paid request holds its Delivery, for whoever stands before the middleware."""
 
@@ -95,10 +97,15 @@ def _payer_fields(grant: Grant) -> list[tuple[bytes, bytes]]:
 
 
 def _is_about_paying(name: bytes, value: bytes) -> bool:
-    """Whether a field of the client is kept from the application."""
+    """Whether a field of the client is kept from the application.
+
+    A Connection that names our fields too: it would take them away from whoever stands behind it.
+    """
     if name == b"authorization":
         return is_payment(value.decode("latin-1"))
-    return _is_payment_field(name)
+    if name == b"connection":
+        return any(_is_payment_field(one.strip()[:_TELLING]) for one in value.split(b","))
+    return _is_payment_field(name[:_TELLING])
 
 
 @lru_cache(maxsize=1024)

@@ -29,3 +29,14 @@ def test_what_is_authorized_beyond_the_deposit_buys_nothing(counter):
     answer = counter.pay(PAYER, PAYER.pay(3_000))
     assert (answer.status_code, problem(answer)) == (402, "session/insufficient-balance")
     assert (counter.account(PAYER).spent, len(counter.app.requests)) == (2_000, 2)
+
+
+@pytest.mark.parametrize("named", [b"x-payment-payer", b"close, X-Payment-Channel ,x-payment-amount"])
+def test_a_client_cannot_take_away_who_paid(counter, named):
+    """By naming our fields in its Connection, which would drop them on the way to an upstream."""
+    fields = {"connection": named, "x-mine": "1"}
+    assert counter.pay(PAYER, PAYER.pay(1000), headers=fields).status_code == 200
+    _, _, fields, _ = counter.app.requests[0]
+    assert fields[b"x-payment-payer"] == PAYER.address.encode()
+    assert b"x-payment" not in fields.get(b"connection", b"").lower()
+    assert fields[b"x-mine"] == b"1"
