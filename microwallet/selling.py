@@ -213,7 +213,8 @@ class Shop:
         while True:
             begun = time.monotonic()
             try:
-                await self._cashier.run(lambda settling: settling.look())
+                # Before the closes that payers ask for: they must not keep it from answering those on chain.
+                await self._cashier.run(lambda settling: settling.look(), is_urgent=True)
             except MicrowalletError as error:
                 if error.code != failing:
                     self._emit("interrupted", {"code": error.code, "message": error.message})

@@ -43,6 +43,7 @@ from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.group_commit import GroupCommit
 from microwallet.http402.charging.offers import Offer, Terms, offer_of
+from microwallet.http402.charging.once import Once
 from microwallet.http402.charging.opening import Opening
 from microwallet.http402.charging.page import payment_page, wants_page
 from microwallet.http402.charging.paths import canonical_path
@@ -113,6 +114,7 @@ class Gateway:
         self._channels = ChannelBook(store, chain, clock=clock)
         self._opening = Opening(terms, self._channels, chain, relay)
         self._close_channel = close_channel
+        self._closing = Once[TxHash | None]()
         self._challenges = ChallengeBook(terms.secrets, clock)
         self._news: dict[ChannelId, asyncio.Event] = {}
         self._offers = {
@@ -345,12 +347,15 @@ class Gateway:
 
     async def _close(self, known: KnownChannel, issued: AnsweredChallenge) -> Answer:
         """Close with what was charged: any voucher rightly signed asks for it, the best one pays for it."""
-        if self._close_channel is None:
+        close = self._close_channel
+        if close is None:
             raise Refused(
                 Problem(type=ProblemType.VERIFICATION_FAILED, detail="channels are not closed on demand here")
             )
-        transaction_hash = await self._close_channel(known.channel_id)
-        known.state_at = None
+        transaction_hash = None
+        if not known.state.finalized:
+            transaction_hash = await self._closing.run(known.channel_id, lambda: close(known.channel_id))
+            known.state_at = None
         receipt = self.receipt(await self._account(known), issued.challenge.id)
         return self._done(receipt.with_transaction(transaction_hash))
 

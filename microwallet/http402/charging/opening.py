@@ -19,7 +19,8 @@ from microwallet.http402.charging.channel_book import ChannelBook, KnownChannel
 from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.offers import Offer, Terms
-from microwallet.http402.charging.signed_deposit import SignedDeposit, check_signed
+from microwallet.http402.charging.once import Once
+from microwallet.http402.charging.signed_deposit import check_signed
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.problems import Problem, ProblemType
 from microwallet.http402.wire.session_payload import OpenAction, SignedTransfer, SignedVoucher, TopUpAction
@@ -43,7 +44,7 @@ class Opening:
         self._channels = channels
         self._chain = chain
         self._relay = relay
-        self._in_hand: dict[str, asyncio.Task[int]] = {}
+        self._in_hand = Once[int]()
 
     async def open(self, credential: Credential, action: OpenAction, offer: Offer) -> KnownChannel:
         """The channel that an `open` action tells of, once the chain has it as it should be.
@@ -111,17 +112,9 @@ class Opening:
         if self._relay is None or offer.paid_token is None:
             raise _failed(channel_id, "deposits are not brought onto the chain here: send a transaction")
         deposit = check_signed(offer.paid_token, descriptor, transfer, top_up_salt=top_up_salt)
-        total = await self._once(self._relay, deposit)
+        relay = self._relay
+        total = await self._in_hand.run(deposit.operation, lambda: relay.run(lambda own: own.bring(deposit)))
         return await self._patiently(lambda chain: chain.holding(channel_id, total), channel_id)
-
-    async def _once(self, relay: Desk[DepositRelay], deposit: SignedDeposit) -> int:
-        """Bring a deposit onto the chain once, for all requests that ask for it at the same time."""
-        task = self._in_hand.get(deposit.operation)
-        if task is None:
-            task = asyncio.ensure_future(relay.run(lambda own: own.bring(deposit)))
-            self._in_hand[deposit.operation] = task
-            task.add_done_callback(lambda _: self._in_hand.pop(deposit.operation))
-        return await asyncio.shield(task)
 
     async def _patiently(
         self, ask: Callable[[PayeeChain], ChannelState | None], channel_id: ChannelId

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
-from counter import Counter, Payer, problem
+from counter import Counter, Payer, credential, only_challenge, problem
 
 PAYER = Payer()
 
@@ -40,3 +41,30 @@ def test_a_client_cannot_take_away_who_paid(counter, named):
     assert fields[b"x-payment-payer"] == PAYER.address.encode()
     assert b"x-payment" not in fields.get(b"connection", b"").lower()
     assert fields[b"x-mine"] == b"1"
+
+
+def test_a_channel_is_closed_once(counter):
+    """However often that is asked for at the same time, and not again when it is finalized: each look at the
+    chain would keep the payee from others."""
+    going_on = asyncio.Event()
+
+    async def close(channel_id):
+        counter.closed.append(channel_id)
+        await going_on.wait()
+        return await Counter._close(counter, channel_id)
+
+    counter.gateway._close_channel = close
+
+    async def scene():
+        challenge = only_challenge(await counter.asked())
+        fields = {"authorization": credential(PAYER, PAYER.close(0), challenge)}
+        asked = [asyncio.create_task(counter.asked(headers=fields)) for _ in range(20)]
+        await asyncio.sleep(0.2)
+        counter.chain.channels[PAYER.channel_id] = replace(PAYER.state, finalized=True)
+        going_on.set()
+        done = await asyncio.gather(*asked)
+        return [*done, await counter.asked(headers=fields)]
+
+    answers = asyncio.run(scene())
+    assert {answer.status_code for answer in answers} == {200}
+    assert len(counter.closed) == 2  # one call, and what the counter notes of it
