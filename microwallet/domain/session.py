@@ -48,3 +48,5 @@ class Sale(NamedTuple):
     """What was answered, where it could be kept."""
     created_at: int
     """Unix seconds."""
+    repeats: int = 0
+    """How often it is or was served again for the same price, as its answer is not kept."""

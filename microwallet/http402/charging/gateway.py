@@ -152,10 +152,9 @@ class Gateway:
             return problem_answer(Problem(type=ProblemType.TRY_AGAIN, detail=f"{detail} ({error.code})"))
 
     async def undo(self, grant: Grant) -> None:
-        """Nothing was served: the cost is given back. What was sold before stays sold."""
-        if not grant.sold.is_replay:
-            sale = grant.sold.sale
-            await self._commit.run(lambda rows: sales.undo(rows, sale))
+        """Nothing was served: the cost is given back. What was served another time stays sold."""
+        sale = grant.sold.sale
+        await self._commit.run(lambda rows: sales.undo(rows, sale))
 
     async def settle_cost(self, grant: Grant, units: int) -> Sold:
         """Charge a grant's sale for what was used, no more than was reserved."""
@@ -240,7 +239,7 @@ class Gateway:
         sold = await self._commit.run(lambda rows: sales.sell(rows, order, self._clock()))
         issued.channel_id = known.channel_id
         if sold.is_replay:
-            return self._replayed(asked, path, offer, sold, known, issued.challenge.id)
+            return self._replayed(path, offer, sold, known, issued.challenge.id)
         return Grant(path=path, offer=offer, sold=sold, channel=known, challenge_id=issued.challenge.id)
 
     async def _channel(
@@ -310,10 +309,11 @@ class Gateway:
             idempotency_key=keys[0],
             fingerprint=await fingerprint_of(asked, path),
             is_stream=offer.price.unit is Unit.EVENT,
+            may_repeat=asked.method in _SAFE and not asked.has_body and offer.price.unit is not Unit.EVENT,
         )
 
     def _replayed(
-        self, asked: Asked, path: str, offer: Offer, sold: Sold, known: KnownChannel, challenge_id: str
+        self, path: str, offer: Offer, sold: Sold, known: KnownChannel, challenge_id: str
     ) -> Grant | Answer:
         """The same request again: answered as before, or served again where that harms nobody."""
         if sold.sale.answer is not None:
@@ -325,7 +325,7 @@ class Gateway:
             return Answer(
                 status=answer.status, headers=[*answer.headers, *receipt_headers(receipt)], body=answer.body
             )
-        if asked.method in _SAFE and offer.price.unit is not Unit.EVENT:
+        if sold.is_repeat:
             return Grant(path=path, offer=offer, sold=sold, channel=known, challenge_id=challenge_id)
         raise Refused(
             Problem(

@@ -15,6 +15,9 @@ from microwallet.http402.charging.account import Refused, accept, charge, give_b
 from microwallet.http402.charging.store import SessionRows
 from microwallet.http402.wire.problems import Problem, ProblemType
 
+MOST_REPEATS = 3
+"""How often a request is served again for one price: as often as its answer may get lost, not for ever."""
+
 
 class Handover(NamedTuple):
     """A voucher, rightly signed, as it came with a challenge."""
@@ -40,6 +43,8 @@ class Order(NamedTuple):
     fingerprint: bytes | None = None
     is_stream: bool = False
     """Whether it is its channel's session from now on."""
+    may_repeat: bool = False
+    """Whether serving it again harms nobody."""
 
 
 class Sold(NamedTuple):
@@ -48,6 +53,8 @@ class Sold(NamedTuple):
     sale: Sale
     account: SessionAccount
     is_replay: bool = False
+    is_repeat: bool = False
+    """Whether it is to be served again: its answer is not kept."""
 
 
 class StreamEnded(Exception):
@@ -69,7 +76,11 @@ def sell(rows: SessionRows, order: Order, now: int) -> Sold:
                     detail="the idempotency key was used for another request",
                 )
             )
-        return Sold(sale=earlier, account=account, is_replay=True)
+        is_repeat = order.may_repeat and earlier.answer is None and earlier.repeats < MOST_REPEATS
+        if is_repeat:
+            earlier = earlier._replace(repeats=earlier.repeats + 1)
+            rows.save_repeats(earlier)
+        return Sold(sale=earlier, account=account, is_replay=True, is_repeat=is_repeat)
     accepted = _accepted(account, handover)
     sale = Sale(
         channel_id=handover.channel_id,
@@ -115,12 +126,16 @@ def settle_cost(rows: SessionRows, sale: Sale, cost: int) -> Sold:
     return Sold(sale=sale, account=account)
 
 
-def undo(rows: SessionRows, sale: Sale) -> SessionAccount:
-    """Give back all that a sale cost: nothing was served."""
-    account = give_back(_known(rows, sale.channel_id), sale.cost)
-    rows.save(account)
-    rows.remove_sale(sale)
-    return account
+def undo(rows: SessionRows, sale: Sale) -> None:
+    """Nothing was served: give back all that a sale cost, unless it is or was served another time."""
+    current = rows.sale(sale.channel_id, sale.cumulative_amount)
+    if current is None:
+        return
+    if current.repeats:
+        rows.save_repeats(current._replace(repeats=current.repeats - 1))
+    else:
+        rows.save(give_back(_known(rows, sale.channel_id), current.cost))
+        rows.remove_sale(current)
 
 
 def charge_units(rows: SessionRows, sale: Sale, amount: int, *, wanted: int, stream: int) -> tuple[int, Sold]:

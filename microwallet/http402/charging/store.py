@@ -35,6 +35,9 @@ class SessionRows(Protocol):
     def update_sale(self, sale: Sale) -> None:
         """Store what a sale costs."""
 
+    def save_repeats(self, sale: Sale) -> None:
+        """Store how often a sale is served again."""
+
     def keep_answer(self, sale: Sale, answer: bytes) -> None:
         """Store what was answered to a sale."""
 

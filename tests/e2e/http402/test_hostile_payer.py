@@ -6,7 +6,9 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from counter import Counter, Payer, credential, only_challenge, problem
+from counter import Counter, Payer, credential, only_challenge, problem, receipt
+
+from microwallet.http402.charging.sales import MOST_REPEATS
 
 PAYER = Payer()
 
@@ -41,6 +43,62 @@ def test_a_client_cannot_take_away_who_paid(counter, named):
     assert fields[b"x-payment-payer"] == PAYER.address.encode()
     assert b"x-payment" not in fields.get(b"connection", b"").lower()
     assert fields[b"x-mine"] == b"1"
+
+
+@pytest.mark.parametrize("fails_first", [True, False])
+def test_what_is_given_back_is_not_served_by_its_twin(counter, fails_first):
+    """Two requests with one key side by side, of which the first fails, before the second is served or after:
+    one price is paid."""
+    asked, fails, tasks, served = asyncio.Event(), asyncio.Event(), [], counter.app
+
+    async def app(scope, receive, send):
+        if not asked.is_set():
+            asked.set()
+            await fails.wait()
+            raise RuntimeError("the first one fails")
+        if fails_first:
+            fails.set()
+            await asyncio.wait(tasks)
+        await served(scope, receive, send)
+
+    counter.application._app = app
+
+    async def scene():
+        challenge = only_challenge(await counter.asked())
+        fields = {"authorization": credential(PAYER, PAYER.pay(1000), challenge), "idempotency-key": "k"}
+        tasks.append(asyncio.create_task(counter.asked(headers=fields)))
+        await asked.wait()
+        second = await counter.asked(headers=fields)
+        fails.set()
+        return await tasks[0], second
+
+    first, second = asyncio.run(scene())
+    assert (first.status_code, second.status_code, second.content) == (500, 200, b"served")
+    assert receipt(second).spent == counter.account(PAYER).spent == 1000
+
+
+def test_what_fails_with_its_twin_costs_nothing(counter):
+    """Nobody was served."""
+    counter.app.fails = True
+
+    async def scene():
+        challenge = only_challenge(await counter.asked())
+        fields = {"authorization": credential(PAYER, PAYER.pay(1000), challenge), "idempotency-key": "k"}
+        return await asyncio.gather(*(counter.asked(headers=fields) for _ in range(3)))
+
+    assert [answer.status_code for answer in asyncio.run(scene())] == [500, 500, 500]
+    account = counter.account(PAYER)
+    assert (account.accepted, account.spent) == (1000, 0)
+
+
+def test_one_price_buys_no_endless_supply(counter):
+    """An answer too large to be kept is made again when it got lost, with the same key, but not for ever."""
+    counter.app.body = b"x" * 70_000
+    key = {"idempotency-key": "k"}
+    answers = [counter.pay(PAYER, PAYER.pay(1000), headers=key) for _ in range(2 + MOST_REPEATS)]
+    assert [answer.status_code for answer in answers] == [200] * (1 + MOST_REPEATS) + [409]
+    assert problem(answers[-1]) == "urn:microwallet:problem:outcome-unknown"
+    assert len(counter.app.requests) == 1 + MOST_REPEATS
 
 
 def test_a_channel_is_closed_once(counter):
