@@ -94,7 +94,10 @@ class Grant:
 
 
 class Gateway:
-    """Decides about requests. One event loop uses it; `store` may be shared by many processes."""
+    """Decides about requests. One event loop uses it; `store` may be shared by many processes.
+
+    Whoever has a channel waits for no stranger's `openings`.
+    """
 
     def __init__(
         self,
@@ -103,6 +106,7 @@ class Gateway:
         store: SessionStore,
         chain: Desk[PayeeChain],
         *,
+        openings: Desk[PayeeChain] | None = None,
         relay: Desk[DepositRelay] | None = None,
         close_channel: Callable[[ChannelId], Awaitable[TxHash | None]] | None = None,
         clock: Callable[[], int] = lambda: int(time.time()),
@@ -112,7 +116,7 @@ class Gateway:
         self._clock = clock
         self._commit = GroupCommit(store)
         self._channels = ChannelBook(store, chain, clock=clock)
-        self._opening = Opening(terms, self._channels, chain, relay)
+        self._opening = Opening(terms, self._channels, openings or chain, relay)
         self._close_channel = close_channel
         self._closing = Once[TxHash | None]()
         self._challenges = ChallengeBook(terms.secrets, clock)
@@ -153,8 +157,7 @@ class Gateway:
 
     async def undo(self, grant: Grant) -> None:
         """Nothing was served: the cost is given back. What was served another time stays sold."""
-        sale = grant.sold.sale
-        await self._commit.run(lambda rows: sales.undo(rows, sale))
+        await self._commit.run(lambda rows: sales.undo(rows, grant.sold.sale))
 
     async def settle_cost(self, grant: Grant, units: int) -> Sold:
         """Charge a grant's sale for what was used, no more than was reserved."""
@@ -183,8 +186,7 @@ class Gateway:
 
     async def keep_answer(self, grant: Grant, packed: bytes) -> None:
         """Keep what was answered for the same request again."""
-        sale = grant.sold.sale
-        await self._commit.run(lambda rows: sales.keep_answer(rows, sale, packed))
+        await self._commit.run(lambda rows: sales.keep_answer(rows, grant.sold.sale, packed))
 
     def receipt(
         self, account: SessionAccount, challenge_id: str, *, units: int | None = None

@@ -27,7 +27,9 @@ from microwallet.http402.wire.session_payload import OpenAction, SignedTransfer,
 
 PATIENCE_SECONDS = 20.0
 """How long to wait for a transaction that the payer says was sent."""
-_PAUSE = 0.25
+MOST_WAITING = 32
+"""Transactions that are waited for at most: anybody can name one that never comes."""
+_PAUSE, _LONGEST_PAUSE = 0.25, 2.0
 
 
 class Opening:
@@ -45,6 +47,7 @@ class Opening:
         self._chain = chain
         self._relay = relay
         self._in_hand = Once[int]()
+        self._waiting = 0
 
     async def open(self, credential: Credential, action: OpenAction, offer: Offer) -> KnownChannel:
         """The channel that an `open` action tells of, once the chain has it as it should be.
@@ -119,12 +122,22 @@ class Opening:
     async def _patiently(
         self, ask: Callable[[PayeeChain], ChannelState | None], channel_id: ChannelId
     ) -> ChannelState:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while (state := await self._chain.run(ask)) is None:
-            if time.monotonic() > deadline:
-                detail = "the transaction is not confirmed yet"
-                raise _failed(channel_id, detail, ProblemType.TRY_AGAIN)
-            await asyncio.sleep(_PAUSE)
+        """What the chain says once it does. Whoever asks for what it knows waits for no others."""
+        deadline, pause = time.monotonic() + PATIENCE_SECONDS, _PAUSE
+        state = await self._chain.run(ask)
+        if state is not None:
+            return state
+        if self._waiting < MOST_WAITING:
+            self._waiting += 1
+            try:
+                while state is None and time.monotonic() < deadline:
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+                    state = await self._chain.run(ask)
+            finally:
+                self._waiting -= 1
+        if state is None:
+            raise _failed(channel_id, "the transaction is not confirmed yet", ProblemType.TRY_AGAIN)
         return state
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from dataclasses import replace
 
 import pytest
 from counter import Counter, Payer, credential, only_challenge, problem, receipt
 
+from microwallet.http402.charging import opening
+from microwallet.http402.charging.desk import QUEUE_LIMIT
+from microwallet.http402.charging.opening import MOST_WAITING
 from microwallet.http402.charging.sales import MOST_REPEATS
 
 PAYER = Payer()
@@ -126,3 +131,52 @@ def test_a_channel_is_closed_once(counter):
     answers = asyncio.run(scene())
     assert {answer.status_code for answer in answers} == {200}
     assert len(counter.closed) == 2  # one call, and what the counter notes of it
+
+
+def test_opens_that_never_come_keep_nobody_away(counter, monkeypatch):
+    """A flood of transactions that nobody sent: payers go on paying, and an open that is there is taken."""
+    monkeypatch.setattr(opening, "PATIENCE_SECONDS", 1.0)
+    stranger, friend = Payer(2), Payer(3)
+    counter.chain.channels[friend.channel_id] = friend.state
+
+    def opened(_transaction_hash, channel_id):
+        time.sleep(0.005)  # a chain that is far away
+        return counter.chain.channels.get(channel_id)
+
+    counter.chain.opened = opened
+
+    async def paid(payer, action):
+        challenge = only_challenge(await counter.asked())
+        return await counter.asked(headers={"authorization": credential(payer, action, challenge)})
+
+    async def scene():
+        flood = [asyncio.create_task(paid(stranger, stranger.open(1000))) for _ in range(QUEUE_LIMIT)]
+        await asyncio.sleep(0.3)
+        counter.now += 3600  # what the chain said of the payer's channel is too old
+        known = await paid(PAYER, PAYER.pay(1000))
+        new = await paid(friend, friend.open(1000))
+        waiting = sum(not one.done() for one in flood)
+        return known, new, waiting, await asyncio.gather(*flood)
+
+    known, new, waiting, flood = asyncio.run(scene())
+    assert (known.status_code, new.status_code) == (200, 200)
+    assert waiting <= MOST_WAITING
+    assert {answer.status_code for answer in flood} == {503}
+
+
+def test_a_full_desk_for_opens_is_not_that_of_payers(counter):
+    """Strangers have filled it: whoever has a channel is served."""
+
+    async def scene():
+        gate = threading.Event()
+        full = [asyncio.create_task(counter.openings.run(lambda _: gate.wait(5))) for _ in range(QUEUE_LIMIT)]
+        await asyncio.sleep(0)
+        counter.now += 3600
+        challenge = only_challenge(await counter.asked())
+        fields = [credential(PAYER, action, challenge) for action in (PAYER.top_up(1), PAYER.pay(1000))]
+        answers = [await counter.asked(headers={"authorization": field}) for field in fields]
+        gate.set()
+        await asyncio.gather(*full)
+        return answers
+
+    assert [answer.status_code for answer in asyncio.run(scene())] == [503, 200]
