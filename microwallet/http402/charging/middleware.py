@@ -10,7 +10,7 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 from microwallet.http402.charging.answers import Answer
-from microwallet.http402.charging.asgi import Application, Receive, Scope, Send, send_answer
+from microwallet.http402.charging.asgi import Application, Receive, Scope, Send, plain_name, send_answer
 from microwallet.http402.charging.checks import Asked
 from microwallet.http402.charging.delivery import ClientGone, Delivery
 from microwallet.http402.charging.gateway import Free, Gateway, Grant
@@ -110,8 +110,8 @@ def _is_about_paying(name: bytes, value: bytes) -> bool:
 
 @lru_cache(maxsize=1024)
 def _is_payment_field(name: bytes) -> bool:
-    """Whether only the gateway may set a field; `_` reads like `-` to many applications."""
-    plain = name.lower().replace(b"_", b"-")
+    """Whether only the gateway may set a field."""
+    plain = plain_name(name)
     return plain.startswith((PAYER_FIELDS, b"payment-")) or plain == b"accept-payment"
 
 
