@@ -139,6 +139,7 @@ class Shop:
         self._emit = emit
         self._store = wallet.ledger.sessions
         self._chain = Desk("chain", self._payee_chain, threads=CHAIN_THREADS)
+        self._openings = Desk("openings", self._payee_chain, threads=CHAIN_THREADS)
         self._cashier = Desk("settlement", self._settling)
         self._probes = Desk("probe", wallet.twin)
         self._fees = assortment.fees
@@ -157,6 +158,7 @@ class Shop:
             self._routes,
             self._store,
             self._chain,
+            openings=self._openings,
             relay=self._relay,
             close_channel=self.close_channel,
             clock=wallet.now,
@@ -204,6 +206,7 @@ class Shop:
             message = "a transaction that was sent is not mined yet: the next start finishes it"
             self._emit("interrupted", {"code": "outcome-unknown", "message": message})
         self._chain.close(within=0)
+        self._openings.close(within=0)
         self._relay.close(within=0)
         self._probes.close(within=0)
 
@@ -213,7 +216,8 @@ class Shop:
         while True:
             begun = time.monotonic()
             try:
-                await self._cashier.run(lambda settling: settling.look())
+                # Before the closes that payers ask for: they must not keep it from answering those on chain.
+                await self._cashier.run(lambda settling: settling.look(), is_urgent=True)
             except MicrowalletError as error:
                 if error.code != failing:
                     self._emit("interrupted", {"code": error.code, "message": error.message})

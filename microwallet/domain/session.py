@@ -10,7 +10,7 @@ from microwallet.domain.identifiers import ChannelId
 class SessionAccount(NamedTuple):
     """0 <= spent <= accepted; accepted never falls, and spent only by what is given back.
 
-    accepted <= deposit as well, unless a reorganisation takes a top-up back.
+    accepted <= deposit as well, unless a reorganisation takes a top-up back: what is beyond it buys nothing.
     draft-evm-session-00, section "Server-Side Accounting".
     """
 
@@ -29,8 +29,8 @@ class SessionAccount(NamedTuple):
 
     @property
     def available(self) -> int:
-        """What is authorized and not spent, base units."""
-        return self.accepted - self.spent
+        """What is authorized, deposited and not spent, base units."""
+        return max(0, min(self.accepted, self.deposit) - self.spent)
 
 
 class Sale(NamedTuple):
@@ -48,3 +48,5 @@ class Sale(NamedTuple):
     """What was answered, where it could be kept."""
     created_at: int
     """Unix seconds."""
+    repeats: int = 0
+    """How often it is or was served again for the same price, as its answer is not kept."""

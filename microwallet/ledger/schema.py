@@ -133,6 +133,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             fingerprint BLOB,
             answer BLOB,
             created_at INTEGER NOT NULL,
+            repeats INTEGER NOT NULL DEFAULT 0,
             PRIMARY KEY (channel_id, cumulative_amount)
         ) STRICT, WITHOUT ROWID""",
         """CREATE UNIQUE INDEX sales_by_key ON sales (channel_id, idempotency_key)

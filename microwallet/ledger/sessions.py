@@ -17,7 +17,7 @@ from microwallet.domain.session import Sale, SessionAccount
 from microwallet.ledger.database import Database, to_text
 from microwallet.ledger.vouchers import Accepted, Vouchers
 
-_SALE = "channel_id, cumulative_amount, cost, idempotency_key, fingerprint, answer, created_at"
+_SALE = "channel_id, cumulative_amount, cost, idempotency_key, fingerprint, answer, created_at, repeats"
 
 
 class SessionRows:
@@ -78,7 +78,7 @@ class SessionRows:
     def add_sale(self, sale: Sale) -> bool:
         """Store a new sale; False, and nothing is stored, if its voucher has bought already."""
         added = self._execute(
-            f"INSERT INTO sales ({_SALE}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+            f"INSERT INTO sales ({_SALE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (channel_id, cumulative_amount) DO NOTHING",
             (
                 sale.channel_id,
@@ -88,6 +88,7 @@ class SessionRows:
                 sale.fingerprint,
                 sale.answer,
                 sale.created_at,
+                sale.repeats,
             ),
         )
         return added.rowcount == 1
@@ -97,6 +98,13 @@ class SessionRows:
         self._execute(
             "UPDATE sales SET cost = ? WHERE channel_id = ? AND cumulative_amount = ?",
             (to_text(sale.cost), sale.channel_id, to_text(sale.cumulative_amount)),
+        )
+
+    def save_repeats(self, sale: Sale) -> None:
+        """Store how often a sale is served again."""
+        self._execute(
+            "UPDATE sales SET repeats = ? WHERE channel_id = ? AND cumulative_amount = ?",
+            (sale.repeats, sale.channel_id, to_text(sale.cumulative_amount)),
         )
 
     def keep_answer(self, sale: Sale, answer: bytes) -> None:
@@ -135,6 +143,7 @@ class SessionRows:
             fingerprint=row[4],
             answer=row[5],
             created_at=row[6],
+            repeats=row[7],
         )
 
 

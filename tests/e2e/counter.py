@@ -161,6 +161,7 @@ class Counter:
         self.app = Application()
         self.closed = []
         self.desk = Desk("chain", lambda: self.chain)
+        self.openings = Desk("openings", lambda: self.chain)
         self.gateway = Gateway(
             Terms(
                 realm=realm,
@@ -173,6 +174,7 @@ class Counter:
             parse_routes(routes, lambda text: Amount(int(text), USDC)),
             self.ledger.sessions,
             self.desk,
+            openings=self.openings,
             close_channel=self._close,
             clock=lambda: self.now,
         )
@@ -184,6 +186,7 @@ class Counter:
 
     def close(self):
         self.desk.close(within=5)
+        self.openings.close(within=5)
         self.ledger.close()
 
     def know(self, payer):

@@ -16,6 +16,14 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_MARKS = b"!#$%&'*+.^_`|~"
+_TO_HYPHENS = bytes.maketrans(_MARKS, b"-" * len(_MARKS))
+
+
+def plain_name(name: bytes) -> bytes:
+    """A field's name as an application may read it: to many, all that is no letter or digit is the same."""
+    return name.lower().translate(_TO_HYPHENS)
+
 
 @lru_cache(maxsize=4)
 def http_date(seconds: int) -> bytes:

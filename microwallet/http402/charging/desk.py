@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import queue
 import threading
 import time
@@ -17,6 +18,7 @@ T = TypeVar("T")
 
 QUEUE_LIMIT = 64
 """Pieces of work that wait at most: beyond it the caller had better come back later."""
+_URGENT, _USUAL = 0, 1
 
 
 class Desk(Generic[Tools]):
@@ -31,13 +33,17 @@ class Desk(Generic[Tools]):
         self._own = threading.local()
         self._size = threads
         self._threads: list[threading.Thread] = []
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._queue: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
+        self._places = itertools.count()
         self._waiting = 0
         self._is_closed = False
 
-    async def run(self, work: Callable[[Tools], T]) -> T:
-        """The result of `work`; NetworkError if too much waits already, or the desk is closed."""
-        if self._waiting >= QUEUE_LIMIT:
+    async def run(self, work: Callable[[Tools], T], *, is_urgent: bool = False) -> T:
+        """The result of `work`; NetworkError if too much waits already, or the desk is closed.
+
+        What `is_urgent` is done before all that waits, however much that is.
+        """
+        if self._waiting >= QUEUE_LIMIT and not is_urgent:
             raise NetworkError(f"{self._waiting} questions wait for the {self._name} already")
         if self._is_closed:
             raise NetworkError(f"the {self._name} is not asked any more")
@@ -60,7 +66,7 @@ class Desk(Generic[Tools]):
                 loop.call_soon_threadsafe(*outcome[:1], future, outcome[1])
 
         self._waiting += 1
-        self._queue.put(do)
+        self._queue.put((_URGENT if is_urgent else _USUAL, next(self._places), do))
         try:
             return await future
         finally:
@@ -70,14 +76,14 @@ class Desk(Generic[Tools]):
         """Take no other work, and wait that many seconds for what is in hand; whether it is done."""
         self._is_closed = True
         for _ in self._threads:
-            self._queue.put(None)
+            self._queue.put((_USUAL, next(self._places), None))
         deadline = time.monotonic() + within
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
-        while (do := self._queue.get()) is not None:
+        while (do := self._queue.get()[-1]) is not None:
             do()
 
 

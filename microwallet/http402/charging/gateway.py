@@ -42,6 +42,7 @@ from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.group_commit import GroupCommit
 from microwallet.http402.charging.offers import Offer, Terms, offer_of
+from microwallet.http402.charging.once import Once
 from microwallet.http402.charging.opening import Opening
 from microwallet.http402.charging.page import payment_page, wants_page
 from microwallet.http402.charging.paths import canonical_path
@@ -93,7 +94,10 @@ class Grant:
 
 
 class Gateway:
-    """Decides about requests. One event loop uses it; `store` may be shared by many processes."""
+    """Decides about requests. One event loop uses it; `store` may be shared by many processes.
+
+    Whoever has a channel waits for no stranger's `openings`.
+    """
 
     def __init__(
         self,
@@ -102,6 +106,7 @@ class Gateway:
         store: SessionStore,
         chain: Desk[PayeeChain],
         *,
+        openings: Desk[PayeeChain] | None = None,
         relay: Desk[DepositRelay] | None = None,
         close_channel: Callable[[ChannelId], Awaitable[TxHash | None]] | None = None,
         clock: Callable[[], int] = lambda: int(time.time()),
@@ -111,8 +116,9 @@ class Gateway:
         self._clock = clock
         self._commit = GroupCommit(store)
         self._channels = ChannelBook(store, chain, clock=clock)
-        self._opening = Opening(terms, self._channels, chain, relay)
+        self._opening = Opening(terms, self._channels, openings or chain, relay)
         self._close_channel = close_channel
+        self._closing = Once[TxHash | None]()
         self._challenges = ChallengeBook(terms.secrets, clock)
         self._news: dict[ChannelId, asyncio.Event] = {}
         self._offers = {
@@ -149,10 +155,8 @@ class Gateway:
             return problem_answer(Problem(type=ProblemType.TRY_AGAIN, detail=f"{detail} ({error.code})"))
 
     async def undo(self, grant: Grant) -> None:
-        """Nothing was served: the cost is given back. What was sold before stays sold."""
-        if not grant.sold.is_replay:
-            sale = grant.sold.sale
-            await self._commit.run(lambda rows: sales.undo(rows, sale))
+        """Nothing was served: the cost is given back. What was served another time stays sold."""
+        await self._commit.run(lambda rows: sales.undo(rows, grant.sold.sale))
 
     async def settle_cost(self, grant: Grant, units: int) -> Sold:
         """Charge a grant's sale for what was used, no more than was reserved."""
@@ -181,8 +185,7 @@ class Gateway:
 
     async def keep_answer(self, grant: Grant, packed: bytes) -> None:
         """Keep what was answered for the same request again."""
-        sale = grant.sold.sale
-        await self._commit.run(lambda rows: sales.keep_answer(rows, sale, packed))
+        await self._commit.run(lambda rows: sales.keep_answer(rows, grant.sold.sale, packed))
 
     def receipt(
         self, account: SessionAccount, challenge_id: str, *, units: int | None = None
@@ -235,7 +238,7 @@ class Gateway:
         sold = await self._commit.run(lambda rows: sales.sell(rows, order, self._clock()))
         issued.channel_id = known.channel_id
         if sold.is_replay:
-            return self._replayed(asked, path, offer, sold, known, issued.challenge.id)
+            return self._replayed(path, offer, sold, known, issued.challenge.id)
         return Grant(path=path, offer=offer, sold=sold, channel=known, challenge_id=issued.challenge.id)
 
     async def _channel(
@@ -291,10 +294,11 @@ class Gateway:
             idempotency_key=keys[0] if keys else None,
             fingerprint=await fingerprint_of(asked, path) if keys else None,
             is_stream=price.unit is Unit.EVENT,
+            may_repeat=asked.method in _SAFE and not asked.has_body and price.unit is not Unit.EVENT,
         )
 
     def _replayed(
-        self, asked: Asked, path: str, offer: Offer, sold: Sold, known: KnownChannel, challenge_id: str
+        self, path: str, offer: Offer, sold: Sold, known: KnownChannel, challenge_id: str
     ) -> Grant | Answer:
         """The same request again: answered as before, or served again where that harms nobody."""
         if sold.sale.answer is not None:
@@ -306,7 +310,7 @@ class Gateway:
             return Answer(
                 status=answer.status, headers=[*answer.headers, *receipt_headers(receipt)], body=answer.body
             )
-        if asked.method in _SAFE and offer.price.unit is not Unit.EVENT:
+        if sold.is_repeat:
             return Grant(path=path, offer=offer, sold=sold, channel=known, challenge_id=challenge_id)
         raise refused(
             ProblemType.OUTCOME_UNKNOWN,
@@ -325,10 +329,13 @@ class Gateway:
 
     async def _close(self, known: KnownChannel, issued: AnsweredChallenge) -> Answer:
         """Close with what was charged: any voucher rightly signed asks for it, the best one pays for it."""
-        if self._close_channel is None:
+        close = self._close_channel
+        if close is None:
             raise refused(ProblemType.VERIFICATION_FAILED, "channels are not closed on demand here")
-        transaction_hash = await self._close_channel(known.channel_id)
-        known.state_at = None
+        transaction_hash = None
+        if not known.state.finalized:
+            transaction_hash = await self._closing.run(known.channel_id, lambda: close(known.channel_id))
+            known.state_at = None
         receipt = self.receipt(await self._account(known), issued.challenge.id)
         return self._done(receipt.with_transaction(transaction_hash))
 

@@ -106,7 +106,7 @@ class EventMeter:
                 count, self.sold = await self._gateway.charge_units(self._grant, self.sold, wanted - paid)
             except StreamEnded:
                 await self._close()
-                raise ClientGone("another stream has taken the channel over") from None
+                raise ClientGone("the channel pays for this stream no more") from None
             paid += count
         return paid
 

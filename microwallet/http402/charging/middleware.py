@@ -10,7 +10,7 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 from microwallet.http402.charging.answers import Answer
-from microwallet.http402.charging.asgi import Application, Receive, Scope, Send, send_answer
+from microwallet.http402.charging.asgi import Application, Receive, Scope, Send, plain_name, send_answer
 from microwallet.http402.charging.checks import Asked
 from microwallet.http402.charging.delivery import Delivery
 from microwallet.http402.charging.gateway import Free, Gateway, Grant
@@ -21,6 +21,8 @@ from microwallet.http402.wire.credential import is_payment
 
 PAYER_FIELDS = b"x-payment-"
 """What fields that say who paid begin with: payer, channel, amount, asset and decimals."""
+_TELLING = 15
+"""Bytes of a field's name that say whether it is about paying; what is longer is not kept in memory."""
 DELIVERY = "microwallet.delivery"
 """Where the scope of a paid request holds its Delivery, for whoever stands before the middleware."""
 
@@ -96,16 +98,21 @@ def _payer_fields(grant: Grant) -> list[tuple[bytes, bytes]]:
 
 
 def _is_about_paying(name: bytes, value: bytes) -> bool:
-    """Whether a field of the client is kept from the application."""
+    """Whether a field of the client is kept from the application.
+
+    A Connection that names our fields too: it would take them away from whoever stands behind it.
+    """
     if name == b"authorization":
         return is_payment(value.decode("latin-1"))
-    return _is_payment_field(name)
+    if name == b"connection":
+        return any(_is_payment_field(one.strip()[:_TELLING]) for one in value.split(b","))
+    return _is_payment_field(name[:_TELLING])
 
 
 @lru_cache(maxsize=1024)
 def _is_payment_field(name: bytes) -> bool:
-    """Whether only the gateway may set a field; `_` reads like `-` to many applications."""
-    plain = name.lower().replace(b"_", b"-")
+    """Whether only the gateway may set a field."""
+    plain = plain_name(name)
     return plain.startswith((PAYER_FIELDS, b"payment-")) or plain == b"accept-payment"
 
 

@@ -18,15 +18,18 @@ from microwallet.http402.charging.channel_book import ChannelBook, KnownChannel
 from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.offers import Offer, Terms
+from microwallet.http402.charging.once import Once
 from microwallet.http402.charging.refusal import refused
-from microwallet.http402.charging.signed_deposit import SignedDeposit, check_signed
+from microwallet.http402.charging.signed_deposit import check_signed
 from microwallet.http402.wire.credential import Credential, payer_source
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.session_payload import OpenAction, SignedTransfer, SignedVoucher, TopUpAction
 
 PATIENCE_SECONDS = 20.0
 """How long to wait for a transaction that the payer says was sent."""
-_PAUSE = 0.25
+MOST_WAITING = 32
+"""Transactions that are waited for at most: anybody can name one that never comes."""
+_PAUSE, _LONGEST_PAUSE = 0.25, 2.0
 
 
 class Opening:
@@ -43,7 +46,8 @@ class Opening:
         self._channels = channels
         self._chain = chain
         self._relay = relay
-        self._in_hand: dict[str, asyncio.Task[int]] = {}
+        self._in_hand = Once[int]()
+        self._waiting = 0
 
     async def open(self, credential: Credential, action: OpenAction, offer: Offer) -> KnownChannel:
         """The channel that an `open` action tells of, once the chain has it as it should be.
@@ -111,27 +115,29 @@ class Opening:
             detail = "deposits are not brought onto the chain here: send a transaction"
             raise refused(ProblemType.VERIFICATION_FAILED, detail, channel_id)
         deposit = check_signed(offer.paid_token, descriptor, transfer, top_up_salt=top_up_salt)
-        total = await self._once(self._relay, deposit)
+        relay = self._relay
+        total = await self._in_hand.run(deposit.operation, lambda: relay.run(lambda own: own.bring(deposit)))
         return await self._patiently(lambda chain: chain.holding(channel_id, total), channel_id)
-
-    async def _once(self, relay: Desk[DepositRelay], deposit: SignedDeposit) -> int:
-        """Bring a deposit onto the chain once, for all requests that ask for it at the same time."""
-        task = self._in_hand.get(deposit.operation)
-        if task is None:
-            task = asyncio.ensure_future(relay.run(lambda own: own.bring(deposit)))
-            self._in_hand[deposit.operation] = task
-            task.add_done_callback(lambda _: self._in_hand.pop(deposit.operation))
-        return await asyncio.shield(task)
 
     async def _patiently(
         self, ask: Callable[[PayeeChain], ChannelState | None], channel_id: ChannelId
     ) -> ChannelState:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while (state := await self._chain.run(ask)) is None:
-            if time.monotonic() > deadline:
-                detail = "the transaction is not confirmed yet"
-                raise refused(ProblemType.TRY_AGAIN, detail, channel_id)
-            await asyncio.sleep(_PAUSE)
+        """What the chain says once it does. Whoever asks for what it knows waits for no others."""
+        deadline, pause = time.monotonic() + PATIENCE_SECONDS, _PAUSE
+        state = await self._chain.run(ask)
+        if state is not None:
+            return state
+        if self._waiting < MOST_WAITING:
+            self._waiting += 1
+            try:
+                while state is None and time.monotonic() < deadline:
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+                    state = await self._chain.run(ask)
+            finally:
+                self._waiting -= 1
+        if state is None:
+            raise refused(ProblemType.TRY_AGAIN, "the transaction is not confirmed yet", channel_id)
         return state
 
 

@@ -9,7 +9,7 @@ import httpcore
 
 from microwallet.errors import UsageError
 from microwallet.http402.charging.answers import plain_answer
-from microwallet.http402.charging.asgi import Receive, Scope, Send, send_answer
+from microwallet.http402.charging.asgi import Receive, Scope, Send, plain_name, send_answer
 
 CONNECT_SECONDS = 5.0
 CONNECTIONS = 200
@@ -99,7 +99,7 @@ class ReverseProxy:
         await self._pool.aclose()
 
     def _request_headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
-        headers = [one for one in _end_to_end(scope["headers"]) if one[0] not in _OURS]
+        headers = [one for one in _end_to_end(scope["headers"]) if plain_name(one[0]) not in _OURS]
         asked_host = [value for name, value in scope["headers"] if name == b"host"][:1]
         client = scope.get("client")
         told = [

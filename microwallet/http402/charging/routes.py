@@ -12,6 +12,8 @@ from microwallet.errors import InvalidAmount, MalformedMessage, UsageError, did_
 from microwallet.http402.charging.paths import canonical_path
 
 ANY_METHOD = "*"
+_OF_INTERMEDIARIES = ("CONNECT", "TRACE")
+"""Methods that ask for a tunnel or an echo, and for nothing that could be sold."""
 DEFAULT_REQUEST_UNITS = 1
 
 
@@ -85,6 +87,8 @@ class Routes:
 
     def find(self, method: str, path: str) -> Route | None:
         """The route of a request by its canonical path, or None."""
+        if method in _OF_INTERMEDIARIES:
+            return None
         segments = path[1:].split("/")
         return next((route for route in self.routes if route.fits(method, segments)), None)
 

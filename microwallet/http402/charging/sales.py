@@ -16,6 +16,9 @@ from microwallet.http402.charging.refusal import Refused, refused
 from microwallet.http402.charging.store import SessionRows
 from microwallet.http402.wire.problems import ProblemType
 
+MOST_REPEATS = 3
+"""How often a request is served again for one price: as often as its answer may get lost, not for ever."""
+
 
 class Handover(NamedTuple):
     """A voucher, rightly signed, as it came with a challenge."""
@@ -41,6 +44,8 @@ class Order(NamedTuple):
     fingerprint: bytes | None = None
     is_stream: bool = False
     """Whether it is its channel's session from now on."""
+    may_repeat: bool = False
+    """Whether serving it again harms nobody."""
 
 
 class Sold(NamedTuple):
@@ -49,10 +54,12 @@ class Sold(NamedTuple):
     sale: Sale
     account: SessionAccount
     is_replay: bool = False
+    is_repeat: bool = False
+    """Whether it is to be served again: its answer is not kept."""
 
 
 class StreamEnded(Exception):
-    """A later stream has taken the channel over."""
+    """A later stream has taken the channel over, or the channel ends."""
 
 
 def sell(rows: SessionRows, order: Order, now: int) -> Sold:
@@ -66,7 +73,11 @@ def sell(rows: SessionRows, order: Order, now: int) -> Sold:
         if earlier.fingerprint != order.fingerprint:
             detail = "the idempotency key was used for another request"
             raise refused(ProblemType.IDEMPOTENCY_MISMATCH, detail)
-        return Sold(sale=earlier, account=account, is_replay=True)
+        is_repeat = order.may_repeat and earlier.answer is None and earlier.repeats < MOST_REPEATS
+        if is_repeat:
+            earlier = earlier._replace(repeats=earlier.repeats + 1)
+            rows.save_repeats(earlier)
+        return Sold(sale=earlier, account=account, is_replay=True, is_repeat=is_repeat)
     accepted = _accepted(account, handover)
     sale = Sale(
         channel_id=handover.channel_id,
@@ -112,21 +123,26 @@ def settle_cost(rows: SessionRows, sale: Sale, cost: int) -> Sold:
     return Sold(sale=sale, account=account)
 
 
-def undo(rows: SessionRows, sale: Sale) -> SessionAccount:
-    """Give back all that a sale cost: nothing was served."""
-    account = give_back(_known(rows, sale.channel_id), sale.cost)
-    rows.save(account)
-    rows.remove_sale(sale)
-    return account
+def undo(rows: SessionRows, sale: Sale) -> None:
+    """Nothing was served: give back all that a sale cost, unless it is or was served another time."""
+    current = rows.sale(sale.channel_id, sale.cumulative_amount)
+    if current is None:
+        return
+    if current.repeats:
+        rows.save_repeats(current._replace(repeats=current.repeats - 1))
+    else:
+        rows.save(give_back(_known(rows, sale.channel_id), current.cost))
+        rows.remove_sale(current)
 
 
 def charge_units(rows: SessionRows, sale: Sale, amount: int, *, wanted: int, stream: int) -> tuple[int, Sold]:
     """Charge a stream for the next units of `amount` each: as many as there is something for.
 
-    StreamEnded if the stream is not its channel's session any more.
+    StreamEnded if the stream is not its channel's session any more, or the channel is being closed: what is
+    charged then may not be captured with the rest.
     """
     account = _known(rows, sale.channel_id)
-    if account.stream != stream:
+    if account.stream != stream or account.is_closing or account.is_finalized:
         raise StreamEnded
     count = min(wanted, account.available // amount) if amount else wanted
     if count and amount:

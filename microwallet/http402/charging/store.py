@@ -23,6 +23,9 @@ class SessionRows(Protocol):
     def save_voucher(self, account: SessionAccount, signature: bytes, *, now: int) -> None:
         """Store an account whose `accepted` rose, with the signature of the voucher."""
 
+    def sale(self, channel_id: ChannelId, cumulative_amount: int) -> Sale | None:
+        """What a voucher bought."""
+
     def sale_by_key(self, channel_id: ChannelId, idempotency_key: str) -> Sale | None:
         """What was bought under an idempotency key."""
 
@@ -31,6 +34,9 @@ class SessionRows(Protocol):
 
     def update_sale(self, sale: Sale) -> None:
         """Store what a sale costs."""
+
+    def save_repeats(self, sale: Sale) -> None:
+        """Store how often a sale is served again."""
 
     def keep_answer(self, sale: Sale, answer: bytes) -> None:
         """Store what was answered to a sale."""

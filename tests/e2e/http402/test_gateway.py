@@ -490,6 +490,7 @@ def test_the_application_hears_who_paid(counter):
         headers={
             "X-Payment-Payer": "0xforged",
             "x_payment_payer": "0xforged",
+            "X.Payment.Payer": "0xforged",
             "X-Payment-Anything": "forged",
             "Payment-Receipt": "forged",
             "Accept-Payment": "evm/session",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from counter import Counter, Payer, credential, only_challenge
@@ -195,6 +196,41 @@ def test_a_later_stream_takes_over(counter):
     asyncio.run(scene())
     assert first.receipt().units == len(first.data())
     assert amounts(counter)[1] == 100 * (len(first.data()) + len(second.data()))
+
+
+@pytest.mark.parametrize("how", ["by the payee", "on chain", "finalized"])
+def test_a_stream_ends_when_its_channel_does(counter, how):
+    """What was authorized before can no longer be taken then, so nothing is delivered for it."""
+    closed = asyncio.Event()
+
+    async def chunks():
+        yield b"data: 0\n\ndata: 1\n\n"
+        await closed.wait()
+        for number in range(2, 50):
+            yield b"data: %d\n\n" % number
+
+    counter.app.chunks = chunks
+    listener = Listener(counter)
+
+    def close():
+        vouchers = counter.ledger.vouchers
+        if how == "by the payee":
+            vouchers.begin_closes([PAYER.channel_id])
+            return
+        changes = {"close_requested_at": 5} if how == "on chain" else {"finalized": True}
+        vouchers.record_states({PAYER.channel_id: replace(PAYER.state, **changes)}, as_of=counter.now)
+
+    async def scene():
+        stream = asyncio.create_task(listener.listen(100_000))
+        await listener.until("message")
+        close()
+        closed.set()
+        async with asyncio.timeout(5):
+            await stream
+
+    asyncio.run(scene())
+    assert listener.data() == ["0", "1"]
+    assert (listener.receipt().units, amounts(counter)) == (2, (100_000, 200))
 
 
 @pytest.mark.parametrize(

@@ -232,8 +232,9 @@ class TestTransport:
         assert (answer.status_code, challenge.realm) == (402, "api.example.org")
         refused = httpx.get(gateway.url, headers={"x-forwarded-proto": "http"})
         assert (refused.status_code, "www-authenticate" in refused.headers) == (403, False)
-        httpx.get(gateway.url + "/free", headers=secure)
+        httpx.get(gateway.url + "/free", headers={**secure, "x_forwarded_for": "forged"})
         fields = upstream.asked[-1][1]
+        assert "x_forwarded_for" not in fields
         assert (fields["x-forwarded-proto"], fields["x-forwarded-for"]) == ("https", "203.0.113.7")
 
 

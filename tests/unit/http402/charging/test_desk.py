@@ -84,6 +84,31 @@ def test_the_queue_has_an_end():
     asyncio.run(run())
 
 
+def test_what_is_urgent_comes_first():
+    """Also where the queue is full: nobody can keep it away by asking for much."""
+    done = []
+
+    async def run():
+        desk = Desk("desk", lambda: None)
+        gate = threading.Event()
+        asked = [asyncio.create_task(desk.run(lambda _: gate.wait(5)))]
+        asked += [
+            asyncio.create_task(desk.run(lambda _, n=number: done.append(n)))
+            for number in range(QUEUE_LIMIT - 1)
+        ]
+        await asyncio.sleep(0)
+        with pytest.raises(NetworkError):
+            await desk.run(lambda _: done.append("too many"))
+        asked.append(asyncio.create_task(desk.run(lambda _: done.append("urgent"), is_urgent=True)))
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(*asked)
+        assert desk.close(within=1)
+
+    asyncio.run(run())
+    assert done == ["urgent", *range(QUEUE_LIMIT - 1)]
+
+
 def test_closing_waits_for_what_is_in_hand_alone():
     """What waits is not begun; what takes longer than the patience is told."""
 

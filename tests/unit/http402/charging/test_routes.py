@@ -191,3 +191,11 @@ class TestRoutes:
         with pytest.raises(UsageError, match="route 1: ") as raised:
             routes(table)
         assert message in raised.value.message
+
+
+@pytest.mark.parametrize("method", ["CONNECT", "TRACE"])
+def test_what_is_for_intermediaries_is_not_sold(method):
+    """A tunnel or an echo is no resource, not even a free one."""
+    table = routes({"path": "/free/**", "free": True}, {"path": "/**", "price": "1 USDC"})
+    assert table.find(method, "/free/a") is None
+    assert table.find(method, "/a") is None

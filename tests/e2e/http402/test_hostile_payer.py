@@ -1,0 +1,182 @@
+"""Payers that want more than they pay for, or to be in the way of others."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+from counter import Counter, Payer, credential, only_challenge, problem, receipt
+
+from microwallet.http402.charging import opening
+from microwallet.http402.charging.desk import QUEUE_LIMIT
+from microwallet.http402.charging.opening import MOST_WAITING
+from microwallet.http402.charging.sales import MOST_REPEATS
+
+PAYER = Payer()
+
+
+@pytest.fixture
+def counter(tmp_path):
+    """A gateway that sells everything for 1000 base units."""
+    opened = Counter(tmp_path)
+    opened.know(PAYER)
+    yield opened
+    opened.close()
+
+
+def test_what_is_authorized_beyond_the_deposit_buys_nothing(counter):
+    """A reorganisation took a top-up back: it could not be captured."""
+    assert counter.pay(PAYER, PAYER.pay(10_000)).status_code == 200
+    counter.ledger.vouchers.record_states(
+        {PAYER.channel_id: replace(PAYER.state, deposit=2_000)}, as_of=counter.now
+    )
+    assert counter.pay(PAYER, PAYER.pay(2_000)).status_code == 200
+    answer = counter.pay(PAYER, PAYER.pay(3_000))
+    assert (answer.status_code, problem(answer)) == (402, "session/insufficient-balance")
+    assert (counter.account(PAYER).spent, len(counter.app.requests)) == (2_000, 2)
+
+
+@pytest.mark.parametrize("named", [b"x-payment-payer", b"close, X-Payment-Channel ,x-payment-amount"])
+def test_a_client_cannot_take_away_who_paid(counter, named):
+    """By naming our fields in its Connection, which would drop them on the way to an upstream."""
+    fields = {"connection": named, "x-mine": "1"}
+    assert counter.pay(PAYER, PAYER.pay(1000), headers=fields).status_code == 200
+    _, _, fields, _ = counter.app.requests[0]
+    assert fields[b"x-payment-payer"] == PAYER.address.encode()
+    assert b"x-payment" not in fields.get(b"connection", b"").lower()
+    assert fields[b"x-mine"] == b"1"
+
+
+@pytest.mark.parametrize("fails_first", [True, False])
+def test_what_is_given_back_is_not_served_by_its_twin(counter, fails_first):
+    """Two requests with one key side by side, of which the first fails, before the second is served or after:
+    one price is paid."""
+    asked, fails, tasks, served = asyncio.Event(), asyncio.Event(), [], counter.app
+
+    async def app(scope, receive, send):
+        if not asked.is_set():
+            asked.set()
+            await fails.wait()
+            raise RuntimeError("the first one fails")
+        if fails_first:
+            fails.set()
+            await asyncio.wait(tasks)
+        await served(scope, receive, send)
+
+    counter.application._app = app
+
+    async def scene():
+        challenge = only_challenge(await counter.asked())
+        fields = {"authorization": credential(PAYER, PAYER.pay(1000), challenge), "idempotency-key": "k"}
+        tasks.append(asyncio.create_task(counter.asked(headers=fields)))
+        await asked.wait()
+        second = await counter.asked(headers=fields)
+        fails.set()
+        return await tasks[0], second
+
+    first, second = asyncio.run(scene())
+    assert (first.status_code, second.status_code, second.content) == (500, 200, b"served")
+    assert receipt(second).spent == counter.account(PAYER).spent == 1000
+
+
+def test_what_fails_with_its_twin_costs_nothing(counter):
+    """Nobody was served."""
+    counter.app.fails = True
+
+    async def scene():
+        challenge = only_challenge(await counter.asked())
+        fields = {"authorization": credential(PAYER, PAYER.pay(1000), challenge), "idempotency-key": "k"}
+        return await asyncio.gather(*(counter.asked(headers=fields) for _ in range(3)))
+
+    assert [answer.status_code for answer in asyncio.run(scene())] == [500, 500, 500]
+    account = counter.account(PAYER)
+    assert (account.accepted, account.spent) == (1000, 0)
+
+
+def test_one_price_buys_no_endless_supply(counter):
+    """An answer too large to be kept is made again when it got lost, with the same key, but not for ever."""
+    counter.app.body = b"x" * 70_000
+    key = {"idempotency-key": "k"}
+    answers = [counter.pay(PAYER, PAYER.pay(1000), headers=key) for _ in range(2 + MOST_REPEATS)]
+    assert [answer.status_code for answer in answers] == [200] * (1 + MOST_REPEATS) + [409]
+    assert problem(answers[-1]) == "urn:microwallet:problem:outcome-unknown"
+    assert len(counter.app.requests) == 1 + MOST_REPEATS
+
+
+def test_a_channel_is_closed_once(counter):
+    """However often that is asked for at the same time, and not again when it is finalized: each look at the
+    chain would keep the payee from others."""
+    going_on = asyncio.Event()
+
+    async def close(channel_id):
+        counter.closed.append(channel_id)
+        await going_on.wait()
+        return await Counter._close(counter, channel_id)
+
+    counter.gateway._close_channel = close
+
+    async def scene():
+        challenge = only_challenge(await counter.asked())
+        fields = {"authorization": credential(PAYER, PAYER.close(0), challenge)}
+        asked = [asyncio.create_task(counter.asked(headers=fields)) for _ in range(20)]
+        await asyncio.sleep(0.2)
+        counter.chain.channels[PAYER.channel_id] = replace(PAYER.state, finalized=True)
+        going_on.set()
+        done = await asyncio.gather(*asked)
+        return [*done, await counter.asked(headers=fields)]
+
+    answers = asyncio.run(scene())
+    assert {answer.status_code for answer in answers} == {200}
+    assert len(counter.closed) == 2  # one call, and what the counter notes of it
+
+
+def test_opens_that_never_come_keep_nobody_away(counter, monkeypatch):
+    """A flood of transactions that nobody sent: payers go on paying, and an open that is there is taken."""
+    monkeypatch.setattr(opening, "PATIENCE_SECONDS", 1.0)
+    stranger, friend = Payer(2), Payer(3)
+    counter.chain.channels[friend.channel_id] = friend.state
+
+    def opened(_transaction_hash, channel_id):
+        time.sleep(0.005)  # a chain that is far away
+        return counter.chain.channels.get(channel_id)
+
+    counter.chain.opened = opened
+
+    async def paid(payer, action):
+        challenge = only_challenge(await counter.asked())
+        return await counter.asked(headers={"authorization": credential(payer, action, challenge)})
+
+    async def scene():
+        flood = [asyncio.create_task(paid(stranger, stranger.open(1000))) for _ in range(QUEUE_LIMIT)]
+        await asyncio.sleep(0.3)
+        counter.now += 3600  # what the chain said of the payer's channel is too old
+        known = await paid(PAYER, PAYER.pay(1000))
+        new = await paid(friend, friend.open(1000))
+        waiting = sum(not one.done() for one in flood)
+        return known, new, waiting, await asyncio.gather(*flood)
+
+    known, new, waiting, flood = asyncio.run(scene())
+    assert (known.status_code, new.status_code) == (200, 200)
+    assert waiting <= MOST_WAITING
+    assert {answer.status_code for answer in flood} == {503}
+
+
+def test_a_full_desk_for_opens_is_not_that_of_payers(counter):
+    """Strangers have filled it: whoever has a channel is served."""
+
+    async def scene():
+        gate = threading.Event()
+        full = [asyncio.create_task(counter.openings.run(lambda _: gate.wait(5))) for _ in range(QUEUE_LIMIT)]
+        await asyncio.sleep(0)
+        counter.now += 3600
+        challenge = only_challenge(await counter.asked())
+        fields = [credential(PAYER, action, challenge) for action in (PAYER.top_up(1), PAYER.pay(1000))]
+        answers = [await counter.asked(headers={"authorization": field}) for field in fields]
+        gate.set()
+        await asyncio.gather(*full)
+        return answers
+
+    assert [answer.status_code for answer in asyncio.run(scene())] == [503, 200]
