@@ -61,6 +61,8 @@ class FaultProxy:
         self._server: asyncio.Server | None = None
         self.port = 0
         self._is_open = True
+        self._serving: set[asyncio.Task | None] = set()
+        """The loop itself keeps no task."""
 
     @property
     def url(self) -> str:
@@ -71,13 +73,15 @@ class FaultProxy:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=LONGEST)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    async def stop_listening(self) -> None:
+    def stop_listening(self) -> None:
         """Take no connection any more."""
         self._is_open = False
         if self._server is not None:
             self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self._serving.add(task)
         try:
             with suppress(OSError, asyncio.IncompleteReadError):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -88,6 +92,7 @@ class FaultProxy:
                 await self._answer(fault, head, body, writer)
         finally:
             writer.close()
+            self._serving.discard(task)
 
     async def _answer(self, fault: str, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> None:
         target = head.split(b" ", 2)[1]
@@ -107,13 +112,11 @@ class FaultProxy:
         except OSError:
             writer.write(_BAD_GATEWAY)
             return
-        if fault in ("twice", "second of two"):
-            second = await self._ask(head, body)
-            answer, other = (answer, second) if fault == "twice" else (second, answer)
-            if not other.is_stream:
-                await other.reader.read()
-            other.writer.close()
         try:
+            if fault in ("twice", "second of two"):
+                second = await self._ask(head, body)
+                answer, other = (answer, second) if fault == "twice" else (second, answer)
+                other.writer.close()
             await (self._stream if answer.is_stream else self._whole)(fault, target, answer, writer)
         finally:
             answer.writer.close()
@@ -131,9 +134,11 @@ class FaultProxy:
         writer.write(head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + body)
         try:
             return _Answer(await reader.readuntil(b"\r\n\r\n"), reader, writer)
-        except asyncio.IncompleteReadError as error:
+        except BaseException as error:
             writer.close()
-            raise ConnectionResetError from error
+            if isinstance(error, asyncio.IncompleteReadError):
+                raise ConnectionResetError from error
+            raise
 
     async def _whole(self, fault: str, target: bytes, answer: _Answer, writer: asyncio.StreamWriter) -> None:
         head, body = answer.head, await answer.reader.read()
@@ -215,7 +220,9 @@ def fault_proxy(targets: Sequence[int], **options: float) -> Iterator[FaultProxy
 
 
 async def _stop(proxy: FaultProxy) -> None:
-    await proxy.stop_listening()
+    proxy.stop_listening()
+    await asyncio.sleep(0.1)  # where it just begins to listen again
+    proxy.stop_listening()
     tasks: set[asyncio.Task] = {asyncio.current_task()}
     while tasks:
         await asyncio.sleep(0.05)  # for connections that were just made
@@ -223,3 +230,4 @@ async def _stop(proxy: FaultProxy) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0.05)  # for connections to close

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+import time
 
 import httpx
 from gateway_process import LARGE, units
@@ -75,6 +76,7 @@ def pay(client: httpx.Client, url: str, wanted: dict) -> list[str]:
         outcomes.append(ask(client, url, wanted))
         if outcomes[-1] in DONE or outcomes.count("outcome-unknown") == UNKNOWN:
             break
+        time.sleep(0.03)
     return outcomes
 
 
@@ -82,7 +84,7 @@ def main(url: str, name: str, count: int, *, again: bool) -> None:
     with Wallet.open() as wallet:
         limits = limits_of(wallet, deposit="10 USDC")
         paying = paying_client(wallet, limits, confirm=lambda _account, _plan: None)
-        with httpx.Client(transport=PayingTransport(paying, httpx.HTTPTransport())) as client:
+        with httpx.Client(transport=PayingTransport(lambda: paying, httpx.HTTPTransport())) as client:
             for wanted in plan(name, count):
                 if wanted["key"] or not again:
                     told = {**wanted, "outcomes": pay(client, url, wanted)}
