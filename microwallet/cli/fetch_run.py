@@ -22,7 +22,7 @@ from microwallet.cli.fetch_view import (
     would_pay_text,
 )
 from microwallet.cli.result import print_json, success_envelope
-from microwallet.errors import HttpStatus, MicrowalletError, NetworkError, UsageError
+from microwallet.errors import HttpStatus, Interrupted, MicrowalletError, NetworkError, UsageError
 from microwallet.http402.paying.origins import Origin
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ class _Fetch:
             raise self._with_data(failure, response) from error
         except MicrowalletError as error:
             raise self._with_data(error, response) from error.__cause__
+        except KeyboardInterrupt:
+            raise self._with_data(Interrupted("interrupted"), response) from None
         finally:
             if response is not None:
                 response.close()
