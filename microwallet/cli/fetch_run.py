@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from microwallet.cli.context import confirm, open_wallet
+from microwallet.cli.context import Stderr, confirm, open_wallet
 from microwallet.cli.fetch_request import Wanted
 from microwallet.cli.fetch_view import (
     answer_document,
@@ -124,6 +124,8 @@ class _Fetch:
             return
         for payment in _payments(response):
             say_payment(payment)
+        if (response.request.method, response.status_code) == ("HEAD", 402) and not settings.no_pay:
+            Stderr().say("a HEAD is not paid for: a GET is")
         data = self._data(response)
         if settings.fail and response.status_code >= 400:
             raise HttpStatus(f"{response.url} answered {response.status_code}", data=data)
