@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from microwallet.cli.context import Stderr
 from microwallet.cli.parameters import FastStart
 from microwallet.cli.result import Result, print_result
+from microwallet.errors import Interrupted
 
 
 def command(app: typer.Typer, name: str, *examples: str, **settings: Any) -> Callable[..., Any]:
@@ -44,7 +45,14 @@ def help_text(function: Callable[..., object], *examples: str) -> str:
 
 
 class Command(FastStart, TyperCommand):
-    """A verb."""
+    """A verb. Ctrl-C is an error like any other: Typer would end it without a word, or a document."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
 
 
 class Group(FastStart, TyperGroup):

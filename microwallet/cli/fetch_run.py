@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from microwallet.cli.context import confirm, open_wallet
+from microwallet.cli.context import Stderr, confirm, open_wallet
 from microwallet.cli.fetch_request import Wanted
 from microwallet.cli.fetch_view import (
     answer_document,
@@ -22,7 +22,7 @@ from microwallet.cli.fetch_view import (
     would_pay_text,
 )
 from microwallet.cli.result import print_json, success_envelope
-from microwallet.errors import HttpStatus, MicrowalletError, NetworkError, UsageError
+from microwallet.errors import HttpStatus, Interrupted, MicrowalletError, NetworkError, UsageError
 from microwallet.http402.paying.origins import Origin
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ class _Fetch:
             raise self._with_data(failure, response) from error
         except MicrowalletError as error:
             raise self._with_data(error, response) from error.__cause__
+        except KeyboardInterrupt:
+            raise self._with_data(Interrupted("interrupted"), response) from None
         finally:
             if response is not None:
                 response.close()
@@ -122,6 +124,8 @@ class _Fetch:
             return
         for payment in _payments(response):
             say_payment(payment)
+        if (response.request.method, response.status_code) == ("HEAD", 402) and not settings.no_pay:
+            Stderr().say("a HEAD is not paid for: a GET is")
         data = self._data(response)
         if settings.fail and response.status_code >= 400:
             raise HttpStatus(f"{response.url} answered {response.status_code}", data=data)

@@ -13,9 +13,9 @@ from microwallet.cli import completion
 from microwallet.cli.command import TakesAmount, help_text, new_group
 from microwallet.cli.context import Stderr, open_wallet
 from microwallet.cli.options import IdempotencyKey, Json, PasswordFile
-from microwallet.cli.result import SCHEMA
+from microwallet.cli.result import SCHEMA, streaming
 from microwallet.domain.money import Amount
-from microwallet.errors import MicrowalletError, OutcomeUnknown, UsageError
+from microwallet.errors import OutcomeUnknown, UsageError
 from microwallet.payer.pay import SignedPayment, new_idempotency_key
 from microwallet.payer.pay import pay as pay_channel
 from microwallet.payer.pay import resume as resume_payment
@@ -58,24 +58,20 @@ def pay(
         raise UsageError("pay needs a CHANNEL and an AMOUNT", hint='microwallet pay coffee "0.001 USDC"')
     if count is not None and count > _MOST_PAYMENTS:
         raise UsageError(f"--count is {count}; {_MOST_PAYMENTS} is the most", hint="microwallet pay --help")
-    try:
-        with open_wallet(password_file=password_file) as wallet:
-            if resume is not None:
-                signed = resume_payment(
-                    wallet.ledger,
-                    resume,
-                    key_of=wallet.voucher_key,
-                    reference=channel,
-                    amount=amount,
-                    count=count,
-                    memo=memo,
-                )
-            else:
-                signed = _pay(wallet, channel or "", amount or "", count or 1, memo, idempotency_key)
-            _print(signed, each=each, as_json=json)
-    except MicrowalletError as error:
-        error.streamed = each and json
-        raise
+    with streaming(enabled=each and json), open_wallet(password_file=password_file) as wallet:
+        if resume is not None:
+            signed = resume_payment(
+                wallet.ledger,
+                resume,
+                key_of=wallet.voucher_key,
+                reference=channel,
+                amount=amount,
+                count=count,
+                memo=memo,
+            )
+        else:
+            signed = _pay(wallet, channel or "", amount or "", count or 1, memo, idempotency_key)
+        _print(signed, each=each, as_json=json)
     _say_new_state(signed)
 
 

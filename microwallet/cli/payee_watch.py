@@ -16,6 +16,7 @@ from microwallet.cli.context import Stderr, open_wallet
 from microwallet.cli.event_lines import event_line
 from microwallet.cli.options import Json, NetworkName, PasswordFile, RpcUrl
 from microwallet.cli.payee_service import watch_service
+from microwallet.cli.result import streaming
 from microwallet.errors import MicrowalletError, UsageError
 
 if TYPE_CHECKING:
@@ -56,7 +57,10 @@ def watch(
 
     seconds, left = _duration(interval), check_margin(round(_duration(margin)))
     try:
-        with open_wallet(network=network, rpc_url=rpc_url, password_file=password_file) as wallet:
+        with (
+            streaming(enabled=json),
+            open_wallet(network=network, rpc_url=rpc_url, password_file=password_file) as wallet,
+        ):
             if print_service:
                 _print_service(watch_service(wallet, interval, margin), as_json=json)
                 return
@@ -80,9 +84,6 @@ def watch(
                 watching.run(interval=seconds, wait=time.sleep)
     except _Terminated:
         _emitter(json)("stopped", {})
-    except MicrowalletError as error:
-        error.streamed = json
-        raise
 
 
 def _print_service(unit: str, *, as_json: bool) -> None:

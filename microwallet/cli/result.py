@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from microwallet.errors import MicrowalletError
+from microwallet.errors import Interrupted, MicrowalletError
 
 SCHEMA = 1
 
@@ -76,3 +77,20 @@ def print_error(error: MicrowalletError, *, as_json: bool) -> None:
     sys.stderr.write(f"error: {error.message}\n")
     if error.hint:
         sys.stderr.write(f"hint: {error.hint}\n")
+
+
+@contextmanager
+def streaming(*, enabled: bool) -> Iterator[None]:
+    """While stdout carries a stream, if it does: what goes wrong is then a line of JSON on stderr.
+
+    Raises Interrupted for Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        interrupted = Interrupted("interrupted")
+        interrupted.streamed = enabled
+        raise interrupted from None
+    except MicrowalletError as error:
+        error.streamed = enabled
+        raise

@@ -12,10 +12,10 @@ from typing import Any
 import typer
 
 from microwallet.cli.context import open_wallet, verbosity
-from microwallet.cli.result import print_result
+from microwallet.cli.result import print_result, streaming
 from microwallet.cli.serve_view import serve_line, unsettled, what_is_sold
 from microwallet.domain.ports import Quiet
-from microwallet.errors import MicrowalletError, UsageError
+from microwallet.errors import UsageError
 from microwallet.http402.charging.asgi import Application
 from microwallet.http402.charging.line_log import LineLog, write_line
 from microwallet.http402.charging.listening import bind, tls_context, url_of
@@ -54,7 +54,7 @@ def run_gateway(
     output: Output,
 ) -> None:
     """`serve` by its flags, until a signal ends it; with `dry_run` only what would be sold is told."""
-    try:
+    with streaming(enabled=output.as_json and not dry_run):
         settings = Settings.read(config, flags)
         if settings.upstream is None:
             raise UsageError("what is served?", hint="--upstream http://127.0.0.1:9000")
@@ -69,9 +69,6 @@ def run_gateway(
                 print_result(what_is_sold(wallet, settings, assortment), as_json=output.as_json)
                 return
             code = sell(wallet, settings, assortment, proxy, output)
-    except MicrowalletError as error:
-        error.streamed = output.as_json and not dry_run
-        raise
     raise typer.Exit(code)
 
 

@@ -9,12 +9,13 @@ from typing import Any, NoReturn
 import typer
 
 from microwallet.cli.context import Stderr, open_wallet
+from microwallet.cli.result import streaming
 from microwallet.cli.serve_run import Output, sell
 from microwallet.devnet.anvil import find_anvil
 from microwallet.devnet.samples import ROUTES, sample_api
 from microwallet.devnet.trial import trial
 from microwallet.domain.ports import Quiet, Reporter
-from microwallet.errors import MicrowalletError, UsageError
+from microwallet.errors import UsageError
 from microwallet.http402.charging.settings import Settings
 from microwallet.selling import Assortment
 
@@ -33,17 +34,13 @@ def run_trial(flags: Mapping[str, Any], output: Output) -> NoReturn:
     reporter: Reporter = Quiet() if output.as_json else Stderr()
     anvil = find_anvil(os.environ, open_wallet().paths.cache, reporter)
     reporter.say("starting a throw-away chain, a payer and a payee")
-    try:
-        with trial(anvil) as homes, homes.open_payee() as wallet:
-            assortment = Assortment.of(wallet, settings)
+    with streaming(enabled=output.as_json), trial(anvil) as homes, homes.open_payee() as wallet:
+        assortment = Assortment.of(wallet, settings)
 
-            def told(url: str) -> tuple[str, dict[str, list[str]]]:
-                return "try", {"lines": _lines(str(homes.payer), url)}
+        def told(url: str) -> tuple[str, dict[str, list[str]]]:
+            return "try", {"lines": _lines(str(homes.payer), url)}
 
-            code = sell(wallet, settings, assortment, sample_api, output, then=told)
-    except MicrowalletError as error:
-        error.streamed = output.as_json
-        raise
+        code = sell(wallet, settings, assortment, sample_api, output, then=told)
     raise typer.Exit(code)
 
 

@@ -90,13 +90,16 @@ class Handshake:
     def run(self) -> Steps[HttpPayment | Streaming | WouldPay | None]:
         """Ask, pay if the server wants to be paid, and check what it says then.
 
-        None where nothing was paid: the last answer is the server's own. Raises PaymentRefused and its
+        None where nothing was paid: the last answer is the server's own. A HEAD is not paid for; see
+        draft-evm-session-00, section "Voucher Submission Transport". Raises PaymentRefused and its
         kind, OutcomeUnknown when the credential left and no answer came.
         """
         begun = None if self.asked.idempotency_key is None else self.order.begun()
         answer = yield from self._exchange(Sending())
         if answer.status != ProblemType.PAYMENT_REQUIRED.status:
             return None
+        if self.asked.method == "HEAD":
+            return None  # a voucher with it would be handed over, and buy nothing
         choice = self._choose(answer)
         if self.client.limits.dry_run:
             preview = Funding(self.client, choice).preview(choice.reserved)

@@ -155,3 +155,13 @@ def test_steps_larger_than_the_price_side_by_side(alice, bob, shop):
     [(_, spent, authorized)] = books(alice, "channels")
     assert spent == 17_000
     assert authorized <= 30_000
+
+
+def test_a_head_is_not_paid_for(alice, gateway):
+    """By the draft a HEAD hands a voucher over and buys nothing: the 402 is its answer, and books agree."""
+    alice.run("fetch", gateway, "--yes").succeeded()
+    head = alice.run("fetch", "HEAD", gateway, "--json")
+    assert (head.data["status"], head.data["payment"]) == (402, None)
+    assert "a HEAD is not paid for" in head.stderr
+    payment = alice.run("fetch", gateway, "--json").data["payment"]
+    assert (payment["spent"], payment["receiptProblems"]) == ("2000", [])

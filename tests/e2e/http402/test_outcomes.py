@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -315,7 +316,7 @@ def test_killed_between_signing_and_answer(alice, payee, books):
 
 
 def test_interrupted_stream(alice, payee, fetch):
-    """Ctrl-C ends a stream with exit 130, and its books are closed."""
+    """Ctrl-C ends a stream with exit 130, and says what it has cost: its books are closed."""
     fetch()
     payee.events, payee.unit_type = 10_000, "event"
     process = alice.start(
@@ -332,8 +333,33 @@ def test_interrupted_stream(alice, payee, fetch):
     while b"event 5" not in process.stdout.readline():
         pass
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    _, said = process.communicate(timeout=20)
     assert process.returncode == 130
+    assert b"paid 0." in said
+    assert said.endswith(b"error: interrupted\n")
+
+
+def test_interrupted_stream_in_json(alice, payee, fetch):
+    """With --json Ctrl-C leaves one document: the error, what was received, and what it cost."""
+    fetch()
+    payee.events, payee.unit_type = 10_000, "event"
+    metered = threading.Event()
+
+    def before(handler, _action):
+        if handler.command == "HEAD":
+            metered.set()
+        return False
+
+    payee.before = before
+    words = ("--max-amount", "1 USDC", "--deposit", "1 USDC", "--yes", "--json")
+    process = alice.start("fetch", payee.url + STREAM, *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert metered.wait(20)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    document = json.loads(output)
+    assert (process.returncode, document["error"]["code"]) == (130, "interrupted")
+    assert document["data"]["body"].startswith("data: event 0")
+    assert int(document["data"]["payment"]["amount"]) > 0
 
 
 def test_step_larger_than_the_price_side_by_side(alice, payee, books, fetch):
