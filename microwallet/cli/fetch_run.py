@@ -72,7 +72,9 @@ def run(wanted: Wanted, settings: Settings, **opened: str | None) -> None:
         write = stack.enter_context(output(settings.output))
         client = stack.enter_context(_client(wallet, wanted, settings))
         key = settings.idempotency_key
-        extensions = {} if key is None else {"idempotency_key": check_http_key(key)}
+        extensions: dict[str, Any] = {"risen": {}}
+        if key is not None:
+            extensions["idempotency_key"] = check_http_key(key)
         request = wanted.build(client, extensions)
         _Fetch(settings, write, wallet).run(client, request)
 

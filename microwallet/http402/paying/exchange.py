@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from microwallet.domain.identifiers import ChannelId
 from microwallet.errors import MalformedMessage
 from microwallet.http402.wire.problems import ToldProblem
 
@@ -27,6 +28,8 @@ class Asked:
     """The user's; None for a new one."""
     is_stream: bool = False
     """Whether server-sent events are asked for."""
+    risen: dict[ChannelId, int] = field(default_factory=dict)
+    """By how much each channel's `authorized` rose for it; redirects that share one have one limit."""
 
     @property
     def fingerprint(self) -> bytes:

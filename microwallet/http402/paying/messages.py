@@ -21,6 +21,8 @@ WOULD_PAY = "would_pay"
 """Extension of a response in a dry run: a WouldPay."""
 IDEMPOTENCY_KEY = "idempotency_key"
 """Extension of a request: the key under which it is paid at most once."""
+RISEN = "risen"
+"""Extension of a request: an empty dictionary where its redirects are to cost no more together than one."""
 
 _NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 _OF_ONE_BODY = ("content-length", "content-type", "transfer-encoding", "content-encoding", "expect")
@@ -35,6 +37,7 @@ def asked_by(request: httpx.Request) -> Asked:
         body=request.content,
         idempotency_key=request.extensions.get(IDEMPOTENCY_KEY),
         is_stream=EVENT_STREAM in request.headers.get("accept", ""),
+        risen=request.extensions.get(RISEN, {}),
     )
 
 

@@ -61,8 +61,7 @@ class Order:
             url=asked.url,
             fingerprint=asked.fingerprint,
         )
-        self._risen: dict[ChannelId, int] = {}
-        """By how much each channel's `authorized` rose for this request."""
+        self._risen = asked.risen
         self._signers: dict[ChannelId, Signer] = {}
         self._session = ExitStack()
 

@@ -334,6 +334,21 @@ def test_redirect_is_a_new_decision(fetch, payee, chain):
         assert {one[0] for one in other.vouchers}.isdisjoint({one[0] for one in payee.vouchers})
 
 
+def test_redirects_without_end(fetch, payee):
+    """Each is paid, and leads to the next: no more is signed for all of them than for one request."""
+
+    def before(handler, action):
+        if action is None:
+            return False
+        handler.answer(302, {"Location": payee.url + f"/{len(payee.vouchers)}"}, b"")
+        return True
+
+    payee.before = before
+    refused = fetch("--follow", "--max-amount", "0.0025 USDC")
+    assert (refused.exit_code, refused.error["code"]) == (4, "above-limit")
+    assert payee.highest() == 2_000
+
+
 def test_open_is_told_with_a_voucher_over_the_cost(fetch, payee):
     """The first voucher comes with the open and buys; later ones are vouchers alone."""
     fetch()
