@@ -54,10 +54,10 @@ class Asked:
         return [value.decode("latin-1") for key, value in self.headers if key == name]
 
 
-def how_many_credentials(credentials: list[str]) -> Problem:
+def how_many_credentials(credentials: list[str], cost: str) -> Problem:
     """The problem of a request that does not have exactly one credential."""
     if not credentials:
-        return Problem(type=ProblemType.PAYMENT_REQUIRED, detail="this costs something: see WWW-Authenticate")
+        return Problem(type=ProblemType.PAYMENT_REQUIRED, detail=f"this costs {cost}: see WWW-Authenticate")
     return Problem(
         type=ProblemType.MALFORMED_CREDENTIAL,
         detail=f"there are {len(credentials)} payment credentials; one is expected",

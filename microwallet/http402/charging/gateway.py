@@ -141,7 +141,7 @@ class Gateway:
         offer = self._offers[id(route)]
         try:
             if len(credentials) != 1:
-                raise Refused(how_many_credentials(credentials))
+                raise Refused(how_many_credentials(credentials, offer.cost))
             return await self._paid(asked, path, offer, credentials[0], is_service=is_service)
         except Refused as refused:
             return await self._refusal(asked, offer, refused.problem)
