@@ -103,6 +103,9 @@ class _Fetch:
             raise self._with_data(failure, response) from error
         except MicrowalletError as error:
             raise self._with_data(error, response) from error.__cause__
+        except BrokenPipeError as error:
+            gone = MicrowalletError("what reads the output has gone away")
+            raise self._with_data(gone, response) from error
         except KeyboardInterrupt:
             raise self._with_data(Interrupted("interrupted"), response) from None
         finally:

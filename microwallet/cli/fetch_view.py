@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -146,8 +145,3 @@ def would_pay_text(would: WouldPay) -> str:
 
 def _header_pairs(response: httpx.Response) -> list[tuple[str, str]]:
     return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.headers.raw]
-
-
-def discard_stdout() -> None:
-    """Nobody reads it any more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -29,6 +29,11 @@ from microwallet.cli.main import main
         (["help", "chanels"], "did you mean channels?", "microwallet help"),
         (["fetch", "-X", "PUT", "http://x"], "No such option: -X", "microwallet fetch METHOD URL"),
         (["fetch", "http://x", "-I"], "No such option: -I", "microwallet fetch HEAD URL --include"),
+        (
+            ["fetch", "http://x/?a&b", "POST"],
+            "the method comes first",
+            "microwallet fetch POST 'http://x/?a&b'",
+        ),
         (["pay", "-X", "tea"], "No such option: -X", "microwallet pay --help"),
         (["pya", "tea", "1"], "Did you mean 'pay'?", "microwallet --help"),
         (["channel", "lst"], "Did you mean 'list'?", "microwallet channel --help"),
