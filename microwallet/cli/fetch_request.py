@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,11 @@ def wanted(words: Sequence[str], headers: Sequence[str], data: Sequence[str], fo
         )
     if data and form:
         raise UsageError("-d and -F do not go together", hint="send fields with one of them")
+    if len(words) == 2 and "://" in words[0] and words[1].isalpha():
+        raise UsageError(
+            f"{words[1]!r} is no URL: the method comes first",
+            hint=f"microwallet fetch {words[1]} {shlex.quote(words[0])}",
+        )
     url = words[-1].partition("#")[0]
     Origin.of(url)
     method = words[0].upper() if len(words) == 2 else "POST" if data or form else "GET"

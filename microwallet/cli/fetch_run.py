@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,6 @@ from microwallet.cli.fetch_view import (
     answer_document,
     head,
     output,
-    say_exchange,
     say_payment,
     would_pay_document,
     would_pay_text,
@@ -85,20 +85,29 @@ class _Fetch:
         self._write = write
         self._wallet = wallet
         self._body = bytearray()
+        self._last = b""
 
     def run(self, client: httpx.Client, request: httpx.Request) -> None:
         """Send it and show what comes."""
         import httpx
+
+        from microwallet.http402.paying.handshake import looking_at
+        from microwallet.http402.paying.messages import told
 
         response: httpx.Response | None = None
         try:
             response = client.send(request, stream=True)
             self._show(response)
         except httpx.HTTPError as error:
-            failure = NetworkError(f"{request.url.host}: {str(error) or type(error).__name__}")
+            failure = NetworkError(
+                f"{Origin.of(str(request.url))} cannot be read: {told(error)}", hint=looking_at(error)
+            )
             raise self._with_data(failure, response) from error
         except MicrowalletError as error:
             raise self._with_data(error, response) from error.__cause__
+        except BrokenPipeError as error:
+            gone = MicrowalletError("what reads the output has gone away")
+            raise self._with_data(gone, response) from error
         except KeyboardInterrupt:
             raise self._with_data(Interrupted("interrupted"), response) from None
         finally:
@@ -108,18 +117,26 @@ class _Fetch:
 
     def _show(self, response: httpx.Response) -> None:
         settings = self._settings
-        if settings.verbose:
-            for one in (*response.history, response):
-                say_exchange(one.request, one)
         if settings.dry_run:
             return
-        take = self._body.extend if settings.json and settings.output is None else self._write
+        take = self._body.extend if settings.json and settings.output is None else self._print
         if settings.include and not settings.json:
             take(head(response))
         for chunk in response.iter_raw():
             take(chunk)
 
+    def _print(self, chunk: bytes) -> None:
+        self._write(chunk)
+        self._last = chunk[-1:] or self._last
+
+    def _end_line(self) -> None:
+        """What is said after the body begins a line of its own on a terminal."""
+        to_stdout = self._settings.output in (None, "-")
+        if to_stdout and self._last not in (b"", b"\n") and sys.stdout.isatty():
+            self._print(b"\n")
+
     def _end(self, response: httpx.Response) -> None:
+        self._end_line()
         settings = self._settings
         if settings.dry_run:
             self._say_what_would_be(response)
@@ -151,6 +168,7 @@ class _Fetch:
 
     def _with_data(self, error: MicrowalletError, response: httpx.Response | None) -> MicrowalletError:
         """The error, with what was received and paid until then."""
+        self._end_line()
         if response is not None:
             response.close()
             for payment in _payments(response):
@@ -186,6 +204,10 @@ def _client(wallet: Wallet, wanted: Wanted, settings: Settings) -> httpx.Client:
         inner = _http(proxy, tls=may_need_tls)
     import httpx
 
+    if settings.verbose:
+        from microwallet.cli.fetch_wire import ToldTransport
+
+        inner = ToldTransport(inner)
     if not settings.no_pay:
         inner = _paying(wallet, settings, inner, is_direct=proxy is None)
     return httpx.Client(
@@ -206,6 +228,12 @@ def _http(proxy: str | None, *, tls: bool) -> httpx.BaseTransport:
     except (ValueError, httpx.InvalidURL) as error:
         raise UsageError(
             f"--proxy cannot be used: {error}", hint="--proxy socks5://127.0.0.1:1080"
+        ) from error
+    except OSError as error:
+        named = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+        raise UsageError(
+            f"the certificates to trust, {named}, cannot be read: {error.strerror}",
+            hint="echo $SSL_CERT_FILE",
         ) from error
 
 
@@ -260,5 +288,5 @@ def _seconds(text: str | None) -> float:
     except ValueError:
         seconds = 0
     if not 0 < seconds < 1e6:
-        raise UsageError(f"--timeout is {text!r}, not a number of seconds above zero")
+        raise UsageError(f"--timeout is {text!r}, not a number of seconds above zero", hint="--timeout 30")
     return seconds

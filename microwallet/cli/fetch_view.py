@@ -60,14 +60,26 @@ def head(response: httpx.Response) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode(errors="replace")
 
 
-def say_exchange(request: httpx.Request, response: httpx.Response) -> None:
-    """The request and the answer on stderr, as `-v` prints them; what is secret is left out."""
+def say_request(request: httpx.Request) -> None:
+    """A request on stderr, as `-v` prints it; what is secret is left out."""
     say = Stderr().say
     say(f"> {request.method} {request.url}")
     for name, value in request.headers.multi_items():
-        say(f"> {name}: {'...' if name.lower() in _SECRET else value}")
+        say(f"> {name}: {_without_secret(name.lower(), value)}")
+    say(">")
+
+
+def say_response(response: httpx.Response) -> None:
+    """The head of an answer on stderr, as `-v` prints it."""
     for line in head(response).decode().splitlines():
-        say(f"< {line}".rstrip())
+        Stderr().say(f"< {line}".rstrip())
+
+
+def _without_secret(name: str, value: str) -> str:
+    if name not in _SECRET:
+        return value
+    scheme, space, _ = value.partition(" ")
+    return f"{scheme} ..." if space and name != "cookie" else "..."
 
 
 def answer_document(response: httpx.Response, body: bytes) -> dict[str, Any]:
@@ -128,7 +140,7 @@ def would_pay_text(would: WouldPay) -> str:
         "topUp": f"after topping up channel {name} by {preview.deposit}",
     }
     unit = request.unit_type or "request"
-    return f"would pay {would.choice.price} a {unit} to {request.recipient}, {ways[preview.way]}"
+    return f"would pay {would.choice.price} for each {unit} to {request.recipient}, {ways[preview.way]}"
 
 
 def _header_pairs(response: httpx.Response) -> list[tuple[str, str]]:

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from microwallet.cli.command import Command, help_text
+from microwallet.cli.command import Command, help_text, new_group
 from microwallet.cli.options import AccountName, DryRun, Json, NetworkName, PasswordFile, RelayerName, RpcUrl
 
-app = typer.Typer()
+app = new_group("Put a price on what an upstream serves.")
 
 WHAT, WHERE, HOW = "What is sold", "Where it listens", "How it is paid"
 

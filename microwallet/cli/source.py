@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -65,4 +66,5 @@ def _readable(source: str) -> Iterator[None]:
         yield
     except OSError as error:
         name = "stdin" if source == "-" else source
-        raise UsageError(f"{name} cannot be read: {error.strerror}") from error
+        hint = None if source == "-" else f"ls -l {shlex.quote(source)}"
+        raise UsageError(f"{name} cannot be read: {error.strerror}", hint=hint) from error

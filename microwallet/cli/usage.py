@@ -11,6 +11,20 @@ import typer
 
 from microwallet.errors import UsageError
 
+_OF_CURL = {
+    "-X": "microwallet fetch METHOD URL",
+    "--request": "microwallet fetch METHOD URL",
+    "-I": "microwallet fetch HEAD URL --include",
+    "--head": "microwallet fetch HEAD URL --include",
+    "-s": "microwallet -q fetch URL",
+    "--silent": "microwallet -q fetch URL",
+    "-k": "SSL_CERT_FILE=FILE microwallet fetch URL",
+    "--insecure": "SSL_CERT_FILE=FILE microwallet fetch URL",
+    "-u": 'microwallet fetch URL -H "Authorization: ..."',
+    "--user": 'microwallet fetch URL -H "Authorization: ..."',
+    "-O": "microwallet fetch URL --output FILE",
+}
+"""How `fetch` says what these flags of curl say."""
 _GLOBAL_FLAGS = frozenset({"-q", "--quiet", "-v", "--verbose", "--debug"})
 
 
@@ -20,6 +34,8 @@ def usage_error(error: typer.TyperException, arguments: Sequence[str]) -> UsageE
     path = context.command_path if context is not None else "microwallet"
     meant = _meant(error, list(arguments))
     hint = shlex.join(["microwallet", *meant]) if meant else f"{path} --help"
+    if path == "microwallet fetch":
+        hint = _OF_CURL.get(getattr(error, "option_name", ""), hint)
     return UsageError(error.format_message(), hint=hint)
 
 

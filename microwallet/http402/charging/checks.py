@@ -54,10 +54,10 @@ class Asked:
         return [value.decode("latin-1") for key, value in self.headers if key == name]
 
 
-def only_credential(credentials: list[str]) -> str:
-    """The credential of a request; Refused if it does not have exactly one."""
+def only_credential(credentials: list[str], cost: str) -> str:
+    """The credential of a request; Refused if it does not have exactly one. `cost` is told in words."""
     if not credentials:
-        raise refused(ProblemType.PAYMENT_REQUIRED, "this costs something: see WWW-Authenticate")
+        raise refused(ProblemType.PAYMENT_REQUIRED, f"this costs {cost}: see WWW-Authenticate")
     if len(credentials) > 1:
         detail = f"there are {len(credentials)} payment credentials; one is expected"
         raise refused(ProblemType.MALFORMED_CREDENTIAL, detail, status=400)

@@ -146,7 +146,7 @@ class Gateway:
             is_service = asked.method != "HEAD"
         offer = self._offers[id(route)]
         try:
-            credential = only_credential(credentials)
+            credential = only_credential(credentials, offer.cost)
             return await self._paid(asked, path, offer, credential, is_service=is_service)
         except Refused as refused:
             return await self._refusal(asked, offer, refused.problem)

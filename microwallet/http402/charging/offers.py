@@ -54,9 +54,12 @@ class Offer:
     """Of the route; a challenge for one is none for another."""
     request: str = field(init=False)
     """The session request, encoded."""
+    cost: str = field(init=False)
+    """The price in words."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "request", encode_object(self._session_request().to_object()))
+        object.__setattr__(self, "cost", str(self.price))
 
     def challenge(self, now: int, *, digest: str | None = None) -> Challenge:
         """A challenge nobody had before, until CHALLENGE_SECONDS from Unix second `now`."""

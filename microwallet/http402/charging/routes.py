@@ -46,6 +46,14 @@ class Price:
         """What one unit is called on the wire."""
         return "unit" if self.unit is Unit.HEADER else str(self.unit)
 
+    def __str__(self) -> str:
+        most = f", at most {Amount(self.reserved, self.amount.asset)}" if self.unit is Unit.HEADER else ""
+        return (
+            str(self.amount)
+            if self.unit is Unit.REQUEST
+            else f"{self.amount} for each {self.unit_type}{most}"
+        )
+
     @property
     def reserved(self) -> int:
         """Base units that must be available before the upstream is asked."""
@@ -121,8 +129,8 @@ _PAID_KEYS = set(_KEYS) - {"method", "path", "free"}
 
 
 def _route(number: int, table: Mapping[str, Any], amount: Callable[[str], Amount]) -> Route:
-    def fail(message: str) -> UsageError:
-        return UsageError(f"route {number}: {message}")
+    def fail(message: str, hint: str | None = None) -> UsageError:
+        return UsageError(f"route {number}: {message}", hint=hint)
 
     for key, value in table.items():
         if key not in _KEYS:
@@ -140,7 +148,7 @@ def _route(number: int, table: Mapping[str, Any], amount: Callable[[str], Amount
         price = None if free else _price(table, amount)
         return Route(method=_method(table), pattern=_pattern(table["path"]), price=price)
     except (UsageError, MalformedMessage) as error:
-        raise fail(error.message) from error
+        raise fail(error.message, error.hint) from error
 
 
 def _method(table: Mapping[str, Any]) -> str:
@@ -151,6 +159,8 @@ def _method(table: Mapping[str, Any]) -> str:
 
 
 def _pattern(path: str) -> Sequence[str]:
+    if not path.startswith("/"):
+        raise UsageError(f"{path!r} is no path that can be forwarded", hint=f'path = "/{path}"')
     if canonical_path(path) != path:
         raise UsageError(f"{path!r} is not canonical: write {canonical_path(path)}")
     segments = path[1:].split("/")

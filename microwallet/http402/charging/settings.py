@@ -102,7 +102,9 @@ class Settings:
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port {self.port} is not between 0 and 65535", hint=f"--port {DEFAULT_PORT}")
         if not 1 <= self.workers <= WORKERS_LIMIT:
-            raise UsageError(f"{self.workers} workers are not between 1 and {WORKERS_LIMIT}")
+            raise UsageError(
+                f"{self.workers} workers are not between 1 and {WORKERS_LIMIT}", hint="--workers 2"
+            )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise UsageError(
                 "a certificate and its key go together", hint="--tls-cert cert.pem --tls-key key.pem"

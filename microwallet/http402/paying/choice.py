@@ -83,7 +83,7 @@ def choose(offered: Offered, rules: PayerRules, *, now: int) -> Choice:
     if len(refusals) == 1 and isinstance(refusals[0], UntrustedEscrow):
         raise refusals[0]
     hint = next((refusal.hint for refusal in refusals if refusal.hint), None)
-    raise NoPayableChallenge(_told(refusals), hint=hint)
+    raise NoPayableChallenge(_told(refusals), hint=hint or "--no-pay  (shows what the server says)")
 
 
 def signs_deposits(request: SessionRequest, *, wanted: bool, has_coin: Callable[[], bool]) -> bool:
@@ -145,8 +145,13 @@ def _price(request: SessionRequest, asset: Asset, rules: PayerRules) -> Amount:
     if limit < most:
         unit = request.unit_type or "request"
         up_to = f", and up to {request.max_units} are sold at once" if request.max_units > 1 else ""
+        allowed = (
+            f"at most {limit} may be paid"
+            if asset.token in rules.max_amounts
+            else f"no maximum is set in {asset.symbol}"
+        )
         raise AboveLimit(
-            f"a {unit} costs {price}{up_to}, and at most {limit} may be paid; nothing was signed",
+            f"each {unit} costs {price}{up_to}, and {allowed}; nothing was signed",
             hint=f'--max-amount "{most}"',
         )
     return price
@@ -157,4 +162,5 @@ def _told(refusals: Sequence[PaymentRefused]) -> str:
         return "the server wants to be paid, and does not say how"
     reasons = "; ".join(refusal.message for refusal in refusals[:5])
     more = f"; and {len(refusals) - 5} more" if len(refusals) > 5 else ""
-    return f"none of the server's {len(refusals)} offers can be paid: {reasons}{more}"
+    offers = "the server's offer cannot" if len(refusals) == 1 else f"none of {len(refusals)} offers can"
+    return f"{offers} be paid: {reasons}{more}"

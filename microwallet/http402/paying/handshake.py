@@ -40,6 +40,7 @@ _NOTHING_BOUGHT = frozenset(
 )
 _WANTS_MORE = frozenset({ProblemType.INSUFFICIENT_BALANCE, ProblemType.DELTA_TOO_SMALL})
 _LOOK = "look whether the address is right and the server runs; --proxy URL where one is needed"
+_TRUST = "SSL_CERT_FILE=FILE microwallet fetch ...  (if you trust it: FILE is its certificate in PEM)"
 _BY_INTERMEDIARIES = frozenset({502, 504})
 """What stands in for an answer that did not come. An error of the payee's own has a challenge."""
 _GONE = frozenset({ProblemType.CHANNEL_NOT_FOUND, ProblemType.CHANNEL_FINALIZED})
@@ -126,7 +127,7 @@ class Handshake:
         try:
             return (yield sending)
         except (NotSent, NoAnswer) as error:
-            raise NetworkError(f"{self.origin} cannot be reached: {error}", hint=_LOOK) from error
+            raise NetworkError(f"{self.origin} cannot be reached: {error}", hint=looking_at(error)) from error
 
     def _choose(self, answer: Answer) -> Choice:
         if not self.client.is_private(self.origin):
@@ -179,7 +180,8 @@ class Handshake:
         except NotSent as error:
             self.order.give_back(held)
             raise NetworkError(
-                f"{self.origin} cannot be reached any more: {error}; nothing was paid", hint=_LOOK
+                f"{self.origin} cannot be reached any more: {error}; nothing was paid",
+                hint=looking_at(error),
             ) from error
         except NoAnswer as error:
             raise self._unknown(held, f"no answer came: {error}") from error
@@ -339,6 +341,11 @@ class Handshake:
             f" with {answer.status}: {problem or 'no reason'}{kept}",
             hint=f"microwallet channel show {held.channel.name}",
         )
+
+
+def looking_at(error: Exception) -> str:
+    """What to do about a server that cannot be reached."""
+    return _TRUST if "certificate verify failed" in str(error) else _LOOK
 
 
 def _kind(problem: ToldProblem | None) -> ProblemType | None:

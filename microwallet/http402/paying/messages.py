@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -24,6 +25,7 @@ IDEMPOTENCY_KEY = "idempotency_key"
 RISEN = "risen"
 """Extension of a request: an empty dictionary where its redirects are to cost no more together than one."""
 
+_NUMBERS = re.compile(r"^\[(?:Errno|SSL)[^\]]*\] | \(_ssl\.c:\d+\)$")
 _NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 _OF_ONE_BODY = ("content-length", "content-type", "transfer-encoding", "content-encoding", "expect")
 
@@ -97,8 +99,12 @@ def with_body(response: httpx.Response, body: bytes) -> httpx.Response:
 
 def no_answer(error: httpx.TransportError) -> NotSent | NoAnswer:
     """Why there is no answer: because nothing left, or else it is not known."""
-    told = str(error) or type(error).__name__
-    return NotSent(told) if isinstance(error, _NEVER_LEFT) else NoAnswer(told)
+    return NotSent(told(error)) if isinstance(error, _NEVER_LEFT) else NoAnswer(told(error))
+
+
+def told(error: httpx.HTTPError) -> str:
+    """What went wrong with a connection, without the numbers of the libraries below."""
+    return _NUMBERS.sub("", str(error)).strip() or type(error).__name__
 
 
 def cut_off(error: httpx.TransportError) -> OutcomeUnknown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
@@ -33,7 +34,7 @@ class Origin:
         if "@" in parts.netloc:
             raise UsageError("no URL with a user name in it is paid", hint="use -H for credentials")
         if parts.scheme not in _DEFAULT_PORTS or not host:
-            raise UsageError(f"{url[:200]!r} is no http or https URL", hint=_EXAMPLE)
+            raise UsageError(f"{url[:200]!r} is no http or https URL", hint=_whole(url))
         if port is None:
             port = _DEFAULT_PORTS[parts.scheme]
         return cls(scheme=parts.scheme, host=host.rstrip("."), port=port)
@@ -47,3 +48,11 @@ class Origin:
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{host}{port}"
+
+
+def _whole(url: str) -> str:
+    """A URL without a scheme is one whose scheme was left out; anything else is another thing."""
+    host = re.match(r"[A-Za-z0-9.-]+(?=$|[:/?])", url)
+    if "://" in url or host is None:
+        return _EXAMPLE
+    return f"write it whole: {'http' if is_loopback(host[0]) else 'https'}://{url[:200]}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pexpect
 import pytest
 from http402.payee_double import PAID_BODY
 
@@ -90,6 +92,34 @@ def test_headers_on_demand(seen, alice, payee):
     assert "< x-one: 1" in said.stderr
     assert "s3cret" not in said.stderr + said.stdout
     assert seen[0][1]["Authorization"] == "Bearer s3cret"
+
+
+def test_verbose_tells_every_exchange(alice, fetch, payee):
+    """-v tells the request that was refused, the one that paid and both answers, with no credential in it."""
+    fetch()
+    said = alice.run("fetch", payee.url + "/", "-v").succeeded().stderr
+    told = [line for line in said.splitlines() if line.startswith(("> GET", "> authorization", "< HTTP"))]
+    sent = f"> GET {payee.url}/"
+    assert told == [
+        sent,
+        "< HTTP/1.1 402 Payment Required",
+        sent,
+        "> authorization: Payment ...",
+        "< HTTP/1.1 200 OK",
+    ]
+    assert "< www-authenticate: Payment id=" in said
+
+
+def test_what_is_said_after_the_body_begins_a_line(alice, payee):
+    """A body without a line break at its end is closed with one on a terminal, and nowhere else."""
+    payee.before = lambda handler, _: handler.answer(404, {}, b"none") or True
+    words = ("fetch", payee.url + "/", "--fail")
+    assert alice.run(*words).stdout == "none"
+    terminal = pexpect.spawn(
+        sys.executable, ["-m", "microwallet", *words], env=alice.environment, timeout=20, encoding="utf-8"
+    )
+    terminal.expect(pexpect.EOF)
+    assert terminal.before.startswith(f"none\r\nerror: {payee.url}/ answered 404")
 
 
 @pytest.mark.parametrize(

@@ -362,6 +362,21 @@ def test_interrupted_stream_in_json(alice, payee, fetch):
     assert int(document["data"]["payment"]["amount"]) > 0
 
 
+def test_a_stream_into_a_pipe_that_closes(alice, payee, fetch):
+    """Where nobody reads on, the stream is ended, and what it has cost is told: exit 1."""
+    fetch()
+    payee.events, payee.unit_type = 10_000, "event"
+    words = ("--max-amount", "1 USDC", "--deposit", "1 USDC", "--yes")
+    process = alice.start("fetch", payee.url + STREAM, *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    with process.stderr as stderr:
+        said = stderr.read()
+    assert process.wait(timeout=20) == 1
+    assert b"paid 0." in said
+    assert said.endswith(b"error: what reads the output has gone away\n")
+
+
 def test_step_larger_than_the_price_side_by_side(alice, payee, books, fetch):
     """Where the payee's smallest step is more than a price, those that run side by side share one step."""
     payee.min_voucher_delta = 8_000

@@ -27,13 +27,21 @@ from microwallet.cli.main import main
         (["balance", "--debug"], "No such option: --debug", "microwallet --debug balance"),
         (["help", "channel", "open"], "no topic 'channel open'", "microwallet channel open --help"),
         (["help", "chanels"], "did you mean channels?", "microwallet help"),
+        (["fetch", "-X", "PUT", "http://x"], "No such option: -X", "microwallet fetch METHOD URL"),
+        (["fetch", "http://x", "-I"], "No such option: -I", "microwallet fetch HEAD URL --include"),
+        (
+            ["fetch", "http://x/?a&b", "POST"],
+            "the method comes first",
+            "microwallet fetch POST 'http://x/?a&b'",
+        ),
+        (["pay", "-X", "tea"], "No such option: -X", "microwallet pay --help"),
         (["pya", "tea", "1"], "Did you mean 'pay'?", "microwallet --help"),
         (["channel", "lst"], "Did you mean 'list'?", "microwallet channel --help"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_hint_is_the_command_meant(typed, said, hint, capsys):
-    """An amount in two words, a misspelled option, a global flag after the verb, a misspelled verb."""
+    """An amount in two words, a misspelled option, a global flag, one of curl, a misspelled verb."""
     assert main(typed) == 2
     stderr = capsys.readouterr().err
     assert said in stderr

@@ -95,7 +95,7 @@ def test_a_price_above_the_limit_is_refused():
 
 def test_a_token_without_a_limit_is_not_paid_in():
     """What is not set is zero, not boundless."""
-    with pytest.raises(AboveLimit):
+    with pytest.raises(AboveLimit, match="no maximum is set in USDC"):
         chosen(offer(), rules=dataclasses.replace(RULES, max_amounts={}))
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 
-from microwallet.http402.paying.exchange import Sending
-from microwallet.http402.paying.messages import asked_by, outgoing
+from microwallet.http402.paying.exchange import NotSent, Sending
+from microwallet.http402.paying.handshake import looking_at
+from microwallet.http402.paying.messages import asked_by, no_answer, outgoing
 
 REQUEST = httpx.Request(
     "POST",
@@ -37,3 +39,26 @@ def test_a_credential_is_shown_nowhere():
     """Not in the repr of what is to be sent."""
     assert "secret" not in repr(Sending(authorization="Payment secret"))
     assert asked_by(REQUEST).url == "https://shop.example/tea?cup=1"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("[Errno 111] Connection refused", "Connection refused"),
+        ("[Errno -3] Temporary failure in name resolution", "Temporary failure in name resolution"),
+        (
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed (_ssl.c:1006)",
+            "certificate verify failed: self-signed",
+        ),
+        ("", "ConnectError"),
+    ],
+)
+def test_why_a_connection_failed(error, said):
+    """The words of the system, without numbers that mean nothing to a person."""
+    assert str(no_answer(httpx.ConnectError(error))) == said
+
+
+def test_an_unknown_certificate():
+    """The hint says how to trust it, not to look whether the server runs."""
+    assert looking_at(NotSent("certificate verify failed: self-signed")).startswith("SSL_CERT_FILE=FILE ")
+    assert "server runs" in looking_at(NotSent("Connection refused"))

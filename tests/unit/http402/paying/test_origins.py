@@ -73,3 +73,20 @@ def test_what_is_no_origin(url):
 def test_only_tls_and_this_machine_are_private(url, private):
     """A plain connection elsewhere can be listened to; of names only localhost is believed to be here."""
     assert Origin.of(url).is_private is private
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("example.com/a", "https://example.com/a"),
+        ("127.0.0.1:8402/a", "http://127.0.0.1:8402/a"),
+        ("localhost:8402", "http://localhost:8402"),
+        ("ftp://example.com", "https://example.com/path"),
+        ("", "https://example.com/path"),
+    ],
+)
+def test_a_scheme_that_was_left_out(typed, hint):
+    """The hint has it."""
+    with pytest.raises(UsageError) as raised:
+        Origin.of(typed)
+    assert raised.value.hint == f"write it whole: {hint}"
