@@ -95,6 +95,13 @@ class _Fetch:
         from microwallet.http402.paying.messages import told
 
         response: httpx.Response | None = None
+
+        def keep(hop: httpx.Response) -> None:
+            """What led to a hop that failed was paid for all the same."""
+            nonlocal response
+            response = hop
+
+        client.event_hooks = {"response": [keep]}
         try:
             response = client.send(request, stream=True)
             self._show(response)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
@@ -165,13 +164,10 @@ class Sessions:
         return self._vouchers.get(channel_id)
 
     def add_channel(self, channel: PayeeChannel, *, now: int) -> None:
-        """Store a channel with its first voucher, of which nothing is spent; one that is known only gains."""
+        """Store a channel, unless it is known."""
 
         def weigh(accepted: Mapping[ChannelId, Accepted]) -> list[PayeeChannel]:
-            known = accepted.get(channel.channel_id)
-            if known is None:
-                return [replace(channel, spent=0)]
-            return [replace(channel, spent=known.spent)] if channel.authorized > known.authorized else []
+            return [] if accepted else [channel]
 
         self._vouchers.accept([channel.channel_id], weigh, now=now)
 

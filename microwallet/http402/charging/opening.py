@@ -85,8 +85,8 @@ class Opening:
                 descriptor=descriptor,
                 asset=asset,
                 state=state,
-                authorized=0,
-                spent=0,
+                authorized=state.settled,  # and spent, should the payee have forgotten it
+                spent=state.settled,
                 as_of=None,
                 signature=voucher.signature,
             )

@@ -58,7 +58,7 @@ class SessionStore(Protocol):
         """A channel with its best voucher, or None."""
 
     def add_channel(self, channel: PayeeChannel, *, now: int) -> None:
-        """Store a channel with its first voucher; one that is known only gains by it."""
+        """Store a channel, unless it is known."""
 
     def record_states(self, states: Mapping[ChannelId, ChannelState], *, as_of: int) -> None:
         """Store what the chain says of channels at `as_of`, Unix seconds."""

@@ -347,6 +347,8 @@ def test_redirects_without_end(fetch, payee):
     refused = fetch("--follow", "--max-amount", "0.0025 USDC")
     assert (refused.exit_code, refused.error["code"]) == (4, "above-limit")
     assert payee.highest() == 2_000
+    assert refused.json["data"]["payment"]["spent"] == "2000"
+    assert refused.stderr.count("0.001 USDC") >= 2
 
 
 def test_open_is_told_with_a_voucher_over_the_cost(fetch, payee):

@@ -180,3 +180,14 @@ def test_a_full_desk_for_opens_is_not_that_of_payers(counter):
         return answers
 
     assert [answer.status_code for answer in asyncio.run(scene())] == [503, 200]
+
+
+def test_what_was_settled_before_buys_nothing(counter):
+    """The payee has lost its ledger: what the chain paid out of a channel that is told of again was sold."""
+    friend = Payer(3)
+    counter.chain.channels[friend.channel_id] = replace(friend.state, settled=50_000)
+    answer = counter.pay(friend, friend.open(50_000))
+    assert (answer.status_code, answer.json()["requiredCumulative"]) == (402, "51000")
+    assert counter.pay(friend, friend.pay(51_000)).status_code == 200
+    assert counter.account(friend).spent == 51_000
+    assert counter.pay(friend, friend.pay(51_001)).status_code == 402
