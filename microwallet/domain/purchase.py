@@ -60,9 +60,9 @@ class Terms:
     takes_headroom: bool = False
     """Whether the payee may charge all that is authorized and not spent, without asking: a metered stream."""
 
-    def on(self, channel: PayerChannel) -> Terms:
-        """The terms with the cost that is to be reserved on a channel."""
-        headroom = channel.authorized - channel.spent
+    def on(self, channel: PayerChannel, authorized: int) -> Terms:
+        """The terms with the cost that is to be reserved on a channel where so much is authorized."""
+        headroom = authorized - channel.spent
         return replace(self, cost=max(self.cost, headroom)) if self.takes_headroom else self
 
 

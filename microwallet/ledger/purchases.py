@@ -88,7 +88,7 @@ class Purchases:
                     f"another process is buying under the idempotency key {request.idempotency_key!r}",
                     hint="run the command again when it has ended",
                 )
-            terms = terms.on(channel)
+            terms = terms.on(channel, channel.authorized)
             in_flight = _in_flight(connection, channel_id)
             amount = voucher_amount(
                 channel,
@@ -99,9 +99,11 @@ class Purchases:
                 ),
                 now=now,
             )
+            authorized = max(channel.authorized, amount)
+            terms = terms.on(channel, authorized)
             connection.execute(
                 "UPDATE channels SET authorized = ?, spent = ? WHERE channel_id = ?",
-                (to_text(max(channel.authorized, amount)), to_text(channel.spent + terms.cost), channel_id),
+                (to_text(authorized), to_text(channel.spent + terms.cost), channel_id),
             )
             row = connection.execute(
                 f"""INSERT INTO purchases ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)

@@ -112,6 +112,7 @@ class MeteredStream:
             most=handshake.order.most(held.choice),
             min_voucher_delta=held.choice.request.min_voucher_delta,
             at_least=needed.required_cumulative,
+            takes_headroom=held.choice.is_open_ended,
         )
         try:
             reserved = handshake.order.reserve(channel, terms, continues=True)

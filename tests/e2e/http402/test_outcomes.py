@@ -377,6 +377,21 @@ def test_a_stream_into_a_pipe_that_closes(alice, payee, fetch):
     assert said.endswith(b"error: what reads the output has gone away\n")
 
 
+def test_a_cut_stream_with_a_step_counts_all_that_was_signed_for_it(alice, payee):
+    """What the payee's smallest step raised beyond the events asked for, it may have charged: it is spent."""
+    payee.events, payee.unit_type, payee.min_voucher_delta = 10_000, "event", 7_000
+    words = ("--max-amount", "1 USDC", "--deposit", "1 USDC", "--yes")
+    process = alice.start(
+        "fetch", payee.url + STREAM, *words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=20) == 1
+    [channel] = alice.run("channel", "list", "--json").data["channels"]
+    assert channel["spent"] == channel["authorized"]
+    assert int(channel["spent"]) % 7_000 == 0
+
+
 def test_step_larger_than_the_price_side_by_side(alice, payee, books, fetch):
     """Where the payee's smallest step is more than a price, those that run side by side share one step."""
     payee.min_voucher_delta = 8_000
