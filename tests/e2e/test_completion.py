@@ -33,7 +33,7 @@ def test_names(alice, offered):
     assert offered(alice, "account show ") == ["alice"]
     assert offered(alice, "balance --network base") == ["base-sepolia"]
     assert offered(alice, "config set max-f") == ["max-fee-gwei"]
-    assert offered(alice, "help s") == ["safety", "scripting"]
+    assert offered(alice, "help s") == ["safety", "selling", "scripting"]
     assert offered(alice, "channel wi") == ["withdraw"]
 
 
