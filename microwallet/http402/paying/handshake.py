@@ -306,10 +306,8 @@ class Handshake:
         try:
             reserved = self.order.reserve(channel, terms)
         except AmountExceedsDeposit:
-            missing = max(required, channel.spent + cost) - channel.state.deposit
-            funded = Funding(self.client, choice).top_up(channel, max(1, missing))
-            funded = yield from self.order.tell_deposit(choice, funded)
-            reserved = self.order.reserve(funded.channel, terms)
+            channel = yield from self.order.top_up_for(choice, channel, terms)
+            reserved = self.order.reserve(channel, terms)
         return replace(held, choice=choice, purchase=reserved.purchase, reserved=reserved, open_hash=None)
 
     def _reopened(self, held: Held) -> Steps[Held]:

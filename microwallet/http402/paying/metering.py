@@ -12,7 +12,6 @@ from microwallet.domain.money import Amount
 from microwallet.domain.purchase import Purchase, Terms
 from microwallet.errors import AboveLimit, AmountExceedsDeposit, MalformedMessage, PaymentRefused
 from microwallet.http402.paying.exchange import Answer, NoAnswer, NotSent, Sending, Steps
-from microwallet.http402.paying.funding import Funding
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.order import EVENT_UNIT, Held
 from microwallet.http402.paying.receipts import HttpPayment
@@ -117,11 +116,9 @@ class MeteredStream:
         try:
             reserved = handshake.order.reserve(channel, terms, continues=True)
         except AmountExceedsDeposit:
-            missing = max(needed.required_cumulative, channel.spent + cost, 1) - channel.state.deposit
-            funded = Funding(handshake.client, held.choice).top_up(channel, max(1, missing))
-            funded = yield from self._sent(handshake.order.tell_deposit(held.choice, funded))
-            self._held = held = replace(held, channel=funded.channel, deposited=True)
-            reserved = handshake.order.reserve(funded.channel, terms, continues=True)
+            channel = yield from self._sent(handshake.order.top_up_for(held.choice, channel, terms))
+            self._held = held = replace(held, channel=channel, deposited=True)
+            reserved = handshake.order.reserve(channel, terms, continues=True)
         self._purchases.append(reserved.purchase)
         yield from self._hand_over(reserved.purchase)
 

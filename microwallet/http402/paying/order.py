@@ -190,6 +190,12 @@ class Order:
         self._risen[channel.channel_id] = self._risen.get(channel.channel_id, 0) + reserved.rise
         return reserved
 
+    def top_up_for(self, choice: Choice, channel: PayerChannel, terms: Terms) -> Steps[PayerChannel]:
+        """The channel once its deposit covers a purchase that exceeded it, and the payee was told."""
+        missing = max(terms.at_least, channel.spent + terms.cost) - channel.state.deposit
+        funded = Funding(self.client, choice).top_up(channel, max(1, missing))
+        return (yield from self.tell_deposit(choice, funded)).channel
+
     def tell_deposit(self, choice: Choice, funded: Funded) -> Steps[Funded]:
         """Tell the payee of a deposit before a voucher needs it, or hand it over to be made.
 
