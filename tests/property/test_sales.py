@@ -18,6 +18,7 @@ from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.charging.sales import Handover, Order, StreamEnded
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.ledger.ledger import Ledger
+from microwallet.ledger.sessions import SessionRows
 
 DEPOSIT = 1000
 CHANNEL = keyed(1)
@@ -152,7 +153,7 @@ class Selling(RuleBasedStateMachine):
     @rule(data=st.data())
     def keep(self, data):
         amount = data.draw(st.sampled_from(sorted(self.sales)))
-        self.run_in(sales.keep_answer, self.sales[amount], b"answer")
+        self.run_in(SessionRows.keep_answer, self.sales[amount], b"answer")
         self.sales[amount] = self.sales[amount]._replace(answer=b"answer")
 
     @invariant()

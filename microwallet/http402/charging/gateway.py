@@ -148,8 +148,8 @@ class Gateway:
         try:
             credential = only_credential(credentials, offer.cost)
             return await self._paid(asked, path, offer, credential, is_service=is_service)
-        except Refused as refused:
-            return await self._refusal(asked, offer, refused.problem)
+        except Refused as refusal:
+            return await self._refusal(asked, offer, refusal.problem)
         except (NetworkError, LedgerError) as error:
             detail = "it could not be checked or recorded just now; nothing was charged"
             return problem_answer(Problem(type=ProblemType.TRY_AGAIN, detail=f"{detail} ({error.code})"))
@@ -185,7 +185,7 @@ class Gateway:
 
     async def keep_answer(self, grant: Grant, packed: bytes) -> None:
         """Keep what was answered for the same request again."""
-        await self._commit.run(lambda rows: sales.keep_answer(rows, grant.sold.sale, packed))
+        await self._commit.run(lambda rows: rows.keep_answer(grant.sold.sale, packed))
 
     def receipt(
         self, account: SessionAccount, challenge_id: str, *, units: int | None = None

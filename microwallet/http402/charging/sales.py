@@ -153,11 +153,6 @@ def charge_units(rows: SessionRows, sale: Sale, amount: int, *, wanted: int, str
     return count, Sold(sale=sale, account=account)
 
 
-def keep_answer(rows: SessionRows, sale: Sale, answer: bytes) -> None:
-    """Keep what was answered, for the same request again."""
-    rows.keep_answer(sale, answer)
-
-
 def _account(rows: SessionRows, handover: Handover) -> SessionAccount:
     channel_id = handover.channel_id
     if handover.challenge_expires_at is not None and not rows.claim_challenge(
