@@ -7,6 +7,10 @@ far, never a delta. Signatures are 65 bytes r‖s‖v, v 27 or 28, low s.
 from __future__ import annotations
 
 from coincurve import PrivateKey, PublicKey
+
+# Its own recovery makes twenty calls of these two; the part in C has no types.
+from coincurve._libsecp256k1 import ffi, lib  # type: ignore[import-not-found]
+from coincurve.context import GLOBAL_CONTEXT
 from sha3 import keccak_256
 
 from microwallet.domain.identifiers import Address, ChainId, checksum_address, keccak, word
@@ -18,10 +22,14 @@ VOUCHER_TYPE = "Voucher(bytes32 channelId,uint128 cumulativeAmount)"
 
 CUMULATIVE_AMOUNT_LIMIT = 2**128
 SIGNATURE_LENGTH = 65
+DIGEST_LENGTH = 32
 
 _VOUCHER_TYPE_HASH = keccak(VOUCHER_TYPE.encode())
-_RECOVERY_IDS = {27: b"\0", 28: b"\1"}
+_RECOVERY_IDS = {27: 0, 28: 1}
 """By `v`, as libsecp256k1 takes them."""
+_CONTEXT = GLOBAL_CONTEXT.ctx
+_SIGNATURE = ffi.typeof("secp256k1_ecdsa_recoverable_signature *")
+_PUBLIC_KEY = ffi.typeof("secp256k1_pubkey *")
 _HALF_ORDER = bytes.fromhex("7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0")
 
 
@@ -95,12 +103,13 @@ class SignerCheck:
         Recovers the key rather than verifying against a known one: the escrow recovers too, and a
         flipped `v` passes verification but not recovery.
         """
-        public_key = recover(digest, signature).format()
-        if public_key == self._public_key:
+        public_key = recover(digest, signature)
+        raw = bytes(ffi.buffer(public_key.public_key))
+        if raw == self._public_key:
             return True
-        if address_of(PublicKey(public_key)) != self._signer:
+        if address_of(public_key) != self._signer:
             return False
-        self._public_key = public_key
+        self._public_key = raw
         return True
 
 
@@ -113,10 +122,14 @@ def recover(digest: bytes, signature: bytes) -> PublicKey:
     recovery_id = _RECOVERY_IDS.get(signature[64])
     if recovery_id is None:
         raise SignatureError(f"the signature's v is {signature[64]}, neither 27 nor 28")
-    try:
-        return PublicKey.from_signature_and_message(signature[:64] + recovery_id, digest, hasher=None)
-    except Exception as error:  # coincurve raises bare Exception for a point that does not exist
-        raise SignatureError("the signature fits no key") from error
+    if len(digest) != DIGEST_LENGTH:
+        raise ValueError(f"a digest has {DIGEST_LENGTH} bytes, this one {len(digest)}")
+    parsed, public_key = ffi.new(_SIGNATURE), ffi.new(_PUBLIC_KEY)
+    if not lib.secp256k1_ecdsa_recoverable_signature_parse_compact(
+        _CONTEXT, parsed, signature, recovery_id
+    ) or not lib.secp256k1_ecdsa_recover(_CONTEXT, public_key, parsed, digest):
+        raise SignatureError("the signature fits no key")
+    return PublicKey(public_key)
 
 
 def address_of(public_key: PublicKey) -> Address:
