@@ -5,7 +5,6 @@ draft-httpauth-payment-00, section "Credentials (Authorization)".
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -18,7 +17,7 @@ from microwallet.http402.wire.encoding import decode_object, encode_object
 CREDENTIAL_LIMIT = 64 * 1024
 """Characters; servers must take 4 KB; the largest `request` and `opaque` are echoed in it."""
 
-_FIELD = re.compile(r"payment +([^ ]+) *", re.IGNORECASE)
+_SCHEME = "payment"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +38,18 @@ class Credential:
 
         `known` finds a challenge that was parsed before from the same parameters.
         """
-        match = _FIELD.fullmatch(value[: CREDENTIAL_LIMIT + 1])
-        if match is None or len(value) > CREDENTIAL_LIMIT:
+        scheme, _, token = value.partition(" ")
+        token = token.strip(" ")
+        if len(value) > CREDENTIAL_LIMIT or scheme.lower() != _SCHEME or not token:
             raise MalformedMessage(
                 f"the Authorization field is no Payment credential of {CREDENTIAL_LIMIT} characters"
             )
-        document = decode_object(match[1], what="credential", limit=CREDENTIAL_LIMIT)
-        challenge, payload, source = (document.get(name) for name in ("challenge", "payload", "source"))
+        document = decode_object(token, what="credential", limit=CREDENTIAL_LIMIT)
+        challenge, payload, source = (
+            document.get("challenge"),
+            document.get("payload"),
+            document.get("source"),
+        )
         if not isinstance(challenge, dict):
             raise MalformedMessage("the credential has no challenge")
         if not isinstance(payload, dict):
@@ -69,4 +73,4 @@ def payer_source(chain_id: ChainId, address: str) -> str:
 
 def is_payment(authorization: str) -> bool:
     """Whether an `Authorization` field is of this scheme."""
-    return authorization.partition(" ")[0].lower() == "payment"
+    return authorization.partition(" ")[0].lower() == _SCHEME

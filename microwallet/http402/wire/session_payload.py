@@ -15,7 +15,7 @@ NO_SIGNER = Address(NATIVE_TOKEN)
 """The zero address as `authorizedSigner` is the payer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class SignedVoucher:
     """What every action but a top-up carries: an amount authorized so far, and the signature over it."""
 
@@ -82,7 +82,7 @@ class MergedTopUp:
     deposit: SignedTransfer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class VoucherAction:
     """Hands a voucher over, with what must be deposited first for it to be good."""
 
@@ -90,7 +90,7 @@ class VoucherAction:
     merged: MergedOpen | MergedTopUp | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class CloseAction:
     """Asks for the channel to be closed with this voucher or a better one."""
 
@@ -103,16 +103,15 @@ SessionAction = OpenAction | TopUpAction | VoucherAction | CloseAction
 def parse_payload(payload: Mapping[str, Any]) -> SessionAction:
     """The action in a payload; MalformedMessage for an unknown one, and for a deposit by permit2."""
     top = WireObject(payload, "payload")
-    match top.one_of("action", ("open", "topUp", "voucher", "close")):
-        case "open":
-            return _open(top)
-        case "topUp":
-            return _top_up(top)
-        case "voucher":
-            merged = top.optional_child("deposit")
-            return VoucherAction(voucher=_voucher(top), merged=None if merged is None else _merged(merged))
-        case _:
-            return CloseAction(voucher=_voucher(top))
+    action = top.one_of("action", ("voucher", "open", "topUp", "close"))
+    if action == "voucher":
+        merged = top.optional_child("deposit")
+        return VoucherAction(_voucher(top), None if merged is None else _merged(merged))
+    if action == "open":
+        return _open(top)
+    if action == "topUp":
+        return _top_up(top)
+    return CloseAction(_voucher(top))
 
 
 def separate_deposit(voucher: SignedVoucher, merged: MergedOpen | MergedTopUp) -> OpenAction | TopUpAction:
@@ -202,9 +201,7 @@ def _merged(merged: WireObject) -> MergedOpen | MergedTopUp:
 
 def _voucher(top: WireObject, *, signature: str = "signature") -> SignedVoucher:
     return SignedVoucher(
-        channel_id=ChannelId(top.bytes32("channelId")),
-        cumulative_amount=top.amount("cumulativeAmount"),
-        signature=top.signature(signature),
+        ChannelId(top.bytes32("channelId")), top.amount("cumulativeAmount"), top.signature(signature)
     )
 
 

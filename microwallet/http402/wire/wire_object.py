@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, Self
 
 from microwallet.domain.identifiers import Address, checksum_address
@@ -48,8 +47,10 @@ class WireObject:
     def amount(self, name: str) -> int:
         """Base units, a decimal string below 2**128 without leading zeros."""
         value = self._required(name)
-        if isinstance(value, str) and _DECIMAL.fullmatch(value) and int(value) < CUMULATIVE_AMOUNT_LIMIT:
-            return int(value)
+        if isinstance(value, str) and _DECIMAL.fullmatch(value):
+            amount = int(value)
+            if amount < CUMULATIVE_AMOUNT_LIMIT:
+                return amount
         raise self._error(name, "a decimal string of base units below 2**128")
 
     def optional_amount(self, name: str) -> int | None:
@@ -129,10 +130,12 @@ class WireObject:
     def _bytes(self, name: str, length: int) -> bytes:
         value = self._required(name)
         if isinstance(value, str) and len(value) == 2 + 2 * length and value.startswith("0x"):
-            with suppress(ValueError):
+            try:
                 raw = bytes.fromhex(value[2:])
-                if len(raw) == length:  # it passes over spaces
-                    return raw
+            except ValueError:
+                raw = b""
+            if len(raw) == length:  # it passes over spaces
+                return raw
         raise self._error(name, f"0x and {2 * length} hexadecimal digits")
 
     def _error(self, name: str, expected: str) -> MalformedMessage:
