@@ -11,6 +11,7 @@ from microwallet.domain.identifiers import ChannelId
 from microwallet.http402.charging.offers import Offer
 from microwallet.http402.charging.refusal import refused
 from microwallet.http402.charging.rotating_secrets import RotatingSecrets
+from microwallet.http402.charging.sales import served_another
 from microwallet.http402.wire.challenge import Challenge
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.timestamps import parse_rfc3339
@@ -34,6 +35,11 @@ class AnsweredChallenge:
     """Unix seconds."""
     channel_id: ChannelId | None = None
     """The one channel it serves; None until that is durable."""
+
+    def check_serves(self, channel_id: ChannelId) -> None:
+        """Refused if it has served another channel."""
+        if self.channel_id is not None and self.channel_id != channel_id:
+            raise served_another()
 
 
 class ChallengeBook:

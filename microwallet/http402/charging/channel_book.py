@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayeeChannel
@@ -36,6 +36,8 @@ class KnownChannel:
     state: ChannelState
     state_at: int | None
     """Unix seconds at which the chain said so; None if it is to be asked first."""
+    payer_fields: Sequence[tuple[bytes, bytes]]
+    """Who pays in what, as the application is told."""
 
     @classmethod
     def of(cls, channel: PayeeChannel, *, state_at: int | None) -> KnownChannel:
@@ -49,6 +51,12 @@ class KnownChannel:
             is_by_signer=SignerCheck(descriptor.voucher_signer),
             state=channel.state,
             state_at=state_at,
+            payer_fields=(
+                (b"x-payment-payer", descriptor.payer.encode()),
+                (b"x-payment-channel", channel.channel_id.encode()),
+                (b"x-payment-asset", channel.asset.symbol.encode()),
+                (b"x-payment-decimals", b"%d" % channel.asset.decimals),
+            ),
         )
 
 
@@ -82,12 +90,16 @@ class ChannelBook:
         known.state, known.state_at = state, self._clock()
         self._store.record_states({known.channel_id: state}, as_of=known.state_at)
 
+    def is_fresh(self, known: KnownChannel) -> bool:
+        """Whether the chain was asked about a channel lately."""
+        return self._age(known) <= STATE_SECONDS
+
     async def freshen(self, known: KnownChannel) -> None:
         """Ask the chain about a channel unless it said so lately; all that wait are asked about at once.
 
         NetworkError once the chain has been silent for too long.
         """
-        if self._age(known) <= STATE_SECONDS:
+        if self.is_fresh(known):
             return
         self._stale.add(known.channel_id)
         if self._round is None:

@@ -7,14 +7,12 @@ Verification".
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from microwallet.domain.voucher import SignatureError
 from microwallet.errors import MalformedMessage
-from microwallet.http402.charging.answers import Headers
 from microwallet.http402.charging.channel_book import KnownChannel
 from microwallet.http402.charging.refusal import refused
+from microwallet.http402.charging.request import Request
 from microwallet.http402.wire.body_digest import matches
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.problems import ProblemType
@@ -27,31 +25,6 @@ from microwallet.http402.wire.session_payload import (
 
 BODY_LIMIT = 1024 * 1024
 """Bytes of a request body that is read to bind a challenge or an idempotency key to it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """A request, as far as paying for it concerns it."""
-
-    method: str
-    url_head: str
-    """Scheme and authority, as the client names them: for a person to read, not to be trusted."""
-    raw_path: str
-    query: bytes
-    headers: Headers
-    has_body: bool
-    read_body: Callable[[int], Awaitable[bytes | None]]
-    """The whole body, or None if it has more bytes than the number given."""
-
-    @property
-    def url(self) -> str:
-        """The whole URL, as the client names it."""
-        query = "?" + self.query.decode("latin-1") if self.query else ""
-        return f"{self.url_head}{self.raw_path}{query}"
-
-    def values(self, name: bytes) -> list[str]:
-        """The values of a header field, in order; `name` in lowercase."""
-        return [value.decode("latin-1") for key, value in self.headers if key == name]
 
 
 def only_credential(credentials: list[str], cost: str) -> str:
@@ -100,16 +73,18 @@ def check_takes(known: KnownChannel, voucher: SignedVoucher, top_up: TopUpAction
         raise refused(ProblemType.AMOUNT_EXCEEDS_DEPOSIT, detail, known.channel_id)
 
 
-async def check_digest(asked: Asked, digest: str) -> None:
+async def check_digest(request: Request, digest: str) -> None:
     """Refused unless a request has the body that its challenge is bound to."""
-    body = await asked.read_body(BODY_LIMIT)
+    body = await request.body(BODY_LIMIT)
     if body is None or not matches(digest, body):
         raise refused(ProblemType.INVALID_CHALLENGE, "the challenge is bound to another body")
 
 
-async def fingerprint_of(asked: Asked, path: str) -> bytes:
+async def fingerprint_of(request: Request, path: str) -> bytes:
     """What makes a request the same one again."""
-    body = await asked.read_body(BODY_LIMIT) if asked.has_body else b""
-    told = hashlib.sha256(body).hexdigest() if body is not None else " ".join(asked.values(b"content-length"))
-    text = "\0".join([asked.method, path, asked.query.decode("latin-1"), told])
+    body = await request.body(BODY_LIMIT) if request.has_body else b""
+    told = (
+        hashlib.sha256(body).hexdigest() if body is not None else " ".join(request.values(b"content-length"))
+    )
+    text = "\0".join([request.method, path, request.query.decode("latin-1"), told])
     return hashlib.sha256(text.encode()).digest()

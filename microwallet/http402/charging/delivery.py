@@ -8,10 +8,14 @@ from microwallet.http402.charging.answers import KEPT_LIMIT, Answer, pack, recei
 from microwallet.http402.charging.asgi import Message, Send
 from microwallet.http402.charging.gateway import Gateway, Grant
 from microwallet.http402.charging.metering import EventMeter
-from microwallet.http402.charging.request_body import RequestBody
+from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.routes import Unit
 from microwallet.http402.charging.sales import Sold
 from microwallet.http402.wire.events import EVENT_STREAM
+
+Fields = list[tuple[bytes, bytes]]
+
+_EVENT_STREAM = EVENT_STREAM.encode()
 
 
 class Delivery:
@@ -22,15 +26,15 @@ class Delivery:
     challenge says so, as an error that an intermediary makes up has none.
     """
 
-    def __init__(self, gateway: Gateway, grant: Grant, send: Send, body: RequestBody) -> None:
+    def __init__(self, gateway: Gateway, grant: Grant, send: Send, request: Request) -> None:
         self._gateway = gateway
         self._grant = grant
         self._send = send
-        self._body = body
+        self._request = request
         self._price = grant.offer.price
         self._head: Answer | None = None
         self._events: EventMeter | None = None
-        self._kept: list[bytes] | None = [] if grant.sold.sale.idempotency_key else None
+        self._kept: list[bytes] | None = None if grant.sold.sale.idempotency_key is None else []
         self._kept_size = 0
         self._sold: Sold | None = grant.sold
 
@@ -65,50 +69,55 @@ class Delivery:
     async def end(self) -> None:
         """The application has ended, or failed: what was not answered costs nothing."""
         if self._head is None:
-            self._sold = None
-            await self._gateway.undo(self._grant)
+            await self._undo()
         elif self._events is not None:
             await self._events.end()
 
     async def _start(self, message: Message) -> None:
         status: int = message["status"]
-        fields = [(name.lower(), value) for name, value in message.get("headers", [])]
-        is_stream = any(name == b"content-type" and _is_event_stream(value) for name, value in fields)
-        sold, units = self._grant.sold, self._units(fields)
-        headers = [one for one in fields if one[0] not in (b"payment-receipt", self._units_field)]
+        fields, told, is_stream = self._fields(message, status)
+        sold, till = self._grant.sold, self._gateway.till
         if status >= 500:
-            self._sold = None
-            await self._gateway.undo(self._grant)
-            self._kept = None
+            await self._undo()
             if not sold.is_replay:
-                headers.append(self._gateway.challenge_field(self._grant.offer))
-        elif units is not None and (self._price.unit is Unit.HEADER or not is_stream):
-            self._sold = sold = await self._gateway.settle_cost(self._grant, units)
-        if status < 400:
-            headers = [one for one in headers if one[0] != b"cache-control"]
+                fields.append(self._gateway.challenge_field(self._grant.offer))
+            self._head = Answer(status=status, headers=fields)
+            await self._send({**message, "headers": fields})
+            return
+        units = None
+        if sold.is_replay:
+            units = self._price.units_used(sold.sale.cost)
+        elif self._price.unit is not Unit.REQUEST:
+            units = _units(told)
+            if self._price.unit is Unit.HEADER or not is_stream:
+                self._sold = sold = await till.settle_cost(sold.sale, units * self._price.amount.base_units)
         if status < 400 and is_stream:
-            headers = [one for one in headers if one[0] != b"content-length"]
+            fields = [field for field in fields if field[0] != b"content-length"]
             self._kept = None
-            self._events = EventMeter(self._gateway, self._grant, sold, self._send, self._body)
-        self._head = Answer(status=status, headers=headers)
+            self._events = EventMeter(till, self._grant, sold, self._send, self._request)
+        self._head = Answer(status=status, headers=fields)
         if status < 400:
-            if sold.is_replay:
-                units = self._price.units_used(sold.sale.cost)
-            receipt = self._gateway.receipt(sold.account, self._grant.challenge_id, units=units)
-            headers = [*headers, *receipt_headers(receipt)]
-        await self._send({**message, "headers": headers})
+            receipt = till.receipt(sold.account, self._grant.challenge_id, units=units)
+            fields = [*fields, *receipt_headers(receipt)]
+        await self._send({**message, "headers": fields})
 
-    @property
-    def _units_field(self) -> bytes | None:
-        return None if self._price.header is None else self._price.header.encode()
+    def _fields(self, message: Message, status: int) -> tuple[Fields, list[bytes], bool]:
+        """The fields that the client sees, what is told of units, and whether events follow."""
+        fields: Fields = []
+        told: list[bytes] = []
+        units_field, is_stream = self._price.header, False
+        for field in message.get("headers", ()):
+            name = field[0].lower()
+            if name == units_field:
+                told.append(field[1])
+            elif name != b"payment-receipt" and (name != b"cache-control" or status >= 400):
+                is_stream = is_stream or (name == b"content-type" and _is_event_stream(field[1]))
+                fields.append((name, field[1]))
+        return fields, told, is_stream
 
-    def _units(self, fields: list[tuple[bytes, bytes]]) -> int | None:
-        """What the application says was used: nothing, if it does not say it, or if the events that are
-        charged are not there. None for a fixed price, and for what was sold before."""
-        if self._price.unit is Unit.REQUEST or self._grant.sold.is_replay:
-            return None
-        told = [value for name, value in fields if name == self._units_field]
-        return int(told[0]) if len(told) == 1 and told[0].isdigit() and len(told[0]) < 20 else 0
+    async def _undo(self) -> None:
+        self._sold = self._kept = None
+        await self._gateway.till.undo(self._grant.sold.sale)
 
     async def _keep(self, message: Message, kept: list[bytes]) -> None:
         kept.append(message.get("body", b""))
@@ -118,8 +127,14 @@ class Delivery:
         elif not message.get("more_body", False):
             whole = Answer(status=self._head.status, headers=self._head.headers, body=b"".join(kept))
             self._kept = None
-            await self._gateway.keep_answer(self._grant, pack(whole))
+            await self._gateway.till.keep_answer(self._grant.sold.sale, pack(whole))
+
+
+def _units(told: list[bytes]) -> int:
+    """What the application says was used: nothing, if it does not say it, or if the events that are
+    charged are not there."""
+    return int(told[0]) if len(told) == 1 and told[0].isdigit() and len(told[0]) < 20 else 0
 
 
 def _is_event_stream(content_type: bytes) -> bool:
-    return content_type.partition(b";")[0].strip().lower() == EVENT_STREAM.encode()
+    return content_type.partition(b";")[0].strip().lower() == _EVENT_STREAM

@@ -14,6 +14,11 @@ T = TypeVar("T")
 _EXPECTED = (Refused, StreamEnded)
 """What work may raise without harm to the others in its transaction: it has changed nothing since."""
 
+_IDLE_TURNS = 2
+"""What the loop reads in one turn is worked on in the next."""
+_LARGEST = 64
+"""Pieces of work that are committed without waiting for more."""
+
 
 class GroupCommit:
     """Runs work on a store's rows; each piece is durable when its result is there.
@@ -32,8 +37,17 @@ class GroupCommit:
         future: asyncio.Future[T] = loop.create_future()
         self._waiting.append((work, future))
         if len(self._waiting) == 1:
-            loop.call_soon(self._commit)
+            loop.call_soon(self._gather, 0, 0)
         return await future
+
+    def _gather(self, seen: int, idle_turns: int) -> None:
+        """Commit once the loop brings no more work, or there is enough."""
+        count = len(self._waiting)
+        idle_turns = idle_turns + 1 if count == seen else 0
+        if idle_turns == _IDLE_TURNS or count >= _LARGEST:
+            self._commit()
+        else:
+            asyncio.get_running_loop().call_soon(self._gather, count, idle_turns)
 
     def _commit(self) -> None:
         waiting, self._waiting = self._waiting, []

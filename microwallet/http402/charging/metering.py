@@ -10,10 +10,11 @@ import re
 
 from microwallet.errors import MalformedMessage
 from microwallet.http402.charging.asgi import Send
-from microwallet.http402.charging.gateway import Gateway, Grant
-from microwallet.http402.charging.request_body import RequestBody
+from microwallet.http402.charging.gateway import Grant
+from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.routes import Unit
 from microwallet.http402.charging.sales import Sold, StreamEnded
+from microwallet.http402.charging.till import Till
 from microwallet.http402.wire.events import EVENT_LIMIT, RECEIPT, NeedVoucher, encode_event
 
 VOUCHER_SECONDS = 60.0
@@ -55,8 +56,8 @@ def is_charged(event: bytes) -> bool:
 class EventMeter:
     """Delivers one stream. Where the price is for something else, only the receipt comes on top."""
 
-    def __init__(self, gateway: Gateway, grant: Grant, sold: Sold, send: Send, body: RequestBody) -> None:
-        self._gateway = gateway
+    def __init__(self, till: Till, grant: Grant, sold: Sold, send: Send, request: Request) -> None:
+        self._till = till
         self._grant = grant
         self.sold = sold
         """As it stands."""
@@ -66,7 +67,7 @@ class EventMeter:
         self._units = 0
         self._splitter = EventSplitter()
         self._is_over = False
-        self._leaving = asyncio.ensure_future(body.client_leaves())
+        self._leaving = asyncio.ensure_future(request.client_leaves())
 
     async def take(self, chunk: bytes, *, is_last: bool) -> None:
         """Deliver what a chunk completes. ClientGone ends the stream; what was charged stays charged."""
@@ -103,7 +104,12 @@ class EventMeter:
         self._prepaid -= paid
         if paid < wanted:
             try:
-                count, self.sold = await self._gateway.charge_units(self._grant, self.sold, wanted - paid)
+                count, self.sold = await self._till.charge_units(
+                    self.sold,
+                    self._grant.offer.price.amount.base_units,
+                    wanted=wanted - paid,
+                    stream=self._grant.sold.account.stream,
+                )
             except StreamEnded:
                 await self._close()
                 raise ClientGone("the channel pays for this stream no more") from None
@@ -121,7 +127,7 @@ class EventMeter:
             deposit=self._grant.channel.state.deposit,
         )
         await self._write(need.to_event())
-        coming = asyncio.ensure_future(self._gateway.voucher_above(account.channel_id, account.accepted))
+        coming = asyncio.ensure_future(self._till.voucher_above(account.channel_id, account.accepted))
         try:
             await asyncio.wait(
                 {coming, self._leaving}, timeout=VOUCHER_SECONDS, return_when=asyncio.FIRST_COMPLETED
@@ -140,12 +146,12 @@ class EventMeter:
         if self._is_metered and self._units == 0:
             await self._give_back()
         units = self._units if self._is_metered else None
-        receipt = self._gateway.receipt(self.sold.account, self._grant.challenge_id, units=units)
+        receipt = self._till.receipt(self.sold.account, self._grant.challenge_id, units=units)
         await self._write(encode_event(RECEIPT, receipt.to_object()))
         await self._send({"type": "http.response.body", "body": b""})
 
     async def _give_back(self) -> None:
-        self.sold = await self._gateway.settle_cost(self._grant, 0)
+        self.sold = await self._till.settle_cost(self._grant.sold.sale, 0)
 
     async def _write(self, content: bytes) -> None:
         await self._send({"type": "http.response.body", "body": content, "more_body": True})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
 from microwallet.errors import MalformedMessage
 
@@ -17,7 +16,6 @@ _TREACHEROUS = ("%2F", "%5C", "%00")
 """A slash, a backslash and a zero byte in disguise: what stands behind us may take them for the real ones."""
 
 
-@lru_cache(maxsize=4096)
 def canonical_path(raw: str) -> str:
     """The canonical spelling of a raw path, as it stood in the request line, without its query.
 

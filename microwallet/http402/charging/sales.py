@@ -77,14 +77,14 @@ def sell(rows: SessionRows, order: Order, now: int) -> Sold:
         if is_repeat:
             earlier = earlier._replace(repeats=earlier.repeats + 1)
             rows.save_repeats(earlier)
-        return Sold(sale=earlier, account=account, is_replay=True, is_repeat=is_repeat)
+        return Sold(earlier, account, is_replay=True, is_repeat=is_repeat)
     accepted = _accepted(account, handover)
     sale = Sale(
-        channel_id=handover.channel_id,
-        cumulative_amount=handover.cumulative_amount,
+        handover.channel_id,
+        handover.cumulative_amount,
         cost=order.cost,
         idempotency_key=key,
-        fingerprint=order.fingerprint if key is not None else None,
+        fingerprint=order.fingerprint,
         answer=None,
         created_at=now,
     )
@@ -102,7 +102,7 @@ def sell(rows: SessionRows, order: Order, now: int) -> Sold:
         rows.save_voucher(charged, handover.signature, now=now)
     else:
         rows.save(charged)
-    return Sold(sale=sale, account=charged)
+    return Sold(sale, charged)
 
 
 def take(rows: SessionRows, handover: Handover, now: int) -> SessionAccount:

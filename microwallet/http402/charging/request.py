@@ -1,0 +1,165 @@
+"""A request as it came: what of it concerns paying, what of it the application sees, and its body."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum, auto
+from functools import lru_cache
+
+from microwallet.http402.charging.asgi import Message, Receive, Scope, plain_name
+from microwallet.http402.wire.credential import is_payment
+
+BODY_SECONDS = 30.0
+"""For how long a client may take to send a body that is read ahead."""
+_OURS = (b"x-payment-", b"payment-")
+"""What the fields begin with that only the gateway may set."""
+_TELLING = 32
+"""Bytes of a field's name that say what it is for; what is longer is not kept in memory."""
+
+
+class _Use(Enum):
+    """What the gateway does with a field."""
+
+    CREDENTIAL = auto()
+    IDEMPOTENCY_KEY = auto()
+    BODY = auto()
+    CONNECTION = auto()
+    KEPT_BACK = auto()
+
+
+_USES = {
+    b"authorization": _Use.CREDENTIAL,
+    b"idempotency-key": _Use.IDEMPOTENCY_KEY,
+    b"content-length": _Use.BODY,
+    b"transfer-encoding": _Use.BODY,
+    b"connection": _Use.CONNECTION,
+}
+
+
+@lru_cache(maxsize=1024)
+def _use_of(name: bytes) -> _Use | None:
+    """What a field of this name, of which the first bytes do, is for; None for one that is only forwarded."""
+    plain = plain_name(name)
+    if plain.startswith(_OURS) or plain == b"accept-payment":
+        return _Use.KEPT_BACK
+    return _USES.get(name)
+
+
+class Request:
+    """One request. Its body is read ahead where a decision needs it, and handed on all the same."""
+
+    __slots__ = (
+        "_handed_on",
+        "_is_handed_on",
+        "_read",
+        "_receive",
+        "_whole",
+        "credentials",
+        "fields",
+        "has_body",
+        "idempotency_keys",
+        "method",
+        "raw_path",
+        "scope",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope
+        self.method: str = scope["method"]
+        self.raw_path: bytes = scope["raw_path"]
+        self.credentials: list[str] = []
+        """The Authorization fields of the scheme Payment."""
+        self.idempotency_keys: list[str] = []
+        self.has_body = False
+        self.fields: list[tuple[bytes, bytes]] = []
+        """Those that the application sees: nothing about paying, and nothing that would take away what
+        the gateway says about it."""
+        for field in scope["headers"]:
+            name, value = field
+            use = _use_of(name[:_TELLING])
+            if use is None or not self._uses(use, name, value):
+                self.fields.append(field)
+        self._receive = receive
+        self._read: list[Message] = []
+        self._is_handed_on = False
+        self._handed_on: asyncio.Event | None = None
+        self._whole: bytes | None = None
+
+    @property
+    def query(self) -> bytes:
+        """What stands behind the question mark."""
+        query: bytes = self.scope["query_string"]
+        return query
+
+    @property
+    def url(self) -> str:
+        """The whole URL, as the client names it: for a person to read, not to be trusted."""
+        host = next(iter(self.values(b"host")), "")
+        query = "?" + self.query.decode("latin-1") if self.query else ""
+        return f"{self.scope.get('scheme', 'http')}://{host}{self.raw_path.decode('latin-1')}{query}"
+
+    def values(self, name: bytes) -> list[str]:
+        """The values of a header field, in order; `name` in lowercase."""
+        return [value.decode("latin-1") for key, value in self.scope["headers"] if key == name]
+
+    async def body(self, limit: int) -> bytes | None:
+        """The whole body, or None if it has more than `limit` bytes, or does not come in time."""
+        if self._whole is not None:
+            return self._whole
+        size = 0
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while size <= limit:
+                    message = await self._receive()
+                    self._read.append(message)
+                    if message["type"] != "http.request":
+                        return None
+                    size += len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        self._whole = b"".join(one.get("body", b"") for one in self._read)
+                        return self._whole if size <= limit else None
+        except TimeoutError:
+            return None
+        return None
+
+    async def receive(self) -> Message:
+        """The next message: what was read ahead first; after the body only that the client has left."""
+        if self._is_handed_on:
+            await self.client_leaves()
+            return {"type": "http.disconnect"}
+        if self._read:
+            message = self._read.pop(0)
+        elif self.has_body:
+            message = await self._receive()
+        else:
+            message = {"type": "http.request", "body": b"", "more_body": False}
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            self._is_handed_on = True
+            if self._handed_on is not None:
+                self._handed_on.set()
+        return message
+
+    async def client_leaves(self) -> None:
+        """Wait until the client has gone away; never ends before the body was handed on."""
+        if not self._is_handed_on:
+            self._handed_on = asyncio.Event()
+            await self._handed_on.wait()
+        while (await self._receive())["type"] == "http.request":
+            pass
+
+    def _uses(self, use: _Use, name: bytes, value: bytes) -> bool:
+        """Take note of a field; whether it is kept from the application."""
+        if use is _Use.CREDENTIAL:
+            text = value.decode("latin-1")
+            if is_payment(text):
+                self.credentials.append(text)
+                return True
+        elif use is _Use.IDEMPOTENCY_KEY:
+            self.idempotency_keys.append(value.decode("latin-1"))
+        elif use is _Use.BODY:
+            self.has_body = self.has_body or name != b"content-length" or value != b"0"
+        elif use is _Use.CONNECTION:  # one that names our fields would take them away
+            return any(_use_of(one.strip()[:_TELLING]) is _Use.KEPT_BACK for one in value.split(b","))
+        else:
+            return True
+        return False

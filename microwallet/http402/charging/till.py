@@ -1,0 +1,90 @@
+"""The till: what is sold, charged and given back, each durable before it is told of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from microwallet.domain.identifiers import ChainId, ChannelId
+from microwallet.domain.session import Sale, SessionAccount
+from microwallet.http402.charging import sales
+from microwallet.http402.charging.group_commit import GroupCommit
+from microwallet.http402.charging.sales import Handover, Order, Sold
+from microwallet.http402.charging.store import SessionStore
+from microwallet.http402.wire.receipt import SessionReceipt
+
+_POLL_SECONDS = 0.25
+"""Between two looks for a voucher that another process accepted."""
+
+
+class Till:
+    """Runs sales.py's rules on a store. One event loop uses it; `store` may be shared by many processes."""
+
+    def __init__(self, store: SessionStore, chain_id: ChainId, *, clock: Callable[[], int]) -> None:
+        self._commit = GroupCommit(store)
+        self._chain_id = chain_id
+        self._clock = clock
+        self._news: dict[ChannelId, asyncio.Event] = {}
+
+    async def sell(self, order: Order) -> Sold:
+        """Accept an order's voucher and charge its cost, or find what was sold before; may raise Refused."""
+        return await self._commit.run(lambda rows: sales.sell(rows, order, self._clock()))
+
+    async def take(self, handover: Handover) -> SessionAccount:
+        """Accept a voucher that buys nothing by itself; may raise Refused."""
+        account = await self._commit.run(lambda rows: sales.take(rows, handover, self._clock()))
+        if (news := self._news.pop(handover.channel_id, None)) is not None:
+            news.set()
+        return account
+
+    async def account(self, channel_id: ChannelId) -> SessionAccount:
+        """The account of a channel; Refused if it is not known."""
+        account = await self._commit.run(lambda rows: rows.account(channel_id))
+        if account is None:
+            raise sales.channel_not_found(channel_id)
+        return account
+
+    async def undo(self, sale: Sale) -> None:
+        """Nothing was served: the cost is given back. What was served another time stays sold."""
+        await self._commit.run(lambda rows: sales.undo(rows, sale))
+
+    async def settle_cost(self, sale: Sale, cost: int) -> Sold:
+        """Charge a sale for what was used, no more than was reserved."""
+        return await self._commit.run(lambda rows: sales.settle_cost(rows, sale, min(sale.cost, cost)))
+
+    async def charge_units(self, sold: Sold, amount: int, *, wanted: int, stream: int) -> tuple[int, Sold]:
+        """Charge a stream for its next units, as many as there is something for; may raise StreamEnded."""
+        return await self._commit.run(
+            lambda rows: sales.charge_units(rows, sold.sale, amount, wanted=wanted, stream=stream)
+        )
+
+    async def keep_answer(self, sale: Sale, packed: bytes) -> None:
+        """Keep what was answered for the same request again."""
+        await self._commit.run(lambda rows: rows.keep_answer(sale, packed))
+
+    async def voucher_above(self, channel_id: ChannelId, accepted: int) -> None:
+        """Wait until a better voucher than one over `accepted` has come, here or to another process."""
+        while True:
+            news = self._news.setdefault(channel_id, asyncio.Event())
+            account = await self._commit.run(lambda rows: rows.account(channel_id))
+            if account is None or account.accepted > accepted or account.is_closing:
+                self._news.pop(channel_id, None)
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await news.wait()
+
+    def receipt(
+        self, account: SessionAccount, challenge_id: str, *, units: int | None = None
+    ) -> SessionReceipt:
+        """The receipt of a session as it stands."""
+        return SessionReceipt(
+            timestamp=self._clock(),
+            challenge_id=challenge_id,
+            channel_id=account.channel_id,
+            chain_id=self._chain_id,
+            accepted_cumulative=account.accepted,
+            spent=account.spent,
+            units=units,
+        )
