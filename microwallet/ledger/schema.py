@@ -180,4 +180,34 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             created_at INTEGER NOT NULL
         ) STRICT""",
     ),
+    (
+        # What was sold lately, in the order it was, each with the account of its channel after it: rows that
+        # share their pages, for thousands of channels. Carried over into `sales` and `vouchers` now and then.
+        f"""CREATE TABLE recent_sales (
+            position INTEGER PRIMARY KEY,
+            channel_id TEXT NOT NULL,
+            {_amount("authorized")},
+            {_amount("spent")},
+            stream INTEGER NOT NULL,
+            signature BLOB NOT NULL,
+            {_amount("cumulative_amount")},
+            {_amount("cost")},
+            idempotency_key TEXT,
+            fingerprint BLOB,
+            answer BLOB,
+            created_at INTEGER NOT NULL,
+            repeats INTEGER NOT NULL DEFAULT 0
+        ) STRICT""",
+        "CREATE INDEX recent_sales_by_channel ON recent_sales (channel_id)",
+        # What the payee has accepted and charged by now.
+        """CREATE VIEW current_vouchers AS
+            SELECT v.channel_id, v.payer, v.payee, v.token, v.salt, v.authorized_signer, v.escrow_contract,
+                v.chain_id, v.symbol, v.decimals, v.deposit, v.settled, v.close_requested_at, v.finalized,
+                coalesce(r.authorized, v.authorized) AS authorized, coalesce(r.spent, v.spent) AS spent,
+                coalesce(r.stream, v.stream) AS stream, coalesce(r.signature, v.signature) AS signature,
+                coalesce(r.created_at, v.accepted_at) AS accepted_at, v.as_of, v.created_at,
+                v.close_confirmed, v.closing, v.ended_closes
+            FROM vouchers AS v LEFT JOIN recent_sales AS r ON r.position =
+                (SELECT max(position) FROM recent_sales WHERE channel_id = v.channel_id)""",
+    ),
 )

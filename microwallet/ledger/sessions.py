@@ -14,6 +14,7 @@ from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.session import Sale, SessionAccount
 from microwallet.ledger.database import Database, to_text
+from microwallet.ledger.recent_sales import carry_over, carry_over_many
 from microwallet.ledger.vouchers import Accepted, Vouchers
 
 _SALE = "channel_id, cumulative_amount, cost, idempotency_key, fingerprint, answer, created_at, repeats"
@@ -23,36 +24,43 @@ class SessionRows:
     """The rows inside one write transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
         self._execute = connection.execute
 
     def account(self, channel_id: ChannelId) -> SessionAccount | None:
         """The account of a channel, or None if the channel is not known."""
         row = self._execute(
             """SELECT deposit, authorized, spent, stream, closing OR close_requested_at, finalized
-            FROM vouchers WHERE channel_id = ?""",
+            FROM current_vouchers WHERE channel_id = ?""",
             (channel_id,),
         ).fetchone()
         if row is None:
             return None
+        deposit, authorized, spent, stream, is_closing, is_finalized = row
         return SessionAccount(
-            channel_id=channel_id,
-            deposit=int(row[0]),
-            accepted=int(row[1]),
-            spent=int(row[2]),
-            stream=row[3],
-            is_closing=bool(row[4]),
-            is_finalized=bool(row[5]),
+            channel_id,
+            int(deposit),
+            int(authorized),
+            int(spent),
+            stream,
+            is_closing=is_closing == 1,
+            is_finalized=is_finalized == 1,
         )
 
     def save(self, account: SessionAccount) -> None:
-        """Store `spent` and `stream` of an account."""
-        self._execute(
-            "UPDATE vouchers SET spent = ?, stream = ? WHERE channel_id = ?",
-            (to_text(account.spent), account.stream, account.channel_id),
-        )
+        """Store `spent` and `stream` of an account: with the last of its recent sales, if there is one."""
+        last = "position = (SELECT max(position) FROM recent_sales WHERE channel_id = ?)"
+        for table, where in (("recent_sales", last), ("vouchers", "channel_id = ?")):
+            changed = self._execute(
+                f"UPDATE {table} SET spent = ?, stream = ? WHERE {where}",
+                (to_text(account.spent), account.stream, account.channel_id),
+            )
+            if changed.rowcount:
+                return
 
     def save_voucher(self, account: SessionAccount, signature: bytes, *, now: int) -> None:
         """Store an account whose `accepted` rose, with the signature of the voucher."""
+        carry_over(self._connection)
         self._execute(
             """UPDATE vouchers SET authorized = ?, spent = ?, stream = ?, signature = ?, accepted_at = ?
             WHERE channel_id = ?""",
@@ -74,47 +82,39 @@ class SessionRows:
         """What was bought under an idempotency key."""
         return self._sale("idempotency_key", channel_id, idempotency_key)
 
+    def add_first_sale(self, sale: Sale, account: SessionAccount, signature: bytes) -> None:
+        """Store a new sale by a voucher above all before, with its signature and the account after it."""
+        self._execute(
+            f"INSERT INTO recent_sales (authorized, spent, stream, signature, {_SALE})"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (to_text(account.accepted), to_text(account.spent), account.stream, signature, *_values(sale)),
+        )
+
     def add_sale(self, sale: Sale) -> bool:
         """Store a new sale; False, and nothing is stored, if its voucher has bought already."""
+        carry_over(self._connection)
         added = self._execute(
             f"INSERT INTO sales ({_SALE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (channel_id, cumulative_amount) DO NOTHING",
-            (
-                sale.channel_id,
-                to_text(sale.cumulative_amount),
-                to_text(sale.cost),
-                sale.idempotency_key,
-                sale.fingerprint,
-                sale.answer,
-                sale.created_at,
-                sale.repeats,
-            ),
+            _values(sale),
         )
         return added.rowcount == 1
 
     def update_sale(self, sale: Sale) -> None:
         """Store what a sale costs."""
-        self._execute(
-            "UPDATE sales SET cost = ? WHERE channel_id = ? AND cumulative_amount = ?",
-            (to_text(sale.cost), sale.channel_id, to_text(sale.cumulative_amount)),
-        )
+        self._change(sale, "cost = ?", to_text(sale.cost))
 
     def save_repeats(self, sale: Sale) -> None:
         """Store how often a sale is served again."""
-        self._execute(
-            "UPDATE sales SET repeats = ? WHERE channel_id = ? AND cumulative_amount = ?",
-            (sale.repeats, sale.channel_id, to_text(sale.cumulative_amount)),
-        )
+        self._change(sale, "repeats = ?", sale.repeats)
 
     def keep_answer(self, sale: Sale, answer: bytes) -> None:
         """Store what was answered to a sale."""
-        self._execute(
-            "UPDATE sales SET answer = ? WHERE channel_id = ? AND cumulative_amount = ?",
-            (answer, sale.channel_id, to_text(sale.cumulative_amount)),
-        )
+        self._change(sale, "answer = ?", answer)
 
     def remove_sale(self, sale: Sale) -> None:
         """Forget a sale that was given back: its voucher and its key can buy again."""
+        carry_over(self._connection)
         self._execute(
             "DELETE FROM sales WHERE channel_id = ? AND cumulative_amount = ?",
             (sale.channel_id, to_text(sale.cumulative_amount)),
@@ -129,9 +129,22 @@ class SessionRows:
         row = self._execute("SELECT channel_id FROM challenges WHERE id = ?", (challenge_id,)).fetchone()
         return bool(row[0] == channel_id)
 
+    def _change(self, sale: Sale, assignment: str, value: Any) -> None:
+        """Change a sale where it is."""
+        for table in ("recent_sales", "sales"):
+            changed = self._execute(
+                f"UPDATE {table} SET {assignment} WHERE channel_id = ? AND cumulative_amount = ?",
+                (value, sale.channel_id, to_text(sale.cumulative_amount)),
+            )
+            if changed.rowcount:
+                return
+
     def _sale(self, column: str, channel_id: ChannelId, value: str) -> Sale | None:
-        query = f"SELECT {_SALE} FROM sales WHERE channel_id = ? AND {column} = ?"
-        row: tuple[Any, ...] | None = self._execute(query, (channel_id, value)).fetchone()
+        query = " UNION ALL ".join(
+            f"SELECT {_SALE} FROM {table} WHERE channel_id = ? AND {column} = ?"
+            for table in ("recent_sales", "sales")
+        )
+        row: tuple[Any, ...] | None = self._execute(query, (channel_id, value) * 2).fetchone()
         if row is None:
             return None
         return Sale(
@@ -146,6 +159,20 @@ class SessionRows:
         )
 
 
+def _values(sale: Sale) -> tuple[Any, ...]:
+    """The values of _SALE."""
+    return (
+        sale.channel_id,
+        to_text(sale.cumulative_amount),
+        to_text(sale.cost),
+        sale.idempotency_key,
+        sale.fingerprint,
+        sale.answer,
+        sale.created_at,
+        sale.repeats,
+    )
+
+
 class Sessions:
     """The store over one connection."""
 
@@ -158,6 +185,7 @@ class Sessions:
         """One transaction, durable when the block ends."""
         with self._database.write_vouchers() as connection:
             yield SessionRows(connection)
+            carry_over_many(connection)
 
     def channel(self, channel_id: ChannelId) -> PayeeChannel | None:
         """A channel with its best voucher, or None."""
@@ -178,6 +206,7 @@ class Sessions:
     def forget_expired(self, *, now: int, answers_before: int) -> None:
         """Drop expired challenges, and answers kept for replays that are older."""
         with self._database.write() as connection:
+            carry_over(connection)
             connection.execute("DELETE FROM challenges WHERE expires_at < ?", (now,))
             connection.execute(
                 "UPDATE sales SET answer = NULL WHERE answer IS NOT NULL AND created_at < ?",

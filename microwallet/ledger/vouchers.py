@@ -12,6 +12,7 @@ from microwallet.domain.identifiers import ChainId, ChannelId
 from microwallet.errors import AmbiguousReference, UnknownReference
 from microwallet.ledger.channels import CANDIDATES, SHORTEST_PREFIX, TOO_SHORT
 from microwallet.ledger.database import Database
+from microwallet.ledger.recent_sales import carry_over
 from microwallet.ledger.rows import (
     COLUMNS,
     SELECTED,
@@ -21,7 +22,7 @@ from microwallet.ledger.rows import (
     state_values,
 )
 
-_SELECT = f"SELECT {SELECTED}, signature FROM vouchers"
+_SELECT = f"SELECT {SELECTED}, signature FROM current_vouchers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,7 @@ class Vouchers:
     def accepted_at(self) -> Mapping[ChannelId, int]:
         """Unix seconds at which each channel's best voucher was accepted."""
         with self._database.read() as connection:
-            return dict(connection.execute("SELECT channel_id, accepted_at FROM vouchers").fetchall())
+            return dict(connection.execute("SELECT channel_id, accepted_at FROM current_vouchers").fetchall())
 
     def accept(
         self,
@@ -102,6 +103,7 @@ class Vouchers:
         """
         marks = ", ".join("?" * (len(COLUMNS) + 3))
         with self._database.write_vouchers() as connection:
+            carry_over(connection)
             channels = weigh(_accepted(connection, channel_ids))
             connection.executemany(
                 f"""INSERT INTO vouchers ({SELECTED}, created_at, signature, accepted_at) VALUES ({marks})
@@ -160,7 +162,7 @@ class Vouchers:
 
 
 def _accepted(connection: sqlite3.Connection, channel_ids: Iterable[ChannelId]) -> dict[ChannelId, Accepted]:
-    query = "SELECT authorized, spent, closing, ended_closes FROM vouchers WHERE channel_id = ?"
+    query = "SELECT authorized, spent, closing, ended_closes FROM current_vouchers WHERE channel_id = ?"
     rows = {one: connection.execute(query, (one,)).fetchone() for one in channel_ids}
     return {
         channel_id: Accepted(

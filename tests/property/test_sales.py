@@ -18,12 +18,18 @@ from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.charging.sales import Handover, Order, StreamEnded
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.ledger.ledger import Ledger
+from microwallet.ledger.recent_sales import carry_over
 from microwallet.ledger.sessions import SessionRows
 
 DEPOSIT = 1000
 CHANNEL = keyed(1)
 AMOUNT = st.integers(0, 1100)
 COST = st.integers(0, 120)
+
+
+def signature(amount):
+    """Another one for each amount: the one that is kept must fit the amount that is."""
+    return amount.to_bytes(65, "big")
 
 
 class Selling(RuleBasedStateMachine):
@@ -41,10 +47,12 @@ class Selling(RuleBasedStateMachine):
             authorized=0,
             spent=0,
             as_of=None,
-            signature=bytes(65),
+            signature=signature(0),
         )
         self.ledger.sessions.add_channel(channel, now=1)
         self.accepted = 0
+        self.spent_elsewhere = 0
+        """By vouchers that came another way than over HTTP."""
         self.sales = {}
         """Sale by cumulative amount."""
         self.reserved = []
@@ -67,14 +75,18 @@ class Selling(RuleBasedStateMachine):
         raise refusal
 
     @property
+    def channel(self):
+        return self.ledger.vouchers.get(CHANNEL.channel_id)
+
+    @property
     def spent(self):
-        return sum(sale.cost for sale in self.sales.values())
+        return self.spent_elsewhere + sum(sale.cost for sale in self.sales.values())
 
     def handover(self, amount):
         return Handover(
             channel_id=CHANNEL.channel_id,
             cumulative_amount=amount,
-            signature=bytes(65),
+            signature=signature(amount),
             deposit=DEPOSIT,
             min_voucher_delta=0,
             challenge_id="c",
@@ -156,6 +168,27 @@ class Selling(RuleBasedStateMachine):
         self.run_in(SessionRows.keep_answer, self.sales[amount], b"answer")
         self.sales[amount] = self.sales[amount]._replace(answer=b"answer")
 
+    @rule(amount=AMOUNT)
+    def accept_elsewhere(self, amount):
+        """What `payee accept` does, which may be another process."""
+        if not self.accepted < amount <= DEPOSIT:
+            return
+
+        def weigh(accepted):
+            held = accepted[CHANNEL.channel_id]
+            assert (held.authorized, held.spent) == (self.accepted, self.spent)
+            spent = held.spent + amount - held.authorized
+            return [replace(self.channel, authorized=amount, spent=spent, signature=signature(amount))]
+
+        self.ledger.vouchers.accept([CHANNEL.channel_id], weigh, now=1)
+        self.spent_elsewhere += amount - self.accepted
+        self.accepted = amount
+
+    @rule()
+    def carry_over(self):
+        with self.ledger.database.write() as connection:
+            carry_over(connection)
+
     @invariant()
     def books_are_right(self):
         if not hasattr(self, "ledger"):
@@ -166,8 +199,9 @@ class Selling(RuleBasedStateMachine):
                 assert rows.sale(CHANNEL.channel_id, amount) == sale
         assert (account.accepted, account.spent) == (self.accepted, self.spent)
         assert 0 <= account.spent <= account.accepted <= DEPOSIT
-        channel = self.ledger.vouchers.get(CHANNEL.channel_id)
-        assert (channel.authorized, channel.spent) == (self.accepted, self.spent)
+        for channel in (self.channel, *self.ledger.vouchers.live(CHANNEL.descriptor.chain_id)):
+            assert (channel.authorized, channel.spent) == (self.accepted, self.spent)
+            assert channel.signature == signature(self.accepted)
 
 
 TestSelling = Selling.TestCase

@@ -105,7 +105,7 @@ class Delivery:
         """The fields that the client sees, what is told of units, and whether events follow."""
         fields: Fields = []
         told: list[bytes] = []
-        units_field, is_stream = self._price.header, False
+        units_field, is_stream = self._grant.offer.units_field, False
         for field in message.get("headers", ()):
             name = field[0].lower()
             if name == units_field:

@@ -56,10 +56,14 @@ class Offer:
     """The session request, encoded."""
     cost: str = field(init=False)
     """The price in words."""
+    units_field: bytes | None = field(init=False)
+    """Where the upstream says how many units were used."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "request", encode_object(self._session_request().to_object()))
         object.__setattr__(self, "cost", str(self.price))
+        header = self.price.header
+        object.__setattr__(self, "units_field", None if header is None else header.encode())
 
     def challenge(self, now: int, *, digest: str | None = None) -> Challenge:
         """A challenge nobody had before, until CHALLENGE_SECONDS from Unix second `now`."""

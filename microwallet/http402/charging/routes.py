@@ -33,7 +33,7 @@ class Price:
 
     amount: Amount
     unit: Unit
-    header: bytes | None = None
+    header: str | None = None
     """Where the upstream says how many units were used, in lowercase; the client never sees it."""
     max_units: int = DEFAULT_REQUEST_UNITS
     """Units reserved before the upstream is asked: the most that a request by header can cost."""
@@ -191,7 +191,7 @@ def _price(table: Mapping[str, Any], amount: Callable[[str], Amount]) -> Price:
     return Price(
         amount=price,
         unit=Unit(unit),
-        header=None if header is None else header.lower().encode(),
+        header=None if header is None else header.lower(),
         max_units=max_units or DEFAULT_REQUEST_UNITS,
         min_voucher_delta=base_units("min-voucher-delta") or 0,
         suggested_deposit=base_units("suggested-deposit"),

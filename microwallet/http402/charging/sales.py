@@ -88,20 +88,21 @@ def sell(rows: SessionRows, order: Order, now: int) -> Sold:
         answer=None,
         created_at=now,
     )
+    is_better = accepted is not account
     try:
         charged = charge(accepted, order.cost)
-        if not rows.add_sale(sale):
-            raise insufficient(accepted, order.cost, "this voucher has bought already")
     except Refused:
-        if accepted is not account:
+        if is_better:
             rows.save_voucher(accepted, handover.signature, now=now)
         raise
     if order.is_stream:
         charged = charged._replace(stream=charged.stream + 1)
-    if accepted is not account:
-        rows.save_voucher(charged, handover.signature, now=now)
-    else:
+    if is_better:  # none above all before has bought already
+        rows.add_first_sale(sale, charged, handover.signature)
+    elif rows.add_sale(sale):
         rows.save(charged)
+    else:
+        raise insufficient(accepted, order.cost, "this voucher has bought already")
     return Sold(sale, charged)
 
 

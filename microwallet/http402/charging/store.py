@@ -29,8 +29,11 @@ class SessionRows(Protocol):
     def sale_by_key(self, channel_id: ChannelId, idempotency_key: str) -> Sale | None:
         """What was bought under an idempotency key."""
 
+    def add_first_sale(self, sale: Sale, account: SessionAccount, signature: bytes) -> None:
+        """Store a new sale by a voucher above all before, with its signature and the account after it."""
+
     def add_sale(self, sale: Sale) -> bool:
-        """Store a new sale; False, and nothing is stored, if its voucher has bought already."""
+        """Store a new sale by any voucher; False, and nothing is stored, if that has bought already."""
 
     def update_sale(self, sale: Sale) -> None:
         """Store what a sale costs."""

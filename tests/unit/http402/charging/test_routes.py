@@ -156,7 +156,7 @@ class TestRoutes:
             }
         ).routes
         assert route.price is not None
-        assert (route.price.unit, route.price.header) == (Unit.HEADER, b"x-tokens")
+        assert (route.price.unit, route.price.header) == (Unit.HEADER, "x-tokens")
         assert route.price.reserved == 500_000
         assert (route.price.min_voucher_delta, route.price.suggested_deposit) == (10_000, 5_000_000)
 
