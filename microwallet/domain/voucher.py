@@ -6,6 +6,8 @@ far, never a delta. Signatures are 65 bytes r‖s‖v, v 27 or 28, low s.
 
 from __future__ import annotations
 
+from typing import Any
+
 from coincurve import PrivateKey, PublicKey
 
 # Its own recovery makes twenty calls of these two; the part in C has no types.
@@ -103,18 +105,23 @@ class SignerCheck:
         Recovers the key rather than verifying against a known one: the escrow recovers too, and a
         flipped `v` passes verification but not recovery.
         """
-        public_key = recover(digest, signature)
-        raw = bytes(ffi.buffer(public_key.public_key))
+        public_key = _recover(digest, signature)
+        raw = ffi.buffer(public_key)
         if raw == self._public_key:
             return True
-        if address_of(public_key) != self._signer:
+        if address_of(PublicKey(public_key)) != self._signer:
             return False
-        self._public_key = raw
+        self._public_key = bytes(raw)
         return True
 
 
 def recover(digest: bytes, signature: bytes) -> PublicKey:
     """Public key that made `signature`; SignatureError unless it is 65 bytes, low s, v 27 or 28."""
+    return PublicKey(_recover(digest, signature))
+
+
+def _recover(digest: bytes, signature: bytes) -> Any:
+    """The public key as libsecp256k1 has it in memory."""
     if len(signature) != SIGNATURE_LENGTH:
         raise SignatureError(f"a signature has {SIGNATURE_LENGTH} bytes, this one {len(signature)}")
     if signature[32:64] > _HALF_ORDER:
@@ -129,7 +136,7 @@ def recover(digest: bytes, signature: bytes) -> PublicKey:
         _CONTEXT, parsed, signature, recovery_id
     ) or not lib.secp256k1_ecdsa_recover(_CONTEXT, public_key, parsed, digest):
         raise SignatureError("the signature fits no key")
-    return PublicKey(public_key)
+    return public_key
 
 
 def address_of(public_key: PublicKey) -> Address:

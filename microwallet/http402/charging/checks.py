@@ -27,10 +27,8 @@ BODY_LIMIT = 1024 * 1024
 """Bytes of a request body that is read to bind a challenge or an idempotency key to it."""
 
 
-def only_credential(credentials: list[str], cost: str) -> str:
-    """The credential of a request; Refused if it does not have exactly one. `cost` is told in words."""
-    if not credentials:
-        raise refused(ProblemType.PAYMENT_REQUIRED, f"this costs {cost}: see WWW-Authenticate")
+def only_credential(credentials: list[str]) -> str:
+    """The credential of a request that has any; Refused if it has several."""
     if len(credentials) > 1:
         detail = f"there are {len(credentials)} payment credentials; one is expected"
         raise refused(ProblemType.MALFORMED_CREDENTIAL, detail, status=400)

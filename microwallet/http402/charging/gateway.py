@@ -144,8 +144,8 @@ class Gateway:
         offer = place.offer
         if offer is None:
             return Free(place.path)
-        if place.is_other and not request.credentials:
-            return _NOT_FOUND
+        if not request.credentials:
+            return _NOT_FOUND if place.is_other else await self._refusal(request, offer, offer.unpaid)
         try:
             return await self._paid(request, place, offer)
         except Refused as refusal:
@@ -160,9 +160,7 @@ class Gateway:
 
     async def _paid(self, request: Request, place: Place, offer: Offer) -> Grant | Answer:
         try:
-            credential = Credential.parse(
-                only_credential(request.credentials, offer.cost), known=self._challenges.find
-            )
+            credential = Credential.parse(only_credential(request.credentials), known=self._challenges.find)
         except MalformedMessage as error:
             raise refused(ProblemType.MALFORMED_CREDENTIAL, error.message) from error
         issued = self._challenges.check(credential.challenge, offer)

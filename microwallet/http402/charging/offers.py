@@ -19,6 +19,7 @@ from microwallet.http402.charging.signed_deposit import PaidToken
 from microwallet.http402.wire.body_digest import body_digest
 from microwallet.http402.wire.challenge import REQUEST_LIMIT, Challenge
 from microwallet.http402.wire.encoding import decode_object, encode_object
+from microwallet.http402.wire.problems import Problem, ProblemType
 from microwallet.http402.wire.session_request import INTENT, METHOD, CredentialType, SessionRequest
 
 CHALLENGE_SECONDS = 300
@@ -54,14 +55,15 @@ class Offer:
     """Of the route; a challenge for one is none for another."""
     request: str = field(init=False)
     """The session request, encoded."""
-    cost: str = field(init=False)
-    """The price in words."""
+    unpaid: Problem = field(init=False)
+    """What is told with a challenge: the price in words."""
     units_field: bytes | None = field(init=False)
     """Where the upstream says how many units were used."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "request", encode_object(self._session_request().to_object()))
-        object.__setattr__(self, "cost", str(self.price))
+        detail = f"this costs {self.price}: see WWW-Authenticate"
+        object.__setattr__(self, "unpaid", Problem(type=ProblemType.PAYMENT_REQUIRED, detail=detail))
         header = self.price.header
         object.__setattr__(self, "units_field", None if header is None else header.encode())
 

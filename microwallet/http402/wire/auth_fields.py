@@ -43,6 +43,8 @@ def parse_auth_fields(values: Iterable[str]) -> list[AuthChallenge]:
 
 def quoted(value: str) -> str:
     """A value as a quoted-string; MalformedMessage for a control character, which no quoting can carry."""
+    if value.isascii() and value.isprintable() and not ('"' in value or "\\" in value):
+        return f'"{value}"'  # as nearly all are
     text = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if _QUOTED.fullmatch(text) is None:
         raise MalformedMessage(f"{value!r} holds a control character")

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from microwallet.errors import MalformedMessage
@@ -154,35 +154,38 @@ class ChallengeSecrets:
 
         A `request` that is text has been encoded already.
         """
-        unbound = Challenge(
-            id="unbound",
+        encoded = request if isinstance(request, str) else encode_object(request)
+        expires = rfc3339(expires_at)
+        encoded_opaque = None if opaque is None else encode_object(opaque)
+        slots = (realm, method, intent, encoded, expires, digest, encoded_opaque)
+        return Challenge(
+            id=_bound_id(slots, self.secrets[0]),
             realm=realm,
             method=method,
             intent=intent,
-            request=request if isinstance(request, str) else encode_object(request),
-            expires=rfc3339(expires_at),
+            request=encoded,
+            expires=expires,
             digest=digest,
             description=description,
-            opaque=None if opaque is None else encode_object(opaque),
+            opaque=encoded_opaque,
         )
-        return replace(unbound, id=_bound_id(unbound, self.secrets[0]))
 
     def issued(self, challenge: Challenge) -> bool:
         """Whether the id of an echoed challenge is bound to its parameters by one of these secrets."""
-        expected = [_bound_id(challenge, secret) for secret in self.secrets]
+        slots = (
+            challenge.realm,
+            challenge.method,
+            challenge.intent,
+            challenge.request,
+            challenge.expires,
+            challenge.digest,
+            challenge.opaque,
+        )
+        expected = [_bound_id(slots, secret) for secret in self.secrets]
         return any(hmac.compare_digest(challenge.id.encode(), one.encode()) for one in expected)
 
 
-def _bound_id(challenge: Challenge, secret: bytes) -> str:
+def _bound_id(slots: Sequence[str | None], secret: bytes) -> str:
     """By the draft's "HMAC-SHA256 Binding". Only the realm, which is first, may hold a bar: no two
     challenges read the same."""
-    slots = (
-        challenge.realm,
-        challenge.method,
-        challenge.intent,
-        challenge.request,
-        challenge.expires or "",
-        challenge.digest or "",
-        challenge.opaque or "",
-    )
-    return base64url(hmac.digest(secret, "|".join(slots).encode(), hashlib.sha256))
+    return base64url(hmac.digest(secret, "|".join([slot or "" for slot in slots]).encode(), hashlib.sha256))

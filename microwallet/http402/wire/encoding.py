@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import binascii
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,8 +27,7 @@ def encode_object(value: Mapping[str, Any]) -> str:
     """A JSON object as it goes into a field."""
     if all(type(name) is str and name.isascii() and type(one) is str for name, one in value.items()):
         # Nothing but text under plain names: canonical once it is sorted, and ten times as fast.
-        text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        return base64url(text.encode())
+        return base64url(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
     return base64url(rfc8785.dumps(dict(value)))
 
 

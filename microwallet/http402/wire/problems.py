@@ -5,11 +5,12 @@ draft-httpauth-payment-00, section "Error Codes"; draft-evm-session-00, section 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Self
+
+import orjson
 
 from microwallet.errors import PROBLEM_BASE, MalformedMessage
 from microwallet.http402.wire.encoding import json_object
@@ -83,7 +84,7 @@ class Problem:
             "detail": self.detail,
             **self.extensions,
         }
-        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        return orjson.dumps(document)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

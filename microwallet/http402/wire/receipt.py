@@ -5,9 +5,9 @@ draft-evm-session-00, section "Receipt Generation".
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
+
+import orjson
 
 from microwallet.domain.identifiers import ChainId, ChannelId, TxHash
 from microwallet.errors import MalformedMessage
@@ -20,8 +20,7 @@ RECEIPT_LIMIT = 8 * 1024
 """Characters of an encoded receipt."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionReceipt:
+class SessionReceipt(NamedTuple):
     """Issued with successful answers only. What it says is the server's word, no more."""
 
     timestamp: int
@@ -67,7 +66,7 @@ class SessionReceipt:
 
     def with_transaction(self, transaction_hash: TxHash | None) -> Self:
         """The same receipt for a transaction that was sent."""
-        return replace(self, transaction_hash=transaction_hash)
+        return self._replace(transaction_hash=transaction_hash)
 
     def to_object(self) -> dict[str, Any]:
         """The object to encode."""
@@ -97,7 +96,7 @@ class SessionReceipt:
         transaction = "" if self.transaction_hash is None else f',"txHash":"{self.transaction_hash}"'
         return base64url(
             f'{{"acceptedCumulative":"{self.accepted_cumulative}","chainId":{self.chain_id}'
-            f',"challengeId":{json.dumps(self.challenge_id, ensure_ascii=False)}'
+            f',"challengeId":{orjson.dumps(self.challenge_id).decode()}'
             f',"channelId":"{self.channel_id}"{confirmations},"intent":"{INTENT}","method":"{METHOD}"'
             f',"reference":"{self.channel_id}","spent":"{self.spent}","status":"success"'
             f',"timestamp":"{rfc3339(self.timestamp)}"{transaction}{units}}}'.encode()

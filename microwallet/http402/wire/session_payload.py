@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from microwallet.domain.identifiers import NATIVE_TOKEN, Address, ChannelId, TxHash, hexed
 from microwallet.errors import MalformedMessage
@@ -15,13 +15,15 @@ NO_SIGNER = Address(NATIVE_TOKEN)
 """The zero address as `authorizedSigner` is the payer."""
 
 
-@dataclass(frozen=True, slots=True)
-class SignedVoucher:
+class SignedVoucher(NamedTuple):
     """What every action but a top-up carries: an amount authorized so far, and the signature over it."""
 
     channel_id: ChannelId
     cumulative_amount: int
-    signature: bytes = field(repr=False)
+    signature: bytes
+
+    def __repr__(self) -> str:
+        return f"SignedVoucher({self.channel_id}, {self.cumulative_amount})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,15 +84,14 @@ class MergedTopUp:
     deposit: SignedTransfer
 
 
-@dataclass(frozen=True, slots=True)
-class VoucherAction:
+class VoucherAction(NamedTuple):
     """Hands a voucher over, with what must be deposited first for it to be good."""
 
     voucher: SignedVoucher
     merged: MergedOpen | MergedTopUp | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CloseAction:
     """Asks for the channel to be closed with this voucher or a better one."""
 
@@ -111,7 +112,7 @@ def parse_payload(payload: Mapping[str, Any]) -> SessionAction:
         return _open(top)
     if action == "topUp":
         return _top_up(top)
-    return CloseAction(_voucher(top))
+    return CloseAction(voucher=_voucher(top))
 
 
 def separate_deposit(voucher: SignedVoucher, merged: MergedOpen | MergedTopUp) -> OpenAction | TopUpAction:
