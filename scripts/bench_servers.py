@@ -79,10 +79,9 @@ def serving(application: Application, log: Path, *, processor: int) -> Iterator[
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {processor % (os.cpu_count() or 1)})
 
-    command = [str(application.python), "-m", "uvicorn", application.factory, "--factory", "--port", "0"]
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [*command, "--no-access-log", "--timeout-keep-alive", "600"],
+            [application.python, SCRIPTS / "bench_uvicorn.py", application.factory],
             cwd=application.folder,
             env={**os.environ, **application.environment},
             stdout=out,
