@@ -37,6 +37,8 @@ class Delivery:
         self._kept: list[bytes] | None = None if grant.sold.sale.idempotency_key is None else []
         self._kept_size = 0
         self._sold: Sold | None = grant.sold
+        self._is_in_hand = True
+        gateway.in_hand.begin(grant.channel.channel_id)
 
     @property
     def channel_id(self) -> ChannelId:
@@ -68,10 +70,13 @@ class Delivery:
 
     async def end(self) -> None:
         """The application has ended, or failed: what was not answered costs nothing."""
-        if self._head is None:
-            await self._undo()
-        elif self._events is not None:
-            await self._events.end()
+        try:
+            if self._head is None:
+                await self._undo()
+            elif self._events is not None:
+                await self._events.end()
+        finally:
+            self._decided()
 
     async def _start(self, message: Message) -> None:
         status: int = message["status"]
@@ -91,6 +96,7 @@ class Delivery:
             units = _units(told)
             if self._price.unit is Unit.HEADER or not is_stream:
                 self._sold = sold = await till.settle_cost(sold.sale, units * self._price.amount.base_units)
+        self._decided()
         if status < 400 and is_stream:
             fields = [field for field in fields if field[0] != b"content-length"]
             self._kept = None
@@ -114,6 +120,12 @@ class Delivery:
                 is_stream = is_stream or (name == b"content-type" and _is_event_stream(field[1]))
                 fields.append((name, field[1]))
         return fields, told, is_stream
+
+    def _decided(self) -> None:
+        """What the request costs is certain, or each event is charged by itself."""
+        if self._is_in_hand:
+            self._is_in_hand = False
+            self._gateway.in_hand.end(self._grant.channel.channel_id)
 
     async def _undo(self) -> None:
         self._sold = self._kept = None

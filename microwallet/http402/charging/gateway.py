@@ -37,6 +37,7 @@ from microwallet.http402.charging.checks import (
 )
 from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
+from microwallet.http402.charging.in_hand import InHand
 from microwallet.http402.charging.offers import Offer, Terms, offer_of
 from microwallet.http402.charging.once import Once
 from microwallet.http402.charging.opening import Opening
@@ -61,6 +62,8 @@ from microwallet.http402.wire.session_payload import (
 )
 
 KEY_LIMIT = 255
+IN_HAND_SECONDS = 10.0
+"""For how long a close waits for requests in hand."""
 PLACES_KEPT = 4096
 """Requests of which it is remembered where they go."""
 
@@ -129,6 +132,7 @@ class Gateway:
         self._opening = Opening(terms, self._channels, openings or chain, relay)
         self._close_channel = close_channel
         self._closing = Once[TxHash | None]()
+        self.in_hand = InHand()
         self._challenges = ChallengeBook(terms.secrets, clock)
         self._offers = {
             id(route): offer_of(terms, route, route.price)
@@ -256,12 +260,17 @@ class Gateway:
         return await self.till.account(known.channel_id)
 
     async def _close(self, known: KnownChannel, issued: AnsweredChallenge) -> Answer:
-        """Close with what was charged: any voucher rightly signed asks for it, the best one pays for it."""
+        """Close with what was charged: any voucher rightly signed asks for it, the best one pays for it.
+
+        What requests in hand will cost is waited for, as it cannot be given back later; those of other
+        workers are not known here.
+        """
         close = self._close_channel
         if close is None:
             raise refused(ProblemType.VERIFICATION_FAILED, "channels are not closed on demand here")
         transaction_hash = None
         if not known.state.finalized:
+            await self.in_hand.none(known.channel_id, within=IN_HAND_SECONDS)
             transaction_hash = await self._closing.run(known.channel_id, lambda: close(known.channel_id))
             known.state_at = None
         receipt = self.till.receipt(await self.till.account(known.channel_id), issued.challenge.id)

@@ -10,6 +10,7 @@ from counter import EURC, NOW, Counter, Payer, credential, only_challenge, probl
 
 from microwallet.domain.identifiers import checksum_address
 from microwallet.domain.voucher import VoucherKey
+from microwallet.http402.charging.middleware import PaymentMiddleware
 from microwallet.http402.wire.challenge import Challenge
 from microwallet.http402.wire.encoding import base64url
 
@@ -476,6 +477,37 @@ def test_a_close_is_done_and_receipted(counter):
     assert counter.closed == []
     answer = counter.pay(PAYER, PAYER.close(1000))
     assert (answer.status_code, receipt(answer).transaction_hash) == (200, "0x" + "99" * 32)
+    assert counter.closed == [PAYER.channel_id]
+
+
+def test_a_close_waits_for_requests_in_hand(counter):
+    """What they turn out to cost is captured, not what was reserved for them."""
+    first, second = counter.challenge(), counter.challenge()
+
+    async def close_meanwhile():
+        begun, gate = asyncio.Event(), asyncio.Event()
+
+        async def failing_late(_scope, _receive, send):
+            begun.set()
+            await gate.wait()
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        counter.application = PaymentMiddleware(failing_late, counter.gateway)
+        headers = {"authorization": credential(PAYER, PAYER.pay(1000), first)}
+        request = asyncio.create_task(counter.asked(headers=headers))
+        await begun.wait()
+        assert counter.account(PAYER).spent == 1000
+        headers = {"authorization": credential(PAYER, PAYER.close(1000), second)}
+        closing = asyncio.create_task(counter.asked(headers=headers))
+        await asyncio.sleep(0.2)
+        assert counter.closed == []
+        gate.set()
+        assert (await request).status_code == 500
+        return await closing
+
+    answer = asyncio.run(close_meanwhile())
+    assert (answer.status_code, receipt(answer).spent) == (200, 0)
     assert counter.closed == [PAYER.channel_id]
 
 
