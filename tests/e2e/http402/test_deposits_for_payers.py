@@ -166,7 +166,7 @@ def test_a_top_up_for_somebody_elses_channel(shop, payer, chain):
     assert shop.refused(dataclasses.replace(good, salt="0x" + "56" * 32)) == (402, "verification-failed")
     assert shop.refused(payer.top_up(LEAST - 1)) == (402, "payment-insufficient")
     assert shop.refused(payer.merged_top_up(amount=1_500_001)) == (402, "session/amount-exceeds-deposit")
-    forged = dataclasses.replace(payer.merged_top_up(amount=2000), voucher=payer.voucher(2000, key=KEY))
+    forged = payer.merged_top_up(amount=2000)._replace(voucher=payer.voucher(2000, key=KEY))
     assert shop.refused(forged) == (402, "session/signer-mismatch")
     assert (shop.sent(), shop.state(payer).deposit) == (1, 1_000_000)
 
