@@ -21,6 +21,8 @@ from bench_load import Unexpected
 from microwallet.config import Paths
 
 START_SECONDS = 60.0
+NICE = 10
+"""Servers wait for the load generator where they share its processor, not it for them."""
 SCRIPTS = Path(__file__).parent
 PEERS = SCRIPTS / "peers"
 _LISTENING = re.compile(r"running on http://127\.0\.0\.1:(\d+)")
@@ -76,6 +78,7 @@ def serving(application: Application, log: Path, *, processor: int) -> Iterator[
     """Serve an application until the block ends."""
 
     def pin() -> None:
+        os.nice(NICE)
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {processor % (os.cpu_count() or 1)})
 
