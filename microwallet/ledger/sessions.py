@@ -19,16 +19,24 @@ from microwallet.ledger.vouchers import Accepted, Vouchers
 
 _SALE = "channel_id, cumulative_amount, cost, idempotency_key, fingerprint, answer, created_at, repeats"
 
+ACCOUNTS_KEPT = 20_000
+"""Accounts that need not be read again while nobody else changes the ledger."""
+
 
 class SessionRows:
-    """The rows inside one write transaction."""
+    """The rows inside one write transaction. `accounts` are as the rows are, as far as they are known."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, accounts: dict[ChannelId, SessionAccount]) -> None:
         self._connection = connection
-        self._execute = connection.execute
+        self._accounts = accounts
+        self._sold: list[tuple[Any, ...]] = []
+        """Rows of recent sales to add."""
 
     def account(self, channel_id: ChannelId) -> SessionAccount | None:
         """The account of a channel, or None if the channel is not known."""
+        account = self._accounts.get(channel_id)
+        if account is not None:
+            return account
         row = self._execute(
             """SELECT deposit, authorized, spent, stream, closing OR close_requested_at, finalized
             FROM current_vouchers WHERE channel_id = ?""",
@@ -37,7 +45,7 @@ class SessionRows:
         if row is None:
             return None
         deposit, authorized, spent, stream, is_closing, is_finalized = row
-        return SessionAccount(
+        account = self._accounts[channel_id] = SessionAccount(
             channel_id,
             int(deposit),
             int(authorized),
@@ -46,9 +54,11 @@ class SessionRows:
             is_closing=is_closing == 1,
             is_finalized=is_finalized == 1,
         )
+        return account
 
     def save(self, account: SessionAccount) -> None:
         """Store `spent` and `stream` of an account: with the last of its recent sales, if there is one."""
+        self._accounts[account.channel_id] = account
         last = "position = (SELECT max(position) FROM recent_sales WHERE channel_id = ?)"
         for table, where in (("recent_sales", last), ("vouchers", "channel_id = ?")):
             changed = self._execute(
@@ -60,7 +70,8 @@ class SessionRows:
 
     def save_voucher(self, account: SessionAccount, signature: bytes, *, now: int) -> None:
         """Store an account whose `accepted` rose, with the signature of the voucher."""
-        carry_over(self._connection)
+        self._accounts[account.channel_id] = account
+        self._carry_over()
         self._execute(
             """UPDATE vouchers SET authorized = ?, spent = ?, stream = ?, signature = ?, accepted_at = ?
             WHERE channel_id = ?""",
@@ -84,15 +95,14 @@ class SessionRows:
 
     def add_first_sale(self, sale: Sale, account: SessionAccount, signature: bytes) -> None:
         """Store a new sale by a voucher above all before, with its signature and the account after it."""
-        self._execute(
-            f"INSERT INTO recent_sales (authorized, spent, stream, signature, {_SALE})"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (to_text(account.accepted), to_text(account.spent), account.stream, signature, *_values(sale)),
+        self._accounts[account.channel_id] = account
+        self._sold.append(
+            (to_text(account.accepted), to_text(account.spent), account.stream, signature, *_values(sale))
         )
 
     def add_sale(self, sale: Sale) -> bool:
         """Store a new sale; False, and nothing is stored, if its voucher has bought already."""
-        carry_over(self._connection)
+        self._carry_over()
         added = self._execute(
             f"INSERT INTO sales ({_SALE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (channel_id, cumulative_amount) DO NOTHING",
@@ -114,7 +124,7 @@ class SessionRows:
 
     def remove_sale(self, sale: Sale) -> None:
         """Forget a sale that was given back: its voucher and its key can buy again."""
-        carry_over(self._connection)
+        self._carry_over()
         self._execute(
             "DELETE FROM sales WHERE channel_id = ? AND cumulative_amount = ?",
             (sale.channel_id, to_text(sale.cumulative_amount)),
@@ -128,6 +138,24 @@ class SessionRows:
         )
         row = self._execute("SELECT channel_id FROM challenges WHERE id = ?", (challenge_id,)).fetchone()
         return bool(row[0] == channel_id)
+
+    def flush(self) -> None:
+        """Add the recent sales that are not yet among the rows."""
+        if self._sold:
+            self._connection.executemany(
+                f"INSERT INTO recent_sales (authorized, spent, stream, signature, {_SALE})"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                self._sold,
+            )
+            self._sold.clear()
+
+    def _execute(self, statement: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
+        self.flush()
+        return self._connection.execute(statement, values)
+
+    def _carry_over(self) -> None:
+        self.flush()
+        carry_over(self._connection)
 
     def _change(self, sale: Sale, assignment: str, value: Any) -> None:
         """Change a sale where it is."""
@@ -179,13 +207,23 @@ class Sessions:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._vouchers = Vouchers(database)
+        self._accounts: dict[ChannelId, SessionAccount] = {}
+        self._as_of: tuple[int, int] | None = None
+        """What others, and this connection, had changed when `_accounts` were right."""
 
     @contextmanager
     def transaction(self) -> Iterator[SessionRows]:
         """One transaction, durable when the block ends."""
+        as_of, self._as_of = self._as_of, None
         with self._database.write_vouchers() as connection:
-            yield SessionRows(connection)
+            others: int = connection.execute("PRAGMA data_version").fetchone()[0]
+            if as_of != (others, connection.total_changes) or len(self._accounts) > ACCOUNTS_KEPT:
+                self._accounts.clear()
+            rows = SessionRows(connection, self._accounts)
+            yield rows
+            rows.flush()
             carry_over_many(connection)
+        self._as_of = others, connection.total_changes
 
     def channel(self, channel_id: ChannelId) -> PayeeChannel | None:
         """A channel with its best voucher, or None."""

@@ -50,6 +50,9 @@ class Selling(RuleBasedStateMachine):
             signature=signature(0),
         )
         self.ledger.sessions.add_channel(channel, now=1)
+        self.other = Ledger.open(Path(self.folder.name) / "ledger.sqlite3")
+        """What another process has open."""
+        self.is_closing = False
         self.accepted = 0
         self.spent_elsewhere = 0
         """By vouchers that came another way than over HTTP."""
@@ -61,6 +64,7 @@ class Selling(RuleBasedStateMachine):
 
     def teardown(self):
         if hasattr(self, "ledger"):
+            self.other.close()
             self.ledger.close()
             self.folder.cleanup()
 
@@ -108,6 +112,11 @@ class Selling(RuleBasedStateMachine):
             assert replay.is_replay
             assert replay.sale == earlier
             return
+        if self.is_closing:
+            with pytest.raises(Refused) as raised:
+                self.run_in(sales.sell, order, 1)
+            assert raised.value.problem.type is ProblemType.VERIFICATION_FAILED
+            return
         if amount <= DEPOSIT:
             self.accepted = max(self.accepted, amount)
         if amount > DEPOSIT or amount in self.sales or self.spent + cost > self.accepted:
@@ -126,7 +135,7 @@ class Selling(RuleBasedStateMachine):
 
     @rule(amount=AMOUNT)
     def hand_over(self, amount):
-        if amount > DEPOSIT:
+        if amount > DEPOSIT or self.is_closing:
             with pytest.raises(Refused):
                 self.run_in(sales.take, self.handover(amount), 1)
             return
@@ -152,9 +161,11 @@ class Selling(RuleBasedStateMachine):
     @rule(price=st.integers(1, 50), wanted=st.integers(1, 9), is_old=st.booleans())
     def stream_on(self, price, wanted, is_old):
         amount, number = self.stream
-        if is_old:
+        if is_old or self.is_closing:
             with pytest.raises(StreamEnded):
-                self.run_in(sales.charge_units, self.sales[amount], price, wanted=wanted, stream=number - 1)
+                self.run_in(
+                    sales.charge_units, self.sales[amount], price, wanted=wanted, stream=number - is_old
+                )
             return
         available = self.accepted - self.spent
         count, sold = self.run_in(sales.charge_units, self.sales[amount], price, wanted=wanted, stream=number)
@@ -168,9 +179,19 @@ class Selling(RuleBasedStateMachine):
         self.run_in(SessionRows.keep_answer, self.sales[amount], b"answer")
         self.sales[amount] = self.sales[amount]._replace(answer=b"answer")
 
-    @rule(amount=AMOUNT)
-    def accept_elsewhere(self, amount):
-        """What `payee accept` does, which may be another process."""
+    @rule(is_other=st.booleans())
+    def close_begins_or_ends(self, is_other):
+        """Over the same connection or another one."""
+        vouchers = (self.other if is_other else self.ledger).vouchers
+        if self.is_closing:
+            vouchers.end_closes(CHANNEL.descriptor.chain_id)
+        else:
+            vouchers.begin_closes([CHANNEL.channel_id])
+        self.is_closing = not self.is_closing
+
+    @rule(amount=AMOUNT, is_other=st.booleans())
+    def accept_elsewhere(self, amount, is_other):
+        """What `payee accept` does, over the same connection or another one."""
         if not self.accepted < amount <= DEPOSIT:
             return
 
@@ -180,13 +201,13 @@ class Selling(RuleBasedStateMachine):
             spent = held.spent + amount - held.authorized
             return [replace(self.channel, authorized=amount, spent=spent, signature=signature(amount))]
 
-        self.ledger.vouchers.accept([CHANNEL.channel_id], weigh, now=1)
+        (self.other if is_other else self.ledger).vouchers.accept([CHANNEL.channel_id], weigh, now=1)
         self.spent_elsewhere += amount - self.accepted
         self.accepted = amount
 
-    @rule()
-    def carry_over(self):
-        with self.ledger.database.write() as connection:
+    @rule(is_other=st.booleans())
+    def carry_over(self, is_other):
+        with (self.other if is_other else self.ledger).database.write() as connection:
             carry_over(connection)
 
     @invariant()
