@@ -93,10 +93,10 @@ class SignatureError(ValueError):
 class SignerCheck:
     """Whether signatures are by one address. The public key is remembered once it matched."""
 
-    __slots__ = ("_public_key", "_signer")
+    __slots__ = ("_public_key", "signer")
 
     def __init__(self, signer: Address) -> None:
-        self._signer = signer
+        self.signer = signer
         self._public_key: bytes | None = None
 
     def __call__(self, digest: bytes, signature: bytes) -> bool:
@@ -109,7 +109,7 @@ class SignerCheck:
         raw = ffi.buffer(public_key)
         if raw == self._public_key:
             return True
-        if address_of(PublicKey(public_key)) != self._signer:
+        if address_of(PublicKey(public_key)) != self.signer:
             return False
         self._public_key = bytes(raw)
         return True

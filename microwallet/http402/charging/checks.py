@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
-from microwallet.domain.voucher import SignatureError
+from microwallet.domain.voucher import SignatureError, SignerCheck, VoucherDigest
 from microwallet.errors import MalformedMessage
 from microwallet.http402.charging.channel_book import KnownChannel
 from microwallet.http402.charging.refusal import refused
@@ -43,16 +43,15 @@ def action_of(credential: Credential) -> SessionAction:
         raise refused(ProblemType.MALFORMED_CREDENTIAL, error.message, status=400) from error
 
 
-def check_signature(known: KnownChannel, voucher: SignedVoucher) -> None:
+def check_signature(digest: VoucherDigest, is_by_signer: SignerCheck, voucher: SignedVoucher) -> None:
     """Refused unless a voucher is signed by its channel's signer, canonically."""
-    digest = known.digest(voucher.cumulative_amount)
     try:
-        if known.is_by_signer(digest, voucher.signature):
+        if is_by_signer(digest(voucher.cumulative_amount), voucher.signature):
             return
     except SignatureError as error:
-        raise refused(ProblemType.INVALID_SIGNATURE, str(error), known.channel_id) from error
-    detail = f"the voucher is not signed by {known.descriptor.voucher_signer}"
-    raise refused(ProblemType.SIGNER_MISMATCH, detail, known.channel_id)
+        raise refused(ProblemType.INVALID_SIGNATURE, str(error), voucher.channel_id) from error
+    detail = f"the voucher is not signed by {is_by_signer.signer}"
+    raise refused(ProblemType.SIGNER_MISMATCH, detail, voucher.channel_id)
 
 
 def check_takes(known: KnownChannel, voucher: SignedVoucher, top_up: TopUpAction) -> None:

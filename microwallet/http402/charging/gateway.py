@@ -178,7 +178,7 @@ class Gateway:
         voucher = action.voucher
         issued.check_serves(voucher.channel_id)
         known = await self._channel(credential, action, offer)
-        check_signature(known, voucher)
+        check_signature(known.digest, known.is_by_signer, voucher)
         if not self._channels.is_fresh(known):
             await self._channels.freshen(known)
         if isinstance(action, CloseAction):
@@ -219,7 +219,7 @@ class Gateway:
         if isinstance(deposit, OpenAction):
             return await self._channel(credential, deposit, offer)
         known = self._known(channel_id, offer)
-        check_signature(known, action.voucher)
+        check_signature(known.digest, known.is_by_signer, action.voucher)
         await self._channels.freshen(known)
         check_takes(known, action.voucher, deposit)
         await self._top_up(known, deposit, offer)

@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId, parse_address
-from microwallet.domain.voucher import SignatureError, SignerCheck, VoucherDigest
+from microwallet.domain.voucher import SignerCheck, VoucherDigest
 from microwallet.errors import UsageError
 from microwallet.http402.charging.chain import PayeeChain
 from microwallet.http402.charging.channel_book import ChannelBook, KnownChannel
+from microwallet.http402.charging.checks import check_signature
 from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.offers import Offer, Terms
@@ -70,7 +71,8 @@ class Opening:
         if descriptor.channel_id() != voucher.channel_id:
             detail = f"source, salt and signer make channel {descriptor.channel_id()}"
             raise refused(ProblemType.VERIFICATION_FAILED, detail, voucher.channel_id)
-        _check_first_voucher(descriptor, action)
+        digest = VoucherDigest(descriptor.chain_id, descriptor.escrow_contract, voucher.channel_id)
+        check_signature(digest, SignerCheck(descriptor.voucher_signer), voucher)
         if isinstance(sent, SignedTransfer):
             _check_covered(sent, voucher, offer.price.reserved)
             state = await self._brought(offer, descriptor, sent, top_up_salt=None)
@@ -155,18 +157,6 @@ def _payer(credential: Credential, chain_id: ChainId) -> Address:
         f"the credential's source is not {prefix}ADDRESS of the payer",
         status=400,
     )
-
-
-def _check_first_voucher(descriptor: ChannelDescriptor, action: OpenAction) -> None:
-    voucher = action.voucher
-    digest = VoucherDigest(descriptor.chain_id, descriptor.escrow_contract, voucher.channel_id)
-    try:
-        if SignerCheck(descriptor.voucher_signer)(digest(voucher.cumulative_amount), voucher.signature):
-            return
-    except SignatureError as error:
-        raise refused(ProblemType.INVALID_SIGNATURE, str(error), voucher.channel_id) from error
-    detail = f"the first voucher is not signed by {descriptor.voucher_signer}"
-    raise refused(ProblemType.SIGNER_MISMATCH, detail, voucher.channel_id)
 
 
 def _check_covered(transfer: SignedTransfer, voucher: SignedVoucher, needed: int) -> None:

@@ -46,7 +46,7 @@ class WireObject:
 
     def amount(self, name: str) -> int:
         """Base units, a decimal string below 2**128 without leading zeros."""
-        value = self._required(name)
+        value = self._fields.get(name)
         if isinstance(value, str) and _DECIMAL.fullmatch(value):
             amount = int(value)
             if amount < CUMULATIVE_AMOUNT_LIMIT:
@@ -116,7 +116,7 @@ class WireObject:
 
     def one_of(self, name: str, choices: tuple[str, ...]) -> str:
         """One of a few texts."""
-        value = self._required(name)
+        value = self._fields.get(name)
         if value not in choices:
             raise self._error(name, " or ".join(choices))
         return str(value)
@@ -128,7 +128,7 @@ class WireObject:
         return value
 
     def _bytes(self, name: str, length: int) -> bytes:
-        value = self._required(name)
+        value = self._fields.get(name)
         if isinstance(value, str) and len(value) == 2 + 2 * length and value.startswith("0x"):
             try:
                 raw = bytes.fromhex(value[2:])
@@ -139,6 +139,6 @@ class WireObject:
         raise self._error(name, f"0x and {2 * length} hexadecimal digits")
 
     def _error(self, name: str, expected: str) -> MalformedMessage:
-        value = repr(self._fields[name])
+        value = repr(self._required(name))
         shown = value if len(value) <= 80 else value[:80] + "..."
         return MalformedMessage(f"{self._path}.{name} is {shown}; {expected} is expected")
