@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -17,17 +16,15 @@ from microwallet.config import Configuration
 from microwallet.devnet.anvil import find_anvil
 from microwallet.devnet.background import Devnet, DevnetFolder
 from microwallet.devnet.node import AnvilNode
+from microwallet.domain.duration import whole_seconds
 from microwallet.domain.money import Amount, Asset, unit_of
-from microwallet.errors import InvalidAmount, UsageError
+from microwallet.errors import InvalidAmount
 from microwallet.escrow.networks import network_of_chain
 from microwallet.wallet import Wallet
 
 app = new_group("A local chain to try things on.")
 
 DEFAULT_PORT = 8545
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"(?:[0-9]{1,9}[smhd])+|[0-9]{1,9}", re.ASCII)
 
 Port = Annotated[int, typer.Option(metavar="PORT", min=1, max=65535, help="Port on 127.0.0.1.")]
 
@@ -126,7 +123,7 @@ def advance(
     json: Json = False,
 ) -> Result:
     """Move the local chain's clock forward and mine a block."""
-    seconds = _seconds(duration)
+    seconds = whole_seconds(duration)
     with open_wallet(network=network, rpc_url=rpc_url) as wallet:
         node = AnvilNode(wallet.rpc)
         node.require_anvil()
@@ -175,11 +172,3 @@ def _asset(amount: str, token: str | None, wallet: Wallet) -> Asset:
             hint=f'write it like "{amount.strip()} USDC" or "{amount.strip()} ETH"',
         )
     return wallet.resolve_asset(token or unit)
-
-
-def _seconds(duration: str) -> int:
-    if _DURATION.fullmatch(duration) is None:
-        raise UsageError(f"{duration[:40]!r} is not a duration", hint="write it like 900, 90s, 15m or 1h30m")
-    if duration.isdigit():
-        return int(duration)
-    return sum(int(number) * _SECONDS[unit] for number, unit in re.findall("([0-9]+)([smhd])", duration))

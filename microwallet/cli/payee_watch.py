@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -17,14 +17,12 @@ from microwallet.cli.event_lines import event_line
 from microwallet.cli.options import Json, NetworkName, PasswordFile, RpcUrl
 from microwallet.cli.payee_service import watch_service
 from microwallet.cli.result import streaming
+from microwallet.domain.duration import parse_duration, whole_seconds
 from microwallet.errors import MicrowalletError, UsageError
 
 if TYPE_CHECKING:
     from microwallet.payee.watch import Emit
     from microwallet.wallet import Wallet
-
-_DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(ms|s|m|)", re.ASCII)
-_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0}
 
 Interval = Annotated[str, typer.Option("--interval", metavar="TIME", help="Between two looks: 5s, 1m.")]
 Margin = Annotated[
@@ -55,7 +53,7 @@ def watch(
     from microwallet.payee.exclusive import exclusive, watch_lock
     from microwallet.payee.watch import Watch, check_margin
 
-    seconds, left = _duration(interval), check_margin(round(_duration(margin)))
+    seconds, left = _interval(interval), check_margin(whole_seconds(margin))
     try:
         with (
             streaming(enabled=json),
@@ -134,9 +132,8 @@ def _emitter(as_json: bool) -> Emit:
     return emit
 
 
-def _duration(text: str) -> float:
-    match = _DURATION.fullmatch(text.strip())
-    seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
-    if not 0.01 <= seconds <= 3600:
-        raise UsageError(f"{text[:40]!r} is not a time from 10ms to 60m", hint="write it like 5s or 15m")
-    return seconds
+def _interval(text: str) -> float:
+    interval = parse_duration(text)
+    if not timedelta(milliseconds=10) <= interval <= timedelta(hours=1):
+        raise UsageError(f"an interval of {text.strip()} is not between 10ms and 1h", hint="--interval 5s")
+    return interval.total_seconds()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from microwallet.domain.duration import whole_seconds
 from microwallet.errors import UsageError, did_you_mean
 
 DEFAULT_PORT = 8402
@@ -16,8 +16,6 @@ WORKERS_LIMIT = 64
 ONE_LINE = ("price", "per", "free", "description", "suggested-deposit")
 """What describes the routes by flags alone; a file has [[routes]] for it."""
 
-_DURATION = re.compile(r"([0-9]{1,9})([smhd])", re.ASCII)
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _PATHS = ("tls-cert", "tls-key")
 _TYPES: Mapping[str, type] = {
     "upstream": str,
@@ -95,8 +93,8 @@ class Settings:
 
     @property
     def idle_seconds(self) -> int | None:
-        """`settle_idle` in seconds."""
-        return None if self.settle_idle is None else duration(self.settle_idle)
+        """`settle_idle` in seconds; UsageError for what is no time to wait."""
+        return None if self.settle_idle is None else whole_seconds(self.settle_idle, least=1)
 
     def _check(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -111,16 +109,7 @@ class Settings:
             )
         if self.has_tls and self.behind_tls_proxy:
             raise UsageError("either the gateway does TLS, or a proxy in front of it")
-        if self.settle_idle is not None:
-            duration(self.settle_idle)
-
-
-def duration(text: str) -> int:
-    """Seconds of a text such as 90s, 10m, 2h or 1d; UsageError for anything else."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None or int(match[1]) == 0:
-        raise UsageError(f"{text[:40]!r} is not a time", hint="write it like 90s, 10m, 2h or 1d")
-    return int(match[1]) * _SECONDS[match[2]]
+        _ = self.idle_seconds
 
 
 def _routes_of(one_line: Mapping[str, Any]) -> list[Mapping[str, Any]]:

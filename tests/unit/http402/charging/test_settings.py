@@ -6,7 +6,7 @@ import pytest
 
 from microwallet.errors import UsageError
 from microwallet.http402.charging.listening import bind
-from microwallet.http402.charging.settings import Settings, duration
+from microwallet.http402.charging.settings import Settings
 
 FILE = """
 upstream = "http://127.0.0.1:9000"
@@ -99,7 +99,8 @@ def test_one_line_is_routes():
         ("settle-above = 5", "a list is expected"),
         ("port = 65536", "not between 0 and 65535"),
         ("workers = 0", "not between 1 and"),
-        ("settle-idle = '0s'", "not a time"),
+        ("settle-idle = '0s'", "less than 1 s"),
+        ("settle-idle = 'often'", "not a duration"),
         ("tls-cert = 'a'", "go together"),
         ("tls-cert = 'a'\ntls-key = 'b'\nbehind-tls-proxy = ['::1']", "either"),
         ("[[routes", "is no TOML"),
@@ -124,19 +125,6 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
     """UsageError with its name."""
     with pytest.raises(UsageError, match=r"gateway\.toml cannot be read"):
         Settings.read(tmp_path / "gateway.toml", {})
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("1s", 1), ("90s", 90), ("10m", 600), ("2h", 7200)])
-def test_times(text, seconds):
-    """A whole number and its unit."""
-    assert duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "1", "0s", "-1s", "1.5h", "1 h", "1y", "10m10s", "٣s"])
-def test_no_times(text):
-    """Anything else is refused."""
-    with pytest.raises(UsageError):
-        duration(text)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", "127.0.0.1.example.org", ""])
