@@ -16,7 +16,6 @@ from microwallet.errors import UsageError
 if TYPE_CHECKING:
     import httpx
 
-    from microwallet.http402.paying.handshake import WouldPay
     from microwallet.http402.paying.receipts import HttpPayment
 
 _SECRET = frozenset({"authorization", "proxy-authorization", "cookie"})
@@ -97,6 +96,13 @@ def answer_document(response: httpx.Response, body: bytes) -> dict[str, Any]:
     return {"status": response.status_code, "headers": headers, "body": text, "bodyEncoding": encoding}
 
 
+def payments_of(response: httpx.Response) -> list[HttpPayment]:
+    """What was paid for a response and for those that led to it, hop by hop."""
+    found = [one.extensions.get("payment") for one in (*response.history, response)]
+    settled = [getattr(one, "payment", one) for one in found]
+    return [one for one in settled if one is not None]
+
+
 def say_payment(payment: HttpPayment) -> None:
     """What was paid, what is left, and what is wrong with the receipt."""
     channel = payment.channel
@@ -105,42 +111,6 @@ def say_payment(payment: HttpPayment) -> None:
     Stderr().say(f"paid {paid} to {channel.descriptor.payee}; {left} left on {channel.name}")
     for problem in payment.receipt_problems:
         Stderr().say(f"warning: {problem}")
-
-
-def would_pay_document(would: WouldPay, network: str) -> dict[str, Any]:
-    """What a dry run found out."""
-    request, price, preview = would.choice.request, would.choice.price, would.preview
-    challenge = would.choice.challenge
-    return {
-        "method": challenge.method,
-        "intent": challenge.intent,
-        "amount": str(price.base_units),
-        "asset": price.asset.symbol,
-        "decimals": price.asset.decimals,
-        "token": price.asset.token,
-        "unitType": request.unit_type,
-        "payee": request.recipient,
-        "network": network,
-        "chainId": request.chain_id,
-        "escrowContract": request.escrow_contract,
-        "description": request.description or challenge.description,
-        "way": preview.way,
-        "channelId": None if preview.channel is None else preview.channel.channel_id,
-        "deposit": None if preview.deposit is None else str(preview.deposit.base_units),
-    }
-
-
-def would_pay_text(would: WouldPay) -> str:
-    """The same for a person."""
-    preview, request = would.preview, would.choice.request
-    name = preview.channel.name if preview.channel else ""
-    ways = {
-        "channel": f"from channel {name}",
-        "open": f"after opening a channel with {preview.deposit}",
-        "topUp": f"after topping up channel {name} by {preview.deposit}",
-    }
-    unit = request.unit_type or "request"
-    return f"would pay {would.choice.price} for each {unit} to {request.recipient}, {ways[preview.way]}"
 
 
 def _header_pairs(response: httpx.Response) -> list[tuple[str, str]]:

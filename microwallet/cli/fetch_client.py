@@ -1,0 +1,130 @@
+"""The HTTP client of `microwallet fetch`: the connection, what tells of it, and what pays."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+from microwallet.cli.context import confirm
+from microwallet.cli.fetch_request import Wanted
+from microwallet.cli.fetch_settings import Settings
+from microwallet.errors import UsageError
+from microwallet.http402.paying.origins import Origin
+
+if TYPE_CHECKING:
+    import httpx
+
+    from microwallet.http402.paying.client import PayingClient
+    from microwallet.payer.open import OpenPlan
+    from microwallet.payer.paying_account import PayingAccount
+    from microwallet.payer.top_up import TopUpPlan
+    from microwallet.wallet import Wallet
+
+_COMMAND_LINE_OF_HTTPX, _HTTP_2 = "httpx._main", "h2"
+_CONNECT_SECONDS = 10
+_MOST_REDIRECTS = 10
+
+
+def fetch_client(wallet: Wallet, wanted: Wanted, settings: Settings) -> httpx.Client:
+    """A client that asks as the flags say, and pays unless they say not to; UsageError for what cannot be."""
+    seconds = settings.seconds
+    proxy = settings.proxy or _proxy_of(wanted.url)
+    may_need_tls = settings.follow or proxy is not None or wanted.url.startswith("https:")
+    with _without(_COMMAND_LINE_OF_HTTPX, *(() if may_need_tls else (_HTTP_2,))):
+        inner = _http(proxy, tls=may_need_tls)
+    import httpx
+
+    if settings.verbose:
+        from microwallet.cli.fetch_wire import ToldTransport
+
+        inner = ToldTransport(inner)
+    if not settings.no_pay:
+        inner = _paying(wallet, settings, inner, is_direct=proxy is None)
+    return httpx.Client(
+        transport=inner,
+        follow_redirects=settings.follow,
+        max_redirects=_MOST_REDIRECTS,
+        timeout=httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS)),
+    )
+
+
+@contextmanager
+def _without(*names: str) -> Iterator[None]:
+    """While packages are imported that can do without these modules, whose loading takes longest."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None makes an import fail
+    try:
+        yield
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)
+
+
+def _http(proxy: str | None, *, tls: bool) -> httpx.BaseTransport:
+    import httpx
+
+    # Loading the certificates takes longer than a request; a context without any trusts nobody.
+    verify: ssl.SSLContext | bool = True if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        return httpx.HTTPTransport(verify=verify, http1=True, http2=tls, proxy=proxy)
+    except (ValueError, httpx.InvalidURL) as error:
+        raise UsageError(
+            f"--proxy cannot be used: {error}", hint="--proxy socks5://127.0.0.1:1080"
+        ) from error
+    except OSError as error:
+        named = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+        raise UsageError(
+            f"the certificates to trust, {named}, cannot be read: {error.strerror}",
+            hint="echo $SSL_CERT_FILE",
+        ) from error
+
+
+def _proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for a URL; this machine is reached without one."""
+    origin = Origin.of(url)
+    if origin.scheme == "http" and origin.is_private:
+        return None
+    from urllib.request import getproxies, proxy_bypass
+
+    proxies = getproxies()
+    return None if proxy_bypass(origin.host) else proxies.get(origin.scheme, proxies.get("all"))
+
+
+def _paying(
+    wallet: Wallet, settings: Settings, inner: httpx.BaseTransport, *, is_direct: bool
+) -> httpx.BaseTransport:
+    from microwallet.http402.paying.transport import PayingTransport
+    from microwallet.paying import limits_of, paying_client
+
+    limits = limits_of(
+        wallet,
+        max_amount=settings.max_amount,
+        deposit=settings.deposit,
+        payee=None if settings.payee is None else wallet.address_of(settings.payee),
+        is_gasless=settings.gasless,
+        dry_run=settings.dry_run,
+    )
+
+    def agree(account: PayingAccount, plan: OpenPlan | TopUpPlan) -> None:
+        from microwallet.cli.channel_open import open_summary
+        from microwallet.cli.channel_top_up import top_up_summary
+        from microwallet.payer.open import OpenPlan
+
+        summary = open_summary(account, plan) if isinstance(plan, OpenPlan) else top_up_summary(account, plan)
+        confirm(summary, yes=settings.yes)
+
+    def is_private(origin: Origin) -> bool:
+        """Even this machine's own name means another one to a proxy."""
+        return origin.is_private if is_direct else origin.scheme == "https"
+
+    @cache
+    def client() -> PayingClient:
+        return replace(paying_client(wallet, limits, confirm=agree), is_private=is_private)
+
+    return PayingTransport(client, inner)

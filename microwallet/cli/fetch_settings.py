@@ -1,0 +1,44 @@
+"""The flags of `microwallet fetch`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from microwallet.errors import UsageError
+
+_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The flags, as typed."""
+
+    output: str | None
+    include: bool
+    verbose: bool
+    follow: bool
+    timeout: str | None
+    proxy: str | None
+    fail: bool
+    max_amount: str | None
+    deposit: str | None
+    payee: str | None
+    gasless: bool
+    no_pay: bool
+    idempotency_key: str | None
+    yes: bool
+    dry_run: bool
+    json: bool
+
+    @property
+    def seconds(self) -> float:
+        """How long each wait may last; UsageError for what is no number of seconds."""
+        try:
+            seconds = _SECONDS if self.timeout is None else float(self.timeout)
+        except ValueError:
+            seconds = 0
+        if not 0 < seconds < 1e6:
+            raise UsageError(
+                f"--timeout is {self.timeout!r}, not a number of seconds above zero", hint="--timeout 30"
+            )
+        return seconds
