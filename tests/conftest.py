@@ -6,9 +6,12 @@ import fcntl
 import functools
 import json
 import os
+import shlex
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,12 +35,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """The long run starts every command as users do."""
+    # What a shell runs in the background is started deaf to interrupts, and so would be what tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     Home.forks = sys.platform.startswith("linux") and not config.getoption("--long")
 
 
 def pytest_unconfigure() -> None:
     """Leave no process behind."""
-    if fork_server.cache_info().currsize:
+    if _fork_server.cache_info().currsize:
         fork_server().close()
 
 
@@ -147,7 +152,7 @@ class Home:
         environment = {**self.environment, **(env or {})}
         given = input.encode() if isinstance(input, str) else (input or b"")
         if self.forks and fork_server().can_run(environment):
-            done = fork_server().run(words, environment, self.path.parent, given, timeout)
+            done = fork_server().run(["microwallet", *words], environment, self.path.parent, given, timeout)
         else:
             done = subprocess.run(
                 [*command_line(), *words],
@@ -165,24 +170,36 @@ class Home:
             stderr=done.stderr.decode(),
         )
 
-    def start(
-        self, *arguments: object, env: Mapping[str, str] | None = None, **streams: Any
-    ) -> subprocess.Popen:
-        """Start `microwallet ARGUMENTS` and leave it running; the caller ends it."""
-        return subprocess.Popen(
-            [*command_line(), *(str(argument) for argument in arguments)],
-            env={**self.environment, **(env or {})},
-            cwd=self.path.parent,
-            **streams,
-        )
+    def start(self, *arguments: object, env: Mapping[str, str] | None = None, **options: Any) -> Any:
+        """Start `microwallet ARGUMENTS` as subprocess.Popen does and leave it running; the caller ends it."""
+        return self._start(command_line(), "microwallet", arguments, env, options)
 
-    def start_quickly(self, *arguments: object, env: Mapping[str, str] | None = None) -> Any:
-        """As `start` with pipes for its output; forked where commands may be."""
+    def start_program(self, program: Path, *arguments: object, **options: Any) -> Any:
+        """The same for a Python program."""
+        return self._start([sys.executable, str(program)], str(program), arguments, None, options)
+
+    def _start(
+        self,
+        command: list[str],
+        name: str,
+        arguments: tuple[object, ...],
+        env: Mapping[str, str] | None,
+        options: dict[str, Any],
+    ) -> Any:
+        words = [str(argument) for argument in arguments]
         environment = {**self.environment, **(env or {})}
         if self.forks and fork_server().can_run(environment):
-            words = tuple(str(argument) for argument in arguments)
-            return fork_server().start(words, environment, self.path.parent)
-        return self.start(*arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            return fork_server().start([name, *words], environment, self.path.parent, **options)
+        return subprocess.Popen([*command, *words], env=environment, cwd=self.path.parent, **options)
+
+    def install(self, folder: Path) -> tuple[int, ...]:
+        """Make `microwallet` a program in a folder; the descriptors that a shell must inherit to run it."""
+        program = folder / "microwallet"
+        if self.forks and fork_server().can_run(self.environment):
+            return (fork_server().install(program),)
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(command_line())} "$@"\n')
+        program.chmod(0o755)
+        return ()
 
     def imports(self, *arguments: object, input: str = "") -> set[str]:
         """The top-level packages that `microwallet ARGUMENTS` imports, told by Python itself."""
@@ -199,12 +216,20 @@ class Home:
         return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
 
 
-@functools.cache
 def fork_server() -> ForkServer:
-    """Forks this worker's commands."""
+    """Forks this worker's commands, whichever of its threads asks first."""
+    with _first:
+        return _fork_server()
+
+
+@functools.cache
+def _fork_server() -> ForkServer:
     from forking import ForkServer
 
     return ForkServer({**os.environ, "PYTHONPATH": str(REPOSITORY)})
+
+
+_first = threading.Lock()
 
 
 def command_line() -> list[str]:

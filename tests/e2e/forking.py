@@ -1,8 +1,8 @@
 """Runs `microwallet` in processes forked from one that has imported it: imports are most of a command's time.
 
-Each command is a process of its own all the same, with its own environment, folder, streams, locks and exit.
-What a command imports and how it starts is for tests that start the installed program, as the long run always
-does.
+Programs of the tests' own that import it are run the same way. Each is a process of its own all the same,
+with its own environment, folder, streams, locks and exit. What a command imports and how it starts is for
+tests that start the installed program, as the long run always does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import importlib
 import json
 import os
 import pkgutil
+import runpy
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -20,8 +22,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Self
 
 IMPORTED_LATE = (
     "eth_abi.abi",
@@ -34,6 +38,8 @@ IMPORTED_LATE = (
     "uuid",
 )
 """What commands import where they need it. Not keyring, which reads the environment when it is imported."""
+CHEAP = 2
+"""Scrypt's n for new key files: the real one takes a second at each use, and is for the long run."""
 LARGEST_COMMAND = 200_000
 NUMBER_WIDTH = 20
 """Of a process's id and its exit code, as a pipe carries them."""
@@ -75,20 +81,55 @@ class ForkServer:
             stdin.write(input)
             stdin.seek(0)
             command = json.dumps([list(words), dict(environment), str(folder)]).encode()
-            code = self._exit_code(command, [stdin, stdout, stderr], timeout)
+            streams = [stream.fileno() for stream in (stdin, stdout, stderr)]
+            code = self._exit_code(command, streams, timeout)
             output, said = (stream.seek(0) or stream.read() for stream in (stdout, stderr))
         return subprocess.CompletedProcess(words, code, output, said)
 
-    def start(self, words: Sequence[str], environment: Mapping[str, str], folder: Path) -> ForkedCommand:
-        """As subprocess.Popen without input and with pipes for its output."""
+    def start(
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        *,
+        text: bool = False,
+        **streams: int | IO[Any] | None,
+    ) -> ForkedCommand:
+        """As subprocess.Popen with `stdin`, `stdout` and `stderr` as it takes them."""
         command = json.dumps([list(words), dict(environment), str(folder)]).encode()
-        with Path(os.devnull).open("rb") as stdin:
-            (out, write_out), (err, write_err) = os.pipe(), os.pipe()
-            with os.fdopen(write_out, "wb") as stdout, os.fdopen(write_err, "wb") as stderr:
-                process, ended = self._fork(command, [stdin, stdout, stderr])
-        return ForkedCommand(process, ended, os.fdopen(out, "rb"), os.fdopen(err, "rb"))
+        theirs: list[int] = []
+        ours: list[IO[Any] | None] = []
+        with ExitStack() as passed:
+            for number, name in enumerate(("stdin", "stdout", "stderr")):
+                stream, end = streams.get(name), None
+                if stream is None:
+                    theirs.append(number)
+                elif stream == subprocess.PIPE:
+                    reading, writing = os.pipe()
+                    theirs.append(reading if number == 0 else writing)
+                    passed.callback(os.close, theirs[-1])
+                    mode = ("w" if number == 0 else "r") + ("" if text else "b")
+                    end = os.fdopen(writing if number == 0 else reading, mode)
+                elif stream == subprocess.DEVNULL:
+                    theirs.append(os.open(os.devnull, os.O_RDWR))
+                    passed.callback(os.close, theirs[-1])
+                elif stream == subprocess.STDOUT:
+                    theirs.append(theirs[1])
+                else:
+                    theirs.append(stream if isinstance(stream, int) else stream.fileno())
+                ours.append(end)
+            process, ended = self._fork(command, theirs)
+        return ForkedCommand(process, ended, *ours)
 
-    def _exit_code(self, command: bytes, streams: list[IO[bytes]], timeout: float) -> int:
+    def install(self, program: Path) -> int:
+        """Make `microwallet` a program for shells that inherit a descriptor: that one."""
+        control = self._control.fileno()
+        words = [sys.executable, "-I", "-S", str(Path(__file__).with_name("forked_command.py")), str(control)]
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+        program.chmod(0o755)
+        return control
+
+    def _exit_code(self, command: bytes, streams: list[int], timeout: float) -> int:
         process, ended = self._fork(command, streams)
         try:
             if not select.select([ended], [], [], timeout)[0]:
@@ -98,11 +139,11 @@ class ForkServer:
         finally:
             os.close(ended)
 
-    def _fork(self, command: bytes, streams: list[IO[bytes]]) -> tuple[int, int]:
+    def _fork(self, command: bytes, streams: list[int]) -> tuple[int, int]:
         """The id of a command's process, and a pipe that carries its exit code in the end."""
         ended, tell = os.pipe()
         try:
-            socket.send_fds(self._control, [command], [*(stream.fileno() for stream in streams), tell])
+            socket.send_fds(self._control, [command], [*streams, tell])
         finally:
             os.close(tell)
         return int(os.read(ended, NUMBER_WIDTH)), ended
@@ -111,12 +152,51 @@ class ForkServer:
 class ForkedCommand:
     """A command that runs: as much of subprocess.Popen as tests need."""
 
-    def __init__(self, pid: int, ended: int, stdout: IO[bytes], stderr: IO[bytes]) -> None:
+    def __init__(
+        self,
+        pid: int,
+        ended: int,
+        stdin: IO[Any] | None,
+        stdout: IO[Any] | None,
+        stderr: IO[Any] | None,
+    ) -> None:
         self.pid = pid
+        self.stdin = stdin
         self.stdout = stdout
         self.stderr = stderr
         self.returncode: int | None = None
         self._ended = ended
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream is not None:
+                stream.close()
+        self.wait()
+
+    def communicate(self, input: Any = None, timeout: float = 60) -> tuple[Any, Any]:
+        """Give it its last input, and take what it still writes; ended if that takes too long."""
+        with ThreadPoolExecutor(3) as pool:
+            if self.stdin is not None:
+                pool.submit(self._feed, input)
+            reading = [stream and pool.submit(stream.read) for stream in (self.stdout, self.stderr)]
+            try:
+                self.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+            said, chatter = (one and one.result() for one in reading)
+        for stream in (self.stdout, self.stderr):
+            if stream is not None:
+                stream.close()
+        return said, chatter
+
+    def _feed(self, input: Any) -> None:
+        with suppress(BrokenPipeError), self.stdin:
+            if input is not None:
+                self.stdin.write(input)
 
     def poll(self) -> int | None:
         """The exit code, once it has ended."""
@@ -136,7 +216,12 @@ class ForkedCommand:
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # it has ended just now
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it at once."""
@@ -162,6 +247,8 @@ def _serve(control: socket.socket) -> None:
     for name in IMPORTED_LATE:
         importlib.import_module(name)
     assert "keyring" not in sys.modules
+    keystore = importlib.import_module("microwallet.keys.keystore")
+    keystore.STANDARD_COST = keystore.LIGHT_COST = CHEAP
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
@@ -191,7 +278,7 @@ def _watch(command: bytes, descriptors: list[int]) -> None:
         os.environ.update(environment)
         time.tzset()
         os.chdir(folder)
-        sys.argv = ["microwallet", *words]
+        sys.argv = words
         return
     for descriptor in streams:
         os.close(descriptor)
@@ -204,6 +291,10 @@ def _watch(command: bytes, descriptors: list[int]) -> None:
 if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as listening:
         _serve(listening)
-    from microwallet.cli.main import run
+    if sys.argv[0].endswith(".py"):
+        sys.path.insert(0, str(Path(sys.argv[0]).parent))
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    else:
+        from microwallet.cli.main import run
 
-    run()
+        run()

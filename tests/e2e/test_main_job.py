@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import shlex
 import socket
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -19,14 +16,11 @@ DEFAULT_PORT = 8545
 class Shell:
     """Runs command lines as they are written, with the variables they use, without a terminal."""
 
-    def __init__(self, folder, environment, anvil):
+    def __init__(self, folder, home, anvil):
         programs = folder / "bin"
         programs.mkdir()
-        installed = Path(sys.executable).with_name("microwallet")
-        words = [str(installed)] if installed.exists() else [sys.executable, "-m", "microwallet"]
-        program = programs / "microwallet"
-        program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
-        program.chmod(0o755)
+        self.passed = home.install(programs)
+        environment = home.environment
         for name in "AB":
             (folder / name).mkdir()
         self.folder = folder
@@ -47,6 +41,7 @@ class Shell:
             env=self.variables,
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
+            pass_fds=self.passed,
             capture_output=True,
             text=True,
             timeout=120,
@@ -84,7 +79,7 @@ def free_port():
 @pytest.fixture
 def shell(tmp_path, home, anvil):
     """A shell with two empty homes; whatever chain its lines leave running is ended."""
-    opened = Shell(tmp_path, home.environment, anvil)
+    opened = Shell(tmp_path, home, anvil)
     yield opened
     opened("MICROWALLET_HOME=$A microwallet devnet down")
 
@@ -205,6 +200,7 @@ def in_background(shell, line, *, port):
         env=shell.variables,
         cwd=shell.folder,
         stdin=subprocess.DEVNULL,
+        pass_fds=shell.passed,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -218,7 +214,7 @@ def in_background(shell, line, *, port):
         yield process
     finally:
         if process.poll() is None:
-            process.kill()
+            process.terminate()
         process.communicate()
 
 

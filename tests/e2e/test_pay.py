@@ -7,7 +7,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -219,13 +218,16 @@ def test_fifty_processes_on_one_channel(coffee):
 
 def _kill_and_resume(coffee, rounds):
     rng = random.Random(7)
-    paid = 0
+    began = time.monotonic()
+    coffee.home.run("pay", "coffee", "0.0001", "--count", 20, "--each").succeeded()
+    lasts = time.monotonic() - began
+    paid = 2000
     for number in range(rounds):
         key = f"k{number}"
         arguments = ("pay", "coffee", "0.0001", "--count", 20, "--each", "--idempotency-key", key)
         process = coffee.home.start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.0, 0.5))
-        os.kill(process.pid, signal.SIGKILL)
+        time.sleep(rng.uniform(0.0, lasts))
+        process.kill()
         printed = process.communicate()[0].decode()
         again = coffee.home.run(*arguments)
         assert again.exit_code == 0, again

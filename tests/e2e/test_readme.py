@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,8 +23,9 @@ def pasted(home, anvil, tmp_path):
 
     def paste(word):
         session = next(block for block in BLOCKS if "devnet up" in block and word in block)
+        programs = tmp_path / ".venv" / "bin"
+        programs.mkdir(parents=True)
         environment = home.environment | {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "MICROWALLET_ANVIL": str(anvil),
             "TMPDIR": str(tmp_path),
         }
@@ -34,6 +34,7 @@ def pasted(home, anvil, tmp_path):
             input=session.encode(),
             env=environment,
             cwd=tmp_path,
+            pass_fds=home.install(programs),
             capture_output=True,
             timeout=300,
             check=False,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import sqlite3
 import subprocess
 import time
@@ -56,7 +54,7 @@ def kill_when(home, arguments: tuple[object, ...], condition, *, patience: float
         time.sleep(0.001)
     running = process.poll() is None
     if running:
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
     process.wait()
     return running
 

@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import signal
+import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -79,7 +80,12 @@ class Serving:
     """A running gateway."""
 
     def __init__(self, home, *arguments, env=None):
-        self.process = home.start_quickly("serve", "--port", "0", "--json", *arguments, env=env)
+        self.process = home.start(
+            *("serve", "--port", "0", "--json", *arguments),
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         self.events = Lines(self.process.stdout)
         self.requests = Lines(self.process.stderr)
 

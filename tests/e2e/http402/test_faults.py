@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -32,8 +31,7 @@ PATIENCE = 0.9
 
 def start(home, program, *arguments):
     """A program of this folder, with a home's environment."""
-    words = [sys.executable, str(HERE / program), *(str(one) for one in arguments)]
-    return subprocess.Popen(words, env=home.environment, text=True, stdout=subprocess.PIPE)
+    return home.start_program(HERE / program, *arguments, text=True, stdout=subprocess.PIPE)
 
 
 class GatewayProcess:

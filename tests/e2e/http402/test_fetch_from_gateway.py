@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -103,9 +102,7 @@ def test_side_by_side_errors_and_close(alice, bob, gateway):
 def shop(bob):
     """The address of an application of bob's that sells by the event, by the unit and by the request."""
     program = Path(__file__).with_name("paid_application.py")
-    process = subprocess.Popen(
-        [sys.executable, str(program)], env=bob.environment, stdout=subprocess.PIPE, text=True
-    )
+    process = bob.start_program(program, stdout=subprocess.PIPE, text=True)
     try:
         yield process.stdout.readline().strip()
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import threading
@@ -307,7 +306,7 @@ def test_killed_between_signing_and_answer(alice, payee, books):
         "fetch", payee.url + "/", "--yes", "--idempotency-key", "k", stdout=subprocess.DEVNULL
     )
     assert arrived.wait(20)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     payee.before = lambda _handler, _action: False
     payment = alice.run("fetch", payee.url + "/", "--idempotency-key", "k", "--json").data["payment"]
