@@ -140,6 +140,24 @@ class Home:
             **self.settings,
         }
 
+    def with_account(self, name: str) -> Self:
+        """This home with the account of that name, whose address it has.
+
+        Its key is in a keystore of the least cost: a real one takes a second of scrypt at each use.
+        """
+        from coincurve import PrivateKey
+
+        from microwallet.domain.identifiers import keccak
+        from microwallet.domain.voucher import address_of
+        from microwallet.keys.keystore import encrypt
+        from microwallet.keys.private_files import create_private_file, make_private_folder
+
+        secret = keccak(name.encode())
+        folder = self.path / "keys" / "accounts"
+        make_private_folder(folder)
+        create_private_file(folder / f"{name}.json", json.dumps(encrypt(secret, PASSWORD, cost=2)))
+        return replace(self, address=address_of(PrivateKey(secret).public_key))
+
     def run(
         self,
         *arguments: object,
@@ -320,29 +338,15 @@ def chain(worker_chain: LocalChain) -> Iterator[LocalChain]:
 
 @pytest.fixture
 def make_wallet(make_home: Callable[..., Home], chain: LocalChain) -> Callable[..., Home]:
-    """Makes a home on `chain` with an account of the same name, 10 ETH and 1000 USDC.
-
-    Its key is in a keystore of the least cost: a real one takes a second of scrypt at each use.
-    """
-    from coincurve import PrivateKey
-
-    from microwallet.domain.identifiers import keccak
-    from microwallet.domain.voucher import address_of
-    from microwallet.keys.keystore import encrypt
-    from microwallet.keys.private_files import create_private_file, make_private_folder
+    """Makes a home on `chain` with an account of the same name, 10 ETH and 1000 USDC."""
 
     def make(name: str, *, wei: int = 10**19, usdc: int = 10**9, **settings: str) -> Home:
-        secret = keccak(name.encode())
-        home = make_home(name, chain, **settings)
-        folder = home.path / "keys" / "accounts"
-        make_private_folder(folder)
-        create_private_file(folder / f"{name}.json", json.dumps(encrypt(secret, PASSWORD, cost=2)))
-        address = address_of(PrivateKey(secret).public_key)
+        home = make_home(name, chain, **settings).with_account(name)
         if wei:
-            chain.node.add_native(address, wei)
+            chain.node.add_native(home.address, wei)
         if usdc:
-            chain.node.mint(chain.token, address, usdc)
-        return replace(home, address=address)
+            chain.node.mint(chain.token, home.address, usdc)
+        return home
 
     return make
 

@@ -52,9 +52,10 @@ class Seeded:
 
 def seed(home: Home, *, deposit: int, label: str = "coffee", salt: int = 0x33) -> Seeded:
     """Make an account and a channel with `deposit` base units in a home."""
+    if home.address is None:
+        home = home.with_account("alice")
     with Wallet.open(environment=home.environment) as wallet:
-        accounts = wallet.accounts.list()
-        account = accounts[0] if accounts else wallet.accounts.create("alice")
+        account = wallet.account
         text = "0x" + salt.to_bytes(32, "big").hex()
         key = derive_voucher_key(
             wallet.accounts.secret(account.name),

@@ -16,8 +16,6 @@ from microwallet.domain.voucher_document import voucher_writer
 from microwallet.escrow import calls
 from microwallet.escrow.events import EscrowEvents
 from microwallet.escrow.reader import EscrowReader
-from microwallet.keys.key_files import KeyFiles
-from microwallet.keys.passwords import PasswordSource
 
 REFUSES = "0x60006000fd"
 """Code that reverts whatever it is sent."""
@@ -149,26 +147,14 @@ class Payee:
 
 @pytest.fixture
 def make_payee(make_home, chain):
-    """Makes a home with an account of its own and a little native coin on this test's chain.
-
-    Its key is encrypted lightly: a second for each signature would be most of the time of the tests.
-    """
+    """Makes a home with an account of its own and a little native coin on this test's chain."""
 
     def make(name: str = "bob") -> Payee:
-        home = make_home(name, chain)
-        accounts = KeyFiles(
-            home.path / "keys" / "accounts",
-            noun="key of account",
-            cost=2**10,
-            passwords=PasswordSource(str(home.password_file), None),
-            environment=home.environment,
-            say=lambda _: None,
-        )
-        address = accounts.create(name, keccak(name.encode())).address
-        chain.node.add_native(address, 10**18)
+        home = make_home(name, chain).with_account(name)
+        chain.node.add_native(home.address, 10**18)
         return Payee(
             home=home,
-            address=address,
+            address=home.address,
             reader=EscrowReader(chain.rpc, chain.escrow_contract),
             token=chain.token,
         )

@@ -6,9 +6,6 @@ import time
 
 import pytest
 
-from microwallet.domain.identifiers import keccak
-from microwallet.keys.key_files import KeyFiles
-from microwallet.keys.passwords import PasswordSource
 from microwallet.wallet import Wallet
 
 HASTY = {"MICROWALLET_WAIT_SECONDS": "1"}
@@ -18,15 +15,7 @@ HASTY = {"MICROWALLET_WAIT_SECONDS": "1"}
 def payee(make_payee, chain):
     """A home that is paid at bob's address, which has no coin, and where carol has some."""
     payee = make_payee()
-    accounts = KeyFiles(
-        payee.home.path / "keys" / "accounts",
-        noun="key of account",
-        cost=2**10,
-        passwords=PasswordSource(str(payee.home.password_file), None),
-        environment=payee.home.environment,
-        say=lambda _: None,
-    )
-    chain.node.add_native(accounts.create("carol", keccak(b"carol")).address, 10**18)
+    chain.node.add_native(payee.home.with_account("carol").address, 10**18)
     chain.rpc.call("anvil_setBalance", [payee.address, "0x0"])
     return payee
 
