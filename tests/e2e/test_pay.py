@@ -175,14 +175,15 @@ def test_key_is_made_and_named(coffee):
     assert coffee.home.run("pay", "--resume", key).stdout == paid.stdout
 
 
-def test_broken_pipe(coffee):
+@pytest.mark.parametrize("count", [2_000, pytest.param(50_000, marks=pytest.mark.long)])
+def test_broken_pipe(coffee, count):
     """A reader that goes away is exit 5 with the command that prints the rest; nothing is paid twice."""
     with coffee.home.start(
         "pay",
         "coffee",
         "0.0001",
         "--count",
-        50_000,
+        count,
         "--each",
         "--idempotency-key",
         "k",
@@ -197,8 +198,8 @@ def test_broken_pipe(coffee):
     assert "Traceback" not in said
     assert "Exception ignored" not in said
     again = coffee.home.run("pay", "--resume", "k", "--each")
-    assert coffee.amounts(again.stdout) == list(range(100, 5_000_001, 100))
-    assert coffee.authorized() == 5_000_000
+    assert coffee.amounts(again.stdout) == list(range(100, count * 100 + 1, 100))
+    assert coffee.authorized() == count * 100
 
 
 def test_fifty_processes_on_one_channel(coffee):
@@ -239,7 +240,7 @@ def _kill_and_resume(coffee, rounds):
 
 def test_killed_while_paying(coffee):
     """SIGKILL at any moment: the same key then gives each voucher once, starting where it should."""
-    _kill_and_resume(coffee, 12)
+    _kill_and_resume(coffee, 8)
 
 
 @pytest.mark.long

@@ -183,8 +183,7 @@ def client(ledger):
 
 
 @settings(
-    max_examples=80,
-    deadline=None,
+    max_examples=settings.default.max_examples // 2,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(data=st.data())

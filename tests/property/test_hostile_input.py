@@ -77,7 +77,6 @@ def test_every_flipped_bit_of_what_is_signed_is_rejected():
 @pytest.mark.parametrize(
     "form", ["compact", "high-s", "v 0 or 1", "v 37 or 38", "short", "long", "empty", "zero"]
 )
-@settings(deadline=None)
 @given(amount=st.integers(0, 2**128 - 1))
 def test_one_signature_has_one_form(form, amount):
     """EIP-2098's 64 bytes, high s, other v: a second form of a signature is no signature."""
@@ -98,7 +97,6 @@ def test_one_signature_has_one_form(form, amount):
     assert verify(json.dumps(document).encode()).rejection == "invalid-signature"
 
 
-@settings(max_examples=300, deadline=None)
 @given(name=st.sampled_from(TRUSTED), value=json_values)
 @example(name="chainId", value=31337.0)
 @example(name="chainId", value=True)
@@ -131,7 +129,6 @@ def test_a_descriptor_seen_before_is_not_trusted_more():
         reader.parse({**GOOD, "payer": ["unhashable"]})
 
 
-@settings(max_examples=300, deadline=None)
 @given(line=st.binary(max_size=400) | json_values.map(lambda value: json.dumps(value).encode()))
 @example(line=b"\xff\xfe{\x00}\x00")
 @example(line=b'{"data": {}, "schema": 1}')
@@ -146,7 +143,10 @@ def test_bytes_of_any_kind_are_a_verdict(line):
     assert verify(line).rejection == "malformed"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=settings.default.max_examples // 2,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     before=st.integers(0, 3),
     junk=st.lists(
@@ -192,7 +192,6 @@ pieces = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(content=st.lists(pieces, max_size=12).map(b"".join), data=st.data())
 def test_any_chunking_of_any_bytes_gives_the_same_lines(content, data):
     """However a pipe cuts a stream, the lines are the same, and as many are too long."""
@@ -250,7 +249,6 @@ def test_the_native_coin_by_its_units(base_units, unit):
     assert Amount.parse(f"{digits} {unit}", ether).base_units == base_units
 
 
-@settings(max_examples=500)
 @given(
     text=st.text(max_size=50) | st.from_regex(r"[0-9+\-.,eE_ ]{1,30}( [A-Za-z]{1,6})?", fullmatch=True),
     asset=assets,
@@ -302,7 +300,7 @@ toml_values = st.recursive(
 
 
 @pytest.mark.parametrize("name", ["user", "project"])
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.binary(max_size=120)
     | st.dictionaries(st.sampled_from([*SETTINGS, "networks", "x"]), toml_values, max_size=4)

@@ -133,9 +133,8 @@ def test_books_against_a_model():
     run_state_machine_as_test(
         Buying,
         settings=settings(
-            max_examples=30,
+            max_examples=settings.default.max_examples // 4,
             stateful_step_count=40,
-            deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )

@@ -226,4 +226,4 @@ class Selling(RuleBasedStateMachine):
 
 
 TestSelling = Selling.TestCase
-TestSelling.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestSelling.settings = settings(max_examples=settings.default.max_examples // 4, stateful_step_count=30)

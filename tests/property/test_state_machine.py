@@ -517,7 +517,7 @@ def _run(examples, steps_each):
 
 def test_payer_payee_and_chain_against_a_model():
     """Nothing is signed twice, lost, or captured beyond what was signed, in any order of events."""
-    _run(250, 50)
+    _run(60, 50)
 
 
 @pytest.mark.long
