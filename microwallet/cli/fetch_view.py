@@ -108,7 +108,8 @@ def say_payment(payment: HttpPayment) -> None:
     channel = payment.channel
     left = Amount(channel.state.deposit - channel.spent, channel.asset)
     paid = Amount(payment.amount, channel.asset)
-    Stderr().say(f"paid {paid} to {channel.descriptor.payee}; {left} left on {channel.name}")
+    up_to = "up to " if payment.is_most else ""
+    Stderr().say(f"paid {up_to}{paid} to {channel.descriptor.payee}; {left} left on {channel.name}")
     for problem in payment.receipt_problems:
         Stderr().say(f"warning: {problem}")
 

@@ -60,6 +60,11 @@ class Choice:
         return self.price.base_units * self.request.max_units
 
     @property
+    def is_by_use(self) -> bool:
+        """Whether the payee charges what is used, which is known afterwards."""
+        return self.is_open_ended or self.request.max_units > 1
+
+    @property
     def is_open_ended(self) -> bool:
         """Whether the payee counts units up to no number that it says: it charges them without asking while
         there is something for."""

@@ -244,6 +244,7 @@ class Order:
         return HttpPayment(
             channel=self.newest(held.channel),
             amount=cost,
+            is_most=held.choice.is_by_use and not books.is_counted(told),
             cumulative_amount=purchases[-1].cumulative_amount,
             idempotency_key=self.request.idempotency_key,
             receipt=told.document,

@@ -50,10 +50,18 @@ class Books:
     def cost(self, told: ToldReceipt) -> int:
         """What the request cost: the units that were used, where that is within what was reserved for it, or
         was received."""
+        units = self._units(told)
+        return self._most if units is None else min(units * self.price, self._most)
+
+    def is_counted(self, told: ToldReceipt) -> bool:
+        """Whether a receipt says what was used."""
+        return self._units(told) is not None
+
+    def _units(self, told: ToldReceipt) -> int | None:
         receipt = told.receipt
-        if receipt is None or receipt.units is None or receipt.channel_id != self.channel.channel_id:
-            return self._most
-        return min(receipt.units * self.price, self._most)
+        if receipt is None or receipt.channel_id != self.channel.channel_id:
+            return None
+        return receipt.units
 
     @property
     def _most(self) -> int:
@@ -96,6 +104,8 @@ class HttpPayment:
     """As the books have it after the payment."""
     amount: int
     """Base units this request cost."""
+    is_most: bool
+    """Whether it may have cost less: it is paid for by what is used, and nothing said how much that was."""
     cumulative_amount: int
     """Of the last voucher that was signed for it."""
     idempotency_key: str
