@@ -31,10 +31,9 @@ _CONNECT_SECONDS = 10
 _MOST_REDIRECTS = 10
 
 
-def fetch_client(wallet: Wallet, wanted: Wanted, settings: Settings) -> httpx.Client:
+def fetch_client(wallet: Wallet, wanted: Wanted, settings: Settings, proxy: str | None) -> httpx.Client:
     """A client that asks as the flags say, and pays unless they say not to; UsageError for what cannot be."""
     seconds = settings.seconds
-    proxy = settings.proxy or _proxy_of(wanted.url)
     may_need_tls = settings.follow or proxy is not None or wanted.url.startswith("https:")
     with _without(_COMMAND_LINE_OF_HTTPX, *(() if may_need_tls else (_HTTP_2,))):
         inner = _http(proxy, tls=may_need_tls)
@@ -85,7 +84,7 @@ def _http(proxy: str | None, *, tls: bool) -> httpx.BaseTransport:
         ) from error
 
 
-def _proxy_of(url: str) -> str | None:
+def proxy_of(url: str) -> str | None:
     """The proxy that the environment names for a URL; this machine is reached without one."""
     origin = Origin.of(url)
     if origin.scheme == "http" and origin.is_private:

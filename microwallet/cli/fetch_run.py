@@ -8,14 +8,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from microwallet.cli.context import Stderr, open_wallet
-from microwallet.cli.fetch_client import fetch_client
+from microwallet.cli.fetch_client import fetch_client, proxy_of
 from microwallet.cli.fetch_dry_run import show_dry_run
 from microwallet.cli.fetch_request import Wanted
 from microwallet.cli.fetch_settings import Settings
 from microwallet.cli.fetch_view import answer_document, head, output, payments_of, say_payment
 from microwallet.cli.result import print_json, success_envelope
-from microwallet.errors import HttpStatus, Interrupted, MicrowalletError, NetworkError
-from microwallet.http402.paying.origins import Origin
+from microwallet.errors import HttpStatus, Interrupted, MicrowalletError
 
 if TYPE_CHECKING:
     import httpx
@@ -25,14 +24,18 @@ if TYPE_CHECKING:
 
 def run(wanted: Wanted, settings: Settings, **opened: str | None) -> None:
     """Fetch and print; raises what went wrong."""
+    from microwallet.escrow.transport import redacted
     from microwallet.paying import check_http_key
 
     with ExitStack() as stack:
         wallet = stack.enter_context(open_wallet(**opened))
         write = stack.enter_context(output(settings.output))
-        client = stack.enter_context(fetch_client(wallet, wanted, settings))
+        proxy = settings.proxy or proxy_of(wanted.url)
+        client = stack.enter_context(fetch_client(wallet, wanted, settings, proxy))
         key = settings.idempotency_key
         extensions: dict[str, Any] = {"risen": {}}
+        if proxy is not None:
+            extensions["proxy"] = redacted(proxy)
         if key is not None:
             extensions["idempotency_key"] = check_http_key(key)
         request = wanted.build(client, extensions)
@@ -51,8 +54,7 @@ class _Fetch:
         """Send it and show what comes."""
         import httpx
 
-        from microwallet.http402.paying.handshake import looking_at
-        from microwallet.http402.paying.messages import told
+        from microwallet.http402.paying.messages import unread
 
         response: httpx.Response | None = None
 
@@ -66,10 +68,7 @@ class _Fetch:
             response = client.send(request, stream=True)
             self._show(response)
         except httpx.HTTPError as error:
-            failure = NetworkError(
-                f"{Origin.of(str(request.url))} cannot be read: {told(error)}", hint=looking_at(error)
-            )
-            raise self._with_data(failure, response) from error
+            raise self._with_data(unread(request, error), response) from error
         except MicrowalletError as error:
             raise self._with_data(error, response) from error.__cause__
         except BrokenPipeError as error:

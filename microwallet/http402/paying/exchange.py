@@ -69,7 +69,12 @@ class Answer:
 
 
 class NotSent(Exception):
-    """Nothing reached the server: it could not be connected to."""
+    """Nothing reached the server: it could not be connected to, or a proxy before it could not."""
+
+    def __init__(self, why: str, *, at_proxy: bool = False) -> None:
+        super().__init__(why)
+        self.at_proxy = at_proxy
+        """Whether `why` tells of a proxy, by name."""
 
 
 class NoAnswer(Exception):

@@ -40,6 +40,7 @@ _NOTHING_BOUGHT = frozenset(
 )
 _WANTS_MORE = frozenset({ProblemType.INSUFFICIENT_BALANCE, ProblemType.DELTA_TOO_SMALL})
 _LOOK = "look whether the address is right and the server runs; --proxy URL where one is needed"
+_PROXY = "look whether it runs, or take another: --proxy URL"
 _TRUST = "SSL_CERT_FILE=FILE microwallet fetch ...  (if you trust it: FILE is its certificate in PEM)"
 _BY_INTERMEDIARIES = frozenset({502, 504})
 """What stands in for an answer that did not come. An error of the payee's own has a challenge."""
@@ -127,7 +128,7 @@ class Handshake:
         try:
             return (yield sending)
         except (NotSent, NoAnswer) as error:
-            raise NetworkError(f"{self.origin} cannot be reached: {error}", hint=looking_at(error)) from error
+            raise unreachable(self.origin, error) from error
 
     def _choose(self, answer: Answer) -> Choice:
         if not self.client.is_private(self.origin):
@@ -341,8 +342,17 @@ class Handshake:
         )
 
 
+def unreachable(origin: Origin, error: NotSent | NoAnswer) -> NetworkError:
+    """Nothing came back from a server, or the proxy before it cannot be reached."""
+    is_told = isinstance(error, NotSent) and error.at_proxy
+    said = str(error) if is_told else f"{origin} cannot be reached: {error}"
+    return NetworkError(said, hint=looking_at(error))
+
+
 def looking_at(error: Exception) -> str:
     """What to do about a server that cannot be reached."""
+    if isinstance(error, NotSent) and error.at_proxy:
+        return _PROXY
     return _TRUST if "certificate verify failed" in str(error) else _LOOK
 
 

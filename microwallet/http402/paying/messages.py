@@ -7,10 +7,11 @@ from typing import Any
 
 import httpx
 
-from microwallet.errors import OutcomeUnknown
+from microwallet.errors import NetworkError, OutcomeUnknown
 from microwallet.http402.paying.exchange import Answer, Asked, NoAnswer, NotSent, Sending
-from microwallet.http402.paying.handshake import WouldPay
+from microwallet.http402.paying.handshake import WouldPay, looking_at, unreachable
 from microwallet.http402.paying.metering import MeteredStream
+from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import HttpPayment
 from microwallet.http402.wire.events import EVENT_STREAM
 from microwallet.http402.wire.problems import MEDIA_TYPE
@@ -22,11 +23,19 @@ WOULD_PAY = "would_pay"
 """Extension of a response in a dry run: a WouldPay."""
 IDEMPOTENCY_KEY = "idempotency_key"
 """Extension of a request: the key under which it is paid at most once."""
+PROXY = "proxy"
+"""Extension of a request: the proxy that it goes through, as it may be shown."""
 RISEN = "risen"
 """Extension of a request: an empty dictionary where its redirects are to cost no more together than one."""
 
 _NUMBERS = re.compile(r"^\[(?:Errno|SSL)[^\]]*\] | \(_ssl\.c:\d+\)$")
-_NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_NEVER_LEFT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,  # before anything goes through it
+    httpx.UnsupportedProtocol,
+)
 _OF_ONE_BODY = ("content-length", "content-type", "transfer-encoding", "content-encoding", "expect")
 
 
@@ -97,9 +106,26 @@ def with_body(response: httpx.Response, body: bytes) -> httpx.Response:
     )
 
 
-def no_answer(error: httpx.TransportError) -> NotSent | NoAnswer:
+def no_answer(request: httpx.Request, error: httpx.TransportError) -> NotSent | NoAnswer:
     """Why there is no answer: because nothing left, or else it is not known."""
-    return NotSent(told(error)) if isinstance(error, _NEVER_LEFT) else NoAnswer(told(error))
+    why, proxy = told(error), request.extensions.get(PROXY)
+    if not isinstance(error, _NEVER_LEFT):
+        return NoAnswer(why)
+    if proxy is None or "ssl" in str(error).lower():  # with the server, through the proxy
+        return NotSent(why)
+    if isinstance(error, httpx.ProxyError):
+        return NotSent(f"the proxy {proxy} says {why}")
+    return NotSent(f"the proxy {proxy} cannot be reached: {why}", at_proxy=True)
+
+
+def unread(request: httpx.Request, error: httpx.HTTPError) -> NetworkError:
+    """What became of a request that was not paid for, or of its answer."""
+    origin = Origin.of(str(request.url))
+    if isinstance(error, httpx.TransportError):
+        reason = no_answer(request, error)
+        if isinstance(reason, NotSent):
+            return unreachable(origin, reason)
+    return NetworkError(f"{origin} cannot be read: {told(error)}", hint=looking_at(error))
 
 
 def told(error: httpx.HTTPError) -> str:

@@ -111,7 +111,7 @@ class Exchange:
                     break
             response.close()
         except httpx.TransportError as error:
-            raise no_answer(error) from error
+            raise no_answer(self._request, error) from error
         self._response = with_body(response, bytes(body))
         return answer_of(response, bytes(body))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -198,6 +199,29 @@ def test_proxy_is_used_and_never_paid_through_in_plain(fetch, payee, proxy):
     assert fetch(url="http://example.com", env={"http_proxy": url}).exit_code == 4
     assert asked[1:] == ["http://example.com/"]
     assert fetch(env={"http_proxy": url}).exit_code == 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--no-pay",)], ids=["paying", "--no-pay"])
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+def test_a_proxy_that_is_down_is_named(fetch, scheme, flags):
+    """It is the proxy that cannot be reached, not what lies behind it; its password is not shown."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        place = f"127.0.0.1:{closed.getsockname()[1]}"
+    down = fetch("--proxy", f"{scheme}://me:secret@{place}", *flags, url="https://shop.example")
+    assert (down.exit_code, down.error["code"]) == (3, "network")
+    assert down.error["message"].startswith(f"the proxy {scheme}://")
+    assert f"{place} cannot be reached: Connection refused" in down.error["message"]
+    assert "--proxy" in down.error["hint"]
+    assert "secret" not in down.stdout + down.stderr
+    assert "shop.example" not in down.error["message"]
+
+
+def test_a_proxy_that_refuses_is_named(fetch, proxy):
+    """What it says to a connection it does not make, and that it was the proxy."""
+    url, _ = proxy
+    refused = fetch("--proxy", url, url="https://shop.example")
+    assert (refused.exit_code, refused.error["code"]) == (3, "network")
+    assert f"https://shop.example cannot be reached: the proxy {url} says 501" in refused.error["message"]
 
 
 def test_redirects_are_bounded(fetch, payee):

@@ -55,10 +55,36 @@ def test_a_credential_is_shown_nowhere():
 )
 def test_why_a_connection_failed(error, said):
     """The words of the system, without numbers that mean nothing to a person."""
-    assert str(no_answer(httpx.ConnectError(error))) == said
+    assert str(no_answer(REQUEST, httpx.ConnectError(error))) == said
 
 
 def test_an_unknown_certificate():
     """The hint says how to trust it, not to look whether the server runs."""
     assert looking_at(NotSent("certificate verify failed: self-signed")).startswith("SSL_CERT_FILE=FILE ")
     assert "server runs" in looking_at(NotSent("Connection refused"))
+
+
+@pytest.mark.parametrize(
+    ("error", "told", "at_proxy"),
+    [
+        (
+            httpx.ConnectError("[Errno 111] Connection refused"),
+            "the proxy http://p:3128 cannot be reached: Connection refused",
+            True,
+        ),
+        (httpx.ProxyError("403 Forbidden"), "the proxy http://p:3128 says 403 Forbidden", False),
+        (
+            httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed (_ssl.c:1)"),
+            "certificate verify failed",
+            False,
+        ),
+        (httpx.ConnectTimeout("_ssl.c:989: The handshake operation timed out"), "_ssl.c:989: ", False),
+    ],
+)
+def test_through_a_proxy_nothing_left(error, told, at_proxy):
+    """Who failed is named: the proxy, or the server behind it; in either case nothing was paid."""
+    request = httpx.Request("GET", "https://shop.example", extensions={"proxy": "http://p:3128"})
+    reason = no_answer(request, error)
+    assert isinstance(reason, NotSent)
+    assert (str(reason).startswith(told), reason.at_proxy) == (True, at_proxy)
+    assert ("take another" in looking_at(reason)) is at_proxy
