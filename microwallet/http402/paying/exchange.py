@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -30,6 +31,11 @@ class Asked:
     """Whether server-sent events are asked for."""
     risen: dict[ChannelId, int] = field(default_factory=dict)
     """By how much each channel's `authorized` rose for it; redirects that share one have one limit."""
+
+    @property
+    def words(self) -> str:
+        """It, as `microwallet fetch` takes it in a shell."""
+        return f"{'' if self.method == 'GET' else self.method + ' '}{shlex.quote(self.url)}"
 
     @property
     def fingerprint(self) -> bytes:

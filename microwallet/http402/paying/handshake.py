@@ -15,6 +15,7 @@ from microwallet.errors import (
     AboveLimit,
     AmountExceedsDeposit,
     IdempotencyMismatch,
+    MalformedMessage,
     NetworkError,
     NoPayableChallenge,
     OutcomeUnknown,
@@ -41,6 +42,8 @@ _NOTHING_BOUGHT = frozenset(
 _WANTS_MORE = frozenset({ProblemType.INSUFFICIENT_BALANCE, ProblemType.DELTA_TOO_SMALL})
 _LOOK = "look whether the address is right and the server runs; --proxy URL where one is needed"
 _PROXY = "look whether it runs, or take another: --proxy URL"
+_SHOWN = 80
+"""Characters that are shown of what cannot be read."""
 _TRUST = "SSL_CERT_FILE=FILE microwallet fetch ...  (if you trust it: FILE is its certificate in PEM)"
 _BY_INTERMEDIARIES = frozenset({502, 504})
 """What stands in for an answer that did not come. An error of the payee's own has a challenge."""
@@ -137,13 +140,27 @@ class Handshake:
                 hint="use an https URL",
             )
         try:
-            choice = choose(offered_challenges(answer.challenges), self._rules(), now=self.client.clock())
+            offered = offered_challenges(answer.challenges)
+        except MalformedMessage as error:
+            raise self._unreadable(answer, error) from error
+        try:
+            choice = choose(offered, self._rules(), now=self.client.clock())
         except UntrustedEscrow as error:
             raise self._refused_escrow(error) from error
         digest = choice.challenge.digest
         if digest is not None and not matches(digest, self.order.asked.body):
             raise NoPayableChallenge("the server's offer is for another request body than the one sent")
         return choice
+
+    def _unreadable(self, answer: Answer, error: MalformedMessage) -> MalformedMessage:
+        """What the server sent instead of challenges, without what a terminal would obey."""
+        sent = ", ".join(answer.challenges)
+        shown = repr(sent[:_SHOWN]) + ("..." if len(sent) > _SHOWN else "")
+        return MalformedMessage(
+            f"{self.origin} wants to be paid, but not in a way that can be read: {error.message};"
+            f" it sent {shown}",
+            hint=f"microwallet fetch -i --no-pay {self.asked.words}  (shows all of it)",
+        )
 
     def _refused_escrow(self, error: UntrustedEscrow) -> NoPayableChallenge:
         """Why an escrow is not used, by its code where the chain can be asked."""

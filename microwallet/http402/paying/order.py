@@ -301,9 +301,8 @@ class Order:
 
     def again(self) -> str:
         """The command that goes on with this purchase."""
-        method = "" if self.asked.method == "GET" else f"{self.asked.method} "
         key = shlex.quote(self.request.idempotency_key)
-        return f"microwallet fetch {method}{shlex.quote(self.asked.url)} --idempotency-key {key}" + (
+        return f"microwallet fetch {self.asked.words} --idempotency-key {key}" + (
             "  (with the same data)" if self.asked.body else ""
         )
 

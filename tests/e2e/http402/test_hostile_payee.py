@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 
 import pytest
 from http402.payee_double import STREAM, payee_address, serving
@@ -101,6 +102,36 @@ def test_challenge_that_cannot_be_read(fetch, payee, field):
     assert refused.exit_code == 4, refused
     assert refused.error["code"] in ("no-payable-challenge", "malformed-message")
     assert payee.vouchers == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        (["Payment id=\x9b31m,"], r"'Payment id=\x9b31m,'"),
+        (["Payment id", "Basic \x9b0m"], r"'Payment id, Basic \x9b0m'"),
+        (['Payment id="' + "a" * 70_000], "'Payment id=\"" + "a" * 68 + "'..."),
+    ],
+    ids=["escapes", "two fields", "long"],
+)
+def test_a_402_that_cannot_be_read_is_shown(alice, payee, fields, shown):
+    """What the server sent, shortened and harmless to a terminal, and the command that shows all of it."""
+
+    def before(handler, _action):
+        handler.send_response(402)
+        for field in fields:
+            handler.send_header("WWW-Authenticate", field)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        return True
+
+    payee.before = before
+    refused = alice.run("fetch", f"{payee.url}/a b?c='d'", "--json")
+    assert (refused.exit_code, refused.error["code"]) == (4, "malformed-message")
+    assert refused.error["message"].endswith(f"; it sent {shown}")
+    assert refused.error["message"].startswith(f"{payee.url} wants to be paid, but not in a way that can be")
+    hint = refused.error["hint"].partition("  (")[0]
+    assert shlex.split(hint) == ["microwallet", "fetch", "-i", "--no-pay", f"{payee.url}/a%20b?c='d'"]
+    assert alice.run(*shlex.split(hint)[1:]).succeeded().stdout.startswith("HTTP/1.1 402")
 
 
 def test_challenge_for_another_body(fetch, payee):
