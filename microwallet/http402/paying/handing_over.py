@@ -94,12 +94,12 @@ def _handed(order: Handing, choice: Choice, signed: SignedDeposit) -> Steps[Answ
 
 
 def _same_offer(answer: Answer, request: SessionRequest) -> Challenge | None:
-    for challenge in offered_challenges(answer.challenges).challenges:
-        try:
-            if SessionRequest.parse(challenge.request_object()) == request:
-                return challenge
-        except MalformedMessage:
-            continue
+    """What cannot be read is no offer: what was handed over may have been taken all the same."""
+    with suppress(MalformedMessage):
+        for challenge in offered_challenges(answer.challenges).challenges:
+            with suppress(MalformedMessage):
+                if SessionRequest.parse(challenge.request_object()) == request:
+                    return challenge
     return None
 
 

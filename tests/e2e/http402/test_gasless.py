@@ -181,6 +181,8 @@ class Between:
         self.lose = 0
         """Answers of handed-over deposits that get lost, the deposit having been made or not."""
         self.forward = True
+        self.garble = False
+        """Whether they are taken for handed over with a 402 that cannot be read."""
         between = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -219,6 +221,11 @@ class Between:
             handler.connection.shutdown(socket.SHUT_RDWR)
             handler.close_connection = True
             return
+        if is_handing and self.garble:
+            handler.send_response(402)
+            handler.send_header("www-authenticate", 'Payment id="')
+            handler.end_headers()
+            return
         handler.send_response(answer.status)
         for name, value in answer.getheaders():
             if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
@@ -244,6 +251,14 @@ def test_an_answer_that_is_lost(poor, bob, start_serve, between, reader):
     """The chain tells that the deposit was made, and the fetch goes on."""
     proxy = between(start_serve(*PAYING))
     proxy.lose = 1
+    told = fetch(poor, proxy.url, "--deposit", "0.5 USDC").data
+    assert (told["status"], reader.transaction_count(bob.address)) == (200, 1)
+
+
+def test_an_answer_that_cannot_be_read(poor, bob, start_serve, between, reader):
+    """A 402 that is none, for a deposit that was made: the chain tells, and the fetch goes on."""
+    proxy = between(start_serve(*PAYING))
+    proxy.garble = True
     told = fetch(poor, proxy.url, "--deposit", "0.5 USDC").data
     assert (told["status"], reader.transaction_count(bob.address)) == (200, 1)
 
