@@ -17,8 +17,8 @@ from microwallet.errors import KeyMissing, KeyUnavailable, UnknownReference, Usa
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from microwallet.domain.channel import ChannelDescriptor, PayerChannel
-    from microwallet.domain.identifiers import Address, ChainId
+    from microwallet.domain.channel import PayerChannel
+    from microwallet.domain.identifiers import Address
     from microwallet.domain.ports import Reporter
     from microwallet.domain.voucher import VoucherKey
     from microwallet.escrow.networks import Network
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from microwallet.keys.passwords import PasswordSource
     from microwallet.keys.voucher_keys import VoucherKeys
     from microwallet.ledger.ledger import Ledger
-    from microwallet.payee.accept import Acceptance
-    from microwallet.payee.backup import Restoration
     from microwallet.payee.settle import Settlement
     from microwallet.payer.paying_account import PayingAccount
 
@@ -300,62 +298,6 @@ class Wallet:
         )
         symbol = f"{token[:6]}-{token[-4:]}"
         return Asset(chain_id=self.network.chain_id, token=token, symbol=symbol, decimals=min(decimals, 36))
-
-    def acceptance(self, *, allow_contract_signers: bool = False) -> Acceptance:
-        """What checks and keeps the vouchers that pay this wallet on the network in use."""
-        from microwallet.escrow.tokens import known_assets
-        from microwallet.payee.accept import Acceptance, AcceptancePolicy
-        from microwallet.payee.confirmed_chain import ConfirmedChain
-
-        payees = self._payees()
-        return Acceptance(
-            self.ledger.vouchers,
-            ConfirmedChain(self.reader_of, confirmations=self.network.confirmations),
-            AcceptancePolicy(
-                chain_id=self.network.chain_id,
-                escrow_contracts=self.trusted_escrows,
-                payees=payees,
-                assets={asset.token: asset for asset in known_assets(self.configuration, self.network)},
-                allow_contract_signers=allow_contract_signers,
-            ),
-            now=self.now,
-            require_key=self.account_of,
-        )
-
-    def restoration(self, *, allow_contract_signers: bool = False) -> Restoration:
-        """What takes exported vouchers back, those that pay this wallet on any network it knows."""
-        from microwallet.escrow.deployment import trusted_escrows
-        from microwallet.escrow.networks import network_of_chain
-        from microwallet.escrow.tokens import asset_of
-        from microwallet.payee.backup import Restoration, RestorePolicy
-
-        def is_trusted(chain_id: ChainId, escrow_contract: Address) -> bool:
-            return escrow_contract in trusted_escrows(self.configuration, chain_id)
-
-        def is_valid(descriptor: ChannelDescriptor, digest: bytes, signature: bytes) -> bool:
-            reader = self.reader_of(descriptor.escrow_contract)
-            return reader.is_valid_signature(descriptor.voucher_signer, digest, signature)
-
-        def known_asset(chain_id: ChainId, token: Address) -> Asset | None:
-            network = network_of_chain(self.configuration, chain_id)
-            return asset_of(self.configuration, network, token) if network else None
-
-        policy = RestorePolicy(
-            payees=self._payees(),
-            is_trusted=is_trusted,
-            require_key=self.account_of,
-            is_valid_signature=is_valid if allow_contract_signers else None,
-        )
-        return Restoration(self.ledger.vouchers, policy, known_asset, now=self.now)
-
-    def _payees(self) -> frozenset[Address]:
-        """The addresses this wallet is paid at; UnknownReference if there is none."""
-        payees = frozenset(account.address for account in self.accounts.list())
-        if not payees:
-            raise UnknownReference(
-                "this wallet has no account to be paid to", hint="microwallet account create main"
-            )
-        return payees
 
     @cached_property
     def settlement(self) -> Settlement:

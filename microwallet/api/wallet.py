@@ -222,7 +222,7 @@ class Wallet:
 
     def balances(self, *, offline: bool = False) -> list[Balance]:
         """What the account has, asset by asset; `offline` from the ledger alone."""
-        from microwallet.api.balances import balances_of
+        from microwallet.balances import balances_of
 
         with self._pool.lend() as wallet:
             found = balances_of(wallet, [wallet.account], offline=offline)
@@ -271,12 +271,13 @@ class Wallet:
         Raises VoucherRejected, a PaymentRefused, if any is not in order: those that are have been kept, and
         `data` has the counts and `rejectedByReason`.
         """
+        from microwallet.accepting import acceptance_of
         from microwallet.payee.line_stream import take_all
 
         lines = [vouchers] if isinstance(vouchers, str | bytes) else vouchers
         content = b"\n".join(line.encode() if isinstance(line, str) else line for line in lines)
         with self._pool.lend() as wallet:
-            acceptance = wallet.acceptance()
+            acceptance = acceptance_of(wallet)
             take_all(acceptance, BytesIO(content).read)
             tally = acceptance.tally
             if tally.rejected:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from microwallet.api.balances import balances_of
+from microwallet.balances import balances_of
 from microwallet.cli.command import command, new_group
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import AccountName, Json, NetworkName, Offline, RpcUrl

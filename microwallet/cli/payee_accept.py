@@ -32,8 +32,10 @@ def accept(
     json: Json = False,
 ) -> Result:
     """Verify vouchers and keep the best one of each channel, durably."""
+    from microwallet.accepting import acceptance_of
+
     with open_wallet(network=network, account=account, rpc_url=rpc_url) as wallet:
-        acceptance = wallet.acceptance(allow_contract_signers=allow_contract_signers)
+        acceptance = acceptance_of(wallet, allow_contract_signers=allow_contract_signers)
         with reading(source) as read:
             try:
                 take_all(acceptance, read)

@@ -60,8 +60,10 @@ def import_(
     json: Json = False,
 ) -> Result:
     """Take back vouchers that were exported; what is better here already stays."""
+    from microwallet.accepting import restoration_of
+
     with open_wallet(network=network, rpc_url=rpc_url) as wallet:
-        restoration = wallet.restoration(allow_contract_signers=allow_contract_signers)
+        restoration = restoration_of(wallet, allow_contract_signers=allow_contract_signers)
         with reading(source) as read:
             take_all(restoration, read)
         notes = _refreshed(wallet)

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from microwallet.accepting import acceptance_of
 from microwallet.domain.ports import SignedTransaction
 from microwallet.errors import KeyUnavailable, UsageError
 from microwallet.ledger.at_risk import money_at_risk
@@ -119,7 +120,7 @@ def test_nothing_is_accepted_for_an_account_that_was_removed_meanwhile(payee, pa
     """What comes before the removal keeps the account; what comes after it is not accepted."""
     opened = payers.open(payee.address)
     with Wallet.open(environment=payee.home.environment) as wallet:
-        acceptance = wallet.acceptance()
+        acceptance = acceptance_of(wallet)
         payee.home.run("account", "remove", "bob", "--confirm", "bob").succeeded()
         with pytest.raises(KeyUnavailable, match="not in this wallet"):
             acceptance.take([opened.voucher(1_000).encode()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from microwallet.escrow.tokens import known_assets
 from microwallet.keys.accounts import Account
 from microwallet.payer.balance import Balance, balances
 from microwallet.wallet import Wallet
@@ -11,8 +12,6 @@ from microwallet.wallet import Wallet
 
 def balances_of(wallet: Wallet, accounts: Sequence[Account], *, offline: bool) -> list[Balance]:
     """What accounts have, asset by asset; `offline` from the ledger alone. Raises NetworkError."""
-    from microwallet.escrow.tokens import known_assets
-
     chain_id = wallet.network.chain_id
     paying = [
         one for one in wallet.ledger.channels.list(finalized=False) if one.descriptor.chain_id == chain_id
