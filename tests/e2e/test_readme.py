@@ -95,14 +95,21 @@ def test_guide_topics(run, topic):
     assert [line for line in text.splitlines() if len(line) > 80] == []
 
 
-def test_the_file_of_a_gateway_in_the_guide_is_one(home, tmp_path):
-    """What `help selling` shows can be saved and sold by."""
-    guide = (REPOSITORY / "microwallet" / "guide" / "selling.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("document", "paths"),
+    [
+        ("microwallet/guide/selling.md", ["/docs/**", "/articles/*", "/stream", "/ask"]),
+        ("README.md", ["/about/**", "/articles/*"]),
+    ],
+)
+def test_the_file_of_a_gateway_is_one(home, tmp_path, document, paths):
+    """What the guide and the README show can be saved and sold by."""
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
     file = tmp_path / "gateway.toml"
-    file.write_text(re.findall(r"```toml\n(.*?)```", guide, flags=re.DOTALL)[0])
+    file.write_text(re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)[0])
     home.run("account", "create", "main").succeeded()
     told = home.run("serve", "--config", file, "--dry-run", "--json").data
-    assert [route["path"] for route in told["routes"]] == ["/docs/**", "/articles/*", "/stream", "/ask"]
+    assert [route["path"] for route in told["routes"]] == paths
 
 
 def test_exit_codes_are_those_of_the_errors():
