@@ -64,22 +64,52 @@ class CountingChain:
         return self.channels[channel_id]
 
 
-class Payer:
-    """One channel, and the credentials that its payer can make."""
+class ChannelPayer:
+    """One channel, and what its key signs."""
+
+    def __init__(self, key, **descriptor):
+        self.key = key
+        self.descriptor = ChannelDescriptor(authorized_signer=key.address, **descriptor)
+        self.address = self.descriptor.payer
+        self.channel_id = self.descriptor.channel_id()
+
+    def voucher(self, amount, *, key=None):
+        descriptor = self.descriptor
+        digest = VoucherDigest(descriptor.chain_id, descriptor.escrow_contract, self.channel_id)(amount)
+        return SignedVoucher(
+            channel_id=self.channel_id, cumulative_amount=amount, signature=(key or self.key).sign(digest)
+        )
+
+    def pay(self, amount, **options):
+        return VoucherAction(voucher=self.voucher(amount, **options))
+
+    def opening(self, amount, deposit):
+        """The action that tells of a deposit, and pays."""
+        return OpenAction(
+            voucher=self.voucher(amount),
+            salt=self.descriptor.salt,
+            authorized_signer=self.key.address,
+            deposit=deposit,
+        )
+
+    @property
+    def source(self):
+        return f"did:pkh:eip155:{self.descriptor.chain_id}:{self.address}"
+
+
+class Payer(ChannelPayer):
+    """One whose channel is there when the chain says so, and who sends its own transactions."""
 
     def __init__(self, number=1, *, payee=PAYEE, asset=USDC, deposit=DEPOSIT):
-        self.key = VoucherKey(number.to_bytes(32, "big"))
-        self.address = checksum_address(number.to_bytes(20, "big"))
-        self.descriptor = ChannelDescriptor(
-            payer=self.address,
+        super().__init__(
+            VoucherKey(number.to_bytes(32, "big")),
+            payer=checksum_address(number.to_bytes(20, "big")),
             payee=payee,
             token=asset.token,
             salt="0x" + "33" * 32,
-            authorized_signer=self.key.address,
             escrow_contract=ESCROW,
             chain_id=CHAIN_ID,
         )
-        self.channel_id = self.descriptor.channel_id()
         self.state = ChannelState(deposit=deposit, settled=0, close_requested_at=0, finalized=False)
         self.channel = PayeeChannel(
             channel_id=self.channel_id,
@@ -92,22 +122,8 @@ class Payer:
             signature=bytes(65),
         )
 
-    def voucher(self, amount, *, key=None):
-        digest = VoucherDigest(CHAIN_ID, ESCROW, self.channel_id)(amount)
-        return SignedVoucher(
-            channel_id=self.channel_id, cumulative_amount=amount, signature=(key or self.key).sign(digest)
-        )
-
-    def pay(self, amount, **options):
-        return VoucherAction(voucher=self.voucher(amount, **options))
-
     def open(self, amount):
-        return OpenAction(
-            voucher=self.voucher(amount),
-            salt=self.descriptor.salt,
-            authorized_signer=self.key.address,
-            deposit=SentTransaction(hash=TxHash("0x" + "77" * 32)),
-        )
+        return self.opening(amount, SentTransaction(hash=TxHash("0x" + "77" * 32)))
 
     def top_up(self, amount):
         return TopUpAction(
@@ -118,10 +134,6 @@ class Payer:
 
     def close(self, amount):
         return CloseAction(voucher=self.voucher(amount))
-
-    @property
-    def source(self):
-        return f"did:pkh:eip155:{CHAIN_ID}:{self.address}"
 
 
 class Application:
@@ -219,9 +231,9 @@ class Counter:
 
 
 def credential(payer, action, challenge):
-    """The value of an Authorization field."""
+    """The value of an Authorization field; it names its payer, if there is one."""
     payload = action if isinstance(action, dict) else payload_object(action)
-    return Credential(challenge=challenge, payload=payload, source=payer.source).to_field()
+    return Credential(challenge=challenge, payload=payload, source=payer and payer.source).to_field()
 
 
 def only_challenge(response):

@@ -8,12 +8,11 @@ import itertools
 import time
 
 import httpx
-from counter import Application, problem
+from counter import Application, ChannelPayer, credential, only_challenge, problem
 
-from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import Address, hexed, keccak
 from microwallet.domain.money import Amount
-from microwallet.domain.voucher import VoucherDigest, VoucherKey
+from microwallet.domain.voucher import VoucherKey
 from microwallet.escrow.authorizations import (
     TokenDomain,
     TransferAuthorization,
@@ -28,17 +27,13 @@ from microwallet.http402.charging.fee_policy import FeePolicy
 from microwallet.http402.charging.middleware import PaymentMiddleware
 from microwallet.http402.charging.routes import parse_routes
 from microwallet.http402.charging.settling import SettlingPolicy
-from microwallet.http402.wire.challenge import offered_challenges
-from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.session_payload import (
     MergedOpen,
     MergedTopUp,
     OpenAction,
     SignedTransfer,
-    SignedVoucher,
     TopUpAction,
     VoucherAction,
-    payload_object,
 )
 from microwallet.selling import Assortment, Shop
 from microwallet.wallet import Wallet
@@ -52,35 +47,26 @@ SALT = b"\1" * 32
 _numbers = itertools.count(1)
 
 
-class SigningPayer:
-    """A new channel to a payee, which its payer opens and tops up by signatures alone."""
+class SigningPayer(ChannelPayer):
+    """One who has tokens and no coin, and opens and tops up a new channel by signatures alone."""
 
     def __init__(self, chain, payee: Address, *, usdc=10_000_000, token: Address | None = None):
         self.chain = chain
         self.secret = keccak(b"signing payer %d" % next(_numbers))
-        self.key = VoucherKey(keccak(self.secret))
-        self.address = VoucherKey(self.secret).address
         self.domain = TokenDomain(
             name="USDC", version="2", chain_id=chain.chain_id, token=token or chain.token
         )
-        self.descriptor = ChannelDescriptor(
-            payer=self.address,
+        super().__init__(
+            VoucherKey(keccak(self.secret)),
+            payer=VoucherKey(self.secret).address,
             payee=payee,
             token=token or chain.token,
             salt=hexed(keccak(b"salt" + self.secret)),
-            authorized_signer=self.key.address,
             escrow_contract=chain.escrow_contract,
             chain_id=chain.chain_id,
         )
-        self.channel_id = self.descriptor.channel_id()
         if usdc:
             chain.node.mint(token or chain.token, self.address, usdc)
-
-    def voucher(self, amount, *, key=None) -> SignedVoucher:
-        digest = VoucherDigest(self.chain.chain_id, self.chain.escrow_contract, self.channel_id)(amount)
-        return SignedVoucher(
-            channel_id=self.channel_id, cumulative_amount=amount, signature=(key or self.key).sign(digest)
-        )
 
     def open_authorization(self, value, *, valid_before=SOON) -> TransferAuthorization:
         return authorize_open(
@@ -124,13 +110,7 @@ class SigningPayer:
         return dataclasses.replace(transfer, **changes)
 
     def open(self, value=1_000_000, *, amount=PRICE, **changes) -> OpenAction:
-        transfer = self.transfer(self.open_authorization(value), **changes)
-        return OpenAction(
-            voucher=self.voucher(amount),
-            salt=self.descriptor.salt,
-            authorized_signer=self.key.address,
-            deposit=transfer,
-        )
+        return self.opening(amount, self.transfer(self.open_authorization(value), **changes))
 
     def top_up(self, value=500_000, *, salt=SALT, **changes) -> TopUpAction:
         transfer = self.transfer(self.top_up_authorization(value, salt=salt), **changes)
@@ -193,14 +173,8 @@ class PayingShop:
 
     async def _pay(self, client, method, action):
         asked = await client.get("/")
-        payload = action if isinstance(action, dict) else payload_object(action)
-        field = Credential(challenge=self.challenge(asked), payload=payload).to_field()
+        field = credential(None, action, only_challenge(asked))
         return await client.request(method, "/", headers={"authorization": field})
-
-    @staticmethod
-    def challenge(asked):
-        (challenge,) = offered_challenges([asked.headers["www-authenticate"]]).challenges
-        return challenge
 
     def request(self):
         """The session request of a fresh challenge."""
@@ -210,7 +184,7 @@ class PayingShop:
             async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
                 return await client.get("/")
 
-        return self.challenge(asyncio.run(ask())).request_object()
+        return only_challenge(asyncio.run(ask())).request_object()
 
     def refused(self, *actions, **options):
         """Status and problem of what is refused."""
