@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import socket
@@ -11,13 +10,9 @@ import ssl
 import threading
 import time
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import Authority
 
 from microwallet.config import Configuration, Paths
 from microwallet.domain.channel import NO_CHANNEL
@@ -336,14 +331,13 @@ class TestProxy:
 class TestTls:
     @pytest.fixture
     def secure(self, tmp_path):
-        """A server with a certificate of its own making; yields its address and the certificate."""
-        certificate = tmp_path / "certificate.pem"
-        certificate.write_bytes(self_signed())
+        """A server with a certificate that an authority signed: its address, and the authority."""
+        authority = Authority(tmp_path)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
+        context.load_cert_chain(*authority.issue())
         with serving(ok) as server:
             server.wrap(context)
-            yield server.url.replace("http://", "https://"), certificate
+            yield server.url.replace("http://", "https://"), authority.certificate
 
     def test_an_unknown_certificate_is_refused(self, secure):
         """Nobody in between can pretend to be the chain."""
@@ -358,29 +352,6 @@ class TestTls:
         with Rpc([url], timeout=30) as rpc:
             assert rpc.call("eth_chainId") == "0x7a69"
             assert rpc.call("eth_chainId") == "0x7a69"
-
-
-def self_signed():
-    """A key and a certificate for 127.0.0.1, in one PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.now(UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    plain = serialization.NoEncryption()
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-    return private + certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def test_an_error_of_the_server_is_an_rpc_error():

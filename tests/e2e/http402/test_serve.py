@@ -15,6 +15,7 @@ import time
 import httpx
 import pexpect
 import pytest
+from certificates import Authority
 from http402.running import Serving, Upstream
 
 from microwallet.escrow.reader import EscrowReader
@@ -206,10 +207,11 @@ class TestRefusals:
 class TestTransport:
     def test_tls(self, serve, tmp_path):
         """Https with a certificate of one's own; the clear is not spoken on the same port."""
-        certificate, key = make_certificate(tmp_path)
+        authority = Authority(tmp_path)
+        certificate, key = authority.issue()
         gateway = serve("--tls-cert", certificate, "--tls-key", key)
         assert gateway.url.startswith("https://")
-        context = ssl.create_default_context(cafile=certificate)
+        context = ssl.create_default_context(cafile=authority.certificate)
         assert httpx.get(gateway.url, verify=context).status_code == 402
         with pytest.raises(httpx.HTTPError):
             httpx.get(gateway.url.replace("https", "http"))
@@ -217,8 +219,9 @@ class TestTransport:
 
     def test_a_certificate_that_is_none(self, bob, tmp_path):
         """Exit 2 before anything listens; an encrypted key asks nobody at the terminal."""
-        certificate, key = make_certificate(tmp_path)
-        _, encrypted = make_certificate(tmp_path, password="secret")
+        authority = Authority(tmp_path)
+        certificate, key = authority.issue()
+        _, encrypted = authority.issue(password="secret")
         sells = ("--upstream", "http://127.0.0.1:9000", *PRICE, "--port", "0")
         for pair in ((key, key), (certificate, encrypted), (certificate, tmp_path / "missing")):
             assert fails(bob, *sells, "--tls-cert", pair[0], "--tls-key", pair[1])["exitCode"] == 2
@@ -490,42 +493,3 @@ class TestWorkers:
                 return
             time.sleep(0.05)
         pytest.fail("a worker still serves")
-
-
-def make_certificate(folder, password=None):
-    """A certificate for 127.0.0.1 and its key, as files."""
-    import datetime as dt
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    kept = (
-        serialization.NoEncryption()
-        if password is None
-        else serialization.BestAvailableEncryption(password.encode())
-    )
-    suffix = "" if password is None else "-encrypted"
-    paths = folder / f"cert{suffix}.pem", folder / f"key{suffix}.pem"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, kept)
-    )
-    return paths
