@@ -23,6 +23,7 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
         self,
         inner: httpx.AsyncBaseTransport | None = None,
         *,
+        beside: httpx.AsyncBaseTransport | None = None,
         wallet: AsyncWallet | Wallet | None = None,
         max_amount: str | Amount | None = None,
         max_deposit: str | Amount | None = None,
@@ -32,7 +33,9 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
         pool = WalletPool(open_adapters()) if wallet is None else pool_of(wallet)
         self._own = pool if wallet is None else None
         terms = PayingTerms(pool, max_amount, max_deposit, payee)
-        self._paying = async_transport.AsyncPayingTransport(terms.client, inner or httpx.AsyncHTTPTransport())
+        self._paying = async_transport.AsyncPayingTransport(
+            terms.client, inner or httpx.AsyncHTTPTransport(), beside=beside
+        )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send, pay, send again; raises what PayingTransport does."""
@@ -40,7 +43,7 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
         return await self._paying.handle_async_request(request)
 
     async def aclose(self) -> None:
-        """Close the transport inside, and the wallet if it was opened here."""
+        """Close the transports inside, and the wallet if it was opened here."""
         await self._paying.aclose()
         if self._own is not None:
             self._own.close()

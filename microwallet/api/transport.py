@@ -35,6 +35,7 @@ class PayingTransport(httpx.BaseTransport):
         self,
         inner: httpx.BaseTransport | None = None,
         *,
+        beside: httpx.BaseTransport | None = None,
         wallet: Wallet | None = None,
         max_amount: str | Amount | None = None,
         max_deposit: str | Amount | None = None,
@@ -42,12 +43,17 @@ class PayingTransport(httpx.BaseTransport):
     ) -> None:
         """`inner` sends, else an HTTPTransport as httpx makes it; `wallet` pays, else the user's own.
 
+        `beside` sends the vouchers of a metered stream while it runs, else `inner` does. Where `inner` speaks
+        HTTP/2 give another one: a server may take one request at a time on a connection, and httpx would wait
+        for the end of the stream.
+
         `max_amount`: the most one request may cost, a metered stream included; else the setting `max-amount`.
         `max_deposit`: the most that may be deposited for one payee; without it no channel is opened or topped
         up, and payments come from open channels alone. `payee`: the only one to be paid; else it is for each
         origin the one that was paid first. Raises UsageError for an amount that is none.
         """
         self._inner = inner or httpx.HTTPTransport()
+        self._beside = beside or self._inner
         pool = WalletPool(open_adapters()) if wallet is None else pool_of(wallet)
         self._own = pool if wallet is None else None
         self._terms = PayingTerms(pool, max_amount, max_deposit, payee)
@@ -57,15 +63,18 @@ class PayingTransport(httpx.BaseTransport):
         whether it did; what is wrong with the connection otherwise as httpx does."""
         check_key(request)
         with ExitStack() as lent:
-            paying = transport.PayingTransport(lambda: lent.enter_context(self._terms.client()), self._inner)
+            paying = transport.PayingTransport(
+                lambda: lent.enter_context(self._terms.client()), self._inner, beside=self._beside
+            )
             response = paying.handle_request(request)
             if isinstance(response.extensions[PAYMENT], MeteredStream):
                 response.stream = _LentStream(response, lent.pop_all())
         return response
 
     def close(self) -> None:
-        """Close the transport inside, and the wallet if it was opened here."""
+        """Close the transports inside, and the wallet if it was opened here."""
         self._inner.close()
+        self._beside.close()
         if self._own is not None:
             self._own.close()
 

@@ -36,15 +36,15 @@ def fetch_client(wallet: Wallet, wanted: Wanted, settings: Settings, proxy: str 
     seconds = settings.seconds
     may_need_tls = settings.follow or proxy is not None or wanted.url.startswith("https:")
     with _without(_COMMAND_LINE_OF_HTTPX, *(() if may_need_tls else (_HTTP_2,))):
-        inner = _http(proxy, tls=may_need_tls)
+        inner, beside = _http(proxy, tls=may_need_tls)
     import httpx
 
     if settings.verbose:
         from microwallet.cli.fetch_wire import ToldTransport
 
-        inner = ToldTransport(inner)
+        inner, beside = ToldTransport(inner), ToldTransport(beside)
     if not settings.no_pay:
-        inner = _paying(wallet, settings, inner, is_direct=proxy is None)
+        inner = _paying(wallet, settings, inner, beside, is_direct=proxy is None)
     return httpx.Client(
         transport=inner,
         follow_redirects=settings.follow,
@@ -65,13 +65,15 @@ def _without(*names: str) -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
-def _http(proxy: str | None, *, tls: bool) -> httpx.BaseTransport:
+def _http(proxy: str | None, *, tls: bool) -> tuple[httpx.BaseTransport, httpx.BaseTransport]:
+    """What sends, and what sends beside a stream."""
     import httpx
 
-    # Loading the certificates takes longer than a request; a context without any trusts nobody.
-    verify: ssl.SSLContext | bool = True if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        return httpx.HTTPTransport(verify=verify, http1=True, http2=tls, proxy=proxy)
+        # Loading the certificates takes longer than a request; a context without any trusts nobody.
+        trusted = httpx.create_ssl_context() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        first, second = (httpx.HTTPTransport(verify=trusted, http2=tls, proxy=proxy) for _ in range(2))
+        return first, second
     except (ValueError, httpx.InvalidURL) as error:
         raise UsageError(
             f"--proxy cannot be used: {error}", hint="--proxy socks5://127.0.0.1:1080"
@@ -96,7 +98,12 @@ def proxy_of(url: str) -> str | None:
 
 
 def _paying(
-    wallet: Wallet, settings: Settings, inner: httpx.BaseTransport, *, is_direct: bool
+    wallet: Wallet,
+    settings: Settings,
+    inner: httpx.BaseTransport,
+    beside: httpx.BaseTransport,
+    *,
+    is_direct: bool,
 ) -> httpx.BaseTransport:
     from microwallet.http402.paying.transport import PayingTransport
     from microwallet.paying import limits_of, paying_client
@@ -126,4 +133,4 @@ def _paying(
     def client() -> PayingClient:
         return replace(paying_client(wallet, limits, confirm=agree), is_private=is_private)
 
-    return PayingTransport(client, inner)
+    return PayingTransport(client, inner, beside=beside)

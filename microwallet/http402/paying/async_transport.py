@@ -42,9 +42,12 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
         self,
         open_client: Callable[[], AbstractContextManager[PayingClient]],
         inner: httpx.AsyncBaseTransport,
+        *,
+        beside: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._open_client = open_client
         self._inner = inner
+        self._beside = beside or inner
         self._books = BooksThread()
         self._client: PayingClient | None = None
 
@@ -63,15 +66,16 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
         if isinstance(outcome, Streaming):
             outcome = MeteredStream(handshake, outcome)
             response.stream = _PaidStream(
-                outcome, response, AsyncExchange(self._inner, request, self._books), self._books
+                outcome, response, AsyncExchange(self._beside, request, self._books), self._books
             )
         else:
             await self._books.do(handshake.close)
         return told_by(response, outcome)
 
     async def aclose(self) -> None:
-        """Close the transport inside, the client, and the thread."""
+        """Close the transports inside, the client, and the thread."""
         await self._inner.aclose()
+        await self._beside.aclose()
         await self._books.close()
 
     def _opened(self) -> PayingClient:
@@ -149,7 +153,7 @@ class AsyncExchange:
         try:
             request = outgoing(self._request, sending)
             response = self._response = await self._inner.handle_async_request(request)
-            if not may_be_problem(response):
+            if not (sending.is_head or may_be_problem(response)):
                 return answer_of(response)
             body = bytearray()
             async for chunk in response.aiter_raw():

@@ -34,10 +34,21 @@ class PayingTransport(httpx.BaseTransport):
     know whether it did. For one thread: the one that opened the client's ledger.
     """
 
-    def __init__(self, open_client: Callable[[], PayingClient], inner: httpx.BaseTransport) -> None:
-        """`open_client` is called for the first request that is to be paid for, and whenever one is."""
+    def __init__(
+        self,
+        open_client: Callable[[], PayingClient],
+        inner: httpx.BaseTransport,
+        *,
+        beside: httpx.BaseTransport | None = None,
+    ) -> None:
+        """`open_client` is called for the first request that is to be paid for, and whenever one is.
+
+        `beside` sends what a metered stream needs while it runs, else `inner` does. Over HTTP/2 it has to be
+        another one: a connection may take one request at a time, and httpcore would wait for ever.
+        """
         self._open_client = open_client
         self._inner = inner
+        self._beside = beside or inner
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send, pay, send again."""
@@ -53,14 +64,15 @@ class PayingTransport(httpx.BaseTransport):
         response = exchange.newest()
         if isinstance(outcome, Streaming):
             outcome = MeteredStream(handshake, outcome)
-            response.stream = _PaidStream(outcome, response, Exchange(self._inner, request))
+            response.stream = _PaidStream(outcome, response, Exchange(self._beside, request))
         else:
             handshake.close()
         return told_by(response, outcome)
 
     def close(self) -> None:
-        """Close the transport inside."""
+        """Close the transports inside."""
         self._inner.close()
+        self._beside.close()
 
 
 class Exchange:
@@ -102,7 +114,7 @@ class Exchange:
         self.close()
         try:
             response = self._response = self._inner.handle_request(outgoing(self._request, sending))
-            if not may_be_problem(response):
+            if not (sending.is_head or may_be_problem(response)):
                 return answer_of(response)
             body = bytearray()
             for chunk in response.iter_raw():

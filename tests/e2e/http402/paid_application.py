@@ -51,22 +51,26 @@ async def article(_request):
     return PlainTextResponse("an article")
 
 
-def main() -> None:
-    """Serve until told to stop."""
-    app = Starlette(
+def application() -> Starlette:
+    """What is sold."""
+    return Starlette(
         routes=[
             Route("/events/{count}", events, methods=["GET", "POST"]),
             Route("/units/{count}", units),
             Route("/{path:path}", article, methods=["GET", "POST"]),
         ]
     )
+
+
+def main() -> None:
+    """Serve until told to stop."""
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setblocking(False)
     with Wallet.open() as wallet:
         shop = Shop(wallet, Assortment.of(wallet, Settings(routes=ROUTES)), realm="test")
         try:
             serve(
-                PaymentMiddleware(app, shop.gateway),
+                PaymentMiddleware(application(), shop.gateway),
                 listening,
                 ready=lambda: print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True),  # noqa: T201
             )

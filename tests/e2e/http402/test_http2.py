@@ -1,0 +1,132 @@
+"""Paying over HTTP/2: a server that nobody here wrote, TLS, and an authority that the payer trusts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from certificates import Authority
+
+import microwallet
+
+
+class Server:
+    """Hypercorn, with an application of bob's."""
+
+    def __init__(self, home, folder, **settings):
+        self._authority = Authority(folder)
+        certificate, key = self._authority.issue()
+        settings |= {"certfile": str(certificate), "keyfile": str(key), "bind": "127.0.0.1:0", "workers": 0}
+        file = folder / "hypercorn.toml"
+        file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "hypercorn", "--config", file, "http2_application:app"],
+            cwd=Path(__file__).parent,
+            env=home.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.url = next(
+            found[1] for line in self._process.stderr if (found := re.search(r"on (https://[0-9.:]+)", line))
+        )
+
+    @property
+    def trust(self):
+        """The environment of whoever is to trust it."""
+        return {"SSL_CERT_FILE": str(self._authority.certificate)}
+
+    def end(self):
+        """How the requests came, in order."""
+        self._process.terminate()
+        said, errors = self._process.communicate(timeout=30)
+        sys.stderr.write(errors)  # shown where a test fails
+        return [json.loads(line) for line in said.splitlines()]
+
+
+@pytest.fixture
+def start_server(bob, tmp_path):
+    """Starts the server, with settings of its own."""
+    started = []
+
+    def start(**settings):
+        started.append(Server(bob, tmp_path, **settings))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.end()
+
+
+def test_requests(alice, start_server):
+    """A challenge and what pays for it come over one connection of HTTP/2; who does not trust the authority
+    sends nothing."""
+    server = start_server()
+    refused = alice.run("fetch", server.url, "--yes", "--json")
+    assert (refused.exit_code, "certificate" in refused.error["message"]) == (3, True)
+    first = alice.run("fetch", server.url, "--yes", "--json", env=server.trust).data
+    assert (first["body"], first["payment"]["amount"], first["payment"]["receiptProblems"]) == (
+        "an article",
+        "1000",
+        [],
+    )
+    again = alice.run("fetch", "-i", "POST", server.url, "-d", "tea", "--yes", env=server.trust).succeeded()
+    assert again.stdout.startswith("HTTP/2 200")
+    came = server.end()
+    assert [(one["version"], one["method"], one["pays"]) for one in came] == [
+        ("2", "GET", False),
+        ("2", "GET", True),
+        ("2", "POST", False),
+        ("2", "POST", True),
+    ]
+    assert [one["connection"] for one in came[::2]] == [one["connection"] for one in came[1::2]]
+
+
+@pytest.mark.parametrize("at_once", [100, 1])
+def test_a_stream(alice, start_server, at_once):
+    """Its vouchers come over HTTP/2 while it runs, however few requests at once the server takes."""
+    server = start_server(h2_max_concurrent_streams=at_once)
+    done = alice.run("fetch", server.url + "/events/7", "--yes", env=server.trust, timeout=20).succeeded()
+    for number in range(7):
+        assert f"id: {number}\ndata: event {number}\n\n" in done.stdout
+    assert "paid 0.007 USDC" in done.stderr
+    assert "warning" not in done.stderr
+    came = server.end()
+    assert {one["version"] for one in came} == {"2"}
+    assert [one["method"] for one in came] == ["GET", "GET", *["HEAD"] * 6]
+
+
+def test_requests_side_by_side(alice, start_server):
+    """Those of one program share a connection and a channel; its streams have a channel each."""
+    server = start_server()
+    trusted = ssl.create_default_context(cafile=server.trust["SSL_CERT_FILE"])
+
+    def http():
+        return httpx.AsyncHTTPTransport(verify=trusted, http2=True)
+
+    async def program(wallet, paths):
+        paying = microwallet.AsyncPayingTransport(http(), beside=http(), wallet=wallet, max_deposit="1 USDC")
+        async with httpx.AsyncClient(transport=paying) as client:
+            answers = await asyncio.gather(*(client.get(server.url + path) for path in paths))
+        payments = [microwallet.payment_of(answer) for answer in answers]
+        assert {one.receipt_problems for one in payments} == {()}
+        return [str(one.amount) for one in payments]
+
+    with microwallet.Wallet.open(
+        alice.path, rpc_url=alice.settings["MICROWALLET_RPC_URL"], password_file=alice.password_file
+    ) as wallet:
+        paths = [f"/{number}" for number in range(20)]
+        assert asyncio.run(program(wallet, paths)) == ["0.001 USDC"] * 20
+        assert [str(one.spent) for one in wallet.channels()] == ["0.02 USDC"]
+        assert asyncio.run(program(wallet, ["/events/5"] * 2)) == ["0.005 USDC"] * 2
+        assert sorted(str(one.spent) for one in wallet.channels()) == ["0.005 USDC", "0.025 USDC"]
+    came = server.end()
+    assert {one["version"] for one in came} == {"2"}
+    assert len({one["connection"] for one in came if "events" not in one["path"]}) == 1
