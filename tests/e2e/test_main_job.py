@@ -218,10 +218,18 @@ def in_background(shell, line, *, port):
         process.communicate()
 
 
-@pytest.mark.usefixtures("default_port")
-def test_the_lines_over_http_work_as_written(shell):
-    """A price in front of a web server: opened, paid, paid again, looked at, refused, closed through it."""
-    shell("MICROWALLET_HOME=$A microwallet devnet up --json")
+@pytest.mark.parametrize(
+    ("network", "chain_id"),
+    [("anvil", 31337), pytest.param("base-sepolia", 84532, marks=pytest.mark.long)],
+)
+def test_the_lines_over_http_work_as_written(shell, default_port, network, chain_id):
+    """A price in front of a web server: opened, paid, paid again, looked at, refused, closed through it; on
+    a local chain, and on one with the id of Base Sepolia that has another address."""
+    shell(f"MICROWALLET_HOME=$A microwallet devnet up --chain-id {chain_id} --json")
+    if network != "anvil":
+        shell.variables["MICROWALLET_RPC_URL"] = f"http://127.0.0.1:{default_port}"
+        for home in "AB":
+            shell(f"MICROWALLET_HOME=${home} microwallet network use {network}")
     shell("MICROWALLET_HOME=$A microwallet account create alice")
     bob = shell.data("MICROWALLET_HOME=$B microwallet account create bob --json")["address"]
     for who, amount in (("alice", "10 ETH"), ("alice", "1000 USDC"), (bob, "1 ETH")):
@@ -247,6 +255,7 @@ def test_the_lines_over_http_work_as_written(shell):
             "receipt",
         }  # fmt: skip
         assert (payment["method"], payment["intent"], payment["payee"]) == ("evm", "session", bob)
+        assert (payment["chainId"], payment["receipt"]["chainId"]) == (chain_id, chain_id)
         assert (payment["amount"], payment["spent"], payment["receipt"]["spent"]) == ("1000", "1000", "1000")
         again = shell.data("MICROWALLET_HOME=$A microwallet fetch http://127.0.0.1:8402/ --json")
         assert (again["payment"]["cumulativeAmount"], again["payment"]["channelId"]) == (
