@@ -73,11 +73,20 @@ class FaultProxy:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=LONGEST)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    def stop_listening(self) -> None:
-        """Take no connection any more."""
+    async def stop_listening(self) -> None:
+        """Take no connection, until it listens again."""
+        if self._server is None:
+            return
+        server, self._server = self._server, None
+        for listening in server.sockets:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+        await asyncio.sleep(0)  # asyncio loses a connection that it has just taken when a server closes
+        server.close()
+
+    async def stop(self) -> None:
+        """Never listen again."""
         self._is_open = False
-        if self._server is not None:
-            self._server.close()
+        await self.stop_listening()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -121,8 +130,7 @@ class FaultProxy:
         finally:
             answer.writer.close()
         if fault == "refused" and self._server is not None:
-            server, self._server = self._server, None
-            server.close()
+            await self.stop_listening()
             await asyncio.sleep(0.02)
             if self._is_open:
                 await self.listen()
@@ -220,9 +228,9 @@ def fault_proxy(targets: Sequence[int], **options: float) -> Iterator[FaultProxy
 
 
 async def _stop(proxy: FaultProxy) -> None:
-    proxy.stop_listening()
+    await proxy.stop()
     await asyncio.sleep(0.1)  # where it just begins to listen again
-    proxy.stop_listening()
+    await proxy.stop()
     tasks: set[asyncio.Task] = {asyncio.current_task()}
     while tasks:
         await asyncio.sleep(0.05)  # for connections that were just made
