@@ -1,8 +1,9 @@
-"""An application of one's own that is paid for: the middleware in Starlette, with and without workers."""
+"""An application of one's own that is paid for: the middleware in Starlette and in FastAPI."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import subprocess
@@ -52,6 +53,56 @@ app = Starlette(
         )
     ],
 )
+"""
+FASTAPI_PROGRAM = """
+from typing import Annotated
+from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+import microwallet
+
+app = FastAPI()
+app.add_middleware(
+    microwallet.PaymentMiddleware,
+    realm="api.example",
+    routes=[
+        {"method": "GET", "path": "/about", "free": True},
+        {"method": "GET", "path": "/articles/*", "price": "0.001 USDC"},
+        {"method": "POST", "path": "/orders", "price": "0.002 USDC"},
+        {"method": "GET", "path": "/counts/*", "price": "0.0001 USDC", "per": "event"},
+    ],
+)
+
+class Order(BaseModel):
+    tea: int
+
+def customer(x_payment_payer: Annotated[str, Header()], x_payment_amount: Annotated[int, Header()]):
+    return {"payer": x_payment_payer, "amount": x_payment_amount}
+
+Customer = Annotated[dict, Depends(customer)]
+
+@app.get("/about")
+async def about(x_payment_payer: Annotated[str | None, Header()] = None):
+    return {"payer": x_payment_payer}
+
+@app.get("/articles/{number}")
+def article(number: int, customer: Customer):
+    if number == 404:
+        raise HTTPException(404, "no such article")
+    if number == 500:
+        raise RuntimeError("broken")
+    return {"number": number, **customer}
+
+@app.post("/orders")
+async def order(order: Order, customer: Customer):
+    return {"tea": order.tea, **customer}
+
+@app.get("/counts/{count}")
+async def counts(count: int, customer: Customer):
+    async def numbers():
+        for number in range(count):
+            yield f"data: {number} for {customer['payer']}\\n\\n"
+    return StreamingResponse(numbers(), media_type="text/event-stream")
 """
 ROUTES = [{"path": "/article", "price": "0.001 USDC"}, {"path": "/", "free": True}]
 
@@ -104,23 +155,25 @@ async def alive(app):
 
 @pytest.fixture
 def served(bob, tmp_path):
-    """Starts uvicorn with two workers on an application of bob's; its address."""
-    (tmp_path / "paid.py").write_text(PROGRAM, encoding="utf-8")
+    """Starts uvicorn with an application of bob's; its address."""
 
     @contextmanager
-    def run(workers=2):
+    def run(program, *, workers):
+        (tmp_path / "paid.py").write_text(program, encoding="utf-8")
         command = [sys.executable, "-m", "uvicorn", "paid:app", "--port", "0", "--no-access-log"]
         command += ["--workers", str(workers)]
         process = subprocess.Popen(
             command, cwd=tmp_path, env=bob.environment, stderr=subprocess.PIPE, text=True
         )
         try:
-            for line in process.stderr:
+            url, started = None, 0
+            while url is None or started < workers:
+                line = process.stderr.readline()
+                assert line, "it has ended"
                 if found := re.search(r"running on (http://[0-9.:]+)", line):
-                    break
-            for _ in range(workers):
-                assert any("startup complete" in line for line in process.stderr)
-            yield found[1], process
+                    url = found[1]
+                started += "startup complete" in line
+            yield url, process
         finally:
             process.send_signal(signal.SIGTERM)
             sys.stderr.write(process.communicate(timeout=30)[1])  # shown where a test fails
@@ -194,7 +247,7 @@ def test_a_server_without_lifespan(application):
 def test_two_workers_share_what_they_were_paid(served, alice, bob):
     """Forty requests in parallel on one channel, answered by both, and a stream whose vouchers come to
     either; the books agree, and the channel closes over HTTP with what was charged."""
-    with served() as (url, process), opened(alice) as payer:
+    with served(PROGRAM, workers=2) as (url, process), opened(alice) as payer:
         paying = microwallet.PayingTransport(wallet=payer, max_deposit="1 USDC")
         with httpx.Client(transport=paying) as client, ThreadPoolExecutor(4) as threads:
             answers = list(threads.map(lambda _: client.get(f"{url}/article"), range(40)))
@@ -218,3 +271,37 @@ def test_two_workers_share_what_they_were_paid(served, alice, bob):
         assert closed.settled == channel.spent
         assert process.poll() is None
     assert process.returncode in (0, -signal.SIGTERM)
+
+
+def test_fastapi(served, alice, bob):
+    """Its path parameters, bodies and dependencies are as ever, and a dependency tells who has paid; errors
+    of its own cost the price, what breaks costs nothing."""
+    with served(FASTAPI_PROGRAM, workers=1) as (url, _):
+
+        def fetch(*words):
+            told = alice.run("fetch", *words, "--yes", "--json").data
+            payment = told["payment"]
+            if payment is not None:
+                assert payment["receiptProblems"] == []
+            return told["status"], told["body"], None if payment is None else payment["amount"]
+
+        def paid(amount, **answer):
+            answer |= {"payer": alice.address, "amount": amount}
+            return 200, json.dumps(answer, separators=(",", ":")), str(amount)
+
+        assert fetch(url + "/about", "-H", "X-Payment-Payer: me") == (200, '{"payer":null}', None)
+        assert fetch(url + "/articles/7") == paid(1000, number=7)
+        tea = ("-H", "Content-Type: application/json", "-d", '{"tea": 2}')
+        assert fetch("POST", url + "/orders", *tea) == paid(2000, tea=2)
+        assert fetch("POST", url + "/orders", *tea[:3], '{"tea": "much"}')[::2] == (422, "2000")
+        assert fetch(url + "/articles/404") == (404, '{"detail":"no such article"}', "1000")
+        assert fetch(url + "/articles/500") == (500, "Internal Server Error", None)
+        assert [fetch(url + path)[::2] for path in ("/openapi.json", "/orders")] == [(404, None), (404, None)]
+        status, body, amount = fetch(url + "/counts/9")
+        assert (status, amount) == (200, "900")
+        assert [line for line in body.splitlines() if line.endswith(alice.address)] == [
+            f"data: {number} for {alice.address}" for number in range(9)
+        ]
+        with opened(alice) as payer, opened(bob) as payee:
+            [theirs], [ours] = payee.payee_channels(), payer.channels()
+            assert str(theirs.spent) == str(ours.spent) == "0.0069 USDC"
