@@ -243,6 +243,37 @@ def test_many_find_no_channel(alice, bob, gateways, log, count):
     assert books.served == books.sold()
 
 
+@pytest.mark.long
+def test_hundreds_share_a_channel(alice, bob, chain, gateways, log):
+    """Two hundred processes, sixteen at a time, pay one payee by two gateways from the channel that is open:
+    each by a voucher of its own, none signed twice, and the close pays what they cost, to the base unit."""
+    count = 200
+
+    def fetch(number):
+        url = f"http://127.0.0.1:{gateways[number % 2].port}/fixed/{number}"
+        return alice.run("fetch", "POST", url, "-d", "x", "--yes", "--json").data
+
+    opened = fetch(0)["payment"]["channelId"]
+    began = _balances(chain, alice, bob)
+    with ThreadPoolExecutor(16) as pool:
+        payments = [told["payment"] for told in pool.map(fetch, range(1, count + 1))]
+    assert {one["channelId"] for one in payments} == {opened}
+    assert [one["receiptProblems"] for one in payments] == [[]] * count
+    amounts = sorted(int(one["cumulativeAmount"]) for one in payments)
+    assert amounts == [PRICE * number for number in range(2, count + 2)]
+    books = Books(alice, bob, log)
+    books.check()
+    assert books.differences() == []
+    assert books.served == books.sold()
+    total = books.spent("vouchers")
+    assert total == books.spent("channels") == (count + 1) * PRICE
+    closed = alice.run("channel", "close", opened, "--yes", "--json").data
+    assert (closed["stage"], closed["settled"]) == ("closed", str(total))
+    now = _balances(chain, alice, bob)
+    deposit = int(books.channels[opened]["deposit"])
+    assert [after - before for after, before in zip(now, began, strict=True)] == [deposit - total, total]
+
+
 def test_a_channel_that_was_closed(alice, bob, gateways, log):
     """The payee has closed: the same request, under its key, is paid from another channel, once."""
     url = f"http://127.0.0.1:{gateways[0].port}/fixed/"
