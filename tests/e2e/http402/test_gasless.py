@@ -25,9 +25,19 @@ from microwallet.wallet import Wallet
 PAYING = ("--price", "0.001 USDC", "--pay-fees-from", "0.1 USDC")
 
 
+STREAM = "/stream"
+"""Of five events."""
+
+
 class Upstream(BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
+        if self.path == STREAM:
+            self.send_header("content-type", "text/event-stream")
+            self.end_headers()
+            for number in range(5):
+                self.wfile.write(b"data: event %d\n\n" % number)
+            return
         self.send_header("content-length", "5")
         self.end_headers()
         self.wfile.write(b"goods")
@@ -106,6 +116,26 @@ def test_a_payer_without_gas_opens_pays_and_tops_up(poor, bob, start_serve, read
     assert (reader.transaction_count(bob.address), reader.native_balance(poor.address)) == (2, 0)
     assert deposits(poor) == [("open", "done"), ("topUp", "done")]
     assert poor.run("channel", "sync", "--json").data["deposits"] == []
+
+
+@pytest.mark.parametrize(("who", "flags"), [("poor", ()), ("alice", ("--gasless",))])
+def test_a_stream_that_runs_out_of_deposit(request, who, flags, bob, start_serve, reader):
+    """In mid-stream the payer signs a top-up, the payee brings it onto the chain, and the stream goes on; a
+    limit that leaves no room for one ends it, and the books agree."""
+    payer = request.getfixturevalue(who)
+    url = start_serve("--price", "0.03 USDC", "--per", "event", "--pay-fees-from", "0.1 USDC") + STREAM
+    words = (*flags, "--max-amount", "1 USDC")
+    first = fetch(payer, url, *words, "--deposit", "0.1 USDC").data
+    payment, channel = first["payment"], first["payment"]["channelId"]
+    assert [f"data: event {number}\n\n" in first["body"] for number in range(5)] == [True] * 5
+    assert (payment["amount"], payment["receiptProblems"]) == ("150000", [])
+    assert reader.channel_state(channel).deposit == 200_000
+    assert deposits(payer) == [("open", "done"), ("topUp", "done")]
+    assert (reader.transaction_count(payer.address), reader.transaction_count(bob.address)) == (0, 2)
+    stopped = fetch(payer, url, *words, env={"MICROWALLET_MAX_DEPOSIT": "0.2 USDC"})
+    assert stopped.error["code"] == "above-limit"
+    assert (stopped.json["data"]["payment"]["spent"], reader.transaction_count(bob.address)) == ("180000", 2)
+    assert [one["spent"] for one in bob.run("payee", "list", "--json").data["channels"]] == ["180000"]
 
 
 def test_who_has_gas_sends_unless_told_otherwise(alice, bob, start_serve, reader):
