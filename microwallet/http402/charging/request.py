@@ -140,8 +140,8 @@ class Request:
         return message
 
     async def client_leaves(self) -> None:
-        """Wait until the client has gone away; never ends before the body was handed on."""
-        if not self._is_handed_on:
+        """Wait until the client has gone away; never ends before the body, if there is one, was handed on."""
+        if self.has_body and not self._is_handed_on:
             self._handed_on = asyncio.Event()
             await self._handed_on.wait()
         while (await self._receive())["type"] == "http.request":

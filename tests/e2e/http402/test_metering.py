@@ -147,8 +147,10 @@ def test_no_voucher_ends_it(counter, monkeypatch):
     assert amounts(counter) == (200, 200)
 
 
-def test_whoever_leaves_pays_for_no_more(counter):
-    """The application is not asked for more than was delivered."""
+@pytest.mark.parametrize("reads", [True, False])
+def test_whoever_leaves_pays_for_no_more(counter, reads):
+    """The application is not asked for more than was delivered, whether it has read the request or not."""
+    counter.app.reads = reads
 
     async def endless():
         while True:
@@ -169,6 +171,24 @@ def test_whoever_leaves_pays_for_no_more(counter):
     accepted, spent = amounts(counter)
     assert accepted == 100_000
     assert spent == 100 * len(listener.data())
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_whoever_leaves_is_not_waited_for(counter, reads):
+    """A voucher does not come any more then: the stream ends at once."""
+    counter.app.reads = reads
+    sells(counter, 10)
+    listener = Listener(counter)
+
+    async def scene():
+        stream = asyncio.create_task(listener.listen(300))
+        await listener.until("payment-need-voucher")
+        listener.left.set()
+        async with asyncio.timeout(5):
+            await stream
+
+    asyncio.run(scene())
+    assert amounts(counter) == (300, 300)
 
 
 def test_a_later_stream_takes_over(counter):
