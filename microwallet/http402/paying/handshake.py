@@ -310,6 +310,8 @@ class Handshake:
         cost = held.purchase.cost
         if required is None:
             required = channel.authorized + max(1, choice.request.min_voucher_delta)
+        elif self.order.has_stream(channel):
+            required = max(required, channel.authorized + cost)  # it has taken what this request was to cost
         else:
             cost = max(cost, required - channel.spent)
         asset = choice.price.asset

@@ -6,8 +6,8 @@ import secrets
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 from microwallet.domain.channel import PayerChannel
@@ -64,6 +64,7 @@ class Order:
         self._risen = asked.risen
         self._signers: dict[ChannelId, Signer] = {}
         self._session = ExitStack()
+        self._has_session = False
 
     def close(self) -> None:
         """Let go of the channel's session, if this is a stream that held it."""
@@ -155,10 +156,26 @@ class Order:
             time.sleep(_POLL_SECONDS)
 
     def _begin_session(self, channel: PayerChannel) -> None:
-        turn = self.client.ledger.turns.turn(f"stream {channel.channel_id}", seconds=0)
-        self._session.enter_context(turn)
+        self._session.enter_context(self._session_turn(channel))
+        self._has_session = True
         self.client.sessions.add(channel.channel_id)
         self._session.callback(self.client.sessions.discard, channel.channel_id)
+
+    def has_stream(self, channel: PayerChannel) -> bool:
+        """Whether a stream of another request runs on a channel: what it takes of the vouchers for this one,
+        as they may come in any order, is known when it ends."""
+        if self._has_session:
+            return False
+        if channel.channel_id in self.client.sessions:
+            return True
+        try:
+            with self._session_turn(channel):
+                return False
+        except LedgerBusy:
+            return True
+
+    def _session_turn(self, channel: PayerChannel) -> AbstractContextManager[None]:
+        return self.client.ledger.turns.turn(f"stream {channel.channel_id}", seconds=0)
 
     def resumed(self, choice: Choice, purchase: Purchase) -> Held:
         """An earlier run's purchase: the same voucher goes out again, and nothing is reserved."""
@@ -234,8 +251,11 @@ class Order:
         An answer that `is_error` carries none.
         """
         ledger = self.client.ledger
-        books = self._books(purchases, held, delivered)
         told = read_receipt(receipt)
+        books = self._books(purchases, held, delivered)
+        said = 0 if told.receipt is None else told.receipt.spent
+        if said > books.most_spent and self.has_stream(books.channel):
+            books = replace(books, most_spent=books.channel.authorized)
         cost = books.cost(told)
         problems = [] if is_error and receipt is None else books.problems(told)
         ledger.purchases.settle(purchases, cost)

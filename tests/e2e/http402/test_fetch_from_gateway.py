@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import threading
@@ -9,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
+import microwallet
 from microwallet.wallet import Wallet
 
 
@@ -162,3 +165,23 @@ def test_a_head_is_not_paid_for(alice, gateway):
     assert "a HEAD is not paid for" in head.stderr
     payment = alice.run("fetch", gateway, "--json").data["payment"]
     assert (payment["spent"], payment["receiptProblems"]) == ("2000", [])
+
+
+def test_requests_beside_a_stream(alice, bob, shop):
+    """A stream is charged what was authorized for requests that are still on their way: those are paid for
+    again, at their price alone, and both sides' books agree."""
+
+    async def program(wallet):
+        paying = microwallet.AsyncPayingTransport(wallet=wallet, max_deposit="1 USDC")
+        async with httpx.AsyncClient(transport=paying) as client:
+            urls = [f"{shop}/events/9", *(f"{shop}/{number}" for number in range(30))]
+            return await asyncio.gather(*map(client.get, urls))
+
+    with microwallet.Wallet.open(
+        alice.path, rpc_url=alice.settings["MICROWALLET_RPC_URL"], password_file=alice.password_file
+    ) as wallet:
+        payments = [microwallet.payment_of(answer) for answer in asyncio.run(program(wallet))]
+    assert [one.receipt_problems for one in payments] == [()] * 31
+    assert [str(one.amount) for one in payments] == ["0.009 USDC", *["0.001 USDC"] * 30]
+    [(channel, spent, _)] = books(alice, "channels")
+    assert [one[:2] for one in books(bob, "vouchers")] == [(channel, spent)]

@@ -8,12 +8,14 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 from http402.payee_double import PAID_BODY, STREAM
 
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.session_payload import OpenAction, TopUpAction, VoucherAction
+from microwallet.wallet import Wallet
 
 
 def hang_up(handler, action):
@@ -484,3 +486,25 @@ def test_streams_queue_for_the_only_session(alice, fetch, payee):
     assert [one.exit_code for one in runs] == [0] * 3
     assert [one.stdout.count("data: event") for one in runs] == [4] * 3
     assert len(payee.channels) == 1
+
+
+@pytest.mark.parametrize("has_stream", [True, False])
+def test_what_was_taken_already(alice, fetch, payee, has_stream):
+    """A payee that has taken what a voucher was to pay for is paid once more, within the limit. If a stream
+    runs on the channel, that is what has taken it, and is counted with it, not with the request."""
+    channel = fetch().data["payment"]["channelId"]
+
+    def before(_handler, action):
+        if isinstance(action, VoucherAction) and len(payee.vouchers) == 2:
+            known, amount = payee.channels[channel], action.voucher.cumulative_amount
+            known.account = known.account._replace(accepted=amount, spent=amount)
+        return False
+
+    payee.before = before
+    with Wallet.open(environment=alice.environment) as wallet, ExitStack() as stream:
+        if has_stream:
+            stream.enter_context(wallet.ledger.turns.turn(f"stream {channel}"))
+        payment = fetch().data["payment"]
+    assert (payment["amount"], payment["spent"]) == (("1000", "2000") if has_stream else ("2000", "3000"))
+    assert (payment["authorized"], payment["receiptProblems"]) == ("3000", [])
+    assert payee.highest() == payee.channels[channel].account.spent == 3000
