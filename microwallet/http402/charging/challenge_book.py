@@ -52,7 +52,8 @@ class ChallengeBook:
 
     def find(self, parameters: Mapping[str, Any]) -> Challenge | None:
         """The challenge with exactly these parameters, if it came back before."""
-        known = self._known.get(parameters.get("id", ""))
+        challenge_id = parameters.get("id")
+        known = self._known.get(challenge_id) if isinstance(challenge_id, str) else None
         return known.challenge if known is not None and known.parameters == parameters else None
 
     def check(self, challenge: Challenge, offer: Offer) -> AnsweredChallenge:

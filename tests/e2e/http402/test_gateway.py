@@ -223,6 +223,7 @@ def test_what_is_no_credential(counter):
         "Payment " + base64url(b"no json"): "malformed-credential",
         "Payment " + base64url(b"[]"): "malformed-credential",
         "Payment " + base64url(b"\xff\xfe{}"): "malformed-credential",
+        "Payment " + base64url(b'{"challenge":{"id":["x"]},"payload":{}}'): "malformed-credential",
         good + "A" * 70_000: "malformed-credential",
         good[:-3]: "malformed-credential",
     }
