@@ -14,6 +14,7 @@ from microwallet.domain.voucher import SignerCheck, VoucherDigest
 from microwallet.errors import NetworkError
 from microwallet.http402.charging.chain import PayeeChain
 from microwallet.http402.charging.desk import Desk
+from microwallet.http402.charging.offers import Offer
 from microwallet.http402.charging.store import SessionStore
 
 KEPT = 20_000
@@ -38,6 +39,8 @@ class KnownChannel:
     """Unix seconds at which the chain said so; None if it is to be asked first."""
     payer_fields: Sequence[tuple[bytes, bytes]]
     """Who pays in what, as the application is told."""
+    fitted: Offer | None = None
+    """The last offer that it was found to fit."""
 
     @classmethod
     def of(cls, channel: PayeeChannel, *, state_at: int | None) -> KnownChannel:

@@ -32,7 +32,9 @@ class Delivery:
         self._send = send
         self._request = request
         self._price = grant.offer.price
-        self._head: Answer | None = None
+        self._status: int | None = None
+        """As soon as there is an answer."""
+        self._fields: Fields = []
         self._events: EventMeter | None = None
         self._kept: list[bytes] | None = None if grant.sold.sale.idempotency_key is None else []
         self._kept_size = 0
@@ -71,7 +73,7 @@ class Delivery:
     async def end(self) -> None:
         """The application has ended, or failed: what was not answered costs nothing."""
         try:
-            if self._head is None:
+            if self._status is None:
                 await self._undo()
             elif self._events is not None:
                 await self._events.end()
@@ -80,13 +82,13 @@ class Delivery:
 
     async def _start(self, message: Message) -> None:
         status: int = message["status"]
-        fields, told, is_stream = self._fields(message, status)
+        fields, told, is_stream = self._told(message, status)
         sold, till = self._grant.sold, self._gateway.till
         if status >= 500:
             await self._undo()
             if not sold.is_replay:
                 fields.append(self._gateway.challenge_field(self._grant.offer))
-            self._head = Answer(status=status, headers=fields)
+            self._status = status
             await self._send({**message, "headers": fields})
             return
         units = None
@@ -101,13 +103,13 @@ class Delivery:
             fields = [field for field in fields if field[0] != b"content-length"]
             self._kept = None
             self._events = EventMeter(till, self._grant, sold, self._send, self._request)
-        self._head = Answer(status=status, headers=fields)
+        self._status, self._fields = status, fields
         if status < 400:
             receipt = till.receipt(sold.account, self._grant.challenge_id, units=units)
             fields = [*fields, *receipt_headers(receipt)]
         await self._send({**message, "headers": fields})
 
-    def _fields(self, message: Message, status: int) -> tuple[Fields, list[bytes], bool]:
+    def _told(self, message: Message, status: int) -> tuple[Fields, list[bytes], bool]:
         """The fields that the client sees, what is told of units, and whether events follow."""
         fields: Fields = []
         told: list[bytes] = []
@@ -134,10 +136,10 @@ class Delivery:
     async def _keep(self, message: Message, kept: list[bytes]) -> None:
         kept.append(message.get("body", b""))
         self._kept_size += len(kept[-1])
-        if self._kept_size > KEPT_LIMIT or self._head is None:
+        if self._kept_size > KEPT_LIMIT or self._status is None:
             self._kept = None
         elif not message.get("more_body", False):
-            whole = Answer(status=self._head.status, headers=self._head.headers, body=b"".join(kept))
+            whole = Answer(status=self._status, headers=self._fields, body=b"".join(kept))
             self._kept = None
             await self._gateway.till.keep_answer(self._grant.sold.sale, pack(whole))
 

@@ -177,7 +177,10 @@ class Gateway:
             return self._done(self.till.receipt(account, issued.challenge.id))
         voucher = action.voucher
         issued.check_serves(voucher.channel_id)
-        known = await self._channel(credential, action, offer)
+        if isinstance(action, VoucherAction) and action.merged is None:
+            known = self._known(voucher.channel_id, offer)
+        else:
+            known = await self._channel(credential, action, offer)
         check_signature(known.digest, known.is_by_signer, voucher)
         if not self._channels.is_fresh(known):
             await self._channels.freshen(known)
@@ -210,6 +213,7 @@ class Gateway:
     async def _channel(
         self, credential: Credential, action: OpenAction | VoucherAction | CloseAction, offer: Offer
     ) -> KnownChannel:
+        """The channel of an action, with the deposit that comes with it."""
         channel_id = action.voucher.channel_id
         if isinstance(action, OpenAction) and self._channels.get(channel_id) is None:
             return await self._opening.open(credential, action, offer)
@@ -230,9 +234,11 @@ class Gateway:
         known = self._channels.get(channel_id)
         if known is None:
             raise sales.channel_not_found(channel_id)
-        if not offer.fits(known.descriptor):
-            detail = "the channel is of another payee, escrow, chain or token"
-            raise refused(ProblemType.VERIFICATION_FAILED, detail, channel_id)
+        if known.fitted is not offer:
+            if not offer.fits(known.descriptor):
+                detail = "the channel is of another payee, escrow, chain or token"
+                raise refused(ProblemType.VERIFICATION_FAILED, detail, channel_id)
+            known.fitted = offer
         return known
 
     def _replayed(

@@ -31,14 +31,14 @@ class GroupCommit:
         self._store = store
         self._waiting: list[tuple[Callable[[SessionRows], Any], asyncio.Future[Any]]] = []
 
-    async def run(self, work: Callable[[SessionRows], T]) -> T:
+    def run(self, work: Callable[[SessionRows], T]) -> asyncio.Future[T]:
         """The result of `work` once it is durable; raises what it raises, or LedgerError."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._waiting.append((work, future))
         if len(self._waiting) == 1:
             loop.call_soon(self._gather, 0, 0)
-        return await future
+        return future
 
     def _gather(self, seen: int, idle_turns: int) -> None:
         """Commit once the loop brings no more work, or there is enough."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from microwallet.domain.identifiers import ChainId, ChannelId
@@ -27,9 +27,9 @@ class Till:
         self._clock = clock
         self._news: dict[ChannelId, asyncio.Event] = {}
 
-    async def sell(self, order: Order) -> Sold:
+    def sell(self, order: Order) -> Awaitable[Sold]:
         """Accept an order's voucher and charge its cost, or find what was sold before; may raise Refused."""
-        return await self._commit.run(lambda rows: sales.sell(rows, order, self._clock()))
+        return self._commit.run(lambda rows: sales.sell(rows, order, self._clock()))
 
     async def take(self, handover: Handover) -> SessionAccount:
         """Accept a voucher that buys nothing by itself; may raise Refused."""
