@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from microwallet.domain.channel import PayerChannel
 from microwallet.errors import MalformedMessage
 from microwallet.http402.wire.encoding import decode_object
@@ -149,6 +151,11 @@ def read_receipt(value: str | Mapping[str, Any] | None) -> ToldReceipt:
             document = decode_object(value, what="receipt", limit=RECEIPT_LIMIT)
         else:
             document = value
-        return ToldReceipt(document=document, receipt=SessionReceipt.from_object(dict(document)))
+        told = ToldReceipt(document=document, receipt=SessionReceipt.from_object(dict(document)))
     except MalformedMessage as error:
-        return ToldReceipt(document=document, problem=error.message)
+        told = ToldReceipt(document=document, problem=error.message)
+    try:
+        orjson.dumps(document)
+    except orjson.JSONEncodeError:  # at a depth that whoever shows it can bear
+        return ToldReceipt(problem="the receipt nests too deeply to be shown")
+    return told

@@ -139,6 +139,8 @@ class WireObject:
         raise self._error(name, f"0x and {2 * length} hexadecimal digits")
 
     def _error(self, name: str, expected: str) -> MalformedMessage:
-        value = repr(self._required(name))
-        shown = value if len(value) <= 80 else value[:80] + "..."
+        value = self._required(name)
+        # What nests is not shown: it may be deeper than Python recurses.
+        shown = "no single value" if isinstance(value, dict | list) else repr(value)
+        shown = shown if len(shown) <= 80 else shown[:80] + "..."
         return MalformedMessage(f"{self._path}.{name} is {shown}; {expected} is expected")

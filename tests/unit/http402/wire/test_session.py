@@ -6,6 +6,7 @@ import pytest
 
 from microwallet.domain.identifiers import ChainId, ChannelId, TxHash, checksum_address
 from microwallet.errors import MalformedMessage
+from microwallet.http402.wire.encoding import json_object
 from microwallet.http402.wire.events import (
     EVENT_LIMIT,
     EventReader,
@@ -191,6 +192,14 @@ class TestPayload:
         payload = {**payload_object(ACTIONS[4]), "signature": "0x" + "05" * 64}
         with pytest.raises(MalformedMessage, match="signature"):
             parse_payload(payload)
+
+    @pytest.mark.parametrize("value", [b"[" * 1000 + b"]" * 1000, b'{"a":' * 1000 + b"1" + b"}" * 1000])
+    def test_what_nests_deeper_than_python_recurses(self, value):
+        """Malformed like any other value that does not fit."""
+        for field in ("action", "channelId", "cumulativeAmount"):
+            payload = b'{"action":"voucher","channelId":"0x%s","%s":%s}' % (b"22" * 32, field.encode(), value)
+            with pytest.raises(MalformedMessage, match=rf"payload\.{field} is no single value"):
+                parse_payload(json_object(payload, what="payload"))
 
     def test_signatures_are_in_no_repr(self):
         """What authorizes money is not shown."""
