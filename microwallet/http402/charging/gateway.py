@@ -66,6 +66,8 @@ IN_HAND_SECONDS = 10.0
 """For how long a close waits for requests in hand."""
 PLACES_KEPT = 4096
 """Requests of which it is remembered where they go."""
+LONGEST_KEPT = 512
+"""Bytes of method and path together; of longer ones it is found out each time."""
 
 _HANDS_OVER = {"POST": ("GET",), "HEAD": ("POST", "PUT", "PATCH", "DELETE")}
 """With which method something is handed over for what others buy."""
@@ -142,7 +144,9 @@ class Gateway:
 
     async def admit(self, request: Request) -> Free | Grant | Answer:
         """What becomes of a request: a grant to serve it, or the answer to it."""
-        place = self._place(request.method, request.raw_path)
+        method, raw_path = request.method, request.raw_path
+        is_kept = len(method) + len(raw_path) <= LONGEST_KEPT
+        place = (self._place if is_kept else self._find_place)(method, raw_path)
         if isinstance(place, Answer):
             return place
         offer = place.offer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from counter import Counter, Payer, credential, only_challenge, problem, receipt
 from microwallet.http402.charging import opening
 from microwallet.http402.charging.desk import QUEUE_LIMIT
 from microwallet.http402.charging.opening import MOST_WAITING
+from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.sales import MOST_REPEATS
 
 PAYER = Payer()
@@ -191,3 +193,22 @@ def test_what_was_settled_before_buys_nothing(counter):
     assert counter.pay(friend, friend.pay(51_000)).status_code == 200
     assert counter.account(friend).spent == 51_000
     assert counter.pay(friend, friend.pay(51_001)).status_code == 402
+
+
+@pytest.mark.parametrize("length", [8_000, 100_000])
+def test_paths_that_nobody_asks_for_twice_fill_no_memory(counter, length):
+    """Whether something is sold there or they are too long for that: asking is free."""
+
+    async def ask():
+        for number in range(300):
+            path = b"/%d" % number + b"a" * length
+            scope = {"method": "GET", "raw_path": path, "headers": [], "query_string": b""}
+            await counter.gateway.admit(Request(scope, None))
+
+    tracemalloc.start()
+    try:
+        asyncio.run(ask())
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000
