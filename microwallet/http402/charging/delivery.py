@@ -86,6 +86,7 @@ class Delivery:
         sold, till = self._grant.sold, self._gateway.till
         if status >= 500:
             await self._undo()
+            self._decided()
             if not sold.is_replay:
                 fields.append(self._gateway.challenge_field(self._grant.offer))
             self._status = status

@@ -208,7 +208,7 @@ class Gateway:
             order = await _keyed_order(request, place.path, handover, offer.price)
         else:
             order = Order(handover, cost=offer.price.reserved, is_stream=offer.price.unit is Unit.EVENT)
-        sold = await self.till.sell(order)
+        sold = await self.till.sell(order, is_closing=known.channel_id in self._closing)
         issued.channel_id = known.channel_id
         if sold.is_replay:
             return self._replayed(place.path, offer, sold, known, issued.challenge.id)
@@ -272,16 +272,21 @@ class Gateway:
     async def _close(self, known: KnownChannel, issued: AnsweredChallenge) -> Answer:
         """Close with what was charged: any voucher rightly signed asks for it, the best one pays for it.
 
-        What requests in hand will cost is waited for, as it cannot be given back later; those of other
-        workers are not known here.
+        What requests in hand will cost is waited for, as it cannot be given back later, and nothing is
+        sold meanwhile; those of other workers are not known here.
         """
         close = self._close_channel
         if close is None:
             raise refused(ProblemType.VERIFICATION_FAILED, "channels are not closed on demand here")
         transaction_hash = None
         if not known.state.finalized:
-            await self.in_hand.none(known.channel_id, within=IN_HAND_SECONDS)
-            transaction_hash = await self._closing.run(known.channel_id, lambda: close(known.channel_id))
+
+            async def close_when_idle() -> TxHash | None:
+                await self.till.account(known.channel_id)  # what is being sold is in hand after it
+                await self.in_hand.none(known.channel_id, within=IN_HAND_SECONDS)
+                return await close(known.channel_id)
+
+            transaction_hash = await self._closing.run(known.channel_id, close_when_idle)
             known.state_at = None
         receipt = self.till.receipt(await self.till.account(known.channel_id), issued.challenge.id)
         return self._done(receipt.with_transaction(transaction_hash))

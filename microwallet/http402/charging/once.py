@@ -15,6 +15,10 @@ class Once(Generic[T]):
     def __init__(self) -> None:
         self._in_hand: dict[str, asyncio.Future[T]] = {}
 
+    def __contains__(self, name: str) -> bool:
+        """Whether the work of that name is in hand."""
+        return name in self._in_hand
+
     async def run(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
         """The result of the work of that name that is in hand, else of `work`; raises what it raises.
 

@@ -62,10 +62,11 @@ class StreamEnded(Exception):
     """A later stream has taken the channel over, or the channel ends."""
 
 
-def sell(rows: SessionRows, order: Order, now: int) -> Sold:
+def sell(rows: SessionRows, order: Order, now: int, *, is_closing: bool = False) -> Sold:
     """Accept the voucher and charge the cost, or find what was sold under the order's key before.
 
-    Refused if nothing is sold; a voucher that was better than the one before is kept all the same.
+    Refused if nothing is sold, as while `is_closing`, before the store knows of it; a voucher that was better
+    than the one before is kept all the same.
     """
     handover, key = order.handover, order.idempotency_key
     account = _account(rows, handover)
@@ -78,6 +79,8 @@ def sell(rows: SessionRows, order: Order, now: int) -> Sold:
             earlier = earlier._replace(repeats=earlier.repeats + 1)
             rows.save_repeats(earlier)
         return Sold(earlier, account, is_replay=True, is_repeat=is_repeat)
+    if is_closing:
+        account = account._replace(is_closing=True)
     accepted = _accepted(account, handover)
     sale = Sale(
         handover.channel_id,

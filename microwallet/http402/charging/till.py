@@ -27,9 +27,12 @@ class Till:
         self._clock = clock
         self._news: dict[ChannelId, asyncio.Event] = {}
 
-    def sell(self, order: Order) -> Awaitable[Sold]:
-        """Accept an order's voucher and charge its cost, or find what was sold before; may raise Refused."""
-        return self._commit.run(lambda rows: sales.sell(rows, order, self._clock()))
+    def sell(self, order: Order, *, is_closing: bool) -> Awaitable[Sold]:
+        """Accept an order's voucher and charge its cost, or find what was sold before; may raise Refused.
+
+        Where `is_closing`, only what was sold before is found.
+        """
+        return self._commit.run(lambda rows: sales.sell(rows, order, self._clock(), is_closing=is_closing))
 
     async def take(self, handover: Handover) -> SessionAccount:
         """Accept a voucher that buys nothing by itself; may raise Refused."""

@@ -481,35 +481,102 @@ def test_a_close_is_done_and_receipted(counter):
     assert counter.closed == [PAYER.channel_id]
 
 
-def test_a_close_waits_for_requests_in_hand(counter):
-    """What they turn out to cost is captured, not what was reserved for them."""
+class Late:
+    """An application that fails when it is told to."""
+
+    def __init__(self):
+        self.begun, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, _scope, _receive, send):
+        self.begun.set()
+        await self.gate.wait()
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_a_close_waits_for_requests_in_hand(counter, is_begun):
+    """What they turn out to cost is captured, not what was reserved for them; a request that comes just
+    before is one of them."""
     first, second = counter.challenge(), counter.challenge()
 
     async def close_meanwhile():
-        begun, gate = asyncio.Event(), asyncio.Event()
-
-        async def failing_late(_scope, _receive, send):
-            begun.set()
-            await gate.wait()
-            await send({"type": "http.response.start", "status": 500, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
-
-        counter.application = PaymentMiddleware(failing_late, counter.gateway)
+        late = Late()
+        counter.application = PaymentMiddleware(late, counter.gateway)
         headers = {"authorization": credential(PAYER, PAYER.pay(1000), first)}
         request = asyncio.create_task(counter.asked(headers=headers))
-        await begun.wait()
-        assert counter.account(PAYER).spent == 1000
+        if is_begun:
+            await late.begun.wait()
+            assert counter.account(PAYER).spent == 1000
         headers = {"authorization": credential(PAYER, PAYER.close(1000), second)}
         closing = asyncio.create_task(counter.asked(headers=headers))
         await asyncio.sleep(0.2)
         assert counter.closed == []
-        gate.set()
+        late.gate.set()
         assert (await request).status_code == 500
         return await closing
 
     answer = asyncio.run(close_meanwhile())
     assert (answer.status_code, receipt(answer).spent) == (200, 0)
     assert counter.closed == [PAYER.channel_id]
+
+
+def test_nothing_is_sold_while_a_close_is_waited_for(counter):
+    """It would be in nobody's hand when the close is sent; what was sold before is told again."""
+    challenge, key = counter.challenge(), {"idempotency-key": "k"}
+    assert counter.pay(PAYER, PAYER.pay(1000), challenge=challenge, headers=key).status_code == 200
+
+    async def pay_meanwhile():
+        going_on, sold = asyncio.Event(), counter.app
+
+        async def close(_channel_id):
+            await going_on.wait()
+
+        counter.gateway._close_channel = close
+        headers = {"authorization": credential(PAYER, PAYER.close(1000), challenge)}
+        closing = asyncio.create_task(counter.asked(headers=headers))
+        await asyncio.sleep(0.1)
+        headers = {"authorization": credential(PAYER, PAYER.pay(2000), challenge)}
+        refused = [await counter.asked(headers=headers | more) for more in ({}, {"idempotency-key": "l"})]
+        headers = {"authorization": credential(PAYER, PAYER.pay(1000), challenge)} | key
+        again = await counter.asked(headers=headers)
+        going_on.set()
+        assert (await closing).status_code == 200
+        assert len(sold.requests) == 1
+        return again, *refused
+
+    again, *refused = asyncio.run(pay_meanwhile())
+    assert (again.status_code, again.content) == (200, b"served")
+    assert [problem(one) for one in refused] == ["verification-failed"] * 2
+    assert amounts(counter) == (1000, 1000)
+    assert counter.pay(PAYER, PAYER.pay(2000)).status_code == 200  # the close has not come about
+
+
+def test_a_failure_that_is_told_at_length_is_no_more_in_hand(counter):
+    """It costs nothing as soon as it begins: a close need not wait for its end."""
+
+    async def close_meanwhile():
+        begun, gate = asyncio.Event(), asyncio.Event()
+
+        async def failing_at_length(_scope, _receive, send):
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+            begun.set()
+            await gate.wait()
+            await send({"type": "http.response.body", "body": b""})
+
+        counter.application = PaymentMiddleware(failing_at_length, counter.gateway)
+        challenge = only_challenge(await counter.asked())
+        headers = {"authorization": credential(PAYER, PAYER.pay(1000), challenge)}
+        request = asyncio.create_task(counter.asked(headers=headers))
+        await begun.wait()
+        headers = {"authorization": credential(PAYER, PAYER.close(1000), challenge)}
+        async with asyncio.timeout(5):
+            answer = await counter.asked(headers=headers)
+        gate.set()
+        await request
+        return answer
+
+    assert receipt(asyncio.run(close_meanwhile())).spent == 0
 
 
 # What the application hears
