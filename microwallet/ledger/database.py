@@ -79,7 +79,8 @@ class Database:
             try:
                 yield self._connection
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # SQLite ends it itself where the disk fails
+                    self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
 

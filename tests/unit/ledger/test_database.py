@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
 
+import pytest
+
+from microwallet.errors import LedgerUnwritable
 from microwallet.ledger.database import Database
 
 PROCESSES, LEDGERS = 6, 25
@@ -60,3 +64,25 @@ def test_two_connections_in_a_process_beside_another_process(tmp_path):
             for database in (first, second):
                 with database.read() as connection:
                     assert connection.execute("SELECT number FROM generation").fetchone() == (expected,)
+
+
+@pytest.mark.parametrize("rows", [1, 20_000])
+def test_a_disk_that_fails_in_a_transaction(tmp_path, rows):
+    """It is told as what it is, however far the transaction came, and the next one succeeds."""
+    path = tmp_path / "ledger.sqlite3"
+
+    def write(database):
+        with database.write() as connection:
+            connection.executemany(
+                "INSERT INTO challenges VALUES (?, ?, 1)", ((str(one), "x" * 300) for one in range(rows))
+            )
+
+    with Database.open(path) as database:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.with_name(path.name + "-wal").stat().st_size, hard))
+        try:
+            with pytest.raises(LedgerUnwritable):
+                write(database)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        write(database)
