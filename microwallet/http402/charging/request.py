@@ -13,6 +13,10 @@ BODY_SECONDS = 30.0
 """For how long a client may take to send a body that is read ahead."""
 _OURS = (b"x-payment-", b"payment-")
 """What the fields begin with that only the gateway may set."""
+_UNANNOUNCED = ("2", "3")
+"""Versions of HTTP in which a body may come without a field that tells of it."""
+_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
+"""Methods of which a body means nothing: they have none unless it is told of."""
 _TELLING = 32
 """Bytes of a field's name that say what it is for; what is longer is not kept in memory."""
 
@@ -70,7 +74,7 @@ class Request:
         self.credentials: list[str] = []
         """The Authorization fields of the scheme Payment."""
         self.idempotency_keys: list[str] = []
-        self.has_body = False
+        self.has_body = scope.get("http_version") in _UNANNOUNCED and self.method not in _WITHOUT_BODY
         self.fields: list[tuple[bytes, bytes]] = []
         """Those that the application sees: nothing about paying, and nothing that would take away what
         the gateway says about it."""

@@ -11,7 +11,8 @@ from counter import EURC, NOW, Counter, Payer, credential, only_challenge, probl
 from microwallet.domain.identifiers import checksum_address
 from microwallet.domain.voucher import VoucherKey
 from microwallet.http402.charging.middleware import PaymentMiddleware
-from microwallet.http402.wire.challenge import Challenge
+from microwallet.http402.wire.body_digest import body_digest
+from microwallet.http402.wire.challenge import Challenge, offered_challenges
 from microwallet.http402.wire.encoding import base64url
 
 PAYER = Payer()
@@ -346,6 +347,41 @@ def test_a_body_is_bound(counter):
 
 
 # Bad vouchers
+
+
+@pytest.mark.parametrize("version", ["1.1", "2", "3"])
+def test_a_body_that_nothing_tells_of(counter, version):
+    """Since HTTP/2 there is a body without any field about it: it is bound and served like others."""
+
+    async def ask(*fields):
+        sent = []
+
+        async def receive():
+            return {"type": "http.request", "body": b"the question", "more_body": False}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "http_version": version,
+            "method": "POST",
+            "raw_path": b"/",
+            "query_string": b"",
+            "headers": list(fields),
+        }
+        await counter.application(scope, receive, send)
+        return sent[0]["status"], dict(sent[0]["headers"])
+
+    async def buy():
+        _, headers = await ask()
+        (challenge,) = offered_challenges([headers[b"www-authenticate"].decode()]).challenges
+        status, _ = await ask((b"authorization", credential(PAYER, PAYER.pay(1000), challenge).encode()))
+        return status, challenge.digest
+
+    is_read = version != "1.1"
+    assert asyncio.run(buy()) == (200, body_digest(b"the question") if is_read else None)
+    assert counter.app.requests[0][3] == (b"the question" if is_read else b"")
 
 
 def test_a_voucher_by_somebody_else(counter):
