@@ -9,7 +9,7 @@ from __future__ import annotations
 from urllib.parse import unquote
 
 from microwallet.http402.charging.answers import Answer
-from microwallet.http402.charging.asgi import Application, Receive, Scope, Send, send_answer
+from microwallet.http402.charging.asgi import Application, Receive, Scope, Send, plain_name, send_answer
 from microwallet.http402.charging.delivery import Delivery
 from microwallet.http402.charging.gateway import Gateway, Grant
 from microwallet.http402.charging.metering import ClientGone
@@ -56,7 +56,7 @@ def _paid_scope(request: Request, grant: Grant) -> Scope:
     """The scope for the application, which is told who paid, through which channel, how much of what."""
     fields = request.fields
     if grant.offer.price.unit is Unit.EVENT:  # events are counted, so they must be readable
-        fields = [field for field in fields if field[0] != b"accept-encoding"]
+        fields = [field for field in fields if plain_name(field[0]) != b"accept-encoding"]
     amount = (b"x-payment-amount", b"%d" % grant.sold.sale.cost)
     return _scope(request, grant.path, [*fields, *grant.channel.payer_fields, amount])
 

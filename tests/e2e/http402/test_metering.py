@@ -119,6 +119,14 @@ def test_each_event_is_charged(counter, at_once):
     assert b"payment-receipt" in listener.headers
 
 
+@pytest.mark.parametrize("name", ["Accept-Encoding", "accept_encoding", "Accept.Encoding"])
+def test_no_client_has_events_made_unreadable(counter, name):
+    """What is compressed is not counted: an application does not hear that a client would take it."""
+    sells(counter, 1)
+    counter.pay(PAYER, PAYER.pay(1000), headers={name: "gzip"})
+    assert not any(b"encoding" in name for name in counter.app.requests[0][2])
+
+
 def test_what_is_delivered_is_what_is_paid(counter):
     """With three events' worth, three come; then it asks for the voucher that would buy the next."""
     sells(counter, 10, at_once=4)
