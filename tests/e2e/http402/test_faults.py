@@ -21,6 +21,7 @@ from http402.gateway_process import MOST_UNITS, PRICE
 from microwallet.errors import OutcomeUnknown, PaymentRefused
 from microwallet.escrow.reader import EscrowReader
 from microwallet.http402.paying.transport import PayingTransport
+from microwallet.ledger.recent_sales import carry_over
 from microwallet.paying import limits_of, paying_client
 from microwallet.wallet import Wallet
 
@@ -163,7 +164,8 @@ def _words(purchase):
 
 
 def _read(home, channels, rows):
-    with Wallet.open(environment=home.environment) as wallet, wallet.ledger.database.read() as connection:
+    with Wallet.open(environment=home.environment) as wallet, wallet.ledger.database.write() as connection:
+        carry_over(connection)
 
         def table(name):
             cursor = connection.execute(f"SELECT * FROM {name}")
