@@ -5,6 +5,7 @@ draft-evm-session-00, sections "Open Payload (feePayer: true)" and "TopUp Payloa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -50,9 +51,10 @@ def hand_over(order: Handing, choice: Choice, signed: SignedDeposit) -> Steps[Fu
     from microwallet.payer.signed_deposit import await_signed
 
     account = order.client.account(signed.channel.descriptor.escrow_contract)
+    signer = order.signer(signed.channel)
     told: str | None = None
     try:
-        answer = yield from _handed(order, choice, signed)
+        answer = yield from _handed(choice, lambda challenge: signer.deposit(challenge, signed))
     except NotSent as error:
         told = f"the payee cannot be reached: {error}"
         if not signed.resumed:
@@ -77,19 +79,25 @@ def tell_again(order: Handing, choice: Choice, channel: PayerChannel, kind: Depo
     signed = signed_again(order.client.ledger, order.client.account, channel, kind)
     if signed is None:
         return False
-    with suppress(NotSent, NoAnswer):
-        yield from _handed(order, choice, signed)
+    signer = order.signer(signed.channel)
+    yield from tell(choice, lambda challenge: signer.deposit(challenge, signed))
     return True
 
 
-def _handed(order: Handing, choice: Choice, signed: SignedDeposit) -> Steps[Answer]:
-    """What the payee says; with a fresh challenge once more, as the first may be bound to a body."""
-    signer = order.signer(signed.channel)
-    answer = yield Sending(authorization=signer.deposit(choice.challenge, signed), is_head=True)
+def tell(choice: Choice, field_of: Callable[[Challenge], str]) -> Steps[None]:
+    """Send a credential that buys nothing; what comes of it shows with the voucher."""
+    with suppress(NotSent, NoAnswer):
+        yield from _handed(choice, field_of)
+
+
+def _handed(choice: Choice, field_of: Callable[[Challenge], str]) -> Steps[Answer]:
+    """What the payee says to a credential that comes by a HEAD; with a fresh challenge once more, as the
+    first may be bound to a body."""
+    answer = yield Sending(authorization=field_of(choice.challenge), is_head=True)
     if answer.status == 402:
         fresh = _same_offer(answer, choice.request)
         if fresh is not None:
-            answer = yield Sending(authorization=signer.deposit(fresh, signed), is_head=True)
+            answer = yield Sending(authorization=field_of(fresh), is_head=True)
     return answer
 
 

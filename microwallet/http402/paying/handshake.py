@@ -26,7 +26,7 @@ from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.exchange import Answer, Asked, NoAnswer, NotSent, Sending, Steps
 from microwallet.http402.paying.foreign_escrow import foreign_escrow
 from microwallet.http402.paying.funding import Funding, Preview
-from microwallet.http402.paying.handing_over import tell_again
+from microwallet.http402.paying.handing_over import tell, tell_again
 from microwallet.http402.paying.order import Held, Order
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import HttpPayment
@@ -263,8 +263,8 @@ class Handshake:
             return held
         highest = self._unseen(held, problem) if kind in _WANTS_MORE else None
         if highest is not None and self._first("highest"):
-            field = order.signer(held.channel).voucher(held.choice.challenge, highest)
-            yield from self._exchange(Sending(authorization=field, is_head=True))
+            signer = order.signer(held.channel)
+            yield from tell(held.choice, lambda challenge: signer.voucher(challenge, highest))
             return held
         return None
 

@@ -18,9 +18,9 @@ from microwallet.errors import AmountExceedsDeposit, ChannelNotOpen, LedgerBusy,
 from microwallet.http402.paying.choice import Choice
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.credentials import Signer
-from microwallet.http402.paying.exchange import Asked, Sending, Steps
+from microwallet.http402.paying.exchange import Asked, Steps
 from microwallet.http402.paying.funding import Funded, Funding, ToldTopUp
-from microwallet.http402.paying.handing_over import hand_over
+from microwallet.http402.paying.handing_over import hand_over, tell
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import Books, HttpPayment, read_receipt
 from microwallet.ledger.deposits import DepositKind
@@ -220,11 +220,11 @@ class Order:
         """
         if funded.signed is not None:
             return (yield from hand_over(self, choice, funded.signed))
-        if funded.top_up is not None:
-            field = self.signer(funded.channel).top_up(
-                choice.challenge, funded.top_up.amount, funded.top_up.transaction_hash
+        if (told := funded.top_up) is not None:
+            signer = self.signer(funded.channel)
+            yield from tell(
+                choice, lambda challenge: signer.top_up(challenge, told.amount, told.transaction_hash)
             )
-            yield Sending(authorization=field, is_head=True)
         return funded
 
     def newest(self, channel: PayerChannel) -> PayerChannel:

@@ -31,6 +31,9 @@ class Upstream(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(b"ok\n")
 
+    def do_POST(self):
+        self.do_GET()
+
     def log_message(self, *_):
         """Nothing."""
 
@@ -185,3 +188,12 @@ def test_requests_beside_a_stream(alice, bob, shop):
     assert [str(one.amount) for one in payments] == ["0.009 USDC", *["0.001 USDC"] * 30]
     [(channel, spent, _)] = books(alice, "channels")
     assert [one[:2] for one in books(bob, "vouchers")] == [(channel, spent)]
+
+
+def test_requests_with_a_body_beyond_the_deposit(alice, bob, gateway):
+    """A challenge is bound to the body that was sent: the payee is told of a top-up all the same."""
+    words = ("fetch", "POST", gateway, "-d", "tea", "--deposit", "0.002 USDC", "--yes", "--json")
+    payments = [alice.run(*words).data["payment"] for _ in range(5)]
+    assert [one["deposit"] for one in payments] == ["2000", "2000", "4000", "4000", "6000"]
+    assert {one["channelId"] for one in payments} == {payments[0]["channelId"]}
+    assert books(alice, "channels") == books(bob, "vouchers")
