@@ -204,7 +204,7 @@ def test_it_outlasts_a_chain_that_cannot_be_asked(payee, payers, start, gate):
     assert watcher.rest(2) == []
     assert watcher.process.poll() is None
     gate.open()
-    assert watcher.next("closed")["captured"] == "3000000"
+    assert watcher.next("closed", seconds=90)["captured"] == "3000000"
 
 
 def test_it_starts_without_a_chain(payee, payers, start, gate):
