@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,17 +76,21 @@ class Desktop:
     """A home beside a Secret Service; no password file, no terminal."""
 
     environment: Mapping[str, str]
+    program: Path
+    passed: tuple[int, ...]
+    """What the program must inherit."""
 
     def run(self, *arguments: object, password: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run `microwallet ARGUMENTS`; `password` is that of encrypted files, by file descriptor."""
-        flags, descriptors = [], []
+        command, flags, descriptors = [str(self.program)], [], list(self.passed)
         if password is not None:
             reader, writer = os.pipe()
             os.write(writer, password.encode())
             os.close(writer)
+            command = [sys.executable, "-m", "microwallet"]
             flags, descriptors = ["--password-file", f"/dev/fd/{reader}"], [reader]
         done = subprocess.run(
-            [sys.executable, "-m", "microwallet", *(str(one) for one in arguments), *flags],
+            [*command, *(str(one) for one in arguments), *flags],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -94,7 +99,7 @@ class Desktop:
             pass_fds=descriptors,
             check=False,
         )
-        for descriptor in descriptors:
+        for descriptor in set(descriptors) - set(self.passed):
             os.close(descriptor)
         assert "Traceback" not in done.stderr
         return done
@@ -158,7 +163,16 @@ def bus() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def desktop(bus: dict[str, str]) -> Iterator[Desktop]:
+def make_desktop(home: Any, tmp_path: Path) -> Callable[[Mapping[str, str]], Desktop]:
+    """Makes a desktop of an environment."""
+    passed = home.install(tmp_path)
+    return lambda environment: Desktop(
+        environment=environment, program=tmp_path / "microwallet", passed=passed
+    )
+
+
+@pytest.fixture
+def desktop(bus: dict[str, str], make_desktop: Callable[[Mapping[str, str]], Desktop]) -> Iterator[Desktop]:
     """A home beside an unlocked Secret Service."""
     daemon = subprocess.Popen(
         ["gnome-keyring-daemon", "--foreground", "--unlock", "--components=secrets"],
@@ -172,7 +186,7 @@ def desktop(bus: dict[str, str]) -> Iterator[Desktop]:
         daemon.stdin.write(KEYRING_PASSWORD)
         daemon.stdin.close()
         daemon.stdin = None
-        desktop = Desktop(environment=bus)
+        desktop = make_desktop(bus)
         _wait_for(lambda: desktop.python("import keyring; print(keyring.get_keyring())"))
         yield desktop
     finally:
@@ -230,8 +244,9 @@ def test_a_key_in_the_keyring_is_exported_under_a_new_password(desktop: Desktop)
 
 def test_two_homes_keep_their_keys_apart(desktop: Desktop) -> None:
     """One Secret Service, the same name twice: two entries, each for its own."""
-    other = Desktop(
-        environment={**desktop.environment, "MICROWALLET_HOME": desktop.environment["HOME"] + "/other"}
+    other = dataclasses.replace(
+        desktop,
+        environment={**desktop.environment, "MICROWALLET_HOME": desktop.environment["HOME"] + "/other"},
     )
     ours, theirs = desktop.data("account", "create", "alice"), other.data("account", "create", "alice")
     assert ours["address"] != theirs["address"]
@@ -303,10 +318,12 @@ def test_ctrl_c_ends_the_wait_at_a_terminal(desktop: Desktop) -> None:
     assert "Traceback" not in child.before
 
 
-def test_a_bus_without_a_secret_service_is_no_keyring(bus: dict[str, str]) -> None:
+def test_a_bus_without_a_secret_service_is_no_keyring(
+    bus: dict[str, str], make_desktop: Callable[[Mapping[str, str]], Desktop]
+) -> None:
     """The file takes its place; so it does where there is no bus, or a dead one."""
     for address in ("unix:path=/nonexistent", ""):
-        desktop = Desktop(environment={**bus, "DBUS_SESSION_BUS_ADDRESS": address})
+        desktop = make_desktop({**bus, "DBUS_SESSION_BUS_ADDRESS": address})
         created = desktop.run("account", "create", "alice", "--json", password="pw")
         assert json.loads(created.stdout)["data"]["store"] == "file"
         assert "no OS keyring here" in created.stderr
@@ -321,7 +338,9 @@ def test_a_voucher_key_loads_without_a_search_for_back_ends(desktop: Desktop) ->
 
 def test_paying_with_a_key_in_the_keyring(desktop: Desktop, chain) -> None:
     """Open and pay without a password; locked, nothing is signed and nothing is lost."""
-    wallet = Desktop(environment={**desktop.environment, "MICROWALLET_RPC_URL": chain.rpc_url})
+    wallet = dataclasses.replace(
+        desktop, environment={**desktop.environment, "MICROWALLET_RPC_URL": chain.rpc_url}
+    )
     payee = "0x" + "44" * 20
     address = wallet.data("account", "create", "alice")["address"]
     chain.node.add_native(address, 10**18)
