@@ -131,8 +131,15 @@ class Delivery:
             self._gateway.in_hand.end(self._grant.channel.channel_id)
 
     async def _undo(self) -> None:
-        self._sold = self._kept = None
-        await self._gateway.till.undo(self._grant.sold.sale)
+        """Give it back, once: the voucher may have bought again by then. What is cancelled here goes on."""
+        sold, self._sold, self._kept = self._sold, None, None
+        if sold is None:
+            return
+        try:
+            await self._gateway.till.undo(sold.sale)
+        except Exception:
+            self._sold = sold
+            raise
 
     async def _keep(self, message: Message, kept: list[bytes]) -> None:
         kept.append(message.get("body", b""))

@@ -98,6 +98,39 @@ def test_what_fails_with_its_twin_costs_nothing(counter):
     assert (account.accepted, account.spent) == (1000, 0)
 
 
+def test_what_is_cancelled_while_it_is_given_back_gives_no_other_back(counter, monkeypatch):
+    """Some servers end a request whose client goes away: its voucher may have bought another by then."""
+    till, begun, gate, tasks = counter.gateway.till, asyncio.Event(), asyncio.Event(), []
+    give_back, served = till.undo, counter.app
+
+    async def app(scope, receive, send):
+        if not tasks:
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+        begun.set()
+        await gate.wait()
+        await served(scope, receive, send)
+
+    async def undo(sale):
+        await give_back(sale)
+        if not tasks:
+            tasks.append(asyncio.create_task(counter.asked(headers=fields)))
+            await begun.wait()
+            raise asyncio.CancelledError
+
+    async def scene():
+        fields["authorization"] = credential(PAYER, PAYER.pay(1000), only_challenge(await counter.asked()))
+        with pytest.raises(asyncio.CancelledError):
+            await counter.asked(headers=fields)
+        gate.set()
+        return await tasks[0]
+
+    fields = {}
+    counter.application._app = app
+    monkeypatch.setattr(till, "undo", undo)
+    assert asyncio.run(scene()).status_code == 200
+    assert counter.account(PAYER).spent == 1000
+
+
 def test_one_price_buys_no_endless_supply(counter):
     """An answer too large to be kept is made again when it got lost, with the same key, but not for ever."""
     counter.app.body = b"x" * 70_000
