@@ -31,6 +31,7 @@ class MeteredStream:
         self._receipt: dict[str, Any] | None = None
         self._reader = EventReader()
         self._repeats = 0
+        self._accepted = 0
         self._events = 0
         self.has_ended = False
         """Whether the server said by a receipt that this is all."""
@@ -89,7 +90,9 @@ class MeteredStream:
             raise MalformedMessage(f"the stream asks for a voucher of channel {needed.channel_id}, not ours")
         newest = self._purchases[-1]
         if needed.required_cumulative <= newest.cumulative_amount:
-            # It has not arrived yet, or it was lost.
+            # It has not arrived yet, or it was lost. Those of requests beside the stream may arrive first.
+            if needed.accepted_cumulative > self._accepted:
+                self._accepted, self._repeats = needed.accepted_cumulative, 0
             self._repeats += 1
             if self._repeats > _MOST_REPEATS:
                 raise PaymentRefused("the stream asks again and again for a voucher that it was given")
