@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from microwallet.domain.identifiers import ChannelId
-from microwallet.domain.money import Asset
 from microwallet.http402.charging.answers import KEPT_LIMIT, Answer, pack, receipt_headers
 from microwallet.http402.charging.asgi import Message, Send
+from microwallet.http402.charging.bill import Bill
 from microwallet.http402.charging.gateway import Gateway, Grant
 from microwallet.http402.charging.metering import EventMeter
 from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.routes import Unit
-from microwallet.http402.charging.sales import Sold
 from microwallet.http402.wire.events import EVENT_STREAM
 
 Fields = list[tuple[bytes, bytes]]
@@ -38,24 +36,9 @@ class Delivery:
         self._events: EventMeter | None = None
         self._kept: list[bytes] | None = None if grant.sold.sale.idempotency_key is None else []
         self._kept_size = 0
-        self._sold: Sold | None = grant.sold
+        self.bill = Bill(grant.channel, grant.sold)
         self._is_in_hand = True
         gateway.in_hand.begin(grant.channel.channel_id)
-
-    @property
-    def channel_id(self) -> ChannelId:
-        """The channel that pays."""
-        return self._grant.channel.channel_id
-
-    @property
-    def asset(self) -> Asset:
-        """What it is paid in."""
-        return self._grant.channel.asset
-
-    @property
-    def sold(self) -> Sold | None:
-        """What was sold, as it stands; None once it was given back."""
-        return self._sold if self._events is None else self._events.sold
 
     async def send(self, message: Message) -> None:
         """One message of the application. ClientGone once nobody listens to a stream any more."""
@@ -98,12 +81,14 @@ class Delivery:
         elif self._price.unit is not Unit.REQUEST:
             units = _units(told)
             if self._price.unit is Unit.HEADER or not is_stream:
-                self._sold = sold = await till.settle_cost(sold.sale, units * self._price.amount.base_units)
+                self.bill.sold = sold = await till.settle_cost(
+                    sold.sale, units * self._price.amount.base_units
+                )
         self._decided()
         if status < 400 and is_stream:
             fields = [field for field in fields if field[0] != b"content-length"]
             self._kept = None
-            self._events = EventMeter(till, self._grant, sold, self._send, self._request)
+            self._events = EventMeter(till, self._grant, sold, self.bill, self._send, self._request)
         self._status, self._fields = status, fields
         if status < 400:
             receipt = till.receipt(sold.account, self._grant.challenge_id, units=units)
@@ -132,13 +117,13 @@ class Delivery:
 
     async def _undo(self) -> None:
         """Give it back, once: the voucher may have bought again by then. What is cancelled here goes on."""
-        sold, self._sold, self._kept = self._sold, None, None
+        sold, self.bill.sold, self._kept = self.bill.sold, None, None
         if sold is None:
             return
         try:
             await self._gateway.till.undo(sold.sale)
         except Exception:
-            self._sold = sold
+            self.bill.sold = sold
             raise
 
     async def _keep(self, message: Message, kept: list[bytes]) -> None:

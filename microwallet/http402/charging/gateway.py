@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from microwallet.domain.identifiers import ChannelId, TxHash
@@ -185,10 +185,12 @@ class Gateway:
             known = self._known(voucher.channel_id, offer)
         else:
             known = await self._channel(credential, action, offer)
-        check_signature(known.digest, known.is_by_signer, voucher)
-        if not self._channels.is_fresh(known):
+        check = partial(check_signature, known.digest, known.is_by_signer, voucher)
+        is_close = isinstance(action, CloseAction)
+        if is_close or not self._channels.is_fresh(known):
+            check()  # before the chain is asked; else with those of others, which is faster
             await self._channels.freshen(known)
-        if isinstance(action, CloseAction):
+        if is_close:
             return await self._close(known, issued)
         issued.check_serves(known.channel_id)
         handover = Handover(
@@ -201,14 +203,15 @@ class Gateway:
             challenge_expires_at=None if issued.channel_id is not None else issued.expires_at,
         )
         if place.hands_over:
-            account = await self.till.take(handover)
+            account = await self.till.take(handover, check=check)
             issued.channel_id = known.channel_id
             return self._done(self.till.receipt(account, issued.challenge.id))
         if request.idempotency_keys:
             order = await _keyed_order(request, place.path, handover, offer.price)
         else:
             order = Order(handover, cost=offer.price.reserved, is_stream=offer.price.unit is Unit.EVENT)
-        sold = await self.till.sell(order, is_closing=known.channel_id in self._closing)
+        is_closing = known.channel_id in self._closing
+        sold = await self.till.sell(order, check=check, is_closing=is_closing)
         issued.channel_id = known.channel_id
         if sold.is_replay:
             return self._replayed(place.path, offer, sold, known, issued.challenge.id)

@@ -11,6 +11,7 @@ from microwallet.http402.charging.sales import StreamEnded
 from microwallet.http402.charging.store import SessionRows, SessionStore
 
 T = TypeVar("T")
+Check = Callable[[], None]
 _EXPECTED = (Refused, StreamEnded)
 """What work may raise without harm to the others in its transaction: it has changed nothing since."""
 
@@ -18,6 +19,10 @@ _IDLE_TURNS = 2
 """What the loop reads in one turn is worked on in the next."""
 _LARGEST = 64
 """Pieces of work that are committed without waiting for more."""
+
+
+def _nothing() -> None:
+    """No check."""
 
 
 class GroupCommit:
@@ -29,13 +34,17 @@ class GroupCommit:
 
     def __init__(self, store: SessionStore) -> None:
         self._store = store
-        self._waiting: list[tuple[Callable[[SessionRows], Any], asyncio.Future[Any]]] = []
+        self._waiting: list[tuple[Check, Callable[[SessionRows], Any], asyncio.Future[Any]]] = []
 
-    def run(self, work: Callable[[SessionRows], T]) -> asyncio.Future[T]:
-        """The result of `work` once it is durable; raises what it raises, or LedgerError."""
+    def run(self, work: Callable[[SessionRows], T], *, check: Check = _nothing) -> asyncio.Future[T]:
+        """The result of `work` once it is durable; raises what it raises, or LedgerError.
+
+        What `check` raises is raised too, and nothing is done then. All checks of a commit run one after the
+        other before its transaction: signatures that are verified in a row take two thirds of the time.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._waiting.append((work, future))
+        self._waiting.append((check, work, future))
         if len(self._waiting) == 1:
             loop.call_soon(self._gather, 0, 0)
         return future
@@ -51,20 +60,36 @@ class GroupCommit:
 
     def _commit(self) -> None:
         waiting, self._waiting = self._waiting, []
+        good = [(work, future) for check, work, future in waiting if _passes(check, future)]
+        if not good:
+            return
         outcomes: list[tuple[Any, Exception | None]] = []
         try:
             with self._store.transaction() as rows:
-                for work, _ in waiting:
+                for work, _ in good:
                     try:
                         outcomes.append((work(rows), None))
                     except _EXPECTED as expected:
                         outcomes.append((None, expected))
         except Exception as error:  # noqa: BLE001  # nothing is durable: everybody is told
-            outcomes = [(None, error)] * len(waiting)
-        for (_, future), (result, refusal) in zip(waiting, outcomes, strict=True):
-            if future.cancelled():
-                continue
-            if refusal is None:
+            outcomes = [(None, error)] * len(good)
+        for (_, future), (result, failure) in zip(good, outcomes, strict=True):
+            if failure is not None:
+                _tell(future, failure)
+            elif not future.cancelled():
                 future.set_result(result)
-            else:
-                future.set_exception(refusal)
+
+
+def _passes(check: Check, future: asyncio.Future[Any]) -> bool:
+    """Whether a check raises nothing; what it does is told to whom it concerns."""
+    try:
+        check()
+    except Exception as error:  # noqa: BLE001
+        _tell(future, error)
+        return False
+    return True
+
+
+def _tell(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.cancelled():
+        future.set_exception(error)

@@ -10,6 +10,7 @@ import re
 
 from microwallet.errors import MalformedMessage
 from microwallet.http402.charging.asgi import Send
+from microwallet.http402.charging.bill import Bill
 from microwallet.http402.charging.gateway import Grant
 from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.routes import Unit
@@ -56,11 +57,13 @@ def is_charged(event: bytes) -> bool:
 class EventMeter:
     """Delivers one stream. Where the price is for something else, only the receipt comes on top."""
 
-    def __init__(self, till: Till, grant: Grant, sold: Sold, send: Send, request: Request) -> None:
+    def __init__(
+        self, till: Till, grant: Grant, sold: Sold, bill: Bill, send: Send, request: Request
+    ) -> None:
         self._till = till
         self._grant = grant
-        self.sold = sold
-        """As it stands."""
+        self._sold = sold
+        self._bill = bill
         self._send = send
         self._is_metered = grant.offer.price.unit is Unit.EVENT and not sold.is_replay
         self._prepaid = 1 if self._is_metered else 0
@@ -104,8 +107,8 @@ class EventMeter:
         self._prepaid -= paid
         if paid < wanted:
             try:
-                count, self.sold = await self._till.charge_units(
-                    self.sold,
+                count, sold = await self._till.charge_units(
+                    self._sold,
                     self._grant.offer.price.amount.base_units,
                     wanted=wanted - paid,
                     stream=self._grant.sold.account.stream,
@@ -113,12 +116,13 @@ class EventMeter:
             except StreamEnded:
                 await self._close()
                 raise ClientGone("the channel pays for this stream no more") from None
+            self._stands(sold)
             paid += count
         return paid
 
     async def _await_voucher(self) -> None:
         """Ask for a voucher, and wait until one has come. ClientGone if none does."""
-        account, price = self.sold.account, self._grant.offer.price
+        account, price = self._sold.account, self._grant.offer.price
         needed = max(price.amount.base_units, account.accepted + price.min_voucher_delta - account.spent)
         need = NeedVoucher(
             channel_id=account.channel_id,
@@ -146,12 +150,15 @@ class EventMeter:
         if self._is_metered and self._units == 0:
             await self._give_back()
         units = self._units if self._is_metered else None
-        receipt = self._till.receipt(self.sold.account, self._grant.challenge_id, units=units)
+        receipt = self._till.receipt(self._sold.account, self._grant.challenge_id, units=units)
         await self._write(encode_event(RECEIPT, receipt.to_object()))
         await self._send({"type": "http.response.body", "body": b""})
 
+    def _stands(self, sold: Sold) -> None:
+        self._sold = self._bill.sold = sold
+
     async def _give_back(self) -> None:
-        self.sold = await self._till.settle_cost(self._grant.sold.sale, 0)
+        self._stands(await self._till.settle_cost(self._grant.sold.sale, 0))
 
     async def _write(self, content: bytes) -> None:
         await self._send({"type": "http.response.body", "body": content, "more_body": True})

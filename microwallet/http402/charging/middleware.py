@@ -16,8 +16,8 @@ from microwallet.http402.charging.metering import ClientGone
 from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.routes import Unit
 
-DELIVERY = "microwallet.delivery"
-"""Where the scope of a paid request holds its Delivery, for whoever stands before the middleware."""
+BILL = "microwallet.bill"
+"""Where the scope of a paid request holds its Bill, for whoever stands before the middleware."""
 
 
 class PaymentMiddleware:
@@ -41,7 +41,8 @@ class PaymentMiddleware:
         if isinstance(outcome, Answer):
             await send_answer(outcome, send, with_body=request.method != "HEAD")
         elif isinstance(outcome, Grant):
-            delivery = scope[DELIVERY] = Delivery(self._gateway, outcome, send, request)
+            delivery = Delivery(self._gateway, outcome, send, request)
+            scope[BILL] = delivery.bill
             try:
                 await self._app(_paid_scope(request, outcome), request.receive, delivery.send)
             except ClientGone:

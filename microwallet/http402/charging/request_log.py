@@ -12,9 +12,9 @@ from typing import Any
 
 from microwallet.domain.money import format_units
 from microwallet.http402.charging.asgi import Application, Message, Receive, Scope, Send
-from microwallet.http402.charging.delivery import Delivery
+from microwallet.http402.charging.bill import Bill
 from microwallet.http402.charging.line_log import Details
-from microwallet.http402.charging.middleware import DELIVERY
+from microwallet.http402.charging.middleware import BILL
 
 PATH_LIMIT = 512
 """Characters of a path."""
@@ -59,11 +59,11 @@ def _described(scope: Scope, status: int | None, error: BaseException | None, se
         "status": status,
         "ms": round(seconds * 1000, 1),
     }
-    delivery: Delivery | None = scope.get(DELIVERY)
-    if delivery is not None:
-        sold, asset = delivery.sold, delivery.asset
+    bill: Bill | None = scope.get(BILL)
+    if bill is not None:
+        sold, asset = bill.sold, bill.channel.asset
         details |= {
-            "channelId": delivery.channel_id,
+            "channelId": bill.channel.channel_id,
             "cost": "0" if sold is None or sold.is_replay else str(sold.sale.cost),
             "asset": asset.symbol,
             "decimals": asset.decimals,

@@ -9,7 +9,7 @@ from contextlib import suppress
 from microwallet.domain.identifiers import ChainId, ChannelId
 from microwallet.domain.session import Sale, SessionAccount
 from microwallet.http402.charging import sales
-from microwallet.http402.charging.group_commit import GroupCommit
+from microwallet.http402.charging.group_commit import Check, GroupCommit
 from microwallet.http402.charging.sales import Handover, Order, Sold
 from microwallet.http402.charging.store import SessionStore
 from microwallet.http402.wire.receipt import SessionReceipt
@@ -27,16 +27,18 @@ class Till:
         self._clock = clock
         self._news: dict[ChannelId, asyncio.Event] = {}
 
-    def sell(self, order: Order, *, is_closing: bool) -> Awaitable[Sold]:
+    def sell(self, order: Order, *, check: Check, is_closing: bool) -> Awaitable[Sold]:
         """Accept an order's voucher and charge its cost, or find what was sold before; may raise Refused.
 
-        Where `is_closing`, only what was sold before is found.
+        `check` is of the voucher. Where `is_closing`, only what was sold before is found.
         """
-        return self._commit.run(lambda rows: sales.sell(rows, order, self._clock(), is_closing=is_closing))
+        return self._commit.run(
+            lambda rows: sales.sell(rows, order, self._clock(), is_closing=is_closing), check=check
+        )
 
-    async def take(self, handover: Handover) -> SessionAccount:
-        """Accept a voucher that buys nothing by itself; may raise Refused."""
-        account = await self._commit.run(lambda rows: sales.take(rows, handover, self._clock()))
+    async def take(self, handover: Handover, *, check: Check) -> SessionAccount:
+        """Accept a voucher that buys nothing by itself; may raise Refused. `check` is of the voucher."""
+        account = await self._commit.run(lambda rows: sales.take(rows, handover, self._clock()), check=check)
         if (news := self._news.pop(handover.channel_id, None)) is not None:
             news.set()
         return account
