@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -21,6 +22,8 @@ from microwallet.ledger.mark import Mark
 from microwallet.ledger.schema import APPLICATION_ID, MIGRATIONS
 
 BUSY_SECONDS = 30.0
+MARK_SECONDS = 0.1
+"""Between two marks of one connection that commits hundreds of times a second."""
 _RESTORE = (
     "move it and its -wal and -shm files away, put a backup in its place, then: microwallet channel sync"
 )
@@ -39,6 +42,9 @@ class Database:
         self.path = path
         self._connection = connection
         self._mark = mark
+        self._marked_at = float("-inf")
+        self._unmarked: int | None = None
+        """A generation that was committed so soon after the one before that it is not marked yet."""
 
     @classmethod
     def open(cls, path: Path, *, busy_seconds: float = BUSY_SECONDS, any_thread: bool = False) -> Self:
@@ -62,6 +68,8 @@ class Database:
 
     def close(self) -> None:
         """Close the connection; SQLite then folds its log into the file."""
+        if self._unmarked is not None:
+            self._mark.write(self._unmarked)
         with translated(self.path):
             self._connection.close()
 
@@ -85,13 +93,21 @@ class Database:
             self._connection.execute("COMMIT")
 
     @contextmanager
-    def write_vouchers(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction that signs or accepts vouchers: it counts, so a rollback is noticed."""
+    def write_vouchers(self, *, is_one_of_many: bool = False) -> Iterator[sqlite3.Connection]:
+        """A write transaction that signs or accepts vouchers: it counts, so that an older copy is noticed.
+
+        With `is_one_of_many`, one that is older by MARK_SECONDS.
+        """
         with self.write() as connection:
             yield connection
             connection.execute("UPDATE generation SET number = number + 1")
             number: int = connection.execute("SELECT number FROM generation").fetchone()[0]
-        self._mark.write(number)
+        now = time.monotonic()
+        if is_one_of_many and now < self._marked_at + MARK_SECONDS:
+            self._unmarked = number
+        else:
+            self._mark.write(number)
+            self._marked_at, self._unmarked = now, None
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 
-MOST_RECENT = 512
+MOST_RECENT = 256
 """Sales that are recent at most, but for those of one transaction."""
 
 
@@ -30,7 +30,7 @@ def carry_over(connection: sqlite3.Connection) -> None:
     connection.execute(
         """UPDATE vouchers SET authorized = r.authorized, spent = r.spent, stream = r.stream,
             signature = r.signature, accepted_at = r.created_at
-        FROM recent_sales AS r WHERE r.channel_id = vouchers.channel_id
-            AND r.position = (SELECT max(position) FROM recent_sales WHERE channel_id = r.channel_id)"""
+        FROM (SELECT channel_id, max(position), authorized, spent, stream, signature, created_at
+            FROM recent_sales GROUP BY channel_id) AS r WHERE r.channel_id = vouchers.channel_id"""
     )
     connection.execute("DELETE FROM recent_sales")

@@ -215,7 +215,7 @@ class Sessions:
     def transaction(self) -> Iterator[SessionRows]:
         """One transaction, durable when the block ends."""
         as_of, self._as_of = self._as_of, None
-        with self._database.write_vouchers() as connection:
+        with self._database.write_vouchers(is_one_of_many=True) as connection:
             others: int = connection.execute("PRAGMA data_version").fetchone()[0]
             if as_of != (others, connection.total_changes) or len(self._accounts) > ACCOUNTS_KEPT:
                 self._accounts.clear()

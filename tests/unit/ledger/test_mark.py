@@ -52,6 +52,23 @@ def test_a_copy_taken_before_a_payment_is_recognised(path):
     assert not knows_its_voucher(path)
 
 
+def test_many_transactions_in_a_row(path):
+    """A gateway marks ten times a second, and when it closes: a copy from before is recognised all the same."""
+    copy = path.read_bytes()
+    mark = Mark(path.with_suffix(".mark"))
+    with Ledger.open(path) as ledger:
+        before, marked = mark.read(), set()
+        for _ in range(200):
+            with ledger.sessions.transaction():
+                pass
+            marked.add(mark.read())
+        assert before + 1 in marked
+        assert len(marked) < 100
+    assert mark.read() == before + 200
+    path.write_bytes(copy)
+    assert not knows_its_voucher(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"abc", b"9" * 20, b"9" * 5000, b"\xff" * 20])
 def test_a_damaged_mark_harms_nothing(path, content):
     """It is written anew, and the ledger works; with the ledger gone it still says that there was one."""
