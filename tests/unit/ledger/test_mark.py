@@ -53,7 +53,7 @@ def test_a_copy_taken_before_a_payment_is_recognised(path):
 
 
 def test_many_transactions_in_a_row(path):
-    """A gateway marks ten times a second, and when it closes: a copy from before is recognised all the same."""
+    """A gateway marks ten times a second, and when it closes: a copy from before is recognised."""
     copy = path.read_bytes()
     mark = Mark(path.with_suffix(".mark"))
     with Ledger.open(path) as ledger:
