@@ -39,8 +39,8 @@ class GroupCommit:
     def run(self, work: Callable[[SessionRows], T], *, check: Check = _nothing) -> asyncio.Future[T]:
         """The result of `work` once it is durable; raises what it raises, or LedgerError.
 
-        What `check` raises is raised too, and nothing is done then. All checks of a commit run one after the
-        other before its transaction: signatures that are verified in a row take two thirds of the time.
+        What `check` raises is raised too, and nothing is done then. All checks of a commit run in a row,
+        before its transaction.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
