@@ -22,6 +22,9 @@ from microwallet.ledger.mark import Mark
 from microwallet.ledger.schema import APPLICATION_ID, MIGRATIONS
 
 BUSY_SECONDS = 30.0
+EAGER_SECONDS = 0.02
+"""For how long another process's transaction is waited for by looking again and again."""
+_LOOK_SECONDS = 0.0002
 MARK_SECONDS = 0.1
 """Between two marks of one connection that commits hundreds of times a second."""
 _RESTORE = (
@@ -38,8 +41,11 @@ def to_text(base_units: int) -> str:
 class Database:
     """One connection, of the thread that opened it. `write` is the only way to change anything."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, mark: Mark) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, mark: Mark, *, busy_seconds: float
+    ) -> None:
         self.path = path
+        self._busy_seconds = busy_seconds
         self._connection = connection
         self._mark = mark
         self._marked_at = float("-inf")
@@ -64,7 +70,7 @@ class Database:
             except BaseException:
                 connection.close()
                 raise
-        return cls(path, connection, mark)
+        return cls(path, connection, mark, busy_seconds=busy_seconds)
 
     def close(self) -> None:
         """Close the connection; SQLite then folds its log into the file."""
@@ -80,10 +86,13 @@ class Database:
         self.close()
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
+    def write(self, *, is_one_of_many: bool = False) -> Iterator[sqlite3.Connection]:
         """One durable write transaction: queues for other processes, commits at the end."""
         with translated(self.path):
-            self._connection.execute("BEGIN IMMEDIATE")
+            if is_one_of_many:
+                self._begin_soon()
+            else:
+                self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
             except BaseException:
@@ -98,7 +107,7 @@ class Database:
 
         With `is_one_of_many`, one that is older by MARK_SECONDS.
         """
-        with self.write() as connection:
+        with self.write(is_one_of_many=is_one_of_many) as connection:
             yield connection
             connection.execute("UPDATE generation SET number = number + 1")
             number: int = connection.execute("SELECT number FROM generation").fetchone()[0]
@@ -108,6 +117,24 @@ class Database:
         else:
             self._mark.write(number)
             self._marked_at, self._unmarked = now, None
+
+    def _begin_soon(self) -> None:
+        """Begin a transaction as soon as another process has ended its own, which takes a millisecond or two.
+
+        SQLite looks again after 1, 2, 5 and more milliseconds: too long for workers that share a ledger.
+        """
+        execute = self._connection.execute
+        last_look = time.monotonic() + EAGER_SECONDS
+        execute("PRAGMA busy_timeout = 0")
+        try:
+            while time.monotonic() < last_look:
+                with suppress(sqlite3.OperationalError):
+                    execute("BEGIN IMMEDIATE")
+                    return
+                time.sleep(_LOOK_SECONDS)
+        finally:
+            execute(f"PRAGMA busy_timeout = {int(self._busy_seconds * 1000)}")
+        execute("BEGIN IMMEDIATE")
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:

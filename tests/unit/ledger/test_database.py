@@ -6,11 +6,12 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
-from microwallet.errors import LedgerUnwritable
+from microwallet.errors import LedgerBusy, LedgerUnwritable
 from microwallet.ledger.database import Database
 
 PROCESSES, LEDGERS = 6, 25
@@ -86,3 +87,38 @@ def test_a_disk_that_fails_in_a_transaction(tmp_path, rows):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         write(database)
+
+
+@pytest.mark.parametrize("held_seconds", [0.005, 0.1])
+def test_a_gateway_waits_for_its_turn(tmp_path, held_seconds):
+    """Whether another connection ends its transaction soon or late; its patience is then as before."""
+    path = tmp_path / "ledger.sqlite3"
+    begun = threading.Event()
+
+    def hold():
+        with Database.open(path) as other, other.write():
+            begun.set()
+            time.sleep(held_seconds)
+
+    with Database.open(path) as database:
+        holder = threading.Thread(target=hold)
+        holder.start()
+        begun.wait()
+        with database.write_vouchers(is_one_of_many=True) as connection:
+            connection.execute("SELECT 1")
+        holder.join()
+        with database.read() as connection:
+            assert connection.execute("PRAGMA busy_timeout").fetchone() == (30_000,)
+
+
+def test_a_gateway_does_not_wait_for_ever(tmp_path):
+    """LedgerBusy once its patience is over."""
+    path = tmp_path / "ledger.sqlite3"
+    with (
+        Database.open(path) as other,
+        Database.open(path, busy_seconds=0.1) as database,
+        other.write(),
+        pytest.raises(LedgerBusy),
+        database.write_vouchers(is_one_of_many=True),
+    ):
+        raise AssertionError("two transactions at once")
