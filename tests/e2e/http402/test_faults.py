@@ -21,7 +21,6 @@ from http402.gateway_process import MOST_UNITS, PRICE
 from microwallet.errors import OutcomeUnknown, PaymentRefused
 from microwallet.escrow.reader import EscrowReader
 from microwallet.http402.paying.transport import PayingTransport
-from microwallet.ledger.recent_sales import carry_over
 from microwallet.paying import limits_of, paying_client
 from microwallet.wallet import Wallet
 
@@ -166,8 +165,7 @@ def _words(purchase):
 
 
 def _read(home, channels, rows):
-    with Wallet.open(environment=home.environment) as wallet, wallet.ledger.database.write() as connection:
-        carry_over(connection)
+    with Wallet.open(environment=home.environment) as wallet, wallet.ledger.database.read() as connection:
 
         def table(name):
             cursor = connection.execute(f"SELECT * FROM {name}")
