@@ -50,3 +50,5 @@ class Sale(NamedTuple):
     """Unix seconds."""
     repeats: int = 0
     """How often it is or was served again for the same price, as its answer is not kept."""
+    is_settled: bool = False
+    """Whether `cost` is what was used, where that is told after the service."""

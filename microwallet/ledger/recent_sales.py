@@ -23,8 +23,9 @@ def carry_over(connection: sqlite3.Connection) -> None:
     """Carry all recent sales over; for use in a write transaction."""
     connection.execute(
         """INSERT INTO sales (channel_id, cumulative_amount, cost, idempotency_key, fingerprint, answer,
-            created_at, repeats)
-        SELECT channel_id, cumulative_amount, cost, idempotency_key, fingerprint, answer, created_at, repeats
+            created_at, repeats, settled)
+        SELECT channel_id, cumulative_amount, cost, idempotency_key, fingerprint, answer, created_at, repeats,
+            settled
         FROM recent_sales ORDER BY channel_id, cumulative_amount"""
     )
     connection.execute(

@@ -181,6 +181,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT""",
     ),
     (
+        # Whether what a sale costs is what was used, and not what was reserved.
+        "ALTER TABLE sales ADD COLUMN settled INTEGER NOT NULL DEFAULT 1 CHECK (settled IN (0, 1))",
         # What was sold lately, in the order it was, each with the account of its channel after it: rows that
         # share their pages, for thousands of channels. Carried over into `sales` and `vouchers` now and then.
         f"""CREATE TABLE recent_sales (
@@ -196,7 +198,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             fingerprint BLOB,
             answer BLOB,
             created_at INTEGER NOT NULL,
-            repeats INTEGER NOT NULL DEFAULT 0
+            repeats INTEGER NOT NULL,
+            settled INTEGER NOT NULL
         ) STRICT""",
         "CREATE INDEX recent_sales_by_channel ON recent_sales (channel_id)",
         # What the payee has accepted and charged by now.

@@ -17,7 +17,9 @@ from microwallet.ledger.database import Database, to_text
 from microwallet.ledger.recent_sales import carry_over, carry_over_many
 from microwallet.ledger.vouchers import Accepted, Vouchers
 
-_SALE = "channel_id, cumulative_amount, cost, idempotency_key, fingerprint, answer, created_at, repeats"
+_SALE = (
+    "channel_id, cumulative_amount, cost, idempotency_key, fingerprint, answer, created_at, repeats, settled"
+)
 
 ACCOUNTS_KEPT = 20_000
 """Accounts that need not be read again while nobody else changes the ledger."""
@@ -104,7 +106,7 @@ class SessionRows:
         """Store a new sale; False, and nothing is stored, if its voucher has bought already."""
         self._carry_over()
         added = self._execute(
-            f"INSERT INTO sales ({_SALE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+            f"INSERT INTO sales ({_SALE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (channel_id, cumulative_amount) DO NOTHING",
             _values(sale),
         )
@@ -112,7 +114,7 @@ class SessionRows:
 
     def update_sale(self, sale: Sale) -> None:
         """Store what a sale costs."""
-        self._change(sale, "cost = ?", to_text(sale.cost))
+        self._change(sale, "cost = ?, settled = ?", to_text(sale.cost), int(sale.is_settled))
 
     def save_repeats(self, sale: Sale) -> None:
         """Store how often a sale is served again."""
@@ -144,7 +146,7 @@ class SessionRows:
         if self._sold:
             self._connection.executemany(
                 f"INSERT INTO recent_sales (authorized, spent, stream, signature, {_SALE})"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 self._sold,
             )
             self._sold.clear()
@@ -157,12 +159,12 @@ class SessionRows:
         self.flush()
         carry_over(self._connection)
 
-    def _change(self, sale: Sale, assignment: str, value: Any) -> None:
+    def _change(self, sale: Sale, assignments: str, *values: Any) -> None:
         """Change a sale where it is."""
         for table in ("recent_sales", "sales"):
             changed = self._execute(
-                f"UPDATE {table} SET {assignment} WHERE channel_id = ? AND cumulative_amount = ?",
-                (value, sale.channel_id, to_text(sale.cumulative_amount)),
+                f"UPDATE {table} SET {assignments} WHERE channel_id = ? AND cumulative_amount = ?",
+                (*values, sale.channel_id, to_text(sale.cumulative_amount)),
             )
             if changed.rowcount:
                 return
@@ -184,6 +186,7 @@ class SessionRows:
             answer=row[5],
             created_at=row[6],
             repeats=row[7],
+            is_settled=bool(row[8]),
         )
 
 
@@ -198,6 +201,7 @@ def _values(sale: Sale) -> tuple[Any, ...]:
         sale.answer,
         sale.created_at,
         sale.repeats,
+        int(sale.is_settled),
     )
 
 

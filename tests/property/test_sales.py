@@ -154,8 +154,14 @@ class Selling(RuleBasedStateMachine):
     @rule(data=st.data())
     def charge_less(self, data):
         amount = data.draw(st.sampled_from(self.reserved))
-        cost = data.draw(st.integers(0, self.sales[amount].cost))
-        self.sales[amount] = self.run_in(sales.settle_cost, self.sales[amount], cost).sale
+        reserved = data.draw(st.sampled_from([self.sales[amount].cost, 120]))  # as its request knows it
+        cost = data.draw(st.integers(0, reserved))
+        settled = self.run_in(sales.settle_cost, self.sales[amount]._replace(cost=reserved), cost).sale
+        if self.sales[amount].is_settled:
+            assert settled == self.sales[amount]
+        else:
+            assert settled.cost == min(cost, self.sales[amount].cost)
+        self.sales[amount] = settled
 
     @precondition(lambda self: self.stream is not None)
     @rule(price=st.integers(1, 50), wanted=st.integers(1, 9), is_old=st.booleans())

@@ -76,14 +76,13 @@ class Delivery:
             await self._send({**message, "headers": fields})
             return
         units = None
-        if sold.is_replay:
-            units = self._price.units_used(sold.sale.cost)
-        elif self._price.unit is not Unit.REQUEST:
+        if self._price.unit is not Unit.REQUEST:
             units = _units(told)
             if self._price.unit is Unit.HEADER or not is_stream:
-                self.bill.sold = sold = await till.settle_cost(
-                    sold.sale, units * self._price.amount.base_units
-                )
+                settled = await till.settle_cost(sold.sale, units * self._price.amount.base_units)
+                self.bill.sold = sold = sold._replace(sale=settled.sale, account=settled.account)
+        if sold.is_replay:
+            units = self._price.units_used(sold.sale.cost)
         self._decided()
         if status < 400 and is_stream:
             fields = [field for field in fields if field[0] != b"content-length"]

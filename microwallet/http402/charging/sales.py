@@ -119,12 +119,18 @@ def take(rows: SessionRows, handover: Handover, now: int) -> SessionAccount:
 
 
 def settle_cost(rows: SessionRows, sale: Sale, cost: int) -> Sold:
-    """Charge a sale `cost`, no more than was reserved for it, and give the rest back."""
-    account = give_back(_known(rows, sale.channel_id), sale.cost - cost)
+    """Charge a sale `cost`, no more than was reserved for it, and give the rest back: once, however often it
+    is served for one price."""
+    account = _known(rows, sale.channel_id)
+    current = rows.sale(sale.channel_id, sale.cumulative_amount) or sale
+    if current.is_settled:
+        return Sold(current, account)
+    cost = min(cost, current.cost)
+    account = give_back(account, current.cost - cost)
     rows.save(account)
-    sale = sale._replace(cost=cost)
-    rows.update_sale(sale)
-    return Sold(sale=sale, account=account)
+    settled = current._replace(cost=cost, is_settled=True)
+    rows.update_sale(settled)
+    return Sold(settled, account)
 
 
 def undo(rows: SessionRows, sale: Sale) -> None:

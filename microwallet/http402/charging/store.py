@@ -36,7 +36,7 @@ class SessionRows(Protocol):
         """Store a new sale by any voucher; False, and nothing is stored, if that has bought already."""
 
     def update_sale(self, sale: Sale) -> None:
-        """Store what a sale costs."""
+        """Store what a sale costs, and whether that is settled."""
 
     def save_repeats(self, sale: Sale) -> None:
         """Store how often a sale is served again."""

@@ -56,7 +56,7 @@ class Till:
 
     async def settle_cost(self, sale: Sale, cost: int) -> Sold:
         """Charge a sale for what was used, no more than was reserved."""
-        return await self._commit.run(lambda rows: sales.settle_cost(rows, sale, min(sale.cost, cost)))
+        return await self._commit.run(lambda rows: sales.settle_cost(rows, sale, cost))
 
     async def charge_units(self, sold: Sold, amount: int, *, wanted: int, stream: int) -> tuple[int, Sold]:
         """Charge a stream for its next units, as many as there is something for; may raise StreamEnded."""

@@ -739,6 +739,42 @@ def test_units_are_charged_and_hidden(sold_by):
     assert amounts(counter) == (1000, 70)
 
 
+def test_a_request_made_again_is_charged_what_it_used(sold_by):
+    """Though the first one fails, which was to tell it; and once, though both of them tell it."""
+    counter = sold_by(
+        {"path": "/**", "price": "10", "per": "header", "units-header": "X-Units", "max-units": 100}
+    )
+    challenge = counter.challenge()
+
+    async def twice(amount, first_status):
+        begun, fails = asyncio.Event(), asyncio.Event()
+
+        async def app(_scope, _receive, send):
+            is_first, status = not begun.is_set(), 200
+            begun.set()
+            if is_first:
+                await fails.wait()
+                status = first_status
+            headers = [(b"x-units", b"9" if is_first else b"7")]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": b"x" * 100_000})
+            fails.set()
+
+        counter.application = PaymentMiddleware(app, counter.gateway)
+        fields = {
+            "authorization": credential(PAYER, PAYER.pay(amount), challenge),
+            "idempotency-key": f"{amount}",
+        }
+        first = asyncio.create_task(counter.asked(headers=fields))
+        await begun.wait()
+        again = await counter.asked(headers=fields)
+        return (await first).status_code, receipt(again).units, receipt(again).spent
+
+    assert asyncio.run(twice(1000, 504)) == (504, 7, 70)
+    assert asyncio.run(twice(2000, 200)) == (200, 7, 140)
+    assert counter.account(PAYER).spent == 140
+
+
 @pytest.mark.parametrize("size", [10, 70_000])
 def test_the_same_key_says_again_how_many_units_were_used(sold_by, size):
     """Whether its answer was kept or is made again: sale and receipt are of what was used, not reserved."""
