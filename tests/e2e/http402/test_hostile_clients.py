@@ -207,7 +207,7 @@ def test_a_body_that_we_do_not_read_yet_may_wait(connect):
     connection = connect()
     connection.sendall(b"POST /slow HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\n")
     connection.sendall(b"x" * 100_000)
-    time.sleep(3 * SMALL.body_seconds)
+    time.sleep(2 * SMALL.body_seconds)
     connection.sendall(b"x" * 100_000)
     assert b"200 OK" in answer(connection)
 
