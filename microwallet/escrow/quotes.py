@@ -68,6 +68,9 @@ def quote(
     fees = suggested_fees(block, priority_fee, network=network, cap=cap, where=where)
     if balance <= call.value:
         raise _too_little(network, sender, balance, call.value + fees.cost(_PLAIN_TRANSFER))
+    if isinstance(gas, RpcError) and not isinstance(simulated, RpcError):
+        # Something that waits to be mined is in the way, and may never be mined.
+        (gas,) = rpc.try_batch([("eth_estimateGas", [request, "latest"])])
     # An idle local chain calls at the time of its last block, and estimates at that of its next one.
     refusals = (simulated, gas) if isinstance(gas, RpcError) else ()
     for answer in refusals:

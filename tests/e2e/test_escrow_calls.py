@@ -352,6 +352,24 @@ class TestDeployment:
         assert again["status"] == "deployed"
         assert "transactionHash" not in again
 
+    def test_while_another_deployment_is_on_its_way(self, chain, alice, bob):
+        """It is asked for as the chain stands: what waits to be mined may never be."""
+        chain.rpc.call("anvil_setCode", [chain.escrow_contract, "0x"])
+        chain.rpc.call("anvil_setNonce", [chain.escrow_contract, "0x0"])
+        chain.rpc.call("evm_setAutomine", [False])
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                deploying = pool.submit(alice.run, "escrow", "deploy", "--yes", "--json")
+                deadline = time.monotonic() + 30
+                while chain.rpc.call("txpool_status")["pending"] != "0x1" and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                asked = bob.run("escrow", "deploy", "--dry-run", "--json")
+                chain.rpc.call("evm_mine")
+        finally:
+            chain.rpc.call("evm_setAutomine", [True])
+        assert asked.data["dryRun"] is True
+        assert deploying.result().data["status"] == "deployed"
+
     def test_whoever_is_first_deploys_it_for_all(self, chain, alice, bob):
         """At the same moment, twice from one home and from another: it is there, so all have succeeded."""
         chain.rpc.call("anvil_setCode", [chain.escrow_contract, "0x"])
