@@ -105,7 +105,7 @@ class SignerCheck:
         Recovers the key rather than verifying against a known one: the escrow recovers too, and a
         flipped `v` passes verification but not recovery.
         """
-        public_key = _recover(digest, signature)
+        public_key = recover(digest, signature)
         raw = ffi.buffer(public_key)
         if raw == self._public_key:
             return True
@@ -115,13 +115,11 @@ class SignerCheck:
         return True
 
 
-def recover(digest: bytes, signature: bytes) -> PublicKey:
-    """Public key that made `signature`; SignatureError unless it is 65 bytes, low s, v 27 or 28."""
-    return PublicKey(_recover(digest, signature))
+def recover(digest: bytes, signature: bytes) -> Any:
+    """The public key that made `signature`, as libsecp256k1 has it in memory.
 
-
-def _recover(digest: bytes, signature: bytes) -> Any:
-    """The public key as libsecp256k1 has it in memory."""
+    SignatureError unless the signature is 65 bytes, low s, v 27 or 28.
+    """
     if len(signature) != SIGNATURE_LENGTH:
         raise SignatureError(f"a signature has {SIGNATURE_LENGTH} bytes, this one {len(signature)}")
     if signature[32:64] > _HALF_ORDER:
