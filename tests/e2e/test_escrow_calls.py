@@ -6,6 +6,7 @@ import itertools
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -324,6 +325,25 @@ class TestTokenFeatures:
         assert features.receive_with_authorization
 
 
+@contextmanager
+def without_escrow(chain):
+    """A chain on which nobody has deployed it, and nothing is mined unless that is asked for."""
+    chain.rpc.call("anvil_setCode", [chain.escrow_contract, "0x"])
+    chain.rpc.call("anvil_setNonce", [chain.escrow_contract, "0x0"])
+    chain.rpc.call("evm_setAutomine", [False])
+    try:
+        yield
+    finally:
+        chain.rpc.call("evm_setAutomine", [True])
+
+
+def await_pending(chain, count):
+    """Wait until so many transactions wait to be mined."""
+    deadline = time.monotonic() + 30
+    while chain.rpc.call("txpool_status")["pending"] != count and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 class TestDeployment:
     @pytest.fixture
     def bare(self, anvil):
@@ -354,39 +374,22 @@ class TestDeployment:
 
     def test_while_another_deployment_is_on_its_way(self, chain, alice, bob):
         """It is asked for as the chain stands: what waits to be mined may never be."""
-        chain.rpc.call("anvil_setCode", [chain.escrow_contract, "0x"])
-        chain.rpc.call("anvil_setNonce", [chain.escrow_contract, "0x0"])
-        chain.rpc.call("evm_setAutomine", [False])
-        try:
-            with ThreadPoolExecutor(1) as pool:
-                deploying = pool.submit(alice.run, "escrow", "deploy", "--yes", "--json")
-                deadline = time.monotonic() + 30
-                while chain.rpc.call("txpool_status")["pending"] != "0x1" and time.monotonic() < deadline:
-                    time.sleep(0.05)
-                asked = bob.run("escrow", "deploy", "--dry-run", "--json")
-                chain.rpc.call("evm_mine")
-        finally:
-            chain.rpc.call("evm_setAutomine", [True])
+        with without_escrow(chain), ThreadPoolExecutor(1) as pool:
+            deploying = pool.submit(alice.run, "escrow", "deploy", "--yes", "--json")
+            await_pending(chain, "0x1")
+            asked = bob.run("escrow", "deploy", "--dry-run", "--json")
+            chain.rpc.call("evm_mine")
         assert asked.data["dryRun"] is True
         assert deploying.result().data["status"] == "deployed"
 
     def test_whoever_is_first_deploys_it_for_all(self, chain, alice, bob):
         """At the same moment, twice from one home and from another: it is there, so all have succeeded."""
-        chain.rpc.call("anvil_setCode", [chain.escrow_contract, "0x"])
-        chain.rpc.call("anvil_setNonce", [chain.escrow_contract, "0x0"])
-        chain.rpc.call("evm_setAutomine", [False])
-        try:
-            with ThreadPoolExecutor(3) as pool:
-                deploying = [
-                    pool.submit(home.run, "escrow", "deploy", "--yes", "--json")
-                    for home in (alice, bob, alice)
-                ]
-                deadline = time.monotonic() + 30
-                while chain.rpc.call("txpool_status")["pending"] != "0x2" and time.monotonic() < deadline:
-                    time.sleep(0.05)
-                chain.rpc.call("evm_mine")
-        finally:
-            chain.rpc.call("evm_setAutomine", [True])
+        with without_escrow(chain), ThreadPoolExecutor(3) as pool:
+            deploying = [
+                pool.submit(home.run, "escrow", "deploy", "--yes", "--json") for home in (alice, bob, alice)
+            ]
+            await_pending(chain, "0x2")
+            chain.rpc.call("evm_mine")
         assert [done.result().data["status"] for done in deploying] == ["deployed"] * 3
         count = [chain.rpc.call("eth_getTransactionCount", [home.address, "latest"]) for home in (alice, bob)]
         assert count == ["0x1", "0x1"]
