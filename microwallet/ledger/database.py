@@ -38,6 +38,11 @@ def to_text(base_units: int) -> str:
     return f"{base_units:039d}"
 
 
+def count_change(connection: sqlite3.Connection) -> None:
+    """Let other processes know that they have to read again what they remember of the ledger."""
+    connection.execute("UPDATE generation SET changes = changes + 1")
+
+
 class Database:
     """One connection, of the thread that opened it. `write` is the only way to change anything."""
 
@@ -87,19 +92,26 @@ class Database:
 
     @contextmanager
     def write(self, *, is_one_of_many: bool = False) -> Iterator[sqlite3.Connection]:
-        """One durable write transaction: queues for other processes, commits at the end."""
+        """One durable write transaction: queues for other processes, commits at the end.
+
+        It counts as a change of the ledger; with `is_one_of_many` whoever writes sees to that.
+        """
+        connection = self._connection
         with translated(self.path):
             if is_one_of_many:
                 self._begin_soon()
             else:
-                self._connection.execute("BEGIN IMMEDIATE")
+                connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self._connection
+                before = connection.total_changes
+                yield connection
+                if not is_one_of_many and connection.total_changes != before:
+                    count_change(connection)
             except BaseException:
-                if self._connection.in_transaction:  # SQLite ends it itself where the disk fails
-                    self._connection.execute("ROLLBACK")
+                if connection.in_transaction:  # SQLite ends it itself where the disk fails
+                    connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
+            connection.execute("COMMIT")
 
     @contextmanager
     def write_vouchers(self, *, is_one_of_many: bool = False) -> Iterator[sqlite3.Connection]:
@@ -109,8 +121,9 @@ class Database:
         """
         with self.write(is_one_of_many=is_one_of_many) as connection:
             yield connection
-            connection.execute("UPDATE generation SET number = number + 1")
-            number: int = connection.execute("SELECT number FROM generation").fetchone()[0]
+            number: int = connection.execute(
+                "UPDATE generation SET number = number + 1 RETURNING number"
+            ).fetchone()[0]
         now = time.monotonic()
         if is_one_of_many and now < self._marked_at + MARK_SECONDS:
             self._unmarked = number

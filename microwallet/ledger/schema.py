@@ -213,4 +213,73 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             FROM vouchers AS v LEFT JOIN recent_sales AS r ON r.position =
                 (SELECT max(position) FROM recent_sales WHERE channel_id = v.channel_id)""",
     ),
+    (
+        # The recent sales of the form before are carried over for the last time.
+        """INSERT INTO sales (channel_id, cumulative_amount, cost, idempotency_key, fingerprint, answer,
+                created_at, repeats, settled)
+            SELECT channel_id, cumulative_amount, cost, idempotency_key, fingerprint, answer, created_at,
+                repeats, settled
+            FROM recent_sales""",
+        """UPDATE vouchers SET authorized = r.authorized, spent = r.spent, stream = r.stream,
+                signature = r.signature, accepted_at = r.created_at
+            FROM (SELECT channel_id, max(position), authorized, spent, stream, signature, created_at
+                FROM recent_sales GROUP BY channel_id) AS r WHERE r.channel_id = vouchers.channel_id""",
+        # What the payee sold, in the order it did, so that what is sold together shares its pages. A sale by
+        # the best voucher of its channel holds what was spent after it, and the channel's stream.
+        f"""CREATE TABLE sales_in_order (
+            position INTEGER PRIMARY KEY,
+            channel_id TEXT NOT NULL,
+            {_amount("cumulative_amount")},
+            {_amount("cost")},
+            idempotency_key TEXT,
+            fingerprint BLOB,
+            answer BLOB,
+            created_at INTEGER NOT NULL,
+            repeats INTEGER NOT NULL,
+            settled INTEGER NOT NULL CHECK (settled IN (0, 1)),
+            spent TEXT CHECK (length(spent) = 39 AND spent NOT GLOB '*[^0-9]*'),
+            stream INTEGER,
+            signature BLOB,
+            CHECK ((spent IS NULL) = (signature IS NULL) AND (spent IS NULL) = (stream IS NULL))
+        ) STRICT""",
+        """INSERT INTO sales_in_order (channel_id, cumulative_amount, cost, idempotency_key, fingerprint,
+                answer, created_at, repeats, settled)
+            SELECT channel_id, cumulative_amount, cost, idempotency_key, fingerprint, answer, created_at,
+                repeats, settled
+            FROM sales ORDER BY created_at, channel_id, cumulative_amount""",
+        "DROP VIEW current_vouchers",
+        "DROP TABLE recent_sales",
+        "DROP TABLE sales",
+        "ALTER TABLE sales_in_order RENAME TO sales",
+        """CREATE UNIQUE INDEX sales_by_key ON sales (channel_id, idempotency_key)
+            WHERE idempotency_key IS NOT NULL""",
+        "CREATE INDEX sales_answered ON sales (created_at) WHERE answer IS NOT NULL",
+        # Where the sale of a voucher is, but for the recent ones: a commit would change a page for each.
+        """CREATE TABLE used_vouchers (
+            channel_id TEXT NOT NULL,
+            cumulative_amount TEXT NOT NULL,
+            position INTEGER NOT NULL,
+            PRIMARY KEY (channel_id, cumulative_amount)
+        ) STRICT, WITHOUT ROWID""",
+        "INSERT INTO used_vouchers SELECT channel_id, cumulative_amount, position FROM sales",
+        # How often something else was changed than by a sale, and the position up to which sales are counted
+        # in `vouchers` and found in `used_vouchers`.
+        "ALTER TABLE generation ADD COLUMN changes INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE generation ADD COLUMN carried_over INTEGER NOT NULL DEFAULT 0",
+        "UPDATE generation SET carried_over = coalesce((SELECT max(position) FROM sales), 0)",
+        """CREATE VIEW recent_accounts AS
+            SELECT channel_id, max(position), cumulative_amount AS authorized, spent, stream, signature,
+                created_at AS accepted_at
+            FROM sales WHERE position > (SELECT carried_over FROM generation) AND signature IS NOT NULL
+            GROUP BY channel_id""",
+        # What the payee has accepted and charged by now.
+        """CREATE VIEW current_vouchers AS
+            SELECT v.channel_id, v.payer, v.payee, v.token, v.salt, v.authorized_signer, v.escrow_contract,
+                v.chain_id, v.symbol, v.decimals, v.deposit, v.settled, v.close_requested_at, v.finalized,
+                coalesce(r.authorized, v.authorized) AS authorized, coalesce(r.spent, v.spent) AS spent,
+                coalesce(r.stream, v.stream) AS stream, coalesce(r.signature, v.signature) AS signature,
+                coalesce(r.accepted_at, v.accepted_at) AS accepted_at, v.as_of, v.created_at,
+                v.close_confirmed, v.closing, v.ended_closes
+            FROM vouchers AS v LEFT JOIN recent_accounts AS r USING (channel_id)""",
+    ),
 )

@@ -13,41 +13,50 @@ from typing import Any
 from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.session import Sale, SessionAccount
-from microwallet.ledger.database import Database, to_text
-from microwallet.ledger.recent_sales import carry_over, carry_over_many
+from microwallet.ledger.database import Database, count_change, to_text
+from microwallet.ledger.recent_sales import RecentSales
 from microwallet.ledger.vouchers import Accepted, Vouchers
 
 _SALE = (
     "channel_id, cumulative_amount, cost, idempotency_key, fingerprint, answer, created_at, repeats, settled"
 )
 
-ACCOUNTS_KEPT = 20_000
-"""Accounts that need not be read again while nobody else changes the ledger."""
+_ADD = (
+    f"INSERT INTO sales (position, {_SALE}, spent, stream, signature)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 class SessionRows:
-    """The rows inside one write transaction. `accounts` are as the rows are, as far as they are known."""
+    """The rows inside one write transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, accounts: dict[ChannelId, SessionAccount]) -> None:
+    def __init__(self, connection: sqlite3.Connection, recent: RecentSales) -> None:
         self._connection = connection
-        self._accounts = accounts
+        self._recent = recent
         self._sold: list[tuple[Any, ...]] = []
-        """Rows of recent sales to add."""
+        """Sales to add."""
+        self.has_changed = False
+        """Whether anything was done that others do not learn from the sales since."""
 
     def account(self, channel_id: ChannelId) -> SessionAccount | None:
         """The account of a channel, or None if the channel is not known."""
-        account = self._accounts.get(channel_id)
+        account = self._recent.accounts.get(channel_id)
         if account is not None:
             return account
         row = self._execute(
             """SELECT deposit, authorized, spent, stream, closing OR close_requested_at, finalized
-            FROM current_vouchers WHERE channel_id = ?""",
+            FROM vouchers WHERE channel_id = ?""",
             (channel_id,),
         ).fetchone()
         if row is None:
             return None
         deposit, authorized, spent, stream, is_closing, is_finalized = row
-        account = self._accounts[channel_id] = SessionAccount(
+        head = self._recent.heads.get(channel_id)
+        if head is not None:
+            authorized, spent, stream = self._execute(
+                "SELECT cumulative_amount, spent, stream FROM sales WHERE position = ?", (head,)
+            ).fetchone()
+        account = self._recent.accounts[channel_id] = SessionAccount(
             channel_id,
             int(deposit),
             int(authorized),
@@ -59,23 +68,22 @@ class SessionRows:
         return account
 
     def save(self, account: SessionAccount) -> None:
-        """Store `spent` and `stream` of an account: with the last of its recent sales, if there is one."""
-        self._accounts[account.channel_id] = account
-        last = "position = (SELECT max(position) FROM recent_sales WHERE channel_id = ?)"
-        for table, where in (("recent_sales", last), ("vouchers", "channel_id = ?")):
-            changed = self._execute(
-                f"UPDATE {table} SET spent = ?, stream = ? WHERE {where}",
-                (to_text(account.spent), account.stream, account.channel_id),
-            )
-            if changed.rowcount:
-                return
+        """Store `spent` and `stream` of an account: with the sale that holds it, if there is one."""
+        head = self._recent.heads.get(account.channel_id)
+        values = to_text(account.spent), account.stream
+        if head is None:
+            where = "vouchers SET spent = ?, stream = ? WHERE channel_id = ?"
+            self._change_account(account, where, (*values, account.channel_id))
+        else:
+            where = "sales SET spent = ?, stream = ? WHERE position = ?"
+            self._change_account(account, where, (*values, head))
 
     def save_voucher(self, account: SessionAccount, signature: bytes, *, now: int) -> None:
         """Store an account whose `accepted` rose, with the signature of the voucher."""
-        self._accounts[account.channel_id] = account
-        self._carry_over()
-        self._execute(
-            """UPDATE vouchers SET authorized = ?, spent = ?, stream = ?, signature = ?, accepted_at = ?
+        self.carry_over()
+        self._change_account(
+            account,
+            """vouchers SET authorized = ?, spent = ?, stream = ?, signature = ?, accepted_at = ?
             WHERE channel_id = ?""",
             (
                 to_text(account.accepted),
@@ -89,28 +97,26 @@ class SessionRows:
 
     def sale(self, channel_id: ChannelId, cumulative_amount: int) -> Sale | None:
         """What a voucher bought."""
-        return self._sale("cumulative_amount", channel_id, to_text(cumulative_amount))
+        return self._sale("position = ?", self._position(channel_id, cumulative_amount))
 
     def sale_by_key(self, channel_id: ChannelId, idempotency_key: str) -> Sale | None:
         """What was bought under an idempotency key."""
-        return self._sale("idempotency_key", channel_id, idempotency_key)
+        return self._sale("channel_id = ? AND idempotency_key = ?", channel_id, idempotency_key)
 
     def add_first_sale(self, sale: Sale, account: SessionAccount, signature: bytes) -> None:
         """Store a new sale by a voucher above all before, with its signature and the account after it."""
-        self._accounts[account.channel_id] = account
-        self._sold.append(
-            (to_text(account.accepted), to_text(account.spent), account.stream, signature, *_values(sale))
-        )
+        channel_id = account.channel_id
+        self._recent.accounts[channel_id] = account
+        position = self._recent.add(channel_id, account.accepted, is_head=True)
+        self._sold.append((position, *_values(sale), to_text(account.spent), account.stream, signature))
 
     def add_sale(self, sale: Sale) -> bool:
         """Store a new sale; False, and nothing is stored, if its voucher has bought already."""
-        self._carry_over()
-        added = self._execute(
-            f"INSERT INTO sales ({_SALE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (channel_id, cumulative_amount) DO NOTHING",
-            _values(sale),
-        )
-        return added.rowcount == 1
+        if self._position(sale.channel_id, sale.cumulative_amount) is not None:
+            return False
+        position = self._recent.add(sale.channel_id, sale.cumulative_amount, is_head=False)
+        self._sold.append((position, *_values(sale), None, None, None))
+        return True
 
     def update_sale(self, sale: Sale) -> None:
         """Store what a sale costs."""
@@ -126,9 +132,12 @@ class SessionRows:
 
     def remove_sale(self, sale: Sale) -> None:
         """Forget a sale that was given back: its voucher and its key can buy again."""
-        self._carry_over()
+        self.carry_over()
+        self.has_changed = True
+        position = self._position(sale.channel_id, sale.cumulative_amount)
+        self._execute("DELETE FROM sales WHERE position = ?", (position,))
         self._execute(
-            "DELETE FROM sales WHERE channel_id = ? AND cumulative_amount = ?",
+            "DELETE FROM used_vouchers WHERE channel_id = ? AND cumulative_amount = ?",
             (sale.channel_id, to_text(sale.cumulative_amount)),
         )
 
@@ -142,51 +151,58 @@ class SessionRows:
         return bool(row[0] == channel_id)
 
     def flush(self) -> None:
-        """Add the recent sales that are not yet among the rows."""
+        """Add the sales that are not yet among the rows."""
         if self._sold:
-            self._connection.executemany(
-                f"INSERT INTO recent_sales (authorized, spent, stream, signature, {_SALE})"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                self._sold,
-            )
+            self._connection.executemany(_ADD, self._sold)
             self._sold.clear()
+
+    def carry_over(self) -> None:
+        """Carry recent sales over."""
+        self.flush()
+        self._recent.carry_over(self._connection)
 
     def _execute(self, statement: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
         self.flush()
         return self._connection.execute(statement, values)
 
-    def _carry_over(self) -> None:
-        self.flush()
-        carry_over(self._connection)
+    def _change_account(self, account: SessionAccount, assignments: str, values: tuple[Any, ...]) -> None:
+        self._execute(f"UPDATE {assignments}", values)
+        self._recent.accounts[account.channel_id] = account
+        self.has_changed = True
 
     def _change(self, sale: Sale, assignments: str, *values: Any) -> None:
         """Change a sale where it is."""
-        for table in ("recent_sales", "sales"):
-            changed = self._execute(
-                f"UPDATE {table} SET {assignments} WHERE channel_id = ? AND cumulative_amount = ?",
-                (*values, sale.channel_id, to_text(sale.cumulative_amount)),
-            )
-            if changed.rowcount:
-                return
+        position = self._position(sale.channel_id, sale.cumulative_amount)
+        self._execute(f"UPDATE sales SET {assignments} WHERE position = ?", (*values, position))
 
-    def _sale(self, column: str, channel_id: ChannelId, value: str) -> Sale | None:
-        query = " UNION ALL ".join(
-            f"SELECT {_SALE} FROM {table} WHERE channel_id = ? AND {column} = ?"
-            for table in ("recent_sales", "sales")
-        )
-        row: tuple[Any, ...] | None = self._execute(query, (channel_id, value) * 2).fetchone()
+    def _position(self, channel_id: ChannelId, cumulative_amount: int) -> int | None:
+        """Where the sale of a voucher is, if it has bought."""
+        position = self._recent.positions.get((channel_id, cumulative_amount))
+        if position is None:
+            row = self._execute(
+                "SELECT position FROM used_vouchers WHERE channel_id = ? AND cumulative_amount = ?",
+                (channel_id, to_text(cumulative_amount)),
+            ).fetchone()
+            position = None if row is None else row[0]
+        return position
+
+    def _sale(self, where: str, *values: Any) -> Sale | None:
+        row: tuple[Any, ...] | None = self._execute(
+            f"SELECT {_SALE} FROM sales WHERE {where}", values
+        ).fetchone()
         if row is None:
             return None
+        channel_id, cumulative_amount, cost, key, fingerprint, answer, created_at, repeats, settled = row
         return Sale(
             channel_id=channel_id,
-            cumulative_amount=int(row[1]),
-            cost=int(row[2]),
-            idempotency_key=row[3],
-            fingerprint=row[4],
-            answer=row[5],
-            created_at=row[6],
-            repeats=row[7],
-            is_settled=bool(row[8]),
+            cumulative_amount=int(cumulative_amount),
+            cost=int(cost),
+            idempotency_key=key,
+            fingerprint=fingerprint,
+            answer=answer,
+            created_at=created_at,
+            repeats=repeats,
+            is_settled=bool(settled),
         )
 
 
@@ -211,23 +227,23 @@ class Sessions:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._vouchers = Vouchers(database)
-        self._accounts: dict[ChannelId, SessionAccount] = {}
-        self._as_of: tuple[int, int] | None = None
-        """What others, and this connection, had changed when `_accounts` were right."""
+        self._recent = RecentSales()
 
     @contextmanager
     def transaction(self) -> Iterator[SessionRows]:
         """One transaction, durable when the block ends."""
-        as_of, self._as_of = self._as_of, None
+        recent = self._recent
         with self._database.write_vouchers(is_one_of_many=True) as connection:
-            others: int = connection.execute("PRAGMA data_version").fetchone()[0]
-            if as_of != (others, connection.total_changes) or len(self._accounts) > ACCOUNTS_KEPT:
-                self._accounts.clear()
-            rows = SessionRows(connection, self._accounts)
+            changes = recent.refresh(connection)
+            rows = SessionRows(connection, recent)
             yield rows
             rows.flush()
-            carry_over_many(connection)
-        self._as_of = others, connection.total_changes
+            if rows.has_changed:
+                count_change(connection)
+                changes += 1
+            if recent.are_many:
+                rows.carry_over()
+        recent.keep(changes)
 
     def channel(self, channel_id: ChannelId) -> PayeeChannel | None:
         """A channel with its best voucher, or None."""
@@ -248,7 +264,6 @@ class Sessions:
     def forget_expired(self, *, now: int, answers_before: int) -> None:
         """Drop expired challenges, and answers kept for replays that are older."""
         with self._database.write() as connection:
-            carry_over(connection)
             connection.execute("DELETE FROM challenges WHERE expires_at < ?", (now,))
             connection.execute(
                 "UPDATE sales SET answer = NULL WHERE answer IS NOT NULL AND created_at < ?",

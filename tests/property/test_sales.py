@@ -52,6 +52,8 @@ class Selling(RuleBasedStateMachine):
         self.ledger.sessions.add_channel(channel, now=1)
         self.other = Ledger.open(Path(self.folder.name) / "ledger.sqlite3")
         """What another process has open."""
+        self.worker = self.ledger
+        """The process that sells."""
         self.is_closing = False
         self.accepted = 0
         self.spent_elsewhere = 0
@@ -71,7 +73,7 @@ class Selling(RuleBasedStateMachine):
     def run_in(self, work, *arguments, **options):
         """The result of work in one transaction of its own; a refusal commits what it did before."""
         refusal = None
-        with self.ledger.sessions.transaction() as rows:
+        with self.worker.sessions.transaction() as rows:
             try:
                 return work(rows, *arguments, **options)
             except (Refused, StreamEnded) as raised:
@@ -185,6 +187,11 @@ class Selling(RuleBasedStateMachine):
         self.run_in(SessionRows.keep_answer, self.sales[amount], b"answer")
         self.sales[amount] = self.sales[amount]._replace(answer=b"answer")
 
+    @rule()
+    def take_turns(self):
+        """From now on the other process sells."""
+        self.worker = self.ledger if self.worker is self.other else self.other
+
     @rule(is_other=st.booleans())
     def close_begins_or_ends(self, is_other):
         """Over the same connection or another one."""
@@ -220,7 +227,7 @@ class Selling(RuleBasedStateMachine):
     def books_are_right(self):
         if not hasattr(self, "ledger"):
             return
-        with self.ledger.sessions.transaction() as rows:
+        with self.worker.sessions.transaction() as rows:
             account = rows.account(CHANNEL.channel_id)
             for amount, sale in self.sales.items():
                 assert rows.sale(CHANNEL.channel_id, amount) == sale

@@ -25,8 +25,6 @@ from microwallet.paying import limits_of, paying_client
 from microwallet.wallet import Wallet
 
 HERE = Path(__file__).parent
-SOLD = """(SELECT channel_id, cumulative_amount, cost FROM sales
-    UNION ALL SELECT channel_id, cumulative_amount, cost FROM recent_sales)"""
 PATIENCE = 0.9
 """Seconds after which a late answer comes: the programs wait less."""
 
@@ -107,7 +105,7 @@ class Books:
 
     def __init__(self, alice, bob, log):
         self.channels, self.purchases = _read(alice, "channels", "purchases")
-        self.vouchers, self.sales = _read(bob, "current_vouchers", SOLD)
+        self.vouchers, self.sales = _read(bob, "current_vouchers", "sales")
         self.served = Counter(log.read_text().splitlines())
         self.by_key = {}
         for one in self.purchases:

@@ -9,8 +9,11 @@ from model import USDC, keyed
 
 from microwallet.domain.channel import NO_CHANNEL, PayeeChannel
 from microwallet.domain.session import Sale
+from microwallet.ledger import database, vouchers
+from microwallet.ledger.database import to_text
 from microwallet.ledger.ledger import Ledger
 from microwallet.ledger.recent_sales import MOST_RECENT
+from microwallet.ledger.schema import MIGRATIONS
 
 CHANNELS = [keyed(number) for number in (1, 2, 3)]
 EACH = MOST_RECENT // 2
@@ -22,18 +25,23 @@ def ledger(tmp_path):
     """A ledger with three channels that nothing was bought through."""
     with Ledger.open(tmp_path / "ledger.sqlite3") as opened:
         for one in CHANNELS:
-            channel = PayeeChannel(
-                channel_id=one.channel_id,
-                descriptor=one.descriptor,
-                asset=USDC,
-                state=replace(NO_CHANNEL, deposit=10_000),
-                authorized=0,
-                spent=0,
-                as_of=None,
-                signature=bytes(65),
-            )
-            opened.sessions.add_channel(channel, now=1)
+            add(opened, one)
         yield opened
+
+
+def add(ledger, one):
+    """Let a ledger know a channel."""
+    channel = PayeeChannel(
+        channel_id=one.channel_id,
+        descriptor=one.descriptor,
+        asset=USDC,
+        state=replace(NO_CHANNEL, deposit=10_000),
+        authorized=0,
+        spent=0,
+        as_of=None,
+        signature=bytes(65),
+    )
+    ledger.sessions.add_channel(channel, now=1)
 
 
 def sale(channel_id, number):
@@ -86,7 +94,79 @@ def test_a_recent_sale_changes_where_it_is(ledger):
         assert rows.account(channel_id).spent == 2
 
 
+def test_workers_take_turns(ledger):
+    """What one of two processes sells, accepts and gives back the other knows, recent or carried over."""
+    channel_id = CHANNELS[0].channel_id
+    with Ledger.open(ledger.database.path) as other:
+        workers = [ledger.sessions, other.sessions]
+        for number in range(1, 2 * MOST_RECENT + 10):
+            with workers[number % 2].transaction() as rows:
+                account = rows.account(channel_id)
+                assert (account.accepted, account.spent) == (number - 1, number - 1)
+                if number % 3:
+                    account = account._replace(accepted=number, spent=number)
+                    rows.add_first_sale(sale(channel_id, number), account, bytes(65))
+                else:
+                    rows.save_voucher(account._replace(accepted=number), bytes(65), now=1)
+                    rows.save(rows.account(channel_id)._replace(spent=number))
+                    assert rows.add_sale(sale(channel_id, number))
+            with workers[(number + number // 7) % 2].transaction() as rows:
+                assert not rows.add_sale(sale(channel_id, number))
+                if number % 5 == 0:
+                    rows.remove_sale(sale(channel_id, number))
+                    assert rows.sale(channel_id, number) is None
+
+
+def test_positions_are_never_used_again(ledger):
+    """A sale that follows one that was given back is not taken for one that is carried over."""
+    first, second = (one.channel_id for one in CHANNELS[:2])
+    for channel_id in (first, second):
+        with ledger.sessions.transaction() as rows:
+            account = rows.account(channel_id)._replace(accepted=5, spent=5)
+            rows.add_first_sale(sale(channel_id, 5), account, bytes(65))
+            if channel_id == first:
+                rows.remove_sale(sale(first, 5))
+    with Ledger.open(ledger.database.path) as other, other.sessions.transaction() as rows:
+        assert rows.sale(second, 5) == sale(second, 5)
+        assert rows.account(second).spent == 5
+    assert ledger.vouchers.get(second).spent == 5
+
+
+def test_sales_of_an_older_ledger(tmp_path, monkeypatch):
+    """Those that were carried over and those that were recent are found, and counted, as before."""
+    path = tmp_path / "ledger.sqlite3"
+    monkeypatch.setattr(database, "MIGRATIONS", MIGRATIONS[:3])
+    channel_id = CHANNELS[0].channel_id
+    with Ledger.open(path) as older:
+        with pytest.MonkeyPatch.context() as patch:  # what stores a channel now counts recent sales too
+            patch.setattr(vouchers, "carry_over", lambda _: None)
+            patch.setattr(database, "count_change", lambda _: None)
+            add(older, CHANNELS[0])
+        with older.database.write_vouchers(is_one_of_many=True) as connection:
+            connection.execute(
+                "INSERT INTO sales VALUES (?, ?, ?, 'k1', x'66', NULL, 1, 0, 1)",
+                (channel_id, to_text(1), to_text(1)),
+            )
+            connection.execute(
+                "INSERT INTO recent_sales VALUES (7, ?, ?, ?, 0, x'55', ?, ?, 'k2', x'66', x'61', 2, 1, 0)",
+                (channel_id, to_text(2), to_text(2), to_text(2), to_text(1)),
+            )
+    monkeypatch.undo()
+    with Ledger.open(path) as migrated, migrated.sessions.transaction() as rows:
+        account = rows.account(channel_id)
+        assert (account.accepted, account.spent) == (2, 2)
+        assert rows.sale(channel_id, 1) == sale(channel_id, 1)._replace(is_settled=True)
+        later = sale(channel_id, 2)._replace(answer=b"a", repeats=1)
+        assert rows.sale_by_key(channel_id, "k2") == later
+        assert migrated.vouchers.get(channel_id).signature == b"U"
+        rows.add_first_sale(sale(channel_id, 3), account._replace(accepted=3, spent=3), bytes(65))
+        assert rows.sale(channel_id, 3) == sale(channel_id, 3)
+        assert not rows.add_sale(sale(channel_id, 2))
+
+
 def recent(ledger):
     """How many sales are not carried over."""
     with ledger.database.read() as connection:
-        return connection.execute("SELECT count(*) FROM recent_sales").fetchone()[0]
+        return connection.execute(
+            "SELECT (SELECT count(*) FROM sales) - (SELECT count(*) FROM used_vouchers)"
+        ).fetchone()[0]
