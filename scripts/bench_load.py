@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
-SPIN_SECONDS = 0.002
-"""A request that is due sooner is waited for without sleep: sleep is a millisecond coarse."""
 STUCK_SECONDS = 30.0
 
 
@@ -136,8 +134,7 @@ def pace(connections: Sequence[Connection], seconds: float, rate: float) -> Load
                 started += 1
             wait = STUCK_SECONDS
             if idle and started < total:
-                wait = begun + started / rate - now
-                wait = 0 if wait < SPIN_SECONDS else wait - SPIN_SECONDS
+                wait = max(0.0, begun + started / rate - now)
             for key, _ in selector.select(wait):
                 if key.data.receive():
                     latencies.append(time.perf_counter() - key.data.due)
@@ -160,7 +157,7 @@ class _quiet:  # noqa: N801
         self._connections = connections
 
     def __enter__(self) -> selectors.BaseSelector:
-        self._selector = selectors.DefaultSelector()
+        self._selector = selectors.SelectSelector()  # others wait for whole milliseconds
         for connection in self._connections:
             self._selector.register(connection.socket, selectors.EVENT_READ, connection)
         gc.collect()
