@@ -14,6 +14,8 @@ from microwallet.domain.session import SessionAccount
 
 MOST_RECENT = 256
 """Sales that are recent at most, but for those of one transaction."""
+MOST_CHANNELS = 128
+"""Channels with recent sales at most: carrying each over takes its time, for which everybody waits."""
 ACCOUNTS_KEPT = 20_000
 """Accounts that need not be read again while nobody changes them elsewhere."""
 
@@ -56,7 +58,7 @@ class RecentSales:
     @property
     def are_many(self) -> bool:
         """Whether it is time to carry them over."""
-        return self._last - self._carried_over >= MOST_RECENT
+        return len(self.positions) >= MOST_RECENT or len(self.heads) >= MOST_CHANNELS
 
     def refresh(self, connection: sqlite3.Connection) -> int:
         """Learn what others did; how often there was a change is told.
