@@ -8,7 +8,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from microwallet.domain.identifiers import Address, ChannelId, TxHash
@@ -23,6 +23,7 @@ from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.fee_policy import FeePolicy, fee_policy
 from microwallet.http402.charging.gateway import Gateway
 from microwallet.http402.charging.health import HEALTH_PATH, Health
+from microwallet.http402.charging.in_hand import InHand
 from microwallet.http402.charging.middleware import PaymentMiddleware
 from microwallet.http402.charging.offers import Terms
 from microwallet.http402.charging.request_log import RequestLog
@@ -45,6 +46,8 @@ PAUSE_FACTOR = 20
 """At least so many times as long as a look takes: with ten thousand channels that is seconds of a core."""
 FINISH_SECONDS = 5.0
 """For how long an ending worker waits for a transaction to be mined."""
+IDLE_SECONDS = 2.0
+"""For how long channels that are being closed may still serve what was sold through them."""
 TIDY_SECONDS = 600.0
 ANSWERS_KEPT_SECONDS = 24 * 60 * 60
 """How long an answer is kept for the same request again."""
@@ -89,6 +92,7 @@ def work(
     listening: socket.socket,
     *,
     realm: str,
+    in_hand: InHand | None = None,
     tls: ssl.SSLContext | None = None,
     ready: Callable[[], None],
     emit: Log,
@@ -100,7 +104,7 @@ def work(
 
     `emit` tells what happens to channels, `log` each request.
     """
-    shop = Shop(wallet, assortment, realm=realm, emit=emit)
+    shop = Shop(wallet, assortment, realm=realm, in_hand=in_hand, emit=emit)
     grace = FINISH_SECONDS
     try:
         serve(
@@ -131,12 +135,14 @@ class Shop:
         assortment: Assortment,
         *,
         realm: str,
+        in_hand: InHand | None = None,
         emit: Log = lambda _event, _details: None,
     ) -> None:
         self._wallet = wallet
         self._routes = assortment.routes
         self._policy = assortment.policy
         self._emit = emit
+        self._in_hand = in_hand or InHand()
         self._store = wallet.ledger.sessions
         self._chain = Desk("chain", self._payee_chain, threads=CHAIN_THREADS)
         self._openings = Desk("openings", self._payee_chain, threads=CHAIN_THREADS)
@@ -161,6 +167,7 @@ class Shop:
             openings=self._openings,
             relay=self._relay,
             close_channel=self.close_channel,
+            in_hand=self._in_hand,
             clock=wallet.now,
         )
 
@@ -267,4 +274,5 @@ class Shop:
 
     def _settling(self) -> Settling:
         own = self._wallet.twin()
+        own.settlement.until_idle = partial(self._in_hand.wait, within=IDLE_SECONDS)
         return Settling(own.settlement, own.ledger.vouchers, self._policy, clock=own.now, emit=self._emit)

@@ -17,6 +17,7 @@ from microwallet.cli.serve_view import serve_line, unsettled, what_is_sold
 from microwallet.domain.ports import Quiet
 from microwallet.errors import UsageError
 from microwallet.http402.charging.asgi import Application
+from microwallet.http402.charging.in_hand import InHand
 from microwallet.http402.charging.line_log import LineLog, write_line
 from microwallet.http402.charging.listening import bind, tls_context, url_of
 from microwallet.http402.charging.proxy import ReverseProxy
@@ -90,6 +91,7 @@ def sell(
     url = url_of(settings, listening)
     for account in {wallet.account, wallet.relayer or wallet.account}:
         wallet.accounts.secret(account.name)  # a locked key is found out now, not when a close is due
+    in_hand = InHand(settings.workers)
     worker, code = Worker(number=0, is_first=True, parent=None), 0
     if settings.workers > 1:
         text = None if output.as_json else serve_line
@@ -98,6 +100,7 @@ def sell(
             _stopped(wallet, assortment, output)
             return role
         worker = role
+        in_hand.work_as(worker.number)
     emit, log = output.events(), output.requests()
 
     def listens() -> None:
@@ -115,6 +118,7 @@ def sell(
                 app,
                 listening,
                 realm=settings.realm or url.partition("//")[2],
+                in_hand=in_hand,
                 tls=tls,
                 ready=listens,
                 emit=emit,

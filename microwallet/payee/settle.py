@@ -49,6 +49,8 @@ class Settlement:
         self._now = now
         self._reporter = reporter
         self._relayer = relayer
+        self.until_idle: Callable[[Sequence[ChannelId]], None] = lambda _channel_ids: None
+        """Waits for what is being served through channels that take no vouchers any more."""
         self._unknown: dict[str, OutcomeUnknown] = {}
         """What holds captures back: by account that sent something, and by channel it was for."""
 
@@ -175,7 +177,9 @@ class Settlement:
         """Accept nothing through channels from before their capture is chosen until their fate is known."""
         self._end_closes()  # of a process that was killed
         if action is Action.CLOSE:
-            self._vouchers.begin_closes(item.channel.channel_id for item in planned)
+            closing = [item.channel.channel_id for item in planned]
+            self._vouchers.begin_closes(closing)
+            self.until_idle(closing)
         try:
             yield
         finally:

@@ -38,7 +38,6 @@ class Delivery:
         self._kept_size = 0
         self.bill = Bill(grant.channel, grant.sold)
         self._is_in_hand = True
-        gateway.in_hand.begin(grant.channel.channel_id)
 
     async def send(self, message: Message) -> None:
         """One message of the application. ClientGone once nobody listens to a stream any more."""

@@ -123,6 +123,7 @@ class Gateway:
         openings: Desk[PayeeChain] | None = None,
         relay: Desk[DepositRelay] | None = None,
         close_channel: Callable[[ChannelId], Awaitable[TxHash | None]] | None = None,
+        in_hand: InHand | None = None,
         clock: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
         self.terms = terms
@@ -134,7 +135,7 @@ class Gateway:
         self._opening = Opening(terms, self._channels, openings or chain, relay)
         self._close_channel = close_channel
         self._closing = Once[TxHash | None]()
-        self.in_hand = InHand()
+        self.in_hand = in_hand or InHand()
         self._challenges = ChallengeBook(terms.secrets, clock)
         self._offers = {
             id(route): offer_of(terms, route, route.price)
@@ -210,12 +211,18 @@ class Gateway:
             order = await _keyed_order(request, place.path, handover, offer.price)
         else:
             order = Order(handover, cost=offer.price.reserved, is_stream=offer.price.unit is Unit.EVENT)
-        is_closing = known.channel_id in self._closing
-        sold = await self.till.sell(order, check=check, is_closing=is_closing)
-        issued.channel_id = known.channel_id
-        if sold.is_replay:
-            return self._replayed(place.path, offer, sold, known, issued.challenge.id)
-        return Grant(place.path, offer, sold, known, issued.challenge.id)
+        self.in_hand.begin(known.channel_id)
+        outcome: Grant | Answer | None = None
+        try:
+            is_closing = known.channel_id in self._closing
+            sold = await self.till.sell(order, check=check, is_closing=is_closing)
+            issued.channel_id = known.channel_id
+            grant = Grant(place.path, offer, sold, known, issued.challenge.id)
+            outcome = self._replayed(grant) if sold.is_replay else grant
+            return outcome
+        finally:
+            if not isinstance(outcome, Grant):  # else its delivery ends it
+                self.in_hand.end(known.channel_id)
 
     async def _channel(
         self, credential: Credential, action: OpenAction | VoucherAction | CloseAction, offer: Offer
@@ -248,21 +255,20 @@ class Gateway:
             known.fitted = offer
         return known
 
-    def _replayed(
-        self, path: str, offer: Offer, sold: Sold, known: KnownChannel, challenge_id: str
-    ) -> Grant | Answer:
+    def _replayed(self, grant: Grant) -> Grant | Answer:
         """The same request again: answered as before, or served again where that harms nobody."""
+        sold = grant.sold
         if sold.sale.answer is not None:
             answer = unpack(sold.sale.answer)
             if answer.status >= 400:
                 return answer
-            units = offer.price.units_used(sold.sale.cost)
-            receipt = self.till.receipt(sold.account, challenge_id, units=units)
+            units = grant.offer.price.units_used(sold.sale.cost)
+            receipt = self.till.receipt(sold.account, grant.challenge_id, units=units)
             return Answer(
                 status=answer.status, headers=[*answer.headers, *receipt_headers(receipt)], body=answer.body
             )
         if sold.is_repeat:
-            return Grant(path, offer, sold, known, challenge_id)
+            return grant
         raise refused(
             ProblemType.OUTCOME_UNKNOWN,
             "this request was paid and begun before; what was answered is not kept, and it is not done again",
@@ -276,7 +282,7 @@ class Gateway:
         """Close with what was charged: any voucher rightly signed asks for it, the best one pays for it.
 
         What requests in hand will cost is waited for, as it cannot be given back later, and nothing is
-        sold meanwhile; those of other workers are not known here.
+        sold here meanwhile; nor is it by others once the close is being sent.
         """
         close = self._close_channel
         if close is None:
@@ -285,7 +291,6 @@ class Gateway:
         if not known.state.finalized:
 
             async def close_when_idle() -> TxHash | None:
-                await self.till.account(known.channel_id)  # what is being sold is in hand after it
                 await self.in_hand.none(known.channel_id, within=IN_HAND_SECONDS)
                 return await close(known.channel_id)
 

@@ -3,36 +3,58 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import mmap
+import time
+from collections.abc import Iterable
 
 from microwallet.domain.identifiers import ChannelId
 
+SLOTS = 2**16
+"""Counts of a worker. Channels that share one are waited for together, which harms nobody."""
+_COUNT_BYTES = 4
+_LOOK_SECONDS = 0.02
+"""Between two looks at what others have in hand."""
+
 
 class InHand:
-    """Counts them. One event loop uses it."""
+    """Counts them, in memory that is shared with the processes forked since: the workers of a gateway."""
 
-    def __init__(self) -> None:
-        self._counts: dict[ChannelId, int] = {}
-        self._waiting: dict[ChannelId, asyncio.Event] = {}
+    def __init__(self, workers: int = 1) -> None:
+        counts = memoryview(mmap.mmap(-1, workers * SLOTS * _COUNT_BYTES)).cast("i")
+        self._workers = [counts[at : at + SLOTS] for at in range(0, len(counts), SLOTS)]
+        self._own = self._workers[0]
+
+    def work_as(self, number: int) -> None:
+        """Count for the worker of this number, from 0; whoever had it before has died, with what it had."""
+        self._own = self._workers[number]
+        self._own[:] = memoryview(bytes(SLOTS * _COUNT_BYTES)).cast("i")
 
     def begin(self, channel_id: ChannelId) -> None:
-        """One more."""
-        self._counts[channel_id] = self._counts.get(channel_id, 0) + 1
+        """One more: before it is sold."""
+        self._own[_slot(channel_id)] += 1
 
     def end(self, channel_id: ChannelId) -> None:
         """One less: what it costs is certain."""
-        left = self._counts[channel_id] - 1
-        if left:
-            self._counts[channel_id] = left
-            return
-        del self._counts[channel_id]
-        if (waiting := self._waiting.pop(channel_id, None)) is not None:
-            waiting.set()
+        self._own[_slot(channel_id)] -= 1
+
+    def has(self, channel_id: ChannelId) -> bool:
+        """Whether any worker has one."""
+        slot = _slot(channel_id)
+        return any(counts[slot] for counts in self._workers)
 
     async def none(self, channel_id: ChannelId, *, within: float) -> None:
-        """Wait until a channel has none, for so many seconds at most."""
-        if channel_id in self._counts:
-            waiting = self._waiting.setdefault(channel_id, asyncio.Event())
-            with suppress(TimeoutError):
-                async with asyncio.timeout(within):
-                    await waiting.wait()
+        """Wait until no worker has one of a channel, for so many seconds at most."""
+        end = time.monotonic() + within
+        while self.has(channel_id) and time.monotonic() < end:  # noqa: ASYNC110  # other processes set no event
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def wait(self, channel_ids: Iterable[ChannelId], *, within: float) -> None:
+        """What `none` does, for a thread that closes several channels."""
+        end = time.monotonic() + within
+        for channel_id in channel_ids:
+            while self.has(channel_id) and time.monotonic() < end:
+                time.sleep(_LOOK_SECONDS)
+
+
+def _slot(channel_id: ChannelId) -> int:
+    return int(channel_id[-4:], 16)

@@ -557,6 +557,49 @@ def test_a_close_waits_for_requests_in_hand(counter, is_begun):
     assert counter.closed == [PAYER.channel_id]
 
 
+def test_a_close_waits_for_requests_of_other_workers(counter, tmp_path):
+    """What they turn out to cost is captured."""
+    other = Counter(tmp_path)
+    other.gateway.in_hand = counter.gateway.in_hand
+    first, second = counter.challenge(), counter.challenge()
+
+    async def close_meanwhile():
+        late = Late()
+        other.application = PaymentMiddleware(late, other.gateway)
+        headers = {"authorization": credential(PAYER, PAYER.pay(1000), first)}
+        request = asyncio.create_task(other.asked(headers=headers))
+        await late.begun.wait()
+        headers = {"authorization": credential(PAYER, PAYER.close(1000), second)}
+        closing = asyncio.create_task(counter.asked(headers=headers))
+        await asyncio.sleep(0.2)
+        assert counter.closed == []
+        late.gate.set()
+        assert (await request).status_code == 500
+        return await closing
+
+    other.chain.channels[PAYER.channel_id] = PAYER.state
+    answer = asyncio.run(close_meanwhile())
+    other.close()
+    assert (answer.status_code, receipt(answer).spent) == (200, 0)
+    assert counter.closed == [PAYER.channel_id]
+
+
+def test_what_is_not_sold_is_in_nobody_s_hand(counter):
+    """Refused, answered as before, made again or not known any more: no close need wait for it."""
+    counter.app.body = b"x" * 70_000
+    for method, key, amount in (("GET", "k", 1000), ("POST", "l", 2000)):
+        challenge = counter.challenge(method)
+        for _ in range(2):
+            headers = {"idempotency-key": key}
+            counter.pay(PAYER, PAYER.pay(amount), method, headers=headers, challenge=challenge)
+    counter.app.body = b"small"
+    for _ in range(2):
+        counter.pay(PAYER, PAYER.pay(3000), headers={"idempotency-key": "m"})
+    assert problem(counter.pay(PAYER, PAYER.pay(3500))) == "session/insufficient-balance"
+    assert len(counter.app.requests) == 4
+    assert not counter.gateway.in_hand.has(PAYER.channel_id)
+
+
 def test_nothing_is_sold_while_a_close_is_waited_for(counter):
     """It would be in nobody's hand when the close is sent; what was sold before is told again."""
     challenge, key = counter.challenge(), {"idempotency-key": "k"}

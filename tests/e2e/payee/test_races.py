@@ -12,6 +12,7 @@ from microwallet.domain.ports import SignedTransaction
 from microwallet.errors import KeyUnavailable, UsageError
 from microwallet.ledger.at_risk import money_at_risk
 from microwallet.ledger.ledger import Ledger
+from microwallet.payee.captures import Action, Selection
 from microwallet.payee.exclusive import claims_lock, exclusive
 from microwallet.wallet import Wallet
 
@@ -65,6 +66,27 @@ def test_nothing_is_accepted_behind_a_close(payee, payers, chain):
     assert payee.run("close", "--all", "--yes").data["channels"][0]["captured"] == "1000"
     told = json.loads(stream.communicate(opened.voucher(9_000_000).encode(), timeout=60)[0])["data"]
     assert told["rejectedByReason"] == {"channel-finalized": 1}
+
+
+def test_a_close_takes_what_is_left_once_all_is_served(payee, payers):
+    """What was sold before it began and not served is given back: nothing is sold meanwhile."""
+    opened, other = payers.open(payee.address), payers.open(payee.address)
+    payee.accept(opened.voucher(5_000), other.voucher(700))
+    with Wallet.open(environment=payee.home.environment) as wallet:
+
+        def serve(channel_ids):
+            assert set(channel_ids) == {opened.channel_id, other.channel_id}
+            with wallet.ledger.sessions.transaction() as rows:
+                account = rows.account(opened.channel_id)
+                assert account.is_closing
+                rows.save(account._replace(spent=2_000))
+
+        settlement = wallet.settlement
+        settlement.until_idle = serve
+        outcome = settlement.execute(Action.CLOSE, settlement.plan(Selection(action=Action.CLOSE)))
+    captured = {done.channel.channel_id: done.captured for done in outcome.channels}
+    assert captured == {opened.channel_id: 2_000, other.channel_id: 700}
+    assert payee.holds() == 2_700
 
 
 def test_a_close_that_failed_is_no_close(payee, payers, chain):
