@@ -223,11 +223,26 @@ class Counter:
         """A fresh challenge for a request."""
         return only_challenge(self.ask(method, path, **request))
 
-    def pay(self, payer, action, method="GET", path="/", *, challenge=None, headers=None, **request):
+    def pay(self, payer, action, method="GET", path="/", **request):
         """A request with a credential, for a fresh challenge unless one is given."""
-        challenge = challenge or self.challenge("GET" if method in ("HEAD", "POST") else method, path)
+        return asyncio.run(self.paid(payer, action, method, path, **request))
+
+    async def paid(self, payer, action, method="GET", path="/", *, challenge=None, headers=None, **request):
+        if challenge is None:
+            told = await self.asked("GET" if method in ("HEAD", "POST") else method, path)
+            challenge = only_challenge(told)
         fields = {"authorization": credential(payer, action, challenge), **(headers or {})}
-        return self.ask(method, path, headers=fields, **request)
+        return await self.asked(method, path, headers=fields, **request)
+
+
+PAYER = Payer()
+"""Whom the counters of the fixtures know."""
+
+
+def amounts(counter, payer=PAYER):
+    """What of a payer is accepted and spent."""
+    account = counter.account(payer)
+    return account.accepted, account.spent
 
 
 def credential(payer, action, challenge):

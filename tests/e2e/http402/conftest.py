@@ -1,10 +1,11 @@
-"""A payee that serves over HTTP on the local chain, and `fetch` as a test calls it."""
+"""A payee that serves over HTTP on the local chain, `fetch` as a test calls it, and counters that sell."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from counter import PAYER, Counter
 from http402.payee_double import Payee, payee_address, serving
 
 from microwallet.wallet import Wallet
@@ -59,3 +60,24 @@ def books(alice):
         return channels, [(row[0], int(row[1]), int(row[2]), row[3]) for row in purchases]
 
     return read
+
+
+@pytest.fixture
+def sold_by(tmp_path):
+    """Opens counters with routes, to a payer that they know."""
+    opened = []
+
+    def open_counter(*routes):
+        opened.append(Counter(tmp_path, routes))
+        opened[-1].know(PAYER)
+        return opened[-1]
+
+    yield open_counter
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def counter(sold_by):
+    """A counter that sells everything for 1000 base units."""
+    return sold_by({"path": "/**", "price": "1000"})

@@ -7,7 +7,7 @@ import logging
 import time
 
 import pytest
-from counter import Counter, Payer, credential, only_challenge, problem, receipt
+from counter import PAYER, Counter, Payer, credential, only_challenge, problem, receipt
 
 from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import TxHash, checksum_address
@@ -25,17 +25,7 @@ from microwallet.http402.wire.problems import Problem, ProblemType
 from microwallet.http402.wire.session_payload import payload_object
 from microwallet.http402.wire.session_request import SessionRequest
 
-PAYER = Payer()
 STRANGER = VoucherKey((99).to_bytes(32, "big"))
-
-
-@pytest.fixture
-def counter(tmp_path):
-    """A gateway that sells everything for 1000 base units, to a payer that it knows."""
-    opened = Counter(tmp_path)
-    opened.know(PAYER)
-    yield opened
-    opened.close()
 
 
 def rows_of(counter):
@@ -89,17 +79,13 @@ def test_a_challenge_that_no_client_could_take_is_not_offered(tmp_path, descript
         Counter(tmp_path, [{"path": "/tea", "method": "GET", "price": "1000", "description": description}])
 
 
-def test_the_longest_challenge_can_be_paid(tmp_path):
+def test_the_longest_challenge_can_be_paid(sold_by):
     """Its credential is longer than it is, and longer than the 4 KB that a server must take."""
-    counter = Counter(
-        tmp_path, [{"path": "/tea", "method": "GET", "price": "1000", "description": "☕" * 1000}]
-    )
-    counter.know(PAYER)
+    counter = sold_by({"path": "/tea", "method": "GET", "price": "1000", "description": "☕" * 1000})
     challenge = counter.challenge(path="/tea")
     assert 4096 < len(challenge.to_field().encode()) < CHALLENGE_LIMIT
     assert len(credential(PAYER, PAYER.pay(1000), challenge)) > CHALLENGE_LIMIT
     assert counter.pay(PAYER, PAYER.pay(1000), path="/tea", challenge=challenge).status_code == 200
-    counter.close()
 
 
 def test_what_is_unknown_in_a_credential_is_ignored(counter):
@@ -233,10 +219,10 @@ def test_what_is_not_confirmed_yet_may_be_tried_again(counter, monkeypatch):
 def test_one_credential_side_by_side_buys_once(counter):
     """Of ten requests with the same credential at once, one is served and charged."""
     challenge = counter.challenge()
-    headers = {"authorization": credential(PAYER, PAYER.pay(20_000), challenge)}
 
     async def at_once():
-        return await asyncio.gather(*(counter.asked(headers=headers) for _ in range(10)))
+        asked = (counter.paid(PAYER, PAYER.pay(20_000), challenge=challenge) for _ in range(10))
+        return await asyncio.gather(*asked)
 
     statuses = sorted(answer.status_code for answer in asyncio.run(at_once()))
     assert statuses == [200] + [402] * 9
@@ -249,8 +235,7 @@ def test_vouchers_side_by_side_are_counted_one_by_one(counter):
 
     async def at_once():
         asked = (
-            counter.asked(headers={"authorization": credential(PAYER, PAYER.pay(1000 * number), challenge)})
-            for number in range(1, 21)
+            counter.paid(PAYER, PAYER.pay(1000 * number), challenge=challenge) for number in range(1, 21)
         )
         return await asyncio.gather(*asked)
 

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 
 import pytest
-from counter import EURC, NOW, Counter, Payer, credential, only_challenge, problem, receipt
+from counter import EURC, NOW, PAYER, Payer, amounts, credential, only_challenge, problem, receipt
 
 from microwallet.domain.identifiers import checksum_address
 from microwallet.domain.voucher import VoucherKey
@@ -14,37 +14,6 @@ from microwallet.http402.charging.middleware import PaymentMiddleware
 from microwallet.http402.wire.body_digest import body_digest
 from microwallet.http402.wire.challenge import Challenge, offered_challenges
 from microwallet.http402.wire.encoding import base64url
-
-PAYER = Payer()
-
-
-@pytest.fixture
-def counter(tmp_path):
-    """A gateway that sells everything for 1000 base units, to a payer that it knows."""
-    opened = Counter(tmp_path)
-    opened.know(PAYER)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def sold_by(tmp_path):
-    """Makes a gateway with other routes."""
-    made = []
-
-    def make(*routes):
-        made.append(Counter(tmp_path, routes))
-        made[-1].know(PAYER)
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def amounts(counter, payer=PAYER):
-    account = counter.account(payer)
-    return account.accepted, account.spent
 
 
 def test_a_voucher_buys_a_request(counter):
@@ -539,13 +508,11 @@ def test_a_close_waits_for_requests_in_hand(counter, is_begun):
     async def close_meanwhile():
         late = Late()
         counter.application = PaymentMiddleware(late, counter.gateway)
-        headers = {"authorization": credential(PAYER, PAYER.pay(1000), first)}
-        request = asyncio.create_task(counter.asked(headers=headers))
+        request = asyncio.create_task(counter.paid(PAYER, PAYER.pay(1000), challenge=first))
         if is_begun:
             await late.begun.wait()
             assert counter.account(PAYER).spent == 1000
-        headers = {"authorization": credential(PAYER, PAYER.close(1000), second)}
-        closing = asyncio.create_task(counter.asked(headers=headers))
+        closing = asyncio.create_task(counter.paid(PAYER, PAYER.close(1000), challenge=second))
         await asyncio.sleep(0.2)
         assert counter.closed == []
         late.gate.set()
@@ -612,13 +579,13 @@ def test_nothing_is_sold_while_a_close_is_waited_for(counter):
             await going_on.wait()
 
         counter.gateway._close_channel = close
-        headers = {"authorization": credential(PAYER, PAYER.close(1000), challenge)}
-        closing = asyncio.create_task(counter.asked(headers=headers))
+        closing = asyncio.create_task(counter.paid(PAYER, PAYER.close(1000), challenge=challenge))
         await asyncio.sleep(0.1)
-        headers = {"authorization": credential(PAYER, PAYER.pay(2000), challenge)}
-        refused = [await counter.asked(headers=headers | more) for more in ({}, {"idempotency-key": "l"})]
-        headers = {"authorization": credential(PAYER, PAYER.pay(1000), challenge)} | key
-        again = await counter.asked(headers=headers)
+        refused = [
+            await counter.paid(PAYER, PAYER.pay(2000), challenge=challenge, headers=headers)
+            for headers in ({}, {"idempotency-key": "l"})
+        ]
+        again = await counter.paid(PAYER, PAYER.pay(1000), challenge=challenge, headers=key)
         going_on.set()
         assert (await closing).status_code == 200
         assert len(sold.requests) == 1
@@ -644,13 +611,10 @@ def test_a_failure_that_is_told_at_length_is_no_more_in_hand(counter):
             await send({"type": "http.response.body", "body": b""})
 
         counter.application = PaymentMiddleware(failing_at_length, counter.gateway)
-        challenge = only_challenge(await counter.asked())
-        headers = {"authorization": credential(PAYER, PAYER.pay(1000), challenge)}
-        request = asyncio.create_task(counter.asked(headers=headers))
+        request = asyncio.create_task(counter.paid(PAYER, PAYER.pay(1000)))
         await begun.wait()
-        headers = {"authorization": credential(PAYER, PAYER.close(1000), challenge)}
         async with asyncio.timeout(5):
-            answer = await counter.asked(headers=headers)
+            answer = await counter.paid(PAYER, PAYER.close(1000))
         gate.set()
         await request
         return answer
@@ -770,9 +734,7 @@ BY_UNITS = {"path": "/**", "price": "10", "per": "header", "units-header": "X-Un
 
 def test_units_are_charged_and_hidden(sold_by):
     """The most is reserved first, what was used is charged, and the client does not see the field."""
-    counter = sold_by(
-        {"path": "/**", "price": "10", "per": "header", "units-header": "X-Units", "max-units": 100}
-    )
+    counter = sold_by(BY_UNITS)
     answer = counter.pay(PAYER, PAYER.pay(999))
     assert answer.json()["requiredCumulative"] == "1000"
     counter.app.headers = [(b"X-Units", b"7")]
@@ -784,9 +746,7 @@ def test_units_are_charged_and_hidden(sold_by):
 
 def test_a_request_made_again_is_charged_what_it_used(sold_by):
     """Though the first one fails, which was to tell it; and once, though both of them tell it."""
-    counter = sold_by(
-        {"path": "/**", "price": "10", "per": "header", "units-header": "X-Units", "max-units": 100}
-    )
+    counter = sold_by(BY_UNITS)
     challenge = counter.challenge()
 
     async def twice(amount, first_status):
@@ -838,9 +798,7 @@ def test_the_same_key_says_again_how_many_units_were_used(sold_by, size):
 )
 def test_units_beyond_reason(sold_by, told, charged):
     """Never more than was reserved; what is no number is nothing."""
-    counter = sold_by(
-        {"path": "/**", "price": "10", "per": "header", "units-header": "x-units", "max-units": 100}
-    )
+    counter = sold_by(BY_UNITS)
     counter.app.headers = [(b"x-units", value) for value in told]
     assert counter.pay(PAYER, PAYER.pay(1000)).status_code == 200
     assert amounts(counter) == (1000, charged)

@@ -9,24 +9,13 @@ import tracemalloc
 from dataclasses import replace
 
 import pytest
-from counter import Counter, Payer, credential, only_challenge, problem, receipt
+from counter import PAYER, Counter, Payer, amounts, credential, only_challenge, problem, receipt
 
 from microwallet.http402.charging import opening
 from microwallet.http402.charging.desk import QUEUE_LIMIT
 from microwallet.http402.charging.opening import MOST_WAITING
 from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.sales import MOST_REPEATS
-
-PAYER = Payer()
-
-
-@pytest.fixture
-def counter(tmp_path):
-    """A gateway that sells everything for 1000 base units."""
-    opened = Counter(tmp_path)
-    opened.know(PAYER)
-    yield opened
-    opened.close()
 
 
 def test_what_is_authorized_beyond_the_deposit_buys_nothing(counter):
@@ -94,8 +83,7 @@ def test_what_fails_with_its_twin_costs_nothing(counter):
         return await asyncio.gather(*(counter.asked(headers=fields) for _ in range(3)))
 
     assert [answer.status_code for answer in asyncio.run(scene())] == [500, 500, 500]
-    account = counter.account(PAYER)
-    assert (account.accepted, account.spent) == (1000, 0)
+    assert amounts(counter) == (1000, 0)
 
 
 def test_what_is_cancelled_while_it_is_given_back_gives_no_other_back(counter, monkeypatch):
@@ -180,16 +168,12 @@ def test_opens_that_never_come_keep_nobody_away(counter, monkeypatch):
 
     counter.chain.opened = opened
 
-    async def paid(payer, action):
-        challenge = only_challenge(await counter.asked())
-        return await counter.asked(headers={"authorization": credential(payer, action, challenge)})
-
     async def scene():
-        flood = [asyncio.create_task(paid(stranger, stranger.open(1000))) for _ in range(QUEUE_LIMIT)]
+        flood = [asyncio.create_task(counter.paid(stranger, stranger.open(1000))) for _ in range(QUEUE_LIMIT)]
         await asyncio.sleep(0.3)
         counter.now += 3600  # what the chain said of the payer's channel is too old
-        known = await paid(PAYER, PAYER.pay(1000))
-        new = await paid(friend, friend.open(1000))
+        known = await counter.paid(PAYER, PAYER.pay(1000))
+        new = await counter.paid(friend, friend.open(1000))
         waiting = sum(not one.done() for one in flood)
         return known, new, waiting, await asyncio.gather(*flood)
 
@@ -207,9 +191,7 @@ def test_a_full_desk_for_opens_is_not_that_of_payers(counter):
         full = [asyncio.create_task(counter.openings.run(lambda _: gate.wait(5))) for _ in range(QUEUE_LIMIT)]
         await asyncio.sleep(0)
         counter.now += 3600
-        challenge = only_challenge(await counter.asked())
-        fields = [credential(PAYER, action, challenge) for action in (PAYER.top_up(1), PAYER.pay(1000))]
-        answers = [await counter.asked(headers={"authorization": field}) for field in fields]
+        answers = [await counter.paid(PAYER, action) for action in (PAYER.top_up(1), PAYER.pay(1000))]
         gate.set()
         await asyncio.gather(*full)
         return answers

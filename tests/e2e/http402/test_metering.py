@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from counter import Counter, Payer, credential, only_challenge
+from counter import PAYER, amounts, credential, only_challenge
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,18 +15,13 @@ from microwallet.http402.charging.metering import EventSplitter, is_charged
 from microwallet.http402.wire.events import EventReader, NeedVoucher
 from microwallet.http402.wire.receipt import SessionReceipt
 
-PAYER = Payer()
-PER_EVENT = {"path": "/**", "price": "100", "per": "event"}
-
 
 @pytest.fixture
-def counter(tmp_path):
-    """A gateway that sells events for 100 base units each."""
-    opened = Counter(tmp_path, [PER_EVENT])
-    opened.know(PAYER)
-    opened.app.headers = [(b"content-type", b"text/event-stream")]
-    yield opened
-    opened.close()
+def counter(sold_by):
+    """A counter that sells events for 100 base units each."""
+    counter = sold_by({"path": "/**", "price": "100", "per": "event"})
+    counter.app.headers = [(b"content-type", b"text/event-stream")]
+    return counter
 
 
 class Listener:
@@ -96,15 +91,11 @@ def sells(counter, count, *, at_once=1):
     counter.app.chunks = chunks
 
 
-def amounts(counter):
-    account = counter.account(PAYER)
-    return account.accepted, account.spent
-
-
-async def hand_over(counter, amount):
-    challenge = only_challenge(await counter.asked())
-    headers = {"authorization": credential(PAYER, PAYER.pay(amount), challenge)}
-    return await counter.asked("HEAD", headers=headers)
+async def endless():
+    """Events without end."""
+    while True:
+        yield b"data: x\n\n"
+        await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 10])
@@ -137,7 +128,7 @@ def test_what_is_delivered_is_what_is_paid(counter):
         need = NeedVoucher.parse(await listener.until("payment-need-voucher"))
         assert listener.data() == ["0", "1", "2"]
         assert (need.required_cumulative, need.accepted_cumulative, need.deposit) == (400, 300, 1_000_000)
-        assert (await hand_over(counter, 1000)).status_code == 200
+        assert (await counter.paid(PAYER, PAYER.pay(1000), "HEAD")).status_code == 200
         await stream
 
     asyncio.run(scene())
@@ -159,12 +150,6 @@ def test_no_voucher_ends_it(counter, monkeypatch):
 def test_whoever_leaves_pays_for_no_more(counter, reads):
     """The application is not asked for more than was delivered, whether it has read the request or not."""
     counter.app.reads = reads
-
-    async def endless():
-        while True:
-            yield b"data: x\n\n"
-            await asyncio.sleep(0.001)
-
     counter.app.chunks = endless
     listener = Listener(counter)
 
@@ -201,12 +186,6 @@ def test_whoever_leaves_is_not_waited_for(counter, reads):
 
 def test_a_later_stream_takes_over(counter):
     """A channel has one session: the earlier one ends with its receipt."""
-
-    async def endless():
-        while True:
-            yield b"data: x\n\n"
-            await asyncio.sleep(0.001)
-
     counter.app.chunks = endless
     first, second = Listener(counter), Listener(counter)
 
@@ -299,17 +278,15 @@ def test_an_application_that_breaks_off_keeps_what_it_delivered(counter):
     assert (listener.data(), amounts(counter)) == (["0", "1"], (1000, 200))
 
 
-def test_a_stream_at_a_fixed_price(tmp_path):
+def test_a_stream_at_a_fixed_price(sold_by):
     """Passes as it is, with its receipt at the end."""
-    counter = Counter(tmp_path)
-    counter.know(PAYER)
+    counter = sold_by({"path": "/**", "price": "1000"})
     counter.app.headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
     sells(counter, 3)
     listener = Listener(counter)
     asyncio.run(listener.listen(1000))
     assert listener.data() == ["0", "1", "2"]
     assert (listener.receipt().units, listener.receipt().spent) == (None, 1000)
-    counter.close()
 
 
 LINES = ["data: x", "data", "data:", ": comment", "event: y", "id: 1", "retry: 2", "database: z"]
