@@ -6,6 +6,7 @@ be stored before anything is served on its account.
 
 from __future__ import annotations
 
+from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.session import SessionAccount
 from microwallet.http402.charging.refusal import Refused, refused
 from microwallet.http402.wire.problems import ProblemType
@@ -21,14 +22,7 @@ def accept(
     where less of it is confirmed than the account says.
     """
     deposit = account.deposit if deposit is None else deposit
-    if account.is_finalized:
-        raise refused(
-            ProblemType.CHANNEL_FINALIZED, "the channel is finalized: open a new one", account.channel_id
-        )
-    if account.is_closing:
-        raise refused(
-            ProblemType.VERIFICATION_FAILED, "a close of the channel is pending", account.channel_id
-        )
+    check_goes_on(account.channel_id, is_finalized=account.is_finalized, is_closing=account.is_closing)
     if cumulative_amount <= account.accepted:
         return account
     if cumulative_amount - account.accepted < min_voucher_delta:
@@ -37,13 +31,23 @@ def accept(
             f"{cumulative_amount} is less than {min_voucher_delta} above {account.accepted}",
             account.channel_id,
         )
-    if cumulative_amount > deposit:
-        raise refused(
-            ProblemType.AMOUNT_EXCEEDS_DEPOSIT,
-            f"{cumulative_amount} is above the deposit of {deposit}",
-            account.channel_id,
-        )
+    check_covers(account.channel_id, deposit, cumulative_amount)
     return account._replace(accepted=cumulative_amount)
+
+
+def check_goes_on(channel_id: ChannelId, *, is_finalized: bool, is_closing: bool) -> None:
+    """Refused if a channel takes no more vouchers: it is finalized, or a close of it is pending."""
+    if is_finalized:
+        raise refused(ProblemType.CHANNEL_FINALIZED, "the channel is finalized: open a new one", channel_id)
+    if is_closing:
+        raise refused(ProblemType.VERIFICATION_FAILED, "a close of the channel is pending", channel_id)
+
+
+def check_covers(channel_id: ChannelId, deposit: int, cumulative_amount: int) -> None:
+    """Refused if a voucher is above its channel's deposit."""
+    if cumulative_amount > deposit:
+        detail = f"{cumulative_amount} is above the deposit of {deposit}"
+        raise refused(ProblemType.AMOUNT_EXCEEDS_DEPOSIT, detail, channel_id)
 
 
 def charge(account: SessionAccount, cost: int) -> SessionAccount:

@@ -10,6 +10,7 @@ import hashlib
 
 from microwallet.domain.voucher import SignatureError, SignerCheck, VoucherDigest
 from microwallet.errors import MalformedMessage
+from microwallet.http402.charging.account import check_covers, check_goes_on
 from microwallet.http402.charging.channel_book import KnownChannel
 from microwallet.http402.charging.refusal import refused
 from microwallet.http402.charging.request import Request
@@ -60,14 +61,8 @@ def check_takes(known: KnownChannel, voucher: SignedVoucher, top_up: TopUpAction
     A pending close is no matter of the deposit, which would cancel it: the voucher comes too late.
     """
     state = known.state
-    if state.finalized:
-        raise refused(ProblemType.CHANNEL_FINALIZED, "the channel is finalized", known.channel_id)
-    if state.close_requested_at:
-        raise refused(ProblemType.VERIFICATION_FAILED, "a close of the channel is pending", known.channel_id)
-    deposit = state.deposit + top_up.additional_deposit
-    if voucher.cumulative_amount > deposit:
-        detail = f"{voucher.cumulative_amount} is above the deposit, which would be {deposit}"
-        raise refused(ProblemType.AMOUNT_EXCEEDS_DEPOSIT, detail, known.channel_id)
+    check_goes_on(known.channel_id, is_finalized=state.finalized, is_closing=state.close_requested_at > 0)
+    check_covers(known.channel_id, state.deposit + top_up.additional_deposit, voucher.cumulative_amount)
 
 
 async def check_digest(request: Request, digest: str) -> None:

@@ -13,6 +13,7 @@ from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayeeCha
 from microwallet.domain.identifiers import Address, ChainId, ChannelId, parse_address
 from microwallet.domain.voucher import SignerCheck, VoucherDigest
 from microwallet.errors import UsageError
+from microwallet.http402.charging.account import check_covers, check_goes_on
 from microwallet.http402.charging.chain import PayeeChain
 from microwallet.http402.charging.channel_book import ChannelBook, KnownChannel
 from microwallet.http402.charging.checks import check_signature
@@ -164,16 +165,11 @@ def _check_covered(transfer: SignedTransfer, voucher: SignedVoucher, needed: int
     if transfer.value < needed:
         detail = f"{transfer.value} are to be deposited, {needed} is needed"
         raise refused(ProblemType.INSUFFICIENT_BALANCE, detail, voucher.channel_id)
-    if voucher.cumulative_amount > transfer.value:
-        detail = f"{voucher.cumulative_amount} is above the deposit of {transfer.value}"
-        raise refused(ProblemType.AMOUNT_EXCEEDS_DEPOSIT, detail, voucher.channel_id)
+    check_covers(voucher.channel_id, transfer.value, voucher.cumulative_amount)
 
 
 def _check_state(state: ChannelState, channel_id: ChannelId, needed: int) -> None:
-    if state.finalized:
-        raise refused(ProblemType.CHANNEL_FINALIZED, "the channel is finalized", channel_id)
-    if state.close_requested_at:
-        raise refused(ProblemType.VERIFICATION_FAILED, "a close of the channel is pending", channel_id)
+    check_goes_on(channel_id, is_finalized=state.finalized, is_closing=state.close_requested_at > 0)
     if state.deposit - state.settled < needed:
         detail = f"{state.deposit - state.settled} is deposited and not settled, {needed} is needed"
         raise refused(ProblemType.INSUFFICIENT_BALANCE, detail, channel_id)
