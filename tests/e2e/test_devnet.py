@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import random
@@ -11,12 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from local_server import Handler, LocalServer
 
 from microwallet.devnet.local_chain import local_chain
 from microwallet.devnet.process import process_identity
@@ -284,25 +283,16 @@ class TestFundAndAdvance:
         """Nothing is sent to a node that does not say it is Anvil."""
         asked = []
 
-        class Geth(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        class Geth(Handler):
+            def respond(self):
+                request = json.loads(self.read_body())
                 asked.append(request["method"])
                 result = "0x7a69" if request["method"] == "eth_chainId" else "Geth/v1.16.0"
                 body = json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.answer(200, {}, body)
 
-            def log_message(self, *_):
-                pass
-
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Geth) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            url = f"http://127.0.0.1:{server.server_port}"
-            failed = run("devnet", "fund", OWNER, "1 ETH", "--rpc-url", url, "--json")
-            server.shutdown()
+        with LocalServer(Geth) as server:
+            failed = run("devnet", "fund", OWNER, "1 ETH", "--rpc-url", server.url, "--json")
         assert failed.exit_code == 2
         assert "Geth" in failed.error["message"]
         assert set(asked) == {"eth_chainId", "web3_clientVersion"}

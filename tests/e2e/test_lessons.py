@@ -47,13 +47,13 @@ import re
 import shutil
 import sqlite3
 import subprocess
-import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from local_server import Handler, LocalServer
 from model import Keyed
 
 from microwallet.domain.identifiers import keccak
@@ -199,31 +199,17 @@ def answers(request, result):
 @pytest.fixture
 def faulty():
     """A server that answers as the fault it is given; `faulty("500")` gives its address."""
-    servers = []
+    with ExitStack() as started:
 
-    def serve(fault):
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                status, body = FAULTS[fault](self.rfile.read(int(self.headers["Content-Length"])))
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+        def serve(fault):
+            class Faulty(Handler):
+                def respond(self):
+                    status, body = FAULTS[fault](self.read_body())
+                    self.answer(status, {}, body)
 
-            def log_message(self, *_):
-                """Nothing."""
+            return started.enter_context(LocalServer(Faulty)).url
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield serve
-    for server, thread in servers:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        yield serve
 
 
 def everything_in(home):

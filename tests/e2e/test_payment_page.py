@@ -6,12 +6,11 @@ import itertools
 import re
 import shutil
 import subprocess
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Browser
+from local_server import Handler, LocalServer
 
 from microwallet.domain.identifiers import ChainId, checksum_address
 from microwallet.domain.money import Amount, Asset
@@ -52,22 +51,14 @@ COLOURS = """(() => {
 })()"""
 
 
-class Answer(BaseHTTPRequestHandler):
+class Answer(Handler):
     """A 402 with the page for PRICES of the path, as the gateway sends it."""
 
-    def do_GET(self):
+    def respond(self):
         assert wants_page(self.headers["Accept"])
         content = payment_page(url=LONG, price=PRICES[self.path], payee=PAYEE, network="base-sepolia")
-        self.send_response(402)
-        for name, value in PAGE_HEADERS.items():
-            self.send_header(name, value)
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        self.answer(402, PAGE_HEADERS, content)
         self.server.asked.append(self.path)
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +69,9 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def site():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+    with LocalServer(Answer) as server:
         server.asked = []
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -93,7 +80,7 @@ def shown(browser, site):
 
     def show(path: str) -> Browser:
         browser.show(width=390)
-        browser.open(f"http://127.0.0.1:{site.server_port}{path}")
+        browser.open(site.url + path)
         return browser
 
     return show

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from local_server import Handler, LocalServer
 
 from microwallet.devnet.local_chain import local_chain
 from microwallet.domain.identifiers import NATIVE_TOKEN, hexed
@@ -635,31 +635,21 @@ def forwarder(target, *, before=lambda _: None, lose=lambda _: False, change=lam
             return [change(item, by_id[item["id"]]) for item in request]
         return change(request, answer)
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Forwarder(Handler):
         protocol_version = "HTTP/1.1"
 
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+        def respond(self):
+            body = self.read_body()
             request = json.loads(body)
             if isinstance(request, dict):
                 before(request)
             passed_on = urllib.request.Request(target, body, {"Content-Type": "application/json"})
             with urllib.request.urlopen(passed_on) as answer:
                 content = json.dumps(each(request, json.loads(answer.read()))).encode()
-            lost = lose(request)
-            self.send_response(502 if lost else 200)
-            self.send_header("Content-Length", "0" if lost else str(len(content)))
-            self.end_headers()
-            self.wfile.write(b"" if lost else content)
+            if lose(request):
+                self.answer(502, {})
+            else:
+                self.answer(200, {}, content)
 
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with LocalServer(Forwarder) as server:
+        yield server.url

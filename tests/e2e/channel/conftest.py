@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import pytest
+from local_server import Handler, LocalServer
 
 from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import checksum_address, hexed, keccak
@@ -137,11 +136,11 @@ def faults(chain) -> Iterator[Faults]:
     state = Faults()
     target = urlsplit(chain.rpc_url)
 
-    class Proxy(BaseHTTPRequestHandler):
+    class Proxy(Handler):
         protocol_version = "HTTP/1.1"
 
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+        def respond(self) -> None:
+            body = self.read_body()
             document = json.loads(body)
             methods = [one["method"] for one in (document if isinstance(document, list) else [document])]
             state.sees += methods
@@ -156,22 +155,11 @@ def faults(chain) -> Iterator[Faults]:
                 state.dead = True
                 self.close_connection = True
                 return
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
+            self.answer(200, {}, answer)
 
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield state
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with LocalServer(Proxy) as server:
+        state.url = server.url
+        yield state
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A payee that serves over HTTP on the local chain, `fetch` as a test calls it, and counters that sell."""
+"""Who sells: a payee of the tests' own, counters in this process, `serve`; and `fetch` as a test calls it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from counter import PAYER, Counter
 from http402.payee_double import Payee, payee_address, serving
+from http402.running import PRICE, Serving, Upstream
 
 from microwallet.wallet import Wallet
 
@@ -81,3 +82,24 @@ def sold_by(tmp_path):
 def counter(sold_by):
     """A counter that sells everything for 1000 base units."""
     return sold_by({"path": "/**", "price": "1000"})
+
+
+@pytest.fixture
+def upstream():
+    """What stands behind gateways."""
+    with Upstream() as server:
+        yield server
+
+
+@pytest.fixture
+def serve(bob, upstream):
+    """Starts gateways before the upstream, bob's unless told otherwise, and ends them with the test."""
+    started = []
+
+    def start(*arguments, home=bob, env=None, sells=PRICE):
+        started.append(Serving(home, "--upstream", upstream.url, *sells, *arguments, env=env))
+        return started[-1].listening()
+
+    yield start
+    for one in started:
+        one.kill()

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from local_server import Handler, LocalServer
 
 from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import Address, checksum_address, keccak
@@ -67,7 +68,7 @@ class Payee:
     bind_body: bool = False
     twist_request: Callable[[dict[str, Any]], dict[str, Any]] = lambda request: request
     twist_receipt: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda receipt: receipt
-    before: Callable[[BaseHTTPRequestHandler, Any], bool] = lambda _handler, _action: False
+    before: Callable[[Handler, Any], bool] = lambda _handler, _action: False
     """Called with each request and its action, or None; True if it has answered."""
     status: int = 200
     """Of the upstream."""
@@ -147,33 +148,22 @@ class Payee:
 def serving(payee: Payee) -> Iterator[Payee]:
     """Serve on a free port of this machine."""
 
-    class Handler(_Handler):
+    class ForPayee(_Handler):
         pass
 
-    Handler.payee = payee
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.handle_error = lambda *_: None  # a client that goes away
-    payee.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    ForPayee.payee = payee
+    with LocalServer(ForPayee) as server:
+        server.handle_error = lambda *_: None  # a client that goes away
+        payee.url = server.url
         yield payee
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     protocol_version = "HTTP/1.1"
     payee: Payee
 
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-    def _any(self) -> None:
-        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    def respond(self) -> None:
+        self.body = self.read_body()
         field_value = self.headers.get("Authorization", "")
         credential = Credential.parse(field_value) if field_value.startswith("Payment ") else None
         action = None if credential is None else parse_payload(credential.payload)
@@ -188,16 +178,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._paid(credential, action)
         except Refused as refused:
             self.refuse(refused.problem.type, refused.problem.detail, **refused.problem.extensions)
-
-    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        """One whole answer."""
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
 
     def refuse(self, kind: ProblemType, detail: str, **extensions: Any) -> None:
         """A problem, with a fresh challenge where it is a 402."""
@@ -360,10 +340,6 @@ class _Handler(BaseHTTPRequestHandler):
         assert mined["status"] == "0x1"
         receipt = self.payee.receipt(known, challenge, transaction_hash=sent)
         self.answer(200, {"Payment-Receipt": _encoded(receipt)}, b"")
-
-
-for _method in ("GET", "POST", "PUT", "HEAD", "DELETE"):
-    setattr(_Handler, f"do_{_method}", _Handler._any)
 
 
 def _with_deposit(account: SessionAccount, deposit: int) -> SessionAccount:

@@ -9,45 +9,47 @@ import signal
 import subprocess
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from local_server import Handler, LocalServer
 
-class Upstream(ThreadingHTTPServer):
-    """What stands behind a gateway: it says what it got. /slow takes as long as `slow` says."""
+PRICE = ("--price", "0.001 USDC")
 
-    daemon_threads = True
+
+class Upstream(LocalServer):
+    """What stands behind a gateway: it says what it got.
+
+    /slow takes as long as `slow` says, /status/503 has that status, /stream has five events.
+    """
 
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), _Answer)
+        super().__init__(_Upstream)
         self.asked = []
         self.slow = threading.Event()
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
+    def __exit__(self, *_):
+        self.slow.set()
+        super().__exit__()
 
     def handle_error(self, *_):
         """A gateway that has gone is no news."""
 
 
-class _Answer(BaseHTTPRequestHandler):
+class _Upstream(Handler):
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self):
+    def respond(self):
+        self.read_body()
         fields = {name.lower(): value for name, value in self.headers.items()}
         self.server.asked.append((self.path, fields))
         if self.path.startswith("/slow"):
             self.server.slow.wait(20)
-        body = f"you asked for {self.path}".encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+        if self.path == "/stream":
+            events = b"".join(b"data: event %d\n\n" % number for number in range(5))
+            self.answer(200, {"content-type": "text/event-stream"}, events)
+            return
+        status = int(self.path.split("/")[2]) if self.path.startswith("/status/") else 200
+        self.answer(status, {}, f"you asked for {self.path}".encode())
 
 
 class Lines:

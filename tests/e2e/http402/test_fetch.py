@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import socket
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pexpect
 import pytest
 from http402.payee_double import PAID_BODY
+from local_server import Handler, LocalServer
 
 
 def test_opens_and_pays_then_pays_from_it(fetch, payee):
@@ -171,23 +170,13 @@ def proxy():
     """A plain HTTP proxy that answers by itself; what it was asked for."""
     asked = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
+    class Proxy(Handler):
+        def respond(self):
             asked.append(self.path)
-            self.send_response(402)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.answer(402, {})
 
-        def log_message(self, *_):
-            """Nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with LocalServer(Proxy) as server:
+        yield server.url, asked
 
 
 def test_proxy_is_used_and_never_paid_through_in_plain(fetch, payee, proxy):

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -17,55 +14,10 @@ import microwallet
 from microwallet.wallet import Wallet
 
 
-class Upstream(BaseHTTPRequestHandler):
-    """Answers with what the path says: /status/503 or anything else with 200."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        parts = self.path.split("/")
-        self.send_response(int(parts[2]) if parts[1] == "status" else 200)
-        self.send_header("Content-Length", "3")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(b"ok\n")
-
-    def do_POST(self):
-        self.do_GET()
-
-    def log_message(self, *_):
-        """Nothing."""
-
-
 @pytest.fixture
-def gateway(bob):
+def gateway(serve):
     """The address of bob's gateway, which charges 0.001 USDC a request."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    upstream = f"http://127.0.0.1:{server.server_port}"
-    process = bob.start(
-        "serve",
-        "--upstream",
-        upstream,
-        "--price",
-        "0.001 USDC",
-        "--port",
-        "0",
-        "--json",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield json.loads(process.stdout.readline())["url"]
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-        process.stdout.close()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return serve().url
 
 
 def books(home, kind):
@@ -82,7 +34,7 @@ def test_side_by_side_errors_and_close(alice, bob, gateway):
         return alice.run("fetch", gateway + path, *flags, "--json")
 
     first = fetch("/", "--deposit", "1 USDC", "--yes").data
-    assert (first["body"], first["payment"]["receiptProblems"]) == ("ok\n", [])
+    assert (first["body"], first["payment"]["receiptProblems"]) == ("you asked for /", [])
     paths = ["/status/503" if number % 5 == 0 else "/" for number in range(30)]
     with ThreadPoolExecutor(8) as pool:
         runs = [one.data for one in pool.map(fetch, paths)]

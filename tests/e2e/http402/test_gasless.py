@@ -7,11 +7,12 @@ import json
 import shutil
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 import pytest
 from http402.signing_payer import SigningPayer
+from local_server import Handler, LocalServer
 
 from microwallet.escrow import calls
 from microwallet.escrow.reader import EscrowReader
@@ -22,62 +23,7 @@ from microwallet.ledger.deposits import DepositKind
 from microwallet.payer.signed_deposit import signed_again
 from microwallet.wallet import Wallet
 
-PAYING = ("--price", "0.001 USDC", "--pay-fees-from", "0.1 USDC")
-
-
-STREAM = "/stream"
-"""Of five events."""
-
-
-class Upstream(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        if self.path == STREAM:
-            self.send_header("content-type", "text/event-stream")
-            self.end_headers()
-            for number in range(5):
-                self.wfile.write(b"data: event %d\n\n" % number)
-            return
-        self.send_header("content-length", "5")
-        self.end_headers()
-        self.wfile.write(b"goods")
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["content-length"]))
-        self.do_GET()
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture(scope="module")
-def upstream():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Upstream) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def start_serve(bob, upstream):
-    """Starts gateways of bob's; gives a gateway's URL."""
-    started = []
-
-    def start(*arguments, home=bob):
-        process = home.start(
-            "serve", "--upstream", upstream, "--port", "0", *arguments, "--json", stdout=-1, stderr=-3
-        )
-        started.append(process)
-        return json.loads(process.stdout.readline())["url"]
-
-    yield start
-    for process in started:
-        process.terminate()
-    for process in started:
-        process.wait(20)
-        process.stdout.close()
+PAYING = ("--pay-fees-from", "0.1 USDC")
 
 
 @pytest.fixture
@@ -100,11 +46,11 @@ def deposits(home):
         return connection.execute("SELECT kind, status FROM deposits ORDER BY created_at, kind").fetchall()
 
 
-def test_a_payer_without_gas_opens_pays_and_tops_up(poor, bob, start_serve, reader):
+def test_a_payer_without_gas_opens_pays_and_tops_up(poor, bob, serve, reader):
     """The payee sends one transaction for each deposit; the payer never needs any coin."""
-    url = start_serve(*PAYING)
+    url = serve(*PAYING).url
     first = fetch(poor, url, "--deposit", "0.1 USDC").data
-    assert (first["status"], first["body"], first["payment"]["amount"]) == (200, "goods", "1000")
+    assert (first["status"], first["body"], first["payment"]["amount"]) == (200, "you asked for /", "1000")
     channel = first["payment"]["channelId"]
     assert fetch(poor, url).data["payment"]["channelId"] == channel
     assert reader.transaction_count(bob.address) == 1
@@ -119,11 +65,11 @@ def test_a_payer_without_gas_opens_pays_and_tops_up(poor, bob, start_serve, read
 
 
 @pytest.mark.parametrize(("who", "flags"), [("poor", ()), ("alice", ("--gasless",))])
-def test_a_stream_that_runs_out_of_deposit(request, who, flags, bob, start_serve, reader):
+def test_a_stream_that_runs_out_of_deposit(request, who, flags, bob, serve, reader):
     """In mid-stream the payer signs a top-up, the payee brings it onto the chain, and the stream goes on; a
     limit that leaves no room for one ends it, and the books agree."""
     payer = request.getfixturevalue(who)
-    url = start_serve("--price", "0.03 USDC", "--per", "event", "--pay-fees-from", "0.1 USDC") + STREAM
+    url = serve(*PAYING, sells=("--price", "0.03 USDC", "--per", "event")).url + "/stream"
     words = (*flags, "--max-amount", "1 USDC")
     first = fetch(payer, url, *words, "--deposit", "0.1 USDC").data
     payment, channel = first["payment"], first["payment"]["channelId"]
@@ -138,29 +84,30 @@ def test_a_stream_that_runs_out_of_deposit(request, who, flags, bob, start_serve
     assert [one["spent"] for one in bob.run("payee", "list", "--json").data["channels"]] == ["180000"]
 
 
-def test_who_has_gas_sends_unless_told_otherwise(alice, bob, start_serve, reader):
+def test_who_has_gas_sends_unless_told_otherwise(alice, bob, serve, reader):
     """`--gasless` leaves it to the payee; a gateway that does not do that is paid all the same."""
-    url = start_serve(*PAYING)
+    url = serve(*PAYING).url
     told = fetch(alice, url, "--gasless", "--deposit", "0.5 USDC").data
     assert reader.channel_state(told["payment"]["channelId"]).deposit == 500_000
     assert (reader.transaction_count(alice.address), reader.transaction_count(bob.address)) == (0, 1)
-    sent = fetch(alice, start_serve("--price", "0.6 USDC"), "--max-amount", "1 USDC", "--deposit", "1 USDC")
+    url = serve(sells=("--price", "0.6 USDC")).url
+    sent = fetch(alice, url, "--max-amount", "1 USDC", "--deposit", "1 USDC")
     assert sent.data["payment"]["channelId"] == told["payment"]["channelId"]
     assert (reader.transaction_count(alice.address), reader.transaction_count(bob.address)) == (1, 1)
 
 
-def test_a_payee_that_pays_no_gas(poor, start_serve):
+def test_a_payee_that_pays_no_gas(poor, serve):
     """A payer without gas is told what is missing, and with --gasless why that does not help."""
-    url = start_serve("--price", "0.001 USDC")
+    url = serve().url
     assert fetch(poor, url).error["code"] == "insufficient-funds"
     refused = fetch(poor, url, "--gasless")
     assert (refused.exit_code, refused.error["code"]) == (4, "no-payable-challenge")
     assert deposits(poor) == []
 
 
-def test_many_at_once_open_one_channel(poor, bob, start_serve, reader):
+def test_many_at_once_open_one_channel(poor, bob, serve, reader):
     """Processes that all find no channel sign one open together, and each pays for its own request."""
-    url = start_serve(*PAYING)
+    url = serve(*PAYING).url
     words = ("fetch", url, "--deposit", "0.5 USDC", "--yes", "--json")
     started = [poor.start(*words, stdout=-1, stderr=-3) for _ in range(4)]
     told = [json.loads(process.communicate(timeout=120)[0]) for process in started]
@@ -170,9 +117,9 @@ def test_many_at_once_open_one_channel(poor, bob, start_serve, reader):
     assert (reader.transaction_count(bob.address), deposits(poor)) == (1, [("open", "done")])
 
 
-def test_what_is_signed_counts_against_the_limit(poor, start_serve, between, reader):
+def test_what_is_signed_counts_against_the_limit(poor, serve, between, reader):
     """A top-up that never arrived is finished, and no second one is signed beside it."""
-    proxy = between(start_serve(*PAYING))
+    proxy = between(serve(*PAYING).url)
     limit = {"MICROWALLET_MAX_DEPOSIT": "0.3 USDC"}
     channel = fetch(poor, proxy.url, env=limit).data["payment"]["channelId"]
     poor.run("pay", channel, "0.099 USDC", "--json").data  # noqa: B018
@@ -183,16 +130,16 @@ def test_what_is_signed_counts_against_the_limit(poor, start_serve, between, rea
     assert deposits(poor) == [("open", "done"), ("topUp", "done")]
 
 
-def test_a_deposit_for_a_request_with_a_body(poor, start_serve, bob, reader):
+def test_a_deposit_for_a_request_with_a_body(poor, serve, bob, reader):
     """The challenge is bound to the body, and the deposit is handed over without one."""
-    url = start_serve(*PAYING)
+    url = serve(*PAYING).url
     told = poor.run("fetch", "POST", url, "-d", "tea", "--deposit", "0.5 USDC", "--yes", "--json", timeout=60)
-    assert (told.data["body"], reader.transaction_count(bob.address)) == ("goods", 1)
+    assert (told.data["body"], reader.transaction_count(bob.address)) == ("you asked for /", 1)
 
 
-def test_a_deposit_that_is_not_worth_its_gas(poor, start_serve):
+def test_a_deposit_that_is_not_worth_its_gas(poor, serve):
     """Exit 5, as it was signed, with what the payee suggests; once it has expired, another is opened."""
-    url = start_serve(*PAYING)
+    url = serve(*PAYING).url
     refused = fetch(poor, url, "--deposit", "0.05 USDC")
     assert refused.exit_code == 5
     assert "0.05 USDC, it suggests 0.1 USDC" in refused.error["message"]
@@ -203,39 +150,17 @@ def test_a_deposit_that_is_not_worth_its_gas(poor, start_serve):
     assert sorted(deposits(poor)) == [("open", "abandoned"), ("open", "done")]
 
 
-class Between:
+class Between(LocalServer):
     """A proxy that does to an answer, or to a request, what a test wants."""
 
     def __init__(self, url):
+        super().__init__(_Between)
         self.target = urlsplit(url)
         self.lose = 0
         """Answers of handed-over deposits that get lost, the deposit having been made or not."""
         self.forward = True
         self.garble = False
         """Whether they are taken for handed over with a 402 that cannot be read."""
-        between = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self):
-                between.pass_on(self)
-
-            def do_HEAD(self):
-                between.pass_on(self)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self._thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
-        self._thread.join()
 
     def pass_on(self, handler):
         is_handing = handler.command == "HEAD" and "authorization" in handler.headers
@@ -264,38 +189,39 @@ class Between:
         handler.wfile.write(body)
 
 
+class _Between(Handler):
+    protocol_version = "HTTP/1.1"
+
+    def respond(self):
+        self.server.pass_on(self)
+
+
 @pytest.fixture
 def between():
-    made = []
-
-    def make(url):
-        made.append(Between(url))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+    """Puts a proxy before a gateway."""
+    with ExitStack() as started:
+        yield lambda url: started.enter_context(Between(url))
 
 
-def test_an_answer_that_is_lost(poor, bob, start_serve, between, reader):
+def test_an_answer_that_is_lost(poor, bob, serve, between, reader):
     """The chain tells that the deposit was made, and the fetch goes on."""
-    proxy = between(start_serve(*PAYING))
+    proxy = between(serve(*PAYING).url)
     proxy.lose = 1
     told = fetch(poor, proxy.url, "--deposit", "0.5 USDC").data
     assert (told["status"], reader.transaction_count(bob.address)) == (200, 1)
 
 
-def test_an_answer_that_cannot_be_read(poor, bob, start_serve, between, reader):
+def test_an_answer_that_cannot_be_read(poor, bob, serve, between, reader):
     """A 402 that is none, for a deposit that was made: the chain tells, and the fetch goes on."""
-    proxy = between(start_serve(*PAYING))
+    proxy = between(serve(*PAYING).url)
     proxy.garble = True
     told = fetch(poor, proxy.url, "--deposit", "0.5 USDC").data
     assert (told["status"], reader.transaction_count(bob.address)) == (200, 1)
 
 
-def test_a_deposit_that_never_arrived(poor, bob, start_serve, between, reader):
+def test_a_deposit_that_never_arrived(poor, bob, serve, between, reader):
     """Exit 5, as it was signed: the ledger keeps it, and the next fetch finishes it and opens no other."""
-    proxy = between(start_serve(*PAYING))
+    proxy = between(serve(*PAYING).url)
     proxy.lose, proxy.forward = 1, False
     unknown = fetch(poor, proxy.url, "--deposit", "0.5 USDC")
     assert (unknown.exit_code, unknown.error["code"]) == (5, "outcome-unknown")
@@ -308,9 +234,9 @@ def test_a_deposit_that_never_arrived(poor, bob, start_serve, between, reader):
     assert deposits(poor) == [("open", "done")]
 
 
-def test_a_payee_that_does_not_know_what_others_submitted(poor, bob, start_serve, between, reader, chain):
+def test_a_payee_that_does_not_know_what_others_submitted(poor, bob, serve, between, reader, chain):
     """Somebody else sends the authorization and the payee crashed: it is told again, and serves."""
-    proxy = between(start_serve(*PAYING))
+    proxy = between(serve(*PAYING).url)
     proxy.lose, proxy.forward = 1, False
     assert fetch(poor, proxy.url, "--deposit", "0.5 USDC").exit_code == 5
     with Wallet.open(environment=poor.environment) as wallet:
@@ -327,9 +253,9 @@ def test_a_payee_that_does_not_know_what_others_submitted(poor, bob, start_serve
     assert poor.run("channel", "sync", "--json").data["deposits"] == []
 
 
-def test_two_workers_bring_it_once(bob, start_serve, chain, reader):
+def test_two_workers_bring_it_once(bob, serve, chain, reader):
     """The same credential at two gateways of one home at the same time: one transaction."""
-    urls = [start_serve(*PAYING), start_serve(*PAYING)]
+    urls = [serve(*PAYING).url, serve(*PAYING).url]
     payer = SigningPayer(chain, bob.address)
     found = []
 
@@ -353,12 +279,12 @@ def test_two_workers_bring_it_once(bob, start_serve, chain, reader):
     assert reader.transaction_count(bob.address) == 1
 
 
-def test_a_payee_without_gas_serves_and_closes(poor, make_wallet, start_serve, reader, chain):
+def test_a_payee_without_gas_serves_and_closes(poor, make_wallet, serve, reader, chain):
     """A relayer of the payee's own pays for everything, and neither end has any coin."""
     payee = make_wallet("payee", wei=0)
     carol = make_wallet("carol", usdc=0)
     shutil.copy(carol.path / "keys/accounts/carol.json", payee.path / "keys/accounts")
-    url = start_serve(*PAYING, "--account", "payee", "--relayer", "carol", home=payee)
+    url = serve(*PAYING, "--account", "payee", "--relayer", "carol", home=payee).url
     paid = fetch(poor, url, "--deposit", "0.5 USDC").data["payment"]
     assert paid["payee"] == payee.address
     held = reader.token_balance(chain.token, payee.address)

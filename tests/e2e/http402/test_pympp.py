@@ -7,23 +7,19 @@ and uses nothing of ours: eth-abi, eth-account and JSON-RPC.
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
-import subprocess
-import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
-import pytest
 from eth_abi import encode
 from eth_account import Account
 from eth_account.messages import encode_typed_data
 from eth_utils import keccak, to_checksum_address
+from local_server import Handler, LocalServer
 from mpp import Challenge, Credential, Receipt
 from mpp.client.transport import PaymentTransport
 from mpp.errors import PaymentError, VerificationFailedError
@@ -166,69 +162,21 @@ class Anything(BaseModel, extra="allow"):
 SESSION = Method(name="evm", intent="session", request_model=Anything, payload_model=Anything)
 
 
-@contextmanager
-def serving(handle):
-    """An HTTP server on a free port that answers by `handle(handler)`; its URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-        def do_GET(self) -> None:
-            status, headers, body = handle(self)
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815  # the name that the server looks for
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-@pytest.fixture
-def gateway(bob):
-    """`microwallet serve` of bob's before an upstream with an article; its URL."""
-    with serving(lambda _: (200, {}, ARTICLE)) as upstream:
-        process = bob.start(
-            *("serve", "--upstream", upstream, "--price", "0.001 USDC", "--port", "0", "--json"),
-            stdout=subprocess.PIPE,
-        )
-        try:
-            yield json.loads(process.stdout.readline())["url"]
-        finally:
-            process.terminate()
-            process.wait(timeout=20)
-            process.stdout.close()
-
-
-def test_their_client_pays_our_gateway(gateway, chain):
+def test_their_client_pays_our_gateway(serve, chain):
     """An open on chain, vouchers and a close by pympp's client; the chain pays what was used."""
     account = Account.from_key(keccak(text="a payer of pympp"))
     chain.node.add_native(account.address, 10**18)
     chain.node.mint(chain.token, account.address, DEPOSIT)
-    payer = Payer(chain=chain, account=account)
+    payer, gateway = Payer(chain=chain, account=account), serve()
     method = ClientMethod(method=SESSION, create_credential=payer.credential)
 
     async def program() -> list[Receipt]:
         receipts = []
         async with httpx.AsyncClient(transport=PaymentTransport(methods=[method])) as client:
             for payer.closes in (False, False, False, True):
-                answer = await client.get(gateway)
-                assert (answer.status_code, answer.content) == (200, b"" if payer.closes else ARTICLE)
+                answer = await client.get(gateway.url)
+                body = b"" if payer.closes else b"you asked for /"
+                assert (answer.status_code, answer.content) == (200, body)
                 receipts.append(Receipt.from_payment_receipt(answer.headers["payment-receipt"]))
         return receipts
 
@@ -302,27 +250,31 @@ class Session:
 def their_server(intent: Session, request: dict[str, Any]):
     """pympp's verification behind HTTP; its URL."""
 
-    def handle(handler: BaseHTTPRequestHandler) -> tuple[int, dict[str, str], bytes]:
-        try:
-            outcome = asyncio.run(
-                verify_or_challenge(
-                    authorization=handler.headers.get("Authorization"),
-                    intent=intent,
-                    request=request,
-                    realm="their shop",
-                    secret_key="s" * 32,
-                    method="evm",
+    class TheirServer(Handler):
+        def respond(self) -> None:
+            try:
+                outcome = asyncio.run(
+                    verify_or_challenge(
+                        authorization=self.headers.get("Authorization"),
+                        intent=intent,
+                        request=request,
+                        realm="their shop",
+                        secret_key="s" * 32,
+                        method="evm",
+                    )
                 )
-            )
-        except PaymentError as error:
-            return error.status, {}, str(error).encode()
-        if isinstance(outcome, Challenge):
-            return 402, {"WWW-Authenticate": outcome.to_www_authenticate("their shop")}, b"pay"
-        _, receipt = outcome
-        return 200, {"Payment-Receipt": receipt.to_payment_receipt()}, ARTICLE
+            except PaymentError as error:
+                self.answer(error.status, {}, str(error).encode())
+                return
+            if isinstance(outcome, Challenge):
+                field = outcome.to_www_authenticate("their shop")
+                self.answer(402, {"WWW-Authenticate": field}, b"pay")
+            else:
+                _, receipt = outcome
+                self.answer(200, {"Payment-Receipt": receipt.to_payment_receipt()}, ARTICLE)
 
-    with serving(handle) as url:
-        yield url
+    with LocalServer(TheirServer) as server:
+        yield server.url
 
 
 def test_our_fetch_pays_their_server(alice, chain):

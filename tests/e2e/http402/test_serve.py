@@ -16,37 +16,11 @@ import httpx
 import pexpect
 import pytest
 from certificates import Authority
-from http402.running import Serving, Upstream
+from http402.running import PRICE
 
 from microwallet.escrow.reader import EscrowReader
 from microwallet.http402.wire.challenge import offered_challenges
 from microwallet.wallet import Wallet
-
-PRICE = ("--price", "0.001 USDC")
-
-
-@pytest.fixture
-def upstream():
-    """What is sold."""
-    server = Upstream()
-    yield server
-    server.slow.set()
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def serve(bob, upstream):
-    """Starts gateways of bob's before the upstream, and ends them with the test."""
-    started = []
-
-    def start(*arguments, env=None, listens=True, sells=PRICE):
-        started.append(Serving(bob, "--upstream", upstream.url, *sells, *arguments, env=env))
-        return started[-1].listening() if listens else started[-1]
-
-    yield start
-    for one in started:
-        one.kill()
 
 
 @pytest.fixture
