@@ -25,7 +25,7 @@ from microwallet.escrow.token_features import authorization_state, authorization
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.http402.charging.refusal import Refused, refused
 from microwallet.http402.charging.revert_problem import revert_problem
-from microwallet.http402.charging.signed_deposit import SignedDeposit
+from microwallet.http402.charging.signed_deposit import CheckedDeposit
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.ledger.gas_spending import GasSpending
 from microwallet.ledger.turns import Turns
@@ -64,7 +64,7 @@ class DepositRelay:
         self._emit = emit
         self._said: str | None = None
 
-    def bring(self, deposit: SignedDeposit) -> int:
+    def bring(self, deposit: CheckedDeposit) -> int:
         """Send the deposit unless it is on the chain; the channel's deposit with it in, base units.
 
         Whoever sent it: an authorization can be submitted by anyone. Refused if the payer or the
@@ -84,7 +84,7 @@ class DepositRelay:
         self._said = None
         return self._deposit_after(deposit, receipt)
 
-    def _brought(self, deposit: SignedDeposit) -> Receipt | None:
+    def _brought(self, deposit: CheckedDeposit) -> Receipt | None:
         """The receipt of its transaction; None where somebody else's did it."""
         receipt = self._sender.resume(deposit.operation, deposit.purpose)
         if receipt is not None or self._has_landed(deposit):
@@ -113,7 +113,7 @@ class DepositRelay:
         self._gas_spending.record(set_aside, receipt.gas_used * price)
         return receipt
 
-    def _has_landed(self, deposit: SignedDeposit) -> bool:
+    def _has_landed(self, deposit: CheckedDeposit) -> bool:
         """Whether the chain has the deposit, whoever sent it."""
         token, payer = deposit.descriptor.token, deposit.descriptor.payer
         nonce = deposit.authorization.nonce
@@ -123,7 +123,7 @@ class DepositRelay:
             self._reader, token, payer, nonce
         )
 
-    def _check_times(self, deposit: SignedDeposit) -> None:
+    def _check_times(self, deposit: CheckedDeposit) -> None:
         now, authorization = self._clock(), deposit.authorization
         if authorization.valid_after >= now:
             detail = f"the transfer is valid only after {authorization.valid_after}, and it is {now}"
@@ -135,7 +135,7 @@ class DepositRelay:
             )
             raise refused(ProblemType.VERIFICATION_FAILED, detail, deposit.channel_id)
 
-    def _deposit_after(self, deposit: SignedDeposit, receipt: Receipt | None) -> int:
+    def _deposit_after(self, deposit: CheckedDeposit, receipt: Receipt | None) -> int:
         events = [self._events.decode(log) for log in (receipt.logs if receipt else ())]
         told = [
             event.deposit
@@ -144,7 +144,7 @@ class DepositRelay:
         ]
         return max(told) if told else self._reader.channel_state(deposit.channel_id).deposit
 
-    def _refusal(self, deposit: SignedDeposit, error: MicrowalletError) -> Refused:
+    def _refusal(self, deposit: CheckedDeposit, error: MicrowalletError) -> Refused:
         """What the client is told; what only the operator can mend, the operator is told."""
         if isinstance(error, OutcomeUnknown):
             detail = f"{error.message}; the same credential again finds it, and is sent no second time"
@@ -157,7 +157,7 @@ class DepositRelay:
         detail = "the deposit cannot be brought onto the chain just now"
         return refused(ProblemType.TRY_AGAIN, detail, deposit.channel_id)
 
-    def _lacks_funds(self, deposit: SignedDeposit) -> bool:
+    def _lacks_funds(self, deposit: CheckedDeposit) -> bool:
         """Whether it is the payer who has too little: not the account that pays the gas."""
         try:
             held = self._reader.token_balance(deposit.descriptor.token, deposit.descriptor.payer)
@@ -165,7 +165,7 @@ class DepositRelay:
             return False
         return held < deposit.authorization.value
 
-    def _say(self, deposit: SignedDeposit, code: str, message: str) -> None:
+    def _say(self, deposit: CheckedDeposit, code: str, message: str) -> None:
         """Once, until a deposit goes through again."""
         if self._said == code:
             return

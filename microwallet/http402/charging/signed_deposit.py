@@ -36,8 +36,8 @@ class PaidToken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignedDeposit:
-    """An open or a top-up that its payer has signed. Only the escrow can carry it out, and only so."""
+class CheckedDeposit:
+    """An open or a top-up, rightly signed by its payer. Only the escrow can carry it out, and only so."""
 
     descriptor: ChannelDescriptor
     authorization: TransferAuthorization
@@ -67,7 +67,7 @@ class SignedDeposit:
 
 def check_signed(
     paid: PaidToken, descriptor: ChannelDescriptor, transfer: SignedTransfer, *, top_up_salt: str | None
-) -> SignedDeposit:
+) -> CheckedDeposit:
     """The deposit, if the payer signed exactly this one; else Refused. `top_up_salt` is None to open.
 
     Whether it is still, or already, valid is not looked at: it may be on the chain since long.
@@ -115,4 +115,4 @@ def check_signed(
         signature=transfer.signature,
         top_up_salt=salt,
     )
-    return SignedDeposit(descriptor=descriptor, authorization=authorization)
+    return CheckedDeposit(descriptor=descriptor, authorization=authorization)
