@@ -7,7 +7,7 @@ from enum import Enum, auto
 from microwallet.escrow.rpc import RpcError
 
 
-class Answer(Enum):
+class NodeAnswer(Enum):
     """A node's answer to a broadcast."""
 
     ACCEPTED = auto()
@@ -24,10 +24,10 @@ class Answer(Enum):
 
 
 _WORDS = (
-    (Answer.ACCEPTED, ("already known", "known transaction", "already imported", "already exists")),
-    (Answer.NONCE_TAKEN, ("nonce too low", "nonce is too low", "nonce has already been used")),
+    (NodeAnswer.ACCEPTED, ("already known", "known transaction", "already imported", "already exists")),
+    (NodeAnswer.NONCE_TAKEN, ("nonce too low", "nonce is too low", "nonce has already been used")),
     (
-        Answer.UNDERPRICED,
+        NodeAnswer.UNDERPRICED,
         (
             "underpriced",
             "less than block base fee",
@@ -37,9 +37,9 @@ _WORDS = (
             "max fee per gas less than",
         ),
     ),
-    (Answer.INSUFFICIENT_FUNDS, ("insufficient funds", "insufficient balance")),
+    (NodeAnswer.INSUFFICIENT_FUNDS, ("insufficient funds", "insufficient balance")),
     (
-        Answer.INVALID,
+        NodeAnswer.INVALID,
         (
             "intrinsic gas",
             "exceeds block gas limit",
@@ -54,10 +54,10 @@ _WORDS = (
 )
 
 
-def answer_of(error: RpcError) -> Answer:
+def answer_of(error: RpcError) -> NodeAnswer:
     """The meaning of a JSON-RPC error to `eth_sendRawTransaction`."""
     said = error.rpc_message.lower()
     for answer, phrases in _WORDS:
         if any(phrase in said for phrase in phrases):
             return answer
-    return Answer.UNKNOWN
+    return NodeAnswer.UNKNOWN

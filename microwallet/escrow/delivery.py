@@ -17,7 +17,7 @@ from microwallet.errors import (
     PaymentRefused,
     TransactionReplaced,
 )
-from microwallet.escrow.broadcast import Answer, answer_of
+from microwallet.escrow.broadcast import NodeAnswer, answer_of
 from microwallet.escrow.calls import Call
 from microwallet.escrow.networks import Network
 from microwallet.escrow.reader import read_count, read_quantity
@@ -38,7 +38,7 @@ _SEEN_GONE = 3
 """How often a foreign transaction must be seen at the nonce, a second apart: nodes behind one
 address may lag behind each other."""
 
-_REFUSALS = (Answer.INSUFFICIENT_FUNDS, Answer.INVALID, Answer.UNDERPRICED)
+_REFUSALS = (NodeAnswer.INSUFFICIENT_FUNDS, NodeAnswer.INVALID, NodeAnswer.UNDERPRICED)
 
 Resign = Callable[[SignedTransaction, Call, int], SignedTransaction]
 
@@ -97,17 +97,17 @@ class Delivery:
         """
         answer, refusal = self._broadcast(self._attempts[-1])
         last = self._attempts[-1]
-        while answer is Answer.UNDERPRICED and self._bump():
+        while answer is NodeAnswer.UNDERPRICED and self._bump():
             answer, refusal = self._broadcast(self._attempts[-1])
         trouble: MicrowalletError | None = None
         if refusal is not None and answer in _REFUSALS:
             trouble = self._refused(answer, refusal)
-            if fresh or answer is Answer.INVALID:
+            if fresh or answer is NodeAnswer.INVALID:
                 # No node has it, so its nonce is free for the next one, which takes its place.
                 for attempt in self._attempts:
                     self._journal.record(attempt.hash, TransactionStatus.REPLACED)
                 raise trouble
-            if answer is Answer.INSUFFICIENT_FUNDS and not self._earlier_one_lives():
+            if answer is NodeAnswer.INSUFFICIENT_FUNDS and not self._earlier_one_lives():
                 raise trouble
         self._reporter.say(f"sent {last.purpose} {self._attempts[-1].hash}, waiting for it to be mined")
         return self._wait(trouble)
@@ -153,18 +153,18 @@ class Delivery:
         )
         return receipts, read_count(count, self._rpc.shown)
 
-    def _broadcast(self, transaction: SignedTransaction) -> tuple[Answer, RpcError | None]:
+    def _broadcast(self, transaction: SignedTransaction) -> tuple[NodeAnswer, RpcError | None]:
         self._journal.begin_sending(transaction.hash)
         try:
             self._rpc.call("eth_sendRawTransaction", [hexed(transaction.raw)])
         except RpcError as error:
             answer = answer_of(error)
-            if answer is not Answer.ACCEPTED:
+            if answer is not NodeAnswer.ACCEPTED:
                 return answer, error
         except NetworkError:
-            return Answer.UNKNOWN, None
+            return NodeAnswer.UNKNOWN, None
         self._journal.record_sent(transaction.hash)
-        return Answer.ACCEPTED, None
+        return NodeAnswer.ACCEPTED, None
 
     def _send_again(self) -> None:
         """Rebroadcast, with what other processes signed before it and may not have sent."""
@@ -209,7 +209,7 @@ class Delivery:
         return (
             mined_nonces > self._attempts[0].nonce
             or any(_is_mined(receipt) for receipt in found)
-            or any(self._broadcast(attempt)[0] is Answer.ACCEPTED for attempt in self._attempts[:-1])
+            or any(self._broadcast(attempt)[0] is NodeAnswer.ACCEPTED for attempt in self._attempts[:-1])
         )
 
     def _finished(self, transaction: SignedTransaction, found: dict[str, Any]) -> Receipt:
@@ -260,15 +260,15 @@ class Delivery:
             data={"transactionHash": first.hash},
         )
 
-    def _refused(self, answer: Answer, refusal: RpcError) -> MicrowalletError:
+    def _refused(self, answer: NodeAnswer, refusal: RpcError) -> MicrowalletError:
         last = self._attempts[-1]
-        if answer is Answer.INSUFFICIENT_FUNDS:
+        if answer is NodeAnswer.INSUFFICIENT_FUNDS:
             hint = self._network.faucets[0] if self._network.faucets else None
             return InsufficientFunds(
                 f"{last.sender} cannot pay for {last.purpose}: {refusal.rpc_message}",
                 hint=hint.replace("ACCOUNT", last.sender) if hint else "microwallet balance",
             )
-        if answer is Answer.UNDERPRICED:
+        if answer is NodeAnswer.UNDERPRICED:
             return PaymentRefused(
                 f"the chain wants a higher fee for {last.purpose} than the setting max-fee-gwei allows:"
                 f" {refusal.rpc_message}",
