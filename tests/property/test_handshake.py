@@ -15,7 +15,7 @@ from microwallet.domain.ports import Quiet
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import MicrowalletError, NetworkError
 from microwallet.http402.paying.client import Limits, PayingClient
-from microwallet.http402.paying.exchange import Answer, Asked, NoAnswer, NotSent
+from microwallet.http402.paying.exchange import Asked, NoAnswer, NotSent, ServerAnswer
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.wire.challenge import ChallengeSecrets
@@ -99,7 +99,7 @@ def answers(draw):
     kind = draw(st.sampled_from([None, None, *FREQUENT, *FREQUENT, *ProblemType]))
     fields = draw(st.one_of(st.just([HONEST]), st.lists(challenges(), max_size=2)))
     if kind is None:
-        return Answer(
+        return ServerAnswer(
             status=draw(st.sampled_from([200, 200, 204, 302, 402, 404, 500])),
             challenges=fields,
             receipt=draw(st.one_of(st.none(), st.text(max_size=9), receipts().map(encode_object))),
@@ -107,7 +107,9 @@ def answers(draw):
         )
     extensions = {"requiredCumulative": str(draw(amounts))} if draw(st.booleans()) else {}
     body = Problem(type=kind, detail="no", extensions=extensions).to_body()
-    return Answer(status=kind.status, challenges=fields, media_type="application/problem+json", body=body)
+    return ServerAnswer(
+        status=kind.status, challenges=fields, media_type="application/problem+json", body=body
+    )
 
 
 @st.composite
@@ -189,7 +191,7 @@ def client(ledger):
 @given(data=st.data())
 def test_never_more_than_the_limit_a_request(data):
     """Whatever a server answers, each request raises what is authorized by at most the limit, and ends."""
-    first = offers.map(lambda field: Answer(status=402, challenges=[field]))
+    first = offers.map(lambda field: ServerAnswer(status=402, challenges=[field]))
     told = st.one_of(answers(), answers(), st.sampled_from([NoAnswer("gone"), NotSent("gone")]))
     with (
         tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder,

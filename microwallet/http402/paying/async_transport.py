@@ -13,7 +13,7 @@ import httpx
 
 from microwallet.errors import MicrowalletError
 from microwallet.http402.paying.client import PayingClient
-from microwallet.http402.paying.exchange import Answer, NoAnswer, NotSent, Sending, Steps
+from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.messages import (
     answer_of,
@@ -148,7 +148,7 @@ class AsyncExchange:
 
         return await self._books.do(step)
 
-    async def _send(self, sending: Sending) -> Answer:
+    async def _send(self, sending: Sending) -> ServerAnswer:
         await self.close()
         try:
             request = outgoing(self._request, sending)

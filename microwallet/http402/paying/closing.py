@@ -14,7 +14,7 @@ from microwallet.domain.purchase import Purchase
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import MalformedMessage, PaymentRefused
 from microwallet.http402.paying.credentials import Signer
-from microwallet.http402.paying.exchange import Answer, NoAnswer, NotSent, Sending, Steps
+from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import read_receipt
 from microwallet.http402.paying.transport import Exchange
@@ -68,7 +68,7 @@ def _steps(
     )
 
 
-def _challenge(answer: Answer, channel: PayerChannel, now: int) -> Challenge | None:
+def _challenge(answer: ServerAnswer, channel: PayerChannel, now: int) -> Challenge | None:
     """An offer of the channel's own payee."""
     descriptor = channel.descriptor
     for challenge in offered_challenges(answer.challenges).challenges:

@@ -13,7 +13,7 @@ from microwallet.errors import MalformedMessage
 from microwallet.http402.wire.problems import ToldProblem
 
 Result = TypeVar("Result")
-Steps = Generator["Sending", "Answer", Result]
+Steps = Generator["Sending", "ServerAnswer", Result]
 """Yields what to send, is sent the answer; NotSent or NoAnswer is thrown in where there is none."""
 
 
@@ -54,7 +54,7 @@ class Sending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ServerAnswer:
     """What a server said, as far as it concerns payment."""
 
     status: int

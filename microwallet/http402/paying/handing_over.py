@@ -15,7 +15,7 @@ from microwallet.errors import MalformedMessage, NetworkError
 from microwallet.http402.paying.choice import Choice
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.credentials import Signer
-from microwallet.http402.paying.exchange import Answer, NoAnswer, NotSent, Sending, Steps
+from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.funding import Funded
 from microwallet.http402.wire.challenge import Challenge, offered_challenges
 from microwallet.http402.wire.session_request import SessionRequest
@@ -90,7 +90,7 @@ def tell(choice: Choice, field_of: Callable[[Challenge], str]) -> Steps[None]:
         yield from _handed(choice, field_of)
 
 
-def _handed(choice: Choice, field_of: Callable[[Challenge], str]) -> Steps[Answer]:
+def _handed(choice: Choice, field_of: Callable[[Challenge], str]) -> Steps[ServerAnswer]:
     """What the payee says to a credential that comes by a HEAD; with a fresh challenge once more, as the
     first may be bound to a body."""
     answer = yield Sending(authorization=field_of(choice.challenge), is_head=True)
@@ -101,7 +101,7 @@ def _handed(choice: Choice, field_of: Callable[[Challenge], str]) -> Steps[Answe
     return answer
 
 
-def _same_offer(answer: Answer, request: SessionRequest) -> Challenge | None:
+def _same_offer(answer: ServerAnswer, request: SessionRequest) -> Challenge | None:
     """What cannot be read is no offer: what was handed over may have been taken all the same."""
     with suppress(MalformedMessage):
         for challenge in offered_challenges(answer.challenges).challenges:
@@ -111,7 +111,7 @@ def _same_offer(answer: Answer, request: SessionRequest) -> Challenge | None:
     return None
 
 
-def _refusal(answer: Answer, choice: Choice, signed: SignedDeposit) -> str:
+def _refusal(answer: ServerAnswer, choice: Choice, signed: SignedDeposit) -> str:
     """An answer to a HEAD has no words; a deposit below what was suggested is the usual reason."""
     asset, suggested = choice.price.asset, choice.request.suggested_deposit
     if suggested is None or signed.authorization.value >= suggested:

@@ -23,7 +23,7 @@ from microwallet.errors import (
 )
 from microwallet.http402.paying.choice import Choice, PayerRules, UntrustedEscrow, choose
 from microwallet.http402.paying.client import PayingClient
-from microwallet.http402.paying.exchange import Answer, Asked, NoAnswer, NotSent, Sending, Steps
+from microwallet.http402.paying.exchange import Asked, NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.foreign_escrow import foreign_escrow
 from microwallet.http402.paying.funding import Funding, Preview
 from microwallet.http402.paying.handing_over import tell, tell_again
@@ -126,14 +126,14 @@ class Handshake:
                 return self._served(held, answer)
             held = yield from self._mended(held, answer, problem)
 
-    def _exchange(self, sending: Sending) -> Steps[Answer]:
+    def _exchange(self, sending: Sending) -> Steps[ServerAnswer]:
         """Send something that pays nothing."""
         try:
             return (yield sending)
         except (NotSent, NoAnswer) as error:
             raise unreachable(self.origin, error) from error
 
-    def _choose(self, answer: Answer) -> Choice:
+    def _choose(self, answer: ServerAnswer) -> Choice:
         if not self.client.is_private(self.origin):
             raise NoPayableChallenge(
                 f"{self.origin} wants to be paid over plain http, where others could read along",
@@ -152,7 +152,7 @@ class Handshake:
             raise NoPayableChallenge("the server's offer is for another request body than the one sent")
         return choice
 
-    def _unreadable(self, answer: Answer, error: MalformedMessage) -> MalformedMessage:
+    def _unreadable(self, answer: ServerAnswer, error: MalformedMessage) -> MalformedMessage:
         """What the server sent instead of challenges, without what a terminal would obey."""
         sent = ", ".join(answer.challenges)
         shown = repr(sent[:_SHOWN]) + ("..." if len(sent) > _SHOWN else "")
@@ -183,7 +183,7 @@ class Handshake:
             networks=client.networks,
         )
 
-    def _submit(self, held: Held) -> Steps[Answer]:
+    def _submit(self, held: Held) -> Steps[ServerAnswer]:
         signer, amount = self.order.signer(held.channel), held.purchase.cumulative_amount
         challenge = held.choice.challenge
         if held.open_hash is None:
@@ -212,13 +212,13 @@ class Handshake:
             hint=self.order.again(),
         )
 
-    def _served(self, held: Held, answer: Answer) -> HttpPayment | Streaming:
+    def _served(self, held: Held, answer: ServerAnswer) -> HttpPayment | Streaming:
         """What the server answers below 500 without a refusal it has charged, an error of its own too."""
         if answer.media_type == EVENT_STREAM:
             return Streaming(held=held)
         return self.order.settled([held.purchase], held, answer.receipt, is_error=answer.status >= 400)
 
-    def _mended(self, held: Held, answer: Answer, problem: ToldProblem | None) -> Steps[Held]:
+    def _mended(self, held: Held, answer: ServerAnswer, problem: ToldProblem | None) -> Steps[Held]:
         """What to try next after a refusal, each thing once; PaymentRefused when nothing is left."""
         kind = _kind(problem)
         if kind is ProblemType.OUTCOME_UNKNOWN:
@@ -282,7 +282,7 @@ class Handshake:
         enough = max(required, held.purchase.cumulative_amount + 1)
         return channel.authorized if enough <= channel.authorized else None
 
-    def renewed(self, held: Held, answer: Answer | None) -> Steps[Choice]:
+    def renewed(self, held: Held, answer: ServerAnswer | None) -> Steps[Choice]:
         """A fresh challenge for the same purchase. PaymentRefused if the offer is another one now."""
         if answer is None or not answer.challenges:
             answer = yield from self._exchange(Sending())
@@ -302,7 +302,7 @@ class Handshake:
             )
         return choice
 
-    def _raised(self, held: Held, answer: Answer, problem: ToldProblem | None) -> Steps[Held]:
+    def _raised(self, held: Held, answer: ServerAnswer, problem: ToldProblem | None) -> Steps[Held]:
         """The payee wants more for this request, or has not seen the highest voucher: once, in the limit."""
         choice = yield from self.renewed(held, answer)
         channel = self.order.newest(held.channel)
@@ -351,7 +351,7 @@ class Handshake:
         return (yield from self.order.buy(choice, self.order.terms(choice), without=[channel.channel_id]))
 
     def _refusal(
-        self, held: Held, answer: Answer, problem: ToldProblem | None, *, resumed: bool
+        self, held: Held, answer: ServerAnswer, problem: ToldProblem | None, *, resumed: bool
     ) -> PaymentRefused:
         kept = "; it stays counted as spent, since an earlier run sent it" if resumed else ""
         return PaymentRefused(

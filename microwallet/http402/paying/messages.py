@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from microwallet.errors import NetworkError, OutcomeUnknown
-from microwallet.http402.paying.exchange import Answer, Asked, NoAnswer, NotSent, Sending
+from microwallet.http402.paying.exchange import Asked, NoAnswer, NotSent, Sending, ServerAnswer
 from microwallet.http402.paying.handshake import WouldPay, looking_at, unreachable
 from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.paying.origins import Origin
@@ -85,9 +85,9 @@ def _media_type(response: httpx.Response) -> str:
     return field.partition(";")[0].strip().lower()
 
 
-def answer_of(response: httpx.Response, body: bytes = b"") -> Answer:
+def answer_of(response: httpx.Response, body: bytes = b"") -> ServerAnswer:
     """What a response says of payment, with the body if it was read."""
-    return Answer(
+    return ServerAnswer(
         status=response.status_code,
         challenges=response.headers.get_list("www-authenticate"),
         receipt=response.headers.get("payment-receipt"),

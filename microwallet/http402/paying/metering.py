@@ -11,7 +11,7 @@ from typing import Any
 from microwallet.domain.money import Amount
 from microwallet.domain.purchase import Purchase, Terms
 from microwallet.errors import AboveLimit, AmountExceedsDeposit, MalformedMessage, PaymentRefused
-from microwallet.http402.paying.exchange import Answer, NoAnswer, NotSent, Sending, Steps
+from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.order import EVENT_UNIT, Held
 from microwallet.http402.paying.receipts import HttpPayment
@@ -139,7 +139,7 @@ class MeteredStream:
             told = "" if answer.problem is None else f": {answer.problem}"
             raise PaymentRefused(f"the server refuses a voucher of its own stream with {answer.status}{told}")
 
-    def _voucher(self, held: Held, purchase: Purchase) -> Steps[Answer]:
+    def _voucher(self, held: Held, purchase: Purchase) -> Steps[ServerAnswer]:
         field = self._handshake.order.signer(held.channel).voucher(
             held.choice.challenge, purchase.cumulative_amount
         )

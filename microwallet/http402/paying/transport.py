@@ -10,7 +10,7 @@ import httpx
 
 from microwallet.errors import MicrowalletError
 from microwallet.http402.paying.client import PayingClient
-from microwallet.http402.paying.exchange import Answer, NoAnswer, NotSent, Sending, Steps
+from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.messages import (
     answer_of,
@@ -110,7 +110,7 @@ class Exchange:
             self._response.close()
             self._response = None
 
-    def _send(self, sending: Sending) -> Answer:
+    def _send(self, sending: Sending) -> ServerAnswer:
         self.close()
         try:
             response = self._response = self._inner.handle_request(outgoing(self._request, sending))
