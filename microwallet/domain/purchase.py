@@ -48,7 +48,7 @@ class Purchase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class VoucherTerms:
     """What a voucher is to do, in base units; all but `most` is the payee's word."""
 
     cost: int
@@ -60,7 +60,7 @@ class Terms:
     takes_headroom: bool = False
     """Whether the payee may charge all that is authorized and not spent, without asking: a metered stream."""
 
-    def on(self, channel: PayerChannel, authorized: int) -> Terms:
+    def on(self, channel: PayerChannel, authorized: int) -> VoucherTerms:
         """The terms with the cost that is to be reserved on a channel where so much is authorized."""
         headroom = authorized - channel.spent
         return replace(self, cost=max(self.cost, headroom)) if self.takes_headroom else self
@@ -68,7 +68,7 @@ class Terms:
 
 def voucher_amount(
     channel: PayerChannel,
-    terms: Terms,
+    terms: VoucherTerms,
     *,
     is_used: Callable[[int], bool],
     highest_unused: Callable[[int], int | None],
@@ -102,7 +102,7 @@ def voucher_amount(
 
 def _amount(
     channel: PayerChannel,
-    terms: Terms,
+    terms: VoucherTerms,
     is_used: Callable[[int], bool],
     highest_unused: Callable[[int], int | None],
 ) -> int:

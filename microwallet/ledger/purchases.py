@@ -9,7 +9,7 @@ from typing import Any
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import ChannelId
-from microwallet.domain.purchase import Purchase, PurchaseStatus, Terms, voucher_amount
+from microwallet.domain.purchase import Purchase, PurchaseStatus, VoucherTerms, voucher_amount
 from microwallet.errors import IdempotencyMismatch, OutcomeUnknown, UnknownReference
 from microwallet.ledger.channels import read_channel
 from microwallet.ledger.database import Database, to_text
@@ -68,7 +68,7 @@ class Purchases:
         self,
         channel_id: ChannelId,
         request: HttpRequest,
-        terms: Terms,
+        terms: VoucherTerms,
         *,
         now: int,
         continues: bool = False,

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from model import keyed
 
 from microwallet.domain.payment import next_payment
-from microwallet.domain.purchase import PurchaseStatus, Terms
+from microwallet.domain.purchase import PurchaseStatus, VoucherTerms
 from microwallet.errors import AboveLimit, AmountExceedsDeposit, IdempotencyMismatch, OutcomeUnknown
 from microwallet.ledger.ledger import Ledger
 from microwallet.ledger.purchases import HttpRequest
@@ -62,7 +62,7 @@ class Buying(RuleBasedStateMachine):
         """Reserve a purchase; a refusal changes nothing."""
         before = self.channel
         self.count += 1
-        terms = Terms(cost=cost, most=most, min_voucher_delta=delta, at_least=at_least)
+        terms = VoucherTerms(cost=cost, most=most, min_voucher_delta=delta, at_least=at_least)
         try:
             reserved = self.ledger.purchases.reserve(ONE.channel_id, request(f"k{self.count}"), terms, now=0)
         except (AboveLimit, AmountExceedsDeposit):
@@ -154,7 +154,7 @@ def _reserve(path, worker):
             ledger.purchases.reserve(
                 ONE.channel_id,
                 request(f"{worker}-{number}"),
-                Terms(cost=3, most=9, min_voucher_delta=9),
+                VoucherTerms(cost=3, most=9, min_voucher_delta=9),
                 now=0,
             ).purchase.cumulative_amount
             for number in range(12)
@@ -174,7 +174,7 @@ def test_processes_side_by_side(ledger):
 
 def test_one_purchase_a_key(ledger):
     """A key has one purchase that was not returned, and only ever means one request."""
-    terms = Terms(cost=3, most=3)
+    terms = VoucherTerms(cost=3, most=3)
     first = ledger.purchases.reserve(ONE.channel_id, request("k"), terms, now=0).purchase
     with pytest.raises(OutcomeUnknown):
         ledger.purchases.reserve(ONE.channel_id, request("k"), terms, now=0)

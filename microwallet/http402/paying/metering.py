@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from microwallet.domain.money import Amount
-from microwallet.domain.purchase import Purchase, Terms
+from microwallet.domain.purchase import Purchase, VoucherTerms
 from microwallet.errors import AboveLimit, AmountExceedsDeposit, MalformedMessage, PaymentRefused
 from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.handshake import Handshake, Streaming
@@ -109,7 +109,7 @@ class MeteredStream:
                 f" it: it was stopped after {Amount(self.reserved, price.asset)}",
                 hint=f'--max-amount "{wanted}"',
             )
-        terms = Terms(
+        terms = VoucherTerms(
             cost=cost,
             most=handshake.order.most(held.choice),
             min_voucher_delta=held.choice.request.min_voucher_delta,

@@ -13,7 +13,7 @@ from typing import Any
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.domain.ports import TransactionStatus
-from microwallet.domain.purchase import Purchase, PurchaseStatus, Terms
+from microwallet.domain.purchase import Purchase, PurchaseStatus, VoucherTerms
 from microwallet.errors import AmountExceedsDeposit, ChannelNotOpen, LedgerBusy, PaymentRefused
 from microwallet.http402.paying.choice import Choice
 from microwallet.http402.paying.client import PayingClient
@@ -90,16 +90,16 @@ class Order:
         """What was signed on a channel can no longer be taken: it is finalized below that."""
         self._risen.pop(channel.channel_id, None)
 
-    def terms(self, choice: Choice) -> Terms:
+    def terms(self, choice: Choice) -> VoucherTerms:
         """What a voucher for an offer is to do, within what may still be authorized."""
-        return Terms(
+        return VoucherTerms(
             cost=choice.reserved,
             most=self.most(choice),
             min_voucher_delta=choice.request.min_voucher_delta,
             takes_headroom=choice.is_open_ended,
         )
 
-    def buy(self, choice: Choice, terms: Terms, *, without: Sequence[ChannelId] = ()) -> Steps[Held]:
+    def buy(self, choice: Choice, terms: VoucherTerms, *, without: Sequence[ChannelId] = ()) -> Steps[Held]:
         """Find a channel with enough left and commit the purchase on it."""
         funding = Funding(self.client, choice)
         if self.asked.is_stream or choice.request.unit_type == EVENT_UNIT:
@@ -199,7 +199,7 @@ class Order:
             deposited=False,
         )
 
-    def reserve(self, channel: PayerChannel, terms: Terms, *, continues: bool = False) -> Reserved:
+    def reserve(self, channel: PayerChannel, terms: VoucherTerms, *, continues: bool = False) -> Reserved:
         """Commit a purchase within what this request may cost."""
         reserved = self.client.ledger.purchases.reserve(
             channel.channel_id, self.request, terms, now=self.client.clock(), continues=continues
@@ -207,7 +207,7 @@ class Order:
         self._risen[channel.channel_id] = self._risen.get(channel.channel_id, 0) + reserved.rise
         return reserved
 
-    def top_up_for(self, choice: Choice, channel: PayerChannel, terms: Terms) -> Steps[PayerChannel]:
+    def top_up_for(self, choice: Choice, channel: PayerChannel, terms: VoucherTerms) -> Steps[PayerChannel]:
         """The channel once its deposit covers a purchase that exceeded it, and the payee was told."""
         missing = max(terms.at_least, channel.spent + terms.cost) - channel.state.deposit
         funded = Funding(self.client, choice).top_up(channel, max(1, missing))
