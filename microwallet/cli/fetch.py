@@ -79,13 +79,13 @@ def fetch(
 
     The body goes to stdout as it comes, everything else to stderr.
     """
+    from microwallet.cli.fetch_flags import FetchFlags
     from microwallet.cli.fetch_request import wanted
     from microwallet.cli.fetch_run import run
-    from microwallet.cli.fetch_settings import Settings
 
     run(
         wanted([first] if second is None else [first, second], header or (), data or (), form or ()),
-        Settings(
+        FetchFlags(
             output=output,
             include=include,
             verbose=verbose,

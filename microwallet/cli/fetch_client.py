@@ -12,8 +12,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from microwallet.cli.context import confirm
+from microwallet.cli.fetch_flags import FetchFlags
 from microwallet.cli.fetch_request import Wanted
-from microwallet.cli.fetch_settings import Settings
 from microwallet.errors import UsageError
 from microwallet.http402.paying.origins import Origin
 
@@ -31,23 +31,23 @@ _CONNECT_SECONDS = 10
 _MOST_REDIRECTS = 10
 
 
-def fetch_client(wallet: Wallet, wanted: Wanted, settings: Settings, proxy: str | None) -> httpx.Client:
+def fetch_client(wallet: Wallet, wanted: Wanted, flags: FetchFlags, proxy: str | None) -> httpx.Client:
     """A client that asks as the flags say, and pays unless they say not to; UsageError for what cannot be."""
-    seconds = settings.seconds
-    may_need_tls = settings.follow or proxy is not None or wanted.url.startswith("https:")
+    seconds = flags.seconds
+    may_need_tls = flags.follow or proxy is not None or wanted.url.startswith("https:")
     with _without(_COMMAND_LINE_OF_HTTPX, *(() if may_need_tls else (_HTTP_2,))):
         inner, beside = _http(proxy, tls=may_need_tls)
     import httpx
 
-    if settings.verbose:
+    if flags.verbose:
         from microwallet.cli.fetch_wire import ToldTransport
 
         inner, beside = ToldTransport(inner), ToldTransport(beside)
-    if not settings.no_pay:
-        inner = _paying(wallet, settings, inner, beside, is_direct=proxy is None)
+    if not flags.no_pay:
+        inner = _paying(wallet, flags, inner, beside, is_direct=proxy is None)
     return httpx.Client(
         transport=inner,
-        follow_redirects=settings.follow,
+        follow_redirects=flags.follow,
         max_redirects=_MOST_REDIRECTS,
         timeout=httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS)),
     )
@@ -99,7 +99,7 @@ def proxy_of(url: str) -> str | None:
 
 def _paying(
     wallet: Wallet,
-    settings: Settings,
+    flags: FetchFlags,
     inner: httpx.BaseTransport,
     beside: httpx.BaseTransport,
     *,
@@ -110,11 +110,11 @@ def _paying(
 
     limits = limits_of(
         wallet,
-        max_amount=settings.max_amount,
-        deposit=settings.deposit,
-        payee=None if settings.payee is None else wallet.address_of(settings.payee),
-        is_gasless=settings.gasless,
-        dry_run=settings.dry_run,
+        max_amount=flags.max_amount,
+        deposit=flags.deposit,
+        payee=None if flags.payee is None else wallet.address_of(flags.payee),
+        is_gasless=flags.gasless,
+        dry_run=flags.dry_run,
     )
 
     def agree(account: PayingAccount, plan: OpenPlan | TopUpPlan) -> None:
@@ -123,7 +123,7 @@ def _paying(
         from microwallet.payer.open import OpenPlan
 
         summary = open_summary(account, plan) if isinstance(plan, OpenPlan) else top_up_summary(account, plan)
-        confirm(summary, yes=settings.yes)
+        confirm(summary, yes=flags.yes)
 
     def is_private(origin: Origin) -> bool:
         """Even this machine's own name means another one to a proxy."""

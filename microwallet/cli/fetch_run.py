@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from microwallet.cli.context import Stderr, open_wallet
 from microwallet.cli.fetch_client import fetch_client, proxy_of
 from microwallet.cli.fetch_dry_run import show_dry_run
+from microwallet.cli.fetch_flags import FetchFlags
 from microwallet.cli.fetch_request import Wanted
-from microwallet.cli.fetch_settings import Settings
 from microwallet.cli.fetch_view import answer_document, head, output, payments_of, say_payment
 from microwallet.cli.result import print_json, success_envelope
 from microwallet.errors import HttpStatus, Interrupted, MicrowalletError
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
     from microwallet.wallet import Wallet
 
 
-def run(wanted: Wanted, settings: Settings, **opened: str | None) -> None:
+def run(wanted: Wanted, flags: FetchFlags, **opened: str | None) -> None:
     """Fetch and print; raises what went wrong."""
     from microwallet.escrow.transport import redacted
     from microwallet.paying import check_http_key
 
     with ExitStack() as stack:
         wallet = stack.enter_context(open_wallet(**opened))
-        write = stack.enter_context(output(settings.output))
-        proxy = settings.proxy or proxy_of(wanted.url)
-        client = stack.enter_context(fetch_client(wallet, wanted, settings, proxy))
-        key = settings.idempotency_key
+        write = stack.enter_context(output(flags.output))
+        proxy = flags.proxy or proxy_of(wanted.url)
+        client = stack.enter_context(fetch_client(wallet, wanted, flags, proxy))
+        key = flags.idempotency_key
         extensions: dict[str, Any] = {"risen": {}}
         if proxy is not None:
             extensions["proxy"] = redacted(proxy)
         if key is not None:
             extensions["idempotency_key"] = check_http_key(key)
         request = wanted.build(client, extensions)
-        _Fetch(settings, write, wallet).run(client, request)
+        _Fetch(flags, write, wallet).run(client, request)
 
 
 class _Fetch:
-    def __init__(self, settings: Settings, write: Callable[[bytes], None], wallet: Wallet) -> None:
-        self._settings = settings
+    def __init__(self, flags: FetchFlags, write: Callable[[bytes], None], wallet: Wallet) -> None:
+        self._flags = flags
         self._write = write
         self._wallet = wallet
         self._body = bytearray()
@@ -82,11 +82,11 @@ class _Fetch:
         self._end(response)
 
     def _show(self, response: httpx.Response) -> None:
-        settings = self._settings
-        if settings.dry_run:
+        flags = self._flags
+        if flags.dry_run:
             return
-        take = self._body.extend if settings.json and settings.output is None else self._print
-        if settings.include and not settings.json:
+        take = self._body.extend if flags.json and flags.output is None else self._print
+        if flags.include and not flags.json:
             take(head(response))
         for chunk in response.iter_raw():
             take(chunk)
@@ -97,24 +97,24 @@ class _Fetch:
 
     def _end_line(self) -> None:
         """What is said after the body begins a line of its own on a terminal."""
-        to_stdout = self._settings.output in (None, "-")
+        to_stdout = self._flags.output in (None, "-")
         if to_stdout and self._last not in (b"", b"\n") and sys.stdout.isatty():
             self._print(b"\n")
 
     def _end(self, response: httpx.Response) -> None:
         self._end_line()
-        settings = self._settings
-        if settings.dry_run:
-            show_dry_run(response, self._wallet.network.name, self._write, as_json=settings.json)
+        flags = self._flags
+        if flags.dry_run:
+            show_dry_run(response, self._wallet.network.name, self._write, as_json=flags.json)
             return
         for payment in payments_of(response):
             say_payment(payment)
-        if (response.request.method, response.status_code) == ("HEAD", 402) and not settings.no_pay:
+        if (response.request.method, response.status_code) == ("HEAD", 402) and not flags.no_pay:
             Stderr().say("a HEAD is not paid for: a GET is")
         data = self._data(response)
-        if settings.fail and response.status_code >= 400:
+        if flags.fail and response.status_code >= 400:
             raise HttpStatus(f"{response.url} answered {response.status_code}", data=data)
-        if settings.json:
+        if flags.json:
             print_json(success_envelope(data))
 
     def _data(self, response: httpx.Response) -> dict[str, Any]:

@@ -10,7 +10,7 @@ _SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class FetchFlags:
     """The flags, as typed."""
 
     output: str | None
