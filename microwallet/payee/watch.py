@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, PayeeChannel
-from microwallet.domain.identifiers import Address, ChannelId
+from microwallet.domain.identifiers import ChannelId
 from microwallet.errors import LedgerBusy, NetworkError, OutcomeUnknown, UsageError
-from microwallet.payee.captures import Action, PlannedCapture, Selection
+from microwallet.payee.captures import Action, Selection
 from microwallet.payee.outcome import Outcome
-from microwallet.payee.refresh import Refreshed
+
+if TYPE_CHECKING:
+    from microwallet.payee.settle import Settlement
 
 LONGEST_PAUSE = 60.0
 """Seconds between two looks at most, however long the chain has been silent."""
 
 Emit = Callable[[str, dict[str, Any]], None]
-
-
-class Settling(Protocol):
-    """What a watcher does with channels; a payee.settle.Settlement."""
-
-    def resume(self, payees: Sequence[Address]) -> Outcome:
-        """Finish what was sent before."""
-
-    def refresh(self) -> Refreshed:
-        """The channels as the chain has them now."""
-
-    def execute(self, action: Action, planned: Sequence[PlannedCapture]) -> Outcome:
-        """Close them."""
 
 
 def check_margin(seconds: int) -> int:
@@ -49,8 +38,8 @@ def check_margin(seconds: int) -> int:
 class Watch:
     """Follows the channels of one home on one chain, and says what happens to them by `emit`."""
 
-    def __init__(self, settling: Settling, *, margin: int, now: Callable[[], int], emit: Emit) -> None:
-        self._settling = settling
+    def __init__(self, settlement: Settlement, *, margin: int, now: Callable[[], int], emit: Emit) -> None:
+        self._settlement = settlement
         self._margin = check_margin(margin)
         self._now = now
         self._emit = emit
@@ -83,14 +72,14 @@ class Watch:
 
         Raises NetworkError and OutcomeUnknown; what concerns one channel alone is in the outcome.
         """
-        refreshed = self._settling.refresh()
+        refreshed = self._settlement.refresh()
         for channel in refreshed.channels:
             self._notice(channel)
-        outcome = self._settling.resume([channel.descriptor.payee for channel in refreshed.channels])
+        outcome = self._settlement.resume([channel.descriptor.payee for channel in refreshed.channels])
         due = [channel for channel in refreshed.channels if self._is_due(channel, refreshed.chain_time)]
         if due:
             planned = Selection(action=Action.CLOSE).plan(due)
-            outcome.add(self._settling.execute(Action.CLOSE, planned))
+            outcome.add(self._settlement.execute(Action.CLOSE, planned))
         self.tell(outcome)
         for failure in outcome.failed:
             if isinstance(failure.error, NetworkError | OutcomeUnknown):
