@@ -13,7 +13,6 @@ from functools import cached_property
 from microwallet.domain.money import Amount
 from microwallet.errors import (
     AboveLimit,
-    AmountExceedsDeposit,
     IdempotencyMismatch,
     MalformedMessage,
     NetworkError,
@@ -323,12 +322,7 @@ class Handshake:
                 hint=f'--max-amount "{Amount(cost, asset)}"',
             )
         terms = replace(self.order.terms(choice), cost=cost, at_least=required)
-        try:
-            reserved = self.order.reserve(channel, terms)
-        except AmountExceedsDeposit:
-            channel = yield from self.order.top_up_for(choice, channel, terms)
-            reserved = self.order.reserve(channel, terms)
-        return replace(held, choice=choice, purchase=reserved.purchase, reserved=reserved, open_hash=None)
+        return (yield from self.order.buy_more(replace(held, choice=choice, open_hash=None), terms))
 
     def _reopened(self, held: Held) -> Steps[Held]:
         """The payee says that the channel is gone: the chain is asked, and another channel is used."""

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from microwallet.domain.money import Amount
-from microwallet.domain.purchase import Purchase, VoucherTerms
-from microwallet.errors import AboveLimit, AmountExceedsDeposit, MalformedMessage, PaymentRefused
+from microwallet.domain.purchase import Purchase
+from microwallet.errors import AboveLimit, MalformedMessage, PaymentRefused
 from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.order import EVENT_UNIT, Held
@@ -109,21 +109,11 @@ class MeteredStream:
                 f" it: it was stopped after {Amount(self.reserved, price.asset)}",
                 hint=f'--max-amount "{wanted}"',
             )
-        terms = VoucherTerms(
-            cost=cost,
-            most=handshake.order.most(held.choice),
-            min_voucher_delta=held.choice.request.min_voucher_delta,
-            at_least=needed.required_cumulative,
-            takes_headroom=held.choice.is_open_ended,
-        )
-        try:
-            reserved = handshake.order.reserve(channel, terms, continues=True)
-        except AmountExceedsDeposit:
-            channel = yield from self._sent(handshake.order.top_up_for(held.choice, channel, terms))
-            self._held = held = replace(held, channel=channel, deposited=True)
-            reserved = handshake.order.reserve(channel, terms, continues=True)
-        self._purchases.append(reserved.purchase)
-        yield from self._hand_over(reserved.purchase)
+        terms = replace(handshake.order.terms(held.choice), cost=cost, at_least=needed.required_cumulative)
+        more = yield from self._sent(handshake.order.buy_more(held, terms, continues=True))
+        self._held = replace(held, channel=more.channel, deposited=more.deposited)
+        self._purchases.append(more.purchase)
+        yield from self._hand_over(more.purchase)
 
     def _hand_over(self, purchase: Purchase) -> Steps[None]:
         """Send a voucher beside the stream; once more with a fresh challenge if the first has expired."""

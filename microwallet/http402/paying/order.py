@@ -207,11 +207,24 @@ class Order:
         self._risen[channel.channel_id] = self._risen.get(channel.channel_id, 0) + reserved.rise
         return reserved
 
-    def top_up_for(self, choice: Choice, channel: PayerChannel, terms: VoucherTerms) -> Steps[PayerChannel]:
-        """The channel once its deposit covers a purchase that exceeded it, and the payee was told."""
-        missing = max(terms.at_least, channel.spent + terms.cost) - channel.state.deposit
-        funded = Funding(self.client, choice).top_up(channel, max(1, missing))
-        return (yield from self.tell_deposit(choice, funded)).channel
+    def buy_more(self, held: Held, terms: VoucherTerms, *, continues: bool = False) -> Steps[Held]:
+        """Commit another purchase on the same channel, topped up where its deposit does not cover it."""
+        funded = Funded(channel=self.newest(held.channel))
+        try:
+            reserved = self.reserve(funded.channel, terms, continues=continues)
+        except AmountExceedsDeposit:
+            channel = funded.channel
+            missing = max(terms.at_least, channel.spent + terms.cost) - channel.state.deposit
+            topped_up = Funding(self.client, held.choice).top_up(channel, max(1, missing))
+            funded = yield from self.tell_deposit(held.choice, topped_up)
+            reserved = self.reserve(funded.channel, terms, continues=continues)
+        return replace(
+            held,
+            channel=funded.channel,
+            purchase=reserved.purchase,
+            reserved=reserved,
+            deposited=held.deposited or funded.is_new,
+        )
 
     def tell_deposit(self, choice: Choice, funded: Funded) -> Steps[Funded]:
         """Tell the payee of a deposit before a voucher needs it, or hand it over to be made.

@@ -208,6 +208,21 @@ def test_price_that_grows(fetch, payee):
     assert payee.highest() <= LIMIT
 
 
+def test_price_that_grows_beyond_the_deposit(fetch, payee):
+    """Within the limit: the channel is topped up for it, and the payment says that money was deposited."""
+    fetch("--deposit", "0.002 USDC").data  # noqa: B018
+
+    def before(handler, action):
+        if action is None or handler.command == "HEAD" or action.voucher.cumulative_amount > 2_000:
+            return False
+        handler.refuse(ProblemType.INSUFFICIENT_BALANCE, "more", requiredCumulative="4000")
+        return True
+
+    payee.before = before
+    payment = fetch("--deposit", "0.005 USDC").data["payment"]
+    assert (payment["cumulativeAmount"], payment["deposit"], payment["deposited"]) == ("4000", "7000", True)
+
+
 def test_price_that_grows_beyond_the_limit(fetch, payee):
     """What the payee wants after the first voucher is above the limit: nothing more is signed."""
 
