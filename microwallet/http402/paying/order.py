@@ -297,7 +297,7 @@ class Order:
         return Books(
             channel=channel,
             challenge_id=held.choice.challenge.id if reserved is not None and len(purchases) == 1 else None,
-            cumulative_amount=purchases[-1].cumulative_amount,
+            cumulative_amount=purchases[0].cumulative_amount,
             reserved=total,
             price=held.choice.price.base_units,
             agreed=self.limit(held.choice),

@@ -36,7 +36,7 @@ class Books:
     challenge_id: str | None
     """None where the answer to an earlier challenge may be repeated."""
     cumulative_amount: int
-    """Of the voucher that bought."""
+    """Of the voucher that bought; of a stream's, the first: others may have come after its receipt."""
     reserved: int
     price: int
     """Of one unit."""

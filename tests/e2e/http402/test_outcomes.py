@@ -13,7 +13,9 @@ from contextlib import ExitStack
 import pytest
 from http402.payee_double import PAID_BODY, STREAM
 
+from microwallet.http402.wire.events import RECEIPT, NeedVoucher, encode_event
 from microwallet.http402.wire.problems import ProblemType
+from microwallet.http402.wire.receipt import SessionReceipt
 from microwallet.http402.wire.session_payload import OpenAction, TopUpAction, VoucherAction
 from microwallet.wallet import Wallet
 
@@ -234,6 +236,29 @@ def test_stream_is_paid_as_it_runs(alice, payee):
     assert "paid 0.006 USDC" in done.stderr
     assert "warning" not in done.stderr
     assert payee.highest() == 6_000
+
+
+def test_a_stream_that_ends_before_the_voucher_that_it_asked_for(payee, fetch):
+    """Its receipt tells of the vouchers until then, and there is nothing wrong with that."""
+    channel = fetch().data["payment"]["channelId"]
+    payee.unit_type = "event"
+
+    def before(handler, action):
+        if action is None or handler.command == "HEAD":
+            return False
+        told = {"channel_id": channel, "accepted_cumulative": 2_000}
+        need = NeedVoucher(required_cumulative=3_000, deposit=100_000, **told)
+        receipt = SessionReceipt(
+            timestamp=0, challenge_id="x", chain_id=payee.chain.chain_id, spent=2_000, units=1, **told
+        )
+        events = b"data: event\n\n" + need.to_event() + encode_event(RECEIPT, receipt.to_object())
+        handler.answer(200, {"Content-Type": "text/event-stream"}, events)
+        return True
+
+    payee.before = before
+    payment = fetch(path=STREAM).data["payment"]
+    assert payee.highest() == 3_000
+    assert (payment["amount"], payment["spent"], payment["receiptProblems"]) == ("1000", "2000", [])
 
 
 def test_stream_takes_what_is_signed_already(payee, fetch, books):
