@@ -102,16 +102,11 @@ class Database:
                 self._begin_soon()
             else:
                 connection.execute("BEGIN IMMEDIATE")
-            try:
+            with _committed(connection):
                 before = connection.total_changes
                 yield connection
                 if not is_one_of_many and connection.total_changes != before:
                     count_change(connection)
-            except BaseException:
-                if connection.in_transaction:  # SQLite ends it itself where the disk fails
-                    connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
 
     @contextmanager
     def write_vouchers(self, *, is_one_of_many: bool = False) -> Iterator[sqlite3.Connection]:
@@ -191,6 +186,18 @@ class Database:
 
 
 @contextmanager
+def _committed(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit the transaction that was begun when the block ends, or roll it back."""
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:  # SQLite ends it itself where the disk fails
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+@contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder, made if it is missing, while a ledger is made in it.
 
@@ -245,17 +252,13 @@ def _migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
         _keep_copy(connection, path, version)
     for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
         connection.execute("BEGIN IMMEDIATE")
-        try:
+        with _committed(connection):
             current: int = connection.execute("PRAGMA user_version").fetchone()[0]
             if current < number:
                 _check_is_ledger(connection, path, current)
                 for statement in statements:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {number}")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
 
 
 def _check_is_ledger(connection: sqlite3.Connection, path: Path, version: int) -> None:

@@ -8,17 +8,20 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
 from microwallet.errors import LedgerBusy, LedgerUnwritable
-from microwallet.ledger.database import Database
+from microwallet.ledger import database as database_module
+from microwallet.ledger.database import Database, to_text
+from microwallet.ledger.schema import MIGRATIONS
 
 PROCESSES, LEDGERS = 6, 25
 OPEN_ALL = f"""
 import sys, time
 from pathlib import Path
-from microwallet.ledger.database import Database
+from microwallet.ledger.database import Database, to_text
 for number in range({LEDGERS}):
     time.sleep(max(0, float(sys.argv[2]) + number * 0.02 - time.time()))
     with Database.open(Path(sys.argv[1]) / str(number) / "ledger.sqlite3"):
@@ -45,7 +48,7 @@ def test_processes_that_open_it_first_at_the_same_moment(tmp_path):
 COUNT_ONCE = """
 import sys
 from pathlib import Path
-from microwallet.ledger.database import Database
+from microwallet.ledger.database import Database, to_text
 with Database.open(Path(sys.argv[1])) as database, database.write_vouchers():
     pass
 """
@@ -79,14 +82,37 @@ def test_a_disk_that_fails_in_a_transaction(tmp_path, rows):
             )
 
     with Database.open(path) as database:
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (path.with_name(path.name + "-wal").stat().st_size, hard))
-        try:
-            with pytest.raises(LedgerUnwritable):
-                write(database)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        size = path.with_name(path.name + "-wal").stat().st_size
+        with no_file_grows_beyond(size), pytest.raises(LedgerUnwritable):
+            write(database)
         write(database)
+
+
+@contextmanager
+def no_file_grows_beyond(size):
+    """A disk that fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_fails_in_a_migration(tmp_path, monkeypatch):
+    """It is told as what it is; the ledger is as it was, and is migrated once there is room."""
+    path = tmp_path / "ledger.sqlite3"
+    monkeypatch.setattr(database_module, "MIGRATIONS", MIGRATIONS[:3])
+    with Database.open(path) as older, older.write_vouchers(is_one_of_many=True) as connection:
+        connection.executemany(
+            "INSERT INTO sales VALUES (?, ?, ?, NULL, NULL, ?, 1, 0, 1)",
+            (("c", to_text(one), to_text(1), bytes(300)) for one in range(10_000)),
+        )
+    monkeypatch.undo()
+    path.with_name(path.name + ".before-migration-4").touch()
+    with no_file_grows_beyond(1_000_000), pytest.raises(LedgerUnwritable):
+        Database.open(path)
+    Database.open(path).close()
 
 
 @pytest.mark.parametrize("held_seconds", [0.005, 0.1])
