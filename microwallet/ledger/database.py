@@ -38,11 +38,6 @@ def to_text(base_units: int) -> str:
     return f"{base_units:039d}"
 
 
-def count_change(connection: sqlite3.Connection) -> None:
-    """Let other processes know that they have to read again what they remember of the ledger."""
-    connection.execute("UPDATE generation SET changes = changes + 1")
-
-
 class Database:
     """One connection, of the thread that opened it. `write` is the only way to change anything."""
 
@@ -92,21 +87,14 @@ class Database:
 
     @contextmanager
     def write(self, *, is_one_of_many: bool = False) -> Iterator[sqlite3.Connection]:
-        """One durable write transaction: queues for other processes, commits at the end.
-
-        It counts as a change of the ledger; with `is_one_of_many` whoever writes sees to that.
-        """
-        connection = self._connection
+        """One durable write transaction: queues for other processes, commits at the end."""
         with translated(self.path):
             if is_one_of_many:
                 self._begin_soon()
             else:
-                connection.execute("BEGIN IMMEDIATE")
-            with _committed(connection):
-                before = connection.total_changes
-                yield connection
-                if not is_one_of_many and connection.total_changes != before:
-                    count_change(connection)
+                self._connection.execute("BEGIN IMMEDIATE")
+            with _committed(self._connection):
+                yield self._connection
 
     @contextmanager
     def write_vouchers(self, *, is_one_of_many: bool = False) -> Iterator[sqlite3.Connection]:

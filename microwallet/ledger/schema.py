@@ -281,5 +281,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
                 coalesce(r.accepted_at, v.accepted_at) AS accepted_at, v.as_of, v.created_at,
                 v.close_confirmed, v.closing, v.ended_closes
             FROM vouchers AS v LEFT JOIN recent_accounts AS r USING (channel_id)""",
+        # What workers remember of a channel is read again once anybody has changed that, a process of an
+        # older version too.
+        """CREATE TRIGGER channel_changed
+            AFTER UPDATE OF deposit, close_requested_at, finalized, closing ON vouchers
+            BEGIN UPDATE generation SET changes = changes + 1; END""",
     ),
 )

@@ -13,7 +13,7 @@ from typing import Any
 from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.session import Sale, SessionAccount
-from microwallet.ledger.database import Database, count_change, to_text
+from microwallet.ledger.database import Database, to_text
 from microwallet.ledger.recent_sales import RecentSales
 from microwallet.ledger.vouchers import Accepted, Vouchers
 
@@ -239,7 +239,7 @@ class Sessions:
             yield rows
             rows.flush()
             if rows.has_changed:
-                count_change(connection)
+                connection.execute("UPDATE generation SET changes = changes + 1")
                 changes += 1
             if recent.are_many:
                 rows.carry_over()
