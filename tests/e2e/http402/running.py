@@ -19,7 +19,8 @@ PRICE = ("--price", "0.001 USDC")
 class Upstream(LocalServer):
     """What stands behind a gateway: it says what it got.
 
-    /slow takes as long as `slow` says, /status/503 has that status, /stream has five events.
+    /slow takes as long as `slow` says, /status/503 has that status, /slow/status/503 both, /stream has five
+    events.
     """
 
     def __init__(self):
@@ -48,8 +49,8 @@ class _Upstream(Handler):
             events = b"".join(b"data: event %d\n\n" % number for number in range(5))
             self.answer(200, {"content-type": "text/event-stream"}, events)
             return
-        status = int(self.path.split("/")[2]) if self.path.startswith("/status/") else 200
-        self.answer(status, {}, f"you asked for {self.path}".encode())
+        status = self.path.partition("/status/")[2] or 200
+        self.answer(int(status), {}, f"you asked for {self.path}".encode())
 
 
 class Lines:

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 
 import pytest
-from counter import EURC, NOW, PAYER, Payer, amounts, credential, only_challenge, problem, receipt
+from counter import EURC, NOW, PAYER, Counter, Payer, amounts, credential, only_challenge, problem, receipt
 
 from microwallet.domain.identifiers import checksum_address
 from microwallet.domain.voucher import VoucherKey

@@ -400,6 +400,31 @@ class TestWorkers:
         (channel,) = channels(bob)
         assert (channel.authorized, channel.spent) == (7000, 7000)
 
+    def test_a_close_waits_for_what_another_worker_serves(self, serve, pay, alice, upstream):
+        """It takes what was charged in the end, not what was reserved when it was asked for."""
+        gateway = serve("--workers", "2")
+        channel_id = pay(gateway.url).data["payment"]["channelId"]
+        serving, closing = gateway.workers()
+        os.kill(closing, signal.SIGSTOP)
+        paying = threading.Thread(target=lambda: pay(gateway.url + "/slow/status/503"))
+        paying.start()
+        while upstream.asked[-1][0] != "/slow/status/503":
+            time.sleep(0.01)
+        os.kill(serving, signal.SIGSTOP)
+        os.kill(closing, signal.SIGCONT)
+        done = []
+        words = ("channel", "close", channel_id, "--yes", "--json")
+        asking = threading.Thread(target=lambda: done.append(alice.run(*words)))
+        asking.start()
+        time.sleep(1.5)
+        assert [line["event"] for line in gateway.events.seen] == ["listening"]
+        os.kill(serving, signal.SIGCONT)
+        upstream.slow.set()
+        paying.join()
+        asking.join()
+        assert done[0].exit_code == 0, done
+        assert gateway.events.next("closed")["captured"] == "1000"
+
     def test_a_killed_worker_is_replaced(self, serve):
         """And told of; the others serve meanwhile."""
         gateway = serve("--workers", "2")
