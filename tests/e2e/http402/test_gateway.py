@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 
 import pytest
-from counter import EURC, NOW, PAYER, Counter, Payer, amounts, credential, only_challenge, problem, receipt
+from counter import EURC, NOW, PAYER, Payer, amounts, credential, only_challenge, problem, receipt
 
 from microwallet.domain.identifiers import checksum_address
 from microwallet.domain.voucher import VoucherKey
@@ -524,29 +524,25 @@ def test_a_close_waits_for_requests_in_hand(counter, is_begun):
     assert counter.closed == [PAYER.channel_id]
 
 
-def test_a_close_waits_for_requests_of_other_workers(counter, tmp_path):
+def test_a_close_waits_for_requests_of_other_workers(counter, sold_by):
     """What they turn out to cost is captured."""
-    other = Counter(tmp_path)
+    other = sold_by({"path": "/**", "price": "1000"})
     other.gateway.in_hand = counter.gateway.in_hand
     first, second = counter.challenge(), counter.challenge()
 
     async def close_meanwhile():
         late = Late()
         other.application = PaymentMiddleware(late, other.gateway)
-        headers = {"authorization": credential(PAYER, PAYER.pay(1000), first)}
-        request = asyncio.create_task(other.asked(headers=headers))
+        request = asyncio.create_task(other.paid(PAYER, PAYER.pay(1000), challenge=first))
         await late.begun.wait()
-        headers = {"authorization": credential(PAYER, PAYER.close(1000), second)}
-        closing = asyncio.create_task(counter.asked(headers=headers))
+        closing = asyncio.create_task(counter.paid(PAYER, PAYER.close(1000), challenge=second))
         await asyncio.sleep(0.2)
         assert counter.closed == []
         late.gate.set()
         assert (await request).status_code == 500
         return await closing
 
-    other.chain.channels[PAYER.channel_id] = PAYER.state
     answer = asyncio.run(close_meanwhile())
-    other.close()
     assert (answer.status_code, receipt(answer).spent) == (200, 0)
     assert counter.closed == [PAYER.channel_id]
 
