@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.money import Amount
 from microwallet.errors import MalformedMessage, NetworkError
 from microwallet.http402.paying.choice import Choice
-from microwallet.http402.paying.client import PayingClient
-from microwallet.http402.paying.credentials import Signer
 from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.funding import Funded
 from microwallet.http402.wire.challenge import Challenge, offered_challenges
@@ -22,6 +20,7 @@ from microwallet.http402.wire.session_request import SessionRequest
 from microwallet.ledger.deposits import DepositKind
 
 if TYPE_CHECKING:
+    from microwallet.http402.paying.order import Order
     from microwallet.payer.signed_deposit import SignedDeposit
 
 _TAKEN_SECONDS = 30.0
@@ -30,19 +29,7 @@ _REFUSED_SECONDS = 3.0
 """How long it is looked for where the payee says that it did not: its word proves nothing."""
 
 
-class Handing(Protocol):
-    """What is needed of an order."""
-
-    client: PayingClient
-
-    def signer(self, channel: PayerChannel) -> Signer:
-        """What signs for a channel."""
-
-    def again(self) -> str:
-        """The command that goes on with it."""
-
-
-def hand_over(order: Handing, choice: Choice, signed: SignedDeposit) -> Steps[Funded]:
+def hand_over(order: Order, choice: Choice, signed: SignedDeposit) -> Steps[Funded]:
     """Hand a signed deposit over, and wait until the chain has it: a channel that can pay.
 
     By a HEAD, so that nothing is asked for that would have to be paid before. Raises NetworkError where it
@@ -69,7 +56,7 @@ def hand_over(order: Handing, choice: Choice, signed: SignedDeposit) -> Steps[Fu
     return Funded(channel=made.channel, is_new=True)
 
 
-def tell_again(order: Handing, choice: Choice, channel: PayerChannel, kind: DepositKind) -> Steps[bool]:
+def tell_again(order: Order, choice: Choice, channel: PayerChannel, kind: DepositKind) -> Steps[bool]:
     """Hand over once more what is on the chain: a payee that crashed then may not know of it.
 
     What comes of it shows with the voucher. False if no such deposit was signed for the channel.
