@@ -13,7 +13,7 @@ from microwallet.domain.money import DEPOSIT_LIMIT, Amount
 from microwallet.errors import AboveLimit, PaymentRefused
 from microwallet.http402.paying.choice import Choice, signs_deposits
 from microwallet.http402.paying.client import PayingClient
-from microwallet.ledger.deposits import Deposit, DepositKind
+from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 
 if TYPE_CHECKING:
     from microwallet.payer.paying_account import PayingAccount
@@ -74,7 +74,11 @@ class Funding:
             if (found := self._suitable(cost, without)) is not None:
                 return Funded(channel=found)
             short = self._short(without)
-            return self._open(cost, without) if short is None else self._top_up(short, cost)
+            return (
+                self._open(cost, without)
+                if short is None
+                else self._topped_up(short, self._missing(short, cost))
+            )
 
     def fitting(self, cost: int, without: Collection[ChannelId] = ()) -> Sequence[PayerChannel]:
         """The channels with `cost` base units left, the one the server suggests first."""
@@ -159,9 +163,6 @@ class Funding:
         if not isinstance(made, MadeDeposit):
             return Funded(channel=made.channel, signed=made, is_new=True)
         return Funded(channel=made.channel, open_hash=made.transaction_hash, is_new=True)
-
-    def _top_up(self, channel: PayerChannel, cost: int) -> Funded:
-        return self._topped_up(channel, self._missing(channel, cost))
 
     def _topped_up(self, channel: PayerChannel, missing: int) -> Funded:
         from microwallet.payer.deposit import MadeDeposit
@@ -272,7 +273,6 @@ class Funding:
 
     def _died(self, account: PayingAccount, deposit: Deposit) -> bool:
         """Whether what was signed for a deposit has expired without being used: it is abandoned then."""
-        from microwallet.ledger.deposits import DepositStatus
         from microwallet.payer.sync import settle_deposit
 
         ends, channel = deposit.authorization_expires_at, account.ledger.channels.get(deposit.channel_id)
