@@ -14,6 +14,8 @@ from microwallet.http402.wire.session_request import INTENT, METHOD, CredentialT
 PAYABLE_TYPES = frozenset({CredentialType.HASH, CredentialType.AUTHORIZATION})
 REQUEST_UNIT = "request"
 """Of a price that is the same however much is answered."""
+EVENT_UNIT = "event"
+"""Of a price for each server-sent event."""
 
 
 class UntrustedEscrow(NoPayableChallenge):
@@ -58,6 +60,11 @@ class Choice:
     def reserved(self) -> int:
         """Base units that the request may cost before the server asks for more."""
         return self.price.base_units * self.request.max_units
+
+    @property
+    def is_by_event(self) -> bool:
+        """Whether each server-sent event is paid for."""
+        return self.request.unit_type == EVENT_UNIT
 
     @property
     def is_by_use(self) -> bool:

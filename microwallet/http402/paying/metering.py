@@ -13,7 +13,7 @@ from microwallet.domain.purchase import Purchase
 from microwallet.errors import AboveLimit, MalformedMessage, PaymentRefused
 from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.handshake import Handshake, Streaming
-from microwallet.http402.paying.order import EVENT_UNIT, Held
+from microwallet.http402.paying.order import Held
 from microwallet.http402.paying.receipts import HttpPayment
 from microwallet.http402.wire.events import NEED_VOUCHER, RECEIPT, EventReader, NeedVoucher
 
@@ -82,7 +82,7 @@ class MeteredStream:
     def _delivered(self) -> int:
         """What the events that were received cost, where each one costs something."""
         choice = self._held.choice
-        return self._events * choice.price.base_units if choice.request.unit_type == EVENT_UNIT else 0
+        return self._events * choice.price.base_units if choice.is_by_event else 0
 
     def _pay(self, needed: NeedVoucher) -> Steps[None]:
         held, price = self._held, self._held.choice.price

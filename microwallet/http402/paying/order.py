@@ -26,8 +26,6 @@ from microwallet.http402.paying.receipts import Books, HttpPayment, read_receipt
 from microwallet.ledger.deposits import DepositKind
 from microwallet.ledger.purchases import HttpRequest, Reserved
 
-EVENT_UNIT = "event"
-"""Of a price for each server-sent event."""
 _SESSION_SECONDS = 60
 """How long to wait for another process's stream to end."""
 _POLL_SECONDS = 0.05
@@ -102,7 +100,7 @@ class Order:
     def buy(self, choice: Choice, terms: VoucherTerms, *, without: Sequence[ChannelId] = ()) -> Steps[Held]:
         """Find a channel with enough left and commit the purchase on it."""
         funding = Funding(self.client, choice)
-        if self.asked.is_stream or choice.request.unit_type == EVENT_UNIT:
+        if self.asked.is_stream or choice.is_by_event:
             funded = self._for_session(funding, terms.cost, without)
         else:
             funded = funding.channel(terms.cost, without=without)
