@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from microwallet.errors import NetworkError
@@ -59,11 +60,11 @@ class Desk(Generic[Tools]):
                     raise NetworkError(f"the {self._name} is not asked any more")
                 if not hasattr(self._own, "tools"):
                     self._own.tools = self._build()
-                outcome: tuple[Callable[..., None], Any] = (_set_result, work(self._own.tools))
+                tell = partial(_set_result, future, work(self._own.tools))
             except BaseException as error:  # noqa: BLE001  # it is the caller's
-                outcome = (_set_exception, error)
+                tell = partial(_set_exception, future, error)
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(*outcome[:1], future, outcome[1])
+                loop.call_soon_threadsafe(tell)
 
         self._waiting += 1
         self._queue.put((_URGENT if is_urgent else _USUAL, next(self._places), do))
