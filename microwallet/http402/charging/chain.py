@@ -49,12 +49,12 @@ class PayeeChain:
         events = self._done(transaction_hash, channel_id)
         if events is None:
             return None
-        deposits = [event.deposit for event in events if isinstance(event, TopUp)]
-        if amount not in [event.additional_deposit for event in events if isinstance(event, TopUp)]:
+        top_ups = [event for event in events if isinstance(event, TopUp)]
+        if amount not in [event.additional_deposit for event in top_ups]:
             detail = f"transaction {transaction_hash} did not add {amount} to the channel"
             raise refused(ProblemType.VERIFICATION_FAILED, detail, channel_id)
         state = self.states([channel_id])[channel_id]
-        return state if state.deposit >= max(deposits) else None
+        return state if state.deposit >= max(event.deposit for event in top_ups) else None
 
     def holding(self, channel_id: ChannelId, deposit: int) -> ChannelState | None:
         """The state of a channel once as much as `deposit` is confirmed; None until then."""
