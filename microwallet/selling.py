@@ -32,7 +32,7 @@ from microwallet.http402.charging.routes import Routes, parse_routes
 from microwallet.http402.charging.server import serve
 from microwallet.http402.charging.settings import Settings
 from microwallet.http402.charging.settling import Settling, SettlingPolicy
-from microwallet.http402.charging.signed_deposit import PaidToken
+from microwallet.http402.charging.signed_deposit import RelayedToken
 from microwallet.payee.exclusive import exclusive, settling_lock, watch_lock
 from microwallet.payee.watch import LONGEST_PAUSE
 from microwallet.wallet import Wallet
@@ -157,7 +157,7 @@ class Shop:
             chain_id=wallet.network.chain_id,
             escrow_contract=wallet.escrow_contract,
             secrets=RotatingSecrets(challenge_key(wallet.paths.keys / "challenge-key"), wallet.now),
-            paid_tokens=self._paid_tokens(),
+            relayed_tokens=self._relayed_tokens(),
         )
         self.gateway = Gateway(
             terms,
@@ -245,7 +245,7 @@ class Shop:
         network = self._wallet.network
         return PayeeChain(self._wallet.reader, chain_id=network.chain_id, confirmations=network.confirmations)
 
-    def _paid_tokens(self) -> Mapping[Address, PaidToken]:
+    def _relayed_tokens(self) -> Mapping[Address, RelayedToken]:
         """How deposits are paid for, by token; UsageError if a token takes no signed transfers."""
         wallet, paid = self._wallet, {}
         for token, min_deposit in self._fees.min_deposits.items() if self._fees else ():
@@ -255,7 +255,7 @@ class Shop:
                     f"the token {token} takes no signed transfers (EIP-3009): its payers must send their own"
                     " transactions"
                 )
-            paid[token] = PaidToken(domain=features.domain, min_deposit=min_deposit)
+            paid[token] = RelayedToken(domain=features.domain, min_deposit=min_deposit)
         return paid
 
     def _deposit_relay(self) -> DepositRelay:

@@ -15,7 +15,7 @@ from microwallet.domain.identifiers import Address, ChainId
 from microwallet.errors import MalformedMessage, UsageError
 from microwallet.http402.charging.rotating_secrets import RotatingSecrets
 from microwallet.http402.charging.routes import Price, Route
-from microwallet.http402.charging.signed_deposit import PaidToken
+from microwallet.http402.charging.signed_deposit import RelayedToken
 from microwallet.http402.wire.body_digest import body_digest
 from microwallet.http402.wire.challenge import REQUEST_LIMIT, Challenge
 from microwallet.http402.wire.encoding import decode_object, encode_object
@@ -41,7 +41,7 @@ class Terms:
     chain_id: ChainId
     escrow_contract: Address
     secrets: RotatingSecrets
-    paid_tokens: Mapping[Address, PaidToken] = field(default_factory=dict)
+    relayed_tokens: Mapping[Address, RelayedToken] = field(default_factory=dict)
     """Tokens of which payers' deposits are brought onto the chain here, at the gateway's cost."""
 
 
@@ -101,12 +101,12 @@ class Offer:
         )
 
     @property
-    def paid_token(self) -> PaidToken | None:
+    def relayed_token(self) -> RelayedToken | None:
         """How deposits are paid for; None where payers send them themselves."""
-        return self.terms.paid_tokens.get(self.price.amount.asset.token)
+        return self.terms.relayed_tokens.get(self.price.amount.asset.token)
 
     def _session_request(self) -> SessionRequest:
-        terms, price, paid = self.terms, self.price, self.paid_token
+        terms, price, paid = self.terms, self.price, self.relayed_token
         suggested = price.suggested_deposit
         return SessionRequest(
             amount=price.amount.base_units,

@@ -114,10 +114,10 @@ class Opening:
     ) -> ChannelState:
         """The state of a channel whose signed deposit was brought onto the chain, by us or by others."""
         channel_id = descriptor.channel_id()
-        if self._relay is None or offer.paid_token is None:
+        if self._relay is None or offer.relayed_token is None:
             detail = "deposits are not brought onto the chain here: send a transaction"
             raise refused(ProblemType.VERIFICATION_FAILED, detail, channel_id)
-        deposit = check_signed(offer.paid_token, descriptor, transfer, top_up_salt=top_up_salt)
+        deposit = check_signed(offer.relayed_token, descriptor, transfer, top_up_salt=top_up_salt)
         relay = self._relay
         total = await self._in_hand.run(deposit.operation, lambda: relay.run(lambda own: own.bring(deposit)))
         return await self._patiently(lambda chain: chain.holding(channel_id, total), channel_id)

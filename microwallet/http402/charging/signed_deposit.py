@@ -26,7 +26,7 @@ from microwallet.http402.wire.session_payload import SignedTransfer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PaidToken:
+class RelayedToken:
     """A token of which a gateway brings deposits onto the chain, and pays the gas."""
 
     domain: TokenDomain
@@ -66,7 +66,7 @@ class CheckedDeposit:
 
 
 def check_signed(
-    paid: PaidToken, descriptor: ChannelDescriptor, transfer: SignedTransfer, *, top_up_salt: str | None
+    paid: RelayedToken, descriptor: ChannelDescriptor, transfer: SignedTransfer, *, top_up_salt: str | None
 ) -> CheckedDeposit:
     """The deposit, if the payer signed exactly this one; else Refused. `top_up_salt` is None to open.
 

@@ -192,7 +192,7 @@ def test_permit2_is_not_taken(shop, payer):
 def test_nobodys_gas_is_paid_by_default(open_shop, chain):
     """A shop that sells for another token than the one it pays gas for takes no signed deposits."""
     shop = open_shop()
-    object.__setattr__(shop.shop.gateway.terms, "paid_tokens", {})
+    object.__setattr__(shop.shop.gateway.terms, "relayed_tokens", {})
     payer = SigningPayer(chain, shop.payee)
     assert shop.refused(payer.open()) == (402, "verification-failed")
     assert shop.sent() == 0
