@@ -265,7 +265,8 @@ class Order:
         told = read_receipt(receipt)
         books = self._books(purchases, held, delivered)
         said = 0 if told.receipt is None else told.receipt.spent
-        if said > books.most_spent and self.has_stream(books.channel):
+        if said > books.most_spent and (self._has_session or self.has_stream(books.channel)):
+            # A stream may be charged all that was signed for requests beside it, which then count as unpaid.
             books = replace(books, most_spent=books.channel.authorized)
         cost = books.cost(told)
         problems = [] if is_error and receipt is None else books.problems(told)
