@@ -24,7 +24,7 @@ WARM_UP_SECONDS = 0.3
 SPARE = 1.5
 """How many more requests are ready than a run will need if it is as fast as the one before."""
 X402, PYMPP = "x402 SDK 2.25.0", "pympp 0.16.0"
-X402_CREDENTIALS = 40
+X402_CREDENTIALS = 64
 """For each connection: they take 5 ms each to sign."""
 UNVERIFIED = "nothing checked but its own challenge"
 """No payment is verified, so it is told, but nothing is compared to it."""

@@ -25,6 +25,9 @@ BUSY_SECONDS = 30.0
 EAGER_SECONDS = 0.02
 """For how long another process's transaction is waited for by looking again and again."""
 _LOOK_SECONDS = 0.0002
+LOG_PAGES = 4_000
+"""Pages of the log from which SQLite folds it into the file: commits wait for that, and a page that many of
+them changed is written once."""
 MARK_SECONDS = 0.1
 """Between two marks of one connection that commits hundreds of times a second."""
 _RESTORE = (
@@ -219,6 +222,7 @@ def _check_file(path: Path, mark: Mark) -> None:
 
 def _prepare(connection: sqlite3.Connection, path: Path, mark: Mark) -> None:
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == len(MIGRATIONS):
         return
