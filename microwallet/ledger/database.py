@@ -117,6 +117,17 @@ class Database:
             self._mark.write(number)
             self._marked_at, self._unmarked = now, None
 
+    @contextmanager
+    def write_derived(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction of what follows from the rest, between many others: durable with the next."""
+        with translated(self.path):
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            try:
+                with self.write(is_one_of_many=True) as connection:
+                    yield connection
+            finally:
+                self._connection.execute("PRAGMA synchronous = FULL")
+
     def _begin_soon(self) -> None:
         """Begin a transaction as soon as another process has ended its own, which takes a millisecond or two.
 

@@ -13,9 +13,9 @@ from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.session import SessionAccount
 
 MOST_RECENT = 256
-"""Sales that are recent at most, but for those of one transaction."""
+"""Sales that are recent at most before it is time to carry them over."""
 MOST_CHANNELS = 128
-"""Channels with recent sales at most: carrying each over takes its time, for which everybody waits."""
+"""Channels with recent sales at most before that: each takes its time, for which everybody waits."""
 ACCOUNTS_KEPT = 20_000
 """Accounts that need not be read again while nobody changes them elsewhere."""
 

@@ -241,9 +241,16 @@ class Sessions:
             if rows.has_changed:
                 connection.execute("UPDATE generation SET changes = changes + 1")
                 changes += 1
-            if recent.are_many:
-                rows.carry_over()
         recent.keep(changes)
+
+    def catch_up(self) -> None:
+        """Carry recent sales over if they are many."""
+        recent = self._recent
+        if recent.are_many:
+            with self._database.write_derived() as connection:
+                changes = recent.refresh(connection)
+                recent.carry_over(connection)
+            recent.keep(changes)
 
     def channel(self, channel_id: ChannelId) -> PayeeChannel | None:
         """A channel with its best voucher, or None."""

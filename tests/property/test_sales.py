@@ -17,6 +17,7 @@ from microwallet.http402.charging import sales
 from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.charging.sales import Handover, Order, StreamEnded
 from microwallet.http402.wire.problems import ProblemType
+from microwallet.ledger import recent_sales
 from microwallet.ledger.ledger import Ledger
 from microwallet.ledger.recent_sales import carry_over
 from microwallet.ledger.sessions import SessionRows
@@ -220,8 +221,16 @@ class Selling(RuleBasedStateMachine):
 
     @rule(is_other=st.booleans())
     def carry_over(self, is_other):
+        """As `payee accept` does before it looks."""
         with (self.other if is_other else self.ledger).database.write() as connection:
             carry_over(connection)
+
+    @rule(is_other=st.booleans())
+    def catch_up(self, is_other):
+        """As a worker does now and then."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(recent_sales, "MOST_RECENT", 1)
+            (self.other if is_other else self.ledger).sessions.catch_up()
 
     @invariant()
     def books_are_right(self):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
+from microwallet.errors import LedgerError
 from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.charging.sales import StreamEnded
 from microwallet.http402.charging.store import SessionRows, SessionStore
@@ -78,6 +80,11 @@ class GroupCommit:
                 _tell(future, failure)
             elif not future.cancelled():
                 future.set_result(result)
+        asyncio.get_running_loop().call_soon(self._catch_up)  # once those that were told have answered
+
+    def _catch_up(self) -> None:
+        with suppress(LedgerError):  # the next time, then
+            self._store.catch_up()
 
 
 def _passes(check: Check, future: asyncio.Future[Any]) -> bool:

@@ -57,6 +57,9 @@ class SessionStore(Protocol):
     def transaction(self) -> AbstractContextManager[SessionRows]:
         """One transaction, durable when the block ends; alone with what it reads."""
 
+    def catch_up(self) -> None:
+        """Do what transactions have put off, if it is time for that; nobody need wait for it."""
+
     def channel(self, channel_id: ChannelId) -> PayeeChannel | None:
         """A channel with its best voucher, or None."""
 

@@ -11,7 +11,8 @@ from model import USDC, keyed
 
 from microwallet.domain.channel import NO_CHANNEL, PayeeChannel
 from microwallet.domain.session import Sale
-from microwallet.ledger import database, vouchers
+from microwallet.errors import LedgerError
+from microwallet.ledger import database, recent_sales, vouchers
 from microwallet.ledger.database import to_text
 from microwallet.ledger.ledger import Ledger
 from microwallet.ledger.recent_sales import MOST_RECENT
@@ -67,8 +68,9 @@ def test_many_sales(ledger):
             for one in CHANNELS:
                 account = rows.account(one.channel_id)._replace(accepted=number, spent=number)
                 rows.add_first_sale(sale(one.channel_id, number), account, number.to_bytes(65, "big"))
+        ledger.sessions.catch_up()
         most = max(most, recent(ledger))
-    assert most < MOST_RECENT
+    assert MOST_RECENT // 2 < most < MOST_RECENT
     with ledger.sessions.transaction() as rows:
         for one in CHANNELS:
             for number in range(1, EACH + 1):
@@ -79,6 +81,28 @@ def test_many_sales(ledger):
         assert (channel.authorized, channel.spent) == (EACH, EACH)
         assert channel.signature == EACH.to_bytes(65, "big")
     assert set(ledger.vouchers.accepted_at().values()) == {EACH}
+
+
+def test_catching_up_that_fails(ledger):
+    """It leaves everything as it was, and commits are as durable as before; the next time it is done."""
+    for number in range(1, MOST_RECENT + 1):
+        with ledger.sessions.transaction() as rows:
+            account = rows.account(CHANNELS[0].channel_id)._replace(accepted=number, spent=number)
+            rows.add_first_sale(sale(CHANNELS[0].channel_id, number), account, bytes(65))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recent_sales, "carry_over", lambda connection: connection.execute("SELECT nothing"))
+        with pytest.raises(LedgerError):
+            ledger.sessions.catch_up()
+    with ledger.database.read() as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert recent(ledger) == MOST_RECENT
+    with ledger.sessions.transaction() as rows:
+        assert rows.account(CHANNELS[0].channel_id).spent == MOST_RECENT
+    ledger.sessions.catch_up()
+    with ledger.database.read() as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert recent(ledger) == 0
+    assert ledger.vouchers.get(CHANNELS[0].channel_id).spent == MOST_RECENT
 
 
 def test_a_recent_sale_changes_where_it_is(ledger):
