@@ -125,6 +125,8 @@ _KEYS = {
     "suggested-deposit": str,
     "description": str,
 }
+EXPECTED = {str: "a text", int: "a number", bool: "true or false", list: "a list"}
+"""What is said of the types of settings."""
 _PAID_KEYS = set(_KEYS) - {"method", "path", "free"}
 
 
@@ -136,7 +138,7 @@ def _route(number: int, table: Mapping[str, Any], amount: Callable[[str], Amount
         if key not in _KEYS:
             raise fail(f"there is no setting {key!r}; {did_you_mean(key, _KEYS)}")
         if type(value) is not _KEYS[key]:
-            raise fail(f"{key} is {value!r}; {_KEYS[key].__name__} is expected")
+            raise fail(f"{key} is {value!r}; {EXPECTED[_KEYS[key]]} is expected")
     if "path" not in table:
         raise fail('it has no path, such as "/articles/**"')
     free = table.get("free", False)

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from microwallet.domain.duration import whole_seconds
 from microwallet.errors import UsageError, did_you_mean
+from microwallet.http402.charging.routes import EXPECTED
 
 DEFAULT_PORT = 8402
 WORKERS_LIMIT = 64
@@ -35,7 +36,6 @@ _TYPES: Mapping[str, type] = {
     "behind-tls-proxy": list,
     "routes": list,
 }
-_EXPECTED = {str: "a text", int: "a number", list: "a list"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +144,7 @@ def _checked(file: Path, name: str, value: Any) -> Any:
     if type(value) is not _TYPES[name] or (
         isinstance(value, list) and not all(isinstance(one, items) for one in value)
     ):
-        raise UsageError(f"{file}: {name} is {value!r}; {_EXPECTED[_TYPES[name]]} is expected")
+        raise UsageError(f"{file}: {name} is {value!r}; {EXPECTED[_TYPES[name]]} is expected")
     return value
 
 

@@ -167,7 +167,7 @@ class TestRoutes:
             ({"path": "/a"}, "neither a price nor free"),
             ({"path": "/a", "free": True, "price": "1"}, "it is free, so it has no price"),
             ({"path": "/a", "prize": "1"}, "did you mean price"),
-            ({"path": "/a", "price": 1}, "price is 1; str"),
+            ({"path": "/a", "price": 1}, "price is 1; a text is expected"),
             ({"path": "/a", "price": "0"}, "route 1"),
             ({"path": "/a", "price": "0.0000001"}, "USDC has 6"),
             ({"path": "a", "price": "1"}, "no path that can be forwarded"),
