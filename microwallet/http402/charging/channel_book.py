@@ -93,6 +93,10 @@ class ChannelBook:
         known.state, known.state_at = state, self._clock()
         self._store.record_states({known.channel_id: state}, as_of=known.state_at)
 
+    def doubt(self, known: KnownChannel) -> None:
+        """Ask the chain about a channel before it is believed again."""
+        known.state_at = None
+
     def is_fresh(self, known: KnownChannel) -> bool:
         """Whether the chain was asked about a channel lately."""
         return self._age(known) <= STATE_SECONDS

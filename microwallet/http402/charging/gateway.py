@@ -291,11 +291,11 @@ class Gateway:
         if not known.state.finalized:
 
             async def close_when_idle() -> TxHash | None:
-                await self.in_hand.none(known.channel_id, within=IN_HAND_SECONDS)
+                await self.in_hand.until_none(known.channel_id, within=IN_HAND_SECONDS)
                 return await close(known.channel_id)
 
             transaction_hash = await self._closing.run(known.channel_id, close_when_idle)
-            known.state_at = None
+            self._channels.doubt(known)
         receipt = self.till.receipt(await self.till.account(known.channel_id), issued.challenge.id)
         return self._done(receipt.with_transaction(transaction_hash))
 

@@ -42,14 +42,14 @@ class InHand:
         slot = _slot(channel_id)
         return any(counts[slot] for counts in self._workers)
 
-    async def none(self, channel_id: ChannelId, *, within: float) -> None:
+    async def until_none(self, channel_id: ChannelId, *, within: float) -> None:
         """Wait until no worker has one of a channel, for so many seconds at most."""
         end = time.monotonic() + within
         while self.has(channel_id) and time.monotonic() < end:  # noqa: ASYNC110  # other processes set no event
             await asyncio.sleep(_LOOK_SECONDS)
 
     def wait(self, channel_ids: Iterable[ChannelId], *, within: float) -> None:
-        """What `none` does, for a thread that closes several channels."""
+        """What `until_none` does, for a thread that closes several channels."""
         end = time.monotonic() + within
         for channel_id in channel_ids:
             while self.has(channel_id) and time.monotonic() < end:

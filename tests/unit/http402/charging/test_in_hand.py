@@ -41,7 +41,7 @@ def test_what_another_worker_has(workers):
     first.end(CHANNEL)
     second.begin(CHANNEL)
     for wait in (
-        lambda: asyncio.run(first.none(CHANNEL, within=0.1)),
+        lambda: asyncio.run(first.until_none(CHANNEL, within=0.1)),
         lambda: first.wait([OTHER, CHANNEL], within=0.1),
     ):
         begun = time.monotonic()
@@ -57,7 +57,7 @@ def test_waiting_ends_with_the_last_request(workers):
     first, second = workers
 
     async def wait():
-        waiting = asyncio.create_task(first.none(CHANNEL, within=60))
+        waiting = asyncio.create_task(first.until_none(CHANNEL, within=60))
         for one in workers:
             await asyncio.sleep(0.05)
             assert not waiting.done()
