@@ -499,16 +499,14 @@ class Late:
         await send({"type": "http.response.body", "body": b""})
 
 
-@pytest.mark.parametrize("is_begun", [True, False])
-def test_a_close_waits_for_requests_in_hand(counter, is_begun):
-    """What they turn out to cost is captured, not what was reserved for them; a request that comes just
-    before is one of them."""
+def closed_meanwhile(counter, serving, *, is_begun=True):
+    """The answer to a close that came while a request was served, perhaps by another worker; that failed."""
     first, second = counter.challenge(), counter.challenge()
 
     async def close_meanwhile():
         late = Late()
-        counter.application = PaymentMiddleware(late, counter.gateway)
-        request = asyncio.create_task(counter.paid(PAYER, PAYER.pay(1000), challenge=first))
+        serving.application = PaymentMiddleware(late, serving.gateway)
+        request = asyncio.create_task(serving.paid(PAYER, PAYER.pay(1000), challenge=first))
         if is_begun:
             await late.begun.wait()
             assert counter.account(PAYER).spent == 1000
@@ -519,7 +517,14 @@ def test_a_close_waits_for_requests_in_hand(counter, is_begun):
         assert (await request).status_code == 500
         return await closing
 
-    answer = asyncio.run(close_meanwhile())
+    return asyncio.run(close_meanwhile())
+
+
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_a_close_waits_for_requests_in_hand(counter, is_begun):
+    """What they turn out to cost is captured, not what was reserved for them; a request that comes just
+    before is one of them."""
+    answer = closed_meanwhile(counter, counter, is_begun=is_begun)
     assert (answer.status_code, receipt(answer).spent) == (200, 0)
     assert counter.closed == [PAYER.channel_id]
 
@@ -528,21 +533,7 @@ def test_a_close_waits_for_requests_of_other_workers(counter, sold_by):
     """What they turn out to cost is captured."""
     other = sold_by({"path": "/**", "price": "1000"})
     other.gateway.in_hand = counter.gateway.in_hand
-    first, second = counter.challenge(), counter.challenge()
-
-    async def close_meanwhile():
-        late = Late()
-        other.application = PaymentMiddleware(late, other.gateway)
-        request = asyncio.create_task(other.paid(PAYER, PAYER.pay(1000), challenge=first))
-        await late.begun.wait()
-        closing = asyncio.create_task(counter.paid(PAYER, PAYER.close(1000), challenge=second))
-        await asyncio.sleep(0.2)
-        assert counter.closed == []
-        late.gate.set()
-        assert (await request).status_code == 500
-        return await closing
-
-    answer = asyncio.run(close_meanwhile())
+    answer = closed_meanwhile(counter, other)
     assert (answer.status_code, receipt(answer).spent) == (200, 0)
     assert counter.closed == [PAYER.channel_id]
 
