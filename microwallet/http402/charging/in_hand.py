@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from microwallet.domain.identifiers import ChannelId
 
@@ -44,16 +44,20 @@ class InHand:
 
     async def until_none(self, channel_id: ChannelId, *, within: float) -> None:
         """Wait until no worker has one of a channel, for so many seconds at most."""
-        end = time.monotonic() + within
-        while self.has(channel_id) and time.monotonic() < end:  # noqa: ASYNC110  # other processes set no event
+        for _ in self._looks([channel_id], within):
             await asyncio.sleep(_LOOK_SECONDS)
 
     def wait(self, channel_ids: Iterable[ChannelId], *, within: float) -> None:
         """What `until_none` does, for a thread that closes several channels."""
+        for _ in self._looks(channel_ids, within):
+            time.sleep(_LOOK_SECONDS)
+
+    def _looks(self, channel_ids: Iterable[ChannelId], within: float) -> Iterator[None]:
+        """Looks that find one in hand: other processes set no event."""
         end = time.monotonic() + within
         for channel_id in channel_ids:
             while self.has(channel_id) and time.monotonic() < end:
-                time.sleep(_LOOK_SECONDS)
+                yield
 
 
 def _slot(channel_id: ChannelId) -> int:
