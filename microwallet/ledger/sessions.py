@@ -70,20 +70,19 @@ class SessionRows:
     def save(self, account: SessionAccount) -> None:
         """Store `spent` and `stream` of an account: with the sale that holds it, if there is one."""
         head = self._recent.heads.get(account.channel_id)
-        values = to_text(account.spent), account.stream
-        if head is None:
-            where = "vouchers SET spent = ?, stream = ? WHERE channel_id = ?"
-            self._change_account(account, where, (*values, account.channel_id))
-        else:
-            where = "sales SET spent = ?, stream = ? WHERE position = ?"
-            self._change_account(account, where, (*values, head))
+        table, key = ("vouchers", "channel_id") if head is None else ("sales", "position")
+        self._change_account(
+            account,
+            f"UPDATE {table} SET spent = ?, stream = ? WHERE {key} = ?",
+            (to_text(account.spent), account.stream, head or account.channel_id),
+        )
 
     def save_voucher(self, account: SessionAccount, signature: bytes, *, now: int) -> None:
         """Store an account whose `accepted` rose, with the signature of the voucher."""
         self.carry_over()
         self._change_account(
             account,
-            """vouchers SET authorized = ?, spent = ?, stream = ?, signature = ?, accepted_at = ?
+            """UPDATE vouchers SET authorized = ?, spent = ?, stream = ?, signature = ?, accepted_at = ?
             WHERE channel_id = ?""",
             (
                 to_text(account.accepted),
@@ -165,8 +164,8 @@ class SessionRows:
         self.flush()
         return self._connection.execute(statement, values)
 
-    def _change_account(self, account: SessionAccount, assignments: str, values: tuple[Any, ...]) -> None:
-        self._execute(f"UPDATE {assignments}", values)
+    def _change_account(self, account: SessionAccount, statement: str, values: tuple[Any, ...]) -> None:
+        self._execute(statement, values)
         self._recent.accounts[account.channel_id] = account
         self.has_changed = True
 
