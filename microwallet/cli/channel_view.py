@@ -51,7 +51,7 @@ def channel_document(channel: Channel, *, now: int) -> dict[str, Any]:
 def channel_table(channels: Sequence[Channel], now: int) -> str:
     """One line a channel."""
     received = all(isinstance(channel, PayeeChannel) for channel in channels)
-    amounts = ("DEPOSIT", "AUTHORIZED", "SETTLED")
+    amounts = ("DEPOSIT", "AUTHORIZED", "SETTLED", *(("UNSETTLED",) if received else ()))
     parties = ("PAYER",) if received else ("LABEL", "PAYEE")
     headers = ("CHANNEL", *parties, *amounts, "ASSET", "STATUS")
     return table(headers, [_row(channel, now) for channel in channels], right=amounts)
@@ -135,17 +135,20 @@ def _clock(channel: Channel, now: int) -> int:
 
 def _row(channel: Channel, now: int) -> tuple[str, ...]:
     descriptor, state = channel.descriptor, channel.state
+    known, decimals = _voucher_is_known(channel), channel.asset.decimals
+    owed: tuple[str, ...] = ()
     if isinstance(channel, PayeeChannel):
         parties: tuple[str, ...] = (_shortened(descriptor.payer),)
+        owed = (format_units(channel.unsettled, decimals),)
     else:
         parties = (label_of(channel) or "-", _shortened(descriptor.payee))
-    known, decimals = _voucher_is_known(channel), channel.asset.decimals
     return (
         _shortened(channel.channel_id),
         *parties,
         format_units(state.deposit, decimals),
         format_units(channel.authorized, decimals) if known else "unknown",
         format_units(state.settled, decimals),
+        *owed,
         channel.asset.symbol,
         str(status_of(channel, now=now)),
     )

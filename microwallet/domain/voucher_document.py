@@ -29,6 +29,8 @@ class VoucherDocument:
     channel_id: ChannelId
     descriptor: ChannelDescriptor
     cumulative_amount: int
+    payment_start: int
+    """The cumulative amount from which its payment went on, as the payer says; its own if nothing is said."""
     signature: bytes
 
     @property
@@ -44,15 +46,18 @@ class VoucherDocument:
 
 
 def voucher_writer(
-    descriptor: ChannelDescriptor, channel_id: ChannelId, asset: Asset
+    descriptor: ChannelDescriptor, channel_id: ChannelId, asset: Asset, *, payment_start: int | None = None
 ) -> Callable[[int, int, int, bytes], str]:
     """Writer of one channel's voucher objects: (cumulative, amount, deposit, signature) to JSON text.
 
-    The result has no line break. Everything that does not change is rendered once.
+    The result has no line break. Everything that does not change is rendered once. `payment_start`: what
+    was authorized before the payment that they are of.
     """
     head = '{"channelId":' + json.dumps(channel_id) + ',"cumulativeAmount":"'
+    payment = {} if payment_start is None else {"paymentStart": str(payment_start)}
     tail = "," + json.dumps(
-        {
+        payment
+        | {
             "asset": asset.symbol,
             "decimals": asset.decimals,
             "chainId": descriptor.chain_id,
@@ -94,7 +99,10 @@ class VoucherReader:
             return VoucherDocument(
                 channel_id=_channel_id(document["channelId"]),
                 descriptor=self._descriptor(document),
-                cumulative_amount=_cumulative_amount(document["cumulativeAmount"]),
+                cumulative_amount=_base_units(document["cumulativeAmount"], "cumulativeAmount"),
+                payment_start=_base_units(
+                    document.get("paymentStart", document["cumulativeAmount"]), "paymentStart"
+                ),
                 signature=_signature(document["signature"]),
             )
         except KeyError as error:
@@ -154,12 +162,12 @@ def _channel_id(text: str) -> ChannelId:
     return ChannelId(parse_bytes32(text, what="channelId"))
 
 
-def _cumulative_amount(text: str) -> int:
+def _base_units(text: str, what: str) -> int:
     if type(text) is not str or not text.isascii() or not text.isdigit() or len(text) > 39:
-        raise MalformedVoucher("cumulativeAmount is not a decimal string of base units")
+        raise MalformedVoucher(f"{what} is not a decimal string of base units")
     amount = int(text)
     if amount >= CUMULATIVE_AMOUNT_LIMIT or (text[0] == "0" and text != "0"):
-        raise MalformedVoucher("cumulativeAmount is not a decimal string below 2**128")
+        raise MalformedVoucher(f"{what} is not a decimal string below 2**128")
     return amount
 
 

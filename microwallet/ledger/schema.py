@@ -287,4 +287,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             AFTER UPDATE OF deposit, close_requested_at, finalized, closing ON vouchers
             BEGIN UPDATE generation SET changes = changes + 1; END""",
     ),
+    (
+        # Which base units of a channel's cumulative amount were counted as handed over. Of what was accepted
+        # before that was kept, all: nothing counts twice.
+        f"""CREATE TABLE handed_over (
+            channel_id TEXT NOT NULL REFERENCES vouchers,
+            {_amount("above")},
+            {_amount("up_to")},
+            PRIMARY KEY (channel_id, above)
+        ) STRICT, WITHOUT ROWID""",
+        f"""INSERT INTO handed_over SELECT channel_id, '{0:039d}', authorized FROM current_vouchers
+            WHERE authorized > '{0:039d}'""",
+    ),
 )

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
+from microwallet.domain.handed_over import Range
 from microwallet.domain.identifiers import ChainId, ChannelId
 from microwallet.errors import AmbiguousReference, UnknownReference
 from microwallet.ledger.channels import CANDIDATES, SHORTEST_PREFIX, TOO_SHORT
-from microwallet.ledger.database import Database
+from microwallet.ledger.database import Database, to_text
 from microwallet.ledger.recent_sales import carry_over
 from microwallet.ledger.rows import (
     COLUMNS,
@@ -25,6 +26,10 @@ from microwallet.ledger.rows import (
 _SELECT = f"SELECT {SELECTED}, signature FROM current_vouchers"
 
 
+Weighed = tuple[PayeeChannel, list[Range]]
+"""A channel, and which part of what it has authorized was counted as handed over, in order."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
     """What the ledger holds against a new voucher of a channel."""
@@ -32,6 +37,10 @@ class Accepted:
     authorized: int
     spent: int
     """How much of it was charged."""
+    signature: bytes
+    """Of the voucher over what is authorized."""
+    handed_over: list[Range]
+    """Which part of it was counted as handed over, in order."""
     is_closing: bool
     """Whether the payee has begun to close the channel, and that has not ended."""
     ended_closes: int
@@ -93,18 +102,18 @@ class Vouchers:
     def accept(
         self,
         channel_ids: Iterable[ChannelId],
-        weigh: Callable[[Mapping[ChannelId, Accepted]], Iterable[PayeeChannel]],
+        weigh: Callable[[Mapping[ChannelId, Accepted]], Iterable[Weighed]],
         *,
         now: int,
     ) -> None:
-        """Commit the best vouchers that `weigh` makes of what was accepted so far.
+        """Commit what `weigh` makes of what was accepted so far: channels, and what was handed over of each.
 
-        Atomic over processes, so that each voucher counts once. A row's amount only rises.
+        Atomic over processes, so that each voucher counts once. A row's amount never falls.
         """
         marks = ", ".join("?" * (len(COLUMNS) + 3))
         with self._database.write_vouchers() as connection:
             carry_over(connection)
-            channels = weigh(_accepted(connection, channel_ids))
+            weighed = list(weigh(_accepted(connection, channel_ids)))
             connection.executemany(
                 f"""INSERT INTO vouchers ({SELECTED}, created_at, signature, accepted_at) VALUES ({marks})
                 ON CONFLICT (channel_id) DO UPDATE
@@ -112,9 +121,11 @@ class Vouchers:
                     accepted_at = excluded.accepted_at, deposit = excluded.deposit,
                     settled = excluded.settled, close_requested_at = excluded.close_requested_at,
                     finalized = excluded.finalized, as_of = excluded.as_of
-                WHERE excluded.authorized > vouchers.authorized""",
-                [(*channel_values(channel), now, channel.signature, now) for channel in channels],
+                WHERE excluded.authorized >= vouchers.authorized""",
+                [(*channel_values(channel), now, channel.signature, now) for channel, _ in weighed],
             )
+            for channel, ranges in weighed:
+                _keep_handed_over(connection, channel.channel_id, ranges)
 
     def accepted(self, channel_ids: Iterable[ChannelId]) -> Mapping[ChannelId, Accepted]:
         """What was accepted on those of the channels that are known."""
@@ -162,15 +173,34 @@ class Vouchers:
 
 
 def _accepted(connection: sqlite3.Connection, channel_ids: Iterable[ChannelId]) -> dict[ChannelId, Accepted]:
-    query = "SELECT authorized, spent, closing, ended_closes FROM current_vouchers WHERE channel_id = ?"
+    query = """SELECT authorized, spent, signature, closing, ended_closes FROM current_vouchers
+        WHERE channel_id = ?"""
     rows = {one: connection.execute(query, (one,)).fetchone() for one in channel_ids}
     return {
         channel_id: Accepted(
-            authorized=int(row[0]), spent=int(row[1]), is_closing=bool(row[2]), ended_closes=row[3]
+            authorized=int(row[0]),
+            spent=int(row[1]),
+            signature=row[2],
+            handed_over=_handed_over(connection, channel_id),
+            is_closing=bool(row[3]),
+            ended_closes=row[4],
         )
         for channel_id, row in rows.items()
         if row
     }
+
+
+def _handed_over(connection: sqlite3.Connection, channel_id: ChannelId) -> list[Range]:
+    query = "SELECT above, up_to FROM handed_over WHERE channel_id = ? ORDER BY above"
+    return [(int(above), int(up_to)) for above, up_to in connection.execute(query, (channel_id,))]
+
+
+def _keep_handed_over(connection: sqlite3.Connection, channel_id: ChannelId, ranges: Sequence[Range]) -> None:
+    connection.execute("DELETE FROM handed_over WHERE channel_id = ?", (channel_id,))
+    connection.executemany(
+        "INSERT INTO handed_over VALUES (?, ?, ?)",
+        [(channel_id, to_text(above), to_text(up_to)) for above, up_to in ranges],
+    )
 
 
 def _read(connection: sqlite3.Connection, clause: str, *values: str) -> Sequence[PayeeChannel]:

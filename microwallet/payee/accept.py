@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, ChannelState, PayeeChannel
+from microwallet.domain.handed_over import HandedOver
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.domain.money import Asset
 from microwallet.domain.voucher import (
@@ -23,7 +24,7 @@ from microwallet.domain.voucher import (
     VoucherDigest,
 )
 from microwallet.domain.voucher_document import MalformedVoucher, VoucherDocument, VoucherReader
-from microwallet.ledger.vouchers import Accepted, Vouchers
+from microwallet.ledger.vouchers import Accepted, Vouchers, Weighed
 
 
 class Rejection(StrEnum):
@@ -113,6 +114,35 @@ class _Known:
     """When the chain gave `state`; None until it did."""
     ended_closes: int = 0
     """Accepted.ended_closes before the chain was asked for `state`."""
+
+
+class _Book:
+    """What is held of one channel while the vouchers of a batch are counted."""
+
+    def __init__(self, held: Accepted | None) -> None:
+        self.handed_over = HandedOver(
+            authorized=held.authorized if held else 0,
+            spent=held.spent if held else 0,
+            ranges=held.handed_over if held else [],
+        )
+        self.signature = held.signature if held else b""
+        """Of the best voucher."""
+        self.has_counted = False
+
+    def count(self, document: VoucherDocument, *, settled: int) -> bool:
+        """Whether a voucher pays for anything that was not counted before.
+
+        Where more is settled than was accepted, a ledger was lost, which may have counted what is settled.
+        """
+        handed_over = self.handed_over
+        amount, best = document.cumulative_amount, handed_over.authorized
+        if amount <= settled and best < settled:
+            return False
+        counted = handed_over.count(amount, document.payment_start)
+        if amount > best:
+            self.signature = document.signature
+        self.has_counted |= counted > 0
+        return counted > 0
 
 
 class _Rejected(Exception):
@@ -256,26 +286,29 @@ class Acceptance:
     def _commit(self, payable: Sequence[VoucherDocument], tally: Tally) -> None:
         """Count vouchers against the best ones in the ledger, and store those that are better."""
 
-        def weigh(accepted: Mapping[ChannelId, Accepted]) -> Iterable[PayeeChannel]:
+        def weigh(accepted: Mapping[ChannelId, Accepted]) -> Iterable[Weighed]:
             for payee in {document.descriptor.payee for document in payable}:
                 self._require_key(payee)
             self._forget_closed(accepted)
-            best = {channel_id: row.authorized for channel_id, row in accepted.items()}
-            spent = {channel_id: row.spent for channel_id, row in accepted.items()}
-            better: dict[ChannelId, VoucherDocument] = {}
+            books: dict[ChannelId, _Book] = {}
             for document in payable:
-                channel_id, amount = document.channel_id, document.cumulative_amount
-                if channel_id in accepted and accepted[channel_id].is_closing:
+                channel_id = document.channel_id
+                held = accepted.get(channel_id)
+                if held is not None and held.is_closing:
                     tally.rejected_by_reason[Rejection.CLOSE_PENDING] += 1
                     continue
                 tally.channels[channel_id] = None
-                if amount <= max(best.get(channel_id, -1), self._known[channel_id].state.settled):
-                    tally.duplicates += 1
-                else:
-                    spent[channel_id] = spent.get(channel_id, 0) + amount - best.get(channel_id, 0)
-                    best[channel_id], better[channel_id] = amount, document
+                if channel_id not in books:
+                    books[channel_id] = _Book(held)
+                if books[channel_id].count(document, settled=self._known[channel_id].state.settled):
                     tally.accepted += 1
-            return [self._channel(document, spent[channel_id]) for channel_id, document in better.items()]
+                else:
+                    tally.duplicates += 1
+            return [
+                (self._channel(channel_id, book), book.handed_over.ranges)
+                for channel_id, book in books.items()
+                if book.has_counted
+            ]
 
         if not payable:
             return
@@ -290,15 +323,15 @@ class Acceptance:
         if outdated:
             raise _ClosedMeanwhile
 
-    def _channel(self, document: VoucherDocument, spent: int) -> PayeeChannel:
-        known = self._known[document.channel_id]
+    def _channel(self, channel_id: ChannelId, book: _Book) -> PayeeChannel:
+        known = self._known[channel_id]
         return PayeeChannel(
-            channel_id=document.channel_id,
+            channel_id=channel_id,
             descriptor=known.descriptor,
             asset=self._policy.assets[known.descriptor.token],
             state=known.state,
-            authorized=document.cumulative_amount,
-            spent=spent,
+            authorized=book.handed_over.authorized,
+            spent=book.handed_over.spent,
             as_of=known.state_at,
-            signature=document.signature,
+            signature=book.signature,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, PayeeChannel
+from microwallet.domain.handed_over import Range, add_range
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.domain.money import Asset
 from microwallet.domain.voucher import SignatureError
@@ -17,7 +18,7 @@ from microwallet.domain.voucher_document import (
     voucher_object,
     voucher_writer,
 )
-from microwallet.ledger.vouchers import Accepted, Vouchers
+from microwallet.ledger.vouchers import Accepted, Vouchers, Weighed
 from microwallet.payee.accept import Rejection, Tally
 
 AssetOf = Callable[[ChainId, Address], Asset | None]
@@ -81,7 +82,7 @@ class Restoration:
             self._commit(right)
 
     def _commit(self, right: Sequence[PayeeChannel]) -> None:
-        def weigh(accepted: Mapping[ChannelId, Accepted]) -> Iterable[PayeeChannel]:
+        def weigh(accepted: Mapping[ChannelId, Accepted]) -> Iterable[Weighed]:
             for payee in {channel.descriptor.payee for channel in right}:
                 self._policy.require_key(payee)
             best = {channel_id: row.authorized for channel_id, row in accepted.items()}
@@ -90,11 +91,11 @@ class Restoration:
                 self.tally.channels[channel.channel_id] = None
                 if channel.authorized > best.get(channel.channel_id, -1):
                     best[channel.channel_id] = channel.authorized
-                    better[channel.channel_id] = _with_known_charges(channel, accepted)
+                    better[channel.channel_id] = channel
                     self.tally.accepted += 1
                 else:
                     self.tally.duplicates += 1
-            return better.values()
+            return [_with_known(channel, accepted.get(channel.channel_id)) for channel in better.values()]
 
         self._vouchers.accept({channel.channel_id for channel in right}, weigh, now=self._now())
 
@@ -159,6 +160,13 @@ def _spent(raw: dict[str, Any], authorized: int) -> int:
     return min(int(spent), authorized)
 
 
-def _with_known_charges(channel: PayeeChannel, accepted: Mapping[ChannelId, Accepted]) -> PayeeChannel:
-    known = accepted.get(channel.channel_id)
-    return channel if known is None else replace(channel, spent=max(channel.spent, known.spent))
+def _with_known(channel: PayeeChannel, known: Accepted | None) -> Weighed:
+    """A channel with what was charged here; all that is new to it may have been counted as handed over."""
+    if known is None:
+        ranges, best = list[Range](), 0
+    else:
+        ranges, best = known.handed_over, known.authorized
+        channel = replace(channel, spent=max(channel.spent, known.spent))
+    if channel.authorized > best:
+        add_range(ranges, best, channel.authorized)
+    return channel, ranges

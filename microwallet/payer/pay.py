@@ -39,7 +39,9 @@ class SignedPayment:
     def _sign(self, amounts: range) -> Iterator[str]:
         descriptor, payment = self.channel.descriptor, self.payment
         digest = VoucherDigest(descriptor.chain_id, descriptor.escrow_contract, payment.channel_id)
-        write = voucher_writer(descriptor, payment.channel_id, self.channel.asset)
+        write = voucher_writer(
+            descriptor, payment.channel_id, self.channel.asset, payment_start=payment.start
+        )
         for amount in amounts:
             yield write(amount, payment.step, payment.deposit, self.key.sign(digest(amount)))
 

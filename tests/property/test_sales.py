@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from model import USDC, keyed
 
 from microwallet.domain.channel import NO_CHANNEL, PayeeChannel
+from microwallet.domain.handed_over import HandedOver
 from microwallet.http402.charging import sales
 from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.charging.sales import Handover, Order, StreamEnded
@@ -57,8 +58,8 @@ class Selling(RuleBasedStateMachine):
         """The process that sells."""
         self.is_closing = False
         self.accepted = 0
-        self.spent_elsewhere = 0
-        """By vouchers that came another way than over HTTP."""
+        self.handed_over = set()
+        """Base units of the cumulative amount that were paid for another way than over HTTP."""
         self.sales = {}
         """Sale by cumulative amount."""
         self.reserved = []
@@ -87,7 +88,7 @@ class Selling(RuleBasedStateMachine):
 
     @property
     def spent(self):
-        return self.spent_elsewhere + sum(sale.cost for sale in self.sales.values())
+        return len(self.handed_over) + sum(sale.cost for sale in self.sales.values())
 
     def handover(self, amount):
         return Handover(
@@ -203,21 +204,30 @@ class Selling(RuleBasedStateMachine):
             vouchers.begin_closes([CHANNEL.channel_id])
         self.is_closing = not self.is_closing
 
-    @rule(amount=AMOUNT, is_other=st.booleans())
-    def accept_elsewhere(self, amount, is_other):
+    @rule(amount=AMOUNT, start=AMOUNT, is_other=st.booleans())
+    def accept_elsewhere(self, amount, start, is_other):
         """What `payee accept` does, over the same connection or another one."""
-        if not self.accepted < amount <= DEPOSIT:
+        if amount > DEPOSIT:
             return
+        first = self.accepted if amount > self.accepted else start
+        new = sorted(set(range(first, amount)) - self.handed_over)
+        authorized = max(self.accepted, amount)
+        new = new[: authorized - self.spent]
 
         def weigh(accepted):
             held = accepted[CHANNEL.channel_id]
             assert (held.authorized, held.spent) == (self.accepted, self.spent)
-            spent = held.spent + amount - held.authorized
-            return [replace(self.channel, authorized=amount, spent=spent, signature=signature(amount))]
+            assert held.signature == signature(self.accepted)
+            book = HandedOver(authorized=held.authorized, spent=held.spent, ranges=held.handed_over)
+            assert book.count(amount, start) == len(new)
+            channel = replace(
+                self.channel, authorized=authorized, spent=book.spent, signature=signature(authorized)
+            )
+            return [(channel, book.ranges)] if new else []
 
         (self.other if is_other else self.ledger).vouchers.accept([CHANNEL.channel_id], weigh, now=1)
-        self.spent_elsewhere += amount - self.accepted
-        self.accepted = amount
+        self.handed_over.update(new)
+        self.accepted = authorized
 
     @rule(is_other=st.booleans())
     def carry_over(self, is_other):

@@ -149,3 +149,28 @@ def test_requests_with_a_body_beyond_the_deposit(alice, bob, gateway):
     assert [one["deposit"] for one in payments] == ["2000", "2000", "4000", "4000", "6000"]
     assert {one["channelId"] for one in payments} == {payments[0]["channelId"]}
     assert books(alice, "channels") == books(bob, "vouchers")
+
+
+def test_payments_by_hand_beside_requests(alice, bob, gateway, tmp_path):
+    """They are handed over after requests were paid through the channel, and twice: each counts once in both
+    books and on the chain."""
+
+    def fetch():
+        return alice.run("fetch", gateway, "--deposit", "1 USDC", "--yes", "--json").data["payment"]
+
+    def accept(*files):
+        told = bob.run("payee", "accept", *files, "--json").data
+        return told["accepted"], told["duplicates"]
+
+    channel = fetch()["channelId"]
+    files = []
+    for number, words in enumerate([("0.2",), ("0.01", "--count", 10, "--each"), ("0.01", "--count", 10)]):
+        files.append(tmp_path / f"{number}.jsonl")
+        files[-1].write_text(alice.run("pay", channel, *words).succeeded().stdout)
+        fetch()
+    assert [accept(files[2]), accept(files[1]), accept(files[0])] == [(1, 0), (10, 0), (1, 0)]
+    assert [accept(file) for file in files] == [(0, 1), (0, 10), (0, 1)]
+    fetch()
+    assert books(alice, "channels") == books(bob, "vouchers")
+    closed = alice.run("channel", "close", channel, "--yes", "--json").data
+    assert (closed["stage"], closed["settled"]) == ("closed", "405000")

@@ -9,12 +9,15 @@ from dataclasses import replace
 import pytest
 from model import CHAIN, ESCROW, PAYEE, TOKEN, USDC, Escrow, keyed
 
-from microwallet.domain.channel import NO_CHANNEL
+from microwallet.domain.channel import NO_CHANNEL, PayeeChannel
 from microwallet.domain.identifiers import NATIVE_TOKEN, checksum_address
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import LedgerBusy, NetworkError
+from microwallet.http402.charging import sales
+from microwallet.http402.charging.sales import Handover, Order
 from microwallet.ledger.ledger import Ledger
 from microwallet.payee.accept import Acceptance, AcceptancePolicy, rejection_by_state
+from microwallet.payee.backup import voucher_lines
 
 ONE, TWO = keyed(1), keyed(2)
 OPEN = replace(NO_CHANNEL, deposit=1000)
@@ -95,6 +98,80 @@ def test_what_is_settled_already_pays_for_nothing(acceptance, chain, amount, acc
     taking = acceptance()
     taking.take([ONE.line(amount)])
     assert counted(taking) == ((1, 0, {}) if accepted else (0, 1, {}))
+
+
+def sell(ledger, cumulative_amount, cost, channel=ONE):
+    """A request is paid over HTTP by a voucher."""
+    voucher = PayeeChannel(
+        channel_id=channel.channel_id,
+        descriptor=channel.descriptor,
+        asset=USDC,
+        state=OPEN,
+        authorized=0,
+        spent=0,
+        as_of=None,
+        signature=bytes(65),
+    )
+    ledger.sessions.add_channel(voucher, now=1)
+    handover = Handover(channel.channel_id, cumulative_amount, b"\x01" * 65, 1000, 0, "challenge", None)
+    with ledger.sessions.transaction() as rows:
+        sales.sell(rows, Order(handover, cost), 1)
+
+
+def payment(cumulative_amount, start, channel=ONE):
+    """The voucher of a payment that went on from `start`."""
+    return changed(channel.line(cumulative_amount), paymentStart=str(start))
+
+
+def test_a_payment_handed_over_after_a_request_counts(acceptance, ledger):
+    """The request's voucher was above it: what it added is owed too, once, and capturable by the best one."""
+    sell(ledger, 601, 1)
+    assert best(ledger) == 601
+    for expected in ((1, 0, {}), (0, 1, {})):
+        taking = acceptance()
+        taking.take([payment(600, 0)])
+        assert counted(taking) == expected
+        channel = ledger.vouchers.get(ONE.channel_id)
+        assert (channel.authorized, channel.spent, channel.signature) == (601, 601, b"\x01" * 65)
+    with ledger.sessions.transaction() as rows:
+        assert rows.account(ONE.channel_id).available == 0
+
+
+def test_payments_before_and_after_requests(acceptance, ledger, chain):
+    """In whatever order they come, sums are those of the payer: 100 + 1 + 200 + 1 + 300."""
+    payments = [(100, 0), (301, 101), (602, 302)]
+    for number, order in enumerate(itertools.permutations(payments)):
+        channel = keyed(10 + number)
+        for cumulative_amount in (101, 302):
+            sell(ledger, cumulative_amount, 1, channel)
+        chain.open(channel, 1000)
+        taking = acceptance()
+        taking.take([payment(amount, start, channel) for amount, start in order])
+        held = ledger.vouchers.get(channel.channel_id)
+        assert (held.authorized, held.spent) == (602, 602), order
+        assert taking.tally.accepted == 3
+
+
+def test_a_payees_own_copy_is_no_payment(acceptance, ledger):
+    """What `payee export` wrote of a channel that requests were paid through adds nothing when accepted."""
+    sell(ledger, 601, 1)
+    line = next(voucher_lines([ledger.vouchers.get(ONE.channel_id)]))
+    signature = json.loads(ONE.line(601))["signature"]
+    taking = acceptance()
+    taking.take([changed(line, signature=signature)])
+    assert counted(taking) == (0, 1, {})
+    assert ledger.vouchers.get(ONE.channel_id).spent == 1
+
+
+def test_what_a_lost_ledger_may_have_counted_pays_for_nothing(acceptance, ledger, chain):
+    """More is settled than was accepted here: an older voucher was perhaps counted before that."""
+    sell(ledger, 300, 1)
+    line = ONE.line(500)
+    chain.settle(ONE, 500, 500, bytes.fromhex(json.loads(line)["signature"][2:]))
+    taking = acceptance()
+    taking.take([payment(200, 100), payment(499, 0)])
+    assert counted(taking) == (0, 2, {})
+    assert ledger.vouchers.get(ONE.channel_id).spent == 1
 
 
 def test_a_voucher_for_nothing_pays_for_nothing(acceptance, ledger):
