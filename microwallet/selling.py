@@ -6,14 +6,14 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
 from microwallet.domain.identifiers import Address, ChannelId, TxHash
 from microwallet.domain.money import Amount, unit_of
-from microwallet.errors import Interrupted, MicrowalletError, UsageError
+from microwallet.errors import Interrupted, LedgerTooNew, MicrowalletError, UsageError
 from microwallet.escrow.token_features import token_features
 from microwallet.http402.charging.asgi import Application
 from microwallet.http402.charging.behind_proxy import BehindProxy
@@ -49,6 +49,8 @@ FINISH_SECONDS = 5.0
 IDLE_SECONDS = 2.0
 """For how long channels that are being closed may still serve what was sold through them."""
 TIDY_SECONDS = 600.0
+VERSION_SECONDS = 1.0
+"""Between two looks whether the ledger was migrated."""
 ANSWERS_KEPT_SECONDS = 24 * 60 * 60
 """How long an answer is kept for the same request again."""
 
@@ -102,7 +104,8 @@ def work(
 ) -> None:
     """Sell what `app` serves until a signal comes, as http402.charging.server.serve does.
 
-    `emit` tells what happens to channels, `log` each request.
+    `emit` tells what happens to channels, `log` each request. Raises LedgerTooNew once a newer microwallet
+    has migrated the ledger.
     """
     shop = Shop(wallet, assortment, realm=realm, in_hand=in_hand, emit=emit)
     grace = FINISH_SECONDS
@@ -112,7 +115,7 @@ def work(
             listening,
             tls=tls,
             ready=ready,
-            background=(shop.look, shop.tidy),
+            background=shop.background,
             until_closed=until_closed,
             tracebacks=tracebacks,
         )
@@ -187,6 +190,11 @@ class Shop:
         """Close a channel with what was charged; see Settling.close."""
         return await self._cashier.run(lambda settling: settling.close(channel_id))
 
+    @property
+    def background(self) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
+        """What is to run beside it; LedgerTooNew from any of them: nothing can be sold any more."""
+        return self.look, self.tidy, self.keep_to_version
+
     async def look(self) -> None:
         """Look at the chain again and again, while no other worker for this payee does."""
         home, chain_id = self._wallet.paths.home, self._wallet.network.chain_id
@@ -203,9 +211,17 @@ class Shop:
             now = self._wallet.now()
             try:
                 self._store.forget_expired(now=now, answers_before=now - ANSWERS_KEPT_SECONDS)
+            except LedgerTooNew:
+                raise
             except MicrowalletError as error:
                 self._emit("interrupted", {"code": error.code, "message": error.message})
             await asyncio.sleep(TIDY_SECONDS)
+
+    async def keep_to_version(self) -> None:
+        """Raise LedgerTooNew once a newer microwallet has migrated the ledger."""
+        while True:
+            self._wallet.ledger.database.check_version()
+            await asyncio.sleep(VERSION_SECONDS)
 
     def close(self, *, within: float) -> None:
         """Finish what is being sent, within some seconds; what is not finished by then was written down."""
@@ -218,13 +234,16 @@ class Shop:
         self._probes.close(within=0)
 
     async def _look_alone(self) -> None:
-        """No failure ends it: it looks less and less often while one lasts, which it tells once."""
+        """No failure ends it but LedgerTooNew: it looks less and less often while one lasts, which it
+        tells once."""
         pause, failing = LOOK_SECONDS, ""
         while True:
             begun = time.monotonic()
             try:
                 # Before the closes that payers ask for: they must not keep it from answering those on chain.
                 await self._cashier.run(lambda settling: settling.look(), is_urgent=True)
+            except LedgerTooNew:
+                raise
             except MicrowalletError as error:
                 if error.code != failing:
                     self._emit("interrupted", {"code": error.code, "message": error.message})

@@ -133,7 +133,7 @@ class _Service:
         self.charged = charged
         self._wallet = wallet
         self._shop = shop
-        self._beside = [asyncio.ensure_future(one) for one in (shop.look(), shop.tidy())]
+        self._beside = [asyncio.ensure_future(one()) for one in shop.background]
         for task in self._beside:
             task.add_done_callback(_complain)
 

@@ -79,7 +79,12 @@ def watch(
                 _check_keys(wallet)
                 network_in_use = {"network": wallet.network.name, "chainId": wallet.network.chain_id}
                 _emitter(json)("watching", network_in_use)
-                watching.run(interval=seconds, wait=time.sleep)
+
+                def wait(pause: float) -> None:
+                    time.sleep(pause)
+                    wallet.ledger.database.check_version()  # now rather than when a close is due
+
+                watching.run(interval=seconds, wait=wait)
     except _Terminated:
         _emitter(json)("stopped", {})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from microwallet.cli.context import open_wallet, verbosity
 from microwallet.cli.result import print_result, streaming
 from microwallet.cli.serve_view import serve_line, unsettled, what_is_sold
 from microwallet.domain.ports import Quiet
-from microwallet.errors import UsageError
+from microwallet.errors import LedgerTooNew, UsageError
 from microwallet.http402.charging.asgi import Application
 from microwallet.http402.charging.in_hand import InHand
 from microwallet.http402.charging.line_log import LineLog, write_line
@@ -110,7 +111,11 @@ def sell(
                 emit(*then(url))
 
     try:
-        with wallet.twin(reporter=Quiet()) as own:  # events tell it
+        with (
+            closing(emit),
+            nullcontext() if log is None else closing(log),
+            wallet.twin(reporter=Quiet()) as own,  # events tell it
+        ):
             work(
                 own,
                 settings,
@@ -126,10 +131,8 @@ def sell(
                 until_closed=worker.parent,
                 tracebacks=verbosity.debug,
             )
-    finally:
-        for lines in (emit, log):
-            if lines is not None:
-                lines.close()
+    except LedgerTooNew as error:  # told once, below, however many workers there are
+        code = error.exit_code
     if settings.workers == 1:
         _stopped(wallet, assortment, output)
     return code
@@ -146,6 +149,11 @@ def _about(wallet: Wallet, settings: Settings, url: str) -> dict[str, Any]:
 
 
 def _stopped(wallet: Wallet, assortment: Assortment, output: Output) -> None:
-    events = output.events()
-    events("stopped", {"unsettled": unsettled(wallet, assortment.policy.payee)})
-    events.close()
+    """Tell that it has stopped; LedgerTooNew, told too, if that is why."""
+    with closing(output.events()) as events:
+        try:
+            wallet.ledger.database.check_version()
+            events("stopped", {"unsettled": unsettled(wallet, assortment.policy.payee)})
+        except LedgerTooNew as error:
+            events("interrupted", {"code": error.code, "message": error.message})
+            raise

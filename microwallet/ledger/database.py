@@ -90,13 +90,17 @@ class Database:
 
     @contextmanager
     def write(self, *, is_one_of_many: bool = False) -> Iterator[sqlite3.Connection]:
-        """One durable write transaction: queues for other processes, commits at the end."""
+        """One durable write transaction: queues for other processes, commits at the end.
+
+        Raises LedgerTooNew if a newer microwallet has migrated the ledger since it was opened.
+        """
         with translated(self.path):
             if is_one_of_many:
                 self._begin_soon()
             else:
                 self._connection.execute("BEGIN IMMEDIATE")
             with _committed(self._connection):
+                _known_version(self._connection, self.path)
                 yield self._connection
 
     @contextmanager
@@ -148,9 +152,21 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """The connection for reading."""
+        """The connection for reading. LedgerTooNew if that fails because of a newer microwallet's tables."""
         with translated(self.path):
-            yield self._connection
+            try:
+                yield self._connection
+            except sqlite3.OperationalError:
+                _known_version(self._connection, self.path)
+                raise
+
+    def check_version(self) -> None:
+        """LedgerTooNew if a newer microwallet has migrated the ledger since it was opened.
+
+        Nothing else: a ledger that cannot be read just now is told of where it is needed.
+        """
+        with suppress(sqlite3.Error):
+            _known_version(self._connection, self.path)
 
     def check_writable(self) -> None:
         """LedgerBusy or LedgerUnwritable, if nothing could be written just now. Writes nothing."""
@@ -234,20 +250,26 @@ def _check_file(path: Path, mark: Mark) -> None:
 def _prepare(connection: sqlite3.Connection, path: Path, mark: Mark) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    version = _known_version(connection, path)
     if version == len(MIGRATIONS):
         return
-    if version > len(MIGRATIONS):
-        raise LedgerTooNew(
-            f"the ledger {path} has version {version}; this microwallet knows {len(MIGRATIONS)}",
-            hint="upgrade microwallet: pip install --upgrade microwallet",
-        )
     if version == 0 and mark.path.exists():
         raise LedgerCorrupt(f"the ledger {path} has lost all it held", hint=_RESTORE)
     connection.execute("PRAGMA journal_mode = WAL")
     _migrate(connection, path, version)
     if version == 0:
         mark.write(0)
+
+
+def _known_version(connection: sqlite3.Connection, path: Path) -> int:
+    """The version of a ledger; LedgerTooNew if it is not known here."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise LedgerTooNew(
+            f"the ledger {path} has version {version}; this microwallet knows {len(MIGRATIONS)}",
+            hint="upgrade microwallet, then start this again: pip install --upgrade microwallet",
+        )
+    return version
 
 
 def _migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:

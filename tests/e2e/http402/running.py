@@ -70,6 +70,12 @@ class Lines:
             if line.get("event") in events:
                 return line
 
+    def end(self):
+        """All of them, once the process has ended."""
+        while self._queue.get(timeout=30) is not None:
+            pass
+        return self.seen
+
     def _read(self, stream):
         with stream:
             for line in stream:

@@ -7,6 +7,7 @@ import dataclasses
 
 import pytest
 from counter import EURC, NOW, PAYER, Payer, amounts, credential, only_challenge, problem, receipt
+from migrated import migrate
 
 from microwallet.domain.identifiers import checksum_address
 from microwallet.domain.voucher import VoucherKey
@@ -51,6 +52,18 @@ def test_each_voucher_buys_once(counter):
     assert again.json()["requiredCumulative"] == "2000"
     assert amounts(counter) == (1000, 1000)
     assert len(counter.app.requests) == 1
+
+
+def test_a_ledger_that_was_migrated_meanwhile(counter):
+    """503, and the application is not asked: nothing is accepted or charged in what is not known here."""
+    path = counter.ledger.database.path
+    before = amounts(counter)
+    migrate(path)
+    answer = counter.pay(PAYER, PAYER.pay(1000))
+    assert (answer.status_code, problem(answer)) == (503, "urn:microwallet:problem:try-again")
+    assert "nothing was charged (ledger-too-new)" in answer.json()["detail"]
+    migrate(path, by=0)
+    assert (amounts(counter), counter.app.requests) == (before, [])
 
 
 def test_vouchers_may_come_in_any_order(counter):

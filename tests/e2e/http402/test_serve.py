@@ -17,6 +17,7 @@ import pexpect
 import pytest
 from certificates import Authority
 from http402.running import PRICE
+from migrated import migrate
 
 from microwallet.escrow.reader import EscrowReader
 from microwallet.http402.wire.challenge import offered_challenges
@@ -377,6 +378,54 @@ class TestHealth:
         """Whoever sells /healthz, or gives it away, has it."""
         gateway = serve("--free", "/healthz")
         assert httpx.get(gateway.url + "/healthz").text == "you asked for /healthz"
+
+
+class TestMigratedMeanwhile:
+    """A newer microwallet has migrated the ledger of a gateway that runs."""
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_it_charges_nobody_and_ends(self, serve, pay, bob, workers):
+        """Whoever pays gets 503, or nobody to talk to; it says why, once, and ends with 7."""
+        gateway = serve("--workers", workers)
+        pay(gateway.url).data  # noqa: B018
+        charged = channels(bob)
+        migrate(bob.path / "ledger.sqlite3")
+        done = pay(gateway.url)
+        assert done.exit_code in (0, 3, 5), done
+        if done.exit_code == 0:
+            assert (done.data["status"], done.data["payment"]) == (503, None)
+        assert gateway.process.wait(timeout=20) == 7
+        last = gateway.requests.end()[-1]["error"]
+        assert (last["code"], last["exitCode"]) == ("ledger-too-new", 7)
+        assert str(bob.path / "ledger.sqlite3") in last["message"]
+        assert "start this again" in last["hint"]
+        assert [line for line in gateway.requests.seen if line.get("event") != "request"] == [
+            {"schema": 1, "ok": False, "error": last}
+        ]
+        listening, ended = gateway.events.end()
+        assert (listening["event"], ended["event"]) == ("listening", "interrupted")
+        assert (ended["code"], ended["message"]) == (last["code"], last["message"])
+        migrate(bob.path / "ledger.sqlite3", by=0)
+        assert channels(bob) == charged
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_text_is_for_people(self, bob, upstream, workers):
+        """One line where its other events are, one with a hint on stderr; nobody has to ask for anything."""
+        process = bob.start(
+            *("serve", "--upstream", upstream.url, *PRICE, "--port", "0", "--workers", workers),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout.readline().startswith("listening")
+        migrate(bob.path / "ledger.sqlite3")
+        events, chatter = process.communicate(timeout=30)
+        assert process.returncode == 7
+        assert "interrupted  ledger-too-new  the ledger " in events
+        assert events.count("\n") == 1
+        error, hint = chatter.splitlines()
+        assert error.startswith("error: the ledger ")
+        assert hint.startswith("hint: upgrade microwallet")
 
 
 class TestWorkers:

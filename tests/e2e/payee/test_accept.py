@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from migrated import migrate
 
 from microwallet.domain.identifiers import checksum_address
 from microwallet.domain.voucher import VoucherKey
@@ -280,6 +281,25 @@ def test_the_chain_goes_silent_midway(payee, payers, chain, opened):
     assert (told["data"]["accepted"], told["data"]["channels"]) == (50, [opened.channel_id])
     data = payee.accept(first, other.voucher(7))
     assert (data["accepted"], data["duplicates"]) == (1, 50)
+
+
+def test_the_ledger_is_migrated_midway(payee, opened):
+    """Exit 7 with what was accepted before; not a voucher is stored in what is not known here."""
+    accepting = payee.home.start(
+        "payee", "accept", "-", "--json", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    accepting.stdin.write(opened.voucher(50).encode())
+    accepting.stdin.flush()
+    deadline = time.monotonic() + 20
+    while best(payee, opened) != 50:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    migrate(payee.home.path / "ledger.sqlite3")
+    told = json.loads(accepting.communicate(opened.voucher(60).encode(), timeout=60)[0])
+    assert (accepting.returncode, told["error"]["code"]) == (7, "ledger-too-new")
+    assert told["data"]["accepted"] == 1
+    migrate(payee.home.path / "ledger.sqlite3", by=0)
+    assert best(payee, opened) == 50
 
 
 def test_no_chain_at_all(payee, opened):

@@ -12,6 +12,7 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
+from migrated import migrate
 
 WEI = 10**18
 WITHOUT_CHAIN = {"MICROWALLET_RPC_URL": "http://127.0.0.1:9", "MICROWALLET_RPC_TIMEOUT": "2"}
@@ -190,6 +191,15 @@ def test_a_killed_watcher_leaves_nothing_behind(payee, payers, start, chain):
     chain.rpc.call("anvil_mine", [hex(300)])
     second = start()
     assert second.next("closed")["captured"] == "3000000"
+
+
+def test_the_ledger_is_migrated_meanwhile(payee, start):
+    """Exit 7 at once, not when a close is due that it could not write down."""
+    watcher = start()
+    watcher.next("watching")
+    migrate(payee.home.path / "ledger.sqlite3")
+    assert watcher.process.wait(timeout=20) == 7
+    assert watcher.rest(0.1) == [None]
 
 
 def test_it_outlasts_a_chain_that_cannot_be_asked(payee, payers, start, gate):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from microwallet.errors import LedgerBusy, LedgerUnwritable
+from microwallet.errors import LedgerBusy, LedgerTooNew, LedgerUnwritable
 from microwallet.ledger import database as database_module
 from microwallet.ledger.database import Database, to_text
 from microwallet.ledger.schema import MIGRATIONS
@@ -113,6 +114,49 @@ def test_a_disk_that_fails_in_a_migration(tmp_path, monkeypatch):
     with no_file_grows_beyond(1_000_000), pytest.raises(LedgerUnwritable):
         Database.open(path)
     Database.open(path).close()
+
+
+class TestMigratedMeanwhile:
+    """A newer microwallet has migrated the ledger while an older one has it open."""
+
+    @pytest.fixture
+    def database(self, tmp_path):
+        path = tmp_path / "ledger.sqlite3"
+        with Database.open(path) as opened:
+            other = sqlite3.connect(path, isolation_level=None)
+            other.execute("ALTER TABLE challenges RENAME TO questions")
+            other.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+            other.close()
+            yield opened
+
+    @pytest.mark.parametrize(
+        "transaction",
+        [
+            lambda database: database.write(),
+            lambda database: database.write_vouchers(),
+            lambda database: database.write_vouchers(is_one_of_many=True),
+            lambda database: database.write_derived(),
+        ],
+    )
+    def test_nothing_is_written_any_more(self, database, transaction):
+        """LedgerTooNew before anything is done, as at opening; no transaction stays open."""
+        with pytest.raises(LedgerTooNew) as opening:
+            Database.open(database.path)
+        for _ in range(2):
+            with pytest.raises(LedgerTooNew) as writing, transaction(database):
+                raise AssertionError("it was let in")
+            assert str(writing.value) == str(opening.value)
+            assert "start this again" in writing.value.hint
+        with database.read() as connection:
+            assert not connection.in_transaction
+            assert connection.execute("SELECT number FROM generation").fetchone() == (0,)
+
+    def test_what_is_read_in_vain(self, database):
+        """What is no longer where it was is told as that; what can still be read can be."""
+        with pytest.raises(LedgerTooNew), database.read() as connection:
+            connection.execute("SELECT * FROM challenges")
+        with pytest.raises(LedgerTooNew):
+            database.check_version()
 
 
 @pytest.mark.parametrize("held_seconds", [0.005, 0.1])
