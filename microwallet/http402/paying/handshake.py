@@ -118,6 +118,7 @@ class Handshake:
                 raise self._unknown(held, f"the answer is {answer.status}")
             if answer.status >= 500:
                 self.order.give_back(held)
+                self.client.reporter.say(_after_an_error(held, answer.status))
                 return None
             problem = answer.problem
             is_refusal = answer.receipt is None and _kind(problem) is not None
@@ -238,12 +239,12 @@ class Handshake:
             return replace(informed, choice=(yield from self.renewed(held, answer)))
         self.order.give_back(held)
         if held.reserved is None:
-            raise self._refusal(held, answer, problem, resumed=True)
+            raise self._refusal(held, answer, problem)
         if kind in _WANTS_MORE and self._first("raise"):
             return (yield from self._raised(held, answer, problem))
         if kind in _GONE and self._first("reopen"):
             return (yield from self._reopened(held))
-        raise self._refusal(held, answer, problem, resumed=False)
+        raise self._refusal(held, answer, problem)
 
     def _informed(self, held: Held, problem: ToldProblem | None) -> Steps[Held | None]:
         """The payee misses what has happened already, an open, a top-up, a higher voucher: it is told.
@@ -297,7 +298,8 @@ class Handshake:
             self.order.give_back(held)
             raise PaymentRefused(
                 f"the server changed its offer in the middle of the payment: {choice.price} to"
-                f" {now.recipient}, and {held.choice.price} to {before.recipient} before"
+                f" {now.recipient}, and {held.choice.price} to {before.recipient} before; what was signed"
+                f" {_counts(held)}"
             )
         return choice
 
@@ -344,15 +346,30 @@ class Handshake:
         choice = self._choose((yield from self._exchange(Sending())))
         return (yield from self.order.buy(choice, self.order.terms(choice), without=[channel.channel_id]))
 
-    def _refusal(
-        self, held: Held, answer: ServerAnswer, problem: ToldProblem | None, *, resumed: bool
-    ) -> PaymentRefused:
-        kept = "; it stays counted as spent, since an earlier run sent it" if resumed else ""
+    def _refusal(self, held: Held, answer: ServerAnswer, problem: ToldProblem | None) -> PaymentRefused:
         return PaymentRefused(
             f"{self.origin} refuses the payment of {Amount(held.purchase.cost, held.channel.asset)}"
-            f" with {answer.status}: {problem or 'no reason'}{kept}",
+            f" with {answer.status}: {problem or 'no reason'}; it {_counts(held)}",
             hint=f"microwallet channel show {held.channel.name}",
         )
+
+
+def _counts(held: Held) -> str:
+    """Whether what was not served is spent."""
+    if held.reserved is not None:
+        return "does not count as spent"
+    return "stays counted as spent, since an earlier run sent it"
+
+
+def _after_an_error(held: Held, status: int) -> str:
+    """What became of what was signed for a request that the payee says it did not serve."""
+    signed = Amount(held.purchase.cost, held.channel.asset)
+    said = f"{status} after {signed} was signed for {held.channel.descriptor.payee}"
+    if held.reserved is not None:
+        return f"{said}: it {_counts(held)}, and the next payment on {held.channel.name} uses it first"
+    if held.purchase.is_paid:
+        return f"{said} and paid in an earlier run: nothing new was paid"
+    return f"{said}; it {_counts(held)}, and may have been charged"
 
 
 def unreachable(origin: Origin, error: NotSent | NoAnswer) -> NetworkError:

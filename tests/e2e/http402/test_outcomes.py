@@ -108,6 +108,32 @@ def test_upstream_errors(fetch, payee, books):
     assert len(set(amounts)) == len(amounts)
 
 
+def test_an_error_after_signing_says_what_became_of_the_money(fetch, payee, books):
+    """What was signed for a 500 does not count as spent; what an earlier run sent stays as it was."""
+    payee.status = 503
+    failed = fetch("--idempotency-key", "k")
+    [channel] = books()[0]
+    assert failed.data["payment"] is None
+    assert failed.stderr.splitlines()[-1] == (
+        f"503 after 0.001 USDC was signed for {payee.address}: it does not count as spent, and the next"
+        f" payment on {channel.name} uses it first"
+    )
+    payee.status, payee.before = 200, hang_up
+    assert fetch("--idempotency-key", "k").exit_code == 5
+    payee.status, payee.before = 503, lambda _handler, _action: False
+    again = fetch("--idempotency-key", "k")
+    assert again.stderr.splitlines()[-1] == (
+        f"503 after 0.001 USDC was signed for {payee.address}; it stays counted as spent, since an earlier"
+        " run sent it, and may have been charged"
+    )
+    assert [one[3] for one in books()[1]] == ["returned", "in-flight"]
+    payee.before = lambda handler, action: (
+        action is not None and (handler.refuse(ProblemType.VERIFICATION_FAILED, "no") or True)
+    )
+    refused = fetch("--idempotency-key", "other")
+    assert refused.error["message"].endswith(": no; it does not count as spent")
+
+
 def test_what_the_resource_refuses_is_paid(fetch, payee, books):
     """A 404 of the resource itself is charged, and has no receipt, as errors have none."""
     payee.status, payee.twist_receipt = 404, lambda _: None
