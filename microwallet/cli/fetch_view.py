@@ -106,10 +106,14 @@ def payments_of(response: httpx.Response) -> list[HttpPayment]:
 def say_payment(payment: HttpPayment) -> None:
     """What was paid, what is left, and what is wrong with the receipt."""
     channel = payment.channel
-    left = Amount(channel.state.deposit - channel.spent, channel.asset)
-    paid = Amount(payment.amount, channel.asset)
     up_to = "up to " if payment.is_most else ""
-    Stderr().say(f"paid {up_to}{paid} to {channel.descriptor.payee}; {left} left on {channel.name}")
+    said = [f"paid {up_to}{Amount(payment.amount, channel.asset)} to {channel.descriptor.payee}"]
+    if payment.paid_before:
+        said = [f"{said[0]} before, under this idempotency key", "nothing new was paid"]
+    if not channel.state.finalized:
+        left = Amount(channel.state.deposit - channel.spent, channel.asset)
+        said.append(f"{left} left on {channel.name}")
+    Stderr().say("; ".join(said))
     for problem in payment.receipt_problems:
         Stderr().say(f"warning: {problem}")
 

@@ -282,6 +282,7 @@ class Order:
             receipt=told.document,
             receipt_problems=problems,
             deposited=held.deposited,
+            paid_before=held.reserved is None and all(one.is_paid for one in purchases),
         )
 
     def _books(self, purchases: Sequence[Purchase], held: Held, delivered: int) -> Books:

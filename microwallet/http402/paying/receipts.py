@@ -116,6 +116,8 @@ class HttpPayment:
     receipt_problems: Sequence[str] = field(default_factory=tuple)
     deposited: bool = False
     """Whether a channel was opened or topped up for it."""
+    paid_before: bool = False
+    """Whether it was paid under the same key in an earlier run, and nothing new was."""
 
     def document(self) -> dict[str, Any]:
         """The payment as JSON: amounts are decimal strings of base units."""
@@ -136,6 +138,7 @@ class HttpPayment:
             "payee": channel.descriptor.payee,
             "idempotencyKey": self.idempotency_key,
             "deposited": self.deposited,
+            "paidBefore": self.paid_before,
             "receipt": None if self.receipt is None else dict(self.receipt),
             "receiptProblems": list(self.receipt_problems),
         }

@@ -134,6 +134,23 @@ def test_an_error_after_signing_says_what_became_of_the_money(fetch, payee, book
     assert refused.error["message"].endswith(": no; it does not count as spent")
 
 
+def test_the_same_key_after_it_was_paid(fetch, alice, payee, books):
+    """Nothing new is paid, which is said, and marked in the document; nothing is left on a channel that is
+    closed."""
+    assert fetch("--idempotency-key", "k").data["payment"]["paidBefore"] is False
+    again = fetch("--idempotency-key", "k")
+    [channel] = books()[0]
+    assert again.data["payment"]["paidBefore"] is True
+    paid_before = (
+        f"paid 0.001 USDC to {payee.address} before, under this idempotency key; nothing new was paid"
+    )
+    assert again.stderr.splitlines()[-1] == f"{paid_before}; 0.099 USDC left on {channel.name}"
+    alice.run("channel", "close", channel.name, "--yes").succeeded()
+    assert fetch("--idempotency-key", "k").stderr.splitlines()[-1] == paid_before
+    fetch("--idempotency-key", "new").succeeded()
+    assert "left on" in fetch("--idempotency-key", "new").stderr
+
+
 def test_what_the_resource_refuses_is_paid(fetch, payee, books):
     """A 404 of the resource itself is charged, and has no receipt, as errors have none."""
     payee.status, payee.twist_receipt = 404, lambda _: None
