@@ -19,6 +19,8 @@ def event_line(event: str, details: Mapping[str, Any]) -> str:
             from microwallet.cli.channel_view import local_time
 
             words.append(f"withdrawable at {local_time(value)}")
+        elif key == "worker":
+            words.append(f"worker {value}")
         elif key not in ("asset", "decimals", "gasUsed"):
             words.append(str(value))
     return "  ".join(words)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from microwallet.http402.charging.bill import Bill
 from microwallet.http402.charging.page import PAGE_HEADERS
 from microwallet.http402.wire.problems import MEDIA_TYPE, Problem
 from microwallet.http402.wire.receipt import SessionReceipt
@@ -24,6 +25,8 @@ class Answer:
     status: int
     headers: Headers
     body: bytes = b""
+    bill: Bill | None = None
+    """Of the request, if it was paid before."""
 
 
 def problem_answer(problem: Problem, *more: tuple[bytes, bytes]) -> Answer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from microwallet.http402.charging.answers import (
     receipt_headers,
     unpack,
 )
+from microwallet.http402.charging.bill import Bill
 from microwallet.http402.charging.chain import PayeeChain
 from microwallet.http402.charging.challenge_book import AnsweredChallenge, ChallengeBook
 from microwallet.http402.charging.channel_book import ChannelBook, KnownChannel
@@ -259,14 +261,12 @@ class Gateway:
         """The same request again: answered as before, or served again where that harms nobody."""
         sold = grant.sold
         if sold.sale.answer is not None:
-            answer = unpack(sold.sale.answer)
+            answer = replace(unpack(sold.sale.answer), bill=Bill(grant.channel, sold))
             if answer.status >= 400:
                 return answer
             units = grant.offer.price.units_used(sold.sale.cost)
             receipt = self.till.receipt(sold.account, grant.challenge_id, units=units)
-            return Answer(
-                status=answer.status, headers=[*answer.headers, *receipt_headers(receipt)], body=answer.body
-            )
+            return replace(answer, headers=[*answer.headers, *receipt_headers(receipt)])
         if sold.is_repeat:
             return grant
         raise refused(

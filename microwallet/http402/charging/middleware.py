@@ -39,6 +39,8 @@ class PaymentMiddleware:
         request = Request(scope, receive)
         outcome = await self._gateway.admit(request)
         if isinstance(outcome, Answer):
+            if outcome.bill is not None:
+                scope[BILL] = outcome.bill
             await send_answer(outcome, send, with_body=request.method != "HEAD")
         elif isinstance(outcome, Grant):
             delivery = Delivery(self._gateway, outcome, send, request)

@@ -68,6 +68,8 @@ def _described(scope: Scope, status: int | None, error: BaseException | None, se
             "asset": asset.symbol,
             "decimals": asset.decimals,
         }
+        if sold is not None and sold.is_replay:
+            details["paidBefore"] = True
     if error is not None:
         details["error"] = type(error).__name__
     return details
@@ -82,10 +84,8 @@ def request_line(event: str, details: Details) -> str:
         path = ascii(path)[1:-1]
     words = [details["method"], path, str(details["status"] or "-"), f"{details['ms']:.0f} ms"]
     if "cost" in details:
-        words += [
-            details["channelId"][:10],
-            f"{format_units(int(details['cost']), details['decimals'])} {details['asset']}",
-        ]
+        cost = f"{format_units(int(details['cost']), details['decimals'])} {details['asset']}"
+        words += [details["channelId"][:10], "paid before" if details.get("paidBefore") else cost]
     if "error" in details:
         words.append(details["error"])
     return "  ".join(words)

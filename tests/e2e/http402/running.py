@@ -13,6 +13,8 @@ from pathlib import Path
 
 from local_server import Handler, LocalServer
 
+from microwallet.http402.charging.answers import KEPT_LIMIT
+
 PRICE = ("--price", "0.001 USDC")
 
 
@@ -20,7 +22,7 @@ class Upstream(LocalServer):
     """What stands behind a gateway: it says what it got.
 
     /slow takes as long as `slow` says, /status/503 has that status, /slow/status/503 both, /stream has five
-    events.
+    events, /large is more than a gateway keeps.
     """
 
     def __init__(self):
@@ -50,7 +52,8 @@ class _Upstream(Handler):
             self.answer(200, {"content-type": "text/event-stream"}, events)
             return
         status = self.path.partition("/status/")[2] or 200
-        self.answer(int(status), {}, f"you asked for {self.path}".encode())
+        padding = "" if self.path != "/large" else " " * KEPT_LIMIT
+        self.answer(int(status), {}, f"you asked for {self.path}{padding}".encode())
 
 
 class Lines:

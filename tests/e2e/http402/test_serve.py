@@ -19,7 +19,9 @@ from certificates import Authority
 from http402.running import PRICE
 from migrated import migrate
 
+from microwallet.cli.serve_view import serve_line
 from microwallet.escrow.reader import EscrowReader
+from microwallet.http402.charging.request_log import request_line
 from microwallet.http402.wire.challenge import offered_challenges
 from microwallet.wallet import Wallet
 
@@ -110,6 +112,19 @@ class TestSelling:
         table = bob.run("serve", "--config", file, "--dry-run").succeeded().stdout
         assert "POST    /ask      0.002 USDC  header" in table
         assert "*       /docs/**  free" in table
+
+    @pytest.mark.parametrize("path", ["/kept", "/large"])
+    def test_what_comes_again_was_paid_before(self, serve, pay, path):
+        """The same idempotency key costs nothing, which the log tells; whether the answer is kept or not."""
+        gateway = serve()
+        for _ in range(2):
+            pay(gateway.url + path, "--idempotency-key", "k").data  # noqa: B018
+        assert gateway.end() == 0
+        first, again = [line for line in gateway.requests.seen if line["status"] == 200]
+        assert (first["cost"], "paidBefore" in first) == ("1000", False)
+        assert (again["cost"], again["paidBefore"], again["channelId"]) == ("0", True, first["channelId"])
+        assert request_line("request", again).endswith(f"  {again['channelId'][:10]}  paid before")
+        assert request_line("request", first).endswith("  0.001 USDC")
 
     def test_text_is_for_people(self, bob, upstream):
         """Without --json one line when it listens and one when it stops; --quiet drops the requests'."""
@@ -479,7 +494,10 @@ class TestWorkers:
         gateway = serve("--workers", "2")
         before = gateway.workers()
         os.kill(before[0], signal.SIGKILL)
-        assert "SIGKILL" in gateway.events.next("worker-replaced")["message"]
+        replaced = gateway.events.next("worker-replaced")
+        assert "SIGKILL" in replaced["message"]
+        line = serve_line("worker-replaced", {"worker": 0, "message": replaced["message"]})
+        assert line.endswith("  worker replaced  worker 0  the one before was killed by SIGKILL")
         while len(after := gateway.workers()) < 2:
             time.sleep(0.01)
         assert before[0] not in after
