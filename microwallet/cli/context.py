@@ -93,7 +93,8 @@ def confirm(summary: str, *, yes: bool, dry_run: bool = True) -> None:
     if not has_terminal():
         look = ", --dry-run to look" if dry_run else ""
         raise ConfirmationRequired(
-            f"{summary}\nnobody is there to say yes to this", hint=f"add --yes to do it{look}"
+            f"this needs --yes, as there is no terminal to ask at: {summary}",
+            hint=f"add --yes to do it{look}",
         )
     sys.stderr.write(summary + "\n")
     if ask("Go ahead? [y/N] ").lower() not in ("y", "yes"):
@@ -104,7 +105,10 @@ def confirm_by_name(name: str, given: str | None, warning: str, *, to: str = "go
     """Only the name, given by `--confirm` or typed, lets the command go on; else ConfirmationRequired."""
     if given is None:
         if not has_terminal():
-            raise ConfirmationRequired(warning, hint=f"add --confirm {name} to {to}")
+            raise ConfirmationRequired(
+                f"this needs --confirm {name}, as there is no terminal to ask at: {warning}",
+                hint=f"add --confirm {name} to {to}",
+            )
         given = ask(f"{warning}\nType {name} to {to}: ")
     if given != name:
         raise ConfirmationRequired(f"that is not {name}: nothing was done")

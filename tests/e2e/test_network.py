@@ -550,7 +550,9 @@ class TestCommands:
         assert added.data["allowed"] is False
         assert SECRET not in added.stdout
         assert home.run("network", "use", "base", "--json").error["code"] == "not-trusted"
-        assert home.run("network", "allow", "base", "--json").error["code"] == "confirmation-required"
+        refused = home.run("network", "allow", "base", "--json").error
+        assert refused["code"] == "confirmation-required"
+        assert refused["message"].startswith("this needs --confirm base, as there is no terminal to ask at: ")
         assert home.run("network", "allow", "base", "--confirm", "bas").exit_code == 2
         assert home.run("network", "use", "base").exit_code == 2
         assert home.run("network", "allow", "base", "--confirm", "base", "--json").data["allowed"] is True

@@ -131,6 +131,10 @@ def test_nothing_happens_without_a_yes(alice, bob, witness):
     refused = alice.run("channel", "open", bob.address, "10 USDC", "--json")
     assert refused.exit_code == 2
     assert refused.error["code"] == "confirmation-required"
+    assert refused.error["message"].startswith(
+        "this needs --yes, as there is no terminal to ask at: open a channel\n"
+    )
+    assert refused.error["hint"] == "add --yes to do it, --dry-run to look"
     assert "--yes" in refused.error["hint"]
     assert bob.address in refused.error["message"]
     assert witness.of(alice.address).transactions == 0
