@@ -70,7 +70,7 @@ def channel_details(channel: Channel, *, now: int, more: Sequence[tuple[str, str
         ("authorized", authorized_text(channel)),
         ("spent", money(channel, channel.spent) if _voucher_is_known(channel) else "unknown"),
         ("settled", money(channel, channel.state.settled)),
-        ("remaining", money(channel, channel.remaining) if _voucher_is_known(channel) else "unknown"),
+        _left(channel),
         ("token", document["token"]),
         ("authorized signer", document["authorizedSigner"]),
         ("salt", document["salt"]),
@@ -78,6 +78,13 @@ def channel_details(channel: Channel, *, now: int, more: Sequence[tuple[str, str
         ("as of", "never read from the chain" if channel.as_of is None else local_time(channel.as_of)),
     ]
     return named([*shown, *more])
+
+
+def _left(channel: Channel) -> tuple[str, str]:
+    """What a channel has left, or where that went."""
+    if channel.state.finalized:
+        return "refunded", money(channel, channel.state.deposit - channel.state.settled)
+    return "remaining", money(channel, channel.remaining) if _voucher_is_known(channel) else "unknown"
 
 
 def status_of(channel: Channel, *, now: int) -> ChannelStatus:

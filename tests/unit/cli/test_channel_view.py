@@ -65,6 +65,16 @@ def test_details_use_the_drafts_words():
     )
 
 
+def test_what_a_finalized_channel_had_left():
+    """It was refunded: deposit and settled add up, whatever was authorized, and nothing remains."""
+    state = replace(OPEN.state, settled=2_000_000, finalized=True)
+    for known in (True, False):
+        details = channel_details(replace(OPEN, state=state, voucher_known=known), now=5)
+        assert re.search(r"^refunded +8 USDC$", details, flags=re.MULTILINE)
+        assert "remaining" not in details
+    assert re.search(r"^remaining +7 USDC$", channel_details(OPEN, now=5), flags=re.MULTILINE)
+
+
 def test_tables_align_and_name_the_asset():
     """Columns stand under their headers; every line names its asset."""
     lines = channel_table([OPEN, replace(OPEN, label=None)], 5).splitlines()
