@@ -80,7 +80,7 @@ def _result(wallet: Wallet, synced: Synced, imported: list[ImportedVoucher], not
         *(f"{one.purpose} at an earlier run: {one.status}" for one in synced.transactions),
         *(
             f"channel {one.channel.name} pays again:"
-            f" {money(one.channel, one.channel.authorized)} are authorized"
+            f" {money(one.channel, one.channel.authorized)} is authorized"
             for one in imported
         ),
     ]

@@ -92,7 +92,7 @@ def _topped_up(made: MadeDeposit, amount: Amount, *, now: int) -> Result:
     name = channel.name
     text = (
         f"{amount} added to channel {name}: the deposit is {money(channel, channel.state.deposit)},"
-        f" {money(channel, channel.remaining)} are left"
+        f" {money(channel, channel.remaining)} is left"
     )
     notes = ["the pending close is cancelled: the channel is open again"] if made.cancelled_close else []
     notes.append(f'pay from it: microwallet pay {name} "0.001 {channel.asset.symbol}"')

@@ -54,7 +54,7 @@ def require_funds(account: PayingAccount, amount: Amount, gas: int) -> int:
         missing = Amount(amount.base_units - held, amount.asset)
         raise InsufficientFunds(
             f"{account.name} ({owner}) holds {Amount(held, amount.asset)} on {account.network.name};"
-            f" {amount} are needed",
+            f" {amount} is needed",
             hint=_fund_hint(account, str(missing), native=False),
         )
     _require_coin(account, account.reader.native_balance(owner), 0, max_fee)
@@ -69,7 +69,7 @@ def _require_coin(account: PayingAccount, held: int, value: int, max_fee: int) -
     purpose = f"{format_units(value, 18)} {symbol} and gas" if value else "gas"
     raise InsufficientFunds(
         f"{account.name} ({account.address}) holds {format_units(held, 18)} {symbol} on"
-        f" {account.network.name}; up to {needed} are needed for {purpose}",
+        f" {account.network.name}; up to {needed} is needed for {purpose}",
         hint=_fund_hint(account, f"{format_units(value + max_fee - held, 18)} {symbol}", native=True),
     )
 

@@ -48,7 +48,7 @@ def import_vouchers(ledger: Ledger, lines: Iterable[bytes]) -> list[ImportedVouc
         if amount < channel.state.settled:
             raise VoucherRejected(
                 f"the voucher of channel {channel.channel_id} carries {amount} base units, but"
-                f" {channel.state.settled} are settled already: it is not the highest",
+                f" {channel.state.settled} is settled already: it is not the highest",
                 hint=f"ask the payee {channel.descriptor.payee} for the highest voucher",
             )
     for channel, amount in best.values():

@@ -163,7 +163,7 @@ def _payer(credential: Credential, chain_id: ChainId) -> Address:
 def _check_covered(transfer: SignedTransfer, voucher: SignedVoucher, needed: int) -> None:
     """A deposit that could not pay for what is asked is not worth its gas."""
     if transfer.value < needed:
-        detail = f"{transfer.value} are to be deposited, {needed} is needed"
+        detail = f"{transfer.value} is to be deposited, {needed} is needed"
         raise refused(ProblemType.INSUFFICIENT_BALANCE, detail, voucher.channel_id)
     check_covers(voucher.channel_id, transfer.value, voucher.cumulative_amount)
 

@@ -83,7 +83,7 @@ def check_signed(
         raise wrong(f"the transfer is to {transfer.to}, not to the escrow {descriptor.escrow_contract}")
     if transfer.value < paid.min_deposit:
         raise wrong(
-            f"{transfer.value} are to be deposited; gas is paid for {paid.min_deposit} or more",
+            f"{transfer.value} is to be deposited; gas is paid for {paid.min_deposit} or more",
             ProblemType.PAYMENT_INSUFFICIENT,
         )
     if transfer.value >= DEPOSIT_LIMIT:

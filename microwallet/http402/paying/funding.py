@@ -207,7 +207,7 @@ class Funding:
                 )
             if given < needed:
                 raise AboveLimit(
-                    f"a deposit of {given} is too small: at least {needed} are needed",
+                    f"a deposit of {given} is too small: at least {needed} is needed",
                     hint=f'--deposit "{needed}"',
                 )
             return given
