@@ -25,6 +25,8 @@ _OF_CURL = {
     "-O": "microwallet fetch URL --output FILE",
 }
 """How `fetch` says what these flags of curl say."""
+_UNKNOWN_COMMAND = re.compile(r"(No such command '([^']*)'\. Did you mean '([^']*)')[^?]*\?")
+"""With the name that is nearest, and others after it."""
 _GLOBAL_FLAGS = frozenset({"-q", "--quiet", "-v", "--verbose", "--debug"})
 
 
@@ -36,7 +38,7 @@ def usage_error(error: typer.TyperException, arguments: Sequence[str]) -> UsageE
     hint = shlex.join(["microwallet", *meant]) if meant else f"{path} --help"
     if path == "microwallet fetch":
         hint = _OF_CURL.get(getattr(error, "option_name", ""), hint)
-    return UsageError(error.format_message(), hint=hint)
+    return UsageError(_UNKNOWN_COMMAND.sub(r"\1?", error.format_message()), hint=hint)
 
 
 def _meant(error: typer.TyperException, words: list[str]) -> list[str] | None:
@@ -46,6 +48,9 @@ def _meant(error: typer.TyperException, words: list[str]) -> list[str] | None:
         return [option, *words]
     if option == "--json" and words[:1] == ["--json"] and len(words) > 1:
         return [*words[1:], "--json"]
+    if unknown := _UNKNOWN_COMMAND.fullmatch(error.format_message()):
+        words[words.index(unknown[2])] = unknown[3]
+        return words
     if "extra argument" in error.format_message():
         return _with_whole_amount(words)
     return None

@@ -35,8 +35,10 @@ from microwallet.cli.main import main
             "microwallet fetch POST 'http://x/?a&b'",
         ),
         (["pay", "-X", "tea"], "No such option: -X", "microwallet pay --help"),
-        (["pya", "tea", "1"], "Did you mean 'pay'?", "microwallet --help"),
-        (["channel", "lst"], "Did you mean 'list'?", "microwallet channel --help"),
+        (["pya", "tea", "1"], "Did you mean 'pay'?", "microwallet pay tea 1"),
+        (["channel", "lst"], "Did you mean 'list'?", "microwallet channel list"),
+        (["-q", "chanel", "list"], "Did you mean 'channel'?", "microwallet -q channel list"),
+        (["xyz"], "No such command 'xyz'.", "microwallet --help"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
