@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import sys
 from typing import Annotated
 
@@ -72,7 +73,7 @@ def pay(
         else:
             signed = _pay(wallet, channel or "", amount or "", count or 1, memo, idempotency_key)
         _print(signed, each=each, as_json=json)
-    _say_new_state(signed)
+    Stderr().say(_new_state(signed))
 
 
 app.command(
@@ -122,17 +123,17 @@ def _print(signed: SignedPayment, *, each: bool, as_json: bool) -> None:
         out.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        key = signed.payment.idempotency_key
+        key = shlex.quote(signed.payment.idempotency_key)
         raise OutcomeUnknown(
-            f"the vouchers could not all be handed over ({error.strerror}); the payment is recorded",
-            hint=f"microwallet pay --resume {key}" + (" --each" if each else ""),
+            f"not all of it could be printed ({error.strerror}), but the payment is committed:"
+            f" {_new_state(signed)}; to print it again pays nothing",
+            hint=f"microwallet pay --resume {key}{' --each' if each else ''}",
         ) from error
 
 
-def _say_new_state(signed: SignedPayment) -> None:
+def _new_state(signed: SignedPayment) -> str:
     asset, payment = signed.channel.asset, signed.payment
     paid = Amount(payment.step * payment.count, asset)
     left = Amount(payment.deposit - payment.end, asset)
     times = f" in {payment.count} payments" if payment.count > 1 else ""
-    name = signed.channel.name
-    Stderr().say(f"authorized {paid}{times} on {name}; {left} left")
+    return f"authorized {paid}{times} on {signed.channel.name}; {left} left"

@@ -194,7 +194,9 @@ def test_broken_pipe(coffee, count):
         process.stdout.close()
         said = process.stderr.read().decode()
     assert process.returncode == 5
-    assert "microwallet pay --resume k --each" in said
+    assert "hint: microwallet pay --resume k --each\n" in said
+    committed = f"{count / 10_000:.1f}".removesuffix(".0")
+    assert f"(Broken pipe), but the payment is committed: authorized {committed} USDC in {count}" in said
     assert "Traceback" not in said
     assert "Exception ignored" not in said
     again = coffee.home.run("pay", "--resume", "k", "--each")
