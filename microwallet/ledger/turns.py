@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from microwallet.errors import LedgerBusy
-from microwallet.ledger.database import translated
+from microwallet.ledger.sqlite_errors import translated
 
 TURN_SECONDS = 300.0
 """How long to queue: longer than a transaction is waited for."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 
 from microwallet.errors import LedgerBusy, LedgerTooNew, LedgerUnwritable
-from microwallet.ledger import database as database_module
+from microwallet.ledger import opening
 from microwallet.ledger.database import Database, to_text
 from microwallet.ledger.schema import MIGRATIONS
 
@@ -103,7 +103,7 @@ def no_file_grows_beyond(size):
 def test_a_disk_that_fails_in_a_migration(tmp_path, monkeypatch):
     """It is told as what it is; the ledger is as it was, and is migrated once there is room."""
     path = tmp_path / "ledger.sqlite3"
-    monkeypatch.setattr(database_module, "MIGRATIONS", MIGRATIONS[:3])
+    monkeypatch.setattr(opening, "MIGRATIONS", MIGRATIONS[:3])
     with Database.open(path) as older, older.write_vouchers(is_one_of_many=True) as connection:
         connection.executemany(
             "INSERT INTO sales VALUES (?, ?, ?, NULL, NULL, ?, 1, 0, 1)",

@@ -12,7 +12,7 @@ from model import USDC, keyed
 from microwallet.domain.channel import NO_CHANNEL, PayeeChannel
 from microwallet.domain.session import Sale
 from microwallet.errors import LedgerError
-from microwallet.ledger import database, recent_sales, vouchers
+from microwallet.ledger import opening, recent_sales, vouchers
 from microwallet.ledger.database import to_text
 from microwallet.ledger.ledger import Ledger
 from microwallet.ledger.recent_sales import MOST_RECENT
@@ -175,7 +175,7 @@ def test_positions_are_never_used_again(ledger):
 def test_sales_of_an_older_ledger(tmp_path, monkeypatch):
     """Those that were carried over and those that were recent are found, and counted, as before."""
     path = tmp_path / "ledger.sqlite3"
-    monkeypatch.setattr(database, "MIGRATIONS", MIGRATIONS[:3])
+    monkeypatch.setattr(opening, "MIGRATIONS", MIGRATIONS[:3])
     channel_id = CHANNELS[0].channel_id
     with Ledger.open(path) as older:
         with pytest.MonkeyPatch.context() as patch:  # what stores a channel now does more

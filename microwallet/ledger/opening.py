@@ -1,0 +1,121 @@
+"""A ledger's file before it is used: made if there never was one, checked, and migrated if it is older."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from microwallet.errors import LedgerCorrupt, LedgerTooNew
+from microwallet.ledger.mark import Mark
+from microwallet.ledger.schema import APPLICATION_ID, MIGRATIONS
+from microwallet.ledger.sqlite_errors import RESTORE
+
+LOG_PAGES = 4_000
+"""Pages of the log from which SQLite folds it into the file: commits wait for that, and a page that many of
+them changed is written once."""
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, made if it is missing, while a ledger is made in it.
+
+    SQLite does not queue for a file that is being given its log, and half a ledger looks damaged.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def check_file(path: Path, mark: Mark) -> None:
+    """Make the file if there never was one; LedgerCorrupt if it is gone or emptied.
+
+    The file is not opened here: closing it would give up the locks of every connection to it that this
+    process has (POSIX), and the next process to close the ledger would delete the log they write to.
+    """
+    with suppress(FileNotFoundError):
+        if path.stat().st_size:
+            return
+    if mark.path.exists():
+        raise LedgerCorrupt(
+            f"the ledger {path} is gone or empty, but there was one",
+            hint=f"put a backup in its place; to start anew: rm {mark.path} && microwallet channel sync",
+        )
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+def prepare(connection: sqlite3.Connection, path: Path, mark: Mark) -> None:
+    """Set a new connection up, and migrate the ledger where it is older; errors as Database.open."""
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+    version = known_version(connection, path)
+    if version == len(MIGRATIONS):
+        return
+    if version == 0 and mark.path.exists():
+        raise LedgerCorrupt(f"the ledger {path} has lost all it held", hint=RESTORE)
+    connection.execute("PRAGMA journal_mode = WAL")
+    _migrate(connection, path, version)
+    if version == 0:
+        mark.write(0)
+
+
+def known_version(connection: sqlite3.Connection, path: Path) -> int:
+    """The version of a ledger; LedgerTooNew if it is not known here."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise LedgerTooNew(
+            f"the ledger {path} has version {version}; this microwallet knows {len(MIGRATIONS)}",
+            hint="upgrade microwallet, then start this again: pip install --upgrade microwallet",
+        )
+    return version
+
+
+def _migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    if version > 0:
+        _keep_copy(connection, path, version)
+    for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        with committed(connection):
+            current: int = connection.execute("PRAGMA user_version").fetchone()[0]
+            if current < number:
+                _check_is_ledger(connection, path, current)
+                for statement in statements:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {number}")
+
+
+def _check_is_ledger(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    if version == 0:
+        tables: int = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if tables:
+            raise LedgerCorrupt(f"{path} is a SQLite file, but no microwallet ledger")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def _keep_copy(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    copy = path.with_name(f"{path.name}.before-migration-{version + 1}")
+    if copy.exists():
+        return
+    partial = copy.with_name(copy.name + f".{os.getpid()}")
+    connection.execute("VACUUM INTO ?", (str(partial),))
+    partial.chmod(0o600)
+    partial.replace(copy)
+
+
+@contextmanager
+def committed(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit the transaction that was begun when the block ends, or roll it back."""
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:  # SQLite ends it itself where the disk fails
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
