@@ -30,8 +30,8 @@ from microwallet.domain.ports import Quiet
 NOTE = f"""
 Every server is one uvicorn process with uvloop and httptools on one processor, with the same Starlette
 application and Python's collector set as `serve` sets it, and {CONNECTIONS} connections that pay it through a
-channel each. Medians of rounds, with the least and the greatest. Ours verifies each voucher and commits it,
-synchronous=FULL, before the application is asked; store, chain (Anvil) and what runs beside are those of
+channel each. Medians of rounds, with the least and the greatest. Ours verifies each voucher, and the
+disk has it before the application is asked; store, chain (Anvil) and what runs beside are those of
 `serve`. The x402 SDK's `batch-settlement` channels are past their deposit: it verifies vouchers by itself and
 asks neither facilitator nor chain, which is its fastest way, and keeps them in memory but for its file store.
 pympp has no session for EVM chains: a method made for this checks each voucher's signature by eth-account,

@@ -1,14 +1,17 @@
-"""One connection to the ledger: its transactions, and whether it is an older copy."""
+"""One connection to the ledger: its transactions, when they are durable, and whether it is an older copy."""
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
+from microwallet.errors import LedgerError
 from microwallet.ledger.mark import Mark
 from microwallet.ledger.opening import alone, check_file, committed, known_version, prepare
 from microwallet.ledger.sqlite_errors import translated
@@ -20,10 +23,23 @@ _LOOK_SECONDS = 0.0002
 MARK_SECONDS = 0.1
 """Between two marks of one connection that commits hundreds of times a second."""
 
+_sync = getattr(os, "fdatasync", os.fsync)
+
 
 def to_text(base_units: int) -> str:
     """An amount as the ledger keeps it."""
     return f"{base_units:039d}"
+
+
+class Generation(NamedTuple):
+    """How far the ledger has come."""
+
+    number: int
+    """Of transactions that signed or accepted vouchers."""
+    changes: int
+    """How often something else of what the payee accepted was changed than by a sale."""
+    carried_over: int
+    """The position up to which sales are carried over; see recent_sales."""
 
 
 class Database:
@@ -38,7 +54,12 @@ class Database:
         self._mark = mark
         self._marked_at = float("-inf")
         self._unmarked: int | None = None
-        """A generation that was committed so soon after the one before that it is not marked yet."""
+        """A generation that is not marked yet: not yet durable, or soon after the one before."""
+        self._is_quick = False
+        self._log: int | None = None
+        """A descriptor of SQLite's log."""
+        self._may_be_lost = False
+        """Whether the disk failed when what was written should have become durable."""
 
     @classmethod
     def open(cls, path: Path, *, busy_seconds: float = BUSY_SECONDS, any_thread: bool = False) -> Self:
@@ -63,7 +84,11 @@ class Database:
     def close(self) -> None:
         """Close the connection; SQLite then folds its log into the file."""
         if self._unmarked is not None:
-            self._mark.write(self._unmarked)
+            self._marked_at = float("-inf")
+            with suppress(LedgerError):
+                self.sync()
+        if self._log is not None:
+            os.close(self._log)
         with translated(self.path):
             self._connection.close()
 
@@ -74,12 +99,61 @@ class Database:
         self.close()
 
     @contextmanager
-    def write(self, *, is_one_of_many: bool = False) -> Iterator[sqlite3.Connection]:
+    def write(self) -> Iterator[sqlite3.Connection]:
         """One durable write transaction: queues for other processes, commits at the end.
 
         Raises LedgerTooNew if a newer microwallet has migrated the ledger since it was opened.
         """
+        with self._begun(is_one_of_many=False) as connection:
+            yield connection
+
+    @contextmanager
+    def write_vouchers(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction that signs or accepts vouchers: it counts, so that an older copy is noticed."""
+        with self.write() as connection:
+            yield connection
+            number = _count(connection).number
+        self._mark.write(number)
+        self._unmarked = None
+
+    @contextmanager
+    def write_one_of_many(self) -> Iterator[tuple[sqlite3.Connection, Generation]]:
+        """One of hundreds of transactions a second that accept vouchers, and its number.
+
+        Others see it at once; it is durable, and soon marked, after `sync`.
+        """
+        with self._begun(is_one_of_many=True) as connection:
+            generation = _count(connection)
+            yield connection, generation
+        self._unmarked = generation.number
+
+    def sync(self) -> None:
+        """Make durable whatever was committed; any thread may do that beside the one that writes.
+
+        LedgerUnwritable if it may be lost: nothing more is written then, since it would stand behind that.
+        """
+        number = self._unmarked
         with translated(self.path):
+            try:
+                if self._log is None:
+                    self._log = os.open(f"{self.path}-wal", os.O_RDONLY)
+                _sync(self._log)
+            except OSError:
+                self._may_be_lost = True
+                raise
+        now = time.monotonic()
+        if number is not None and now >= self._marked_at + MARK_SECONDS:
+            self._mark.write(number)
+            self._marked_at = now
+            if self._unmarked == number:
+                self._unmarked = None
+
+    @contextmanager
+    def _begun(self, *, is_one_of_many: bool) -> Iterator[sqlite3.Connection]:
+        with translated(self.path):
+            if self._may_be_lost:
+                raise OSError(errno.EIO, "the disk failed; start this program again")
+            self._be_quick(is_one_of_many)
             if is_one_of_many:
                 self._begin_soon()
             else:
@@ -88,57 +162,34 @@ class Database:
                 known_version(self._connection, self.path)
                 yield self._connection
 
-    @contextmanager
-    def write_vouchers(self, *, is_one_of_many: bool = False) -> Iterator[sqlite3.Connection]:
-        """A write transaction that signs or accepts vouchers: it counts, so that an older copy is noticed.
-
-        With `is_one_of_many`, one that is older by MARK_SECONDS.
-        """
-        with self.write(is_one_of_many=is_one_of_many) as connection:
-            yield connection
-            number: int = connection.execute(
-                "UPDATE generation SET number = number + 1 RETURNING number"
-            ).fetchone()[0]
-        now = time.monotonic()
-        if is_one_of_many and now < self._marked_at + MARK_SECONDS:
-            self._unmarked = number
-        else:
-            self._mark.write(number)
-            self._marked_at, self._unmarked = now, None
-
-    @contextmanager
-    def write_derived(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction of what follows from the rest, between many others: durable with the next."""
-        with translated(self.path):
-            self._connection.execute("PRAGMA synchronous = NORMAL")
-            try:
-                with self.write(is_one_of_many=True) as connection:
-                    yield connection
-            finally:
-                self._connection.execute("PRAGMA synchronous = FULL")
-
     def _begin_soon(self) -> None:
         """Begin a transaction as soon as another process has ended its own, which takes a millisecond or two.
 
         SQLite looks again after 1, 2, 5 and more milliseconds: too long for workers that share a ledger.
         """
-        execute = self._connection.execute
         last_look = time.monotonic() + EAGER_SECONDS
-        execute("PRAGMA busy_timeout = 0")
-        try:
-            while time.monotonic() < last_look:
-                with suppress(sqlite3.OperationalError):
-                    execute("BEGIN IMMEDIATE")
-                    return
-                time.sleep(_LOOK_SECONDS)
-        finally:
-            execute(f"PRAGMA busy_timeout = {int(self._busy_seconds * 1000)}")
-        execute("BEGIN IMMEDIATE")
+        while time.monotonic() < last_look:
+            with suppress(sqlite3.OperationalError):
+                self._connection.execute("BEGIN IMMEDIATE")
+                return
+            time.sleep(_LOOK_SECONDS)
+        self._be_quick(False)
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def _be_quick(self, is_quick: bool) -> None:
+        """Whether commits are left to `sync`, and a ledger that is busy is told at once."""
+        if is_quick is self._is_quick or self._connection.in_transaction:
+            return
+        self._connection.execute(f"PRAGMA synchronous = {'NORMAL' if is_quick else 'FULL'}")
+        patience = 0 if is_quick else self._busy_seconds
+        self._connection.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
+        self._is_quick = is_quick
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """The connection for reading. LedgerTooNew if that fails because of a newer microwallet's tables."""
         with translated(self.path):
+            self._be_quick(False)
             try:
                 yield self._connection
             except sqlite3.OperationalError:
@@ -186,3 +237,8 @@ class Database:
             lines = [row[0] for row in connection.execute("PRAGMA integrity_check(10)")]
             broken = connection.execute("PRAGMA foreign_key_check").fetchall()
         return [line for line in lines if line != "ok"] + [f"dangling row: {row}" for row in broken]
+
+
+def _count(connection: sqlite3.Connection) -> Generation:
+    query = "UPDATE generation SET number = number + 1 RETURNING number, changes, carried_over"
+    return Generation(*connection.execute(query).fetchone())

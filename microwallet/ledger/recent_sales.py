@@ -11,6 +11,7 @@ import sqlite3
 
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.session import SessionAccount
+from microwallet.ledger.database import Generation
 
 MOST_RECENT = 256
 """Sales that are recent at most before it is time to carry them over."""
@@ -52,43 +53,42 @@ class RecentSales:
         """Where recent sales are, by channel and cumulative amount."""
         self._last = 0
         self._carried_over = 0
-        self._changes: int | None = None
-        """None where what is known may be wrong."""
+        self._kept: Generation | None = None
+        """What is known is right for; None where it may be wrong."""
 
     @property
     def are_many(self) -> bool:
         """Whether it is time to carry them over."""
         return len(self.positions) >= MOST_RECENT or len(self.heads) >= MOST_CHANNELS
 
-    def refresh(self, connection: sqlite3.Connection) -> int:
-        """Learn what others did; how often there was a change is told.
+    def refresh(self, connection: sqlite3.Connection, generation: Generation) -> None:
+        """Learn what others did before a transaction of this generation.
 
         Until `keep`, what is known counts as wrong: the transaction may fail.
         """
-        changes: int
-        changes, carried_over = connection.execute("SELECT changes, carried_over FROM generation").fetchone()
-        known_changes, self._changes = self._changes, None
-        known_until = self._last
-        if changes != known_changes:
-            known_until = carried_over
+        kept, self._kept = self._kept, None
+        if len(self.accounts) > ACCOUNTS_KEPT:
             self.accounts.clear()
-        elif len(self.accounts) > ACCOUNTS_KEPT:
+        if kept == generation._replace(number=generation.number - 1):  # nobody did anything
+            return
+        is_right = kept is not None and kept.changes == generation.changes
+        known_until = self._last if is_right else generation.carried_over
+        if not is_right:
             self.accounts.clear()
-        if changes != known_changes or carried_over != self._carried_over:
-            known_until = min(known_until, carried_over)
-            self._forget_recent(carried_over)
-        self._last = max(known_until, carried_over)
+        if not is_right or generation.carried_over != self._carried_over:
+            known_until = min(known_until, generation.carried_over)
+            self._forget_recent(generation.carried_over)
+        self._last = max(known_until, generation.carried_over)
         for row in connection.execute(
             """SELECT position, channel_id, cumulative_amount, spent, stream FROM sales
             WHERE position > ? ORDER BY position""",
             (known_until,),
         ):
             self._learn(*row)
-        return changes
 
-    def keep(self, changes: int) -> None:
-        """What is known is right for so many changes: the transaction is durable."""
-        self._changes = changes
+    def keep(self, generation: Generation) -> None:
+        """What is known is right after a transaction of this generation: it is committed."""
+        self._kept = generation._replace(carried_over=self._carried_over)
 
     def add(self, channel_id: ChannelId, cumulative_amount: int, *, is_head: bool) -> int:
         """The position of a new sale."""

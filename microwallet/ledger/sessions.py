@@ -230,26 +230,29 @@ class Sessions:
 
     @contextmanager
     def transaction(self) -> Iterator[SessionRows]:
-        """One transaction, durable when the block ends."""
+        """One transaction; what it changes is durable after `sync`."""
         recent = self._recent
-        with self._database.write_vouchers(is_one_of_many=True) as connection:
-            changes = recent.refresh(connection)
+        with self._database.write_one_of_many() as (connection, generation):
+            recent.refresh(connection, generation)
             rows = SessionRows(connection, recent)
             yield rows
             rows.flush()
             if rows.has_changed:
                 connection.execute("UPDATE generation SET changes = changes + 1")
-                changes += 1
-        recent.keep(changes)
+        recent.keep(generation._replace(changes=generation.changes + rows.has_changed))
+
+    def sync(self) -> None:
+        """Make durable what transactions have changed; for any thread."""
+        self._database.sync()
 
     def catch_up(self) -> None:
         """Carry recent sales over if they are many."""
         recent = self._recent
         if recent.are_many:
-            with self._database.write_derived() as connection:
-                changes = recent.refresh(connection)
+            with self._database.write_one_of_many() as (connection, generation):
+                recent.refresh(connection, generation)
                 recent.carry_over(connection)
-            recent.keep(changes)
+            recent.keep(generation)
 
     def channel(self, channel_id: ChannelId) -> PayeeChannel | None:
         """A channel with its best voucher, or None."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from microwallet.errors import LedgerError
@@ -16,6 +18,9 @@ T = TypeVar("T")
 Check = Callable[[], None]
 _EXPECTED = (Refused, StreamEnded)
 """What work may raise without harm to the others in its transaction: it has changed nothing since."""
+
+_Outcome = tuple[asyncio.Future[Any], Any, Exception | None]
+"""Of a piece of work: whom to tell, and what it gave or raised."""
 
 _IDLE_TURNS = 2
 """What the loop reads in one turn is worked on in the next."""
@@ -37,6 +42,9 @@ class GroupCommit:
     def __init__(self, store: SessionStore) -> None:
         self._store = store
         self._waiting: list[tuple[Check, Callable[[SessionRows], Any], asyncio.Future[Any]]] = []
+        self._is_syncing = False
+        self._syncer = ThreadPoolExecutor(1, thread_name_prefix="sync")
+        """Waits for the disk: the loop goes on meanwhile, and the next commit is of all that has come."""
 
     def run(self, work: Callable[[SessionRows], T], *, check: Check = _nothing) -> asyncio.Future[T]:
         """The result of `work` once it is durable; raises what it raises, or LedgerError.
@@ -47,7 +55,7 @@ class GroupCommit:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._waiting.append((check, work, future))
-        if len(self._waiting) == 1:
+        if len(self._waiting) == 1 and not self._is_syncing:
             loop.call_soon(self._gather, 0, 0)
         return future
 
@@ -65,22 +73,35 @@ class GroupCommit:
         good = [(work, future) for check, work, future in waiting if _passes(check, future)]
         if not good:
             return
-        outcomes: list[tuple[Any, Exception | None]] = []
+        outcomes: list[_Outcome] = []
         try:
             with self._store.transaction() as rows:
-                for work, _ in good:
+                for work, future in good:
                     try:
-                        outcomes.append((work(rows), None))
+                        outcomes.append((future, work(rows), None))
                     except _EXPECTED as expected:
-                        outcomes.append((None, expected))
-        except Exception as error:  # noqa: BLE001  # nothing is durable: everybody is told
-            outcomes = [(None, error)] * len(good)
-        for (_, future), (result, failure) in zip(good, outcomes, strict=True):
-            if failure is not None:
-                _tell(future, failure)
+                        outcomes.append((future, None, expected))
+        except Exception as error:  # noqa: BLE001  # nothing is written: everybody is told
+            for _, future in good:
+                _fail(future, error)
+            return
+        self._is_syncing = True
+        syncing = asyncio.get_running_loop().run_in_executor(self._syncer, self._store.sync)
+        syncing.add_done_callback(partial(self._tell, outcomes))
+
+    def _tell(self, outcomes: list[_Outcome], syncing: asyncio.Future[None]) -> None:
+        """Tell everybody what became of their work, now that it is durable."""
+        lost = syncing.exception()
+        for future, result, failure in outcomes:
+            if (error := lost or failure) is not None:
+                _fail(future, error)
             elif not future.cancelled():
                 future.set_result(result)
-        asyncio.get_running_loop().call_soon(self._catch_up)  # once those that were told have answered
+        self._is_syncing = False
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._catch_up)  # once those that were told have answered
+        if self._waiting:
+            loop.call_soon(self._gather, 0, 0)
 
     def _catch_up(self) -> None:
         with suppress(LedgerError):  # the next time, then
@@ -92,11 +113,11 @@ def _passes(check: Check, future: asyncio.Future[Any]) -> bool:
     try:
         check()
     except Exception as error:  # noqa: BLE001
-        _tell(future, error)
+        _fail(future, error)
         return False
     return True
 
 
-def _tell(future: asyncio.Future[Any], error: Exception) -> None:
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
     if not future.cancelled():
         future.set_exception(error)

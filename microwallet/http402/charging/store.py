@@ -55,7 +55,10 @@ class SessionStore(Protocol):
     """A durable store that several processes share."""
 
     def transaction(self) -> AbstractContextManager[SessionRows]:
-        """One transaction, durable when the block ends; alone with what it reads."""
+        """One transaction, alone with what it reads; what it changes is durable after `sync`."""
+
+    def sync(self) -> None:
+        """Make durable what transactions have changed; for any thread. LedgerError if it may be lost."""
 
     def catch_up(self) -> None:
         """Do what transactions have put off, if it is time for that; nobody need wait for it."""

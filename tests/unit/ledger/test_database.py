@@ -104,7 +104,7 @@ def test_a_disk_that_fails_in_a_migration(tmp_path, monkeypatch):
     """It is told as what it is; the ledger is as it was, and is migrated once there is room."""
     path = tmp_path / "ledger.sqlite3"
     monkeypatch.setattr(opening, "MIGRATIONS", MIGRATIONS[:3])
-    with Database.open(path) as older, older.write_vouchers(is_one_of_many=True) as connection:
+    with Database.open(path) as older, older.write() as connection:
         connection.executemany(
             "INSERT INTO sales VALUES (?, ?, ?, NULL, NULL, ?, 1, 0, 1)",
             (("c", to_text(one), to_text(1), bytes(300)) for one in range(10_000)),
@@ -134,8 +134,7 @@ class TestMigratedMeanwhile:
         [
             lambda database: database.write(),
             lambda database: database.write_vouchers(),
-            lambda database: database.write_vouchers(is_one_of_many=True),
-            lambda database: database.write_derived(),
+            lambda database: database.write_one_of_many(),
         ],
     )
     def test_nothing_is_written_any_more(self, database, transaction):
@@ -174,7 +173,7 @@ def test_a_gateway_waits_for_its_turn(tmp_path, held_seconds):
         holder = threading.Thread(target=hold)
         holder.start()
         begun.wait()
-        with database.write_vouchers(is_one_of_many=True) as connection:
+        with database.write_one_of_many() as (connection, _):
             connection.execute("SELECT 1")
         holder.join()
         with database.read() as connection:
@@ -189,6 +188,6 @@ def test_a_gateway_does_not_wait_for_ever(tmp_path):
         Database.open(path, busy_seconds=0.1) as database,
         other.write(),
         pytest.raises(LedgerBusy),
-        database.write_vouchers(is_one_of_many=True),
+        database.write_one_of_many(),
     ):
         raise AssertionError("two transactions at once")

@@ -61,6 +61,7 @@ def test_many_transactions_in_a_row(path):
         for _ in range(200):
             with ledger.sessions.transaction():
                 pass
+            ledger.sessions.sync()
             marked.add(mark.read())
         assert before + 1 in marked
         assert len(marked) < 100

@@ -12,10 +12,11 @@ from model import USDC, keyed
 from microwallet.domain.channel import NO_CHANNEL, PayeeChannel
 from microwallet.domain.session import Sale
 from microwallet.errors import LedgerError
-from microwallet.ledger import opening, recent_sales, vouchers
+from microwallet.ledger import opening, recent_sales
 from microwallet.ledger.database import to_text
 from microwallet.ledger.ledger import Ledger
 from microwallet.ledger.recent_sales import MOST_RECENT
+from microwallet.ledger.rows import SELECTED, channel_values
 from microwallet.ledger.schema import MIGRATIONS
 
 CHANNELS = [keyed(number) for number in (1, 2, 3)]
@@ -28,13 +29,13 @@ def ledger(tmp_path):
     """A ledger with three channels that nothing was bought through."""
     with Ledger.open(tmp_path / "ledger.sqlite3") as opened:
         for one in CHANNELS:
-            add(opened, one)
+            opened.sessions.add_channel(payee_channel(one), now=1)
         yield opened
 
 
-def add(ledger, one):
-    """Let a ledger know a channel."""
-    channel = PayeeChannel(
+def payee_channel(one):
+    """A channel that nothing was bought through."""
+    return PayeeChannel(
         channel_id=one.channel_id,
         descriptor=one.descriptor,
         asset=USDC,
@@ -44,7 +45,6 @@ def add(ledger, one):
         as_of=None,
         signature=bytes(65),
     )
-    ledger.sessions.add_channel(channel, now=1)
 
 
 def sale(channel_id, number):
@@ -84,7 +84,7 @@ def test_many_sales(ledger):
 
 
 def test_catching_up_that_fails(ledger):
-    """It leaves everything as it was, and commits are as durable as before; the next time it is done."""
+    """It leaves everything as it was, and other commits are as durable as ever; the next time it is done."""
     for number in range(1, MOST_RECENT + 1):
         with ledger.sessions.transaction() as rows:
             account = rows.account(CHANNELS[0].channel_id)._replace(accepted=number, spent=number)
@@ -93,13 +93,13 @@ def test_catching_up_that_fails(ledger):
         patch.setattr(recent_sales, "carry_over", lambda connection: connection.execute("SELECT nothing"))
         with pytest.raises(LedgerError):
             ledger.sessions.catch_up()
-    with ledger.database.read() as connection:
+    with ledger.database.write() as connection:
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
     assert recent(ledger) == MOST_RECENT
     with ledger.sessions.transaction() as rows:
         assert rows.account(CHANNELS[0].channel_id).spent == MOST_RECENT
     ledger.sessions.catch_up()
-    with ledger.database.read() as connection:
+    with ledger.database.write() as connection:
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
     assert recent(ledger) == 0
     assert ledger.vouchers.get(CHANNELS[0].channel_id).spent == MOST_RECENT
@@ -177,20 +177,21 @@ def test_sales_of_an_older_ledger(tmp_path, monkeypatch):
     path = tmp_path / "ledger.sqlite3"
     monkeypatch.setattr(opening, "MIGRATIONS", MIGRATIONS[:3])
     channel_id = CHANNELS[0].channel_id
-    with Ledger.open(path) as older:
-        with pytest.MonkeyPatch.context() as patch:  # what stores a channel now does more
-            patch.setattr(vouchers, "carry_over", lambda _: None)
-            patch.setattr(vouchers, "_keep_handed_over", lambda *_: None)
-            add(older, CHANNELS[0])
-        with older.database.write_vouchers(is_one_of_many=True) as connection:
-            connection.execute(
-                "INSERT INTO sales VALUES (?, ?, ?, 'k1', x'66', NULL, 1, 0, 1)",
-                (channel_id, to_text(1), to_text(1)),
-            )
-            connection.execute(
-                "INSERT INTO recent_sales VALUES (7, ?, ?, ?, 0, x'55', ?, ?, 'k2', x'66', x'61', 2, 1, 0)",
-                (channel_id, to_text(2), to_text(2), to_text(2), to_text(1)),
-            )
+    with Ledger.open(path) as older, older.database.write() as connection:
+        values = (*channel_values(payee_channel(CHANNELS[0])), 1, bytes(65), 1)
+        connection.execute(
+            f"INSERT INTO vouchers ({SELECTED}, created_at, signature, accepted_at)"
+            f" VALUES ({', '.join('?' * len(values))})",
+            values,
+        )
+        connection.execute(
+            "INSERT INTO sales VALUES (?, ?, ?, 'k1', x'66', NULL, 1, 0, 1)",
+            (channel_id, to_text(1), to_text(1)),
+        )
+        connection.execute(
+            "INSERT INTO recent_sales VALUES (7, ?, ?, ?, 0, x'55', ?, ?, 'k2', x'66', x'61', 2, 1, 0)",
+            (channel_id, to_text(2), to_text(2), to_text(2), to_text(1)),
+        )
     monkeypatch.undo()
     with Ledger.open(path) as migrated, migrated.sessions.transaction() as rows:
         account = rows.account(channel_id)

@@ -1,0 +1,147 @@
+"""Many pieces of work in one commit: each is told once the disk has it, and the loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+from dataclasses import replace
+
+import pytest
+from model import USDC, keyed
+
+from microwallet.domain.channel import NO_CHANNEL, PayeeChannel
+from microwallet.errors import LedgerUnwritable
+from microwallet.http402.charging import sales
+from microwallet.http402.charging.group_commit import GroupCommit
+from microwallet.http402.charging.refusal import Refused
+from microwallet.http402.charging.sales import Handover, Order
+from microwallet.ledger import database
+from microwallet.ledger.ledger import Ledger
+
+CHANNEL = keyed(1)
+
+
+class Disk:
+    """What becomes of what was written, as a test decides."""
+
+    def __init__(self):
+        self.answers = threading.Event()
+        self.answers.set()
+        self.is_broken = False
+        self.syncs = 0
+
+    def sync(self, descriptor):
+        assert self.answers.wait(10)
+        self.syncs += 1
+        if self.is_broken:
+            raise OSError(errno.EIO, "Input/output error")
+        database.os.fdatasync(descriptor)
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """The disk under the ledger."""
+    disk = Disk()
+    monkeypatch.setattr(database, "_sync", disk.sync)
+    return disk
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """A payee's ledger with one channel of 1000."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as opened:
+        opened.sessions.add_channel(
+            PayeeChannel(
+                channel_id=CHANNEL.channel_id,
+                descriptor=CHANNEL.descriptor,
+                asset=USDC,
+                state=replace(NO_CHANNEL, deposit=1000),
+                authorized=0,
+                spent=0,
+                as_of=None,
+                signature=bytes(65),
+            ),
+            now=1,
+        )
+        yield opened
+
+
+def selling(cumulative_amount, cost=1):
+    """The work of one sale."""
+    handover = Handover(CHANNEL.channel_id, cumulative_amount, bytes(65), 1000, 0, "challenge", None)
+    return lambda rows: sales.sell(rows, Order(handover, cost), 1)
+
+
+def spent(path):
+    """What another process reads."""
+    with Ledger.open(path) as other:
+        return other.vouchers.get(CHANNEL.channel_id).spent
+
+
+def test_nothing_is_told_before_the_disk_has_it(ledger, disk):
+    """Others may see it; the loop goes on; whatever was asked for meanwhile is told in its turn."""
+
+    async def run():
+        commit = GroupCommit(ledger.sessions)
+        disk.answers.clear()
+        told = [commit.run(selling(number)) for number in (1, 2)]
+        refused = commit.run(selling(2))
+        await asyncio.sleep(0.05)
+        assert spent(ledger.database.path) == 2
+        late = commit.run(selling(3))
+        await asyncio.sleep(0.05)
+        assert not any(one.done() for one in (*told, refused, late))
+        assert disk.syncs == 0
+        disk.answers.set()
+        assert [(await one).account.spent for one in (*told, late)] == [1, 2, 3]
+        with pytest.raises(Refused):
+            await refused
+
+    asyncio.run(run())
+    assert spent(ledger.database.path) == 3
+
+
+def test_a_disk_that_loses_what_was_written(ledger, disk):
+    """Nobody is told that it is paid, and nothing more is sold on top of what may be lost."""
+
+    async def run():
+        commit = GroupCommit(ledger.sessions)
+        await commit.run(selling(1))
+        disk.is_broken = True
+        with pytest.raises(LedgerUnwritable, match="Input/output error"):
+            await commit.run(selling(2))
+        disk.is_broken = False
+        with pytest.raises(LedgerUnwritable, match="start this program again"):
+            await commit.run(selling(3))
+        with pytest.raises(LedgerUnwritable), ledger.database.write():
+            raise AssertionError("written behind what may be lost")
+
+    asyncio.run(run())
+
+
+def test_work_that_was_cancelled_harms_nobody(ledger, disk):
+    """Who has gone is not told; the others are."""
+
+    async def run():
+        commit = GroupCommit(ledger.sessions)
+        disk.answers.clear()
+        gone, stays = (commit.run(selling(number)) for number in (1, 2))
+        await asyncio.sleep(0.02)
+        gone.cancel()
+        disk.answers.set()
+        assert (await stays).account.spent == 2
+
+    asyncio.run(run())
+
+
+def test_many_at_once_share_the_disk(ledger, disk):
+    """A hundred sales that come together wait for the disk a few times."""
+
+    async def run():
+        commit = GroupCommit(ledger.sessions)
+        await asyncio.gather(*(commit.run(selling(number)) for number in range(1, 101)))
+
+    asyncio.run(run())
+    assert disk.syncs <= 3
+    assert spent(ledger.database.path) == 100
