@@ -65,6 +65,7 @@ class Delivery:
     async def _start(self, message: Message) -> None:
         status: int = message["status"]
         fields, told, is_stream = self._told(message, status)
+        is_stream = is_stream and status < 400
         sold, till = self._grant.sold, self._gateway.till
         if status >= 500:
             await self._undo()
@@ -77,13 +78,15 @@ class Delivery:
         units = None
         if self._price.unit is not Unit.REQUEST:
             units = _units(told)
+            if self._price.unit is Unit.EVENT:
+                units = int(status < 400 and not is_stream)
             if self._price.unit is Unit.HEADER or not is_stream:
                 settled = await till.settle_cost(sold.sale, units * self._price.amount.base_units)
                 self.bill.sold = sold = sold._replace(sale=settled.sale, account=settled.account)
         if sold.is_replay:
             units = self._price.units_used(sold.sale.cost)
         self._decided()
-        if status < 400 and is_stream:
+        if is_stream:
             fields = [field for field in fields if field[0] != b"content-length"]
             self._kept = None
             self._events = EventMeter(till, self._grant, sold, self.bill, self._send, self._request)
@@ -136,8 +139,7 @@ class Delivery:
 
 
 def _units(told: list[bytes]) -> int:
-    """What the application says was used: nothing, if it does not say it, or if the events that are
-    charged are not there."""
+    """What the application says was used: nothing, if it does not say it."""
     return int(told[0]) if len(told) == 1 and told[0].isdigit() and len(told[0]) < 20 else 0
 
 

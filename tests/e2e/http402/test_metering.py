@@ -241,14 +241,23 @@ def test_a_stream_ends_when_its_channel_does(counter, how):
 
 
 @pytest.mark.parametrize(
-    ("status", "content_type"), [(200, b"application/json"), (400, b"application/json"), (200, None)]
+    ("status", "content_type", "units"),
+    [
+        (200, b"application/json", 1),
+        (200, None, 1),
+        (400, b"application/json", 0),
+        (400, b"text/event-stream", 0),
+    ],
 )
-def test_an_answer_without_events_costs_nothing(counter, status, content_type):
-    """Where events are sold."""
+def test_an_answer_without_events_costs_as_one(counter, status, content_type, units):
+    """Where events are sold, nobody gets all at once for nothing by asking for no stream; errors are free."""
     counter.app.status = status
     counter.app.headers = [] if content_type is None else [(b"content-type", content_type)]
-    assert counter.pay(PAYER, PAYER.pay(1000)).status_code == status
-    assert amounts(counter) == (1000, 0)
+    answer = counter.pay(PAYER, PAYER.pay(1000))
+    assert answer.status_code == status
+    assert amounts(counter) == (1000, 100 * units)
+    if units:
+        assert SessionReceipt.parse(answer.headers["payment-receipt"]).units == 1
 
 
 def test_a_stream_without_an_event_costs_nothing(counter):
