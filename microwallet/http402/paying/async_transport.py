@@ -15,6 +15,7 @@ from microwallet.errors import MicrowalletError
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.handshake import Handshake, Streaming
+from microwallet.http402.paying.leaving import reset_async
 from microwallet.http402.paying.messages import (
     answer_of,
     asked_by,
@@ -177,6 +178,7 @@ class _PaidStream(httpx.AsyncByteStream):
         self._inner = response.stream
         self._exchange = exchange
         self._books = books
+        self._is_over = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
@@ -184,6 +186,7 @@ class _PaidStream(httpx.AsyncByteStream):
                 yield chunk
                 await self._exchange.drive(self._stream.feed(chunk))
                 await self._exchange.close()
+            self._is_over = True
         except httpx.TransportError as error:
             if not self._stream.has_ended:
                 raise cut_off(error) from error
@@ -193,5 +196,8 @@ class _PaidStream(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         """Close the connections, and record what the stream cost."""
         await self._exchange.close()
+        if not self._is_over:
+            self._is_over = True
+            await reset_async(self._inner)
         await self._inner.aclose()  # type: ignore[union-attr]
         await self._books.do(self._stream.settle)

@@ -12,6 +12,7 @@ from microwallet.errors import MicrowalletError
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.handshake import Handshake, Streaming
+from microwallet.http402.paying.leaving import reset
 from microwallet.http402.paying.messages import (
     answer_of,
     asked_by,
@@ -135,6 +136,7 @@ class _PaidStream(httpx.SyncByteStream):
         self._stream = stream
         self._inner = response.stream
         self._exchange = exchange
+        self._is_over = False
 
     def __iter__(self) -> Iterator[bytes]:
         try:
@@ -142,6 +144,7 @@ class _PaidStream(httpx.SyncByteStream):
                 yield chunk
                 self._exchange.drive(self._stream.feed(chunk))
                 self._exchange.close()
+            self._is_over = True
         except httpx.TransportError as error:
             if not self._stream.has_ended:
                 raise cut_off(error) from error
@@ -151,5 +154,8 @@ class _PaidStream(httpx.SyncByteStream):
     def close(self) -> None:
         """Close the connections, and record what the stream cost."""
         self._exchange.close()
+        if not self._is_over:
+            self._is_over = True
+            reset(self._inner)
         self._inner.close()  # type: ignore[union-attr]
         self._stream.settle()

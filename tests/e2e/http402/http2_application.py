@@ -10,24 +10,35 @@ from paid_application import ROUTES, application
 from microwallet import PaymentMiddleware
 
 
+def tell(what):
+    """One line."""
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
+
+
 class Told:
-    """Tells of each request before anybody else sees it."""
+    """Tells of each request before anybody else sees it, and once one that pays has ended."""
 
     def __init__(self, inner):
         self._inner = inner
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] == "http":
-            came = {
-                "version": scope["http_version"],
-                "connection": scope["client"][1],
-                "method": scope["method"],
-                "path": scope["path"],
-                "pays": b"authorization" in dict(scope["headers"]),
-            }
-            sys.stdout.write(json.dumps(came) + "\n")
-            sys.stdout.flush()
-        await self._inner(scope, receive, send)
+        if scope["type"] != "http":
+            await self._inner(scope, receive, send)
+            return
+        came = {
+            "version": scope["http_version"],
+            "connection": scope["client"][1],
+            "method": scope["method"],
+            "path": scope["path"],
+            "pays": b"authorization" in dict(scope["headers"]),
+        }
+        tell(came)
+        try:
+            await self._inner(scope, receive, send)
+        finally:
+            if came["pays"] and came["method"] == "GET":
+                tell({"ended": scope["path"]})
 
 
 app = Told(PaymentMiddleware(application(), routes=ROUTES, realm="test"))

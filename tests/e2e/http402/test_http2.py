@@ -8,6 +8,7 @@ import re
 import ssl
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -48,7 +49,13 @@ class Server:
         self._process.terminate()
         said, errors = self._process.communicate(timeout=30)
         sys.stderr.write(errors)  # shown where a test fails
-        return [json.loads(line) for line in said.splitlines()]
+        return [told for line in said.splitlines() if "ended" not in (told := json.loads(line))]
+
+    def wait_for_end_of(self, path):
+        """Wait until the application has ended a request; what it tells until then is not told again."""
+        for line in self._process.stdout:
+            if json.loads(line) == {"ended": path}:
+                return
 
 
 @pytest.fixture
@@ -130,3 +137,37 @@ def test_requests_side_by_side(alice, start_server):
     came = server.end()
     assert {one["version"] for one in came} == {"2"}
     assert len({one["connection"] for one in came if "events" not in one["path"]}) == 1
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_stream_that_is_left(alice, start_server, is_async):
+    """The server learns of it at once, and the connection goes on with other requests: it would charge for
+    what nobody reads."""
+    server = start_server()
+    trusted = ssl.create_default_context(cafile=server.trust["SSL_CERT_FILE"])
+
+    async def leave(wallet):
+        http, beside = (httpx.AsyncHTTPTransport(verify=trusted, http2=True) for _ in range(2))
+        paying = microwallet.AsyncPayingTransport(http, beside=beside, wallet=wallet, max_deposit="1 USDC")
+        async with httpx.AsyncClient(transport=paying) as client:
+            async with client.stream("GET", server.url + "/events/1000") as answer:
+                await anext(answer.aiter_raw())
+            await asyncio.wait_for(asyncio.to_thread(server.wait_for_end_of, "/events/1000"), 10)
+            return (await client.get(server.url + "/1")).text
+
+    def leave_blocking(wallet):
+        http, beside = (httpx.HTTPTransport(verify=trusted, http2=True) for _ in range(2))
+        paying = microwallet.PayingTransport(http, beside=beside, wallet=wallet, max_deposit="1 USDC")
+        with httpx.Client(transport=paying) as client, ThreadPoolExecutor(1) as waiting:
+            with client.stream("GET", server.url + "/events/1000") as answer:
+                next(answer.iter_raw())
+            waiting.submit(server.wait_for_end_of, "/events/1000").result(timeout=10)
+            return client.get(server.url + "/1").text
+
+    with microwallet.Wallet.open(
+        alice.path, rpc_url=alice.settings["MICROWALLET_RPC_URL"], password_file=alice.password_file
+    ) as wallet:
+        served = asyncio.run(leave(wallet)) if is_async else leave_blocking(wallet)
+    assert served == "an article"
+    [after] = server.end()[-1:]
+    assert (after["path"], after["pays"]) == ("/1", True)
