@@ -67,6 +67,8 @@ class HttpPayment:
     """Of the last voucher signed for it."""
     deposited: bool
     """Whether a channel was opened or topped up for it."""
+    paid_before: bool
+    """Whether it was paid under the same idempotency key before, and nothing new was."""
     idempotency_key: str
     receipt: Mapping[str, Any] | None
     """The server's, decoded; None if it sent none that can be decoded."""
@@ -96,7 +98,7 @@ class Accepted:
     """What became of vouchers, all of which were in order."""
 
     accepted: int
-    """How many were better than the best one known."""
+    """How many pay for something that no voucher paid for before."""
     duplicates: int
     channels: Sequence[Channel]
     """Those the vouchers are of, as they are now."""
@@ -152,6 +154,7 @@ def http_payment_result(payment: SettledPayment, *, now: int) -> HttpPayment:
         amount=Amount(payment.amount, asset),
         cumulative_amount=Amount(payment.cumulative_amount, asset),
         deposited=payment.deposited,
+        paid_before=payment.paid_before,
         idempotency_key=payment.idempotency_key,
         receipt=payment.receipt,
         receipt_problems=tuple(payment.receipt_problems),

@@ -227,6 +227,7 @@ def test_a_key_pays_once(alice, payee, opened):
         again = wallet.request("POST", payee.url, content="a", **options)
         assert first.content == again.content
         assert payee.highest() == 1_000
+        assert [microwallet.payment_of(one).paid_before for one in (first, again)] == [False, True]
         with pytest.raises(IdempotencyMismatch):
             wallet.request("POST", payee.url, content="b", **options)
         with pytest.raises(microwallet.UsageError, match="ASCII"):
