@@ -53,9 +53,10 @@ class Database:
         self._connection = connection
         self._mark = mark
         self._marked_at = float("-inf")
-        self._unmarked: int | None = None
-        """A generation that is not marked yet: not yet durable, or soon after the one before."""
-        self._is_quick = False
+        self._committed = self._marked = 0
+        """Generations. What was committed is not marked while it is not durable, or soon after the last."""
+        self._is_quick: bool | None = False
+        """None while that changes."""
         self._log: int | None = None
         """A descriptor of SQLite's log."""
         self._may_be_lost = False
@@ -83,12 +84,13 @@ class Database:
 
     def close(self) -> None:
         """Close the connection; SQLite then folds its log into the file."""
-        if self._unmarked is not None:
+        if self._committed > self._marked:
             self._marked_at = float("-inf")
             with suppress(LedgerError):
                 self.sync()
-        if self._log is not None:
-            os.close(self._log)
+        log, self._log = self._log, None
+        if log is not None:
+            os.close(log)
         with translated(self.path):
             self._connection.close()
 
@@ -114,7 +116,7 @@ class Database:
             yield connection
             number = _count(connection).number
         self._mark.write(number)
-        self._unmarked = None
+        self._marked = number
 
     @contextmanager
     def write_one_of_many(self) -> Iterator[tuple[sqlite3.Connection, Generation]]:
@@ -125,15 +127,16 @@ class Database:
         with self._begun(is_one_of_many=True) as connection:
             generation = _count(connection)
             yield connection, generation
-        self._unmarked = generation.number
+        self._committed = generation.number
 
     def sync(self) -> None:
         """Make durable whatever was committed; any thread may do that beside the one that writes.
 
         LedgerUnwritable if it may be lost: nothing more is written then, since it would stand behind that.
         """
-        number = self._unmarked
+        number = self._committed
         with translated(self.path):
+            self._check_disk()
             try:
                 if self._log is None:
                     self._log = os.open(f"{self.path}-wal", os.O_RDONLY)
@@ -142,17 +145,18 @@ class Database:
                 self._may_be_lost = True
                 raise
         now = time.monotonic()
-        if number is not None and now >= self._marked_at + MARK_SECONDS:
+        if number > self._marked and now >= self._marked_at + MARK_SECONDS:
             self._mark.write(number)
-            self._marked_at = now
-            if self._unmarked == number:
-                self._unmarked = None
+            self._marked, self._marked_at = number, now
+
+    def _check_disk(self) -> None:
+        if self._may_be_lost:  # the system tells a failure once
+            raise OSError(errno.EIO, "the disk failed; start this program again")
 
     @contextmanager
     def _begun(self, *, is_one_of_many: bool) -> Iterator[sqlite3.Connection]:
         with translated(self.path):
-            if self._may_be_lost:
-                raise OSError(errno.EIO, "the disk failed; start this program again")
+            self._check_disk()
             self._be_quick(is_one_of_many)
             if is_one_of_many:
                 self._begin_soon()
@@ -180,6 +184,7 @@ class Database:
         """Whether commits are left to `sync`, and a ledger that is busy is told at once."""
         if is_quick is self._is_quick or self._connection.in_transaction:
             return
+        self._is_quick = None
         self._connection.execute(f"PRAGMA synchronous = {'NORMAL' if is_quick else 'FULL'}")
         patience = 0 if is_quick else self._busy_seconds
         self._connection.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")

@@ -18,6 +18,7 @@ from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.charging.sales import Handover, Order
 from microwallet.ledger import database
 from microwallet.ledger.ledger import Ledger
+from microwallet.ledger.mark import Mark
 
 CHANNEL = keyed(1)
 
@@ -118,6 +119,23 @@ def test_a_disk_that_loses_what_was_written(ledger, disk):
             raise AssertionError("written behind what may be lost")
 
     asyncio.run(run())
+
+
+def test_a_disk_that_failed_and_answers_again(ledger, disk):
+    """The system tells a failure once: what may be lost since is neither told as durable nor marked."""
+    mark = Mark(ledger.database.path.with_suffix(".mark"))
+    marked = mark.read()
+    disk.is_broken = True
+    with ledger.sessions.transaction() as rows:
+        selling(1)(rows)
+    with pytest.raises(LedgerUnwritable):
+        ledger.sessions.sync()
+    disk.is_broken = False
+    with pytest.raises(LedgerUnwritable, match="start this program again"):
+        ledger.sessions.sync()
+    ledger.close()
+    ledger.close()
+    assert mark.read() == marked
 
 
 def test_work_that_was_cancelled_harms_nobody(ledger, disk):
