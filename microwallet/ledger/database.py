@@ -139,7 +139,7 @@ class Database:
             self._check_disk()
             try:
                 if self._log is None:
-                    self._log = os.open(f"{self.path}-wal", os.O_RDONLY)
+                    self._log = os.open(f"{self.path.resolve()}-wal", os.O_RDONLY)
                 _sync(self._log)
             except OSError:
                 self._may_be_lost = True

@@ -56,12 +56,11 @@ def prepare(connection: sqlite3.Connection, path: Path, mark: Mark) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
     version = known_version(connection, path)
-    if version == len(MIGRATIONS):
-        return
     if version == 0 and mark.path.exists():
         raise LedgerCorrupt(f"the ledger {path} has lost all it held", hint=RESTORE)
-    connection.execute("PRAGMA journal_mode = WAL")
-    _migrate(connection, path, version)
+    connection.execute("PRAGMA journal_mode = WAL")  # a backup that SQLite made has none
+    if version < len(MIGRATIONS):
+        _migrate(connection, path, version)
     if version == 0:
         mark.write(0)
 

@@ -71,6 +71,32 @@ def test_two_connections_in_a_process_beside_another_process(tmp_path):
                     assert connection.execute("SELECT number FROM generation").fetchone() == (expected,)
 
 
+def sell_once(database):
+    """One of many transactions, and make it durable."""
+    with database.write_one_of_many():
+        pass
+    database.sync()
+
+
+def test_a_ledger_elsewhere(tmp_path):
+    """A link to it, to another disk for instance, will do: its log is beside the file."""
+    (tmp_path / "disk").mkdir()
+    path = tmp_path / "ledger.sqlite3"
+    path.symlink_to(tmp_path / "disk" / "real.sqlite3")
+    with Database.open(path) as database:
+        sell_once(database)
+
+
+def test_a_backup_without_a_log(tmp_path):
+    """SQLite makes one of the ledger (VACUUM INTO): in its place it gets a log again."""
+    path, backup = tmp_path / "ledger.sqlite3", tmp_path / "backup.sqlite3"
+    with Database.open(path) as database, database.read() as connection:
+        connection.execute("VACUUM INTO ?", (str(backup),))
+    backup.replace(path)
+    with Database.open(path) as database:
+        sell_once(database)
+
+
 @pytest.mark.parametrize("rows", [1, 20_000])
 def test_a_disk_that_fails_in_a_transaction(tmp_path, rows):
     """It is told as what it is, however far the transaction came, and the next one succeeds."""
