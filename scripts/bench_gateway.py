@@ -71,7 +71,7 @@ class Till:
         self.chain.rpc.call("evm_mine")
         channels = [self._known(*pair) for pair in zip(ids, descriptors, strict=True)]
         with self.home.wallet() as wallet:
-            wallet.ledger.vouchers.accept(ids, lambda _: [(one, []) for one in channels], now=wallet.now())
+            wallet.ledger.vouchers.accept(ids, lambda *_: channels, now=wallet.now())
         return descriptors
 
     def payer_home(self, folder: Path) -> Home:

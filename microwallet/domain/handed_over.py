@@ -7,12 +7,21 @@ request's, pays for what its own payment added, up to it, so far as that was not
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 Range = tuple[int, int]
 """Base units of the cumulative amount above the first number, up to the second."""
+
+
+class Counted(Protocol):
+    """Which base units of one channel were counted; none above what is authorized."""
+
+    def gap(self, start: int, end: int) -> Range | None:
+        """The first part between `start` and `end` that was not; None if all was."""
+
+    def add(self, start: int, end: int) -> None:
+        """Add a part that was not."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,43 +30,28 @@ class HandedOver:
 
     authorized: int
     spent: int
-    ranges: list[Range]
-    """What was counted, in order; no two touch."""
+    counted: Counted
 
     def count(self, cumulative_amount: int, payment_start: int) -> int:
         """Count a voucher, of a payment that went on from `payment_start`: the base units it pays for.
 
-        No more than is authorized and not spent.
+        No more than is authorized and not spent. What it takes does not grow with what was counted before:
+        a payer can make that as scattered as he likes.
         """
-        start = payment_start
+        before = self.spent
         if cumulative_amount > self.authorized:
-            start, self.authorized = self.authorized, cumulative_amount
-        counted = 0
-        for first, last in list(_gaps(self.ranges, start, cumulative_amount)):
-            part = min(last - first, self.authorized - self.spent)
-            if part:
-                add_range(self.ranges, first, first + part)
-                self.spent += part
-                counted += part
-        return counted
+            self._add(self.authorized, cumulative_amount)
+            self.authorized = cumulative_amount
+            return self.spent - before
+        start = payment_start
+        while (room := self.authorized - self.spent) > 0:
+            gap = self.counted.gap(start, cumulative_amount)
+            if gap is None:
+                break
+            start = min(gap[1], gap[0] + room)
+            self._add(gap[0], start)
+        return self.spent - before
 
-
-def add_range(ranges: list[Range], start: int, end: int) -> None:
-    """Add a range that overlaps none of the others, joined to those it touches."""
-    at = bisect_left(ranges, (start, end))
-    if at < len(ranges) and ranges[at][0] == end:
-        end = ranges.pop(at)[1]
-    if at and ranges[at - 1][1] == start:
-        at -= 1
-        start = ranges.pop(at)[0]
-    ranges.insert(at, (start, end))
-
-
-def _gaps(ranges: Sequence[Range], start: int, end: int) -> Iterator[Range]:
-    """What is between `start` and `end` in none of the ranges."""
-    at = max(0, bisect_left(ranges, (start, start)) - 1)
-    while start < end:
-        first, last = ranges[at] if at < len(ranges) else (end, end)
-        if first > start:
-            yield start, min(first, end)
-        start, at = max(start, last), at + 1
+    def _add(self, start: int, end: int) -> None:
+        self.counted.add(start, end)
+        self.spent += end - start

@@ -15,7 +15,7 @@ from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.session import Sale, SessionAccount
 from microwallet.ledger.database import Database, to_text
 from microwallet.ledger.recent_sales import RecentSales
-from microwallet.ledger.vouchers import Accepted, Vouchers, Weighed
+from microwallet.ledger.vouchers import Accepted, Vouchers
 
 _SALE = (
     "channel_id, cumulative_amount, cost, idempotency_key, fingerprint, answer, created_at, repeats, settled"
@@ -261,8 +261,8 @@ class Sessions:
     def add_channel(self, channel: PayeeChannel, *, now: int) -> None:
         """Store a channel, unless it is known."""
 
-        def weigh(accepted: Mapping[ChannelId, Accepted]) -> list[Weighed]:
-            return [] if accepted else [(channel, [])]
+        def weigh(accepted: Mapping[ChannelId, Accepted], _: object) -> list[PayeeChannel]:
+            return [] if accepted else [channel]
 
         self._vouchers.accept([channel.channel_id], weigh, now=now)
 

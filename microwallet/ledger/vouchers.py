@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
-from microwallet.domain.handed_over import Range
+from microwallet.domain.handed_over import Counted
 from microwallet.domain.identifiers import ChainId, ChannelId
 from microwallet.errors import AmbiguousReference, UnknownReference
 from microwallet.ledger.channels import CANDIDATES, SHORTEST_PREFIX, TOO_SHORT
-from microwallet.ledger.database import Database, to_text
+from microwallet.ledger.database import Database
+from microwallet.ledger.handed_over import CountedRows
 from microwallet.ledger.recent_sales import carry_over
 from microwallet.ledger.rows import (
     COLUMNS,
@@ -26,8 +27,9 @@ from microwallet.ledger.rows import (
 _SELECT = f"SELECT {SELECTED}, signature FROM current_vouchers"
 
 
-Weighed = tuple[PayeeChannel, list[Range]]
-"""A channel, and which part of what it has authorized was counted as handed over, in order."""
+Weigh = Callable[[Mapping[ChannelId, "Accepted"], Mapping[ChannelId, Counted]], Iterable[PayeeChannel]]
+"""What becomes of channels: by what was accepted so far, of those that are known, and what was counted as
+handed over, of all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +41,6 @@ class Accepted:
     """How much of it was charged."""
     signature: bytes
     """Of the voucher over what is authorized."""
-    handed_over: list[Range]
-    """Which part of it was counted as handed over, in order."""
     is_closing: bool
     """Whether the payee has begun to close the channel, and that has not ended."""
     ended_closes: int
@@ -99,21 +99,18 @@ class Vouchers:
         with self._database.read() as connection:
             return dict(connection.execute("SELECT channel_id, accepted_at FROM current_vouchers").fetchall())
 
-    def accept(
-        self,
-        channel_ids: Iterable[ChannelId],
-        weigh: Callable[[Mapping[ChannelId, Accepted]], Iterable[Weighed]],
-        *,
-        now: int,
-    ) -> None:
-        """Commit what `weigh` makes of what was accepted so far: channels, and what was handed over of each.
+    def accept(self, channel_ids: Collection[ChannelId], weigh: Weigh, *, now: int) -> None:
+        """Commit what `weigh` makes of what was accepted so far, and what it adds to what was counted.
 
         Atomic over processes, so that each voucher counts once. A row's amount never falls.
         """
         marks = ", ".join("?" * (len(COLUMNS) + 3))
         with self._database.write_vouchers() as connection:
             carry_over(connection)
-            weighed = list(weigh(_accepted(connection, channel_ids)))
+            counted = {channel_id: CountedRows(connection, channel_id) for channel_id in channel_ids}
+            channels = weigh(_accepted(connection, channel_ids), counted)
+            for rows in counted.values():
+                rows.store()
             connection.executemany(
                 f"""INSERT INTO vouchers ({SELECTED}, created_at, signature, accepted_at) VALUES ({marks})
                 ON CONFLICT (channel_id) DO UPDATE
@@ -122,10 +119,8 @@ class Vouchers:
                     settled = excluded.settled, close_requested_at = excluded.close_requested_at,
                     finalized = excluded.finalized, as_of = excluded.as_of
                 WHERE excluded.authorized >= vouchers.authorized""",
-                [(*channel_values(channel), now, channel.signature, now) for channel, _ in weighed],
+                [(*channel_values(channel), now, channel.signature, now) for channel in channels],
             )
-            for channel, ranges in weighed:
-                _keep_handed_over(connection, channel.channel_id, ranges)
 
     def accepted(self, channel_ids: Iterable[ChannelId]) -> Mapping[ChannelId, Accepted]:
         """What was accepted on those of the channels that are known."""
@@ -181,26 +176,12 @@ def _accepted(connection: sqlite3.Connection, channel_ids: Iterable[ChannelId]) 
             authorized=int(row[0]),
             spent=int(row[1]),
             signature=row[2],
-            handed_over=_handed_over(connection, channel_id),
             is_closing=bool(row[3]),
             ended_closes=row[4],
         )
         for channel_id, row in rows.items()
         if row
     }
-
-
-def _handed_over(connection: sqlite3.Connection, channel_id: ChannelId) -> list[Range]:
-    query = "SELECT above, up_to FROM handed_over WHERE channel_id = ? ORDER BY above"
-    return [(int(above), int(up_to)) for above, up_to in connection.execute(query, (channel_id,))]
-
-
-def _keep_handed_over(connection: sqlite3.Connection, channel_id: ChannelId, ranges: Sequence[Range]) -> None:
-    connection.execute("DELETE FROM handed_over WHERE channel_id = ?", (channel_id,))
-    connection.executemany(
-        "INSERT INTO handed_over VALUES (?, ?, ?)",
-        [(channel_id, to_text(above), to_text(up_to)) for above, up_to in ranges],
-    )
 
 
 def _read(connection: sqlite3.Connection, clause: str, *values: str) -> Sequence[PayeeChannel]:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, ChannelState, PayeeChannel
-from microwallet.domain.handed_over import HandedOver
+from microwallet.domain.handed_over import Counted, HandedOver
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.domain.money import Asset
 from microwallet.domain.voucher import (
@@ -24,7 +24,7 @@ from microwallet.domain.voucher import (
     VoucherDigest,
 )
 from microwallet.domain.voucher_document import MalformedVoucher, VoucherDocument, VoucherReader
-from microwallet.ledger.vouchers import Accepted, Vouchers, Weighed
+from microwallet.ledger.vouchers import Accepted, Vouchers
 
 
 class Rejection(StrEnum):
@@ -119,11 +119,9 @@ class _Known:
 class _Book:
     """What is held of one channel while the vouchers of a batch are counted."""
 
-    def __init__(self, held: Accepted | None) -> None:
+    def __init__(self, held: Accepted | None, counted: Counted) -> None:
         self.handed_over = HandedOver(
-            authorized=held.authorized if held else 0,
-            spent=held.spent if held else 0,
-            ranges=held.handed_over if held else [],
+            authorized=held.authorized if held else 0, spent=held.spent if held else 0, counted=counted
         )
         self.signature = held.signature if held else b""
         """Of the best voucher."""
@@ -286,7 +284,9 @@ class Acceptance:
     def _commit(self, payable: Sequence[VoucherDocument], tally: Tally) -> None:
         """Count vouchers against the best ones in the ledger, and store those that are better."""
 
-        def weigh(accepted: Mapping[ChannelId, Accepted]) -> Iterable[Weighed]:
+        def weigh(
+            accepted: Mapping[ChannelId, Accepted], counted: Mapping[ChannelId, Counted]
+        ) -> Iterable[PayeeChannel]:
             for payee in {document.descriptor.payee for document in payable}:
                 self._require_key(payee)
             self._forget_closed(accepted)
@@ -299,16 +299,12 @@ class Acceptance:
                     continue
                 tally.channels[channel_id] = None
                 if channel_id not in books:
-                    books[channel_id] = _Book(held)
+                    books[channel_id] = _Book(held, counted[channel_id])
                 if books[channel_id].count(document, settled=self._known[channel_id].state.settled):
                     tally.accepted += 1
                 else:
                     tally.duplicates += 1
-            return [
-                (self._channel(channel_id, book), book.handed_over.ranges)
-                for channel_id, book in books.items()
-                if book.has_counted
-            ]
+            return [self._channel(channel_id, book) for channel_id, book in books.items() if book.has_counted]
 
         if not payable:
             return

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, PayeeChannel
-from microwallet.domain.handed_over import Range, add_range
+from microwallet.domain.handed_over import Counted
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.domain.money import Asset
 from microwallet.domain.voucher import SignatureError
@@ -18,7 +18,7 @@ from microwallet.domain.voucher_document import (
     voucher_object,
     voucher_writer,
 )
-from microwallet.ledger.vouchers import Accepted, Vouchers, Weighed
+from microwallet.ledger.vouchers import Accepted, Vouchers
 from microwallet.payee.accept import Rejection, Tally
 
 AssetOf = Callable[[ChainId, Address], Asset | None]
@@ -82,7 +82,9 @@ class Restoration:
             self._commit(right)
 
     def _commit(self, right: Sequence[PayeeChannel]) -> None:
-        def weigh(accepted: Mapping[ChannelId, Accepted]) -> Iterable[Weighed]:
+        def weigh(
+            accepted: Mapping[ChannelId, Accepted], counted: Mapping[ChannelId, Counted]
+        ) -> Iterable[PayeeChannel]:
             for payee in {channel.descriptor.payee for channel in right}:
                 self._policy.require_key(payee)
             best = {channel_id: row.authorized for channel_id, row in accepted.items()}
@@ -95,7 +97,10 @@ class Restoration:
                     self.tally.accepted += 1
                 else:
                     self.tally.duplicates += 1
-            return [_with_known(channel, accepted.get(channel.channel_id)) for channel in better.values()]
+            return [
+                _with_known(channel, accepted.get(channel_id), counted[channel_id])
+                for channel_id, channel in better.items()
+            ]
 
         self._vouchers.accept({channel.channel_id for channel in right}, weigh, now=self._now())
 
@@ -160,13 +165,9 @@ def _spent(raw: dict[str, Any], authorized: int) -> int:
     return min(int(spent), authorized)
 
 
-def _with_known(channel: PayeeChannel, known: Accepted | None) -> Weighed:
+def _with_known(channel: PayeeChannel, known: Accepted | None, counted: Counted) -> PayeeChannel:
     """A channel with what was charged here; all that is new to it may have been counted as handed over."""
-    if known is None:
-        ranges, best = list[Range](), 0
-    else:
-        ranges, best = known.handed_over, known.authorized
-        channel = replace(channel, spent=max(channel.spent, known.spent))
+    best = known.authorized if known else 0
     if channel.authorized > best:
-        add_range(ranges, best, channel.authorized)
-    return channel, ranges
+        counted.add(best, channel.authorized)
+    return replace(channel, spent=max(channel.spent, known.spent)) if known else channel

@@ -214,16 +214,18 @@ class Selling(RuleBasedStateMachine):
         authorized = max(self.accepted, amount)
         new = new[: authorized - self.spent]
 
-        def weigh(accepted):
+        def weigh(accepted, counted):
             held = accepted[CHANNEL.channel_id]
             assert (held.authorized, held.spent) == (self.accepted, self.spent)
             assert held.signature == signature(self.accepted)
-            book = HandedOver(authorized=held.authorized, spent=held.spent, ranges=held.handed_over)
+            book = HandedOver(
+                authorized=held.authorized, spent=held.spent, counted=counted[CHANNEL.channel_id]
+            )
             assert book.count(amount, start) == len(new)
             channel = replace(
                 self.channel, authorized=authorized, spent=book.spent, signature=signature(authorized)
             )
-            return [(channel, book.ranges)] if new else []
+            return [channel] if new else []
 
         (self.other if is_other else self.ledger).vouchers.accept([CHANNEL.channel_id], weigh, now=1)
         self.handed_over.update(new)

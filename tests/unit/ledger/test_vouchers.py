@@ -32,7 +32,7 @@ def test_an_unknown_channel_lists_what_there_is(ledger):
         as_of=channel.as_of,
         signature=bytes(65),
     )
-    ledger.vouchers.accept([accepted.channel_id], lambda _: [(accepted, [])], now=1)
+    ledger.vouchers.accept([accepted.channel_id], lambda *_: [accepted], now=1)
     assert ledger.vouchers.find(ONE.channel_id[:6]).channel_id == ONE.channel_id
     for reference in ("coffee", ONE.channel_id[:5], "0xffff"):
         with pytest.raises(UnknownReference, match=f"there are:\n  {ONE.channel_id}  from "):

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from model import keyed
 
 from microwallet.domain.handed_over import HandedOver
+from microwallet.ledger.handed_over import CountedRows
+from microwallet.ledger.schema import MIGRATIONS
+
+CHANNEL_ID = keyed(1).channel_id
 
 VOUCHERS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 70), st.integers(0, 9)), max_size=30)
+
+
+class Book(HandedOver):
+    """An empty one, over rows of its own."""
+
+    def __init__(self, *, authorized=0, spent=0):
+        self.rows = sqlite3.connect(":memory:", isolation_level=None)
+        self.rows.execute("CREATE TABLE vouchers (channel_id TEXT PRIMARY KEY)")
+        self.rows.execute(MIGRATIONS[4][0])
+        super().__init__(authorized=authorized, spent=spent, counted=CountedRows(self.rows, CHANNEL_ID))
+
+    @property
+    def ranges(self):
+        """What was counted, in order."""
+        self.counted.store()
+        return [
+            (int(above), int(up_to))
+            for above, up_to in self.rows.execute("SELECT above, up_to FROM handed_over ORDER BY above")
+        ]
 
 
 def units(ranges):
@@ -19,7 +45,7 @@ def units(ranges):
 @given(VOUCHERS)
 def test_each_base_unit_counts_once(vouchers):
     """Whatever comes in whatever order, beside sales: never one twice, never beyond what is authorized."""
-    book = HandedOver(authorized=0, spent=0, ranges=[])
+    book = Book()
     counted: set[int] = set()
     sold = 0
     for cumulative_amount, start, sale in vouchers:
@@ -54,7 +80,7 @@ def test_each_base_unit_counts_once(vouchers):
 )
 def test_a_payment_that_comes_after_a_request(vouchers, spent):
     """A request was paid by a voucher over 601 and cost 1; what was paid by hand before it comes then."""
-    book = HandedOver(authorized=601, spent=1, ranges=[])
+    book = Book(authorized=601, spent=1)
     for cumulative_amount, start in vouchers:
         book.count(cumulative_amount, start)
     assert book.spent == spent
@@ -62,9 +88,40 @@ def test_a_payment_that_comes_after_a_request(vouchers, spent):
 
 def test_what_there_was_no_room_for_counts_later():
     """A stream has used what a voucher by hand had authorized: the next voucher makes room for it."""
-    book = HandedOver(authorized=600, spent=500, ranges=[])
+    book = Book(authorized=600, spent=500)
     assert book.count(600, 0) == 100
     assert book.count(600, 0) == 0
     book.authorized = 1100
     assert book.count(600, 0) == 500
     assert (book.spent, book.ranges) == (1100, [(0, 600)])
+
+
+def test_what_was_counted_in_many_parts():
+    """A payer who pays by hand and over HTTP in turn makes nothing slow: each voucher takes what it took."""
+    book = Book()
+    steps = 0
+
+    def step():
+        nonlocal steps
+        steps += 1
+
+    def taken(vouchers):
+        nonlocal steps
+        steps = 0
+        counted = sum(book.count(*voucher) for voucher in vouchers)
+        book.counted.store()
+        return counted, steps
+
+    book.rows.set_progress_handler(step, 1)
+    costs = []
+    for number in range(1000):
+        book.authorized, book.spent = book.authorized + 1, book.spent + 1
+        costs.append(taken([(2 * number + 2, 2 * number + 1)])[1])
+    assert len(book.ranges) == 1000
+    assert costs[-1] < 2 * costs[10]
+    assert taken([(2000, 0)] * 1000) == (0, 0)
+    book.authorized += 1
+    assert taken([(2000, 0)] * 1000) == (1, pytest.approx(costs[-1], rel=2))
+    book.authorized += 999
+    assert taken([(2000, 0)] * 1000) == (999, pytest.approx(999 * costs[-1], rel=2))
+    assert book.ranges == [(0, 2000)]
