@@ -35,6 +35,9 @@ _CHANNEL_COLUMNS = f"""
     created_at INTEGER NOT NULL,
 """
 
+_NOT_TOLD = """(SELECT up_to FROM handed_over WHERE channel_id = NEW.channel_id
+    ORDER BY above DESC LIMIT 1) IS NOT NEW.authorized"""
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         # What the payer knows of the channels it pays through.
@@ -298,5 +301,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT, WITHOUT ROWID""",
         f"""INSERT INTO handed_over SELECT channel_id, '{0:039d}', authorized FROM current_vouchers
             WHERE authorized > '{0:039d}'""",
+        # Who accepts tells here first which base units count. A process of an older version does not, nor
+        # does who finds a channel again of which more is settled than known: all of it was counted then.
+        f"""CREATE TRIGGER accepted_first AFTER INSERT ON vouchers
+            WHEN NEW.authorized > '{0:039d}' AND {_NOT_TOLD}
+            BEGIN INSERT INTO handed_over VALUES (NEW.channel_id, '{0:039d}', NEW.authorized); END""",
+        f"""CREATE TRIGGER accepted_more AFTER UPDATE OF deposit ON vouchers
+            WHEN NEW.authorized > OLD.authorized AND {_NOT_TOLD}
+            BEGIN INSERT INTO handed_over VALUES (NEW.channel_id, OLD.authorized, NEW.authorized); END""",
     ),
 )

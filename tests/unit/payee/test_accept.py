@@ -16,6 +16,8 @@ from microwallet.errors import LedgerBusy, NetworkError
 from microwallet.http402.charging import sales
 from microwallet.http402.charging.sales import Handover, Order
 from microwallet.ledger.ledger import Ledger
+from microwallet.ledger.recent_sales import carry_over
+from microwallet.ledger.rows import SELECTED, channel_values
 from microwallet.payee.accept import Acceptance, AcceptancePolicy, rejection_by_state
 from microwallet.payee.backup import voucher_lines
 
@@ -100,19 +102,23 @@ def test_what_is_settled_already_pays_for_nothing(acceptance, chain, amount, acc
     assert counted(taking) == ((1, 0, {}) if accepted else (0, 1, {}))
 
 
-def sell(ledger, cumulative_amount, cost, channel=ONE):
-    """A request is paid over HTTP by a voucher."""
-    voucher = PayeeChannel(
+def held_by_payee(authorized, spent, channel=ONE):
+    """A channel as the payee stores it."""
+    return PayeeChannel(
         channel_id=channel.channel_id,
         descriptor=channel.descriptor,
         asset=USDC,
         state=OPEN,
-        authorized=0,
-        spent=0,
-        as_of=None,
+        authorized=authorized,
+        spent=spent,
+        as_of=1,
         signature=bytes(65),
     )
-    ledger.sessions.add_channel(voucher, now=1)
+
+
+def sell(ledger, cumulative_amount, cost, channel=ONE):
+    """A request is paid over HTTP by a voucher."""
+    ledger.sessions.add_channel(held_by_payee(0, 0, channel), now=1)
     handover = Handover(channel.channel_id, cumulative_amount, b"\x01" * 65, 1000, 0, "challenge", None)
     with ledger.sessions.transaction() as rows:
         sales.sell(rows, Order(handover, cost), 1)
@@ -150,6 +156,48 @@ def test_payments_before_and_after_requests(acceptance, ledger, chain):
         held = ledger.vouchers.get(channel.channel_id)
         assert (held.authorized, held.spent) == (602, 602), order
         assert taking.tally.accepted == 3
+
+
+def accept_as_before(ledger, amount):
+    """What the version before did, which told nobody which base units it had counted."""
+    held = ledger.vouchers.get(ONE.channel_id)
+    authorized, spent = (held.authorized, held.spent) if held else (0, 0)
+    channel = held_by_payee(amount, spent + amount - authorized)
+    values = (*channel_values(channel), 1, channel.signature, 1)
+    with ledger.database.write_vouchers() as connection:
+        carry_over(connection)
+        connection.execute(
+            f"""INSERT INTO vouchers ({SELECTED}, created_at, signature, accepted_at)
+            VALUES ({", ".join("?" * len(values))}) ON CONFLICT (channel_id) DO UPDATE
+            SET authorized = excluded.authorized, spent = excluded.spent, deposit = excluded.deposit
+            WHERE excluded.authorized > vouchers.authorized""",
+            values,
+        )
+
+
+def test_what_a_process_of_before_accepts_counts_once_too(acceptance, ledger):
+    """It runs on beside newer ones: what it counted is a duplicate for them, what requests bought is not."""
+    accept_as_before(ledger, 100)
+    accept_as_before(ledger, 200)
+    sell(ledger, 301, 1)
+    accept_as_before(ledger, 400)
+    sell(ledger, 800, 1)
+    taking = acceptance()
+    taking.take([payment(200, 0), payment(150, 100), payment(400, 301)])
+    assert counted(taking) == (0, 3, {})
+    taking.take([payment(300, 200), payment(500, 400)])
+    assert counted(taking) == (2, 3, {})
+    assert ledger.vouchers.get(ONE.channel_id).spent == 200 + 1 + 99 + 1 + 200
+
+
+def test_what_was_settled_of_a_channel_that_is_found_again(acceptance, ledger):
+    """Requests are paid through it again: a ledger now lost may have counted a payment from before."""
+    ledger.sessions.add_channel(held_by_payee(500, 500), now=1)
+    sell(ledger, 800, 1)
+    taking = acceptance()
+    taking.take([payment(400, 0)])
+    assert counted(taking) == (0, 1, {})
+    assert ledger.vouchers.get(ONE.channel_id).spent == 501
 
 
 def test_a_payees_own_copy_is_no_payment(acceptance, ledger):
