@@ -255,7 +255,11 @@ class Shop:
             await asyncio.sleep(min(pause, LONGEST_PAUSE))
 
     async def _check_ledger(self) -> None:
-        await self._probes.run(lambda wallet: wallet.ledger.database.check_writable())
+        def check(wallet: Wallet) -> None:
+            wallet.ledger.database.check_writable()
+            self._store.sync()  # nothing is sold any more once that has failed
+
+        await self._probes.run(check)
 
     async def _check_chain(self) -> None:
         await self._probes.run(lambda wallet: wallet.reader.head())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
 import os
 import signal
@@ -11,18 +13,22 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 
 import httpx
 import pexpect
 import pytest
 from certificates import Authority
 from http402.running import PRICE
+from http402.signing_payer import PayingShop
 from migrated import migrate
 
 from microwallet.cli.serve_view import serve_line
+from microwallet.errors import LedgerUnwritable
 from microwallet.escrow.reader import EscrowReader
 from microwallet.http402.charging.request_log import request_line
 from microwallet.http402.wire.challenge import offered_challenges
+from microwallet.ledger import database
 from microwallet.wallet import Wallet
 
 
@@ -388,6 +394,24 @@ class TestHealth:
         assert sick.json() == {"status": "failing", "ledger": "ok", "chain": "network"}
         assert httpx.get(gateway.url).status_code == 402
         assert gateway.end() == 0
+
+    def test_it_says_that_the_disk_has_failed(self, bob, chain, monkeypatch):
+        """Until the program is started again it sells nothing: a disk that answers again does not help."""
+
+        def fail(_):
+            raise OSError(errno.EIO, "Input/output error")
+
+        async def ask():
+            transport = httpx.ASGITransport(app=selling.shop.front(selling.app))
+            async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+                return (await client.get("/healthz")).json()
+
+        with closing(PayingShop(bob, chain)) as selling:
+            assert asyncio.run(ask())["ledger"] == "ok"
+            with monkeypatch.context() as patched, pytest.raises(LedgerUnwritable):
+                patched.setattr(database, "_sync", fail)
+                selling.wallet.ledger.sessions.sync()
+            assert asyncio.run(ask()) == {"status": "failing", "ledger": "ledger-unwritable", "chain": "ok"}
 
     def test_a_route_by_that_name_takes_its_place(self, serve):
         """Whoever sells /healthz, or gives it away, has it."""
