@@ -81,12 +81,12 @@ class GroupCommit:
                         outcomes.append((future, work(rows), None))
                     except _EXPECTED as expected:
                         outcomes.append((future, None, expected))
-        except Exception as error:  # noqa: BLE001  # nothing is written: everybody is told
+            syncing = asyncio.get_running_loop().run_in_executor(self._syncer, self._store.sync)
+        except Exception as error:  # noqa: BLE001  # nothing is written, or there is no thread: all are told
             for _, future in good:
                 _fail(future, error)
             return
         self._is_syncing = True
-        syncing = asyncio.get_running_loop().run_in_executor(self._syncer, self._store.sync)
         syncing.add_done_callback(partial(self._tell, outcomes))
 
     def _tell(self, outcomes: list[_Outcome], syncing: asyncio.Future[None]) -> None:

@@ -138,6 +138,24 @@ def test_a_disk_that_failed_and_answers_again(ledger, disk):
     assert mark.read() == marked
 
 
+def test_a_thread_that_cannot_be_started(ledger, monkeypatch):
+    """Whoever waits for it is told; once the system has one to give, it goes on."""
+
+    async def run():
+        commit = GroupCommit(ledger.sessions)
+
+        def start(_):
+            raise RuntimeError("no thread")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            with pytest.raises(RuntimeError, match="no thread"):
+                await asyncio.wait_for(commit.run(selling(1)), 5)
+        assert (await asyncio.wait_for(commit.run(selling(2)), 5)).account.spent == 2
+
+    asyncio.run(run())
+
+
 def test_work_that_was_cancelled_harms_nobody(ledger, disk):
     """Who has gone is not told; the others are."""
 
