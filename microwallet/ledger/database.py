@@ -53,7 +53,7 @@ class Database:
         self._connection = connection
         self._mark = mark
         self._marked_at = float("-inf")
-        self._committed = self._marked = 0
+        self._committed = self._marked = -1
         """Generations. What was committed is not marked while it is not durable, or soon after the last."""
         self._is_quick: bool | None = False
         """None while that changes."""
@@ -223,7 +223,9 @@ class Database:
         with self.read() as connection:
             number: int = connection.execute("SELECT number FROM generation").fetchone()[0]
         if marked is None or marked < number:
-            self._mark.write(number)
+            self._committed = number
+            with suppress(LedgerError):
+                self.sync()
         return marked is not None and marked > number
 
     def accept_as_current(self) -> None:

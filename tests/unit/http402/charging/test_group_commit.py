@@ -17,8 +17,10 @@ from microwallet.http402.charging.group_commit import GroupCommit
 from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.charging.sales import Handover, Order
 from microwallet.ledger import database
+from microwallet.ledger.database import Database
 from microwallet.ledger.ledger import Ledger
 from microwallet.ledger.mark import Mark
+from microwallet.ledger.vouchers import Vouchers
 
 CHANNEL = keyed(1)
 
@@ -76,8 +78,8 @@ def selling(cumulative_amount, cost=1):
 
 def spent(path):
     """What another process reads."""
-    with Ledger.open(path) as other:
-        return other.vouchers.get(CHANNEL.channel_id).spent
+    with Database.open(path) as other:
+        return Vouchers(other).get(CHANNEL.channel_id).spent
 
 
 def test_nothing_is_told_before_the_disk_has_it(ledger, disk):
@@ -136,6 +138,20 @@ def test_a_disk_that_failed_and_answers_again(ledger, disk):
     ledger.close()
     ledger.close()
     assert mark.read() == marked
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_another_process_marks_only_what_the_disk_has(ledger, disk, is_broken):
+    """It finds the mark behind: what it reads may not be durable yet."""
+    path = ledger.database.path
+    mark = Mark(path.with_suffix(".mark"))
+    marked = mark.read()
+    with ledger.sessions.transaction() as rows:
+        selling(1)(rows)
+    disk.is_broken = is_broken
+    with Ledger.open(path) as other:
+        assert other.vouchers.get(CHANNEL.channel_id).spent == 1
+    assert (disk.syncs, mark.read()) == (1, marked if is_broken else marked + 1)
 
 
 def test_a_thread_that_cannot_be_started(ledger, monkeypatch):
