@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from microwallet.errors import LedgerBusy, LedgerTooNew, LedgerUnwritable
+from microwallet.errors import LedgerBusy, LedgerError, LedgerTooNew, LedgerUnwritable
 from microwallet.ledger import opening
 from microwallet.ledger.database import Database, to_text
 from microwallet.ledger.schema import MIGRATIONS
@@ -204,6 +204,21 @@ def test_a_gateway_waits_for_its_turn(tmp_path, held_seconds):
         holder.join()
         with database.read() as connection:
             assert connection.execute("PRAGMA busy_timeout").fetchone() == (30_000,)
+
+
+def test_a_transaction_of_many_that_fails_before_it_has_begun(tmp_path):
+    """The next ordinary one is durable when it ends, all the same."""
+
+    def deny(_action, name, *_):
+        return sqlite3.SQLITE_DENY if name == "busy_timeout" else sqlite3.SQLITE_OK
+
+    with Database.open(tmp_path / "ledger.sqlite3") as database, database.read() as connection:
+        connection.set_authorizer(deny)
+        with pytest.raises(LedgerError), database.write_one_of_many():
+            raise AssertionError("it was let in")
+        connection.set_authorizer(None)
+        with database.write():
+            assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
 def test_a_gateway_does_not_wait_for_ever(tmp_path):
