@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from itertools import chain, cycle
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model import CHAIN, ESCROW, PAYEE, PAYER, TOKEN, USDC, keyed
 
+from microwallet.domain.identifiers import NATIVE_TOKEN, ChainId
 from microwallet.domain.ports import Quiet
+from microwallet.domain.purchase import VoucherTerms
 from microwallet.domain.voucher import VoucherKey
-from microwallet.errors import MicrowalletError, NetworkError
+from microwallet.errors import MicrowalletError, NetworkError, PaymentRefused
 from microwallet.http402.paying.client import Limits, PayingClient
 from microwallet.http402.paying.exchange import Asked, NoAnswer, NotSent, ServerAnswer
 from microwallet.http402.paying.handshake import Handshake, Streaming
@@ -182,6 +185,26 @@ def client(ledger):
         reporter=Quiet(),
         clock=lambda: 10,
     )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"chain_id": ChainId(1)}, {"payee": ESCROW}, {"token": NATIVE_TOKEN}, {"escrow_contract": PAYEE}],
+)
+def test_a_purchase_on_a_channel_that_no_longer_fits(tmp_path, other):
+    """It was bought on another chain, from another payee and so on: nothing is handed over."""
+    channel = keyed(2, **other)
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(channel.payer_channel(deposit=DEPOSIT), now=0)
+        handshake = Handshake(
+            lambda: client(ledger), Asked(method="GET", url="http://127.0.0.1/", idempotency_key="k")
+        )
+        terms = VoucherTerms(cost=30, most=LIMIT, min_voucher_delta=0)
+        ledger.purchases.reserve(channel.channel_id, handshake.order.request, terms, now=0)
+        server = Server(iter([ServerAnswer(status=402, challenges=[HONEST])]))
+        with pytest.raises(PaymentRefused, match="nothing was signed"):
+            server.drive(handshake.run())
+        assert server.highest == 0
 
 
 @settings(

@@ -251,7 +251,7 @@ class Gateway:
         if known is None:
             raise sales.channel_not_found(channel_id)
         if known.fitted is not offer:
-            if not offer.fits(known.descriptor):
+            if not offer.request.fits(known.descriptor):
                 detail = "the channel is of another payee, escrow, chain or token"
                 raise refused(ProblemType.VERIFICATION_FAILED, detail, channel_id)
             known.fitted = offer

@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import Address, ChainId
 from microwallet.errors import MalformedMessage, UsageError
 from microwallet.http402.charging.rotating_secrets import RotatingSecrets
@@ -53,15 +52,17 @@ class Offer:
     price: Price
     name: str
     """Of the route; a challenge for one is none for another."""
-    request: str = field(init=False)
-    """The session request, encoded."""
+    request: SessionRequest = field(init=False)
+    encoded_request: str = field(init=False)
     unpaid: Problem = field(init=False)
     """What is told with a challenge: the price in words."""
     units_field: bytes | None = field(init=False)
     """Where the upstream says how many units were used."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "request", encode_object(self._session_request().to_object()))
+        request = self._session_request()
+        object.__setattr__(self, "request", request)
+        object.__setattr__(self, "encoded_request", encode_object(request.to_object()))
         detail = f"this costs {self.price}: see WWW-Authenticate"
         object.__setattr__(self, "unpaid", Problem(type=ProblemType.PAYMENT_REQUIRED, detail=detail))
         header = self.price.header
@@ -70,7 +71,7 @@ class Offer:
     def challenge(self, now: int, *, digest: str | None = None) -> Challenge:
         """A challenge nobody had before, until CHALLENGE_SECONDS from Unix second `now`."""
         return self.terms.secrets.current.challenge(
-            self.request,
+            self.encoded_request,
             realm=self.terms.realm,
             method=METHOD,
             intent=INTENT,
@@ -83,21 +84,12 @@ class Offer:
     def asked_by(self, challenge: Challenge) -> bool:
         """Whether a challenge that was issued here is one for this offer, as it is now."""
         return (
-            challenge.request == self.request
+            challenge.request == self.encoded_request
             and challenge.realm == self.terms.realm
             and (challenge.method, challenge.intent) == (METHOD, INTENT)
             and challenge.description == self.price.description
             and challenge.opaque is not None
             and decode_object(challenge.opaque, what="opaque", limit=REQUEST_LIMIT).get("route") == self.name
-        )
-
-    def fits(self, descriptor: ChannelDescriptor) -> bool:
-        """Whether a channel pays this payee, in this escrow, on this chain, with this token."""
-        return (descriptor.payee, descriptor.escrow_contract, descriptor.chain_id, descriptor.token) == (
-            self.terms.payee,
-            self.terms.escrow_contract,
-            self.terms.chain_id,
-            self.price.amount.asset.token,
         )
 
     @property

@@ -70,7 +70,6 @@ def _steps(
 
 def _challenge(answer: ServerAnswer, channel: PayerChannel, now: int) -> Challenge | None:
     """An offer of the channel's own payee."""
-    descriptor = channel.descriptor
     for challenge in offered_challenges(answer.challenges).challenges:
         if (challenge.method, challenge.intent) != (METHOD, INTENT) or challenge.has_expired(now):
             continue
@@ -78,8 +77,6 @@ def _challenge(answer: ServerAnswer, channel: PayerChannel, now: int) -> Challen
             request = SessionRequest.parse(challenge.request_object())
         except MalformedMessage:
             continue
-        wanted = (request.recipient, request.currency, request.escrow_contract, request.chain_id)
-        ours = (descriptor.payee, descriptor.token, descriptor.escrow_contract, descriptor.chain_id)
-        if wanted == ours:
+        if request.fits(channel.descriptor):
             return challenge
     return None

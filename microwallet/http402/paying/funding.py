@@ -126,16 +126,12 @@ class Funding:
 
     def _channels(self) -> Sequence[PayerChannel]:
         """Every live channel from this account to the offer's payee, in its token, oldest first."""
-        request = self._choice.request
-        return [
-            channel
-            for channel in self._client.ledger.channels.list(finalized=False)
-            if channel.descriptor.payer == self._client.payer
-            and channel.descriptor.payee == request.recipient
-            and channel.descriptor.token == request.currency
-            and channel.descriptor.escrow_contract == request.escrow_contract
-            and channel.descriptor.chain_id == request.chain_id
-        ]
+        live = self._client.ledger.channels.list(finalized=False)
+        return [channel for channel in live if self._is_ours(channel)]
+
+    def _is_ours(self, channel: PayerChannel) -> bool:
+        descriptor = channel.descriptor
+        return descriptor.payer == self._client.payer and self._choice.request.fits(descriptor)
 
     def _open(self, cost: int, without: Collection[ChannelId]) -> Funded:
         from microwallet.payer.deposit import MadeDeposit
@@ -243,22 +239,17 @@ class Funding:
 
     def _begun_open(self, account: PayingAccount) -> Deposit | None:
         """An open to this payee that an earlier run did not finish, and that can still be finished."""
-        request, ledger = self._choice.request, self._client.ledger
-        wanted = {
-            "chainId": request.chain_id,
-            "escrowContract": request.escrow_contract,
-            "label": None,
-            "payee": request.recipient,
-            "payer": self._client.payer,
-            "token": request.currency,
-        }
+        ledger = self._client.ledger
         for deposit in ledger.deposits.pending():
-            if deposit.kind is DepositKind.OPEN:
-                arguments = json.loads(deposit.arguments)
-                if {name: arguments.get(name) for name in wanted} == wanted and not self._died(
-                    account, deposit
-                ):
-                    return deposit
+            channel = ledger.channels.get(deposit.channel_id)
+            if (
+                deposit.kind is DepositKind.OPEN
+                and channel is not None
+                and self._is_ours(channel)
+                and json.loads(deposit.arguments).get("label") is None
+                and not self._died(account, deposit)
+            ):
+                return deposit
         return None
 
     def _begun_top_up(self, account: PayingAccount, channel: PayerChannel, missing: int) -> Deposit | None:

@@ -178,15 +178,10 @@ class Order:
     def resumed(self, choice: Choice, purchase: Purchase) -> Held:
         """An earlier run's purchase: the same voucher goes out again, and nothing is reserved."""
         channel = self.client.ledger.channels.get(purchase.channel_id)
-        request = choice.request
-        if channel is None or (
-            channel.descriptor.payee,
-            channel.descriptor.token,
-            channel.descriptor.escrow_contract,
-        ) != (request.recipient, request.currency, request.escrow_contract):
+        if channel is None or not choice.request.fits(channel.descriptor):
             raise PaymentRefused(
-                f"the purchase under the key {self.request.idempotency_key!r} was from another payee or in"
-                " another token than the server asks for now; nothing was signed"
+                f"the purchase under the key {self.request.idempotency_key!r} was from another payee, or in"
+                " another token, escrow or chain than the server asks for now; nothing was signed"
             )
         return Held(
             choice=choice,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
+from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.http402.wire.wire_object import WireObject
 
@@ -77,6 +78,15 @@ class SessionRequest:
                 details.texts("credentialTypes") if "credentialTypes" in details else (CredentialType.HASH,)
             ),
         )
+
+    def fits(self, descriptor: ChannelDescriptor) -> bool:
+        """Whether a channel pays this payee, in this escrow, on this chain, with this token."""
+        return (
+            descriptor.payee,
+            descriptor.escrow_contract,
+            descriptor.chain_id,
+            descriptor.token,
+        ) == (self.recipient, self.escrow_contract, self.chain_id, self.currency)
 
     def to_object(self) -> dict[str, Any]:
         """The object to encode; what has its default is left out."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import ChainId, ChannelId, TxHash, checksum_address
 from microwallet.errors import MalformedMessage
 from microwallet.http402.wire.encoding import json_object
@@ -62,6 +65,24 @@ class TestRequest:
         document |= {"unitType": None, "suggestedDeposit": None}
         document["methodDetails"] |= {"feePayer": None, "credentialTypes": None, "minVoucherDelta": None}
         assert SessionRequest.parse(document) == REQUEST
+
+    @pytest.mark.parametrize(
+        ("field", "other"),
+        [("payee", PAYER), ("token", PAYER), ("escrow_contract", PAYER), ("chain_id", ChainId(84532))],
+    )
+    def test_a_channel_fits_in_all_that_pays(self, field, other):
+        """Payee, token, escrow and chain; who pays and who signs is the payer's own affair."""
+        descriptor = ChannelDescriptor(
+            payer=PAYER,
+            payee=PAYEE,
+            token=TOKEN,
+            salt=SALT,
+            authorized_signer=SIGNER,
+            escrow_contract=ESCROW,
+            chain_id=ChainId(31337),
+        )
+        assert REQUEST.fits(descriptor)
+        assert not REQUEST.fits(replace(descriptor, **{field: other}))
 
     def test_it_is_read_back(self):
         """With nothing optional and with all of it; further fields are ignored."""
