@@ -10,17 +10,9 @@ from model import PAYEE, keyed
 from microwallet.domain.channel import NO_CHANNEL
 from microwallet.errors import AmbiguousReference, UnknownReference, UsageError
 from microwallet.ledger.channels import check_label
-from microwallet.ledger.ledger import Ledger
 
 ONE, TWO = keyed(1), keyed(2)
 OPEN = replace(NO_CHANNEL, deposit=1000)
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    """An empty ledger."""
-    with Ledger.open(tmp_path / "ledger.sqlite3") as opened:
-        yield opened
 
 
 def test_a_reorganisation_gives_a_closed_channel_back_beside_its_successor(ledger):

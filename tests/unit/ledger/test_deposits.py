@@ -11,16 +11,8 @@ from microwallet.domain.channel import NO_CHANNEL
 from microwallet.domain.identifiers import ChainId
 from microwallet.errors import UsageError
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
-from microwallet.ledger.ledger import Ledger
 
 ONE, TWO = keyed(1), keyed(2)
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    """An empty ledger."""
-    with Ledger.open(tmp_path / "ledger.sqlite3") as opened:
-        yield opened
 
 
 def planned(channel, key: str = "k1", *, kind: DepositKind = DepositKind.OPEN) -> Deposit:

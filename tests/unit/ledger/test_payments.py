@@ -9,18 +9,16 @@ from model import keyed
 
 from microwallet.domain.payment import next_payment
 from microwallet.errors import AmountExceedsDeposit, IdempotencyMismatch, LedgerError, UnknownReference
-from microwallet.ledger.ledger import Ledger
 from microwallet.ledger.payments import check_same
 
 ONE = keyed(1)
 
 
 @pytest.fixture
-def ledger(tmp_path):
+def ledger(ledger):
     """A ledger with a channel of 1000 base units."""
-    with Ledger.open(tmp_path / "ledger.sqlite3") as opened:
-        opened.channels.add(ONE.payer_channel(deposit=1000), now=0)
-        yield opened
+    ledger.channels.add(ONE.payer_channel(deposit=1000), now=0)
+    return ledger
 
 
 def record(ledger, key, step, count=1, channel=ONE):

@@ -26,12 +26,11 @@ EACH = MOST_RECENT // 2
 
 
 @pytest.fixture
-def ledger(tmp_path):
+def ledger(ledger):
     """A ledger with three channels that nothing was bought through."""
-    with Ledger.open(tmp_path / "ledger.sqlite3") as opened:
-        for one in CHANNELS:
-            opened.sessions.add_channel(payee_channel(one), now=1)
-        yield opened
+    for one in CHANNELS:
+        ledger.sessions.add_channel(payee_channel(one), now=1)
+    return ledger
 
 
 def payee_channel(one):

@@ -7,16 +7,8 @@ from model import keyed
 
 from microwallet.domain.channel import PayeeChannel
 from microwallet.errors import UnknownReference
-from microwallet.ledger.ledger import Ledger
 
 ONE = keyed(1)
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    """An empty ledger."""
-    with Ledger.open(tmp_path / "ledger.sqlite3") as opened:
-        yield opened
 
 
 def test_an_unknown_channel_lists_what_there_is(ledger):

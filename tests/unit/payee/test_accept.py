@@ -15,7 +15,6 @@ from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import LedgerBusy, NetworkError
 from microwallet.http402.charging import sales
 from microwallet.http402.charging.sales import Handover, Order
-from microwallet.ledger.ledger import Ledger
 from microwallet.ledger.recent_sales import carry_over
 from microwallet.ledger.rows import SELECTED, channel_values
 from microwallet.payee.accept import Acceptance, AcceptancePolicy, rejection_by_state
@@ -35,13 +34,6 @@ def chain():
     escrow.open(ONE, 1000)
     escrow.open(TWO, 1000)
     return escrow
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    """The payee's ledger."""
-    with Ledger.open(tmp_path / "ledger.sqlite3") as opened:
-        yield opened
 
 
 @pytest.fixture

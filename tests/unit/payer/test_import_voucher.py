@@ -10,20 +10,18 @@ from model import keyed
 from microwallet.domain.channel import NO_CHANNEL
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import UnknownReference, VoucherRejected
-from microwallet.ledger.ledger import Ledger
 from microwallet.payer.import_voucher import import_vouchers
 
 ONE, TWO = keyed(1), keyed(2)
 
 
 @pytest.fixture
-def ledger(tmp_path):
+def ledger(ledger):
     """Two rebuilt channels, neither of which knows its highest voucher."""
-    with Ledger.open(tmp_path / "ledger.sqlite3") as opened:
-        for channel in (ONE, TWO):
-            rebuilt = replace(channel.payer_channel(deposit=1000), voucher_known=False)
-            opened.channels.add(rebuilt, now=1)
-        yield opened
+    for channel in (ONE, TWO):
+        rebuilt = replace(channel.payer_channel(deposit=1000), voucher_known=False)
+        ledger.channels.add(rebuilt, now=1)
+    return ledger
 
 
 def authorized(ledger, channel) -> int | None:

@@ -51,23 +51,20 @@ def disk(monkeypatch):
 
 
 @pytest.fixture
-def ledger(tmp_path):
+def ledger(ledger):
     """A payee's ledger with one channel of 1000."""
-    with Ledger.open(tmp_path / "ledger.sqlite3") as opened:
-        opened.sessions.add_channel(
-            PayeeChannel(
-                channel_id=CHANNEL.channel_id,
-                descriptor=CHANNEL.descriptor,
-                asset=USDC,
-                state=replace(NO_CHANNEL, deposit=1000),
-                authorized=0,
-                spent=0,
-                as_of=None,
-                signature=bytes(65),
-            ),
-            now=1,
-        )
-        yield opened
+    channel = PayeeChannel(
+        channel_id=CHANNEL.channel_id,
+        descriptor=CHANNEL.descriptor,
+        asset=USDC,
+        state=replace(NO_CHANNEL, deposit=1000),
+        authorized=0,
+        spent=0,
+        as_of=None,
+        signature=bytes(65),
+    )
+    ledger.sessions.add_channel(channel, now=1)
+    return ledger
 
 
 def selling(cumulative_amount, cost=1):
