@@ -66,6 +66,11 @@ def receipt_headers(receipt: SessionReceipt) -> list[tuple[bytes, bytes]]:
     return [(b"payment-receipt", receipt.to_field().encode()), (b"cache-control", b"private")]
 
 
+def receipt_answer(receipt: SessionReceipt) -> Answer:
+    """What is said to a credential that asks for nothing beside: it did what it was for."""
+    return Answer(status=200, headers=receipt_headers(receipt))
+
+
 def pack(answer: Answer) -> bytes:
     """An answer as the store keeps it: a line of JSON, and the body."""
     head = {

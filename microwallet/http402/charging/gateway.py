@@ -21,6 +21,7 @@ from microwallet.http402.charging.answers import (
     page_answer,
     plain_answer,
     problem_answer,
+    receipt_answer,
     receipt_headers,
     unpack,
 )
@@ -54,7 +55,6 @@ from microwallet.http402.charging.till import Till
 from microwallet.http402.wire.body_digest import body_digest
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.problems import Problem, ProblemType
-from microwallet.http402.wire.receipt import SessionReceipt
 from microwallet.http402.wire.session_payload import (
     CloseAction,
     OpenAction,
@@ -181,7 +181,7 @@ class Gateway:
         if isinstance(action, TopUpAction):
             known = self._known(action.channel_id, offer)
             account = await self._top_up(known, action, offer)
-            return self._done(self.till.receipt(account, issued.challenge.id))
+            return receipt_answer(self.till.receipt(account, issued.challenge.id))
         voucher = action.voucher
         issued.check_serves(voucher.channel_id)
         if isinstance(action, VoucherAction) and action.merged is None:
@@ -208,7 +208,7 @@ class Gateway:
         if place.hands_over:
             account = await self.till.take(handover, check=check)
             issued.channel_id = known.channel_id
-            return self._done(self.till.receipt(account, issued.challenge.id))
+            return receipt_answer(self.till.receipt(account, issued.challenge.id))
         if request.idempotency_keys:
             order = await _keyed_order(request, place.path, handover, offer.price)
         else:
@@ -297,10 +297,7 @@ class Gateway:
             transaction_hash = await self._closing.run(known.channel_id, close_when_idle)
             self._channels.doubt(known)
         receipt = self.till.receipt(await self.till.account(known.channel_id), issued.challenge.id)
-        return self._done(receipt.with_transaction(transaction_hash))
-
-    def _done(self, receipt: SessionReceipt) -> Answer:
-        return Answer(status=200, headers=[*receipt_headers(receipt), (b"content-length", b"0")])
+        return receipt_answer(receipt.with_transaction(transaction_hash))
 
     async def _refusal(self, request: Request, offer: Offer, problem: Problem) -> Answer:
         digest = None

@@ -69,7 +69,7 @@ def sell(rows: SessionRows, order: Order, now: int, *, is_closing: bool = False)
     than the one before is kept all the same.
     """
     handover, key = order.handover, order.idempotency_key
-    account = _account(rows, handover)
+    account = _claimed(rows, handover)
     if key is not None and (earlier := rows.sale_by_key(handover.channel_id, key)) is not None:
         if earlier.fingerprint != order.fingerprint:
             detail = "the idempotency key was used for another request"
@@ -111,7 +111,7 @@ def sell(rows: SessionRows, order: Order, now: int, *, is_closing: bool = False)
 
 def take(rows: SessionRows, handover: Handover, now: int) -> SessionAccount:
     """Accept a voucher that buys nothing by itself; Refused if it cannot be accepted."""
-    account = _account(rows, handover)
+    account = _claimed(rows, handover)
     accepted = _accepted(account, handover)
     if accepted is not account:
         rows.save_voucher(accepted, handover.signature, now=now)
@@ -121,7 +121,7 @@ def take(rows: SessionRows, handover: Handover, now: int) -> SessionAccount:
 def settle_cost(rows: SessionRows, sale: Sale, cost: int) -> Sold:
     """Charge a sale `cost`, no more than was reserved for it, and give the rest back: once, however often it
     is served for one price."""
-    account = _known(rows, sale.channel_id)
+    account = known_account(rows, sale.channel_id)
     current = rows.sale(sale.channel_id, sale.cumulative_amount) or sale
     if current.is_settled:
         return Sold(current, account)
@@ -141,7 +141,7 @@ def undo(rows: SessionRows, sale: Sale) -> None:
     if current.repeats:
         rows.save_repeats(current._replace(repeats=current.repeats - 1))
     else:
-        rows.save(give_back(_known(rows, sale.channel_id), current.cost))
+        rows.save(give_back(known_account(rows, sale.channel_id), current.cost))
         rows.remove_sale(current)
 
 
@@ -151,7 +151,7 @@ def charge_units(rows: SessionRows, sale: Sale, amount: int, *, wanted: int, str
     StreamEnded if the stream is not its channel's session any more, or the channel is being closed: what is
     charged then may not be captured with the rest.
     """
-    account = _known(rows, sale.channel_id)
+    account = known_account(rows, sale.channel_id)
     if account.stream != stream or account.is_closing or account.is_finalized:
         raise StreamEnded
     count = min(wanted, account.available // amount) if amount else wanted
@@ -163,13 +163,22 @@ def charge_units(rows: SessionRows, sale: Sale, amount: int, *, wanted: int, str
     return count, Sold(sale=sale, account=account)
 
 
-def _account(rows: SessionRows, handover: Handover) -> SessionAccount:
+def known_account(rows: SessionRows, channel_id: ChannelId) -> SessionAccount:
+    """The account of a channel; Refused if the channel is not known."""
+    account = rows.account(channel_id)
+    if account is None:
+        raise channel_not_found(channel_id)
+    return account
+
+
+def _claimed(rows: SessionRows, handover: Handover) -> SessionAccount:
+    """The account of a voucher's channel, which its challenge serves from now on."""
     channel_id = handover.channel_id
     if handover.challenge_expires_at is not None and not rows.claim_challenge(
         handover.challenge_id, channel_id, expires_at=handover.challenge_expires_at
     ):
         raise served_another()
-    return _known(rows, channel_id)
+    return known_account(rows, channel_id)
 
 
 def _accepted(account: SessionAccount, handover: Handover) -> SessionAccount:
@@ -179,13 +188,6 @@ def _accepted(account: SessionAccount, handover: Handover) -> SessionAccount:
         min_voucher_delta=handover.min_voucher_delta,
         deposit=handover.deposit,
     )
-
-
-def _known(rows: SessionRows, channel_id: ChannelId) -> SessionAccount:
-    account = rows.account(channel_id)
-    if account is None:
-        raise channel_not_found(channel_id)
-    return account
 
 
 def channel_not_found(channel_id: ChannelId) -> Refused:

@@ -45,10 +45,7 @@ class Till:
 
     async def account(self, channel_id: ChannelId) -> SessionAccount:
         """The account of a channel; Refused if it is not known."""
-        account = await self._commit.run(lambda rows: rows.account(channel_id))
-        if account is None:
-            raise sales.channel_not_found(channel_id)
-        return account
+        return await self._commit.run(lambda rows: sales.known_account(rows, channel_id))
 
     async def undo(self, sale: Sale) -> None:
         """Nothing was served: the cost is given back. What was served another time stays sold."""
