@@ -18,24 +18,6 @@ ONE_LINE = ("price", "per", "free", "description", "suggested-deposit")
 """What describes the routes by flags alone; a file has [[routes]] for it."""
 
 _PATHS = ("tls-cert", "tls-key")
-_TYPES: Mapping[str, type] = {
-    "upstream": str,
-    "host": str,
-    "port": int,
-    "realm": str,
-    "account": str,
-    "network": str,
-    "workers": int,
-    "settle-above": list,
-    "settle-idle": str,
-    "pay-fees-from": str,
-    "gas-budget": str,
-    "relayer": str,
-    "tls-cert": str,
-    "tls-key": str,
-    "behind-tls-proxy": list,
-    "routes": list,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +94,13 @@ class Settings:
         _ = self.idle_seconds
 
 
+_TYPES: Mapping[str, type] = {
+    one.name.replace("_", "-"): {type(None): str, tuple: list}.get(type(one.default), type(one.default))
+    for one in fields(Settings)
+}
+"""What a file has for each setting: a text where nothing is the default, a list where an empty one is."""
+
+
 def _routes_of(one_line: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Free paths first, since the first route that fits counts; then everything else at one price."""
     if "price" not in one_line:
@@ -146,6 +135,3 @@ def _checked(file: Path, name: str, value: Any) -> Any:
     ):
         raise UsageError(f"{file}: {name} is {value!r}; {EXPECTED[_TYPES[name]]} is expected")
     return value
-
-
-assert {one.name for one in fields(Settings)} == {name.replace("-", "_") for name in _TYPES}  # noqa: S101

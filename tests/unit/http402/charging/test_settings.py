@@ -94,6 +94,8 @@ def test_one_line_is_routes():
         ("port = '8402'", "port is '8402'; a number is expected"),
         ("port = true", "a number is expected"),
         ("upstream = 3", "a text is expected"),
+        ("settle-idle = 900", "a text is expected"),
+        ("tls-key = true", "a text is expected"),
         ("routes = [1]", "a list is expected"),
         ("behind-tls-proxy = [1]", "a list is expected"),
         ("settle-above = 5", "a list is expected"),
