@@ -7,6 +7,7 @@ import hmac
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache, partial
 from pathlib import Path
 
 from microwallet.errors import KeyUnavailable
@@ -20,10 +21,8 @@ class RotatingSecrets:
     """Issues challenges with today's secret, and knows those of yesterday's."""
 
     def __init__(self, key: bytes, clock: Callable[[], int]) -> None:
-        self._key = key
         self._clock = clock
-        self._day = -1
-        self._current = ChallengeSecrets([key])
+        self._of = lru_cache(maxsize=1)(partial(_secrets_of, key))
 
     def __repr__(self) -> str:
         return "RotatingSecrets()"
@@ -31,18 +30,17 @@ class RotatingSecrets:
     @property
     def current(self) -> ChallengeSecrets:
         """The secrets of today."""
-        day = self._clock() // _DAY
-        if day != self._day:
-            self._day = day
-            self._current = ChallengeSecrets([self._of(day), self._of(day - 1)])
-        return self._current
+        return self._of(self._clock() // _DAY)
 
     def issued(self, challenge: Challenge) -> bool:
         """Whether a challenge was issued with one of them."""
         return self.current.issued(challenge)
 
-    def _of(self, day: int) -> bytes:
-        return hmac.digest(self._key, f"microwallet challenge secret v1 {day}".encode(), hashlib.sha256)
+
+def _secrets_of(key: bytes, day: int) -> ChallengeSecrets:
+    """A day's secret, and that of the day before."""
+    texts = [f"microwallet challenge secret v1 {one}" for one in (day, day - 1)]
+    return ChallengeSecrets([hmac.digest(key, text.encode(), hashlib.sha256) for text in texts])
 
 
 def challenge_key(path: Path) -> bytes:
