@@ -1,6 +1,7 @@
-"""`Accept-Payment`: which methods and intents a client takes.
+"""`Accept-Payment`: which methods and intents a client takes, and the order of offers by it.
 
-draft-httpauth-payment-00, section "Client Payment Preferences".
+draft-httpauth-payment-00, section "Client Payment Preferences". For servers with several offers: the
+gateway has one a route, and makes it whatever a client prefers, as the draft allows where none else fits.
 """
 
 from __future__ import annotations

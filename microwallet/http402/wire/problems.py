@@ -26,7 +26,8 @@ _TEXT_LIMIT = 2048
 
 
 class ProblemType(Enum):
-    """The problem types of both drafts: name, title, HTTP status."""
+    """The problem types of both drafts: name, title, HTTP status. A client knows those by which nothing was
+    served; the gateway tells all but METHOD_UNSUPPORTED, since it issues no challenge of another method."""
 
     PAYMENT_REQUIRED = ("payment-required", "Payment Required", 402)
     PAYMENT_INSUFFICIENT = ("payment-insufficient", "Payment Insufficient", 402)
