@@ -25,7 +25,7 @@ from microwallet.http402.wire.challenge import ChallengeSecrets
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.encoding import encode_object
 from microwallet.http402.wire.events import EVENT_STREAM, encode_event
-from microwallet.http402.wire.problems import Problem, ProblemType
+from microwallet.http402.wire.problems import Problem, ProblemType, read_problem
 from microwallet.http402.wire.session_payload import TopUpAction, parse_payload
 from microwallet.http402.wire.session_request import SessionRequest
 from microwallet.ledger.ledger import Ledger
@@ -111,7 +111,10 @@ def answers(draw):
     extensions = {"requiredCumulative": str(draw(amounts))} if draw(st.booleans()) else {}
     body = Problem(type=kind, detail="no", extensions=extensions).to_body()
     return ServerAnswer(
-        status=kind.status, challenges=fields, media_type="application/problem+json", body=body
+        status=kind.status,
+        challenges=fields,
+        media_type="application/problem+json",
+        problem=read_problem(body),
     )
 
 

@@ -59,8 +59,9 @@ def _steps(
         raise PaymentRefused(f"{purchase.url} no longer offers to be paid through this channel")
     answer = yield Sending(authorization=signer.close(challenge, channel.spent))
     if not 200 <= answer.status < 300:
-        told = "" if answer.problem is None else f": {answer.problem}"
-        raise PaymentRefused(f"the payee does not close the channel, it answers {answer.status}{told}")
+        raise PaymentRefused(
+            f"the payee does not close the channel, it answers {answer.status}: {answer.problem}"
+        )
     receipt = read_receipt(answer.receipt).receipt
     is_ours = receipt is not None and receipt.channel_id == channel.channel_id
     return ClosedByPayee(

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from microwallet.domain.identifiers import ChannelId
-from microwallet.errors import MalformedMessage
 from microwallet.http402.wire.problems import ToldProblem
 
 Result = TypeVar("Result")
@@ -62,16 +61,8 @@ class ServerAnswer:
     """The `WWW-Authenticate` fields."""
     receipt: str | None = None
     media_type: str = ""
-    body: bytes = b""
-    """Of what may be a problem document."""
-
-    @property
-    def problem(self) -> ToldProblem | None:
-        """The problem document in it, if there is one."""
-        try:
-            return ToldProblem.parse(self.body) if self.body else None
-        except MalformedMessage:
-            return None
+    problem: ToldProblem = field(default_factory=ToldProblem)
+    """What its problem document says, if it has one."""
 
 
 class NotSent(Exception):

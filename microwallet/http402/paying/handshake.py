@@ -120,11 +120,10 @@ class Handshake:
                 self.order.give_back(held)
                 self.client.reporter.say(_after_an_error(held, answer.status))
                 return None
-            problem = answer.problem
-            is_refusal = answer.receipt is None and _kind(problem) is not None
+            is_refusal = answer.receipt is None and answer.problem.type is not None
             if not is_refusal and answer.status != ProblemType.PAYMENT_REQUIRED.status:
                 return self._served(held, answer)
-            held = yield from self._mended(held, answer, problem)
+            held = yield from self._mended(held, answer)
 
     def _exchange(self, sending: Sending) -> Steps[ServerAnswer]:
         """Send something that pays nothing."""
@@ -218,9 +217,9 @@ class Handshake:
             return Streaming(held=held)
         return self.order.settled([held.purchase], held, answer.receipt, is_error=answer.status >= 400)
 
-    def _mended(self, held: Held, answer: ServerAnswer, problem: ToldProblem | None) -> Steps[Held]:
+    def _mended(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
         """What to try next after a refusal, each thing once; PaymentRefused when nothing is left."""
-        kind = _kind(problem)
+        kind = answer.problem.type
         if kind is ProblemType.OUTCOME_UNKNOWN:
             raise OutcomeUnknown(
                 f"{self.origin} took this payment before, and does not give its answer again",
@@ -235,23 +234,23 @@ class Handshake:
             )
         if kind in _NOTHING_BOUGHT and self._first("renew"):
             return replace(held, choice=(yield from self.renewed(held, answer)))
-        if (informed := (yield from self._informed(held, problem))) is not None:
+        if (informed := (yield from self._informed(held, answer.problem))) is not None:
             return replace(informed, choice=(yield from self.renewed(held, answer)))
         self.order.give_back(held)
         if held.reserved is None:
-            raise self._refusal(held, answer, problem)
+            raise self._refusal(held, answer)
         if kind in _WANTS_MORE and self._first("raise"):
-            return (yield from self._raised(held, answer, problem))
+            return (yield from self._raised(held, answer))
         if kind in _GONE and self._first("reopen"):
             return (yield from self._reopened(held))
-        raise self._refusal(held, answer, problem)
+        raise self._refusal(held, answer)
 
-    def _informed(self, held: Held, problem: ToldProblem | None) -> Steps[Held | None]:
+    def _informed(self, held: Held, problem: ToldProblem) -> Steps[Held | None]:
         """The payee misses what has happened already, an open, a top-up, a higher voucher: it is told.
 
         None if that is not it, or was told before.
         """
-        kind, order = _kind(problem), self.order
+        kind, order = problem.type, self.order
         if kind is ProblemType.CHANNEL_NOT_FOUND and held.open_hash is None and self._first("open"):
             if (told := order.open_hash(held.channel)) is not None:
                 return replace(held, open_hash=told)
@@ -274,12 +273,11 @@ class Handshake:
         self._tried.add(remedy)
         return is_first
 
-    def _unseen(self, held: Held, problem: ToldProblem | None) -> int | None:
+    def _unseen(self, held: Held, problem: ToldProblem) -> int | None:
         """What is authorized already beyond this purchase, and would be enough: others that run beside
         this one have signed it, and the payee has not got it yet."""
         channel = self.order.newest(held.channel)
-        required = 0 if problem is None else problem.required_cumulative or 0
-        enough = max(required, held.purchase.cumulative_amount + 1)
+        enough = max(problem.required_cumulative or 0, held.purchase.cumulative_amount + 1)
         return channel.authorized if enough <= channel.authorized else None
 
     def renewed(self, held: Held, answer: ServerAnswer | None) -> Steps[Choice]:
@@ -303,11 +301,11 @@ class Handshake:
             )
         return choice
 
-    def _raised(self, held: Held, answer: ServerAnswer, problem: ToldProblem | None) -> Steps[Held]:
+    def _raised(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
         """The payee wants more for this request, or has not seen the highest voucher: once, in the limit."""
         choice = yield from self.renewed(held, answer)
         channel = self.order.newest(held.channel)
-        required = problem.required_cumulative if problem is not None else None
+        required = answer.problem.required_cumulative
         cost = held.purchase.cost
         if required is None:
             required = channel.authorized + max(1, choice.request.min_voucher_delta)
@@ -346,10 +344,10 @@ class Handshake:
         choice = self._choose((yield from self._exchange(Sending())))
         return (yield from self.order.buy(choice, self.order.terms(choice), without=[channel.channel_id]))
 
-    def _refusal(self, held: Held, answer: ServerAnswer, problem: ToldProblem | None) -> PaymentRefused:
+    def _refusal(self, held: Held, answer: ServerAnswer) -> PaymentRefused:
         return PaymentRefused(
             f"{self.origin} refuses the payment of {Amount(held.purchase.cost, held.channel.asset)}"
-            f" with {answer.status}: {problem or 'no reason'}; it {_counts(held)}",
+            f" with {answer.status}: {answer.problem}; it {_counts(held)}",
             hint=f"microwallet channel show {held.channel.name}",
         )
 
@@ -384,7 +382,3 @@ def looking_at(error: Exception) -> str:
     if isinstance(error, NotSent) and error.at_proxy:
         return _PROXY
     return _TRUST if "certificate verify failed" in str(error) else _LOOK
-
-
-def _kind(problem: ToldProblem | None) -> ProblemType | None:
-    return None if problem is None else problem.type

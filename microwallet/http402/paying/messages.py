@@ -14,7 +14,7 @@ from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import HttpPayment
 from microwallet.http402.wire.events import EVENT_STREAM
-from microwallet.http402.wire.problems import MEDIA_TYPE
+from microwallet.http402.wire.problems import MEDIA_TYPE, read_problem
 from microwallet.http402.wire.session_request import INTENT, METHOD
 
 PAYMENT = "payment"
@@ -92,7 +92,7 @@ def answer_of(response: httpx.Response, body: bytes = b"") -> ServerAnswer:
         challenges=response.headers.get_list("www-authenticate"),
         receipt=response.headers.get("payment-receipt"),
         media_type=_media_type(response),
-        body=body,
+        problem=read_problem(body),
     )
 
 

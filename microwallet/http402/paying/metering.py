@@ -126,8 +126,7 @@ class MeteredStream:
             self._held = held = replace(held, choice=(yield from handshake.renewed(held, answer)))
             answer = yield from self._sent(self._voucher(held, purchase))
         if not 200 <= answer.status < 300:
-            told = "" if answer.problem is None else f": {answer.problem}"
-            raise PaymentRefused(f"the server refuses a voucher of its own stream with {answer.status}{told}")
+            raise PaymentRefused(f"the server refuses a voucher of its own stream with {answer.status}")
 
     def _voucher(self, held: Held, purchase: Purchase) -> Steps[ServerAnswer]:
         field = self._handshake.order.signer(held.channel).voucher(

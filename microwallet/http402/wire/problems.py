@@ -90,11 +90,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToldProblem:
-    """A problem that a server told. `uri` may be of any type, or absent."""
+    """A problem that a server told. `uri` may be of any type, or absent; one without anything is none."""
 
-    uri: str | None
-    title: str | None
-    detail: str | None
+    uri: str | None = None
+    title: str | None = None
+    detail: str | None = None
     required_cumulative: int | None = None
     """What the channel's voucher would have to authorize, by the server's word; None if it told nothing
     that can be read."""
@@ -125,3 +125,11 @@ class ToldProblem:
         return cls(
             uri=texts["type"], title=texts["title"], detail=texts["detail"], required_cumulative=required
         )
+
+
+def read_problem(body: bytes) -> ToldProblem:
+    """What the body of a response says of a problem: nothing, if it is no problem document."""
+    try:
+        return ToldProblem.parse(body)
+    except MalformedMessage:
+        return ToldProblem()
