@@ -203,7 +203,7 @@ def test_a_purchase_on_a_channel_that_no_longer_fits(tmp_path, other):
             lambda: client(ledger), Asked(method="GET", url="http://127.0.0.1/", idempotency_key="k")
         )
         terms = VoucherTerms(cost=30, most=LIMIT, min_voucher_delta=0)
-        ledger.purchases.reserve(channel.channel_id, handshake.order.request, terms, now=0)
+        ledger.purchases.reserve(channel.channel_id, handshake.spending.request, terms, now=0)
         server = Server(iter([ServerAnswer(status=402, challenges=[HONEST])]))
         with pytest.raises(PaymentRefused, match="nothing was signed"):
             server.drive(handshake.run())
@@ -248,7 +248,7 @@ def test_never_more_than_the_limit_a_request(data):
             assert 0 <= channel.spent <= channel.authorized
             live = [
                 one.cost
-                for one in ledger.purchases.of_request(handshake.order.request)
+                for one in ledger.purchases.of_request(handshake.spending.request)
                 if one.status != "returned"
             ]
             assert sum(live) <= LIMIT

@@ -20,7 +20,7 @@ from microwallet.http402.wire.session_request import SessionRequest
 from microwallet.ledger.deposits import DepositKind
 
 if TYPE_CHECKING:
-    from microwallet.http402.paying.order import Order
+    from microwallet.http402.paying.spending import Spending
     from microwallet.payer.signed_deposit import SignedDeposit
 
 _TAKEN_SECONDS = 30.0
@@ -29,7 +29,7 @@ _REFUSED_SECONDS = 3.0
 """How long it is looked for where the payee says that it did not: its word proves nothing."""
 
 
-def hand_over(order: Order, choice: Choice, signed: SignedDeposit) -> Steps[Funded]:
+def hand_over(spending: Spending, choice: Choice, signed: SignedDeposit) -> Steps[Funded]:
     """Hand a signed deposit over, and wait until the chain has it: a channel that can pay.
 
     By a HEAD, so that nothing is asked for that would have to be paid before. Raises NetworkError where it
@@ -37,8 +37,8 @@ def hand_over(order: Order, choice: Choice, signed: SignedDeposit) -> Steps[Fund
     """
     from microwallet.payer.signed_deposit import await_signed
 
-    account = order.client.account(signed.channel.descriptor.escrow_contract)
-    signer = order.signer(signed.channel)
+    account = spending.client.account(signed.channel.descriptor.escrow_contract)
+    signer = spending.signer(signed.channel)
     told: str | None = None
     try:
         answer = yield from _handed(choice, lambda challenge: signer.deposit(challenge, signed))
@@ -52,21 +52,21 @@ def hand_over(order: Order, choice: Choice, signed: SignedDeposit) -> Steps[Fund
         if not 200 <= answer.status < 300:
             told = _refusal(answer, choice, signed)
     seconds = _TAKEN_SECONDS if told is None else _REFUSED_SECONDS
-    made = await_signed(account, signed, seconds=seconds, told=told, again=order.again())
+    made = await_signed(account, signed, seconds=seconds, told=told, again=spending.again())
     return Funded(channel=made.channel, is_new=True)
 
 
-def tell_again(order: Order, choice: Choice, channel: PayerChannel, kind: DepositKind) -> Steps[bool]:
+def tell_again(spending: Spending, choice: Choice, channel: PayerChannel, kind: DepositKind) -> Steps[bool]:
     """Hand over once more what is on the chain: a payee that crashed then may not know of it.
 
     What comes of it shows with the voucher. False if no such deposit was signed for the channel.
     """
     from microwallet.payer.signed_deposit import signed_again
 
-    signed = signed_again(order.client.ledger, order.client.account, channel, kind)
+    signed = signed_again(spending.client.ledger, spending.client.account, channel, kind)
     if signed is None:
         return False
-    signer = order.signer(signed.channel)
+    signer = spending.signer(signed.channel)
     yield from tell(choice, lambda challenge: signer.deposit(challenge, signed))
     return True
 

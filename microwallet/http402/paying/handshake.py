@@ -26,9 +26,9 @@ from microwallet.http402.paying.exchange import Asked, NoAnswer, NotSent, Sendin
 from microwallet.http402.paying.foreign_escrow import foreign_escrow
 from microwallet.http402.paying.funding import Funding, Preview
 from microwallet.http402.paying.handing_over import tell, tell_again
-from microwallet.http402.paying.order import Held, Order
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import HttpPayment
+from microwallet.http402.paying.spending import Held, Spending
 from microwallet.http402.wire.body_digest import matches
 from microwallet.http402.wire.challenge import offered_challenges
 from microwallet.http402.wire.events import EVENT_STREAM
@@ -82,14 +82,14 @@ class Handshake:
         return self._open_client()
 
     @cached_property
-    def order(self) -> Order:
-        """What is bought."""
-        return Order(self.client, self.asked)
+    def spending(self) -> Spending:
+        """What is bought, and what that may cost."""
+        return Spending(self.client, self.asked)
 
     def close(self) -> None:
         """Let go of what a stream holds."""
-        if "order" in self.__dict__:
-            self.order.close()
+        if "spending" in self.__dict__:
+            self.spending.close()
 
     def run(self) -> Steps[HttpPayment | Streaming | WouldPay | None]:
         """Ask, pay if the server wants to be paid, and check what it says then.
@@ -98,7 +98,7 @@ class Handshake:
         draft-evm-session-00, section "Voucher Submission Transport". Raises PaymentRefused and its
         kind, OutcomeUnknown when the credential left and no answer came.
         """
-        begun = None if self.asked.idempotency_key is None else self.order.begun()
+        begun = None if self.asked.idempotency_key is None else self.spending.begun()
         answer = yield from self._exchange(Sending())
         if answer.status != ProblemType.PAYMENT_REQUIRED.status:
             return None
@@ -109,15 +109,15 @@ class Handshake:
             preview = Funding(self.client, choice).preview(choice.reserved)
             return WouldPay(choice=choice, preview=preview)
         if begun is None:
-            held = yield from self.order.buy(choice, self.order.terms(choice))
+            held = yield from self.spending.buy(choice, self.spending.terms(choice))
         else:
-            held = self.order.resumed(choice, begun)
+            held = self.spending.resumed(choice, begun)
         while True:
             answer = yield from self._submit(held)
             if answer.status in _BY_INTERMEDIARIES and not answer.challenges:
                 raise self._unknown(held, f"the answer is {answer.status}")
             if answer.status >= 500:
-                self.order.give_back(held)
+                self.spending.give_back(held)
                 self.client.reporter.say(_after_an_error(held, answer.status))
                 return None
             is_refusal = answer.receipt is None and answer.problem.type is not None
@@ -147,7 +147,7 @@ class Handshake:
         except UntrustedEscrow as error:
             raise self._refused_escrow(error) from error
         digest = choice.challenge.digest
-        if digest is not None and not matches(digest, self.order.asked.body):
+        if digest is not None and not matches(digest, self.spending.asked.body):
             raise NoPayableChallenge("the server's offer is for another request body than the one sent")
         return choice
 
@@ -183,19 +183,19 @@ class Handshake:
         )
 
     def _submit(self, held: Held) -> Steps[ServerAnswer]:
-        signer, amount = self.order.signer(held.channel), held.purchase.cumulative_amount
+        signer, amount = self.spending.signer(held.channel), held.purchase.cumulative_amount
         challenge = held.choice.challenge
         if held.open_hash is None:
             field = signer.voucher(challenge, amount)
         else:
             field = signer.open(challenge, amount, held.open_hash)
-        if self.order.is_new_key and not self._has_told_key:
-            self.client.reporter.say(f"idempotency key: {self.order.request.idempotency_key}")
+        if self.spending.is_new_key and not self._has_told_key:
+            self.client.reporter.say(f"idempotency key: {self.spending.request.idempotency_key}")
             self._has_told_key = True
         try:
-            return (yield Sending(authorization=field, idempotency_key=self.order.request.idempotency_key))
+            return (yield Sending(authorization=field, idempotency_key=self.spending.request.idempotency_key))
         except NotSent as error:
-            self.order.give_back(held)
+            self.spending.give_back(held)
             raise NetworkError(
                 f"{self.origin} cannot be reached any more: {error}; nothing was paid",
                 hint=looking_at(error),
@@ -208,14 +208,14 @@ class Handshake:
         price = Amount(held.purchase.cost, held.channel.asset)
         return OutcomeUnknown(
             f"{price} may have been paid to {held.channel.descriptor.payee}, but {why}",
-            hint=self.order.again(),
+            hint=self.spending.again(),
         )
 
     def _served(self, held: Held, answer: ServerAnswer) -> HttpPayment | Streaming:
         """What the server answers below 500 without a refusal it has charged, an error of its own too."""
         if answer.media_type == EVENT_STREAM:
             return Streaming(held=held)
-        return self.order.settled([held.purchase], held, answer.receipt, is_error=answer.status >= 400)
+        return self.spending.settled([held.purchase], held, answer.receipt, is_error=answer.status >= 400)
 
     def _mended(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
         """What to try next after a refusal, each thing once; PaymentRefused when nothing is left."""
@@ -226,17 +226,17 @@ class Handshake:
                 hint=f"microwallet channel show {held.channel.name}",
             )
         if kind is ProblemType.IDEMPOTENCY_MISMATCH:
-            self.order.give_back(held)
+            self.spending.give_back(held)
+            key = self.spending.request.idempotency_key
             raise IdempotencyMismatch(
-                f"{self.origin} knows the idempotency key {self.order.request.idempotency_key!r} from another"
-                " request; nothing was bought",
+                f"{self.origin} knows the idempotency key {key!r} from another request; nothing was bought",
                 hint="take another key, or none",
             )
         if kind in _NOTHING_BOUGHT and self._first("renew"):
             return replace(held, choice=(yield from self.renewed(held, answer)))
         if (informed := (yield from self._informed(held, answer.problem))) is not None:
             return replace(informed, choice=(yield from self.renewed(held, answer)))
-        self.order.give_back(held)
+        self.spending.give_back(held)
         if held.reserved is None:
             raise self._refusal(held, answer)
         if kind in _WANTS_MORE and self._first("raise"):
@@ -250,19 +250,19 @@ class Handshake:
 
         None if that is not it, or was told before.
         """
-        kind, order = problem.type, self.order
+        kind, spending = problem.type, self.spending
         if kind is ProblemType.CHANNEL_NOT_FOUND and held.open_hash is None and self._first("open"):
-            if (told := order.open_hash(held.channel)) is not None:
+            if (told := spending.open_hash(held.channel)) is not None:
                 return replace(held, open_hash=told)
-            is_told = yield from tell_again(order, held.choice, held.channel, DepositKind.OPEN)
+            is_told = yield from tell_again(spending, held.choice, held.channel, DepositKind.OPEN)
             return held if is_told else None
         if kind is ProblemType.AMOUNT_EXCEEDS_DEPOSIT and self._first("top-up"):
-            if not (yield from tell_again(order, held.choice, held.channel, DepositKind.TOP_UP)):
-                yield from order.tell_deposit(held.choice, order.topped_up(held.channel))
+            if not (yield from tell_again(spending, held.choice, held.channel, DepositKind.TOP_UP)):
+                yield from spending.tell_deposit(held.choice, spending.topped_up(held.channel))
             return held
         highest = self._unseen(held, problem) if kind in _WANTS_MORE else None
         if highest is not None and self._first("highest"):
-            signer = order.signer(held.channel)
+            signer = spending.signer(held.channel)
             yield from tell(held.choice, lambda challenge: signer.voucher(challenge, highest))
             return held
         return None
@@ -276,7 +276,7 @@ class Handshake:
     def _unseen(self, held: Held, problem: ToldProblem) -> int | None:
         """What is authorized already beyond this purchase, and would be enough: others that run beside
         this one have signed it, and the payee has not got it yet."""
-        channel = self.order.newest(held.channel)
+        channel = self.spending.newest(held.channel)
         enough = max(problem.required_cumulative or 0, held.purchase.cumulative_amount + 1)
         return channel.authorized if enough <= channel.authorized else None
 
@@ -293,7 +293,7 @@ class Handshake:
             now.amount,
             now.max_units,
         ):
-            self.order.give_back(held)
+            self.spending.give_back(held)
             raise PaymentRefused(
                 f"the server changed its offer in the middle of the payment: {choice.price} to"
                 f" {now.recipient}, and {held.choice.price} to {before.recipient} before; what was signed"
@@ -304,25 +304,25 @@ class Handshake:
     def _raised(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
         """The payee wants more for this request, or has not seen the highest voucher: once, in the limit."""
         choice = yield from self.renewed(held, answer)
-        channel = self.order.newest(held.channel)
+        channel = self.spending.newest(held.channel)
         required = answer.problem.required_cumulative
         cost = held.purchase.cost
         if required is None:
             required = channel.authorized + max(1, choice.request.min_voucher_delta)
-        elif self.order.has_stream(channel):
+        elif self.spending.has_stream(channel):
             required = max(required, channel.authorized + cost)  # it has taken what this request was to cost
         else:
             cost = max(cost, required - channel.spent)
         asset = choice.price.asset
-        limit = Amount(self.order.limit(choice), asset)
+        limit = Amount(self.spending.limit(choice), asset)
         if limit < Amount(cost, asset):
             raise AboveLimit(
                 f"the server wants {Amount(cost, asset)} for this request, and at most {limit} may be paid;"
                 " nothing more was signed",
                 hint=f'--max-amount "{Amount(cost, asset)}"',
             )
-        terms = replace(self.order.terms(choice), cost=cost, at_least=required)
-        return (yield from self.order.buy_more(replace(held, choice=choice, open_hash=None), terms))
+        terms = replace(self.spending.terms(choice), cost=cost, at_least=required)
+        return (yield from self.spending.buy_more(replace(held, choice=choice, open_hash=None), terms))
 
     def _reopened(self, held: Held) -> Steps[Held]:
         """The payee says that the channel is gone: the chain is asked, and another channel is used."""
@@ -340,9 +340,11 @@ class Handshake:
         )
         if state.finalized and state.settled < held.purchase.cumulative_amount:
             # What was signed there can no longer be taken.
-            self.order.forget_risen(channel)
+            self.spending.forget_risen(channel)
         choice = self._choose((yield from self._exchange(Sending())))
-        return (yield from self.order.buy(choice, self.order.terms(choice), without=[channel.channel_id]))
+        return (
+            yield from self.spending.buy(choice, self.spending.terms(choice), without=[channel.channel_id])
+        )
 
     def _refusal(self, held: Held, answer: ServerAnswer) -> PaymentRefused:
         return PaymentRefused(

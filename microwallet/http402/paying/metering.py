@@ -13,8 +13,8 @@ from microwallet.domain.purchase import Purchase
 from microwallet.errors import AboveLimit, MalformedMessage, PaymentRefused
 from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.handshake import Handshake, Streaming
-from microwallet.http402.paying.order import Held
 from microwallet.http402.paying.receipts import HttpPayment
+from microwallet.http402.paying.spending import Held
 from microwallet.http402.wire.events import NEED_VOUCHER, RECEIPT, EventReader, NeedVoucher
 
 _MOST_REPEATS = 3
@@ -61,7 +61,7 @@ class MeteredStream:
     def settle(self) -> HttpPayment:
         """Record what the stream cost: by its last receipt, else all that was reserved."""
         if self.payment is None:
-            self.payment = self._handshake.order.settled(
+            self.payment = self._handshake.spending.settled(
                 self._purchases, self._held, self._receipt, delivered=self._delivered
             )
             self._handshake.close()
@@ -70,7 +70,7 @@ class MeteredStream:
     def _check_limit(self) -> None:
         """The payee may charge what was signed before for something else, without asking: not beyond the
         limit of this request."""
-        limit = self._handshake.order.limit(self._held.choice)
+        limit = self._handshake.spending.limit(self._held.choice)
         if self._delivered > limit:
             price = self._held.choice.price
             raise AboveLimit(
@@ -99,9 +99,9 @@ class MeteredStream:
             yield from self._hand_over(newest)
             return
         handshake = self._handshake
-        channel = handshake.order.newest(held.channel)
+        channel = handshake.spending.newest(held.channel)
         cost = max(price.base_units, needed.required_cumulative - channel.spent)
-        limit = handshake.order.limit(held.choice)
+        limit = handshake.spending.limit(held.choice)
         if self.reserved + cost > limit:
             wanted = Amount(self.reserved + cost, price.asset)
             raise AboveLimit(
@@ -109,8 +109,8 @@ class MeteredStream:
                 f" it: it was stopped after {Amount(self.reserved, price.asset)}",
                 hint=f'--max-amount "{wanted}"',
             )
-        terms = replace(handshake.order.terms(held.choice), cost=cost, at_least=needed.required_cumulative)
-        more = yield from self._sent(handshake.order.buy_more(held, terms, continues=True))
+        terms = replace(handshake.spending.terms(held.choice), cost=cost, at_least=needed.required_cumulative)
+        more = yield from self._sent(handshake.spending.buy_more(held, terms, continues=True))
         self._held = replace(held, channel=more.channel, deposited=more.deposited)
         self._purchases.append(more.purchase)
         yield from self._hand_over(more.purchase)
@@ -129,7 +129,7 @@ class MeteredStream:
             raise PaymentRefused(f"the server refuses a voucher of its own stream with {answer.status}")
 
     def _voucher(self, held: Held, purchase: Purchase) -> Steps[ServerAnswer]:
-        field = self._handshake.order.signer(held.channel).voucher(
+        field = self._handshake.spending.signer(held.channel).voucher(
             held.choice.challenge, purchase.cumulative_amount
         )
         return (yield Sending(authorization=field, is_head=True))

@@ -1,4 +1,4 @@
-"""One logical request: its purchases, however often it is tried, and what they may cost together."""
+"""What one request spends: its purchases, however often it is tried, and what they may cost together."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Held:
     deposited: bool
 
 
-class Order:
+class Spending:
     """Signs nothing that was not committed before, and raises what is authorized by at most the limit."""
 
     def __init__(self, client: PayingClient, asked: Asked) -> None:
