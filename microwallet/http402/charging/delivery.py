@@ -75,14 +75,11 @@ class Delivery:
             self._status = status
             await self._send({**message, "headers": fields})
             return
-        units = None
-        if self._price.unit is not Unit.REQUEST:
-            units = _units(told)
-            if self._price.unit is Unit.EVENT:
-                units = int(status < 400 and not is_stream)
-            if self._price.unit is Unit.HEADER or not is_stream:
-                settled = await till.settle_cost(sold.sale, units * self._price.amount.base_units)
-                self.bill.sold = sold = sold._replace(sale=settled.sale, account=settled.account)
+        units = self._units(told, status, is_stream=is_stream)
+        is_metered = is_stream and self._price.unit is Unit.EVENT
+        if units is not None and not is_metered:
+            settled = await till.settle_cost(sold.sale, units * self._price.amount.base_units)
+            self.bill.sold = sold = sold._replace(sale=settled.sale, account=settled.account)
         if sold.is_replay:
             units = self._price.units_used(sold.sale.cost)
         self._decided()
@@ -109,6 +106,14 @@ class Delivery:
                 is_stream = is_stream or (name == b"content-type" and _is_event_stream(field[1]))
                 fields.append((name, field[1]))
         return fields, told, is_stream
+
+    def _units(self, told: list[bytes], status: int, *, is_stream: bool) -> int | None:
+        """The units used so far; None where the price is for the request, whatever it uses."""
+        if self._price.unit is Unit.REQUEST:
+            return None
+        if self._price.unit is Unit.HEADER:
+            return _told_units(told)
+        return int(status < 400 and not is_stream)
 
     def _decided(self) -> None:
         """What the request costs is certain, or each event is charged by itself."""
@@ -138,7 +143,7 @@ class Delivery:
             await self._gateway.till.keep_answer(self._grant.sold.sale, pack(whole))
 
 
-def _units(told: list[bytes]) -> int:
+def _told_units(told: list[bytes]) -> int:
     """What the application says was used: nothing, if it does not say it."""
     return int(told[0]) if len(told) == 1 and told[0].isdigit() and len(told[0]) < 20 else 0
 
