@@ -27,6 +27,7 @@ from microwallet.http402.charging.refusal import Refused, refused
 from microwallet.http402.charging.revert_problem import revert_problem
 from microwallet.http402.charging.signed_deposit import CheckedDeposit
 from microwallet.http402.wire.problems import ProblemType
+from microwallet.ledger.deposits import DepositKind
 from microwallet.ledger.gas_spending import GasSpending
 from microwallet.ledger.turns import Turns
 
@@ -86,12 +87,12 @@ class DepositRelay:
 
     def _brought(self, deposit: CheckedDeposit) -> Receipt | None:
         """The receipt of its transaction; None where somebody else's did it."""
-        receipt = self._sender.resume(deposit.operation, deposit.purpose)
+        receipt = self._sender.resume(deposit.operation, deposit.kind)
         if receipt is not None or self._has_landed(deposit):
             return receipt
         self._check_times(deposit)
         call = deposit.call()
-        quoted = self._sender.quote(call, purpose=deposit.purpose)
+        quoted = self._sender.quote(call, purpose=deposit.kind)
         set_aside = self._gas_spending.set_aside(
             self._chain_id, quoted.max_cost, budget=self._gas_budget, now=self._clock()
         )
@@ -105,7 +106,7 @@ class DepositRelay:
         receipt = self._sender.send(
             call,
             operation=deposit.operation,
-            purpose=deposit.purpose,
+            purpose=deposit.kind,
             channel_id=deposit.channel_id,
             quoted=quoted,
         )
@@ -117,7 +118,7 @@ class DepositRelay:
         """Whether the chain has the deposit, whoever sent it."""
         token, payer = deposit.descriptor.token, deposit.descriptor.payer
         nonce = deposit.authorization.nonce
-        if deposit.purpose == "open":
+        if deposit.kind is DepositKind.OPEN:
             return self._reader.channel_state(deposit.channel_id).exists
         return authorization_state(self._reader, token, payer, nonce) and authorization_was_carried_out(
             self._reader, token, payer, nonce

@@ -23,6 +23,7 @@ from microwallet.escrow.calls import Call
 from microwallet.http402.charging.refusal import Refused, refused
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.session_payload import SignedTransfer
+from microwallet.ledger.deposits import DepositKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,19 +49,19 @@ class CheckedDeposit:
         return self.descriptor.channel_id()
 
     @property
-    def purpose(self) -> str:
-        """What its transaction is called in the journal."""
-        return "open" if self.authorization.top_up_salt is None else "topUp"
+    def kind(self) -> DepositKind:
+        """What it does, which its transaction is called in the journal too."""
+        return DepositKind.OPEN if self.authorization.top_up_salt is None else DepositKind.TOP_UP
 
     @property
     def operation(self) -> str:
         """The same for the same authorization, whatever else comes with it."""
-        return f"{self.purpose}-for-payer-{self.authorization.nonce.hex()}"
+        return f"{self.kind}-for-payer-{self.authorization.nonce.hex()}"
 
     def call(self) -> Call:
         """What the transaction does."""
         value, authorization = self.authorization.value, self.authorization
-        if authorization.top_up_salt is None:
+        if self.kind is DepositKind.OPEN:
             return calls.open_with_authorization(self.descriptor, value, authorization)
         return calls.top_up_with_authorization(self.descriptor, value, authorization)
 
