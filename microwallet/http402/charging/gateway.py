@@ -195,7 +195,7 @@ class Gateway:
             await self._channels.freshen(known)
         if is_close:
             return await self._close(known, issued)
-        issued.check_serves(known.channel_id)
+        issued.check_serves(known.channel_id)  # still: another channel may have come meanwhile
         handover = Handover(
             channel_id=known.channel_id,
             cumulative_amount=voucher.cumulative_amount,

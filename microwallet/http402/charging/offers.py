@@ -52,21 +52,12 @@ class Offer:
     price: Price
     name: str
     """Of the route; a challenge for one is none for another."""
-    request: SessionRequest = field(init=False)
-    encoded_request: str = field(init=False)
-    unpaid: Problem = field(init=False)
+    request: SessionRequest
+    encoded_request: str
+    unpaid: Problem
     """What is told with a challenge: the price in words."""
-    units_field: bytes | None = field(init=False)
+    units_field: bytes | None
     """Where the upstream says how many units were used."""
-
-    def __post_init__(self) -> None:
-        request = self._session_request()
-        object.__setattr__(self, "request", request)
-        object.__setattr__(self, "encoded_request", encode_object(request.to_object()))
-        detail = f"this costs {self.price}: see WWW-Authenticate"
-        object.__setattr__(self, "unpaid", Problem(type=ProblemType.PAYMENT_REQUIRED, detail=detail))
-        header = self.price.header
-        object.__setattr__(self, "units_field", None if header is None else header.encode())
 
     def challenge(self, now: int, *, digest: str | None = None) -> Challenge:
         """A challenge nobody had before, until CHALLENGE_SECONDS from Unix second `now`."""
@@ -97,28 +88,19 @@ class Offer:
         """How deposits are paid for; None where payers send them themselves."""
         return self.terms.relayed_tokens.get(self.price.amount.asset.token)
 
-    def _session_request(self) -> SessionRequest:
-        terms, price, paid = self.terms, self.price, self.relayed_token
-        suggested = price.suggested_deposit
-        return SessionRequest(
-            amount=price.amount.base_units,
-            currency=price.amount.asset.token,
-            recipient=terms.payee,
-            chain_id=terms.chain_id,
-            escrow_contract=terms.escrow_contract,
-            unit_type=price.unit_type,
-            suggested_deposit=suggested if paid is None else max(suggested or 0, paid.min_deposit),
-            description=price.description,
-            min_voucher_delta=price.min_voucher_delta,
-            max_units=price.max_units,
-            fee_payer=paid is not None,
-            credential_types=(CredentialType.HASH,) if paid is None else _SIGNED_OR_SENT,
-        )
-
 
 def offer_of(terms: Terms, route: Route, price: Price) -> Offer:
     """The offer of a priced route. UsageError if no field could carry it, or a client might not take it."""
-    offer = Offer(terms=terms, price=price, name=f"{route.method} /{'/'.join(route.pattern)}")
+    request = _session_request(terms, price)
+    offer = Offer(
+        terms=terms,
+        price=price,
+        name=f"{route.method} /{'/'.join(route.pattern)}",
+        request=request,
+        encoded_request=encode_object(request.to_object()),
+        unpaid=Problem(type=ProblemType.PAYMENT_REQUIRED, detail=f"this costs {price}: see WWW-Authenticate"),
+        units_field=None if price.header is None else price.header.encode(),
+    )
     try:
         size = len(offer.challenge(0, digest=body_digest(b"")).to_field().encode())
     except MalformedMessage as error:
@@ -129,3 +111,22 @@ def offer_of(terms: Terms, route: Route, price: Price) -> Offer:
             " shorten the description"
         )
     return offer
+
+
+def _session_request(terms: Terms, price: Price) -> SessionRequest:
+    token = price.amount.asset.token
+    paid, suggested = terms.relayed_tokens.get(token), price.suggested_deposit
+    return SessionRequest(
+        amount=price.amount.base_units,
+        currency=token,
+        recipient=terms.payee,
+        chain_id=terms.chain_id,
+        escrow_contract=terms.escrow_contract,
+        unit_type=price.unit_type,
+        suggested_deposit=suggested if paid is None else max(suggested or 0, paid.min_deposit),
+        description=price.description,
+        min_voucher_delta=price.min_voucher_delta,
+        max_units=price.max_units,
+        fee_payer=paid is not None,
+        credential_types=(CredentialType.HASH,) if paid is None else _SIGNED_OR_SENT,
+    )
