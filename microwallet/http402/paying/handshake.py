@@ -75,21 +75,24 @@ class Handshake:
         self._tried: set[str] = set()
         """The remedies that were used: each is used once."""
         self._has_told_key = False
+        self._spending: Spending | None = None
 
     @cached_property
     def client(self) -> PayingClient:
         """What pays."""
         return self._open_client()
 
-    @cached_property
+    @property
     def spending(self) -> Spending:
         """What is bought, and what that may cost."""
-        return Spending(self.client, self.asked)
+        if self._spending is None:
+            self._spending = Spending(self.client, self.asked)
+        return self._spending
 
     def close(self) -> None:
         """Let go of what a stream holds."""
-        if "spending" in self.__dict__:
-            self.spending.close()
+        if self._spending is not None:
+            self._spending.close()
 
     def run(self) -> Steps[HttpPayment | Streaming | WouldPay | None]:
         """Ask, pay if the server wants to be paid, and check what it says then.
@@ -147,7 +150,7 @@ class Handshake:
         except UntrustedEscrow as error:
             raise self._refused_escrow(error) from error
         digest = choice.challenge.digest
-        if digest is not None and not matches(digest, self.spending.asked.body):
+        if digest is not None and not matches(digest, self.asked.body):
             raise NoPayableChallenge("the server's offer is for another request body than the one sent")
         return choice
 
@@ -237,7 +240,7 @@ class Handshake:
         if (informed := (yield from self._informed(held, answer.problem))) is not None:
             return replace(informed, choice=(yield from self.renewed(held, answer)))
         self.spending.give_back(held)
-        if held.reserved is None:
+        if held.is_resumed:
             raise self._refusal(held, answer)
         if kind in _WANTS_MORE and self._first("raise"):
             return (yield from self._raised(held, answer))
@@ -356,16 +359,16 @@ class Handshake:
 
 def _counts(held: Held) -> str:
     """Whether what was not served is spent."""
-    if held.reserved is not None:
-        return "does not count as spent"
-    return "stays counted as spent, since an earlier run sent it"
+    if held.is_resumed:
+        return "stays counted as spent, since an earlier run sent it"
+    return "does not count as spent"
 
 
 def _after_an_error(held: Held, status: int) -> str:
     """What became of what was signed for a request that the payee says it did not serve."""
     signed = Amount(held.purchase.cost, held.channel.asset)
     said = f"{status} after {signed} was signed for {held.channel.descriptor.payee}"
-    if held.reserved is not None:
+    if not held.is_resumed:
         return f"{said}: it {_counts(held)}, and the next payment on {held.channel.name} uses it first"
     if held.purchase.is_paid:
         return f"{said} and paid in an earlier run: nothing new was paid"

@@ -44,6 +44,11 @@ class Held:
     """Of the open, while the payee is to be told of it."""
     deposited: bool
 
+    @property
+    def is_resumed(self) -> bool:
+        """Whether an earlier run bought it, and may have paid for it."""
+        return self.reserved is None
+
 
 class Spending:
     """Signs nothing that was not committed before, and raises what is authorized by at most the limit."""
@@ -70,8 +75,6 @@ class Spending:
 
     def begun(self) -> Purchase | None:
         """What an earlier run bought under the key, or may have; IdempotencyMismatch for another request."""
-        if self.is_new_key:
-            return None
         purchases = self.client.ledger.purchases.of_request(self.request)
         live = (one for one in purchases if one.status is not PurchaseStatus.RETURNED)
         return next(live, None)
@@ -277,14 +280,14 @@ class Spending:
             receipt=told.document,
             receipt_problems=problems,
             deposited=held.deposited,
-            paid_before=held.reserved is None and all(one.is_paid for one in purchases),
+            paid_before=held.is_resumed and all(one.is_paid for one in purchases),
         )
 
     def _books(self, purchases: Sequence[Purchase], held: Held, delivered: int) -> Books:
         ledger, reserved = self.client.ledger, held.reserved
         channel = self.newest(held.channel)
         total = sum(purchase.cost for purchase in purchases)
-        least = most = 0
+        least, most = -total, 0  # no bound: what was spent before an earlier run is not known
         if reserved is not None:
             by_hand = ledger.payments.total(channel.channel_id)
             least = max(0, reserved.before.spent - reserved.in_flight - by_hand)
@@ -297,13 +300,13 @@ class Spending:
             price=held.choice.price.base_units,
             agreed=self.limit(held.choice),
             delivered=delivered,
-            least_spent=least if reserved is not None else -total,
+            least_spent=least,
             most_spent=most,
         )
 
     def give_back(self, held: Held) -> None:
         """The server answered without service. What an earlier run sent may have bought something."""
-        if held.reserved is not None:
+        if not held.is_resumed:
             self.client.ledger.purchases.give_back([held.purchase])
 
     def open_hash(self, channel: PayerChannel) -> TxHash | None:
