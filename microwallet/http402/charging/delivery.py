@@ -65,7 +65,6 @@ class Delivery:
     async def _start(self, message: Message) -> None:
         status: int = message["status"]
         fields, told, is_stream = self._told(message, status)
-        is_stream = is_stream and status < 400
         sold, till = self._grant.sold, self._gateway.till
         if status >= 500:
             await self._undo()
@@ -103,7 +102,7 @@ class Delivery:
             if name == units_field:
                 told.append(field[1])
             elif name != b"payment-receipt" and (name != b"cache-control" or status >= 400):
-                is_stream = is_stream or (name == b"content-type" and _is_event_stream(field[1]))
+                is_stream |= status < 400 and name == b"content-type" and _is_event_stream(field[1])
                 fields.append((name, field[1]))
         return fields, told, is_stream
 
