@@ -10,6 +10,7 @@ from microwallet.domain.channel import (
     NO_CHANNEL,
     ChannelDescriptor,
     ChannelState,
+    PayeeChannel,
     PayerChannel,
 )
 from microwallet.domain.identifiers import Address, ChainId, ChannelId, checksum_address, keccak
@@ -51,6 +52,19 @@ class Keyed:
             as_of=0,
             label=label,
             voucher_known=True,
+        )
+
+    def payee_channel(self, *, deposit: int, signature: bytes = bytes(65)) -> PayeeChannel:
+        """The channel as its payee's ledger has it before anything was bought through it."""
+        return PayeeChannel(
+            channel_id=self.channel_id,
+            descriptor=self.descriptor,
+            asset=USDC,
+            state=replace(NO_CHANNEL, deposit=deposit),
+            authorized=0,
+            spent=0,
+            as_of=None,
+            signature=signature,
         )
 
 

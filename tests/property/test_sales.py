@@ -10,9 +10,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from model import USDC, keyed
+from model import keyed
 
-from microwallet.domain.channel import NO_CHANNEL, PayeeChannel
 from microwallet.domain.handed_over import HandedOver
 from microwallet.http402.charging import sales
 from microwallet.http402.charging.refusal import Refused
@@ -41,16 +40,7 @@ class Selling(RuleBasedStateMachine):
     def open(self):
         self.folder = tempfile.TemporaryDirectory()
         self.ledger = Ledger.open(Path(self.folder.name) / "ledger.sqlite3")
-        channel = PayeeChannel(
-            channel_id=CHANNEL.channel_id,
-            descriptor=CHANNEL.descriptor,
-            asset=USDC,
-            state=replace(NO_CHANNEL, deposit=DEPOSIT),
-            authorized=0,
-            spent=0,
-            as_of=None,
-            signature=signature(0),
-        )
+        channel = CHANNEL.payee_channel(deposit=DEPOSIT, signature=signature(0))
         self.ledger.sessions.add_channel(channel, now=1)
         self.other = Ledger.open(Path(self.folder.name) / "ledger.sqlite3")
         """What another process has open."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
 
 import pytest
-from model import USDC, keyed
+from model import keyed
 
-from microwallet.domain.channel import NO_CHANNEL, PayeeChannel
 from microwallet.domain.session import Sale
 from microwallet.errors import LedgerError
 from microwallet.ledger import opening, recent_sales
@@ -29,22 +27,8 @@ EACH = MOST_RECENT // 2
 def ledger(ledger):
     """A ledger with three channels that nothing was bought through."""
     for one in CHANNELS:
-        ledger.sessions.add_channel(payee_channel(one), now=1)
+        ledger.sessions.add_channel(one.payee_channel(deposit=10_000), now=1)
     return ledger
-
-
-def payee_channel(one):
-    """A channel that nothing was bought through."""
-    return PayeeChannel(
-        channel_id=one.channel_id,
-        descriptor=one.descriptor,
-        asset=USDC,
-        state=replace(NO_CHANNEL, deposit=10_000),
-        authorized=0,
-        spent=0,
-        as_of=None,
-        signature=bytes(65),
-    )
 
 
 def sale(channel_id, number):
@@ -178,7 +162,7 @@ def test_sales_of_an_older_ledger(tmp_path, monkeypatch):
     monkeypatch.setattr(opening, "MIGRATIONS", MIGRATIONS[:3])
     channel_id = CHANNELS[0].channel_id
     with Ledger.open(path) as older, older.database.write() as connection:
-        values = (*channel_values(payee_channel(CHANNELS[0])), 1, bytes(65), 1)
+        values = (*channel_values(CHANNELS[0].payee_channel(deposit=10_000)), 1, bytes(65), 1)
         connection.execute(
             f"INSERT INTO vouchers ({SELECTED}, created_at, signature, accepted_at)"
             f" VALUES ({', '.join('?' * len(values))})",

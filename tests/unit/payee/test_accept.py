@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from model import CHAIN, ESCROW, PAYEE, TOKEN, USDC, Escrow, keyed
 
-from microwallet.domain.channel import NO_CHANNEL, PayeeChannel
+from microwallet.domain.channel import NO_CHANNEL
 from microwallet.domain.identifiers import NATIVE_TOKEN, checksum_address
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import LedgerBusy, NetworkError
@@ -94,23 +94,14 @@ def test_what_is_settled_already_pays_for_nothing(acceptance, chain, amount, acc
     assert counted(taking) == ((1, 0, {}) if accepted else (0, 1, {}))
 
 
-def held_by_payee(authorized, spent, channel=ONE):
+def held_by_payee(authorized, spent):
     """A channel as the payee stores it."""
-    return PayeeChannel(
-        channel_id=channel.channel_id,
-        descriptor=channel.descriptor,
-        asset=USDC,
-        state=OPEN,
-        authorized=authorized,
-        spent=spent,
-        as_of=1,
-        signature=bytes(65),
-    )
+    return replace(ONE.payee_channel(deposit=1000), authorized=authorized, spent=spent, as_of=1)
 
 
 def sell(ledger, cumulative_amount, cost, channel=ONE):
     """A request is paid over HTTP by a voucher."""
-    ledger.sessions.add_channel(held_by_payee(0, 0, channel), now=1)
+    ledger.sessions.add_channel(channel.payee_channel(deposit=1000), now=1)
     handover = Handover(channel.channel_id, cumulative_amount, b"\x01" * 65, 1000, 0, "challenge", None)
     with ledger.sessions.transaction() as rows:
         sales.sell(rows, Order(handover, cost), 1)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
-from dataclasses import replace
 
 import pytest
-from model import USDC, keyed
+from model import keyed
 
-from microwallet.domain.channel import NO_CHANNEL, PayeeChannel
 from microwallet.errors import LedgerUnwritable
 from microwallet.http402.charging import sales
 from microwallet.http402.charging.group_commit import GroupCommit
@@ -53,17 +51,7 @@ def disk(monkeypatch):
 @pytest.fixture
 def ledger(ledger):
     """A payee's ledger with one channel of 1000."""
-    channel = PayeeChannel(
-        channel_id=CHANNEL.channel_id,
-        descriptor=CHANNEL.descriptor,
-        asset=USDC,
-        state=replace(NO_CHANNEL, deposit=1000),
-        authorized=0,
-        spent=0,
-        as_of=None,
-        signature=bytes(65),
-    )
-    ledger.sessions.add_channel(channel, now=1)
+    ledger.sessions.add_channel(CHANNEL.payee_channel(deposit=1000), now=1)
     return ledger
 
 
