@@ -108,7 +108,7 @@ def with_body(response: httpx.Response, body: bytes) -> httpx.Response:
 
 def no_answer(request: httpx.Request, error: httpx.TransportError) -> NotSent | NoAnswer:
     """Why there is no answer: because nothing left, or else it is not known."""
-    why, proxy = told(error), request.extensions.get(PROXY)
+    why, proxy = _reason(error), request.extensions.get(PROXY)
     if not isinstance(error, _NEVER_LEFT):
         return NoAnswer(why)
     if proxy is None or "ssl" in str(error).lower():  # with the server, through the proxy
@@ -125,10 +125,10 @@ def unread(request: httpx.Request, error: httpx.HTTPError) -> NetworkError:
         reason = no_answer(request, error)
         if isinstance(reason, NotSent):
             return unreachable(origin, reason)
-    return NetworkError(f"{origin} cannot be read: {told(error)}", hint=looking_at(error))
+    return NetworkError(f"{origin} cannot be read: {_reason(error)}", hint=looking_at(error))
 
 
-def told(error: httpx.HTTPError) -> str:
+def _reason(error: httpx.HTTPError) -> str:
     """What went wrong with a connection, without the numbers of the libraries below."""
     return _NUMBERS.sub("", str(error)).strip() or type(error).__name__
 
