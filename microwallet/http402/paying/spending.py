@@ -317,18 +317,14 @@ class Spending:
         """A channel with its last top-up, of which the payee may not have been told."""
         ledger = self.client.ledger
         deposits = ledger.deposits.of_channels(DepositKind.TOP_UP, channel.descriptor.chain_id)
-        told = None
-        for deposit in deposits:
-            if deposit.channel_id == channel.channel_id:
-                hashes = [
-                    entry.transaction.hash
-                    for entry in ledger.journal.of_operation(deposit.idempotency_key)
-                    if entry.transaction.purpose == DepositKind.TOP_UP
-                    and entry.status is TransactionStatus.MINED
-                ]
-                if hashes:
-                    told = ToldTopUp(amount=deposit.amount, transaction_hash=hashes[-1])
-        return Funded(channel=channel, top_up=told)
+        ours = [deposit for deposit in deposits if deposit.channel_id == channel.channel_id]
+        for deposit in reversed(ours):
+            for entry in reversed(ledger.journal.of_operation(deposit.idempotency_key)):
+                sent = entry.transaction
+                if sent.purpose == DepositKind.TOP_UP and entry.status is TransactionStatus.MINED:
+                    top_up = ToldTopUp(amount=deposit.amount, transaction_hash=sent.hash)
+                    return Funded(channel=channel, top_up=top_up)
+        return Funded(channel=channel)
 
     def again(self) -> str:
         """The command that goes on with this purchase."""
