@@ -10,7 +10,7 @@ from microwallet.domain.channel import ChannelStatus, PayeeChannel, PayerChannel
 from microwallet.domain.money import Amount
 
 if TYPE_CHECKING:
-    from microwallet.http402.paying.receipts import HttpPayment as SettledPayment
+    from microwallet.http402.paying.receipts import BookedPayment
     from microwallet.payee.accept import Tally
     from microwallet.payee.outcome import Captured
     from microwallet.payer.balance import Balance as AssetBalance
@@ -146,7 +146,7 @@ def channel_result(channel: PayerChannel | PayeeChannel, *, now: int) -> Channel
     )
 
 
-def http_payment_result(payment: SettledPayment, *, now: int) -> HttpPayment:
+def http_payment_result(payment: BookedPayment, *, now: int) -> HttpPayment:
     """A payment as the transport tells it."""
     asset = payment.channel.asset
     return HttpPayment(

@@ -16,7 +16,7 @@ from microwallet.errors import UsageError
 if TYPE_CHECKING:
     import httpx
 
-    from microwallet.http402.paying.receipts import HttpPayment
+    from microwallet.http402.paying.receipts import BookedPayment
 
 _SECRET = frozenset({"authorization", "proxy-authorization", "cookie"})
 
@@ -96,14 +96,14 @@ def answer_document(response: httpx.Response, body: bytes) -> dict[str, Any]:
     return {"status": response.status_code, "headers": headers, "body": text, "bodyEncoding": encoding}
 
 
-def payments_of(response: httpx.Response) -> list[HttpPayment]:
+def payments_of(response: httpx.Response) -> list[BookedPayment]:
     """What was paid for a response and for those that led to it, hop by hop."""
     found = [one.extensions.get("payment") for one in (*response.history, response)]
     settled = [getattr(one, "payment", one) for one in found]
     return [one for one in settled if one is not None]
 
 
-def say_payment(payment: HttpPayment) -> None:
+def say_payment(payment: BookedPayment) -> None:
     """What was paid, what is left, and what is wrong with the receipt."""
     channel = payment.channel
     up_to = "up to " if payment.is_most else ""

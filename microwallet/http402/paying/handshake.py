@@ -27,7 +27,7 @@ from microwallet.http402.paying.foreign_escrow import foreign_escrow
 from microwallet.http402.paying.funding import Funding, Preview
 from microwallet.http402.paying.handing_over import tell, tell_again
 from microwallet.http402.paying.origins import Origin
-from microwallet.http402.paying.receipts import HttpPayment
+from microwallet.http402.paying.receipts import BookedPayment
 from microwallet.http402.paying.spending import Held, Spending
 from microwallet.http402.wire.body_digest import matches
 from microwallet.http402.wire.challenge import offered_challenges
@@ -94,7 +94,7 @@ class Handshake:
         if self._spending is not None:
             self._spending.close()
 
-    def run(self) -> Steps[HttpPayment | Streaming | WouldPay | None]:
+    def run(self) -> Steps[BookedPayment | Streaming | WouldPay | None]:
         """Ask, pay if the server wants to be paid, and check what it says then.
 
         None where nothing was paid: the last answer is the server's own. A HEAD is not paid for; see
@@ -214,7 +214,7 @@ class Handshake:
             hint=self.spending.again(),
         )
 
-    def _served(self, held: Held, answer: ServerAnswer) -> HttpPayment | Streaming:
+    def _served(self, held: Held, answer: ServerAnswer) -> BookedPayment | Streaming:
         """What the server answers below 500 without a refusal it has charged, an error of its own too."""
         if answer.media_type == EVENT_STREAM:
             return Streaming(held=held)

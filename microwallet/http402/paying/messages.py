@@ -12,13 +12,13 @@ from microwallet.http402.paying.exchange import Asked, NoAnswer, NotSent, Sendin
 from microwallet.http402.paying.handshake import WouldPay, looking_at, unreachable
 from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.paying.origins import Origin
-from microwallet.http402.paying.receipts import HttpPayment
+from microwallet.http402.paying.receipts import BookedPayment
 from microwallet.http402.wire.events import EVENT_STREAM
 from microwallet.http402.wire.problems import MEDIA_TYPE, read_problem
 from microwallet.http402.wire.session_request import INTENT, METHOD
 
 PAYMENT = "payment"
-"""Extension of a response: a HttpPayment, a MeteredStream whose payment is known at its end, or None."""
+"""Extension of a response: a BookedPayment, a MeteredStream whose payment is known at its end, or None."""
 WOULD_PAY = "would_pay"
 """Extension of a response in a dry run: a WouldPay."""
 IDEMPOTENCY_KEY = "idempotency_key"
@@ -145,5 +145,5 @@ def told_by(response: httpx.Response, outcome: Any) -> httpx.Response:
     """The response, which tells in its extensions what became of the payment."""
     if isinstance(outcome, WouldPay):
         response.extensions[WOULD_PAY] = outcome
-    response.extensions[PAYMENT] = outcome if isinstance(outcome, HttpPayment | MeteredStream) else None
+    response.extensions[PAYMENT] = outcome if isinstance(outcome, BookedPayment | MeteredStream) else None
     return response

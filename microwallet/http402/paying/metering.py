@@ -13,7 +13,7 @@ from microwallet.domain.purchase import Purchase
 from microwallet.errors import AboveLimit, MalformedMessage, PaymentRefused
 from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.handshake import Handshake, Streaming
-from microwallet.http402.paying.receipts import HttpPayment
+from microwallet.http402.paying.receipts import BookedPayment
 from microwallet.http402.paying.spending import Held
 from microwallet.http402.wire.events import NEED_VOUCHER, RECEIPT, EventReader, NeedVoucher
 
@@ -35,7 +35,7 @@ class MeteredStream:
         self._events = 0
         self.has_ended = False
         """Whether the server said by a receipt that this is all."""
-        self.payment: HttpPayment | None = None
+        self.payment: BookedPayment | None = None
         """Once it is settled."""
 
     @property
@@ -58,7 +58,7 @@ class MeteredStream:
                 self._events += 1
                 self._check_limit()
 
-    def settle(self) -> HttpPayment:
+    def settle(self) -> BookedPayment:
         """Record what the stream cost: by its last receipt, else all that was reserved."""
         if self.payment is None:
             self.payment = self._handshake.spending.settled(

@@ -99,7 +99,7 @@ class Books:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HttpPayment:
+class BookedPayment:
     """What a request cost, by the payer's own books."""
 
     channel: PayerChannel

@@ -22,7 +22,7 @@ from microwallet.http402.paying.exchange import Asked, Steps
 from microwallet.http402.paying.funding import Funded, Funding, ToldTopUp
 from microwallet.http402.paying.handing_over import hand_over, tell
 from microwallet.http402.paying.origins import Origin
-from microwallet.http402.paying.receipts import Books, HttpPayment, read_receipt
+from microwallet.http402.paying.receipts import BookedPayment, Books, read_receipt
 from microwallet.ledger.deposits import DepositKind
 from microwallet.ledger.purchases import HttpRequest, Reserved
 
@@ -254,7 +254,7 @@ class Spending:
         *,
         is_error: bool = False,
         delivered: int = 0,
-    ) -> HttpPayment:
+    ) -> BookedPayment:
         """Record what the purchases of this request cost together, by a receipt that is checked.
 
         An answer that `is_error` carries none.
@@ -271,7 +271,7 @@ class Spending:
         ledger.purchases.settle(purchases, cost)
         if cost > books.reserved:
             cost = sum(one.cost for one in ledger.purchases.of_request(self.request) if one.is_paid)
-        return HttpPayment(
+        return BookedPayment(
             channel=self.newest(held.channel),
             amount=cost,
             is_most=held.choice.is_by_use and not books.is_counted(told),
