@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import ChannelId
@@ -38,11 +38,27 @@ class Reserved:
     before: PayerChannel
     in_flight: int
     """Base units of other purchases then without an answer, part of `before.spent`."""
+    unconfirmed: int
+    """Base units that may not have been charged, as no receipt told of them, part of `before.spent` too."""
 
     @property
     def rise(self) -> int:
         """Base units by which the purchase raised what is authorized."""
         return max(0, self.purchase.cumulative_amount - self.before.authorized)
+
+
+class Confirmation(NamedTuple):
+    """What the receipt of a request says of the channel's books, or leaves open."""
+
+    untold: int = 0
+    """Base units that the request counts as spent, and no receipt tells of."""
+    uncharged: int = 0
+    """Base units that were counted as spent and unconfirmed before, and are not charged."""
+    known_unconfirmed: int = 0
+    """Base units that were unconfirmed when the request was reserved."""
+
+
+UNCHANGED = Confirmation()
 
 
 class Purchases:
@@ -120,9 +136,12 @@ class Purchases:
                     now,
                 ),
             ).fetchone()
-            return Reserved(purchase=_purchase(row), before=channel, in_flight=in_flight)
+            unconfirmed = _unconfirmed(connection, channel_id)
+            return Reserved(
+                purchase=_purchase(row), before=channel, in_flight=in_flight, unconfirmed=unconfirmed
+            )
 
-    def settle(self, purchases: Sequence[Purchase], cost: int) -> int:
+    def settle(self, purchases: Sequence[Purchase], cost: int, confirmation: Confirmation = UNCHANGED) -> int:
         """Purchases of one request, all on one channel, were served for `cost` base units together.
 
         What was reserved beyond that is no longer spent; where it cost more than was reserved, that is
@@ -137,7 +156,8 @@ class Purchases:
                 _end(connection, purchase, PurchaseStatus.PAID, actual)
             last = purchases[-1]
             most = last.cost + _unspent(connection, last.channel_id)
-            _end(connection, last, PurchaseStatus.PAID, min(left, most))
+            if _end(connection, last, PurchaseStatus.PAID, min(left, most)):
+                _confirm(connection, last.channel_id, confirmation)
             return _spent(connection, purchases[0].channel_id)
 
     def give_back(self, purchases: Iterable[Purchase]) -> None:
@@ -147,8 +167,9 @@ class Purchases:
                 _end(connection, purchase, PurchaseStatus.RETURNED, 0)
 
 
-def _end(connection: sqlite3.Connection, purchase: Purchase, status: PurchaseStatus, actual: int) -> None:
-    """Give a purchase in flight its end; what it did not cost is taken off the channel's spent."""
+def _end(connection: sqlite3.Connection, purchase: Purchase, status: PurchaseStatus, actual: int) -> bool:
+    """Give a purchase in flight its end; what it did not cost is taken off the channel's spent. Whether it
+    had none."""
     kept = purchase.cost if status is PurchaseStatus.RETURNED else actual
     ended = connection.execute(
         "UPDATE purchases SET status = ?, cost = ? WHERE id = ? AND status = 'in-flight'",
@@ -160,6 +181,28 @@ def _end(connection: sqlite3.Connection, purchase: Purchase, status: PurchaseSta
             "UPDATE channels SET spent = ?, authorized = max(authorized, ?) WHERE channel_id = ?",
             (to_text(spent), to_text(spent), purchase.channel_id),
         )
+    return ended.rowcount > 0
+
+
+def _confirm(connection: sqlite3.Connection, channel_id: ChannelId, confirmation: Confirmation) -> None:
+    """Take what was not charged after all off the channel's spent, once: whoever learned it at the same time
+    knew of as much that was unconfirmed."""
+    unconfirmed = _unconfirmed(connection, channel_id)
+    is_news = unconfirmed == confirmation.known_unconfirmed
+    uncharged = min(confirmation.uncharged, unconfirmed) if is_news else 0
+    connection.execute(
+        "UPDATE channels SET spent = ?, unconfirmed = ? WHERE channel_id = ?",
+        (
+            to_text(_spent(connection, channel_id) - uncharged),
+            to_text(unconfirmed - uncharged + confirmation.untold),
+            channel_id,
+        ),
+    )
+
+
+def _unconfirmed(connection: sqlite3.Connection, channel_id: ChannelId) -> int:
+    query = "SELECT unconfirmed FROM channels WHERE channel_id = ?"
+    return int(connection.execute(query, (channel_id,)).fetchone()[0])
 
 
 def _spent(connection: sqlite3.Connection, channel_id: ChannelId) -> int:

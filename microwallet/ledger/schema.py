@@ -309,5 +309,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         f"""CREATE TRIGGER accepted_more AFTER UPDATE OF deposit ON vouchers
             WHEN NEW.authorized > OLD.authorized AND {_NOT_TOLD}
             BEGIN INSERT INTO handed_over VALUES (NEW.channel_id, OLD.authorized, NEW.authorized); END""",
+        # How much of what the payer has spent no receipt tells of: it may not have been charged.
+        f"ALTER TABLE channels ADD COLUMN {_amount('unconfirmed')} DEFAULT '{0:039d}'",
     ),
 )

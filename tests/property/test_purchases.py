@@ -10,12 +10,21 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from model import keyed
 
 from microwallet.domain.payment import next_payment
 from microwallet.domain.purchase import PurchaseStatus, VoucherTerms
 from microwallet.errors import AboveLimit, AmountExceedsDeposit, IdempotencyMismatch, OutcomeUnknown
+from microwallet.http402.paying.receipts import Books, ToldReceipt
+from microwallet.http402.wire.receipt import SessionReceipt
 from microwallet.ledger.ledger import Ledger
 from microwallet.ledger.purchases import HttpRequest
 
@@ -194,3 +203,81 @@ def test_one_purchase_a_key(ledger):
     costs = [one.cost for one in ledger.purchases.of_request(request("k"))]
     assert costs == [3, 3, 1]
     assert ledger.purchases.newest(ONE.channel_id).id == more.id
+
+
+class Confirming(RuleBasedStateMachine):
+    """Requests of which some have no receipt: the payee charges what it likes of them, whenever it likes."""
+
+    @initialize()
+    def open(self):
+        """A channel with a deposit that is never short."""
+        self.folder = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
+        self.ledger = Ledger.open(Path(self.folder.name) / "ledger.sqlite3")
+        self.ledger.channels.add(ONE.payer_channel(deposit=10**9), now=0)
+        self.in_flight = []
+        self.charged = 0
+        self.count = self.settled = 0
+
+    def teardown(self):
+        if hasattr(self, "ledger"):
+            self.ledger.close()
+            self.folder.cleanup()
+
+    @property
+    def channel(self):
+        return self.ledger.channels.get(ONE.channel_id)
+
+    @rule(cost=st.integers(1, 9))
+    def reserve(self, cost):
+        self.count += 1
+        terms = VoucherTerms(cost=cost, most=cost)
+        reserved = self.ledger.purchases.reserve(ONE.channel_id, request(f"k{self.count}"), terms, now=0)
+        self.in_flight.append((reserved, self.settled))
+
+    @precondition(lambda self: self.in_flight)
+    @rule(data=st.data(), has_receipt=st.booleans())
+    def settle(self, data, has_receipt):
+        reserved, settled = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
+        is_alone = settled == self.settled and not reserved.in_flight and not self.in_flight
+        self.settled += 1
+        purchase = reserved.purchase
+        units = data.draw(st.integers(0, purchase.cost))
+        self.charged += units
+        receipt = SessionReceipt(
+            timestamp=1,
+            challenge_id="c",
+            channel_id=ONE.channel_id,
+            chain_id=ONE.descriptor.chain_id,
+            accepted_cumulative=self.channel.authorized,
+            spent=self.charged,
+            units=units,
+        )
+        books = Books(
+            channel=self.channel,
+            challenge_id=None,
+            cumulative_amount=purchase.cumulative_amount,
+            reserved=purchase.cost,
+            price=1,
+            agreed=purchase.cost,
+            delivered=0,
+            least_spent=reserved.before.spent - reserved.in_flight,
+            most_spent=reserved.before.spent + purchase.cost,
+            unconfirmed=reserved.unconfirmed,
+        )
+        told = ToldReceipt(receipt=receipt) if has_receipt else ToldReceipt()
+        problems = books.problems(told)
+        assert problems == []
+        confirmation = books.confirmation(told, problems=problems, is_by_use=True)
+        spent = self.ledger.purchases.settle([purchase], books.cost(told), confirmation)
+        if has_receipt and is_alone:
+            assert spent == self.charged
+
+    @invariant()
+    def nothing_that_was_charged_is_forgotten(self):
+        if hasattr(self, "ledger"):
+            in_flight = sum(one.purchase.cost for one, _ in self.in_flight)
+            assert self.charged + in_flight <= self.channel.spent <= self.channel.authorized
+
+
+TestConfirming = Confirming.TestCase
+TestConfirming.settings = settings(max_examples=settings.default.max_examples // 2, stateful_step_count=30)

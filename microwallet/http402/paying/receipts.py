@@ -1,4 +1,5 @@
-"""What a server's receipt says, held against the payer's own books: it is reported, never believed.
+"""What a server's receipt says, held against the payer's own books: it is reported, and believed only where
+it takes back what no receipt had told of.
 
 draft-evm-session-00, section "Receipt Generation".
 """
@@ -16,6 +17,7 @@ from microwallet.errors import MalformedMessage
 from microwallet.http402.wire.encoding import decode_object
 from microwallet.http402.wire.receipt import RECEIPT_LIMIT, SessionReceipt
 from microwallet.http402.wire.session_request import INTENT, METHOD
+from microwallet.ledger.purchases import Confirmation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +48,33 @@ class Books:
     """What was received of it costs, by our own count; 0 where it cannot be counted. A payee may have charged
     it from vouchers of other requests."""
     least_spent: int
-    """What an honest server has charged on the channel, but for this request."""
+    """What an honest server has charged on the channel, but for this request and what is unconfirmed."""
     most_spent: int
+    unconfirmed: int
+    """What counts as spent, and no receipt told of, when the request was reserved."""
 
     def cost(self, told: ToldReceipt) -> int:
         """What the request cost: the units that were used, where that is within what was reserved for it, or
         was received."""
         units = self._units(told)
         return self._most if units is None else min(units * self.price, self._most)
+
+    def confirmation(self, told: ToldReceipt, *, problems: Sequence[str], is_by_use: bool) -> Confirmation:
+        """What a receipt with these problems confirms, or leaves open.
+
+        An error has none, and a stream that was left neither: what they cost counts as spent until the payee
+        tells of less than it had charged then.
+        """
+        cost = self.cost(told)
+        is_told = self.is_counted(told) if is_by_use else told.receipt is not None
+        uncharged = 0
+        if told.receipt is not None and not problems:
+            uncharged = max(0, self.least_spent + cost - told.receipt.spent)
+        return Confirmation(
+            untold=0 if is_told else cost - min(cost, self.delivered),
+            uncharged=uncharged,
+            known_unconfirmed=self.unconfirmed,
+        )
 
     def is_counted(self, told: ToldReceipt) -> bool:
         """Whether a receipt says what was used."""
@@ -88,7 +109,12 @@ class Books:
                 self.cumulative_amount,
                 max(channel.authorized, self.cumulative_amount),
             ),
-            ("spent", receipt.spent, self.least_spent + self.cost(told), max(channel.spent, self.most_spent)),
+            (
+                "spent",
+                receipt.spent,
+                max(0, self.least_spent - self.unconfirmed) + self.cost(told),
+                max(channel.spent, self.most_spent),
+            ),
             ("cost by units", units_cost, 0, self._most),
         ]
         for name, said, least, most in ranges:

@@ -268,13 +268,15 @@ class Spending:
             books = replace(books, most_spent=books.channel.authorized)
         cost = books.cost(told)
         problems = [] if is_error and receipt is None else books.problems(told)
-        ledger.purchases.settle(purchases, cost)
+        is_by_use = held.choice.is_by_use
+        confirmation = books.confirmation(told, problems=problems, is_by_use=is_by_use)
+        ledger.purchases.settle(purchases, cost, confirmation)
         if cost > books.reserved:
             cost = sum(one.cost for one in ledger.purchases.of_request(self.request) if one.is_paid)
         return BookedPayment(
             channel=self.newest(held.channel),
             amount=cost,
-            is_most=held.choice.is_by_use and not books.is_counted(told),
+            is_most=is_by_use and not books.is_counted(told),
             cumulative_amount=purchases[-1].cumulative_amount,
             idempotency_key=self.request.idempotency_key,
             receipt=told.document,
@@ -287,11 +289,13 @@ class Spending:
         ledger, reserved = self.client.ledger, held.reserved
         channel = self.newest(held.channel)
         total = sum(purchase.cost for purchase in purchases)
+        unconfirmed = 0
         least, most = -total, 0  # no bound: what was spent before an earlier run is not known
         if reserved is not None:
             by_hand = ledger.payments.total(channel.channel_id)
             least = max(0, reserved.before.spent - reserved.in_flight - by_hand)
             most = reserved.before.spent + reserved.purchase.cost
+            unconfirmed = reserved.unconfirmed
         return Books(
             channel=channel,
             challenge_id=held.choice.challenge.id if reserved is not None and len(purchases) == 1 else None,
@@ -302,6 +306,7 @@ class Spending:
             delivered=delivered,
             least_spent=least,
             most_spent=most,
+            unconfirmed=unconfirmed,
         )
 
     def give_back(self, held: Held) -> None:

@@ -151,6 +151,26 @@ def test_requests_with_a_body_beyond_the_deposit(alice, bob, gateway):
     assert books(alice, "channels") == books(bob, "vouchers")
 
 
+def test_what_an_error_has_not_cost_is_used_first(alice, bob, serve):
+    """Nothing tells a payer what an error costs where events are sold: it counts as spent until a receipt
+    shows that it was not charged, and is used before more is signed then."""
+    url = serve(sells=("--price", "0.001 USDC", "--per", "event")).url
+
+    def fetch(path="/"):
+        payment = alice.run("fetch", url + path, "--deposit", "1 USDC", "--yes", "--json").data["payment"]
+        assert payment["receiptProblems"] == []
+        return int(payment["spent"]), int(payment["authorized"])
+
+    assert fetch() == (1_000, 1_000)
+    assert fetch("/status/404") == (2_000, 2_000)
+    assert fetch("/status/404") == (3_000, 3_000)
+    assert books(bob, "vouchers")[0][1] == 1_000
+    assert fetch() == (2_000, 4_000)
+    assert books(alice, "channels") == books(bob, "vouchers")
+    assert [fetch(), fetch(), fetch()] == [(3_000, 4_000), (4_000, 4_000), (5_000, 5_000)]
+    assert books(alice, "channels") == books(bob, "vouchers")
+
+
 def test_payments_by_hand_beside_requests(alice, bob, gateway, tmp_path):
     """They are handed over after requests were paid through the channel, and twice: each counts once in both
     books and on the chain."""
