@@ -16,3 +16,5 @@ class Bill:
     """Which pays."""
     sold: Sold | None
     """None once it was given back."""
+    warning: str | None = None
+    """What the seller should know of what the application told."""

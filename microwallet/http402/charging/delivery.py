@@ -79,7 +79,7 @@ class Delivery:
         if units is not None and not is_metered:
             settled = await till.settle_cost(sold.sale, units * self._price.amount.base_units)
             self.bill.sold = sold = sold._replace(sale=settled.sale, account=settled.account)
-        if sold.is_replay:
+        if sold.is_replay or self._price.unit is Unit.HEADER:
             units = self._price.units_used(sold.sale.cost)
         self._decided()
         if is_stream:
@@ -111,8 +111,18 @@ class Delivery:
         if self._price.unit is Unit.REQUEST:
             return None
         if self._price.unit is Unit.HEADER:
-            return _told_units(told)
+            units = _told_units(told)
+            if status < 400:
+                self.bill.warning = self._warning(units)
+            return units or 0
         return int(status < 400 and not is_stream)
+
+    def _warning(self, units: int | None) -> str | None:
+        """What is wrong with how many units the application told."""
+        if units is None:
+            return f"no number of units told in {self._price.header}"
+        most = self._price.max_units
+        return f"{units} units told, {most} are the most" if units > most else None
 
     def _decided(self) -> None:
         """What the request costs is certain, or each event is charged by itself."""
@@ -142,9 +152,9 @@ class Delivery:
             await self._gateway.till.keep_answer(self._grant.sold.sale, pack(whole))
 
 
-def _told_units(told: list[bytes]) -> int:
-    """What the application says was used: nothing, if it does not say it."""
-    return int(told[0]) if len(told) == 1 and told[0].isdigit() and len(told[0]) < 20 else 0
+def _told_units(told: list[bytes]) -> int | None:
+    """What the application says was used; None if it does not say it."""
+    return int(told[0]) if len(told) == 1 and told[0].isdigit() and len(told[0]) < 20 else None
 
 
 def _is_event_stream(content_type: bytes) -> bool:

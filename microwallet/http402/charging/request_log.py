@@ -70,6 +70,8 @@ def _described(scope: Scope, status: int | None, error: BaseException | None, se
         }
         if sold is not None and sold.is_replay:
             details["paidBefore"] = True
+        if bill.warning is not None:
+            details["warning"] = bill.warning
     if error is not None:
         details["error"] = type(error).__name__
     return details
@@ -86,6 +88,8 @@ def request_line(event: str, details: Details) -> str:
     if "cost" in details:
         cost = f"{format_units(int(details['cost']), details['decimals'])} {details['asset']}"
         words += [details["channelId"][:10], "paid before" if details.get("paidBefore") else cost]
+    if "warning" in details:
+        words.append(f"warning: {details['warning']}")
     if "error" in details:
         words.append(details["error"])
     return "  ".join(words)

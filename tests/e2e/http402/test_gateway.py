@@ -12,6 +12,7 @@ from migrated import migrate
 from microwallet.domain.identifiers import checksum_address
 from microwallet.domain.voucher import VoucherKey
 from microwallet.http402.charging.middleware import PaymentMiddleware
+from microwallet.http402.charging.request_log import RequestLog, request_line
 from microwallet.http402.wire.body_digest import body_digest
 from microwallet.http402.wire.challenge import Challenge, offered_challenges
 from microwallet.http402.wire.encoding import base64url
@@ -793,12 +794,25 @@ def test_the_same_key_says_again_how_many_units_were_used(sold_by, size):
 
 
 @pytest.mark.parametrize(
-    ("told", "charged"),
-    [([b"100"], 1000), ([b"101"], 1000), ([b"-1"], 0), ([b"x"], 0), ([], 0), ([b"1", b"2"], 0)],
+    ("told", "charged", "warning"),
+    [
+        ([b"100"], 1000, None),
+        ([b"0"], 0, None),
+        ([b"101"], 1000, "101 units told, 100 are the most"),
+        ([b"-1"], 0, "no number of units told in x-units"),
+        ([b"x"], 0, "no number of units told in x-units"),
+        ([], 0, "no number of units told in x-units"),
+        ([b"1", b"2"], 0, "no number of units told in x-units"),
+    ],
 )
-def test_units_beyond_reason(sold_by, told, charged):
-    """Never more than was reserved; what is no number is nothing."""
+def test_units_beyond_reason(sold_by, told, charged, warning):
+    """Never more than was reserved; what is no number is nothing. The seller's log warns of both."""
     counter = sold_by(BY_UNITS)
+    logged = []
+    counter.application = RequestLog(counter.application, lambda *line: logged.append(line))
     counter.app.headers = [(b"x-units", value) for value in told]
-    assert counter.pay(PAYER, PAYER.pay(1000)).status_code == 200
+    answer = counter.pay(PAYER, PAYER.pay(1000))
+    assert (answer.status_code, receipt(answer).units) == (200, charged // 10)
     assert amounts(counter) == (1000, charged)
+    assert logged[-1][1].get("warning") == warning
+    assert request_line(*logged[-1]).endswith(warning or " USDC")
