@@ -64,7 +64,7 @@ def _packages(_: Wallet) -> Finding:
         name="packages",
         ok=not missing,
         detail=f"missing: {', '.join(missing)}" if missing else f"{len(names)} installed",
-        mend="pip install --upgrade microwallet" if missing else None,
+        mend="pip install ." if missing else None,
     )
 
 

@@ -71,7 +71,7 @@ def known_version(connection: sqlite3.Connection, path: Path) -> int:
     if version > len(MIGRATIONS):
         raise LedgerTooNew(
             f"the ledger {path} has version {version}; this microwallet knows {len(MIGRATIONS)}",
-            hint="upgrade microwallet, then start this again: pip install --upgrade microwallet",
+            hint="upgrade microwallet to the one that has migrated it, then start this again",
         )
     return version
 
