@@ -24,6 +24,7 @@ Texts = list[str] | None
 
 
 def fetch(
+    context: typer.Context,
     first: Annotated[
         str,
         typer.Argument(metavar="METHOD|URL", help="A method may come first: else GET, or POST with data."),
@@ -79,6 +80,7 @@ def fetch(
 
     The body goes to stdout as it comes, everything else to stderr.
     """
+    from microwallet.cli.fetch_again import repeats
     from microwallet.cli.fetch_flags import FetchFlags
     from microwallet.cli.fetch_request import wanted
     from microwallet.cli.fetch_run import run
@@ -102,6 +104,7 @@ def fetch(
             yes=yes,
             dry_run=dry_run,
             json=json,
+            repeats=repeats(context),
         ),
         network=network,
         account=account,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from microwallet.errors import UsageError
@@ -29,6 +30,8 @@ class FetchFlags:
     yes: bool
     dry_run: bool
     json: bool
+    repeats: Callable[[str], str]
+    """The command that repeats it under a key."""
 
     @property
     def seconds(self) -> float:

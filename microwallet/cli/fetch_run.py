@@ -12,9 +12,18 @@ from microwallet.cli.fetch_client import fetch_client, proxy_of
 from microwallet.cli.fetch_dry_run import show_dry_run
 from microwallet.cli.fetch_flags import FetchFlags
 from microwallet.cli.fetch_request import Wanted
-from microwallet.cli.fetch_view import answer_document, head, output, payments_of, say_payment
+from microwallet.cli.fetch_view import (
+    NotWritten,
+    answer_document,
+    head,
+    is_metered,
+    output,
+    payments_of,
+    say_payment,
+    to_stdout,
+)
 from microwallet.cli.result import print_json, success_envelope
-from microwallet.errors import HttpStatus, Interrupted, MicrowalletError
+from microwallet.errors import HttpStatus, Interrupted, MicrowalletError, OutcomeUnknown
 
 if TYPE_CHECKING:
     import httpx
@@ -49,6 +58,7 @@ class _Fetch:
         self._wallet = wallet
         self._body = bytearray()
         self._last = b""
+        self._said = 0
 
     def run(self, client: httpx.Client, request: httpx.Request) -> None:
         """Send it and show what comes."""
@@ -66,20 +76,21 @@ class _Fetch:
         client.event_hooks = {"response": [keep]}
         try:
             response = client.send(request, stream=True)
-            self._show(response)
+            try:
+                self._show(response)
+                response.close()
+                self._end(response)
+            except NotWritten as error:
+                raise self._unwritten(error, response) from error
         except httpx.HTTPError as error:
             raise self._with_data(unread(request, error), response) from error
         except MicrowalletError as error:
             raise self._with_data(error, response) from error.__cause__
-        except BrokenPipeError as error:
-            gone = MicrowalletError("what reads the output has gone away")
-            raise self._with_data(gone, response) from error
         except KeyboardInterrupt:
             raise self._with_data(Interrupted("interrupted"), response) from None
         finally:
             if response is not None:
                 response.close()
-        self._end(response)
 
     def _show(self, response: httpx.Response) -> None:
         flags = self._flags
@@ -105,17 +116,24 @@ class _Fetch:
         self._end_line()
         flags = self._flags
         if flags.dry_run:
-            show_dry_run(response, self._wallet.network.name, self._write, as_json=flags.json)
+            with to_stdout():
+                show_dry_run(response, self._wallet.network.name, self._write, as_json=flags.json)
             return
-        for payment in payments_of(response):
-            say_payment(payment)
+        self._say_payments(response)
         if (response.request.method, response.status_code) == ("HEAD", 402) and not flags.no_pay:
             Stderr().say("a HEAD is not paid for: a GET is")
         data = self._data(response)
         if flags.fail and response.status_code >= 400:
             raise HttpStatus(f"{response.url} answered {response.status_code}", data=data)
         if flags.json:
-            print_json(success_envelope(data))
+            with to_stdout():
+                print_json(success_envelope(data))
+
+    def _say_payments(self, response: httpx.Response) -> None:
+        """On stderr, once."""
+        for payment in payments_of(response)[self._said :]:
+            say_payment(payment)
+            self._said += 1
 
     def _data(self, response: httpx.Response) -> dict[str, Any]:
         payments = payments_of(response)
@@ -123,12 +141,28 @@ class _Fetch:
             "payment": payments[-1].document() if payments else None
         }
 
+    def _unwritten(self, error: NotWritten, response: httpx.Response) -> MicrowalletError:
+        """What was received has no place to go to: what was paid for can be had again."""
+        response.close()
+        payments, cannot = payments_of(response), f"the answer could not be written ({error.reason})"
+        if error.has_no_reader and (not payments or is_metered(response)):
+            failed = MicrowalletError("what reads the output has gone away")
+        elif not payments:
+            failed = MicrowalletError(cannot)
+        elif is_metered(response):
+            hint = f"microwallet channel show {payments[-1].channel.name}"
+            failed = OutcomeUnknown(f"it was paid, {cannot}", hint=hint)
+        else:
+            key = self._flags.idempotency_key or payments[0].idempotency_key
+            failed = OutcomeUnknown(f"it was paid, {cannot}", hint=self._flags.repeats(key))
+        failed.streamed = error.is_stdout and self._flags.json
+        return failed
+
     def _with_data(self, error: MicrowalletError, response: httpx.Response | None) -> MicrowalletError:
         """The error, with what was received and paid until then."""
         self._end_line()
         if response is not None:
             response.close()
-            for payment in payments_of(response):
-                say_payment(payment)
+            self._say_payments(response)
             error.data = self._data(response)
         return error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,9 +23,22 @@ if TYPE_CHECKING:
 _SECRET = frozenset({"authorization", "proxy-authorization", "cookie"})
 
 
+class NotWritten(Exception):
+    """A file or stdout does not take what was received; `reason` is what the system says."""
+
+    def __init__(self, error: OSError, *, is_stdout: bool = False) -> None:
+        super().__init__(str(error))
+        self.reason = error.strerror or str(error)
+        self.has_no_reader = isinstance(error, BrokenPipeError)
+        self.is_stdout = is_stdout
+
+
 @contextmanager
 def output(path: str | None) -> Iterator[Callable[[bytes], None]]:
-    """Writes what is received to a file or to stdout at once; UsageError where that cannot be."""
+    """Writes what is received to a file, a device or a pipe, or to stdout, at once, else raises NotWritten.
+
+    UsageError where the file cannot be opened.
+    """
     if path in (None, "-"):
         yield _to_stdout
         return
@@ -34,22 +49,38 @@ def output(path: str | None) -> Iterator[Callable[[bytes], None]]:
         raise UsageError(
             f"{target} cannot be written: {error.strerror}", hint=f"ls -ld {target.parent}"
         ) from error
-    is_old = True
+    is_old = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
 
     def write(chunk: bytes) -> None:
         nonlocal is_old
-        if is_old:  # what was there before stays until something has come
-            file.truncate(0)
-            is_old = False
-        file.write(chunk)
+        try:
+            if is_old:  # what was there before stays until something has come
+                file.truncate(0)
+                is_old = False
+            left = memoryview(chunk)
+            while left:
+                left = left[file.write(left) :]
+        except OSError as error:
+            raise NotWritten(error) from error
 
     with file:
         yield write
 
 
+@contextmanager
+def to_stdout() -> Iterator[None]:
+    """Something is written to stdout; NotWritten if it cannot be, and nothing more is then."""
+    try:
+        yield
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise NotWritten(error, is_stdout=True) from error
+
+
 def _to_stdout(chunk: bytes) -> None:
-    sys.stdout.buffer.write(chunk)
-    sys.stdout.buffer.flush()
+    with to_stdout():
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
 
 
 def head(response: httpx.Response) -> bytes:
@@ -101,6 +132,11 @@ def payments_of(response: httpx.Response) -> list[BookedPayment]:
     found = [one.extensions.get("payment") for one in (*response.history, response)]
     settled = [getattr(one, "payment", one) for one in found]
     return [one for one in settled if one is not None]
+
+
+def is_metered(response: httpx.Response) -> bool:
+    """Whether it was paid for while it ran: it is not had again."""
+    return hasattr(response.extensions.get("payment"), "payment")
 
 
 def say_payment(payment: BookedPayment) -> None:

@@ -1,0 +1,100 @@
+"""Where an answer goes that was paid for: files, devices, pipes, and what takes none of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from http402.payee_double import PAID_BODY, STREAM
+
+FULL = Path("/dev/full")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is full")
+
+
+def test_the_body_goes_to_devices_and_pipes(alice, payee, fetch, tmp_path):
+    """-o takes what is no file of its own: it is written to, never cut."""
+    fetch()
+    assert alice.run("fetch", payee.url + "/", "-o", "/dev/null").exit_code == 0
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_bytes)
+        assert alice.run("fetch", payee.url + "/", "-o", pipe).exit_code == 0
+        assert read.result(timeout=10) == PAID_BODY
+
+
+def into_full(home, *words):
+    """What a command says whose stdout is full."""
+    with FULL.open("wb") as full:
+        process = home.start(*words, stdout=full, stderr=subprocess.PIPE)
+        with process.stderr as stderr:
+            said = stderr.read().decode()
+        return process.wait(timeout=20), said.splitlines()
+
+
+@needs_full
+@pytest.mark.parametrize("to", ["stdout", "file", "json"])
+def test_a_paid_answer_that_cannot_be_written(alice, payee, fetch, to):
+    """Exit 5, what was paid, and the command that has the answer again and pays nothing."""
+    fetch()
+    flags = {"stdout": [], "file": ["-o", str(FULL)], "json": ["--json"]}[to]
+    code, said = into_full(alice, "fetch", payee.url + "/", "-H", "X-Of: ours", *flags)
+    cannot = "it was paid, the answer could not be written (No space left on device)"
+    assert code == 5
+    assert said[0].startswith("idempotency key: fetch-")
+    key = said[0].rpartition(" ")[2]
+    assert said[1].startswith("paid 0.001 USDC to ")
+    if to == "json":
+        error = json.loads(said[2])["error"]
+        assert len(said) == 3
+        assert (error["code"], error["message"]) == ("outcome-unknown", cannot)
+        hint = error["hint"]
+    else:
+        assert said[2] == f"error: {cannot}"
+        hint = said[3].removeprefix("hint: ")
+    again = ["microwallet", "fetch", payee.url + "/", "-H", "X-Of: ours", *flags]
+    assert shlex.split(hint) == [*again, "--idempotency-key", key]
+    if to == "stdout":
+        assert alice.run(*shlex.split(hint)[1:]).succeeded().stdout == PAID_BODY.decode()
+        assert payee.highest() == 2_000
+
+
+@needs_full
+def test_a_free_answer_that_cannot_be_written(alice, payee):
+    """Exit 1, as nothing was paid."""
+    payee.before = lambda handler, _: handler.answer(200, {}, b"free") or True
+    free = into_full(alice, "fetch", payee.url + "/")
+    assert free == (1, ["error: the answer could not be written (No space left on device)"])
+    code, said = into_full(alice, "fetch", payee.url + "/", "--dry-run", "--json")
+    assert (code, json.loads(said[0])["error"]["exitCode"]) == (1, 1)
+
+
+@needs_full
+def test_a_stream_that_cannot_be_written(alice, payee, fetch):
+    """It cannot be had again under its key: the channel shows what became of it."""
+    fetch()
+    payee.unit_type = "event"
+    code, said = into_full(alice, "fetch", payee.url + STREAM)
+    assert code == 5
+    assert said[-2].startswith("error: it was paid, ")
+    assert said[-1].startswith("hint: microwallet channel show ")
+
+
+def test_a_paid_answer_into_a_pipe_that_closes(alice, payee, fetch):
+    """Where nobody reads the whole answer it says the same: what was paid, and how to have it again."""
+    fetch()
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = alice.start("fetch", payee.url + "/", stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    with process.stderr as stderr:
+        said = stderr.read().decode().splitlines()
+    assert process.wait(timeout=20) == 5
+    assert said[1].startswith("paid 0.001 USDC to ")
+    assert said[2] == "error: it was paid, the answer could not be written (Broken pipe)"
+    assert said[3].startswith(f"hint: microwallet fetch {payee.url}/ --idempotency-key fetch-")
