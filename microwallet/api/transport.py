@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 class PayingTransport(httpx.BaseTransport):
     """Sends requests through another transport, and pays where the server answers 402.
 
-    Each hop of a redirect is a decision of its own, and no credential ever goes on to another origin.
-    `payment_of(response)` tells what a request cost. A request's body is read into memory. An extension
+    Each hop of a redirect is a decision of its own, and no credential ever goes on to another origin; hops
+    share the limit and the idempotency key of the request that led to them. `payment_of(response)` tells
+    what a request cost. A request's body is read into memory. An extension
     `idempotency_key` of a request makes it pay at most once, however often it is repeated. Threads may
     share it.
     """
@@ -47,7 +48,8 @@ class PayingTransport(httpx.BaseTransport):
         HTTP/2 give another one: a server may take one request at a time on a connection, and httpx would wait
         for the end of the stream.
 
-        `max_amount`: the most one request may cost, a metered stream included; else the setting `max-amount`.
+        `max_amount`: the most one request may cost, a metered stream or redirects included; else the setting
+        `max-amount`.
         `max_deposit`: the most that may be deposited for one payee; without it no channel is opened or topped
         up, and payments come from open channels alone. `payee`: the only one to be paid; else it is for each
         origin the one that was paid first. Raises UsageError for an amount that is none.

@@ -42,7 +42,7 @@ def run(wanted: Wanted, flags: FetchFlags, **opened: str | None) -> None:
         proxy = flags.proxy or proxy_of(wanted.url)
         client = stack.enter_context(fetch_client(wallet, wanted, flags, proxy))
         key = flags.idempotency_key
-        extensions: dict[str, Any] = {"risen": {}}
+        extensions: dict[str, Any] = {"repeats": flags.repeats}
         if proxy is not None:
             extensions["proxy"] = redacted(proxy)
         if key is not None:
@@ -136,9 +136,10 @@ class _Fetch:
             self._said += 1
 
     def _data(self, response: httpx.Response) -> dict[str, Any]:
-        payments = payments_of(response)
+        payments = [payment.document() for payment in payments_of(response)]
         return answer_document(response, bytes(self._body)) | {
-            "payment": payments[-1].document() if payments else None
+            "payment": payments[-1] if payments else None,
+            "payments": payments,
         }
 
     def _unwritten(self, error: NotWritten, response: httpx.Response) -> MicrowalletError:
@@ -153,8 +154,8 @@ class _Fetch:
             hint = f"microwallet channel show {payments[-1].channel.name}"
             failed = OutcomeUnknown(f"it was paid, {cannot}", hint=hint)
         else:
-            key = self._flags.idempotency_key or payments[0].idempotency_key
-            failed = OutcomeUnknown(f"it was paid, {cannot}", hint=self._flags.repeats(key))
+            hint = self._flags.repeats(payments[-1].idempotency_key)
+            failed = OutcomeUnknown(f"it was paid, {cannot}", hint=hint)
         failed.streamed = error.is_stdout and self._flags.json
         return failed
 

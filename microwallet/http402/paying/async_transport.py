@@ -18,7 +18,6 @@ from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.leaving import reset_async
 from microwallet.http402.paying.messages import (
     answer_of,
-    asked_by,
     cut_off,
     may_be_problem,
     no_answer,
@@ -27,6 +26,7 @@ from microwallet.http402.paying.messages import (
     with_body,
 )
 from microwallet.http402.paying.metering import MeteredStream
+from microwallet.http402.paying.redirects import Hop
 from microwallet.http402.wire.problems import PROBLEM_LIMIT
 
 Value = TypeVar("Value")
@@ -56,9 +56,11 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
         """Send, pay, send again."""
         await request.aread()
         exchange = AsyncExchange(self._inner, request, self._books)
-        handshake = Handshake(self._opened, asked_by(request))
+        hop = Hop.of(request)
+        handshake = Handshake(lambda: hop.within(self._opened()), hop.asked)
         try:
-            outcome = await exchange.drive(handshake.run())
+            with hop.counted():
+                outcome = await exchange.drive(handshake.run())
         except BaseException:
             await exchange.close()
             await self._books.do(handshake.close)
@@ -71,6 +73,7 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
             )
         else:
             await self._books.do(handshake.close)
+        hop.outcome = outcome
         return told_by(response, outcome)
 
     async def aclose(self) -> None:

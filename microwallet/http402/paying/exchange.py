@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import shlex
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -14,6 +15,9 @@ from microwallet.http402.wire.problems import ToldProblem
 Result = TypeVar("Result")
 Steps = Generator["Sending", "ServerAnswer", Result]
 """Yields what to send, is sent the answer; NotSent or NoAnswer is thrown in where there is none."""
+
+_KEPT = 90
+"""Characters of a key that are kept in those of redirects: 128 are the most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +30,36 @@ class Asked:
     body: bytes = b""
     idempotency_key: str | None = None
     """The user's; None for a new one."""
+    new_key: str = field(default_factory=lambda: f"fetch-{secrets.token_hex(12)}")
+    hop: int = 0
+    """How many redirects led to it."""
+    repeats: Callable[[str], str] | None = None
+    """The program's own command that makes the whole request again under a key."""
     is_stream: bool = False
     """Whether server-sent events are asked for."""
     risen: dict[ChannelId, int] = field(default_factory=dict)
-    """By how much each channel's `authorized` rose for it; redirects that share one have one limit."""
+    """By how much each channel's `authorized` rose for it."""
+
+    @property
+    def key(self) -> str:
+        """What the user names to have it again, and the requests that led to it."""
+        return self.idempotency_key or self.new_key
+
+    @property
+    def own_key(self) -> str:
+        """Of this request alone: each redirect has another, the same whenever the first one is repeated."""
+        if not self.hop:
+            return self.key
+        digest = hashlib.sha256(self.key.encode()).hexdigest()
+        return f"{self.key[:_KEPT]}-redirect-{self.hop}-{digest[:16]}"
+
+    @property
+    def again(self) -> str:
+        """The command that goes on with it."""
+        if self.repeats is not None:
+            return self.repeats(self.key)
+        comment = "  # with the same data" if self.body else ""
+        return f"microwallet fetch {self.words} --idempotency-key {shlex.quote(self.own_key)}{comment}"
 
     @property
     def words(self) -> str:

@@ -193,7 +193,7 @@ class Handshake:
         else:
             field = signer.open(challenge, amount, held.open_hash)
         if self.spending.is_new_key and not self._has_told_key:
-            self.client.reporter.say(f"idempotency key: {self.spending.request.idempotency_key}")
+            self.client.reporter.say(f"idempotency key: {self.asked.key}")
             self._has_told_key = True
         try:
             return (yield Sending(authorization=field, idempotency_key=self.spending.request.idempotency_key))

@@ -25,8 +25,8 @@ IDEMPOTENCY_KEY = "idempotency_key"
 """Extension of a request: the key under which it is paid at most once."""
 PROXY = "proxy"
 """Extension of a request: the proxy that it goes through, as it may be shown."""
-RISEN = "risen"
-"""Extension of a request: an empty dictionary where its redirects are to cost no more together than one."""
+REPEATS = "repeats"
+"""Extension of a request: what tells for a key the command that makes it again."""
 
 _NUMBERS = re.compile(r"^\[(?:Errno|SSL)[^\]]*\] | \(_ssl\.c:\d+\)$")
 _NEVER_LEFT = (
@@ -48,7 +48,7 @@ def asked_by(request: httpx.Request) -> Asked:
         body=request.content,
         idempotency_key=request.extensions.get(IDEMPOTENCY_KEY),
         is_stream=EVENT_STREAM in request.headers.get("accept", ""),
-        risen=request.extensions.get(RISEN, {}),
+        repeats=request.extensions.get(REPEATS),
     )
 
 

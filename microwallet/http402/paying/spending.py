@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -59,7 +57,7 @@ class Spending:
         self.origin = Origin.of(asked.url)
         self.is_new_key = asked.idempotency_key is None
         self.request = HttpRequest(
-            idempotency_key=asked.idempotency_key or "fetch-" + secrets.token_hex(12),
+            idempotency_key=asked.own_key,
             method=asked.method,
             url=asked.url,
             fingerprint=asked.fingerprint,
@@ -278,7 +276,7 @@ class Spending:
             amount=cost,
             is_most=is_by_use and not books.is_counted(told),
             cumulative_amount=purchases[-1].cumulative_amount,
-            idempotency_key=self.request.idempotency_key,
+            idempotency_key=self.asked.key,
             receipt=told.document,
             receipt_problems=problems,
             deposited=held.deposited,
@@ -333,10 +331,7 @@ class Spending:
 
     def again(self) -> str:
         """The command that goes on with this purchase."""
-        key = shlex.quote(self.request.idempotency_key)
-        return f"microwallet fetch {self.asked.words} --idempotency-key {key}" + (
-            "  (with the same data)" if self.asked.body else ""
-        )
+        return self.asked.again
 
     def _pin(self, choice: Choice) -> None:
         """From the first payment on, this origin is paid to this payee alone."""

@@ -15,7 +15,6 @@ from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.leaving import reset
 from microwallet.http402.paying.messages import (
     answer_of,
-    asked_by,
     cut_off,
     may_be_problem,
     no_answer,
@@ -24,6 +23,7 @@ from microwallet.http402.paying.messages import (
     with_body,
 )
 from microwallet.http402.paying.metering import MeteredStream
+from microwallet.http402.paying.redirects import Hop
 from microwallet.http402.wire.problems import PROBLEM_LIMIT
 
 
@@ -55,9 +55,11 @@ class PayingTransport(httpx.BaseTransport):
         """Send, pay, send again."""
         request.read()
         exchange = Exchange(self._inner, request)
-        handshake = Handshake(self._open_client, asked_by(request))
+        hop = Hop.of(request)
+        handshake = Handshake(lambda: hop.within(self._open_client()), hop.asked)
         try:
-            outcome = exchange.drive(handshake.run())
+            with hop.counted():
+                outcome = exchange.drive(handshake.run())
         except BaseException:
             exchange.close()
             handshake.close()
@@ -68,6 +70,7 @@ class PayingTransport(httpx.BaseTransport):
             response.stream = _PaidStream(outcome, response, Exchange(self._beside, request))
         else:
             handshake.close()
+        hop.outcome = outcome
         return told_by(response, outcome)
 
     def close(self) -> None:

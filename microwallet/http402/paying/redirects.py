@@ -1,0 +1,86 @@
+"""A request and the redirects that lead on from it: one idempotency key, and one limit for all together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import takewhile
+
+import httpx
+
+from microwallet.domain.money import Amount, Asset
+from microwallet.errors import AboveLimit
+from microwallet.http402.paying.client import PayingClient
+from microwallet.http402.paying.exchange import Asked
+from microwallet.http402.paying.messages import asked_by
+from microwallet.http402.paying.metering import MeteredStream
+from microwallet.http402.paying.receipts import BookedPayment
+
+_HOPS = "hops"
+"""Extension of a request: those before it and itself. httpx hands the extensions on to a redirect."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Hop:
+    """One request of those, and what became of it. The same request again is the same hop."""
+
+    request: httpx.Request
+    asked: Asked
+    before: Sequence[Hop]
+    outcome: object = None
+    """A BookedPayment, or a MeteredStream whose payment is known before the next hop."""
+
+    @classmethod
+    def of(cls, request: httpx.Request) -> Hop:
+        """The next hop; the body of the request must have been read."""
+        hops: list[Hop] = request.extensions.setdefault(_HOPS, [])
+        before = tuple(takewhile(lambda hop: hop.request is not request, hops))
+        asked = asked_by(request)
+        if before:
+            first = before[0].asked
+            is_told = any(hop.payment is not None for hop in before)
+            key = first.key if is_told else first.idempotency_key
+            asked = replace(asked, idempotency_key=key, new_key=first.new_key, hop=len(before))
+        hops[:] = [*before, cls(request=request, asked=asked, before=before)]
+        return hops[-1]
+
+    @property
+    def payment(self) -> BookedPayment | None:
+        """What was paid for it."""
+        outcome = self.outcome.payment if isinstance(self.outcome, MeteredStream) else self.outcome
+        return outcome if isinstance(outcome, BookedPayment) else None
+
+    def within(self, client: PayingClient) -> PayingClient:
+        """The client, with what the hops before it have left of its limit."""
+        taken, most = self._taken(), client.limits.max_amounts
+        if not taken:
+            return client
+        left = {
+            token: max(0, amount - sum(taken[asset] for asset in taken if asset.token == token))
+            for token, amount in most.items()
+        }
+        return replace(client, limits=replace(client.limits, max_amounts=left))
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """While it is paid for: an AboveLimit says what the hops before it have taken."""
+        try:
+            yield
+        except AboveLimit as error:
+            if not (taken := self._taken()):
+                raise
+            told = " and ".join(str(Amount(base_units, asset)) for asset, base_units in taken.items())
+            raise AboveLimit(
+                f"{error.message}; what led to it has taken {told} of the limit",
+                hint="--max-amount AMOUNT  (for all redirects together)",
+            ) from error
+
+    def _taken(self) -> Counter[Asset]:
+        """Base units that the hops before it cost, or that were signed for them."""
+        taken: Counter[Asset] = Counter()
+        for hop in self.before:
+            if (payment := hop.payment) is not None:
+                taken[payment.channel.asset] += max(payment.amount, sum(hop.asked.risen.values()))
+        return taken

@@ -1,0 +1,153 @@
+"""Redirects that have a price, or lead to one: a key for all of them, one limit, and each payment told."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+from http402.payee_double import PAID_BODY
+
+import microwallet
+
+TARGET = "/target"
+
+
+@pytest.fixture
+def leads_to(payee):
+    """Makes the first page send on to a path, paid as everything or free."""
+
+    def lead(*, free):
+        def before(handler, action):
+            if handler.path != "/" or (action is None and not free):
+                return False
+            if free:
+                handler.answer(302, {"Location": payee.url + TARGET}, b"")
+                return True
+
+            def answer(status, headers, body):
+                del handler.answer
+                status = 302 if status == 200 else status
+                handler.answer(status, {**headers, "Location": payee.url + TARGET}, body)
+
+            handler.answer = answer
+            return False
+
+        payee.before = before
+
+    return lead
+
+
+@pytest.mark.parametrize("key", ["rk", "k" * 128])
+def test_a_key_buys_every_hop_once(fetch, payee, books, leads_to, key):
+    """The whole command again repeats the answer of each hop, and pays nothing new."""
+    leads_to(free=False)
+    words = ("--follow", "--idempotency-key", key)
+    first, again = fetch(*words).data, fetch(*words).data
+    assert (first["status"], first["body"]) == (200, PAID_BODY.decode())
+    assert (again["status"], again["body"]) == (200, PAID_BODY.decode())
+    assert [one["paidBefore"] for one in first["payments"]] == [False, False]
+    assert [one["paidBefore"] for one in again["payments"]] == [True, True]
+    assert {one["idempotencyKey"] for one in [*first["payments"], *again["payments"]]} == {key}
+    assert payee.highest() == 2_000
+    assert [one[1:] for one in books()[1]] == [(1000, 1000, "paid"), (2000, 1000, "paid")]
+
+
+def test_a_key_buys_the_target_of_a_free_redirect_once(fetch, payee, leads_to):
+    """A redirect that costs nothing does not take the key's purchase for its own."""
+    leads_to(free=True)
+    words = ("--follow", "--idempotency-key", "rk")
+    assert fetch(*words).data["body"] == PAID_BODY.decode()
+    again = fetch(*words)
+    assert (again.data["body"], again.data["payment"]["paidBefore"]) == (PAID_BODY.decode(), True)
+    assert payee.highest() == 1_000
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_the_key_that_was_made_repeats_every_hop(fetch, payee, leads_to, free):
+    """Without a key of the user's one is made for all hops, and named once."""
+    leads_to(free=free)
+    first = fetch("--follow")
+    [said] = [line for line in first.stderr.splitlines() if line.startswith("idempotency key: ")]
+    paid = payee.highest()
+    again = fetch("--follow", "--idempotency-key", said.removeprefix("idempotency key: "))
+    assert (again.data["body"], payee.highest()) == (PAID_BODY.decode(), paid)
+
+
+def test_every_payment_is_told(fetch, leads_to, payee):
+    """`payment` is that of the answer, `payments` has all in order; stderr has a line for each."""
+    leads_to(free=False)
+    done = fetch("--follow")
+    assert [one["cumulativeAmount"] for one in done.data["payments"]] == ["1000", "2000"]
+    assert done.data["payment"] == done.data["payments"][-1]
+    assert done.stderr.count("paid 0.001 USDC to ") == 2
+    payee.before = lambda handler, _: handler.answer(200, {}, b"") or True
+    free = fetch().data
+    assert (free["payment"], free["payments"]) == (None, [])
+
+
+def test_a_lost_answer_of_a_target_is_had_by_the_whole_command(fetch, alice, payee, leads_to):
+    """The hint repeats the request from its start, under the one key."""
+    leads_to(free=False)
+    leading = payee.before
+
+    def hang_up(handler, action):
+        if handler.path == TARGET and action is not None:
+            handler.close_connection = True
+            return True
+        return leading(handler, action)
+
+    payee.before = hang_up
+    lost = fetch("--follow", "--idempotency-key", "rk")
+    assert lost.exit_code == 5
+    assert lost.error["hint"] == f"microwallet fetch {payee.url}/ -L --yes --json --idempotency-key rk"
+    payee.before = leading
+    assert alice.run(*lost.error["hint"].split()[1:]).data["body"] == PAID_BODY.decode()
+    assert payee.highest() == 2_000
+
+
+def test_all_hops_together_keep_to_the_limit(fetch, payee, books, leads_to):
+    """What they cost counts, also where it was signed before for something else and needs no more."""
+    payee.status = 503
+    fetch(path="/one")
+    payee.price = 4_000
+    fetch(path="/two")  # 0.004 USDC are signed now, and nothing is spent
+    payee.status, payee.price = 200, 1_000
+    leads_to(free=False)
+    refused = fetch("--follow", "--max-amount", "0.0015 USDC")
+    assert (refused.exit_code, refused.error["code"]) == (4, "above-limit")
+    assert "what led to it has taken 0.001 USDC of the limit" in refused.error["message"]
+    assert [one["amount"] for one in refused.json["data"]["payments"]] == ["1000"]
+    assert books()[0][0].spent == 1_000
+    assert fetch("--follow", "--max-amount", "0.002 USDC").data["status"] == 200
+    assert payee.highest() == 4_000
+
+
+def test_programs_follow_with_one_key_and_one_limit(alice, payee, leads_to, monkeypatch):
+    """As on the command line: a key is for the request and its redirects, and so is `max_amount`."""
+    leads_to(free=False)
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+    rpc_url, password_file = alice.settings["MICROWALLET_RPC_URL"], alice.password_file
+    with microwallet.Wallet.open(alice.path, rpc_url=rpc_url, password_file=password_file) as wallet:
+        options = {"max_deposit": "1 USDC", "follow_redirects": True, "idempotency_key": "rk"}
+        for before in (False, True):
+            answer = wallet.request("GET", payee.url + "/", **options)
+            paid = [microwallet.payment_of(one) for one in (*answer.history, answer)]
+            assert [one.paid_before for one in paid] == [before, before]
+        assert payee.highest() == 2_000
+        with pytest.raises(microwallet.AboveLimit):
+            wallet.request("GET", payee.url + "/", max_amount="0.0015 USDC", follow_redirects=True)
+        paying = microwallet.PayingTransport(wallet=wallet)
+        with httpx.Client(transport=paying, follow_redirects=True) as client:
+            request = client.build_request("GET", payee.url + "/", extensions={"idempotency_key": "again"})
+            assert [client.send(request).content for _ in range(2)] == [PAID_BODY] * 2
+        assert payee.highest() == 5_000
+
+        async def follow():
+            paying = microwallet.AsyncPayingTransport(wallet=wallet, max_amount="0.002 USDC")
+            async with httpx.AsyncClient(transport=paying, follow_redirects=True) as client:
+                await client.get(payee.url + "/", extensions={"idempotency_key": "more"})
+                return await client.get(payee.url + "/", extensions={"idempotency_key": "more"})
+
+        assert asyncio.run(follow()).content == PAID_BODY
+    assert payee.highest() == 7_000
