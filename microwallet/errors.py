@@ -85,6 +85,9 @@ class AmbiguousReference(UsageError):
 
 class IdempotencyMismatch(UsageError):
     code = "idempotency-mismatch"
+    default_hint: ClassVar[str | None] = (
+        "the same command as before goes on with that one; another key, or none, pays again"
+    )
 
 
 class ConfirmationRequired(UsageError):

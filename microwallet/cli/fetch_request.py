@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mimetypes
 import shlex
 from collections.abc import Sequence
@@ -40,6 +41,8 @@ class Wanted:
         own = {name.lower() for name, _ in self.headers}
         if self.content is not None and "content-type" not in own:
             headers.append(("Content-Type", _FORM))
+        elif self.files and "content-type" not in own:
+            headers.append(("Content-Type", f"multipart/form-data; boundary={self._boundary()}"))
         shown = [pair for pair in headers if pair[0].lower() not in own] + list(self.headers)
         try:
             return client.build_request(
@@ -52,6 +55,10 @@ class Wanted:
             )
         except (httpx.InvalidURL, ValueError, TypeError) as error:
             raise UsageError(f"the request cannot be made: {error}") from error
+
+    def _boundary(self) -> str:
+        """Between the parts of a form: the same for the same form, which is then the same request."""
+        return hashlib.sha256(repr(self.files).encode()).hexdigest()[:32]
 
 
 def wanted(words: Sequence[str], headers: Sequence[str], data: Sequence[str], form: Sequence[str]) -> Wanted:

@@ -251,7 +251,6 @@ def _of_request(connection: sqlite3.Connection, request: HttpRequest) -> list[Pu
         raise IdempotencyMismatch(
             f"the idempotency key {request.idempotency_key!r} was used for another request:"
             f" {found[0].method} {found[0].url}, perhaps with another body; nothing was signed",
-            hint="take another key, or none",
         )
     return found
 

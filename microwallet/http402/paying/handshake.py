@@ -233,7 +233,6 @@ class Handshake:
             key = self.spending.request.idempotency_key
             raise IdempotencyMismatch(
                 f"{self.origin} knows the idempotency key {key!r} from another request; nothing was bought",
-                hint="take another key, or none",
             )
         if kind in _NOTHING_BOUGHT and self._first("renew"):
             return replace(held, choice=(yield from self.renewed(held, answer)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import threading
@@ -46,6 +47,33 @@ def test_no_answer_and_the_same_key_again(fetch, payee, books):
 
 
 @pytest.mark.parametrize(
+    ("words", "comment"),
+    [
+        (["-H", "X-Of: it's ours", "-i", "-f"], ""),
+        (["PUT", "-d", "a b", "-d", "@data", "--max-amount", "0.002 USDC", "--timeout", "20"], ""),
+        (["-F", "name=value", "-F", "file=@data", "-o", "answer"], ""),
+        (["-d", "-"], "  # with the same data on stdin"),
+        (["-F", "file=@-"], "  # with the same data on stdin"),
+    ],
+)
+def test_the_hint_after_a_lost_answer_is_the_whole_command(fetch, alice, payee, words, comment):
+    """Pasted into a shell it makes the same request, and pays nothing new; what came on stdin is named."""
+    (alice.path.parent / "data").write_bytes(b"of a file")
+    payee.before = hang_up
+    method = [word for word in words[:1] if word == "PUT"]
+    unknown = fetch(*words, "--idempotency-key", "order 7", input="from stdin")
+    assert unknown.exit_code == 5
+    hint = unknown.error["hint"]
+    assert hint.endswith(f" --idempotency-key 'order 7'{comment}")
+    again = shlex.split(hint, comments=True)
+    assert again[: 2 + len(method)] == ["microwallet", "fetch", *method]
+    assert set(words) < set(again)
+    payee.before = lambda _handler, _action: False
+    alice.run(*again[1:], input="from stdin").succeeded()
+    assert payee.highest() == 1_000
+
+
+@pytest.mark.parametrize(
     ("arguments", "path"), [(["POST"], "/"), ([], "/other"), (["-d", "x"], "/"), (["GET", "-F", "a=b"], "/")]
 )
 def test_same_key_other_request(fetch, payee, arguments, path):
@@ -54,6 +82,7 @@ def test_same_key_other_request(fetch, payee, arguments, path):
     seen = len(payee.seen)
     refused = fetch(*arguments, "--idempotency-key", "k", path=path)
     assert (refused.exit_code, refused.error["code"]) == (2, "idempotency-mismatch")
+    assert refused.error["hint"].endswith("another key, or none, pays again")
     assert len(payee.seen) == seen
 
 
