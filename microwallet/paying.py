@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import Address
-from microwallet.domain.money import Amount, unit_of
+from microwallet.domain.money import Amount, check_amount, unit_of
 from microwallet.errors import NetworkError, PaymentRefused, UnknownReference, UsageError
 from microwallet.escrow.networks import known_networks
 from microwallet.escrow.tokens import known_assets
@@ -99,8 +99,10 @@ def ask_payee(wallet: Wallet, channel: PayerChannel) -> ClosedByPayee | None:
 def amount_of(wallet: Wallet, amount: str | Amount) -> Amount:
     """The amount that a text means on the network in use: its unit, or the default asset.
 
-    Raises what Wallet.resolve_asset and Amount.parse raise; UsageError for an amount of another chain.
+    Raises what Wallet.resolve_asset, check_amount and Amount.parse raise; UsageError for an amount of another
+    chain.
     """
+    amount = check_amount(amount)
     if isinstance(amount, str):
         return Amount.parse(amount, wallet.resolve_asset(unit_of(amount)))
     if amount.asset.chain_id != wallet.network.chain_id:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microwallet.api.pool import open_adapters
-from microwallet.domain.money import Amount
+from microwallet.domain.money import Amount, check_amount
 from microwallet.errors import MicrowalletError
 from microwallet.http402.charging.asgi import Application, Message, Receive, Scope, Send
 
@@ -63,7 +63,7 @@ class PaymentMiddleware:
         self._open_wallet: Callable[[], Wallet] = lambda: open_adapters(
             home, account=account, network=network, rpc_url=rpc_url, password_file=password_file
         )
-        self._settle_above = () if settle_above is None else (str(settle_above),)
+        self._settle_above = () if settle_above is None else (str(check_amount(settle_above)),)
         self._settle_idle = settle_idle
         self._service: _Service | None = None
 

@@ -21,7 +21,7 @@ from microwallet.api.results import (
     capture_result,
     channel_result,
 )
-from microwallet.domain.money import Amount, Asset, format_units
+from microwallet.domain.money import Amount, Asset, check_amount, format_units
 from microwallet.errors import InvalidAmount, UsageError, VoucherRejected
 
 if TYPE_CHECKING:
@@ -351,6 +351,7 @@ class Wallet:
 
 def _text(amount: str | Amount, asset: Asset) -> str:
     """An amount in the asset of a channel, as it would be typed; InvalidAmount for one of another asset."""
+    amount = check_amount(amount)
     if isinstance(amount, str):
         return amount
     if amount.asset != asset:

@@ -91,6 +91,16 @@ class Amount:
         return cls(base_units, asset)
 
 
+def check_amount(given: object) -> str | Amount:
+    """What a program gives for an amount; InvalidAmount for a number: it has no unit, and may be rounded."""
+    if isinstance(given, str | Amount):
+        return given
+    raise InvalidAmount(
+        f"{given!r} is a {type(given).__name__}, not an amount",
+        hint='text with a unit, such as "0.01 USDC", or an Amount',
+    )
+
+
 def unit_of(text: str) -> str | None:
     """The unit named in an amount as typed, or None for a bare number."""
     match = _AMOUNT.fullmatch(text.strip(" "))

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import httpx
 import pytest
@@ -79,6 +80,8 @@ def test_refusals_are_the_errors_of_the_tree(alice, bob, opened):
         for use in (payer.pay, payer.top_up):
             with pytest.raises(InvalidAmount, match="no amount of the channel's USDC"):
                 use(channel, payer.amount("1 ETH"))
+            with pytest.raises(InvalidAmount, match="not an amount"):
+                use(channel, 0.1)
         with pytest.raises(UnknownReference):
             payer.channel("tea")
         with pytest.raises(VoucherRejected) as refused:
@@ -199,6 +202,23 @@ def test_streams_of_threads_have_a_channel_each(alice, payee, opened):
         with client.stream("GET", payee.url + STREAM) as answer:
             answer.read()
         assert len(wallet.channels()) == 2
+
+
+@pytest.mark.parametrize("given", [0.01, 1, Decimal("0.01"), b"1 USDC"])
+def test_a_number_is_no_amount(alice, opened, given):
+    """Everywhere: a UsageError that shows what is one, and nothing is done."""
+    with opened(alice) as wallet:
+        for use in (
+            lambda: wallet.amount(given),
+            lambda: wallet.open_channel(alice.address, given),
+            lambda: wallet.request("GET", "http://127.0.0.1:9", max_amount=given),
+            lambda: microwallet.PayingTransport(wallet=wallet, max_amount=given),
+            lambda: microwallet.AsyncPayingTransport(wallet=wallet, max_deposit=given),
+            lambda: microwallet.PaymentMiddleware(None, routes=[], realm="r", settle_above=given),
+        ):
+            with pytest.raises(microwallet.UsageError, match="not an amount") as refused:
+                use()
+            assert '"0.01 USDC"' in refused.value.hint
 
 
 def test_a_redirect_to_another_origin_is_a_new_decision(alice, payee, chain, opened):
