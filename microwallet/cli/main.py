@@ -105,8 +105,10 @@ def run() -> None:
     code = main(sys.argv[1:])
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        _close_stdout()
+        if code == 0 and not isinstance(error, BrokenPipeError):
+            code = _fail(MicrowalletError(f"the output could not be written: {error.strerror}"), False)
     sys.exit(code)
 
 
@@ -129,9 +131,16 @@ def _fail(error: MicrowalletError, as_json: bool) -> int:
             sys.stderr.write(json.dumps(error_envelope(error)) + "\n")
         else:
             print_error(error, as_json=as_json)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as unwritable:
+        _close_stdout()
+        if as_json and not isinstance(unwritable, BrokenPipeError):
+            print_error(error, as_json=False)
     return error.exit_code
+
+
+def _close_stdout() -> None:
+    """What could not be written is dropped."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

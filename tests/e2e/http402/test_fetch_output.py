@@ -75,6 +75,20 @@ def test_a_free_answer_that_cannot_be_written(alice, payee):
 
 
 @needs_full
+def test_an_error_has_a_place_where_stdout_is_full(home):
+    """A document that cannot be written leaves the error on stderr: one line, no traceback."""
+    for words in (
+        ("network", "list"),
+        ("network", "list", "--json"),
+        ("network", "show", "nowhere", "--json"),
+    ):
+        code, said = into_full(home, *words)
+        assert code in (1, 2)
+        assert said[0].startswith("error: ")
+        assert len(said) == 2
+
+
+@needs_full
 def test_a_stream_that_cannot_be_written(alice, payee, fetch):
     """It cannot be had again under its key: the channel shows what became of it."""
     fetch()
