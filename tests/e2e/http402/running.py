@@ -22,7 +22,7 @@ class Upstream(LocalServer):
     """What stands behind a gateway: it says what it got.
 
     /slow takes as long as `slow` says, /status/503 has that status, /slow/status/503 both, /stream has five
-    events, /large is more than a gateway keeps.
+    events, /large is more than a gateway keeps, /to/here leads to /here.
     """
 
     def __init__(self):
@@ -50,6 +50,9 @@ class _Upstream(Handler):
         if self.path == "/stream":
             events = b"".join(b"data: event %d\n\n" % number for number in range(5))
             self.answer(200, {"content-type": "text/event-stream"}, events)
+            return
+        if self.path.startswith("/to/"):
+            self.answer(302, {"location": self.path.removeprefix("/to")})
             return
         status = self.path.partition("/status/")[2] or 200
         padding = "" if self.path != "/large" else " " * KEPT_LIMIT

@@ -27,6 +27,33 @@ def books(home, kind):
         return sorted((one.channel_id, one.spent, one.authorized) for one in channels)
 
 
+def test_the_same_command_again_pays_for_no_redirect_and_no_form_twice(alice, bob, gateway, tmp_path):
+    """Under its key each hop, and a form with a file, is answered again; both sides' books agree."""
+    alice.run("fetch", gateway + "/", "--deposit", "1 USDC", "--yes").succeeded()
+    file = tmp_path / "file"
+    file.write_bytes(b"--\r\n")
+    moved = ("fetch", gateway + "/to/to/here", "-L", "--idempotency-key", "moved", "--json")
+    form = (
+        "fetch",
+        gateway + "/form",
+        "-F",
+        "a=b",
+        "-F",
+        f"file=@{file}",
+        "--idempotency-key",
+        "f",
+        "--json",
+    )
+    for is_again in (False, True):
+        hops = alice.run(*moved).data
+        assert hops["body"] == "you asked for /here"
+        assert [one["paidBefore"] for one in hops["payments"]] == [is_again] * 3
+        assert alice.run(*form).data["payment"]["paidBefore"] is is_again
+    [(channel, spent, authorized)] = books(alice, "channels")
+    assert spent == 5_000
+    assert books(bob, "vouchers") == [(channel, spent, authorized)]
+
+
 def test_side_by_side_errors_and_close(alice, bob, gateway):
     """Thirty at once, errors between them, one key twice; both sides' books agree, and so does the chain."""
 
