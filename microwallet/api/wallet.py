@@ -246,8 +246,8 @@ class Wallet:
         """Send one HTTP request, and pay if the server wants to be paid; see PayingTransport for the limits.
 
         `payment_of` tells what it cost. For more than one request give a client a PayingTransport. Raises
-        PaymentRefused (AboveLimit, NoPayableChallenge), NetworkError, OutcomeUnknown: with the same
-        `idempotency_key` the call can be repeated and pays once.
+        PaymentRefused (AboveLimit, NoPayableChallenge), NetworkError for the chain and what httpx does for
+        the server, OutcomeUnknown: with the same `idempotency_key` the call can be repeated and pays once.
         """
         import httpx
 

@@ -128,6 +128,13 @@ def unread(request: httpx.Request, error: httpx.HTTPError) -> NetworkError:
     return NetworkError(f"{origin} cannot be read: {_reason(error)}", hint=looking_at(error))
 
 
+def as_httpx(error: NetworkError) -> httpx.TransportError | None:
+    """What httpx raised where a server could not be asked, and nothing was paid; None for another error."""
+    reason = error.__cause__
+    cause = reason.__cause__ if isinstance(reason, NotSent | NoAnswer) else None
+    return cause if isinstance(cause, httpx.TransportError) else None
+
+
 def _reason(error: httpx.HTTPError) -> str:
     """What went wrong with a connection, without the numbers of the libraries below."""
     return _NUMBERS.sub("", str(error)).strip() or type(error).__name__

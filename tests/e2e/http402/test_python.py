@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -324,3 +325,22 @@ def test_a_forked_child_opens_its_own_ledger(alice, bob, opened):
         wallet.pay(channel, "0.001 USDC")
         assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
         assert str(wallet.channel(channel).authorized) == "0.012 USDC"
+
+
+def test_a_server_that_is_not_there(alice, opened):
+    """A program that pays sees what it saw before: httpx's own exceptions."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+
+    async def ask(wallet):
+        async with httpx.AsyncClient(transport=microwallet.AsyncPayingTransport(wallet=wallet)) as client:
+            await client.get(url)
+
+    with opened(alice) as wallet:
+        with (
+            pytest.raises(httpx.ConnectError),
+            httpx.Client(transport=microwallet.PayingTransport(wallet=wallet)) as client,
+        ):
+            client.get(url)
+        with pytest.raises(httpx.ConnectError):
+            asyncio.run(ask(wallet))
