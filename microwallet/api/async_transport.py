@@ -9,7 +9,6 @@ import httpx
 from microwallet.api.pool import WalletPool, open_adapters, pool_of
 from microwallet.api.transport import PayingTerms, check_key
 from microwallet.domain.money import Amount
-from microwallet.errors import NetworkError
 from microwallet.http402.paying import async_transport
 from microwallet.http402.paying.messages import as_httpx
 
@@ -42,12 +41,8 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send, pay, send again; raises what PayingTransport does."""
         check_key(request)
-        try:
+        with as_httpx():
             return await self._paying.handle_async_request(request)
-        except NetworkError as error:
-            if (as_before := as_httpx(error)) is not None:
-                raise as_before from None
-            raise
 
     async def aclose(self) -> None:
         """Close the transports inside, and the wallet if it was opened here."""

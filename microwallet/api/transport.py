@@ -12,7 +12,6 @@ import httpx
 from microwallet.api.pool import WalletPool, open_adapters, pool_of
 from microwallet.api.results import HttpPayment, http_payment_result
 from microwallet.domain.money import Amount
-from microwallet.errors import NetworkError
 from microwallet.http402.paying import transport
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.messages import IDEMPOTENCY_KEY, PAYMENT, as_httpx
@@ -69,12 +68,8 @@ class PayingTransport(httpx.BaseTransport):
             paying = transport.PayingTransport(
                 lambda: lent.enter_context(self._terms.client()), self._inner, beside=self._beside
             )
-            try:
+            with as_httpx():
                 response = paying.handle_request(request)
-            except NetworkError as error:
-                if (as_before := as_httpx(error)) is not None:
-                    raise as_before from None
-                raise
             if isinstance(response.extensions[PAYMENT], MeteredStream):
                 response.stream = _LentStream(response, lent.pop_all())
         return response

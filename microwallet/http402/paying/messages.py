@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -128,11 +130,17 @@ def unread(request: httpx.Request, error: httpx.HTTPError) -> NetworkError:
     return NetworkError(f"{origin} cannot be read: {_reason(error)}", hint=looking_at(error))
 
 
-def as_httpx(error: NetworkError) -> httpx.TransportError | None:
-    """What httpx raised where a server could not be asked, and nothing was paid; None for another error."""
-    reason = error.__cause__
-    cause = reason.__cause__ if isinstance(reason, NotSent | NoAnswer) else None
-    return cause if isinstance(cause, httpx.TransportError) else None
+@contextmanager
+def as_httpx() -> Iterator[None]:
+    """What httpx raised, in place of NetworkError, where a server could not be asked and nothing was paid."""
+    try:
+        yield
+    except NetworkError as error:
+        reason = error.__cause__
+        cause = reason.__cause__ if isinstance(reason, NotSent | NoAnswer) else None
+        if isinstance(cause, httpx.TransportError):
+            raise cause from None
+        raise
 
 
 def _reason(error: httpx.HTTPError) -> str:
