@@ -38,17 +38,14 @@ def request(key, fingerprint=b"f"):
     return HttpRequest(idempotency_key=key, method="GET", url="http://127.0.0.1/", fingerprint=fingerprint)
 
 
-class Buying(RuleBasedStateMachine):
-    """`live` holds each purchase that was not returned, and what it costs; `direct` what was paid by hand."""
+class PayersBooks(RuleBasedStateMachine):
+    """A payer's ledger with one channel."""
 
-    @initialize()
-    def open(self):
-        """A channel with a deposit."""
+    def open_ledger(self, *, deposit):
+        """A new one, whose channel has a deposit."""
         self.folder = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
         self.ledger = Ledger.open(Path(self.folder.name) / "ledger.sqlite3")
-        self.ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
-        self.in_flight, self.paid, self.amounts = [], 0, set()
-        self.direct = self.authorized = self.count = 0
+        self.ledger.channels.add(ONE.payer_channel(deposit=deposit), now=0)
 
     def teardown(self):
         """Close and remove the ledger."""
@@ -60,6 +57,17 @@ class Buying(RuleBasedStateMachine):
     def channel(self):
         """What the ledger says."""
         return self.ledger.channels.get(ONE.channel_id)
+
+
+class Buying(PayersBooks):
+    """`live` holds each purchase that was not returned, and what it costs; `direct` what was paid by hand."""
+
+    @initialize()
+    def open(self):
+        """A channel with a deposit."""
+        self.open_ledger(deposit=DEPOSIT)
+        self.in_flight, self.paid, self.amounts = [], 0, set()
+        self.direct = self.authorized = self.count = 0
 
     @rule(
         cost=st.integers(0, 60),
@@ -205,27 +213,16 @@ def test_one_purchase_a_key(ledger):
     assert ledger.purchases.newest(ONE.channel_id).id == more.id
 
 
-class Confirming(RuleBasedStateMachine):
+class Confirming(PayersBooks):
     """Requests of which some have no receipt: the payee charges what it likes of them, whenever it likes."""
 
     @initialize()
     def open(self):
         """A channel with a deposit that is never short."""
-        self.folder = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
-        self.ledger = Ledger.open(Path(self.folder.name) / "ledger.sqlite3")
-        self.ledger.channels.add(ONE.payer_channel(deposit=10**9), now=0)
+        self.open_ledger(deposit=10**9)
         self.in_flight = []
         self.charged = 0
         self.count = self.settled = 0
-
-    def teardown(self):
-        if hasattr(self, "ledger"):
-            self.ledger.close()
-            self.folder.cleanup()
-
-    @property
-    def channel(self):
-        return self.ledger.channels.get(ONE.channel_id)
 
     @rule(cost=st.integers(1, 9))
     def reserve(self, cost):
