@@ -40,6 +40,7 @@ from microwallet.http402.charging.checks import (
 )
 from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
+from microwallet.http402.charging.group_commit import Check
 from microwallet.http402.charging.in_hand import InHand
 from microwallet.http402.charging.offers import Offer, Terms, offer_of
 from microwallet.http402.charging.once import Once
@@ -58,6 +59,7 @@ from microwallet.http402.wire.problems import Problem, ProblemType
 from microwallet.http402.wire.session_payload import (
     CloseAction,
     OpenAction,
+    SignedVoucher,
     TopUpAction,
     VoucherAction,
     separate_deposit,
@@ -107,6 +109,28 @@ class Grant(NamedTuple):
     sold: Sold
     channel: KnownChannel
     challenge_id: str
+
+
+class Presented(NamedTuple):
+    """A voucher that came with a challenge of ours. Its signature is still to be checked."""
+
+    known: KnownChannel
+    issued: AnsweredChallenge
+    voucher: SignedVoucher
+    check: Check
+
+    def handover(self, offer: Offer) -> Handover:
+        """What the till is told."""
+        known, issued, voucher = self.known, self.issued, self.voucher
+        return Handover(
+            channel_id=known.channel_id,
+            cumulative_amount=voucher.cumulative_amount,
+            signature=voucher.signature,
+            deposit=known.state.deposit,
+            min_voucher_delta=offer.price.min_voucher_delta,
+            challenge_id=issued.challenge.id,
+            challenge_expires_at=None if issued.channel_id is not None else issued.expires_at,
+        )
 
 
 class Gateway:
@@ -170,6 +194,7 @@ class Gateway:
         return b"www-authenticate", offer.challenge(self._clock(), digest=digest).to_field().encode()
 
     async def _paid(self, request: Request, place: Place, offer: Offer) -> Grant | Answer:
+        """What becomes of a request that has a credential."""
         try:
             credential = Credential.parse(only_credential(request.credentials), known=self._challenges.find)
         except MalformedMessage as error:
@@ -196,19 +221,24 @@ class Gateway:
         if is_close:
             return await self._close(known, issued)
         issued.check_serves(known.channel_id)  # still: another channel may have come meanwhile
-        handover = Handover(
-            channel_id=known.channel_id,
-            cumulative_amount=voucher.cumulative_amount,
-            signature=voucher.signature,
-            deposit=known.state.deposit,
-            min_voucher_delta=offer.price.min_voucher_delta,
-            challenge_id=issued.challenge.id,
-            challenge_expires_at=None if issued.channel_id is not None else issued.expires_at,
-        )
+        presented = Presented(known, issued, voucher, check)
         if place.hands_over:
-            account = await self.till.take(handover, check=check)
-            issued.channel_id = known.channel_id
-            return receipt_answer(self.till.receipt(account, issued.challenge.id))
+            return await self._take(presented, offer)
+        return await self._sell(request, place, offer, presented)
+
+    async def _take(self, presented: Presented, offer: Offer) -> Answer:
+        """Accept a voucher that buys nothing by itself."""
+        known, issued = presented.known, presented.issued
+        account = await self.till.take(presented.handover(offer), check=presented.check)
+        issued.channel_id = known.channel_id
+        return receipt_answer(self.till.receipt(account, issued.challenge.id))
+
+    async def _sell(
+        self, request: Request, place: Place, offer: Offer, presented: Presented
+    ) -> Grant | Answer:
+        """Let a voucher buy the request, which is in hand until its delivery ends, or this grants none."""
+        known, issued = presented.known, presented.issued
+        handover = presented.handover(offer)
         if request.idempotency_keys:
             order = await _keyed_order(request, place.path, handover, offer.price)
         else:
@@ -217,13 +247,13 @@ class Gateway:
         outcome: Grant | Answer | None = None
         try:
             is_closing = known.channel_id in self._closing
-            sold = await self.till.sell(order, check=check, is_closing=is_closing)
+            sold = await self.till.sell(order, check=presented.check, is_closing=is_closing)
             issued.channel_id = known.channel_id
             grant = Grant(place.path, offer, sold, known, issued.challenge.id)
             outcome = self._replayed(grant) if sold.is_replay else grant
             return outcome
         finally:
-            if not isinstance(outcome, Grant):  # else its delivery ends it
+            if not isinstance(outcome, Grant):
                 self.in_hand.end(known.channel_id)
 
     async def _channel(
