@@ -40,6 +40,8 @@ class Reserved:
     """Base units of other purchases then without an answer, part of `before.spent`."""
     unconfirmed: int
     """Base units that may not have been charged, as no receipt told of them, part of `before.spent` too."""
+    is_final: bool
+    """Whether the payee charges nothing of those any more that it had not charged by then."""
 
     @property
     def rise(self) -> int:
@@ -56,6 +58,8 @@ class Confirmation(NamedTuple):
     """Base units that were counted as spent and unconfirmed before, and are not charged."""
     known_unconfirmed: int = 0
     """Base units that were unconfirmed when the request was reserved."""
+    charged_until: int = 0
+    """Unix seconds until which the payee may still charge what is untold."""
 
 
 UNCHANGED = Confirmation()
@@ -136,9 +140,13 @@ class Purchases:
                     now,
                 ),
             ).fetchone()
-            unconfirmed = _unconfirmed(connection, channel_id)
+            unconfirmed, charged_until = _unconfirmed(connection, channel_id)
             return Reserved(
-                purchase=_purchase(row), before=channel, in_flight=in_flight, unconfirmed=unconfirmed
+                purchase=_purchase(row),
+                before=channel,
+                in_flight=in_flight,
+                unconfirmed=unconfirmed,
+                is_final=charged_until <= now,
             )
 
     def settle(self, purchases: Sequence[Purchase], cost: int, confirmation: Confirmation = UNCHANGED) -> int:
@@ -187,22 +195,25 @@ def _end(connection: sqlite3.Connection, purchase: Purchase, status: PurchaseSta
 def _confirm(connection: sqlite3.Connection, channel_id: ChannelId, confirmation: Confirmation) -> None:
     """Take what was not charged after all off the channel's spent, once: whoever learned it at the same time
     knew of as much that was unconfirmed."""
-    unconfirmed = _unconfirmed(connection, channel_id)
+    unconfirmed, charged_until = _unconfirmed(connection, channel_id)
     is_news = unconfirmed == confirmation.known_unconfirmed
     uncharged = min(confirmation.uncharged, unconfirmed) if is_news else 0
     connection.execute(
-        "UPDATE channels SET spent = ?, unconfirmed = ? WHERE channel_id = ?",
+        "UPDATE channels SET spent = ?, unconfirmed = ?, charged_until = ? WHERE channel_id = ?",
         (
             to_text(_spent(connection, channel_id) - uncharged),
             to_text(unconfirmed - uncharged + confirmation.untold),
+            max(charged_until, confirmation.charged_until),
             channel_id,
         ),
     )
 
 
-def _unconfirmed(connection: sqlite3.Connection, channel_id: ChannelId) -> int:
-    query = "SELECT unconfirmed FROM channels WHERE channel_id = ?"
-    return int(connection.execute(query, (channel_id,)).fetchone()[0])
+def _unconfirmed(connection: sqlite3.Connection, channel_id: ChannelId) -> tuple[int, int]:
+    """Base units, and until when the payee may charge them."""
+    query = "SELECT unconfirmed, charged_until FROM channels WHERE channel_id = ?"
+    unconfirmed, charged_until = connection.execute(query, (channel_id,)).fetchone()
+    return int(unconfirmed), charged_until
 
 
 def _spent(connection: sqlite3.Connection, channel_id: ChannelId) -> int:

@@ -312,4 +312,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # How much of what the payer has spent no receipt tells of: it may not have been charged.
         f"ALTER TABLE channels ADD COLUMN {_amount('unconfirmed')} DEFAULT '{0:039d}'",
     ),
+    (
+        # Unix seconds until which the payee may go on charging it, as a stream was left: its end is not seen
+        # at once.
+        "ALTER TABLE channels ADD COLUMN charged_until INTEGER NOT NULL DEFAULT 0",
+    ),
 )

@@ -30,6 +30,8 @@ from microwallet.ledger.purchases import HttpRequest
 
 ONE = keyed(1)
 DEPOSIT = 400
+STREAM_SECONDS = 60
+"""For how long a payee may go on charging for a stream that was left."""
 MEMORY = Path("/dev/shm")
 
 
@@ -214,27 +216,32 @@ def test_one_purchase_a_key(ledger):
 
 
 class Confirming(PayersBooks):
-    """Requests of which some have no receipt: the payee charges what it likes of them, whenever it likes."""
+    """Requests of which some have no receipt: the payee charges what it likes of them when they end; `late`
+    holds what it may charge later of streams that were left, and until when."""
 
     @initialize()
     def open(self):
         """A channel with a deposit that is never short."""
         self.open_ledger(deposit=10**9)
         self.in_flight = []
+        self.late = []
         self.charged = 0
-        self.count = self.settled = 0
+        self.count = self.settled = self.now = 0
 
     @rule(cost=st.integers(1, 9))
     def reserve(self, cost):
         self.count += 1
         terms = VoucherTerms(cost=cost, most=cost)
-        reserved = self.ledger.purchases.reserve(ONE.channel_id, request(f"k{self.count}"), terms, now=0)
-        self.in_flight.append((reserved, self.settled))
+        reserved = self.ledger.purchases.reserve(
+            ONE.channel_id, request(f"k{self.count}"), terms, now=self.now
+        )
+        is_final = all(until <= self.now for _, until in self.late)
+        self.in_flight.append((reserved, self.settled, is_final))
 
     @precondition(lambda self: self.in_flight)
-    @rule(data=st.data(), has_receipt=st.booleans())
-    def settle(self, data, has_receipt):
-        reserved, settled = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
+    @rule(data=st.data(), end=st.sampled_from(["receipt", "no receipt", "left"]))
+    def settle(self, data, end):
+        reserved, settled, is_final = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
         is_alone = settled == self.settled and not reserved.in_flight and not self.in_flight
         self.settled += 1
         purchase = reserved.purchase
@@ -260,20 +267,42 @@ class Confirming(PayersBooks):
             least_spent=reserved.before.spent - reserved.in_flight,
             most_spent=reserved.before.spent + purchase.cost,
             unconfirmed=reserved.unconfirmed,
+            is_final=reserved.is_final,
         )
-        told = ToldReceipt(receipt=receipt) if has_receipt else ToldReceipt()
+        told = ToldReceipt(receipt=receipt) if end == "receipt" else ToldReceipt()
         problems = books.problems(told)
         assert problems == []
-        confirmation = books.confirmation(told, problems=problems, is_by_use=True)
+        charged_until = 0
+        if end == "left":
+            charged_until = self.now + STREAM_SECONDS
+            self.late.append((purchase.cost - units, charged_until))
+        confirmation = books.confirmation(
+            told, problems=problems, is_by_use=True, charged_until=charged_until
+        )
         spent = self.ledger.purchases.settle([purchase], books.cost(told), confirmation)
-        if has_receipt and is_alone:
+        if end == "receipt" and is_alone and is_final:
             assert spent == self.charged
+
+    @rule(seconds=st.integers(1, STREAM_SECONDS))
+    def time_passes(self, seconds):
+        self.now += seconds
+
+    @precondition(lambda self: self.late)
+    @rule(data=st.data())
+    def charge_late(self, data):
+        """The payee has not seen yet that the stream was left."""
+        rest, until = self.late.pop()
+        if self.now < until:
+            units = data.draw(st.integers(0, rest))
+            self.charged += units
+            self.late.append((rest - units, until))
 
     @invariant()
     def nothing_that_was_charged_is_forgotten(self):
         if hasattr(self, "ledger"):
-            in_flight = sum(one.purchase.cost for one, _ in self.in_flight)
-            assert self.charged + in_flight <= self.channel.spent <= self.channel.authorized
+            in_flight = sum(one.purchase.cost for one, _, _ in self.in_flight)
+            late = sum(rest for rest, until in self.late if self.now < until)
+            assert self.charged + in_flight + late <= self.channel.spent <= self.channel.authorized
 
 
 TestConfirming = Confirming.TestCase

@@ -62,7 +62,11 @@ class MeteredStream:
         """Record what the stream cost: by its last receipt, else all that was reserved."""
         if self.payment is None:
             self.payment = self._handshake.spending.settled(
-                self._purchases, self._held, self._receipt, delivered=self._delivered
+                self._purchases,
+                self._held,
+                self._receipt,
+                delivered=self._delivered,
+                is_left=not self.has_ended,
             )
             self._handshake.close()
         return self.payment

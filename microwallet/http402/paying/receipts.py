@@ -52,6 +52,8 @@ class Books:
     most_spent: int
     unconfirmed: int
     """What counts as spent, and no receipt told of, when the request was reserved."""
+    is_final: bool
+    """Whether the payee charges nothing of it any more that it had not charged by then."""
 
     def cost(self, told: ToldReceipt) -> int:
         """What the request cost: the units that were used, where that is within what was reserved for it, or
@@ -59,21 +61,24 @@ class Books:
         units = self._units(told)
         return self._most if units is None else min(units * self.price, self._most)
 
-    def confirmation(self, told: ToldReceipt, *, problems: Sequence[str], is_by_use: bool) -> Confirmation:
+    def confirmation(
+        self, told: ToldReceipt, *, problems: Sequence[str], is_by_use: bool, charged_until: int = 0
+    ) -> Confirmation:
         """What a receipt with these problems confirms, or leaves open.
 
-        An error has none, and a stream that was left neither: what they cost counts as spent until the payee
-        tells of less than it had charged then.
+        An error has none, and a stream that was left neither, which the payee may go on charging until
+        `charged_until`: what they cost counts as spent until the payee tells later of less.
         """
         cost = self.cost(told)
         is_told = self.is_counted(told) if is_by_use else told.receipt is not None
         uncharged = 0
-        if told.receipt is not None and not problems:
+        if told.receipt is not None and not problems and self.is_final:
             uncharged = max(0, self.least_spent + cost - told.receipt.spent)
         return Confirmation(
             untold=0 if is_told else cost - min(cost, self.delivered),
             uncharged=uncharged,
             known_unconfirmed=self.unconfirmed,
+            charged_until=charged_until,
         )
 
     def is_counted(self, told: ToldReceipt) -> bool:

@@ -27,6 +27,8 @@ from microwallet.ledger.purchases import HttpRequest, Reserved
 _SESSION_SECONDS = 60
 """How long to wait for another process's stream to end."""
 _POLL_SECONDS = 0.05
+_LEAVING_SECONDS = 60
+"""How long a payee may go on charging for a stream that was left, until it sees that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,10 +254,11 @@ class Spending:
         *,
         is_error: bool = False,
         delivered: int = 0,
+        is_left: bool = False,
     ) -> BookedPayment:
         """Record what the purchases of this request cost together, by a receipt that is checked.
 
-        An answer that `is_error` carries none.
+        An answer that `is_error` carries none, nor does a stream that `is_left` before its end.
         """
         ledger = self.client.ledger
         told = read_receipt(receipt)
@@ -267,7 +270,12 @@ class Spending:
         cost = books.cost(told)
         problems = [] if is_error and receipt is None else books.problems(told)
         is_by_use = held.choice.is_by_use
-        confirmation = books.confirmation(told, problems=problems, is_by_use=is_by_use)
+        confirmation = books.confirmation(
+            told,
+            problems=problems,
+            is_by_use=is_by_use,
+            charged_until=self.client.clock() + _LEAVING_SECONDS if is_left else 0,
+        )
         ledger.purchases.settle(purchases, cost, confirmation)
         if cost > books.reserved:
             cost = sum(one.cost for one in ledger.purchases.of_request(self.request) if one.is_paid)
@@ -287,13 +295,13 @@ class Spending:
         ledger, reserved = self.client.ledger, held.reserved
         channel = self.newest(held.channel)
         total = sum(purchase.cost for purchase in purchases)
-        unconfirmed = 0
+        unconfirmed, is_final = 0, False
         least, most = -total, 0  # no bound: what was spent before an earlier run is not known
         if reserved is not None:
             by_hand = ledger.payments.total(channel.channel_id)
             least = max(0, reserved.before.spent - reserved.in_flight - by_hand)
             most = reserved.before.spent + reserved.purchase.cost
-            unconfirmed = reserved.unconfirmed
+            unconfirmed, is_final = reserved.unconfirmed, reserved.is_final
         return Books(
             channel=channel,
             challenge_id=held.choice.challenge.id if reserved is not None and len(purchases) == 1 else None,
@@ -305,6 +313,7 @@ class Spending:
             least_spent=least,
             most_spent=most,
             unconfirmed=unconfirmed,
+            is_final=is_final,
         )
 
     def give_back(self, held: Held) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
 import signal
 import subprocess
 import threading
@@ -18,6 +20,7 @@ import pytest
 from http402.fault_proxy import FAULTS, fault_proxy
 from http402.gateway_process import MOST_UNITS, PRICE
 
+import microwallet
 from microwallet.errors import OutcomeUnknown, PaymentRefused
 from microwallet.escrow.reader import EscrowReader
 from microwallet.http402.paying.transport import PayingTransport
@@ -270,6 +273,51 @@ def test_many_share_a_channel(alice, bob, chain, gateways, log, count):
     assert (closed["stage"], closed["settled"]) == ("closed", str(total))
     now = _balances(chain, alice, bob)
     assert [after - before for after, before in zip(now, began, strict=True)] == [-total, total]
+
+
+@pytest.mark.parametrize("kinds", [("fixed", "metered"), ("stream",)])
+@pytest.mark.parametrize(
+    ("count", "seed"), [(40, 1), *(pytest.param(400, seed, marks=pytest.mark.long) for seed in range(2, 5))]
+)
+def test_tasks_that_are_cancelled(alice, bob, gateways, log, kinds, count, seed):
+    """A program gives requests up at any moment, some of them twice: nothing is bought twice, nothing that
+    was charged is forgotten, and asking again under their keys tells what became of them."""
+    chance = random.Random(seed)
+    beside = asyncio.Semaphore(8)
+
+    async def give_up(client, number):
+        port, kind = gateways[number % 2].port, kinds[number // 2 % len(kinds)]
+        url = f"http://127.0.0.1:{port}/{kind}/{number}"
+        async with beside:
+            asking = asyncio.create_task(client.get(url, extensions={"idempotency_key": f"task-{number}"}))
+            await asyncio.sleep(chance.expovariate(1 / 0.06))
+            for _ in range(chance.choice([1, 1, 2])):
+                asking.cancel()
+                await asyncio.sleep(0)
+            with suppress(asyncio.CancelledError, OutcomeUnknown):
+                await asking
+
+    async def program():
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in alice.environment.items():
+                patch.setenv(name, value)
+            async with microwallet.AsyncWallet.open() as wallet:
+                paying = microwallet.AsyncPayingTransport(wallet=wallet, max_deposit="1 USDC")
+                async with httpx.AsyncClient(transport=paying) as client:
+                    await client.get(f"http://127.0.0.1:{gateways[0].port}/{kinds[0]}/first")
+                    await asyncio.gather(*(give_up(client, number) for number in range(count)))
+
+    asyncio.run(program())
+    books = Books(alice, bob, log)
+    books.check()
+    settle(alice, books)
+    books = Books(alice, bob, log)
+    books.check()
+    _check_differences(books)
+    assert set(books.served) <= set(books.sold())
+    closes = [alice.run("channel", "close", one, "--yes", "--json").data for one in books.vouchers]
+    assert {one["stage"] for one in closes} == {"closed"}
+    assert sum(int(one["settled"]) for one in closes) == books.spent("vouchers")
 
 
 def test_a_channel_that_was_closed(alice, bob, gateways, log):
