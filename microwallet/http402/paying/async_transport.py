@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from functools import partial
 from typing import Any, TypeVar
 
@@ -61,9 +61,12 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
         try:
             with hop.counted():
                 outcome = await exchange.drive(handshake.run())
+            if not isinstance(outcome, Streaming):
+                await self._books.do(handshake.close)
         except BaseException:
-            await exchange.close()
-            await self._books.do(handshake.close)
+            async with AsyncExitStack() as leaving:  # all of it, even where it is cancelled again
+                leaving.push_async_callback(self._books.do, handshake.close)
+                leaving.push_async_callback(exchange.close)
             raise
         response = exchange.newest()
         if isinstance(outcome, Streaming):
@@ -71,8 +74,6 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
             response.stream = _PaidStream(
                 outcome, response, AsyncExchange(self._beside, request, self._books), self._books
             )
-        else:
-            await self._books.do(handshake.close)
         hop.outcome = outcome
         return told_by(response, outcome)
 
@@ -197,10 +198,11 @@ class _PaidStream(httpx.AsyncByteStream):
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections, and record what the stream cost."""
-        await self._exchange.close()
-        if not self._is_over:
-            self._is_over = True
-            await reset_async(self._inner)
-        await self._inner.aclose()  # type: ignore[union-attr]
-        await self._books.do(self._stream.settle)
+        """Close the connections, and record what the stream cost: all of it, even where it is cancelled."""
+        async with AsyncExitStack() as leaving:
+            leaving.push_async_callback(self._books.do, self._stream.settle)
+            leaving.push_async_callback(self._inner.aclose)  # type: ignore[union-attr]
+            if not self._is_over:
+                self._is_over = True
+                leaving.push_async_callback(reset_async, self._inner)
+            leaving.push_async_callback(self._exchange.close)

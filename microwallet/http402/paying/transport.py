@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import httpx
@@ -61,8 +61,8 @@ class PayingTransport(httpx.BaseTransport):
             with hop.counted():
                 outcome = exchange.drive(handshake.run())
         except BaseException:
-            exchange.close()
-            handshake.close()
+            with closing(handshake):
+                exchange.close()
             raise
         response = exchange.newest()
         if isinstance(outcome, Streaming):
@@ -155,10 +155,11 @@ class _PaidStream(httpx.SyncByteStream):
             self.close()
 
     def close(self) -> None:
-        """Close the connections, and record what the stream cost."""
-        self._exchange.close()
-        if not self._is_over:
-            self._is_over = True
-            reset(self._inner)
-        self._inner.close()  # type: ignore[union-attr]
-        self._stream.settle()
+        """Close the connections, and record what the stream cost: all of it, even where it is interrupted."""
+        with ExitStack() as leaving:
+            leaving.callback(self._stream.settle)
+            leaving.callback(self._inner.close)  # type: ignore[union-attr]
+            if not self._is_over:
+                self._is_over = True
+                leaving.callback(reset, self._inner)
+            leaving.callback(self._exchange.close)
