@@ -13,7 +13,15 @@ import httpx
 
 from microwallet.errors import MicrowalletError
 from microwallet.http402.paying.client import PayingClient
-from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
+from microwallet.http402.paying.exchange import (
+    NO_WORD,
+    NoAnswer,
+    NotSent,
+    Pause,
+    Sending,
+    ServerAnswer,
+    Steps,
+)
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.leaving import reset_async
 from microwallet.http402.paying.messages import (
@@ -142,10 +150,10 @@ class AsyncExchange:
             await self._response.aclose()
             self._response = None
 
-    async def _step(self, advance: Callable[[], Sending]) -> tuple[Sending | None, Any]:
+    async def _step(self, advance: Callable[[], Sending | Pause]) -> tuple[Sending | Pause | None, Any]:
         """What is to be sent next, or None and the result. StopIteration cannot pass through a future."""
 
-        def step() -> tuple[Sending | None, Any]:
+        def step() -> tuple[Sending | Pause | None, Any]:
             try:
                 return advance(), None
             except StopIteration as ended:
@@ -153,8 +161,11 @@ class AsyncExchange:
 
         return await self._books.do(step)
 
-    async def _send(self, sending: Sending) -> ServerAnswer:
+    async def _send(self, sending: Sending | Pause) -> ServerAnswer:
         await self.close()
+        if isinstance(sending, Pause):
+            await asyncio.sleep(sending.seconds)
+            return NO_WORD
         try:
             request = outgoing(self._request, sending)
             response = self._response = await self._inner.handle_async_request(request)

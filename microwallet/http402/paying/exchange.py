@@ -13,7 +13,7 @@ from microwallet.domain.identifiers import ChannelId
 from microwallet.http402.wire.problems import ToldProblem
 
 Result = TypeVar("Result")
-Steps = Generator["Sending", "ServerAnswer", Result]
+Steps = Generator["Sending | Pause", "ServerAnswer", Result]
 """Yields what to send, is sent the answer; NotSent or NoAnswer is thrown in where there is none."""
 
 _KEPT = 90
@@ -82,6 +82,13 @@ class Sending:
     is_head: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Nothing is sent: others may go on meanwhile. What comes back says nothing."""
+
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerAnswer:
     """What a server said, as far as it concerns payment."""
@@ -93,6 +100,10 @@ class ServerAnswer:
     media_type: str = ""
     problem: ToldProblem = field(default_factory=ToldProblem)
     """What its problem document says, if it has one."""
+
+
+NO_WORD = ServerAnswer(status=0)
+"""What comes back after a pause."""
 
 
 class NotSent(Exception):

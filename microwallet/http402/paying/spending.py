@@ -16,7 +16,7 @@ from microwallet.errors import AmountExceedsDeposit, ChannelNotOpen, LedgerBusy,
 from microwallet.http402.paying.choice import Choice
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.credentials import Signer
-from microwallet.http402.paying.exchange import Asked, Steps
+from microwallet.http402.paying.exchange import Asked, Pause, Steps
 from microwallet.http402.paying.funding import Funded, Funding, ToldTopUp
 from microwallet.http402.paying.handing_over import hand_over, tell
 from microwallet.http402.paying.origins import Origin
@@ -104,7 +104,7 @@ class Spending:
         """Find a channel with enough left and commit the purchase on it."""
         funding = Funding(self.client, choice)
         if self.asked.is_stream or choice.is_by_event:
-            funded = self._for_session(funding, terms.cost, without)
+            funded = yield from self._for_session(funding, terms.cost, without)
         else:
             funded = funding.channel(terms.cost, without=without)
         while True:
@@ -134,7 +134,7 @@ class Spending:
                     deposited=funded.is_new,
                 )
 
-    def _for_session(self, funding: Funding, cost: int, without: Sequence[ChannelId]) -> Funded:
+    def _for_session(self, funding: Funding, cost: int, without: Sequence[ChannelId]) -> Steps[Funded]:
         """A channel whose only session is free. Where another process holds them all, it is waited for;
         where this one does, another channel is opened: waiting would be for ever."""
         sessions, deadline = self.client.sessions, time.monotonic() + _SESSION_SECONDS
@@ -154,7 +154,7 @@ class Spending:
             if not has_said:
                 self.client.reporter.say(f"waiting for the stream that holds channel {waited_for.name}")
                 has_said = True
-            time.sleep(_POLL_SECONDS)
+            yield Pause(_POLL_SECONDS)
 
     def _begin_session(self, channel: PayerChannel) -> None:
         self._session.enter_context(self._session_turn(channel))

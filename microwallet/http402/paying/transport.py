@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from typing import Any
@@ -10,7 +11,15 @@ import httpx
 
 from microwallet.errors import MicrowalletError
 from microwallet.http402.paying.client import PayingClient
-from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
+from microwallet.http402.paying.exchange import (
+    NO_WORD,
+    NoAnswer,
+    NotSent,
+    Pause,
+    Sending,
+    ServerAnswer,
+    Steps,
+)
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.leaving import reset
 from microwallet.http402.paying.messages import (
@@ -114,8 +123,11 @@ class Exchange:
             self._response.close()
             self._response = None
 
-    def _send(self, sending: Sending) -> ServerAnswer:
+    def _send(self, sending: Sending | Pause) -> ServerAnswer:
         self.close()
+        if isinstance(sending, Pause):
+            time.sleep(sending.seconds)
+            return NO_WORD
         try:
             response = self._response = self._inner.handle_request(outgoing(self._request, sending))
             if not (sending.is_head or may_be_problem(response)):

@@ -23,6 +23,7 @@ from microwallet.errors import (
     UnknownReference,
     VoucherRejected,
 )
+from microwallet.wallet import Wallet
 
 
 @pytest.fixture
@@ -299,6 +300,28 @@ def test_async_stream_tells_what_it_cost(alice, payee, opened):
                 payee.events = 50
                 with pytest.raises(AboveLimit):
                     await client.get(payee.url + STREAM)
+
+    asyncio.run(program())
+
+
+def test_tasks_go_on_while_one_waits_for_a_session(alice, payee, opened):
+    """Another process has a stream on the channel: a stream waits for its end, and nothing else does."""
+
+    async def program():
+        async with opened(alice, microwallet.AsyncWallet) as wallet:
+            paying = microwallet.AsyncPayingTransport(wallet=wallet, max_deposit="1 USDC")
+            async with httpx.AsyncClient(transport=paying) as client:
+                first = await client.get(payee.url)
+                channel = microwallet.payment_of(first).channel
+                with Wallet.open(environment=alice.environment) as other:
+                    with other.ledger.turns.turn(f"stream {channel.channel_id}"):
+                        events = {"Accept": "text/event-stream"}
+                        stream = asyncio.create_task(client.get(payee.url + STREAM, headers=events))
+                        await asyncio.sleep(0.3)
+                        await asyncio.wait_for(client.get(payee.url), 10)
+                        assert not stream.done()
+                    answer = await asyncio.wait_for(stream, 30)
+                assert microwallet.payment_of(answer).channel.channel_id == channel.channel_id
 
     asyncio.run(program())
 
