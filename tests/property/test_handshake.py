@@ -24,7 +24,7 @@ from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.wire.challenge import ChallengeSecrets
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.encoding import encode_object
-from microwallet.http402.wire.events import EVENT_STREAM, encode_event
+from microwallet.http402.wire.events import encode_event
 from microwallet.http402.wire.problems import Problem, ProblemType, read_problem
 from microwallet.http402.wire.session_payload import TopUpAction, parse_payload
 from microwallet.http402.wire.session_request import SessionRequest
@@ -106,14 +106,13 @@ def answers(draw):
             status=draw(st.sampled_from([200, 200, 204, 302, 402, 404, 500])),
             challenges=fields,
             receipt=draw(st.one_of(st.none(), st.text(max_size=9), receipts().map(encode_object))),
-            media_type=draw(st.sampled_from(["text/plain", EVENT_STREAM])),
+            is_stream=draw(st.booleans()),
         )
     extensions = {"requiredCumulative": str(draw(amounts))} if draw(st.booleans()) else {}
     body = Problem(type=kind, detail="no", extensions=extensions).to_body()
     return ServerAnswer(
         status=kind.status,
         challenges=fields,
-        media_type="application/problem+json",
         problem=read_problem(body),
     )
 

@@ -93,18 +93,21 @@ class Delivery:
         await self._send({**message, "headers": fields})
 
     def _told(self, message: Message, status: int) -> tuple[Fields, list[bytes], bool]:
-        """The fields that the client sees, what is told of units, and whether events follow."""
+        """The fields that the client sees, what is told of units, and whether events follow, to be read."""
         fields: Fields = []
         told: list[bytes] = []
-        units_field, is_stream = self._grant.offer.units_field, False
+        units_field, is_stream, is_encoded = self._grant.offer.units_field, False, False
         for field in message.get("headers", ()):
             name = field[0].lower()
             if name == units_field:
                 told.append(field[1])
             elif name != b"payment-receipt" and (name != b"cache-control" or status >= 400):
                 is_stream |= status < 400 and name == b"content-type" and _is_event_stream(field[1])
+                is_encoded |= name == b"content-encoding" and field[1].strip().lower() != b"identity"
                 fields.append((name, field[1]))
-        return fields, told, is_stream
+        if is_stream and is_encoded and self._price.unit is Unit.EVENT:
+            self.bill.warning = "a stream that is encoded: its events are not counted"
+        return fields, told, is_stream and not is_encoded
 
     def _units(self, told: list[bytes], status: int, *, is_stream: bool) -> int | None:
         """The units used so far; None where the price is for the request, whatever it uses."""

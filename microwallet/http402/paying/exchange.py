@@ -97,7 +97,8 @@ class ServerAnswer:
     challenges: Sequence[str] = ()
     """The `WWW-Authenticate` fields."""
     receipt: str | None = None
-    media_type: str = ""
+    is_stream: bool = False
+    """Whether server-sent events follow that can be read."""
     problem: ToldProblem = field(default_factory=ToldProblem)
     """What its problem document says, if it has one."""
 

@@ -31,7 +31,6 @@ from microwallet.http402.paying.receipts import BookedPayment
 from microwallet.http402.paying.spending import Held, Spending
 from microwallet.http402.wire.body_digest import matches
 from microwallet.http402.wire.challenge import offered_challenges
-from microwallet.http402.wire.events import EVENT_STREAM
 from microwallet.http402.wire.problems import ProblemType, ToldProblem
 from microwallet.ledger.deposits import DepositKind
 
@@ -216,7 +215,7 @@ class Handshake:
 
     def _served(self, held: Held, answer: ServerAnswer) -> BookedPayment | Streaming:
         """What the server answers below 500 without a refusal it has charged, an error of its own too."""
-        if answer.media_type == EVENT_STREAM:
+        if answer.is_stream:
             return Streaming(held=held)
         return self.spending.settled([held.purchase], held, answer.receipt, is_error=answer.status >= 400)
 

@@ -87,13 +87,18 @@ def _media_type(response: httpx.Response) -> str:
     return field.partition(";")[0].strip().lower()
 
 
+def _is_encoded(response: httpx.Response) -> bool:
+    field: str = response.headers.get("content-encoding", "identity")
+    return field.strip().lower() != "identity"
+
+
 def answer_of(response: httpx.Response, body: bytes = b"") -> ServerAnswer:
     """What a response says of payment, with the body if it was read."""
     return ServerAnswer(
         status=response.status_code,
         challenges=response.headers.get_list("www-authenticate"),
         receipt=response.headers.get("payment-receipt"),
-        media_type=_media_type(response),
+        is_stream=_media_type(response) == EVENT_STREAM and not _is_encoded(response),
         problem=read_problem(body),
     )
 

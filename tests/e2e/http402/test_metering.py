@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from dataclasses import replace
 
 import pytest
@@ -296,6 +297,18 @@ def test_a_stream_at_a_fixed_price(sold_by):
     asyncio.run(listener.listen(1000))
     assert listener.data() == ["0", "1", "2"]
     assert (listener.receipt().units, listener.receipt().spent) == (None, 1000)
+
+
+@pytest.mark.parametrize("per", ["request", "event"])
+def test_a_stream_that_is_encoded_passes_as_it_is(sold_by, per):
+    """Nothing is put between bytes that a client is to decode: its receipt is a field, it costs as one."""
+    counter = sold_by({"path": "/**", "price": "100", "per": per})
+    counter.app.headers = [(b"content-type", b"text/event-stream"), (b"Content-Encoding", b"gzip")]
+    counter.app.body = gzip.compress(b"data: 0\n\ndata: 1\n\n")
+    answer = counter.pay(PAYER, PAYER.pay(1000))
+    assert answer.content == b"data: 0\n\ndata: 1\n\n"
+    assert SessionReceipt.parse(answer.headers["payment-receipt"]).spent == 100
+    assert amounts(counter) == (1000, 100)
 
 
 LINES = ["data: x", "data", "data:", ": comment", "event: y", "id: 1", "retry: 2", "database: z"]

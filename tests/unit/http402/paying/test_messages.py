@@ -7,7 +7,7 @@ import pytest
 
 from microwallet.http402.paying.exchange import NotSent, Sending
 from microwallet.http402.paying.handshake import looking_at
-from microwallet.http402.paying.messages import asked_by, no_answer, outgoing
+from microwallet.http402.paying.messages import answer_of, asked_by, no_answer, outgoing
 
 REQUEST = httpx.Request(
     "POST",
@@ -33,6 +33,21 @@ def test_one_credential_and_one_key_go_out():
     voucher = outgoing(REQUEST, Sending(authorization="Payment new", is_head=True))
     assert (voucher.method, voucher.content) == ("HEAD", b"")
     assert voucher.headers.get_list("authorization") == ["Payment new"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_stream"),
+    [
+        ({"content-type": "Text/Event-Stream; charset=utf-8"}, True),
+        ({"content-type": "text/event-stream", "content-encoding": "identity"}, True),
+        ({"content-type": "text/event-stream", "content-encoding": "gzip"}, False),
+        ({"content-type": "text/plain"}, False),
+        ({}, False),
+    ],
+)
+def test_which_answers_are_streams_of_events(fields, is_stream):
+    """Those whose events can be read along: not one that is compressed."""
+    assert answer_of(httpx.Response(200, headers=fields)).is_stream is is_stream
 
 
 def test_a_credential_is_shown_nowhere():
