@@ -15,6 +15,7 @@ from microwallet.cli.command import TakesAmount, help_text, new_group
 from microwallet.cli.context import Stderr, open_wallet
 from microwallet.cli.options import IdempotencyKey, Json, PasswordFile
 from microwallet.cli.result import SCHEMA, streaming
+from microwallet.domain.channel import PayerChannel
 from microwallet.domain.money import Amount
 from microwallet.errors import OutcomeUnknown, UsageError
 from microwallet.payer.pay import SignedPayment, new_idempotency_key
@@ -74,6 +75,11 @@ def pay(
             signed = _pay(wallet, channel or "", amount or "", count or 1, memo, idempotency_key)
         _print(signed, each=each, as_json=json)
     Stderr().say(_new_state(signed))
+    if unspent := _unspent(signed.channel):
+        Stderr().say(
+            f"{unspent} that was signed before is not spent: pay does not use it, the next fetch from this"
+            " payee does"
+        )
 
 
 app.command(
@@ -129,6 +135,12 @@ def _print(signed: SignedPayment, *, each: bool, as_json: bool) -> None:
             f" {_new_state(signed)}; to print it again pays nothing",
             hint=f"microwallet pay --resume {key}{' --each' if each else ''}",
         ) from error
+
+
+def _unspent(channel: PayerChannel) -> Amount | None:
+    """What requests left of what was signed for them. A voucher by hand has to be above all of it."""
+    unspent = 0 if channel.state.finalized else channel.authorized - channel.spent
+    return Amount(unspent, channel.asset) if unspent else None
 
 
 def _new_state(signed: SignedPayment) -> str:

@@ -52,6 +52,21 @@ def test_count_prints_the_last_and_each_prints_all(coffee):
     assert coffee.amounts(every.stdout) == list(range(10_100, 20_001, 100))
 
 
+def test_what_was_signed_and_not_spent_is_told_and_not_used(coffee):
+    """A voucher by hand is above all that was signed, so what a request left of it is for the next fetch."""
+    plain = coffee.home.run("pay", "coffee", "0.001 USDC").succeeded()
+    assert plain.stderr.splitlines()[-1] == "authorized 0.001 USDC on coffee; 9.999 USDC left"
+    with coffee.open_wallet() as wallet, wallet.ledger.database.write() as connection:
+        connection.execute("UPDATE channels SET spent = ?", (f"{400:039d}",))
+    for count, words in ((1, ()), (2, ("--json",))):
+        paid = coffee.home.run("pay", "coffee", "0.001 USDC", *words).succeeded()
+        assert coffee.authorized() == (1 + count) * 1000
+        assert paid.stderr.splitlines()[-1] == (
+            "0.0006 USDC that was signed before is not spent: pay does not use it, the next fetch from this"
+            " payee does"
+        )
+
+
 def test_channel_by_id_prefix_label_and_payee(coffee):
     """A channel is named by id, by a prefix of it, by its label, or by its payee."""
     channel = coffee.channel

@@ -367,7 +367,7 @@ def _after_an_error(held: Held, status: int) -> str:
     signed = Amount(held.purchase.cost, held.channel.asset)
     said = f"{status} after {signed} was signed for {held.channel.descriptor.payee}"
     if not held.is_resumed:
-        return f"{said}: it {_counts(held)}, and the next payment on {held.channel.name} uses it first"
+        return f"{said}: it {_counts(held)}, and the next request to this payee uses it first"
     if held.purchase.is_paid:
         return f"{said} and paid in an earlier run: nothing new was paid"
     return f"{said}; it {_counts(held)}, and may have been charged"
