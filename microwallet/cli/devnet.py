@@ -14,11 +14,12 @@ from microwallet.cli.options import Json, NetworkName, RpcUrl, Token
 from microwallet.cli.result import Result
 from microwallet.config import Configuration
 from microwallet.devnet.anvil import find_anvil
-from microwallet.devnet.background import Devnet, DevnetFolder
+from microwallet.devnet.background import DevnetFolder
 from microwallet.devnet.node import AnvilNode
 from microwallet.domain.duration import whole_seconds
 from microwallet.domain.money import Amount, Asset, unit_of
 from microwallet.errors import InvalidAmount
+from microwallet.escrow.local_chains import Devnet
 from microwallet.escrow.networks import network_of_chain
 from microwallet.wallet import Wallet
 
@@ -158,8 +159,11 @@ def _next_steps(devnet: Devnet, configuration: Configuration) -> list[str]:
     else:
         if network.name != configuration.get("network"):
             steps.append(f"use the network with this chain id: microwallet network use {network.name}")
-        if devnet.rpc_url not in network.rpc_urls:
-            steps.append(f"point commands at it: export MICROWALLET_RPC_URL={devnet.rpc_url}  (or --rpc-url)")
+        named, pointing = configuration.get("rpc-url"), f"export MICROWALLET_RPC_URL={devnet.rpc_url}"
+        if devnet.rpc_url not in ([named] if named else network.rpc_urls):
+            steps.append(f"point commands at it: {pointing}  (or --rpc-url)")
+        elif devnet.port != DEFAULT_PORT:
+            steps.append(f"from another home: {pointing}")
     return [*steps, 'next: microwallet account create alice && microwallet devnet fund alice "10 ETH"']
 
 

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from microwallet.devnet.node import AnvilNode
@@ -17,41 +17,17 @@ from microwallet.devnet.process import (
     START_SECONDS,
     end_process,
     port_taken,
-    process_identity,
     start_detached,
     start_failure,
 )
 from microwallet.domain.ports import Reporter
 from microwallet.errors import NetworkError, UsageError
+from microwallet.escrow.local_chains import Devnet, read_note, running_devnets
 from microwallet.escrow.rpc import Rpc
 
 PROBE_SECONDS = 1
 _LISTENING = ".listening"
 """The file that Anvil writes when it has its port."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Devnet:
-    """A local chain of this home: its process, and what is on it."""
-
-    port: int
-    chain_id: int
-    pid: int
-    identity: str
-    """Tells the process from a later one with the same pid."""
-    keeps_state: bool
-    escrow_contract: str | None = None
-    token: str | None = None
-    """Where the contracts are; None until they are deployed."""
-
-    @property
-    def rpc_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def is_running(self) -> bool:
-        """Whether its process, and not another one under its pid, is alive."""
-        return process_identity(self.pid) == self.identity
 
 
 class DevnetFolder:
@@ -66,8 +42,7 @@ class DevnetFolder:
 
     def running(self) -> list[Devnet]:
         """The local chains of this home that are alive, lowest port first."""
-        notes = (self._read(path) for path in self._folder.glob("*.json"))
-        return sorted((note for note in notes if note and note.is_running), key=lambda note: note.port)
+        return running_devnets(self._folder)
 
     def up(
         self,
@@ -84,7 +59,7 @@ class DevnetFolder:
         settings.
         """
         with self._locked():
-            devnet = self._read(self._note(port))
+            devnet = read_note(self._note(port))
             if devnet is None or not devnet.is_running:
                 return self._start(find_anvil(), reporter, port, chain_id, keep_state)
             if devnet.chain_id != chain_id or (keep_state and not devnet.keeps_state):
@@ -102,7 +77,7 @@ class DevnetFolder:
             return []
         with self._locked():
             paths = sorted(self._folder.glob("*.json")) if port is None else [self._note(port)]
-            notes = [(path, self._read(path)) for path in paths]
+            notes = [(path, read_note(path)) for path in paths]
             ended = [note for _, note in notes if note and end_process(note.pid, note.identity)]
             for path, _ in notes:
                 path.unlink(missing_ok=True)
@@ -162,16 +137,6 @@ class DevnetFolder:
 
     def _note(self, port: int) -> Path:
         return self._folder / f"{port}.json"
-
-    def _read(self, path: Path) -> Devnet | None:
-        try:
-            return Devnet(**json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
-        except (OSError, TypeError, ValueError) as error:
-            raise UsageError(
-                f"{path} cannot be read: {error}", hint=f"end that Anvil by hand if it runs, then: rm {path}"
-            ) from error
 
     def _write(self, devnet: Devnet) -> None:
         with tempfile.NamedTemporaryFile(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from microwallet.errors import NetworkError, PortTaken
+from microwallet.escrow.local_chains import process_identity
 
 START_SECONDS = 20
 STOP_SECONDS = 10
@@ -115,22 +116,6 @@ def start_failure(log: Path, port: int) -> NetworkError:
     except OSError:
         said = []
     return _failure([line for line in said if line.strip()], port)
-
-
-def process_identity(pid: int) -> str | None:
-    """What tells a process from a later one with the same number; None once it has ended."""
-    stat = Path(f"/proc/{pid}/stat")
-    if Path("/proc/self/stat").exists():
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return None if fields[0] in "ZX" else f"{boot} {fields[19]}"
-    shown = subprocess.run(
-        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    ).stdout.split(maxsplit=1)
-    return None if len(shown) != 2 or shown[0].startswith("Z") else shown[1].strip()
 
 
 def end_process(pid: int, identity: str) -> bool:

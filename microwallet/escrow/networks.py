@@ -13,9 +13,11 @@ from microwallet.config import Configuration
 from microwallet.domain.identifiers import Address, ChainId, parse_address
 from microwallet.errors import NotTrusted, UnknownReference, UsageError
 from microwallet.escrow.artifacts import artifact
+from microwallet.escrow.local_chains import only_devnet
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9.\-]{0,19}", re.ASCII)
+_LOCAL = "anvil"
 
 MAINNETS: Mapping[int, str] = {
     1: "Ethereum",
@@ -89,7 +91,7 @@ def built_in_networks() -> Mapping[str, Network]:
     circle = "https://faucet.circle.com"
     networks = (
         _testnet(
-            "anvil",
+            _LOCAL,
             31337,
             "http://127.0.0.1:8545",
             usdc=artifact("TestUSDC").address,
@@ -148,9 +150,15 @@ def built_in_networks() -> Mapping[str, Network]:
 
 
 def known_networks(configuration: Configuration) -> dict[str, Network]:
-    """Every network by name, allowed or not: the built-in ones, then the user's."""
+    """Every network by name, allowed or not: the built-in ones, then the user's.
+
+    While the home has one local chain running, `anvil` is that one, on whatever port.
+    """
     section = configuration.section("networks")
     networks = dict(built_in_networks())
+    local = networks[_LOCAL]
+    if (devnet := only_devnet(configuration.paths.devnet, local.chain_id)) is not None:
+        networks[_LOCAL] = replace(local, rpc_urls=(devnet.rpc_url,))
     for name, entry in section.items():
         networks[name] = _merged(name, networks.get(name), entry)
     return networks

@@ -18,8 +18,8 @@ import pytest
 from local_server import Handler, LocalServer
 
 from microwallet.devnet.local_chain import local_chain
-from microwallet.devnet.process import process_identity
 from microwallet.errors import NetworkError, PortTaken
+from microwallet.escrow.local_chains import process_identity
 from microwallet.escrow.rpc import Rpc
 
 OWNER = "0x1111111111111111111111111111111111111111"
@@ -130,10 +130,21 @@ class TestUp:
         assert failed.exit_code == 2
         assert failed.error["hint"] == f"microwallet devnet down --port {port}"
 
-    def test_another_port_is_pointed_at(self, devnet_home, port):
-        """Away from 8545 it says how commands find the chain."""
-        done = devnet_home.run("devnet", "up", "--port", port)
-        assert f"MICROWALLET_RPC_URL=http://127.0.0.1:{port}" in done.stderr
+    def test_on_another_port_it_is_found(self, devnet_home, make_home, port):
+        """The commands of its home go there while it runs; a line to paste points those of another home at
+        it, and is there too where a setting points elsewhere."""
+        fund = ("devnet", "fund", OWNER, "1 ETH", "--json")
+        said = devnet_home.run("devnet", "up", "--port", port).stderr
+        url = f"http://127.0.0.1:{port}"
+        assert f"from another home: export MICROWALLET_RPC_URL={url}\n" in said
+        devnet_home.run(*fund).succeeded()
+        there = make_home("other").run(*fund, env={"MICROWALLET_RPC_URL": url})
+        assert there.data["balance"] == str(2 * 10**18)
+        elsewhere = {"MICROWALLET_RPC_URL": "http://127.0.0.1:1"}
+        again = devnet_home.run("devnet", "up", "--port", port, env=elsewhere).stderr
+        assert f"point commands at it: export MICROWALLET_RPC_URL={url}  (or --rpc-url)\n" in again
+        devnet_home.run("devnet", "down").succeeded()
+        assert "8545" in devnet_home.run("network", "show", "anvil").succeeded().stdout
 
     def test_the_token_is_where_the_network_knows_it(self, devnet_home, port):
         """With a testnet's chain id the test USDC is at that network's USDC address."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 import pytest
 import tomli_w
 
@@ -9,6 +12,7 @@ from microwallet.config import Configuration, Paths
 from microwallet.domain.identifiers import parse_address
 from microwallet.errors import NotTrusted, UnknownReference, UsageError
 from microwallet.escrow.artifacts import artifact
+from microwallet.escrow.local_chains import process_identity
 from microwallet.escrow.networks import (
     MAINNETS,
     add_network,
@@ -68,6 +72,34 @@ def test_a_misspelt_network_gets_a_suggestion(configured):
     assert caught.value.hint == "microwallet network use base-sepolia"
     with pytest.raises(UnknownReference, match="there are: anvil, sepolia"):
         resolve_network(configured(), "x" * 500)
+
+
+def test_the_local_chain_of_the_home_is_the_network_anvil(configured, tmp_path):
+    """While it runs, on whatever port; not where there are two, nor where the user says another address."""
+
+    def note(port, *, chain_id=31337, **other):
+        values = {"port": port, "chain_id": chain_id, "pid": os.getpid()}
+        values |= {"identity": process_identity(os.getpid())} | other
+        path = tmp_path / "devnet" / f"{port}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(values | {"keeps_state": False}))
+        return path
+
+    def urls(name="anvil", **content):
+        return known_networks(configured(**content))[name].rpc_urls
+
+    default = built_in_networks()["anvil"].rpc_urls
+    note(9001, identity="ended")
+    note(9002, chain_id=84532)
+    assert urls() == default
+    assert urls("base-sepolia") == built_in_networks()["base-sepolia"].rpc_urls
+    second = note(9003)
+    assert urls() == ("http://127.0.0.1:9003",)
+    assert urls(networks={"anvil": {"rpc-urls": ["http://my.node"]}}) == ("http://my.node",)
+    note(9004)
+    assert urls() == default
+    second.write_text("half a no")
+    assert urls() == default
 
 
 def test_the_user_changes_single_fields_of_a_built_in_network(configured):
