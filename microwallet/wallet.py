@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from microwallet.domain.identifiers import Address
     from microwallet.domain.ports import Reporter
     from microwallet.domain.voucher import VoucherKey
+    from microwallet.escrow.fees import Fees
     from microwallet.escrow.networks import Network
     from microwallet.escrow.reader import EscrowReader
     from microwallet.escrow.rpc import Rpc
@@ -207,18 +208,23 @@ class Wallet:
             reporter=self.reporter,
         )
 
+    def fees(self) -> Fees:
+        """What a transaction offers per gas now; PaymentRefused when that is above max-fee-gwei."""
+        from microwallet.escrow.fees import cap_in_wei
+        from microwallet.escrow.quotes import current_fees
+
+        cap = cap_in_wei(self.configuration.get("max-fee-gwei"))
+        return current_fees(self.rpc, self.network, cap=cap)
+
     def paying_account(
         self, account: Account | None = None, *, escrow_contract: Address | None = None
     ) -> PayingAccount:
         """What opens, tops up, closes and withdraws an account's channels on the network in use."""
-        from microwallet.escrow.fees import cap_in_wei
-        from microwallet.escrow.quotes import current_fees
         from microwallet.payer.paying_account import PayingAccount
 
         account = account or self.account
         # Unlocked once: decrypting a key file takes a second.
         secret = cache(lambda: self.accounts.secret(account.name))
-        cap = cap_in_wei(self.configuration.get("max-fee-gwei"))
         return PayingAccount(
             name=account.name,
             address=account.address,
@@ -231,7 +237,7 @@ class Wallet:
             keys_held=lambda: self.keys_held(account),
             require_key=lambda: self.account_of(account.address),
             keep_voucher_key=lambda channel, key: self.voucher_keys.put(channel, key, account.store),
-            fees=lambda: current_fees(self.rpc, self.network, cap=cap),
+            fees=self.fees,
             reporter=self.reporter,
             clock=self.now,
         )

@@ -12,6 +12,7 @@ from microwallet.cli.channel_view import authorized_text, channel_document, loca
 from microwallet.cli.channel_withdraw import (
     Wait,
     ending_document,
+    ending_fee,
     ending_summary,
     finalized_text,
     receipt_line,
@@ -20,10 +21,11 @@ from microwallet.cli.channel_withdraw import (
 from microwallet.cli.context import confirm
 from microwallet.cli.options import DryRun, Json, NetworkName, PasswordFile, RpcUrl, Yes
 from microwallet.cli.result import Result
-from microwallet.domain.channel import CLOSE_GRACE_PERIOD, PayerChannel
+from microwallet.domain.channel import CLOSE_GRACE_PERIOD, ChannelState, PayerChannel
 from microwallet.http402.paying.origins import Origin
 
 if TYPE_CHECKING:
+    from microwallet.cli.max_fee import MaxFee
     from microwallet.payer.close import Closing
     from microwallet.wallet import Wallet
 
@@ -46,6 +48,7 @@ def close(
     A payee that was paid over HTTP is asked to close at once. Any other has 15 minutes to take what it
     is owed; withdraw then.
     """
+    from microwallet.escrow import calls
     from microwallet.payer.close import CloseStage, newest
     from microwallet.payer.close import close as close_channel
     from microwallet.payer.withdraw import withdraw as withdraw_channel
@@ -54,20 +57,27 @@ def close(
     with paying_account_of(channel, network=network, rpc_url=rpc_url, password_file=password_file) as found:
         wallet, known, paying = found
         known = newest(paying, known)
-        if dry_run:
-            data = channel_document(known, now=wallet.now()) | {"dryRun": True}
-            return Result(data=data, text=_close_summary(wallet, known, on_chain=on_chain))
-        if known.state.exists and not known.state.finalized and known.state.close_requested_at == 0:
-            confirm(_close_summary(wallet, known, on_chain=on_chain), yes=yes)
+        if dry_run or (not yes and _is_open(known.state)):
+            fee = ending_fee(wallet, paying, calls.request_close(known.descriptor), "requestClose")
+            summary = _close_summary(wallet, known, fee, on_chain=on_chain)
+            if dry_run:
+                data = channel_document(known, now=wallet.now()) | {"dryRun": True} | fee.document
+                return Result(data=data, text=summary)
+            confirm(summary, yes=False)
         closing = close_channel(paying, known, ask_payee=None if on_chain else partial(ask_payee, wallet))
         if wait and closing.stage is not CloseStage.CLOSED:
             return withdrawn(withdraw_channel(paying, closing.channel, wait=True), now=wallet.now())
         return _closing(closing, now=wallet.now())
 
 
-def _close_summary(wallet: Wallet, channel: PayerChannel, *, on_chain: bool) -> str:
+def _is_open(state: ChannelState) -> bool:
+    return state.exists and not state.finalized and state.close_requested_at == 0
+
+
+def _close_summary(wallet: Wallet, channel: PayerChannel, fee: MaxFee, *, on_chain: bool) -> str:
     purchase = None if on_chain else wallet.ledger.purchases.newest(channel.channel_id)
     asked = "" if purchase is None else f"asked of {Origin.of(purchase.url)}; else "
+    spared = "" if purchase is None else "none if the payee closes; else "
     rows = [
         ("  authorized", f"{authorized_text(channel)}: the payee can still take it"),
         (
@@ -79,7 +89,7 @@ def _close_summary(wallet: Wallet, channel: PayerChannel, *, on_chain: bool) -> 
             f"{asked}requested now; withdrawn {CLOSE_GRACE_PERIOD // 60} minutes later at the earliest",
         ),
     ]
-    return ending_summary(wallet, channel, "close a channel", rows)
+    return ending_summary(wallet, channel, "close a channel", rows, spared + fee.text)
 
 
 def _closing(closing: Closing, *, now: int) -> Result:

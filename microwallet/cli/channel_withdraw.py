@@ -8,13 +8,16 @@ import typer
 
 from microwallet.cli.channel_reference import ChannelReference, paying_account_of
 from microwallet.cli.channel_view import channel_document, id_and_label, local_time, money, transaction_line
+from microwallet.cli.max_fee import MaxFee, max_fee
 from microwallet.cli.options import DryRun, Json, NetworkName, PasswordFile, RpcUrl
 from microwallet.cli.result import Result
 from microwallet.cli.table import named
 from microwallet.domain.channel import PayerChannel
 
 if TYPE_CHECKING:
+    from microwallet.escrow.calls import Call
     from microwallet.escrow.delivery import Receipt
+    from microwallet.payer.paying_account import PayingAccount
     from microwallet.payer.withdraw import Withdrawal
     from microwallet.wallet import Wallet
 
@@ -34,6 +37,7 @@ def withdraw(
     json: Json = False,
 ) -> Result:
     """Take back what is left of a channel, once the grace period of its close is over."""
+    from microwallet.escrow import calls
     from microwallet.payer.close import newest
     from microwallet.payer.withdraw import withdraw as withdraw_channel
 
@@ -41,13 +45,21 @@ def withdraw(
         wallet, known, paying = found
         if dry_run:
             known = newest(paying, known)
-            data = channel_document(known, now=wallet.now()) | {"dryRun": True}
-            return Result(data=data, text=_summary(wallet, known))
+            fee = ending_fee(wallet, paying, calls.withdraw(known.descriptor), "withdraw")
+            data = channel_document(known, now=wallet.now()) | {"dryRun": True} | fee.document
+            return Result(data=data, text=_summary(wallet, known, fee))
         withdrawal = withdraw_channel(paying, known, wait=wait)
         return withdrawn(withdrawal, now=wallet.now())
 
 
-def ending_summary(wallet: Wallet, channel: PayerChannel, title: str, rows: list[tuple[str, str]]) -> str:
+def ending_fee(wallet: Wallet, paying: PayingAccount, call: Call, purpose: str) -> MaxFee:
+    """What a transaction that ends a channel costs at most."""
+    return max_fee(wallet, lambda: paying.sender.quote(call, purpose=purpose).max_cost)
+
+
+def ending_summary(
+    wallet: Wallet, channel: PayerChannel, title: str, rows: list[tuple[str, str]], fee: str
+) -> str:
     """What is about to happen to a channel; `rows` say how much money it is about."""
     return named(
         [
@@ -57,7 +69,7 @@ def ending_summary(wallet: Wallet, channel: PayerChannel, title: str, rows: list
             ("  deposit", money(channel, channel.state.deposit)),
             *rows,
             ("  network", f"{wallet.network.name} (chain {wallet.network.chain_id})"),
-            ("  fee", f"at most {wallet.configuration.get('max-fee-gwei')} gwei per gas"),
+            ("  fee", fee),
         ]
     )
 
@@ -97,7 +109,7 @@ def receipt_line(receipt: Receipt | None) -> str:
     return transaction_line(receipt.hash, receipt.gas_used) if receipt else ""
 
 
-def _summary(wallet: Wallet, channel: PayerChannel) -> str:
+def _summary(wallet: Wallet, channel: PayerChannel, fee: MaxFee) -> str:
     state = channel.state
     rows = [
         ("  settled", money(channel, state.settled)),
@@ -107,4 +119,4 @@ def _summary(wallet: Wallet, channel: PayerChannel) -> str:
             local_time(state.withdrawable_at) if state.close_requested_at else "no close is requested",
         ),
     ]
-    return ending_summary(wallet, channel, "withdraw from a channel", rows)
+    return ending_summary(wallet, channel, "withdraw from a channel", rows, fee.text)

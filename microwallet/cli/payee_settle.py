@@ -143,6 +143,7 @@ def _capture(
     dry_run: bool,
 ) -> Result:
     from microwallet.cli import payee_settle_view as view
+    from microwallet.cli.max_fee import max_fee
     from microwallet.payee.outcome import Outcome
 
     settlement, action = wallet.settlement, selection.action
@@ -154,10 +155,13 @@ def _capture(
     if len(planned) > 1 and not (named or all):
         raise _several(planned, action)
     if planned:
-        summary = view.summary(action, planned, wallet)
-        if dry_run:
-            return Result(data=view.plan_document(action, planned, now=wallet.now()), text=summary)
-        confirm(summary, yes=yes)
+        if dry_run or not yes:
+            fee = max_fee(wallet, lambda: wallet.fees().cost(settlement.most_gas(action, planned)))
+            summary = view.summary(action, planned, wallet, fee)
+            if dry_run:
+                data = view.plan_document(action, planned, fee, now=wallet.now())
+                return Result(data=data, text=summary)
+            confirm(summary, yes=False)
         outcome.add(settlement.execute(action, planned))
     return Result(
         data=view.outcome_document(outcome, now=wallet.now()),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from microwallet.cli.channel_view import money, transaction_line
+from microwallet.cli.max_fee import MaxFee
 from microwallet.domain.money import Amount, sum_text
 from microwallet.payee.captures import Action, PlannedCapture
 from microwallet.payee.outcome import Outcome
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-def summary(action: Action, planned: Sequence[PlannedCapture], wallet: Wallet) -> str:
-    """One screen before anything is sent: amounts, payees, network and the cap of the fee."""
+def summary(action: Action, planned: Sequence[PlannedCapture], wallet: Wallet, fee: MaxFee) -> str:
+    """One screen before anything is sent: amounts, payees, network and the most that the fee is."""
     count = f"{len(planned)} channels" if len(planned) > 1 else "1 channel"
     lines = [f"{action} {count} on {wallet.network.name} (chain {wallet.network.chain_id})"]
     for item in planned[:_SHOWN]:
@@ -32,17 +33,19 @@ def summary(action: Action, planned: Sequence[PlannedCapture], wallet: Wallet) -
         total = sum_text(Amount(item.captured, item.channel.asset) for item in planned)
         lines.append(f"  ... and {len(planned) - _SHOWN} more; {total} in all")
     payer = f", paid by {wallet.relayer.name}" if wallet.relayer else ""
-    lines.append(f"  fee at most {wallet.configuration.get('max-fee-gwei')} gwei per gas{payer}")
+    lines.append(f"  fee {fee.text}{payer}")
     return "\n".join(lines)
 
 
-def plan_document(action: Action, planned: Sequence[PlannedCapture], *, now: int) -> dict[str, Any]:
+def plan_document(
+    action: Action, planned: Sequence[PlannedCapture], fee: MaxFee, *, now: int
+) -> dict[str, Any]:
     """What `--dry-run` tells: nothing was sent."""
     channels = [
         _document(item.channel, item.captured, item.refunded if action is Action.CLOSE else 0, now=now)
         for item in planned
     ]
-    return {"dryRun": True, "channels": channels, "transactions": []}
+    return {"dryRun": True, "channels": channels, "transactions": []} | fee.document
 
 
 def outcome_document(outcome: Outcome, *, now: int) -> dict[str, Any]:

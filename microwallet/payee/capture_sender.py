@@ -16,12 +16,13 @@ from microwallet.errors import (
 from microwallet.escrow import calls
 from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import EscrowEvents
+from microwallet.escrow.quotes import with_margin
 from microwallet.escrow.reverts import ContractReverted, revert_of
 from microwallet.escrow.rpc import Rpc, RpcError
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.payee.captures import Action, PlannedCapture
 from microwallet.payee.outcome import Outcome, read_receipt
-from microwallet.payee.relayer import Relayer
+from microwallet.payee.relayer import AUTHORIZATION_GAS, Relayer
 
 BATCH_LIMIT = 100
 """Channels a transaction settles or closes at most: about 5 million gas, below every chain's limit."""
@@ -71,16 +72,16 @@ class CaptureSender:
 
     def send(self, action: Action, planned: Sequence[PlannedCapture]) -> None:
         """Do what is planned, as far as it goes. Never raises for what a channel or the chain refuses."""
-        limit = BATCH_LIMIT if self._relayer is None else 1
-        for start in range(0, len(planned), limit):
-            chunk = planned[start : start + limit]
+        chunks = _chunks(planned, is_relayed=self._relayer is not None)
+        for number, chunk in enumerate(chunks):
             try:
                 self._send(action, chunk)
             except OutcomeUnknown as error:
                 self._outcome.fail(chunk, error)
             except MicrowalletError as error:
                 # Of the payee or the chain, not of a channel: the rest would meet it too.
-                self._outcome.fail([*planned[start:], *self._undeliverable], error)
+                rest = [item for later in chunks[number:] for item in later]
+                self._outcome.fail([*rest, *self._undeliverable], error)
                 return
         undeliverable, self._undeliverable = self._undeliverable, []
         if undeliverable:
@@ -134,12 +135,11 @@ class CaptureSender:
     def _sound(self, action: Action, planned: Sequence[PlannedCapture]) -> Sequence[PlannedCapture]:
         """Those that go through, simulated as they will be sent."""
         if len(planned) > 1:
-            (whole,) = self._estimates([(_call(action, planned), f"this {action}")])
+            (whole,) = _estimates(self._rpc, self._payee, [(_call(action, planned), f"this {action}")])
             if isinstance(whole, int) and whole <= _BASE_GAS + _USUAL_GAS * len(planned):
                 return planned
-        found = self._estimates(
-            [(_call(action, [item]), f"{action} of {item.channel.channel_id}") for item in planned]
-        )
+        alone = [(_call(action, [item]), f"{action} of {item.channel.channel_id}") for item in planned]
+        found = _estimates(self._rpc, self._payee, alone)
         good = []
         for item, estimate in zip(planned, found, strict=True):
             if isinstance(estimate, int) and estimate <= GAS_LIMIT:
@@ -155,15 +155,37 @@ class CaptureSender:
         if not item.captured:
             return True
         call = _call(Action.SETTLE, [item])
-        (found,) = self._estimates([(call, f"settle of {item.channel.channel_id}")])
+        (found,) = _estimates(self._rpc, self._payee, [(call, f"settle of {item.channel.channel_id}")])
         return isinstance(found, int) and found <= GAS_LIMIT
 
-    def _estimates(self, wanted: Sequence[tuple[calls.Call, str]]) -> list[int | MicrowalletError]:
-        """Gas of each call, or the error it reverts with."""
-        answers = self._rpc.try_batch(
-            [("eth_estimateGas", [call.request(self._payee)]) for call, _ in wanted]
-        )
-        return [_estimate(answer, doing) for answer, (_, doing) in zip(answers, wanted, strict=True)]
+
+def most_gas(rpc: Rpc, action: Action, planned: Sequence[PlannedCapture], *, is_relayed: bool) -> int:
+    """Gas that the transactions of CaptureSender.send are sent with; `planned` is of one payee and escrow.
+
+    As they would go through now: one that would not is taken for a usual one.
+    """
+    chunks = _chunks(planned, is_relayed=is_relayed)
+    wanted = [(_call(action, chunk), f"this {action}") for chunk in chunks]
+    found = _estimates(rpc, planned[0].channel.descriptor.payee, wanted)
+    return sum(
+        with_margin(gas if isinstance(gas, int) else _BASE_GAS + _USUAL_GAS * len(chunk), call)
+        + (AUTHORIZATION_GAS if is_relayed else 0)
+        for gas, chunk, (call, _) in zip(found, chunks, wanted, strict=True)
+    )
+
+
+def _chunks(planned: Sequence[PlannedCapture], *, is_relayed: bool) -> list[Sequence[PlannedCapture]]:
+    """What goes into one transaction each: a payee's authorization is for one channel."""
+    limit = 1 if is_relayed else BATCH_LIMIT
+    return [planned[start : start + limit] for start in range(0, len(planned), limit)]
+
+
+def _estimates(
+    rpc: Rpc, payee: Address, wanted: Sequence[tuple[calls.Call, str]]
+) -> list[int | MicrowalletError]:
+    """Gas of each call, or the error it reverts with."""
+    answers = rpc.try_batch([("eth_estimateGas", [call.request(payee)]) for call, _ in wanted])
+    return [_estimate(answer, doing) for answer, (_, doing) in zip(answers, wanted, strict=True)]
 
 
 def _operation(action: Action, planned: Sequence[PlannedCapture]) -> str:

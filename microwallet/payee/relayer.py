@@ -23,7 +23,7 @@ DEADLINE_SECONDS = 5 * 60
 """How long a payee's authorization may be used: long enough for a slow chain, and no longer."""
 EXPIRY_MARGIN = 60
 """Seconds after its deadline until an authorization is taken for dead: clocks differ."""
-_AUTHORIZATION_GAS = 60_000
+AUTHORIZATION_GAS = 60_000
 """What a payee's signature and its nonce cost beside the capture, rounded up."""
 
 
@@ -62,7 +62,7 @@ class Relayer:
             operation=operation,
             purpose=action,
             channel_id=capture.descriptor.channel_id(),
-            quoted=replace(quoted, gas=quoted.gas + _AUTHORIZATION_GAS),
+            quoted=replace(quoted, gas=quoted.gas + AUTHORIZATION_GAS),
         )
 
 

@@ -14,7 +14,7 @@ from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import EscrowEvents
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.ledger.vouchers import Vouchers
-from microwallet.payee.capture_sender import CaptureSender
+from microwallet.payee.capture_sender import CaptureSender, most_gas
 from microwallet.payee.captures import Action, PlannedCapture, Selection
 from microwallet.payee.exclusive import claims_lock, exclusive
 from microwallet.payee.outcome import RUN_AGAIN, Outcome, read_receipt
@@ -104,6 +104,13 @@ class Settlement:
         """The channels that can still change, as the chain has them now."""
         return refresh(self._vouchers, self._chain_id, self._reader_of, now=self._now())
 
+    def most_gas(self, action: Action, planned: Sequence[PlannedCapture]) -> int:
+        """Gas that executing this uses at most, by all its transactions, as the chain is now."""
+        return sum(
+            most_gas(self._reader_of(escrow_contract).rpc, action, group, is_relayed=self._is_relayed(payee))
+            for payee, escrow_contract, group in _by_sender(planned)
+        )
+
     def execute(self, action: Action, planned: Sequence[PlannedCapture]) -> Outcome:
         """Settle or close what is planned, each payee with its own key, one process at a time.
 
@@ -118,16 +125,17 @@ class Settlement:
                 for item in planned
                 if item.channel.channel_id in current
             ]
-            ordered = sorted((item for item in still if item.is_due(action)), key=_place)
             outrun = TransactionReverted("more was settled meanwhile than was to be captured", hint=RUN_AGAIN)
             outcome.fail([item for item in still if item.is_outrun(action)], outrun)
             free = []
-            for item in ordered:
+            for item in still:
+                if not item.is_due(action):
+                    continue
                 if (unknown := self._held_back(item)) is not None:
                     outcome.fail([item], unknown)
                 else:
                     free.append(item)
-            for (payee, escrow_contract), group in groupby(free, key=lambda item: _place(item)[:2]):
+            for payee, escrow_contract, group in _by_sender(free):
                 sender = CaptureSender(
                     payee,
                     rpc=self._reader_of(escrow_contract).rpc,
@@ -137,14 +145,14 @@ class Settlement:
                     outcome=outcome,
                     relayer=self._relayer_of(payee, escrow_contract),
                 )
-                sender.send(action, list(group))
+                sender.send(action, group)
             if outcome.channels:
                 self._record()
         return outcome
 
     def _relayer_of(self, payee: Address, escrow_contract: Address) -> Relayer | None:
         """What sends instead of the payee; a payee needs no authorization of its own to send itself."""
-        if self._relayer is None or self._relayer.address == payee:
+        if self._relayer is None or not self._is_relayed(payee):
             return None
         return Relayer(
             sender=self._relayer,
@@ -152,6 +160,9 @@ class Settlement:
             reader=self._reader_of(escrow_contract),
             clock=self._now,
         )
+
+    def _is_relayed(self, payee: Address) -> bool:
+        return self._relayer is not None and self._relayer.address != payee
 
     def _held_back(self, item: PlannedCapture) -> OutcomeUnknown | None:
         """Whether the fate of something sent before is unknown that this could compete with."""
@@ -221,6 +232,16 @@ class Settlement:
             self.refresh()
         except NetworkError:
             self._reporter.say("the new state of the channels will be read the next time")
+
+
+def _by_sender(
+    planned: Iterable[PlannedCapture],
+) -> Iterator[tuple[Address, Address, Sequence[PlannedCapture]]]:
+    """A payee, an escrow, and what is planned for them."""
+    for (payee, escrow_contract), group in groupby(
+        sorted(planned, key=_place), key=lambda item: _place(item)[:2]
+    ):
+        yield payee, escrow_contract, list(group)
 
 
 def _place(item: PlannedCapture) -> tuple[Address, Address, Address, ChannelId]:

@@ -6,6 +6,9 @@ import re
 
 import pytest
 
+from microwallet.domain.money import format_units
+from microwallet.escrow.reader import EscrowReader
+
 SOMEBODY = "0x" + "44" * 20
 
 
@@ -98,7 +101,7 @@ def test_what_moves_money_is_told_in_the_same_words(alice, bob):
         (alice, "send", bob.address, "1 USDC"),
     ):
         screen = who.run(*command, "--dry-run").succeeded().stdout
-        assert re.search(r"^ +fee +at most \d", screen, flags=re.MULTILINE)
+        assert re.search(r"^ +fee +at most [0-9.]+ ETH", screen, flags=re.MULTILINE)
         assert "anvil (chain 31337)" in screen
         done = who.run(*command, "--yes").succeeded().stdout
         assert re.search(r"^transaction 0x[0-9a-f]{64}, \d+ gas$", done, flags=re.MULTILINE)
@@ -106,6 +109,48 @@ def test_what_moves_money_is_told_in_the_same_words(alice, bob):
         if command[1] == "open":
             voucher = alice.run("pay", "coffee", "0.1").succeeded().stdout
             bob.run("payee", "accept", "-", input=voucher).succeeded()
+
+
+def test_the_fee_that_is_told_is_the_most_that_is_paid(alice, bob, chain):
+    """Of a close, a withdraw, a settle: in the coin of the chain beside the cap, in the document too."""
+    for label in ("coffee", "tea", "milk"):
+        alice.run("channel", "open", bob.address, "1 USDC", "--label", label, "--yes").succeeded()
+        voucher = alice.run("pay", label, "0.1").succeeded().stdout
+        bob.run("payee", "accept", "-", input=voucher).succeeded()
+    reader = EscrowReader(chain.rpc, chain.escrow_contract)
+    for who, *command in (
+        (bob, "payee", "settle", "--all"),
+        (alice, "channel", "close", "tea"),
+        (alice, "channel", "close", "milk"),
+        (bob, "payee", "close", alice.run("channel", "show", "milk", "--json").data["channelId"]),
+        (None, "devnet", "advance", "15m"),
+        (alice, "channel", "withdraw", "tea"),
+        (bob, "payee", "close", "--all"),
+    ):
+        if who is None:
+            alice.run(*command).succeeded()
+            continue
+        told = int(who.run(*command, "--dry-run", "--json").data["maxFee"])
+        screen = who.run(*command, "--dry-run").succeeded().stdout
+        assert f"at most {format_units(told, 18)} ETH now, and never above 200 gwei per gas" in screen
+        held = reader.native_balance(who.address)
+        who.run(*command, "--yes").succeeded()
+        assert 0 < held - reader.native_balance(who.address) <= told
+
+
+def test_a_close_that_cannot_be_paid_for_says_why_instead_of_a_fee(alice, bob, chain):
+    """No coin for gas, or gas above the cap: the screen says so, as the payee may close still."""
+    alice.run("channel", "open", bob.address, "1 USDC", "--label", "coffee", "--yes").succeeded()
+    bob.run("payee", "accept", "-", input=alice.run("pay", "coffee", "0.1").succeeded().stdout).succeeded()
+    low = {"MICROWALLET_MAX_FEE_GWEI": "0.0001"}
+    for who, command in ((alice, ("channel", "close", "coffee")), (bob, ("payee", "close", "--all"))):
+        screen = who.run(*command, "--dry-run", env=low).succeeded().stdout
+        assert re.search(
+            r"^ +fee +gas costs [0-9.]+ gwei now; the setting max-fee-gwei", screen, re.MULTILINE
+        )
+        assert who.run(*command, "--dry-run", "--json", env=low).data["maxFee"] is None
+    chain.rpc.call("anvil_setBalance", [alice.address, "0x0"])
+    assert re.search(r"fee +0x\w+ holds 0 ETH", alice.run("channel", "close", "coffee", "--dry-run").stdout)
 
 
 def test_nobody_reads_unix_time(alice, bob):

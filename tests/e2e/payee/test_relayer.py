@@ -52,6 +52,24 @@ def test_a_close_pays_and_refunds(payee, payers, sent):
     assert relay(payee, "close", "--all").data == {"channels": [], "transactions": []}
 
 
+def test_the_fee_that_is_told_is_what_its_transactions_cost_at_most(payee, payers, chain):
+    """One transaction a channel, each with the payee's signature in it, paid by the relayer."""
+    opened = [payers.open(payee.address) for _ in range(2)]
+    payee.accept(*(one.voucher(5) for one in opened))
+    plan = ("settle", "--all", "--relayer", "carol", "--dry-run")
+    told = int(payee.run(*plan).data["maxFee"])
+    screen = payee.home.run("payee", *plan).succeeded().stdout
+    assert screen.endswith("ETH now, and never above 200 gwei per gas, paid by carol\n")
+    settled = relay(payee, "settle", "--all").data["transactions"]
+    prices = [
+        int(chain.rpc.call("eth_getTransactionReceipt", [one["transactionHash"]])["effectiveGasPrice"], 16)
+        for one in settled
+    ]
+    assert len(settled) == 2
+    paid = sum(one["gasUsed"] * price for one, price in zip(settled, prices, strict=True))
+    assert paid <= told < 5 * paid
+
+
 def test_a_settle_takes_exactly_what_is_chosen(payee, payers, sent):
     """What the payee signs is the capture amount: whoever sends it cannot make it another."""
     opened = payers.open(payee.address)
