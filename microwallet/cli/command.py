@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from microwallet.cli.context import Stderr
 from microwallet.cli.parameters import FastStart
-from microwallet.cli.result import Result, print_result
+from microwallet.cli.result import Result, print_result, writing
 from microwallet.errors import Interrupted
 
 
@@ -44,7 +44,17 @@ def help_text(function: Callable[..., object], *examples: str) -> str:
     return described + "\n\n\b" + "\n".join(examples)
 
 
-class Command(FastStart, TyperCommand):
+class _Helpful(FastStart):
+    """A command or group; while its words are read, what it may print is help."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse."""
+        with writing():
+            words: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
+        return words
+
+
+class Command(_Helpful, TyperCommand):
     """A verb. Ctrl-C is an error like any other: Typer would end it without a word, or a document."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -55,7 +65,7 @@ class Command(FastStart, TyperCommand):
             raise Interrupted("interrupted") from None
 
 
-class Group(FastStart, TyperGroup):
+class Group(_Helpful, TyperGroup):
     """A noun."""
 
 

@@ -12,7 +12,7 @@ import typer
 from microwallet import __version__
 from microwallet.cli.command import Lazy, lazy_group
 from microwallet.cli.context import verbosity
-from microwallet.cli.result import error_envelope, print_error
+from microwallet.cli.result import error_envelope, output_lost, print_error
 from microwallet.errors import Interrupted, MicrowalletError, UsageError
 
 RESOURCES, ACTIONS, LOCAL = "Resources", "Pay and be paid", "This machine"
@@ -76,8 +76,6 @@ def main(arguments: list[str]) -> int:
         code = typer.main.get_command(app)(arguments, prog_name="microwallet", standalone_mode=False)
     except MicrowalletError as error:
         return _fail(error, as_json)
-    except BrokenPipeError:
-        return _fail(MicrowalletError("what reads the output has gone away"), False)
     except (KeyboardInterrupt, typer.Abort):
         return _fail(Interrupted("interrupted"), as_json)
     except typer._click.exceptions.NoArgsIsHelpError as help_shown:  # noqa: SLF001
@@ -108,7 +106,7 @@ def run() -> None:
     except OSError as error:
         _close_stdout()
         if code == 0 and not isinstance(error, BrokenPipeError):
-            code = _fail(MicrowalletError(f"the output could not be written: {error.strerror}"), False)
+            code = _fail(output_lost(error), False)
     sys.exit(code)
 
 
@@ -131,9 +129,9 @@ def _fail(error: MicrowalletError, as_json: bool) -> int:
             sys.stderr.write(json.dumps(error_envelope(error)) + "\n")
         else:
             print_error(error, as_json=as_json)
-    except OSError as unwritable:
+    except OSError:
         _close_stdout()
-        if as_json and not isinstance(unwritable, BrokenPipeError):
+        if as_json:
             print_error(error, as_json=False)
     return error.exit_code
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shlex
 import sys
 from typing import Annotated
@@ -128,7 +127,6 @@ def _print(signed: SignedPayment, *, each: bool, as_json: bool) -> None:
             out.write(signed.last().encode() + b"\n")
         out.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         key = shlex.quote(signed.payment.idempotency_key)
         raise OutcomeUnknown(
             f"not all of it could be printed ({error.strerror}), but the payment is committed:"

@@ -12,7 +12,7 @@ import typer
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import Json, NetworkName, RpcUrl
 from microwallet.cli.payee_accept import rejected_lines, tally_document
-from microwallet.cli.result import Result
+from microwallet.cli.result import Result, writing
 from microwallet.cli.source import Vouchers, reading
 from microwallet.errors import KeyUnavailable, NetworkError, UsageError
 from microwallet.payee.line_stream import take_all
@@ -40,8 +40,9 @@ def export(
         channels = wallet.ledger.vouchers.list(finalized=all)
     content = "".join(f"{line}\n" for line in voucher_lines(channels))
     if target == "-":
-        sys.stdout.write(content)
-        sys.stdout.flush()
+        with writing():
+            sys.stdout.write(content)
+            sys.stdout.flush()
         raise typer.Exit
     path = Path(target).expanduser().absolute()
     _write(path, content, force=force)

@@ -16,7 +16,7 @@ from microwallet.cli.context import Stderr, open_wallet
 from microwallet.cli.event_lines import event_line
 from microwallet.cli.options import Json, NetworkName, PasswordFile, RpcUrl
 from microwallet.cli.payee_service import watch_service
-from microwallet.cli.result import streaming
+from microwallet.cli.result import streaming, writing
 from microwallet.domain.duration import parse_duration, whole_seconds
 from microwallet.errors import MicrowalletError, UsageError
 
@@ -92,10 +92,11 @@ def watch(
 def _print_service(unit: str, *, as_json: bool) -> None:
     from microwallet.cli.result import print_json, success_envelope
 
-    if as_json:
-        print_json(success_envelope({"unit": unit}))
-    else:
-        sys.stdout.write(unit)
+    with writing():
+        if as_json:
+            print_json(success_envelope({"unit": unit}))
+        else:
+            sys.stdout.write(unit)
 
 
 def _fail_for(error: MicrowalletError | None) -> None:
@@ -131,8 +132,9 @@ def _emitter(as_json: bool) -> Emit:
             line = json.dumps({"event": event, "time": int(time.time()), **details})
         else:
             line = event_line(event, details)
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        with writing():
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
 
     return emit
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from microwallet.errors import Interrupted, MicrowalletError
+from microwallet.errors import Interrupted, MicrowalletError, OutcomeUnknown
 
 SCHEMA = 1
 
@@ -46,6 +46,28 @@ def error_envelope(error: MicrowalletError, data: dict[str, Any] | None = None) 
     return envelope
 
 
+@contextmanager
+def writing(sent: str | None = None) -> Iterator[None]:
+    """While something goes to stdout: MicrowalletError where that takes nothing.
+
+    OutcomeUnknown where `sent` tells of the transactions that nobody would know of then.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise output_lost(error, sent) from error
+
+
+def output_lost(error: OSError, sent: str | None = None) -> MicrowalletError:
+    """That stdout took nothing, and what was sent all the same."""
+    if sent is not None:
+        said = f"it was done, but the output could not be written: {error.strerror}\n{sent.strip()}"
+        return OutcomeUnknown(said, hint="microwallet balance")
+    if isinstance(error, BrokenPipeError):
+        return MicrowalletError("what reads the output has gone away")
+    return MicrowalletError(f"the output could not be written: {error.strerror}")
+
+
 def print_json(document: dict[str, Any]) -> None:
     """One JSON document and a line break on stdout."""
     sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
@@ -54,19 +76,25 @@ def print_json(document: dict[str, Any]) -> None:
 
 def print_result(result: Result, *, as_json: bool) -> int:
     """Print a command's result; returns the exit code."""
+    text = result.text() if callable(result.text) else result.text
+    is_sent = result.data.get("transactionHash") or result.data.get("transactions")
+    with writing(text if is_sent else None):
+        _print(result, text, as_json=as_json)
+    return result.error.exit_code if result.error else 0
+
+
+def _print(result: Result, text: str, *, as_json: bool) -> None:
     if as_json:
         if result.error:
             print_json(error_envelope(result.error, result.data))
         else:
             print_json(success_envelope(result.data))
     else:
-        text = result.text() if callable(result.text) else result.text
         if text:
             sys.stdout.write(text.rstrip("\n") + "\n")
             sys.stdout.flush()
         if result.error:
             print_error(result.error, as_json=False)
-    return result.error.exit_code if result.error else 0
 
 
 def print_error(error: MicrowalletError, *, as_json: bool) -> None:

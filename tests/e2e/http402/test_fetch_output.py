@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from http402.payee_double import PAID_BODY, STREAM
-
-FULL = Path("/dev/full")
-needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is full")
+from unwritable import FULL, into_full, into_nowhere, needs_full
 
 
 def test_the_body_goes_to_devices_and_pipes(alice, payee, fetch, tmp_path):
@@ -26,15 +22,6 @@ def test_the_body_goes_to_devices_and_pipes(alice, payee, fetch, tmp_path):
         read = pool.submit(pipe.read_bytes)
         assert alice.run("fetch", payee.url + "/", "-o", pipe).exit_code == 0
         assert read.result(timeout=10) == PAID_BODY
-
-
-def into_full(home, *words):
-    """What a command says whose stdout is full."""
-    with FULL.open("wb") as full:
-        process = home.start(*words, stdout=full, stderr=subprocess.PIPE)
-        with process.stderr as stderr:
-            said = stderr.read().decode()
-        return process.wait(timeout=20), said.splitlines()
 
 
 @needs_full
@@ -75,20 +62,6 @@ def test_a_free_answer_that_cannot_be_written(alice, payee):
 
 
 @needs_full
-def test_an_error_has_a_place_where_stdout_is_full(home):
-    """A document that cannot be written leaves the error on stderr: one line, no traceback."""
-    for words in (
-        ("network", "list"),
-        ("network", "list", "--json"),
-        ("network", "show", "nowhere", "--json"),
-    ):
-        code, said = into_full(home, *words)
-        assert code in (1, 2)
-        assert said[0].startswith("error: ")
-        assert len(said) == 2
-
-
-@needs_full
 def test_a_stream_that_cannot_be_written(alice, payee, fetch):
     """It cannot be had again under its key: the channel shows what became of it."""
     fetch()
@@ -102,13 +75,8 @@ def test_a_stream_that_cannot_be_written(alice, payee, fetch):
 def test_a_paid_answer_into_a_pipe_that_closes(alice, payee, fetch):
     """Where nobody reads the whole answer it says the same: what was paid, and how to have it again."""
     fetch()
-    reading, writing = os.pipe()
-    os.close(reading)
-    process = alice.start("fetch", payee.url + "/", stdout=writing, stderr=subprocess.PIPE)
-    os.close(writing)
-    with process.stderr as stderr:
-        said = stderr.read().decode().splitlines()
-    assert process.wait(timeout=20) == 5
+    code, said = into_nowhere(alice, "fetch", payee.url + "/")
+    assert code == 5
     assert said[1].startswith("paid 0.001 USDC to ")
     assert said[2] == "error: it was paid, the answer could not be written (Broken pipe)"
     assert said[3].startswith(f"hint: microwallet fetch {payee.url}/ --idempotency-key fetch-")
