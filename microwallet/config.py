@@ -173,12 +173,15 @@ def _checked(name: str, value: Any, where: str) -> Any:
         if not isinstance(value, str):
             raise UsageError(f"{where}: {name} is {value!r}, not a text")
         return value
+    valid = SETTINGS[name].default
+    is_variable = where.startswith("MICROWALLET_")
+    hint = f"export {where}={valid}" if is_variable else f"microwallet config set {name} {valid}"
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise UsageError(f"{where}: {name} is {value!r}, not a number") from None
+        raise UsageError(f"{where}: {name} is {value!r}, not a number", hint=hint) from None
     if not 0 < number < 1e9:
-        raise UsageError(f"{where}: {name} is {value!r}; it must be above zero")
+        raise UsageError(f"{where}: {name} is {value!r}; it must be above zero", hint=hint)
     return int(number) if number.is_integer() else number
 
 

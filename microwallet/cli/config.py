@@ -14,7 +14,7 @@ from microwallet.cli.result import Result
 from microwallet.cli.table import table
 from microwallet.config import SETTINGS, checked_setting
 from microwallet.domain.money import Amount, unit_of
-from microwallet.errors import UsageError
+from microwallet.errors import InvalidAmount, UsageError
 from microwallet.escrow.networks import resolve_network
 from microwallet.escrow.transport import Endpoint, redacted
 from microwallet.wallet import Wallet
@@ -92,9 +92,13 @@ def unset(
 
 def _check_amount(name: str, value: str, wallet: Wallet) -> None:
     """UsageError unless a limit has a unit, since it is for one asset, and is an amount of it."""
-    unit = unit_of(value)
+    setting = f"microwallet config set {name}"
+    try:
+        unit = unit_of(value)
+    except InvalidAmount as error:
+        raise InvalidAmount(error.message, hint=f'{setting} "{SETTINGS[name].default}"') from None
     if unit is None:
-        raise UsageError(f"{name} is {value!r}, without a unit", hint=f'"{value} USDC"')
+        raise UsageError(f"{name} is {value!r}, without a unit", hint=f'{setting} "{value.strip()} USDC"')
     Amount.parse(value, wallet.resolve_asset(unit))
 
 

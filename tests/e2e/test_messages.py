@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 import pytest
 
@@ -30,6 +31,23 @@ def test_a_setting_that_names_nothing_is_refused(run, setting, said):
     """A misspelled name is refused when it is set, not by every command afterwards."""
     assert said in run("config", "set", *setting, "--json").error["message"]
     assert run("config", "show", "--json").data["settings"]["network"]["source"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("max-amount", "1", '"1 USDC"'),
+        ("max-deposit", " 0.5", '"0.5 USDC"'),
+        ("max-amount", "much", '"0.01 USDC"'),
+        ("max-fee-gwei", "cheap", "200"),
+        ("rpc-timeout", "0", "10"),
+    ],
+)
+def test_a_value_that_a_setting_cannot_have_is_answered_with_one_that_it_can(run, name, value, meant):
+    """The hint is the whole command, which works as it stands."""
+    refused = run("config", "set", name, value, "--json")
+    assert (refused.exit_code, refused.error["hint"]) == (2, f"microwallet config set {name} {meant}")
+    run(*shlex.split(refused.error["hint"])[1:]).succeeded()
 
 
 def test_a_setting_that_is_taken_back_has_its_default_again(run):
