@@ -53,9 +53,8 @@ def import_(
             document = _parsed_keystore(_read_secret(sources[0], "Keystore: "))
             what = f"the keystore {sources[0]}"
             file = keystore_password_file or wallet.configuration.get("password-file")
-            secret = decrypt(
-                document, other_passwords(file, flag="--keystore-password-file").password(what), what=what
-            )
+            passwords = other_passwords(file, flag="--keystore-password-file")
+            secret = decrypt(document, passwords.password(what), what=what, hint=passwords.hint_if_wrong)
         return added(wallet, lambda: wallet.accounts.import_key(name, secret))
 
 

@@ -108,7 +108,8 @@ class KeyFiles:
         """The 32-byte key; KeyUnavailable if it is locked, gone, or not the one that was stored."""
         what = self._title(key_file.name)
         if key_file.store is Store.FILE:
-            secret = keystore.decrypt(dict(key_file.document), self._passwords.password(what), what=what)
+            password, hint = self._passwords.password(what), self._passwords.hint_if_wrong
+            secret = keystore.decrypt(dict(key_file.document), password, what=what, hint=hint)
         else:
             secret = self._from_keyring(key_file, what)
         if VoucherKey(secret).address != key_file.address:

@@ -46,10 +46,10 @@ def encrypt(secret: bytes, password: str, *, cost: int) -> dict[str, Any]:
     }
 
 
-def decrypt(document: dict[str, Any], password: str, *, what: str) -> bytes:
+def decrypt(document: dict[str, Any], password: str, *, what: str, hint: str | None = None) -> bytes:
     """The 32-byte key in a V3 document, its own or another wallet's; `what` names it in errors.
 
-    Raises KeyUnavailable for a wrong password, UsageError for what is no such document.
+    Raises KeyUnavailable, with `hint`, for a wrong password, UsageError for what is no such document.
     """
     crypto = document.get("crypto", document.get("Crypto"))
     if document.get("version") != 3 or not isinstance(crypto, dict):
@@ -61,7 +61,7 @@ def decrypt(document: dict[str, Any], password: str, *, what: str) -> bytes:
         ciphertext, mac = _bytes(crypto["ciphertext"]), _bytes(crypto["mac"])
         derived = _derived(crypto, password, what)
         if not hmac.compare_digest(keccak(derived[16:32] + ciphertext), mac):
-            raise KeyUnavailable(f"the password of {what} is wrong")
+            raise KeyUnavailable(f"the password of {what} is wrong", hint=hint)
         secret = _aes_128_ctr(derived[:16], nonce, ciphertext)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(f"{what} is not a V3 keystore: {type(error).__name__} in its fields") from error

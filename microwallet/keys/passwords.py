@@ -45,6 +45,13 @@ class PasswordSource:
         """Whether somebody is there to answer."""
         return self._prompt is not None
 
+    @property
+    def hint_if_wrong(self) -> str:
+        """What else to try where it was not the password of a key."""
+        if self._password_file is None:
+            return f"type it again; or {self._hint}"
+        return f"the first line of {self._password_file} was tried; to try another, {self._hint}"
+
     def password(self, purpose: str, *, new: bool = False) -> str:
         """The password of `purpose`, e.g. `the key of account alice`; a new one is typed twice.
 

@@ -250,6 +250,31 @@ class TestExport:
         failed = run("account", "export", "alice", "--password-file", tmp_path / "wrong", "--json")
         assert failed.error["code"] == "key-unavailable"
         assert "mistyped" not in failed.stdout + failed.stderr
+        assert failed.error["hint"] == (
+            f"the first line of {tmp_path / 'wrong'} was tried; to try another, give --password-file FILE, or"
+            " set MICROWALLET_PASSWORD_FILE"
+        )
+
+    def test_a_password_mistyped_at_a_terminal_can_be_typed_again(self, terminal) -> None:
+        """The hint says so, and how a file gives it."""
+        child = terminal("account", "export", "alice", "--raw", "--confirm", "alice")
+        child.expect("Password for the key of account alice: ")
+        child.sendline("mistyped")
+        code, said = ended(child)
+        assert code == 6
+        assert said.splitlines()[-2:] == [
+            "error: the password of the key of account alice is wrong",
+            "hint: type it again; or give --password-file FILE, or set MICROWALLET_PASSWORD_FILE",
+        ]
+
+    def test_a_wrong_keystore_password_names_the_flag_for_it(self, run, home, tmp_path) -> None:
+        """The password of a keystore from elsewhere has a flag of its own."""
+        (tmp_path / "theirs.json").write_text(json.dumps(encrypt(bytes.fromhex(KEY), "theirs", cost=2)))
+        failed = run("account", "import", "bob", "--keystore", tmp_path / "theirs.json", "--json")
+        assert failed.error["hint"] == (
+            f"the first line of {home.password_file} was tried; to try another, give"
+            " --keystore-password-file FILE"
+        )
 
     def test_a_damaged_keystore_is_exit_6(self, run, home) -> None:
         """Named with its path; nothing is made in its place."""
