@@ -13,10 +13,9 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from microwallet.cli.context import Stderr
+from microwallet.cli.context import Stderr, interrupted
 from microwallet.cli.parameters import FastStart
 from microwallet.cli.result import Result, print_result, writing
-from microwallet.errors import Interrupted
 
 
 def command(app: typer.Typer, name: str, *examples: str, **settings: Any) -> Callable[..., Any]:
@@ -62,7 +61,7 @@ class Command(_Helpful, TyperCommand):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise Interrupted("interrupted") from None
+            raise interrupted() from None
 
 
 class Group(_Helpful, TyperGroup):

@@ -64,8 +64,10 @@ def ask_secret(question: str) -> str:
 
     try:
         return getpass.getpass(question, stream=sys.stderr)
-    except (EOFError, KeyboardInterrupt):
-        raise Interrupted("nothing was typed") from None
+    except KeyboardInterrupt:
+        raise interrupted() from None
+    except EOFError:
+        raise _nothing_typed() from None
 
 
 def ask(question: str) -> str:
@@ -75,10 +77,26 @@ def ask(question: str) -> str:
     try:
         line = sys.stdin.readline()
     except KeyboardInterrupt:
-        line = ""
+        raise interrupted() from None
     if not line:
-        raise Interrupted("nothing was typed")
+        raise _nothing_typed()
     return line.strip()
+
+
+def interrupted() -> Interrupted:
+    """Ctrl-C, to be said on a line of its own: a terminal shows ^C, or a question, on the one before."""
+    _end_line()
+    return Interrupted("interrupted")
+
+
+def _nothing_typed() -> Interrupted:
+    _end_line()
+    return Interrupted("nothing was typed")
+
+
+def _end_line() -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")
 
 
 def confirm(summary: str, *, yes: bool, dry_run: bool = True) -> None:

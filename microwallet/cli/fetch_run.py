@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from microwallet.cli.context import Stderr, open_wallet
+from microwallet.cli.context import Stderr, interrupted, open_wallet
 from microwallet.cli.fetch_client import fetch_client, proxy_of
 from microwallet.cli.fetch_dry_run import show_dry_run
 from microwallet.cli.fetch_flags import FetchFlags
@@ -23,7 +23,7 @@ from microwallet.cli.fetch_view import (
     to_stdout,
 )
 from microwallet.cli.result import print_json, success_envelope
-from microwallet.errors import HttpStatus, Interrupted, MicrowalletError, OutcomeUnknown
+from microwallet.errors import HttpStatus, MicrowalletError, OutcomeUnknown
 
 if TYPE_CHECKING:
     import httpx
@@ -87,7 +87,7 @@ class _Fetch:
         except MicrowalletError as error:
             raise self._with_data(error, response) from error.__cause__
         except KeyboardInterrupt:
-            raise self._with_data(Interrupted("interrupted"), response) from None
+            raise self._with_data(interrupted(), response) from None
         finally:
             if response is not None:
                 response.close()

@@ -11,9 +11,9 @@ import typer
 
 from microwallet import __version__
 from microwallet.cli.command import Lazy, lazy_group
-from microwallet.cli.context import verbosity
+from microwallet.cli.context import interrupted, verbosity
 from microwallet.cli.result import error_envelope, output_lost, print_error
-from microwallet.errors import Interrupted, MicrowalletError, UsageError
+from microwallet.errors import MicrowalletError, UsageError
 
 RESOURCES, ACTIONS, LOCAL = "Resources", "Pay and be paid", "This machine"
 
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> int:
     except MicrowalletError as error:
         return _fail(error, as_json)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(Interrupted("interrupted"), as_json)
+        return _fail(interrupted(), as_json)
     except typer._click.exceptions.NoArgsIsHelpError as help_shown:  # noqa: SLF001
         sys.stderr.write(help_shown.format_message() + "\n")
         return UsageError.exit_code

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from microwallet.errors import Interrupted, MicrowalletError, OutcomeUnknown
+from microwallet.cli.context import interrupted
+from microwallet.errors import MicrowalletError, OutcomeUnknown
 
 SCHEMA = 1
 
@@ -116,9 +117,9 @@ def streaming(*, enabled: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        interrupted = Interrupted("interrupted")
-        interrupted.streamed = enabled
-        raise interrupted from None
+        ended = interrupted()
+        ended.streamed = enabled
+        raise ended from None
     except MicrowalletError as error:
         error.streamed = enabled
         raise

@@ -60,6 +60,30 @@ def alice(home) -> None:
     create_private_file(folder / "alice.json", json.dumps(keystore))
 
 
+@pytest.mark.usefixtures("alice")
+class TestAtAPrompt:
+    @pytest.mark.parametrize(
+        ("words", "question"),
+        [
+            (("account", "create", "bob"), "New password for the key of account bob: "),
+            (("account", "export", "alice", "--raw"), "Type alice to go on: "),
+            (("account", "import", "bob", "--private-key-file", "-"), "Private key: "),
+        ],
+        ids=["a password", "a name", "a key"],
+    )
+    @pytest.mark.parametrize(("key", "message"), [("intr", "interrupted"), ("eof", "nothing was typed")])
+    def test_it_ends_with_one_plain_line(self, terminal, run, words, question, key, message) -> None:
+        """Ctrl-C and Ctrl-D: exit 130, what is said begins a line, and there is no account more."""
+        child = terminal(*words)
+        child.expect(question)
+        time.sleep(0.2)  # until the terminal echoes no more, which flushes what was typed
+        getattr(child, f"send{key}")()
+        code, said = ended(child)
+        assert code == 130
+        assert said.replace("^C", "").replace("^D\b\b", "") == f"\r\nerror: {message}\r\n"
+        assert [one["name"] for one in run("account", "list", "--json").data["accounts"]] == ["alice"]
+
+
 class TestCreate:
     def test_a_headless_machine_gets_an_encrypted_file_and_is_told(self, run, home) -> None:
         """Name, address and store on stdout; why it is a file on stderr; no stack trace."""
