@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -70,7 +70,7 @@ def channel_details(channel: Channel, *, now: int, more: Sequence[tuple[str, str
         ("authorized", authorized_text(channel)),
         ("spent", money(channel, channel.spent) if _voucher_is_known(channel) else "unknown"),
         ("settled", money(channel, channel.state.settled)),
-        _left(channel),
+        *_left(channel),
         ("token", document["token"]),
         ("authorized signer", document["authorizedSigner"]),
         ("salt", document["salt"]),
@@ -80,11 +80,16 @@ def channel_details(channel: Channel, *, now: int, more: Sequence[tuple[str, str
     return named([*shown, *more])
 
 
-def _left(channel: Channel) -> tuple[str, str]:
+def _left(channel: Channel) -> Iterator[tuple[str, str]]:
     """What a channel has left, or where that went."""
-    if channel.state.finalized:
-        return "refunded", money(channel, channel.state.deposit - channel.state.settled)
-    return "remaining", money(channel, channel.remaining) if _voucher_is_known(channel) else "unknown"
+    state, is_known = channel.state, _voucher_is_known(channel)
+    if not state.finalized:
+        yield "remaining", money(channel, channel.remaining) if is_known else "unknown"
+        return
+    yield "refunded", money(channel, state.deposit - state.settled)
+    not_captured = min(channel.spent, state.deposit) - state.settled
+    if is_known and not_captured > 0:
+        yield "not captured", f"{money(channel, not_captured)} was spent and not taken by the payee: refunded"
 
 
 def status_of(channel: Channel, *, now: int) -> ChannelStatus:

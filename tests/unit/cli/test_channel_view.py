@@ -75,6 +75,25 @@ def test_what_a_finalized_channel_had_left():
     assert re.search(r"^remaining +7 USDC$", channel_details(OPEN, now=5), flags=re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("spent", "known", "said"),
+    [
+        (2_000_001, True, "0.000001 USDC was spent and not taken by the payee: refunded"),
+        (2_000_000, True, None),
+        (1_999_999, True, None),
+        (3_000_000, False, None),
+    ],
+)
+def test_what_a_payee_did_not_capture_is_explained(spent, known, said):
+    """A finalized channel that has settled less than was spent says where the rest went."""
+    state = replace(OPEN.state, settled=2_000_000, finalized=True)
+    ended = replace(OPEN, state=state, spent=spent, voucher_known=known)
+    found = re.search(r"^not captured +(.*)$", channel_details(ended, now=5), flags=re.MULTILINE)
+    assert (found and found[1]) == said
+    still_open = replace(ended, state=replace(state, finalized=False))
+    assert "not captured" not in channel_details(still_open, now=5)
+
+
 def test_tables_align_and_name_the_asset():
     """Columns stand under their headers; every line names its asset."""
     lines = channel_table([OPEN, replace(OPEN, label=None)], 5).splitlines()
