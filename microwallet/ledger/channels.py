@@ -22,6 +22,8 @@ from microwallet.ledger.rows import (
 )
 
 _SELECT = f"SELECT {SELECTED}, label, voucher_known FROM channels"
+_OLDEST, _NEWEST = "created_at, position", "created_at DESC, position DESC"
+"""First; those of one second in the order in which they were added."""
 CANDIDATES = 10
 SHORTEST_PREFIX = len("0x1234")
 """Of an id that a person types: fewer digits are too easily those of another channel."""
@@ -48,7 +50,7 @@ class Channels:
                     f"{reference!r} means {len(matches)} channels:\n{_listing(matches)}",
                     hint="name one by its id, or by more characters of it",
                 )
-            known = connection.execute(f"{_SELECT} ORDER BY created_at DESC LIMIT {CANDIDATES}")
+            known = connection.execute(f"{_SELECT} ORDER BY {_NEWEST} LIMIT {CANDIDATES}")
             labels = connection.execute("SELECT DISTINCT label FROM channels WHERE label IS NOT NULL")
             raise _unknown(reference, [_channel(row) for row in known], [label for (label,) in labels])
 
@@ -61,7 +63,7 @@ class Channels:
         """Channels, oldest first; those that are finalized only when asked for, or when they were
         found to be at `since` or later, Unix seconds."""
         where = "" if finalized else " WHERE finalized = 0 OR as_of >= :since"
-        query = f"{_SELECT}{where} ORDER BY created_at"
+        query = f"{_SELECT}{where} ORDER BY {_OLDEST}"
         with self._database.read() as connection:
             return [_channel(row) for row in connection.execute(query, {"since": since})]
 
@@ -144,7 +146,8 @@ def insert_channel(connection: sqlite3.Connection, channel: PayerChannel, *, now
         return
     marks = ", ".join("?" * (len(COLUMNS) + 3))
     connection.execute(
-        f"INSERT INTO channels ({SELECTED}, created_at, label, voucher_known) VALUES ({marks})",
+        f"""INSERT INTO channels ({SELECTED}, created_at, label, voucher_known, position)
+        VALUES ({marks}, (SELECT coalesce(max(position), 0) + 1 FROM channels))""",
         (*channel_values(channel), now, None, int(channel.voucher_known)),
     )
     set_label(connection, channel.channel_id, channel.label)
@@ -183,7 +186,7 @@ def check_label(label: str) -> str:
 
 def _matches(connection: sqlite3.Connection, reference: str) -> Sequence[PayerChannel]:
     if not reference.startswith("0x"):
-        query = f"{_SELECT} WHERE label = ? ORDER BY finalized, created_at DESC LIMIT 1"
+        query = f"{_SELECT} WHERE label = ? ORDER BY finalized, {_NEWEST} LIMIT 1"
         return [_channel(row) for row in connection.execute(query, (reference,))]
     if is_address(reference):
         return _of_payee(connection, parse_address(reference))
@@ -196,7 +199,7 @@ def _matches(connection: sqlite3.Connection, reference: str) -> Sequence[PayerCh
 
 def _of_payee(connection: sqlite3.Connection, payee: Address) -> Sequence[PayerChannel]:
     """The open channels to a payee; where there is none, those that are opening or closing."""
-    query = f"{_SELECT} WHERE payee = ? AND finalized = 0 AND {{}} ORDER BY created_at LIMIT {CANDIDATES}"
+    query = f"{_SELECT} WHERE payee = ? AND finalized = 0 AND {{}} ORDER BY {_OLDEST} LIMIT {CANDIDATES}"
     is_open = "close_requested_at = 0 AND deposit > ?"
     none = to_text(0)
     for condition in (is_open, f"NOT ({is_open})"):

@@ -317,4 +317,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # at once.
         "ALTER TABLE channels ADD COLUMN charged_until INTEGER NOT NULL DEFAULT 0",
     ),
+    (
+        # Counts the payer's channels: those of one second are listed as they were added.
+        "ALTER TABLE channels ADD COLUMN position INTEGER NOT NULL DEFAULT 0",
+    ),
 )

@@ -66,6 +66,26 @@ def test_two_live_channels_never_share_a_label(ledger):
     assert ledger.channels.get(TWO.channel_id) is None
 
 
+@pytest.mark.parametrize("order", [(1, 2, 3, 4, 5, 6), (6, 5, 4, 3, 2, 1)])
+def test_channels_of_one_second_stand_in_the_order_they_were_added_in(ledger, order):
+    """Everywhere: in the list, among a payee's, where none is found, and by a label that several have had."""
+    added = [keyed(number) for number in order]
+    for one in added:
+        ledger.channels.add(one.payer_channel(deposit=1000, label="coffee"), now=1)
+        ledger.channels.record_states({one.channel_id: replace(OPEN, finalized=True)}, as_of=2)
+    ids = [one.channel_id for one in added]
+    assert ledger.channels.find("coffee").channel_id == ids[-1]
+    assert [channel.channel_id for channel in ledger.channels.list(finalized=True)] == ids
+    with pytest.raises(UnknownReference) as unknown:
+        ledger.channels.find("0x" + "0" * 64)
+    assert [line.split()[0] for line in str(unknown.value).splitlines()[1:]] == ids[::-1]
+    for channel_id in ids:
+        ledger.channels.record_states({channel_id: OPEN}, as_of=3)
+    with pytest.raises(AmbiguousReference) as ambiguous:
+        ledger.channels.find(PAYEE)
+    assert [line.split()[0] for line in str(ambiguous.value).splitlines()[1:]] == ids
+
+
 def test_adding_again_changes_nothing(ledger):
     """A channel seen again in the chain's events keeps what the ledger knows of it."""
     ledger.channels.add(ONE.payer_channel(deposit=1000, label="coffee", authorized=7), now=1)
