@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -16,12 +16,11 @@ from microwallet.cli.context import Stderr, open_wallet
 from microwallet.cli.event_lines import event_line
 from microwallet.cli.options import Json, NetworkName, PasswordFile, RpcUrl
 from microwallet.cli.payee_service import watch_service
-from microwallet.cli.result import streaming, writing
+from microwallet.cli.result import output_lost, streaming, writing
 from microwallet.domain.duration import parse_duration, whole_seconds
 from microwallet.errors import MicrowalletError, UsageError
 
 if TYPE_CHECKING:
-    from microwallet.payee.watch import Emit
     from microwallet.wallet import Wallet
 
 Interval = Annotated[str, typer.Option("--interval", metavar="TIME", help="Between two looks: 5s, 1m.")]
@@ -54,6 +53,7 @@ def watch(
     from microwallet.payee.watch import Watch, check_margin
 
     seconds, left = _interval(interval), check_margin(whole_seconds(margin))
+    events = _Events(as_json=json)
     try:
         with (
             streaming(enabled=json),
@@ -69,16 +69,16 @@ def watch(
                         f"another process watches {wallet.network.name} for this wallet already",
                         hint="microwallet payee list",
                     )
-                watching = Watch(wallet.settlement, margin=left, now=wallet.now, emit=_emitter(json))
+                watching = Watch(wallet.settlement, margin=left, now=wallet.now, emit=events)
                 if once:
                     outcome = watching.look()
-                    _fail_for(outcome.error())
+                    _fail_for(outcome.error() or events.lost)
                     if not outcome.channels:
                         Stderr().say(f"looked once at {wallet.network.name}: no close is due")
                     return
                 _check_keys(wallet)
                 network_in_use = {"network": wallet.network.name, "chainId": wallet.network.chain_id}
-                _emitter(json)("watching", network_in_use)
+                events("watching", network_in_use)
 
                 def wait(pause: float) -> None:
                     time.sleep(pause)
@@ -86,7 +86,7 @@ def watch(
 
                 watching.run(interval=seconds, wait=wait)
     except _Terminated:
-        _emitter(json)("stopped", {})
+        events("stopped", {})
 
 
 def _print_service(unit: str, *, as_json: bool) -> None:
@@ -124,19 +124,33 @@ def _ending_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _emitter(as_json: bool) -> Emit:
-    def emit(event: str, details: dict[str, Any]) -> None:
-        if as_json:
-            import json
+class _Events:
+    """Events as lines on stdout. A disk that is full keeps no close from being sent: stderr has them then."""
 
-            line = json.dumps({"event": event, "time": int(time.time()), **details})
-        else:
-            line = event_line(event, details)
-        with writing():
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self.lost: MicrowalletError | None = None
+        """Why stdout did not take one of them."""
+
+    def __call__(self, event: str, details: dict[str, Any]) -> None:
+        """Print an event; MicrowalletError once nobody reads any more."""
+        line = self._line(event, details)
+        try:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise output_lost(error) from error
+        except OSError as error:
+            self.lost = output_lost(error)
+            with suppress(OSError):
+                sys.stderr.write(f"{self.lost.message}: {line}\n")
 
-    return emit
+    def _line(self, event: str, details: dict[str, Any]) -> str:
+        if not self._as_json:
+            return event_line(event, details)
+        import json
+
+        return json.dumps({"event": event, "time": int(time.time()), **details})
 
 
 def _interval(text: str) -> float:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from migrated import migrate
+from unwritable import into_full, needs_full
 
 WEI = 10**18
 WITHOUT_CHAIN = {"MICROWALLET_RPC_URL": "http://127.0.0.1:9", "MICROWALLET_RPC_TIMEOUT": "2"}
@@ -329,6 +330,19 @@ def test_once_fails_when_the_chain_cannot_be_asked(payee, payers):
     looked = payee.run("watch", "--once", env=WITHOUT_CHAIN)
     assert looked.exit_code == 3
     assert json.loads(looked.stderr)["error"]["code"] == "network"
+
+
+@needs_full
+def test_a_disk_that_is_full_keeps_no_close_from_being_sent(payee, payers):
+    """What its output does not take is said on stderr, and it goes on; one look ends with exit 1."""
+    opened = payers.open(payee.address)
+    payee.accept(opened.voucher(6))
+    payers.request_close(opened)
+    code, said = into_full(payee.home, "payee", "watch", "--once")
+    assert code == 1
+    assert "close requested" in next(line for line in said if opened.channel_id in line)
+    assert said[-1] == "error: the output could not be written: No space left on device"
+    assert (payers.closes(opened), payee.holds()) == (1, 6)
 
 
 def test_it_prints_a_service(payee):
