@@ -11,8 +11,8 @@ from microwallet.domain.money import Amount
 
 if TYPE_CHECKING:
     from microwallet.http402.paying.receipts import BookedPayment
-    from microwallet.payee.accept import Tally
     from microwallet.payee.outcome import Captured
+    from microwallet.payee.tally import Tally
     from microwallet.payer.balance import Balance as AssetBalance
 
 Status = Literal["opening", "open", "closing", "withdrawable", "finalized"]

@@ -269,10 +269,11 @@ class Wallet:
         """Verify vouchers, JSON as `pay` gives it, and keep the best of each channel, durably.
 
         Raises VoucherRejected, a PaymentRefused, if any is not in order: those that are have been kept, and
-        `data` has the counts and `rejectedByReason`.
+        `data` has the counts, `rejectedByReason` and `rejectedLines`.
         """
         from microwallet.accepting import acceptance_of
         from microwallet.payee.line_stream import take_all
+        from microwallet.payee.tally import tally_document
 
         lines = [vouchers] if isinstance(vouchers, str | bytes) else vouchers
         content = b"\n".join(line.encode() if isinstance(line, str) else line for line in lines)
@@ -281,17 +282,8 @@ class Wallet:
             take_all(acceptance, BytesIO(content).read)
             tally = acceptance.tally
             if tally.rejected:
-                reasons = {str(reason): count for reason, count in tally.rejected_by_reason.items()}
-                told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-                raise VoucherRejected(
-                    f"vouchers were rejected: {told}",
-                    data={
-                        "accepted": tally.accepted,
-                        "duplicates": tally.duplicates,
-                        "rejected": tally.rejected,
-                        "rejectedByReason": reasons,
-                    },
-                )
+                told = ", ".join(f"{count} {reason}" for reason, count in tally.rejected_by_reason.items())
+                raise VoucherRejected(f"vouchers were rejected: {told}", data=tally_document(tally))
             known = [wallet.ledger.vouchers.get(channel_id) for channel_id in tally.channels]
             kept = [channel for channel in known if channel is not None]
             return accepted_result(tally, kept, now=wallet.now())

@@ -150,12 +150,12 @@ def _row(channel: Channel, now: int) -> tuple[str, ...]:
     known, decimals = _voucher_is_known(channel), channel.asset.decimals
     owed: tuple[str, ...] = ()
     if isinstance(channel, PayeeChannel):
-        parties: tuple[str, ...] = (_shortened(descriptor.payer),)
+        parties: tuple[str, ...] = (shortened(descriptor.payer),)
         owed = (format_units(channel.unsettled, decimals),)
     else:
-        parties = (label_of(channel) or "-", _shortened(descriptor.payee))
+        parties = (label_of(channel) or "-", shortened(descriptor.payee))
     return (
-        _shortened(channel.channel_id),
+        shortened(channel.channel_id),
         *parties,
         format_units(state.deposit, decimals),
         format_units(channel.authorized, decimals) if known else "unknown",
@@ -166,6 +166,6 @@ def _row(channel: Channel, now: int) -> tuple[str, ...]:
     )
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     """Ids are cut for eyes only: what is piped elsewhere stays whole."""
     return text[:_SHORT_ID] if sys.stdout.isatty() else text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,9 +10,13 @@ from microwallet.cli.context import open_wallet
 from microwallet.cli.options import AccountName, Json, NetworkName, RpcUrl
 from microwallet.cli.result import Result
 from microwallet.cli.source import Vouchers, reading
+from microwallet.domain.money import Amount
 from microwallet.errors import MicrowalletError, VoucherRejected
-from microwallet.payee.accept import Tally
 from microwallet.payee.line_stream import take_all
+from microwallet.payee.tally import RejectedLine, Tally, tally_document
+
+_SHOWN = 10
+"""Rejected lines that a person is shown; a document has more of them."""
 
 ContractSigners = Annotated[
     bool,
@@ -46,17 +50,6 @@ def accept(
     return Result(data=tally_document(tally), text=_text(tally), error=rejected_lines(tally))
 
 
-def tally_document(tally: Tally) -> dict[str, Any]:
-    """A tally as JSON."""
-    return {
-        "accepted": tally.accepted,
-        "duplicates": tally.duplicates,
-        "rejected": tally.rejected,
-        "rejectedByReason": {str(reason): count for reason, count in tally.rejected_by_reason.items()},
-        "channels": list(tally.channels),
-    }
-
-
 def rejected_lines(tally: Tally) -> VoucherRejected | None:
     """The error that says how many lines were rejected, and why; None if none was."""
     if not tally.rejected:
@@ -73,5 +66,31 @@ def _text(tally: Tally) -> str:
     channels = "channel" if len(tally.channels) == 1 else "channels"
     return (
         f"accepted {tally.accepted}, duplicates {tally.duplicates}, rejected {tally.rejected};"
-        f" {len(tally.channels)} {channels}"
+        f" {len(tally.channels)} {channels}{rejected_table(tally)}"
     )
+
+
+def rejected_table(tally: Tally) -> str:
+    """The first lines that were rejected, one a line, below what comes before; empty where there are none."""
+    from microwallet.cli.table import table
+
+    shown = tally.rejected_lines[:_SHOWN]
+    if not shown:
+        return ""
+    numbers = ("LINE", "AMOUNT")
+    told = table(("LINE", "CHANNEL", "AMOUNT", "REASON"), [_row(one) for one in shown], right=numbers)
+    more = tally.rejected - len(shown)
+    told += f"\nand {more} more, by line in --json" if more else ""
+    return f"\n{told}"
+
+
+def _row(rejected: RejectedLine) -> tuple[str, ...]:
+    from microwallet.cli.channel_view import shortened
+
+    amount = "-"
+    if rejected.cumulative_amount is not None:
+        known = rejected.asset and Amount(rejected.cumulative_amount, rejected.asset)
+        amount = str(known or f"{rejected.cumulative_amount} base units")
+    detail = f": {rejected.detail}" if rejected.detail else ""
+    channel = shortened(rejected.channel_id) if rejected.channel_id else "-"
+    return str(rejected.line), channel, amount, f"{rejected.reason}{detail}"

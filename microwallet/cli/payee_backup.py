@@ -11,11 +11,12 @@ import typer
 
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import Json, NetworkName, RpcUrl
-from microwallet.cli.payee_accept import rejected_lines, tally_document
+from microwallet.cli.payee_accept import rejected_lines, rejected_table
 from microwallet.cli.result import Result, writing
 from microwallet.cli.source import Vouchers, reading
 from microwallet.errors import KeyUnavailable, NetworkError, UsageError
 from microwallet.payee.line_stream import take_all
+from microwallet.payee.tally import tally_document
 
 if TYPE_CHECKING:
     from microwallet.domain.channel import PayeeChannel
@@ -71,7 +72,8 @@ def import_(
     tally = restoration.tally
     return Result(
         data=tally_document(tally),
-        text=f"taken {tally.accepted}, not better than here {tally.duplicates}, rejected {tally.rejected}",
+        text=f"taken {tally.accepted}, not better than here {tally.duplicates}, rejected {tally.rejected}"
+        f"{rejected_table(tally)}",
         error=rejected_lines(tally),
         notes=notes,
     )

@@ -13,8 +13,8 @@ from microwallet.cli.result import Result
 from microwallet.cli.source import Vouchers, reading
 from microwallet.domain.voucher_document import LINE_LIMIT
 from microwallet.errors import VoucherRejected
-from microwallet.payee.accept import Rejection
 from microwallet.payee.line_stream import batches
+from microwallet.payee.tally import Rejection
 from microwallet.payee.verify import Verdict, verify, verify_on_chain
 
 app = new_group("Check vouchers.")
@@ -62,7 +62,7 @@ def _verdicts(source: str) -> list[Verdict]:
     with reading(source) as read:
         for batch in batches(read):
             lines += batch.lines
-            verdicts += [too_long] * batch.too_long
+            verdicts += [too_long] * len(batch.too_long)
     whole = b"\n".join(lines)
     if len(lines) > 1 and len(whole) <= LINE_LIMIT and (single := verify(whole)).document:
         return [single]

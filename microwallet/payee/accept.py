@@ -6,11 +6,10 @@ once a channel, for all new channels of a batch in one call.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, ChannelState, PayeeChannel
@@ -25,36 +24,10 @@ from microwallet.domain.voucher import (
 )
 from microwallet.domain.voucher_document import MalformedVoucher, VoucherDocument, VoucherReader
 from microwallet.ledger.vouchers import Accepted, Vouchers
+from microwallet.payee.tally import WRONG_ID, Rejection, Tally, rejection_by_state
 
-
-class Rejection(StrEnum):
-    """Why a line was not accepted: the draft's problem names, and what a stream of lines adds."""
-
-    MALFORMED = "malformed"
-    TOO_LONG = "too-long"
-    WRONG_CHAIN = "wrong-chain"
-    WRONG_ESCROW = "wrong-escrow"
-    WRONG_PAYEE = "wrong-payee"
-    WRONG_TOKEN = "wrong-token"  # noqa: S105  # no password
-    INVALID_SIGNATURE = "invalid-signature"
-    SIGNER_MISMATCH = "signer-mismatch"
-    CHANNEL_NOT_FOUND = "channel-not-found"
-    CHANNEL_FINALIZED = "channel-finalized"
-    CLOSE_PENDING = "close-pending"
-    AMOUNT_EXCEEDS_DEPOSIT = "amount-exceeds-deposit"
-
-
-def rejection_by_state(cumulative_amount: int, state: ChannelState) -> Rejection | None:
-    """What the chain's state of its channel says against a voucher that is rightly signed."""
-    if not state.exists:
-        return Rejection.CHANNEL_NOT_FOUND
-    if state.finalized:
-        return Rejection.CHANNEL_FINALIZED
-    if state.close_requested_at:
-        return Rejection.CLOSE_PENDING
-    if cumulative_amount > state.deposit:
-        return Rejection.AMOUNT_EXCEEDS_DEPOSIT
-    return None
+_Numbered = tuple[int, VoucherDocument]
+"""A voucher, and the number of the line it came in."""
 
 
 class Chain(Protocol):
@@ -83,23 +56,6 @@ class AcceptancePolicy:
     allow_contract_signers: bool = False
     state_lifetime: int = 5
     """Seconds for which the chain's answer about a channel is taken for current."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Tally:
-    """What became of the lines so far."""
-
-    accepted: int = 0
-    duplicates: int = 0
-    rejected_by_reason: Counter[Rejection] = field(default_factory=Counter)
-    channels: dict[ChannelId, None] = field(default_factory=dict)
-    """Ids of channels with an accepted or duplicate voucher, in the order they came."""
-    wrong_token: Address | None = None
-    """The last token that was refused."""
-
-    @property
-    def rejected(self) -> int:
-        return sum(self.rejected_by_reason.values())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -144,9 +100,10 @@ class _Book:
 
 
 class _Rejected(Exception):
-    def __init__(self, reason: Rejection) -> None:
+    def __init__(self, reason: Rejection, detail: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.detail = detail
 
 
 class _ClosedMeanwhile(Exception):
@@ -175,44 +132,57 @@ class Acceptance:
         self._read = VoucherReader().read
         self._known: dict[ChannelId, _Known] = {}
 
-    def take(self, lines: Iterable[bytes]) -> None:
+    def take(self, lines: Iterable[bytes], numbers: Iterable[int] | None = None) -> None:
         """Verify lines and commit the best vouchers among them. A bad line costs only itself.
 
+        `numbers` are theirs in the input; from 1 where they are not given.
         Raises NetworkError or LedgerError; earlier batches then stay committed, this one does not.
         """
         tally = Tally()
-        signed = [document for line in lines if (document := self._signed(line, tally)) is not None]
+        numbered = zip(numbers or count(1), lines, strict=False)
+        signed = [
+            (number, document)
+            for number, line in numbered
+            if (document := self._signed(number, line, tally)) is not None
+        ]
         while signed:
-            weighed = replace(tally, rejected_by_reason=tally.rejected_by_reason.copy())
-            self._ask_chain({document.channel_id for document in signed})
-            payable = [document for document in signed if self._is_payable(document, weighed)]
+            weighed = tally.copy()
+            self._ask_chain({document.channel_id for _, document in signed})
+            payable = [one for one in signed if self._is_payable(one, weighed)]
             with suppress(_ClosedMeanwhile):
                 self._commit(payable, weighed)
                 tally = weighed
                 break
-        self.tally.accepted += tally.accepted
-        self.tally.duplicates += tally.duplicates
-        self.tally.rejected_by_reason.update(tally.rejected_by_reason)
-        self.tally.channels.update(tally.channels)
+        self.tally.add(tally)
 
-    def reject(self, reason: Rejection) -> None:
-        """Count a line that could not even be read."""
-        self.tally.rejected_by_reason[reason] += 1
-
-    def _signed(self, line: bytes, tally: Tally) -> VoucherDocument | None:
+    def _signed(self, number: int, line: bytes, tally: Tally) -> VoucherDocument | None:
         """The voucher in a line, if all that needs no chain is right with it."""
         try:
             document = self._read(line)
+        except MalformedVoucher as malformed:
+            tally.reject(number, Rejection.MALFORMED, detail=str(malformed))
+            return None
+        try:
             self._check_signature(document)
-        except MalformedVoucher:
-            tally.rejected_by_reason[Rejection.MALFORMED] += 1
-        except SignatureError:
-            tally.rejected_by_reason[Rejection.INVALID_SIGNATURE] += 1
+        except SignatureError as error:
+            self._reject((number, document), Rejection.INVALID_SIGNATURE, tally, str(error))
         except _Rejected as rejected:
-            tally.rejected_by_reason[rejected.reason] += 1
+            if rejected.reason is Rejection.WRONG_TOKEN:
+                tally.wrong_token = document.descriptor.token
+            self._reject((number, document), rejected.reason, tally, rejected.detail)
         else:
             return document
         return None
+
+    def _reject(
+        self, numbered: _Numbered, reason: Rejection, tally: Tally, detail: str | None = None
+    ) -> None:
+        """Count a line that holds a voucher, with the amount that it claims."""
+        number, document = numbered
+        descriptor, policy = document.descriptor, self._policy
+        is_ours = descriptor.chain_id == policy.chain_id
+        asset = policy.assets.get(descriptor.token) if is_ours else None
+        tally.reject(number, reason, detail=detail, document=document, asset=asset)
 
     def _check_signature(self, document: VoucherDocument) -> None:
         known = self._known.get(document.channel_id)
@@ -246,9 +216,8 @@ class Acceptance:
         if descriptor.payee not in policy.payees:
             raise _Rejected(Rejection.WRONG_PAYEE)
         if descriptor.channel_id() != document.channel_id:
-            raise _Rejected(Rejection.MALFORMED)
+            raise _Rejected(Rejection.MALFORMED, WRONG_ID)
         if descriptor.token not in policy.assets:
-            self.tally.wrong_token = descriptor.token
             raise _Rejected(Rejection.WRONG_TOKEN)
         known = _Known(
             descriptor=descriptor,
@@ -273,29 +242,30 @@ class Acceptance:
                 known = self._known[channel_id]
                 known.state, known.state_at = state, self._now()
 
-    def _is_payable(self, document: VoucherDocument, tally: Tally) -> bool:
+    def _is_payable(self, numbered: _Numbered, tally: Tally) -> bool:
         """Whether the chain's state of its channel allows a voucher."""
+        document = numbered[1]
         known = self._known[document.channel_id]
         rejection = rejection_by_state(document.cumulative_amount, known.state)
         if rejection is not None:
-            tally.rejected_by_reason[rejection] += 1
+            self._reject(numbered, rejection, tally)
         return rejection is None
 
-    def _commit(self, payable: Sequence[VoucherDocument], tally: Tally) -> None:
+    def _commit(self, payable: Sequence[_Numbered], tally: Tally) -> None:
         """Count vouchers against the best ones in the ledger, and store those that are better."""
 
         def weigh(
             accepted: Mapping[ChannelId, Accepted], counted: Mapping[ChannelId, Counted]
         ) -> Iterable[PayeeChannel]:
-            for payee in {document.descriptor.payee for document in payable}:
+            for payee in {document.descriptor.payee for _, document in payable}:
                 self._require_key(payee)
             self._forget_closed(accepted)
             books: dict[ChannelId, _Book] = {}
-            for document in payable:
+            for number, document in payable:
                 channel_id = document.channel_id
                 held = accepted.get(channel_id)
                 if held is not None and held.is_closing:
-                    tally.rejected_by_reason[Rejection.CLOSE_PENDING] += 1
+                    self._reject((number, document), Rejection.CLOSE_PENDING, tally)
                     continue
                 tally.channels[channel_id] = None
                 if channel_id not in books:
@@ -308,7 +278,7 @@ class Acceptance:
 
         if not payable:
             return
-        channel_ids = {document.channel_id for document in payable}
+        channel_ids = {document.channel_id for _, document in payable}
         self._vouchers.accept(channel_ids, weigh, now=self._now())
 
     def _forget_closed(self, accepted: Mapping[ChannelId, Accepted]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, PayeeChannel
@@ -19,7 +20,7 @@ from microwallet.domain.voucher_document import (
     voucher_writer,
 )
 from microwallet.ledger.vouchers import Accepted, Vouchers
-from microwallet.payee.accept import Rejection, Tally
+from microwallet.payee.tally import WRONG_ID, Rejection, Tally
 
 AssetOf = Callable[[ChainId, Address], Asset | None]
 IsValid = Callable[[ChannelDescriptor, bytes, bytes], bool]
@@ -65,23 +66,19 @@ class Restoration:
         self._now = now
         self._parse = VoucherReader().parse
 
-    def take(self, lines: Sequence[bytes]) -> None:
-        """Verify lines and keep the best vouchers among them. A bad line costs only itself."""
-        right: list[PayeeChannel] = []
-        for line in lines:
-            try:
-                channel = self._channel(line)
-            except MalformedVoucher:
-                self.reject(Rejection.MALFORMED)
-                continue
-            if isinstance(channel, Rejection):
-                self.reject(channel)
-            else:
-                right.append(channel)
-        if right:
-            self._commit(right)
+    def take(self, lines: Sequence[bytes], numbers: Iterable[int] | None = None) -> None:
+        """Verify lines and keep the best vouchers among them. A bad line costs only itself.
 
-    def _commit(self, right: Sequence[PayeeChannel]) -> None:
+        `numbers` are theirs in the input; from 1 where they are not given.
+        """
+        tally = Tally()
+        numbered = zip(numbers or count(1), lines, strict=False)
+        right = [channel for number, line in numbered if (channel := self._channel(number, line, tally))]
+        if right:
+            self._commit(right, tally)
+        self.tally.add(tally)
+
+    def _commit(self, right: Sequence[PayeeChannel], tally: Tally) -> None:
         def weigh(
             accepted: Mapping[ChannelId, Accepted], counted: Mapping[ChannelId, Counted]
         ) -> Iterable[PayeeChannel]:
@@ -90,13 +87,13 @@ class Restoration:
             best = {channel_id: row.authorized for channel_id, row in accepted.items()}
             better: dict[ChannelId, PayeeChannel] = {}
             for channel in right:
-                self.tally.channels[channel.channel_id] = None
+                tally.channels[channel.channel_id] = None
                 if channel.authorized > best.get(channel.channel_id, -1):
                     best[channel.channel_id] = channel.authorized
                     better[channel.channel_id] = channel
-                    self.tally.accepted += 1
+                    tally.accepted += 1
                 else:
-                    self.tally.duplicates += 1
+                    tally.duplicates += 1
             return [
                 _with_known(channel, accepted.get(channel_id), counted[channel_id])
                 for channel_id, channel in better.items()
@@ -104,26 +101,29 @@ class Restoration:
 
         self._vouchers.accept({channel.channel_id for channel in right}, weigh, now=self._now())
 
-    def reject(self, reason: Rejection) -> None:
-        """Count a line that was not taken."""
-        self.tally.rejected_by_reason[reason] += 1
-
-    def _channel(self, line: bytes) -> PayeeChannel | Rejection:
-        raw = voucher_object(line)
-        document = self._parse(raw)
-        rejection = self._rejection(document)
-        if rejection is not None:
-            return rejection
-        return PayeeChannel(
-            channel_id=document.channel_id,
-            descriptor=document.descriptor,
-            asset=self._asset(document.descriptor, raw),
-            state=NO_CHANNEL,
-            authorized=document.cumulative_amount,
-            spent=_spent(raw, document.cumulative_amount),
-            as_of=None,
-            signature=document.signature,
-        )
+    def _channel(self, number: int, line: bytes, tally: Tally) -> PayeeChannel | None:
+        """The channel of the voucher in a line; None, and counted, if it is not in order."""
+        try:
+            raw = voucher_object(line)
+            document = self._parse(raw)
+            rejection = self._rejection(document)
+            if rejection is not None:
+                known = self._asset_of(document.descriptor.chain_id, document.descriptor.token)
+                tally.reject(number, rejection, document=document, asset=known)
+                return None
+            return PayeeChannel(
+                channel_id=document.channel_id,
+                descriptor=document.descriptor,
+                asset=self._asset(document.descriptor, raw),
+                state=NO_CHANNEL,
+                authorized=document.cumulative_amount,
+                spent=_spent(raw, document.cumulative_amount),
+                as_of=None,
+                signature=document.signature,
+            )
+        except MalformedVoucher as malformed:
+            tally.reject(number, Rejection.MALFORMED, detail=str(malformed))
+            return None
 
     def _rejection(self, document: VoucherDocument) -> Rejection | None:
         descriptor = document.descriptor
@@ -132,7 +132,7 @@ class Restoration:
         if descriptor.payee not in self._policy.payees:
             return Rejection.WRONG_PAYEE
         if descriptor.channel_id() != document.channel_id:
-            return Rejection.MALFORMED
+            raise MalformedVoucher(WRONG_ID)
         ask = self._policy.is_valid_signature
         try:
             if document.is_signed():

@@ -7,35 +7,37 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from microwallet.domain.voucher_document import LINE_LIMIT
-from microwallet.payee.accept import Rejection
+from microwallet.payee.tally import Rejection, Tally
 
 CHUNK = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Lines that arrived together, and how many others were too long to keep."""
+    """Lines that arrived together, and their numbers in the input; the numbers of those too long to keep."""
 
     lines: list[bytes]
-    too_long: int
+    numbers: list[int]
+    too_long: list[int]
 
 
 class Taking(Protocol):
     """What lines of vouchers are for: an acceptance or a restoration."""
 
-    def take(self, lines: list[bytes]) -> None:
-        """Verify a batch of lines, and commit what is in order."""
+    tally: Tally
 
-    def reject(self, reason: Rejection) -> None:
-        """Count a line that could not even be read."""
+    def take(self, lines: list[bytes], numbers: list[int]) -> None:
+        """Verify a batch of lines, and commit what is in order."""
 
 
 def take_all(taking: Taking, read: Callable[[int], bytes]) -> None:
     """Feed everything that `read` gives to an acceptance or a restoration, batch by batch."""
     for batch in batches(read):
-        for _ in range(batch.too_long):
-            taking.reject(Rejection.TOO_LONG)
-        taking.take(batch.lines)
+        too_long = Tally()
+        for number in batch.too_long:
+            too_long.reject(number, Rejection.TOO_LONG)
+        taking.take(batch.lines, batch.numbers)
+        taking.tally.add(too_long)
 
 
 def batches(read: Callable[[int], bytes]) -> Iterator[Batch]:
@@ -43,20 +45,22 @@ def batches(read: Callable[[int], bytes]) -> Iterator[Batch]:
 
     Memory stays bounded whatever comes: a line beyond LINE_LIMIT is dropped as it streams by.
     """
-    rest = b""
+    rest, number = b"", 1  # the line that is not complete yet
     skipping = False
     while chunk := read(CHUNK):
         *complete, rest = (rest + chunk).split(b"\n")
-        too_long = 0
+        numbered = list(enumerate(complete, start=number))
+        number += len(complete)
         if skipping and complete:
-            complete = complete[1:]
+            numbered = numbered[1:]
             skipping = False
         elif skipping:
             rest = b""
+        too_long = [at for at, line in numbered if len(line) > LINE_LIMIT]
         if len(rest) > LINE_LIMIT:
-            rest, skipping, too_long = b"", True, 1
-        kept = [line for line in complete if len(line) <= LINE_LIMIT]
-        too_long += len(complete) - len(kept)
-        yield Batch(lines=[line for line in kept if line.strip()], too_long=too_long)
+            rest, skipping = b"", True
+            too_long.append(number)
+        kept = [(at, line) for at, line in numbered if len(line) <= LINE_LIMIT and line.strip()]
+        yield Batch(lines=[line for _, line in kept], numbers=[at for at, _ in kept], too_long=too_long)
     if rest.strip():
-        yield Batch(lines=[rest], too_long=0)
+        yield Batch(lines=[rest], numbers=[number], too_long=[])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from microwallet.domain.identifiers import Address, ChainId
 from microwallet.domain.voucher import SignatureError
 from microwallet.domain.voucher_document import MalformedVoucher, VoucherDocument, VoucherReader
-from microwallet.payee.accept import Rejection, rejection_by_state
+from microwallet.payee.tally import Rejection, rejection_by_state
 
 if TYPE_CHECKING:
     from microwallet.escrow.reader import EscrowReader

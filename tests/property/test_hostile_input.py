@@ -178,9 +178,10 @@ def test_junk_never_stops_a_stream_or_raises_what_is_stored(tmp_path_factory, be
 
 def lines_of(content):
     """What the lines of a text are, by the plainest definition."""
-    lines = content.split(b"\n")
-    return [line for line in lines if len(line) <= LINE_LIMIT and line.strip()], sum(
-        len(line) > LINE_LIMIT for line in lines
+    numbered = list(enumerate(content.split(b"\n"), start=1))
+    return (
+        [(number, line) for number, line in numbered if len(line) <= LINE_LIMIT and line.strip()],
+        [number for number, line in numbered if len(line) > LINE_LIMIT],
     )
 
 
@@ -194,14 +195,14 @@ pieces = st.one_of(
 
 @given(content=st.lists(pieces, max_size=12).map(b"".join), data=st.data())
 def test_any_chunking_of_any_bytes_gives_the_same_lines(content, data):
-    """However a pipe cuts a stream, the lines are the same, and as many are too long."""
+    """However a pipe cuts a stream, the lines are the same under their numbers, and the same are too long."""
     cuts = data.draw(st.lists(st.integers(1, CHUNK), max_size=6))
     stream = io.BytesIO(content)
     sizes = iter(cuts)
     found = list(batches(lambda size: stream.read(min(size, next(sizes, size)))))
     assert (
-        [line for batch in found for line in batch.lines],
-        sum(one.too_long for one in found),
+        [one for batch in found for one in zip(batch.numbers, batch.lines, strict=True)],
+        [number for batch in found for number in batch.too_long],
     ) == lines_of(content)
 
 
@@ -221,7 +222,8 @@ def test_a_long_line_is_never_kept():
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert (sum(batch.too_long for batch in found), [b.lines for b in found if b.lines]) == (1, [[b"last"]])
+    assert [number for batch in found for number in batch.too_long] == [1]
+    assert [batch.lines for batch in found if batch.lines] == [[b"last"]]
     assert peak < 6 * CHUNK
 
 

@@ -38,8 +38,9 @@ from microwallet.errors import (
 )
 from microwallet.ledger.ledger import Ledger
 from microwallet.ledger.mark import Mark
-from microwallet.payee.accept import Acceptance, AcceptancePolicy, rejection_by_state
+from microwallet.payee.accept import Acceptance, AcceptancePolicy
 from microwallet.payee.captures import Action, whole_capture
+from microwallet.payee.tally import rejection_by_state
 from microwallet.payer.import_voucher import import_vouchers
 from microwallet.payer.pay import pay, resume
 

@@ -22,6 +22,8 @@ from microwallet.wallet import Wallet
 
 SAYS_YES = "0x7f1626ba7e" + "00" * 28 + "60005260206000f3"
 """Code of a contract signer that takes anything for its signature (ERC-1271)."""
+UNREAD = {"amount", "asset", "decimals", "remaining"}
+"""What a voucher says beside what counts."""
 OTHER = checksum_address(b"\x99" * 20)
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
@@ -82,6 +84,7 @@ def test_a_thousand_payments_through_a_pipe(alice, payee):
         "duplicates": 0,
         "rejected": 0,
         "rejectedByReason": {},
+        "rejectedLines": [],
         "channels": [channel["channelId"]],
     }
     closed = payee.run("close", "--all", "--yes").data
@@ -141,6 +144,34 @@ def test_every_bad_line_in_a_good_stream(payee, opened):
     assert data["rejectedByReason"] == {reason: reasons.count(reason) for reason in reasons}
     assert (data["accepted"], data["rejected"]) == (len(bad) + 1, len(bad))
     assert best(payee, opened) == len(bad) + 1
+    told = [(one["line"], one["reason"]) for one in data["rejectedLines"]]
+    assert told == [(2 * number, reason) for number, reason in enumerate(reasons, start=1)]
+
+
+def test_rejected_lines_on_the_screen(payee, opened):
+    """The first ten by number, channel, amount and reason, and how many more; no line writes an escape."""
+    hostile = "\x1b]0;owned\x07\x1b[31m\u202e\u009b" * 20
+    good = opened.voucher(500)
+    lines = [
+        "\n",
+        good,
+        changed(good, cumulativeAmount="501"),
+        resigned(opened, 500, token=OTHER),
+        *(changed(good, **{name: hostile}) for name in json.loads(good) if name not in UNREAD),
+        changed(good, channelId=hostile, asset=hostile, paymentStart=hostile),
+    ]
+    told = payee.home.run("payee", "accept", "-", input="".join(lines))
+    assert told.exit_code == 4
+    assert all(line.isprintable() for line in (told.stdout + told.stderr).split("\n")), told
+    said = told.stdout.splitlines()
+    assert said[1].split() == ["LINE", "CHANNEL", "AMOUNT", "REASON"]
+    assert said[2].split() == ["3", opened.channel_id, "0.000501", "USDC", "signer-mismatch"]
+    assert said[3].split()[0] == "4"
+    assert said[3].endswith("500 base units  wrong-token")
+    assert said[4].startswith("   5  -"), said
+    assert len(said) == 13
+    rejected = len(lines) - 2
+    assert said[-1] == f"and {rejected - 10} more, by line in --json"
 
 
 def test_a_token_of_the_payers_own_making(payee, payers, chain):

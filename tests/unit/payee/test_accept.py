@@ -17,8 +17,9 @@ from microwallet.http402.charging import sales
 from microwallet.http402.charging.sales import Handover, Order
 from microwallet.ledger.recent_sales import carry_over
 from microwallet.ledger.rows import SELECTED, channel_values
-from microwallet.payee.accept import Acceptance, AcceptancePolicy, rejection_by_state
+from microwallet.payee.accept import Acceptance, AcceptancePolicy
 from microwallet.payee.backup import voucher_lines
+from microwallet.payee.tally import REJECTED_LIMIT, rejection_by_state
 
 ONE, TWO = keyed(1), keyed(2)
 OPEN = replace(NO_CHANNEL, deposit=1000)
@@ -377,3 +378,24 @@ def _raise(error):
         raise error
 
     return fail
+
+
+def test_each_rejected_line_is_told(acceptance, chain):
+    """Its number in the input, channel and amount as it claims, and the reason; in order, up to a bound."""
+    chain.channels[TWO.channel_id] = replace(OPEN, finalized=True)
+    foreign = changed(ONE.line(7), chainId=5)
+    taking = acceptance()
+    taking.take([TWO.line(9), b"{}", ONE.line(5), foreign], [3, 5, 6, 9])
+    told = [
+        (one.line, str(one.reason), one.detail, one.channel_id, one.cumulative_amount, one.asset)
+        for one in taking.tally.rejected_lines
+    ]
+    assert told == [
+        (3, "channel-finalized", None, TWO.channel_id, 9, USDC),
+        (5, "malformed", "channelId is missing", None, None, None),
+        (9, "wrong-chain", None, ONE.channel_id, 7, None),
+    ]
+    taking.take([b"{}"] * REJECTED_LIMIT, range(10, 10 + REJECTED_LIMIT))
+    assert taking.tally.rejected == REJECTED_LIMIT + 3
+    assert len(taking.tally.rejected_lines) == REJECTED_LIMIT
+    assert taking.tally.rejected_lines[:3][-1].line == 9

@@ -13,7 +13,7 @@ from microwallet.payee.line_stream import CHUNK, batches
 def taken(content):
     """All lines, and how many were too long."""
     found = list(batches(io.BytesIO(content).read))
-    return [line for batch in found for line in batch.lines], sum(batch.too_long for batch in found)
+    return [line for batch in found for line in batch.lines], sum(len(batch.too_long) for batch in found)
 
 
 @pytest.mark.parametrize("length", [LINE_LIMIT - 1, LINE_LIMIT, LINE_LIMIT + 1, CHUNK, CHUNK * 3 + 1])
