@@ -13,11 +13,12 @@ from typing import Any
 
 from microwallet.domain.identifiers import Address, ChannelId, TxHash
 from microwallet.domain.money import Amount, unit_of
-from microwallet.errors import Interrupted, LedgerTooNew, MicrowalletError, UsageError
+from microwallet.errors import Interrupted, LedgerTooNew, MicrowalletError, NetworkError, UsageError
 from microwallet.escrow.token_features import token_features
 from microwallet.http402.charging.asgi import Application
 from microwallet.http402.charging.behind_proxy import BehindProxy
 from microwallet.http402.charging.chain import PayeeChain
+from microwallet.http402.charging.channel_book import SILENCE_SECONDS
 from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.fee_policy import FeePolicy, fee_policy
@@ -42,6 +43,12 @@ RELAY_THREADS = 4
 """Deposits that are waited for at the same time."""
 LOOK_SECONDS = 5.0
 """Between two looks at the chain for what is to be settled."""
+AWAY_SECONDS, THERE_SECONDS = 2.0, 15.0
+"""Between two looks whether the chain can be reached: while it cannot, and while it can."""
+WITHOUT_CHAIN = (
+    f"until it is back only channels that it was asked about in the last {SILENCE_SECONDS // 60} minutes pay"
+    " on; none is opened, topped up, settled or closed, and no payer's request to close is seen"
+)
 PAUSE_FACTOR = 20
 """At least so many times as long as a look takes: with ten thousand channels that is seconds of a core."""
 FINISH_SECONDS = 5.0
@@ -100,11 +107,13 @@ def work(
     emit: Log,
     log: Log | None,
     until_closed: int | None = None,
+    tells_of_chain: bool = True,
     tracebacks: bool = False,
 ) -> None:
     """Sell what `app` serves until a signal comes, as http402.charging.server.serve does.
 
-    `emit` tells what happens to channels, `log` each request. Raises LedgerTooNew once a newer microwallet
+    `emit` tells what happens to channels and, if it `tells_of_chain`, that the chain cannot be reached; `log`
+    tells each request. Raises LedgerTooNew once a newer microwallet
     has migrated the ledger.
     """
     shop = Shop(wallet, assortment, realm=realm, in_hand=in_hand, emit=emit)
@@ -115,7 +124,7 @@ def work(
             listening,
             tls=tls,
             ready=ready,
-            background=shop.background,
+            background=(*shop.background, shop.watch_chain) if tells_of_chain else shop.background,
             until_closed=until_closed,
             tracebacks=tracebacks,
         )
@@ -151,6 +160,7 @@ class Shop:
         self._openings = Desk("openings", self._payee_chain, threads=CHAIN_THREADS)
         self._cashier = Desk("settlement", self._settling)
         self._probes = Desk("probe", wallet.twin)
+        self._lookout = Desk("chain", wallet.twin)
         self._fees = assortment.fees
         self._relay = Desk("deposits", self._deposit_relay, threads=RELAY_THREADS)
         terms = Terms(
@@ -223,6 +233,18 @@ class Shop:
             self._wallet.ledger.database.check_version()
             await asyncio.sleep(VERSION_SECONDS)
 
+    async def watch_chain(self) -> None:
+        """Tell once that the chain cannot be reached, and once that it can again."""
+        is_told = False
+        while True:
+            away = await self._missing_chain()
+            if away is None and is_told:
+                self._emit("resumed", {})
+            elif away is not None and not is_told:
+                self._emit("interrupted", {"code": away.code, "message": f"{away.message}; {WITHOUT_CHAIN}"})
+            is_told = away is not None
+            await asyncio.sleep(AWAY_SECONDS if is_told else THERE_SECONDS)
+
     def close(self, *, within: float) -> None:
         """Finish what is being sent, within some seconds; what is not finished by then was written down."""
         if not self._cashier.close(within=within):
@@ -232,10 +254,11 @@ class Shop:
         self._openings.close(within=0)
         self._relay.close(within=0)
         self._probes.close(within=0)
+        self._lookout.close(within=0)
 
     async def _look_alone(self) -> None:
         """No failure ends it but LedgerTooNew: it looks less and less often while one lasts, which it
-        tells once."""
+        tells once, if it is not for `watch_chain` to tell."""
         pause, failing = LOOK_SECONDS, ""
         while True:
             begun = time.monotonic()
@@ -245,9 +268,11 @@ class Shop:
             except LedgerTooNew:
                 raise
             except MicrowalletError as error:
-                if error.code != failing:
-                    self._emit("interrupted", {"code": error.code, "message": error.message})
-                pause, failing = pause * 2, error.code
+                pause *= 2
+                is_away = isinstance(error, NetworkError) and await self._missing_chain() is not None
+                if not is_away and error.code != failing:
+                    failing = error.code
+                    self._emit("interrupted", {"code": failing, "message": error.message})
             else:
                 if failing:
                     self._emit("resumed", {})
@@ -260,6 +285,14 @@ class Shop:
             self._store.sync()  # nothing is sold any more once that has failed
 
         await self._probes.run(check)
+
+    async def _missing_chain(self) -> NetworkError | None:
+        """What keeps the chain from being asked for anything; None if nothing does."""
+        try:
+            await self._lookout.run(lambda wallet: wallet.reader.head())
+        except NetworkError as error:
+            return error
+        return None
 
     async def _check_chain(self) -> None:
         await self._probes.run(lambda wallet: wallet.reader.head())

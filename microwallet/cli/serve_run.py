@@ -129,6 +129,7 @@ def sell(
                 emit=emit,
                 log=log,
                 until_closed=worker.parent,
+                tells_of_chain=worker.number == 0,
                 tracebacks=verbosity.debug,
             )
     except LedgerTooNew as error:  # told once, below, however many workers there are

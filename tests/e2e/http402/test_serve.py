@@ -19,6 +19,7 @@ import httpx
 import pexpect
 import pytest
 from certificates import Authority
+from gate import Gate
 from http402.running import PRICE
 from http402.signing_payer import PayingShop
 from migrated import migrate
@@ -394,6 +395,27 @@ class TestHealth:
         assert sick.json() == {"status": "failing", "ledger": "ok", "chain": "network"}
         assert httpx.get(gateway.url).status_code == 402
         assert gateway.end() == 0
+
+    @pytest.mark.parametrize(("workers", "is_alone"), [(1, False), (2, True)])
+    def test_a_chain_that_is_away_is_told_once(self, serve, pay, chain, workers, is_alone):
+        """At the start, where another gateway looks after settling too: what works, and that it is back."""
+        if not is_alone:
+            pay(serve().url).data  # noqa: B018
+        with closing(Gate(chain.rpc_url)) as gate:
+            gate.shut()
+            env = {"MICROWALLET_RPC_URL": gate.url, "MICROWALLET_RPC_TIMEOUT": "1"}
+            gateway = serve("--workers", workers, env=env)
+            told = gateway.events.next("interrupted")
+            assert told["code"] == "network"
+            assert "asked about in the last 5 minutes pay on" in told["message"]
+            assert is_alone or pay(gateway.url).data["status"] == 503
+            time.sleep(1)
+            gate.open()
+            gateway.events.next("resumed")
+            assert is_alone or pay(gateway.url).data["status"] == 200
+            assert gateway.end() == 0
+        said = [event["event"] for event in gateway.events.end()]
+        assert said == ["listening", "interrupted", "resumed", "stopped"]
 
     def test_it_says_that_the_disk_has_failed(self, bob, chain, monkeypatch):
         """Until the program is started again it sells nothing: a disk that answers again does not help."""
