@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import Address
@@ -17,10 +18,13 @@ from microwallet.payer.pay import check_idempotency_key
 from microwallet.wallet import Wallet
 
 if TYPE_CHECKING:
+    from microwallet.domain.purchase import Purchase
     from microwallet.payer.close import ClosedByPayee
     from microwallet.payer.open import OpenPlan
     from microwallet.payer.paying_account import PayingAccount
     from microwallet.payer.top_up import TopUpPlan
+
+T = TypeVar("T")
 
 Confirm = Callable[["PayingAccount", "OpenPlan | TopUpPlan"], None]
 
@@ -76,24 +80,67 @@ def ask_payee(wallet: Wallet, channel: PayerChannel) -> ClosedByPayee | None:
     purchase = wallet.ledger.purchases.newest(channel.channel_id)
     if purchase is None:
         return None
-    import httpx
-
     from microwallet.http402.paying.closing import ask_payee
 
     wallet.reporter.say(f"asking {Origin.of(purchase.url)} to close")
     try:
-        with httpx.HTTPTransport() as transport:
-            return ask_payee(
-                transport,
-                channel,
-                purchase,
-                wallet.voucher_key(channel),
-                now=wallet.now,
-                timeout=wallet.configuration.get("wait-seconds"),
-            )
+        return _asked(wallet, channel, purchase, ask_payee)
     except (PaymentRefused, NetworkError) as error:
         wallet.reporter.say(f"{error.message}; closing on the chain")
         return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaidByHand:
+    """What was paid by hand on a channel that requests were paid through too, base units."""
+
+    total: int
+    uncounted: int
+    """At least so much of it the payee has not counted, by its word."""
+    idempotency_keys: Sequence[str]
+    """Of the payments, oldest first."""
+
+
+def paid_by_hand(wallet: Wallet, channel: PayerChannel) -> PaidByHand | None:
+    """What the payee, asked where it was last paid over HTTP, counts of the payments by hand on a channel.
+
+    None where there are none, or it does not say.
+    """
+    ledger = wallet.ledger
+    payments = ledger.payments.of_channel(channel.channel_id)
+    purchase = ledger.purchases.newest(channel.channel_id) if payments else None
+    if purchase is None:
+        return None
+    from microwallet.http402.paying.closing import ask_spent
+
+    try:
+        charged = _asked(wallet, channel, purchase, ask_spent)
+    except (PaymentRefused, NetworkError) as error:
+        wallet.reporter.detail(error.message)
+        return None
+    if charged is None:
+        return None
+    total = sum(payment.end - payment.start for payment in payments)
+    sure = channel.spent - ledger.purchases.uncertain(channel.channel_id)
+    return PaidByHand(
+        total=total,
+        uncounted=min(total, max(0, sure - charged)),
+        idempotency_keys=[payment.idempotency_key for payment in payments],
+    )
+
+
+def _asked(wallet: Wallet, channel: PayerChannel, purchase: Purchase, ask: Callable[..., T]) -> T:
+    import httpx
+
+    with httpx.HTTPTransport() as transport:
+        return ask(
+            transport,
+            channel,
+            purchase,
+            wallet.voucher_key(channel),
+            now=wallet.now,
+            timeout=wallet.configuration.get("wait-seconds"),
+        )
 
 
 def amount_of(wallet: Wallet, amount: str | Amount) -> Amount:

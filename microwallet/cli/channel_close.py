@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +20,7 @@ from microwallet.cli.channel_withdraw import (
     receipt_line,
     withdrawn,
 )
-from microwallet.cli.context import confirm
+from microwallet.cli.context import Stderr, confirm
 from microwallet.cli.options import DryRun, Json, NetworkName, PasswordFile, RpcUrl, Yes
 from microwallet.cli.result import Result
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, ChannelState, PayerChannel
@@ -27,6 +29,7 @@ from microwallet.http402.paying.origins import Origin
 if TYPE_CHECKING:
     from microwallet.cli.max_fee import MaxFee
     from microwallet.payer.close import Closing
+    from microwallet.paying import PaidByHand
     from microwallet.wallet import Wallet
 
 
@@ -52,22 +55,40 @@ def close(
     from microwallet.payer.close import CloseStage, newest
     from microwallet.payer.close import close as close_channel
     from microwallet.payer.withdraw import withdraw as withdraw_channel
-    from microwallet.paying import ask_payee
+    from microwallet.paying import ask_payee, paid_by_hand
 
     with paying_account_of(channel, network=network, rpc_url=rpc_url, password_file=password_file) as found:
         wallet, known, paying = found
         known = newest(paying, known)
-        if dry_run or (not yes and _is_open(known.state)):
+        is_open = _is_open(known.state)
+        by_hand = paid_by_hand(wallet, known) if is_open and not on_chain else None
+        uncounted = {"uncountedPayments": None if by_hand is None else str(by_hand.uncounted)}
+        if by_hand is not None and by_hand.uncounted:
+            Stderr().say(_uncounted(known, by_hand))
+        if dry_run or (not yes and is_open):
             fee = ending_fee(wallet, paying, calls.request_close(known.descriptor), "requestClose")
             summary = _close_summary(wallet, known, fee, on_chain=on_chain)
             if dry_run:
-                data = channel_document(known, now=wallet.now()) | {"dryRun": True} | fee.document
+                data = channel_document(known, now=wallet.now()) | {"dryRun": True} | fee.document | uncounted
                 return Result(data=data, text=summary)
             confirm(summary, yes=False)
         closing = close_channel(paying, known, ask_payee=None if on_chain else partial(ask_payee, wallet))
         if wait and closing.stage is not CloseStage.CLOSED:
-            return withdrawn(withdraw_channel(paying, closing.channel, wait=True), now=wallet.now())
-        return _closing(closing, now=wallet.now())
+            result = withdrawn(withdraw_channel(paying, closing.channel, wait=True), now=wallet.now())
+        else:
+            result = _closing(closing, now=wallet.now())
+        return replace(result, data=result.data | uncounted)
+
+
+def _uncounted(channel: PayerChannel, by_hand: PaidByHand) -> str:
+    """The figure, and the vouchers to hand over."""
+    keys = by_hand.idempotency_keys
+    words = f"microwallet pay --resume {shlex.quote(keys[-1])}"
+    more = "" if len(keys) == 1 else f", and the same for {len(keys) - 1} more before it"
+    return (
+        f"warning: {money(channel, by_hand.uncounted)} of {money(channel, by_hand.total)} paid by hand is not"
+        f" counted by the payee yet, and its close leaves it out; hand the vouchers over first: {words}{more}"
+    )
 
 
 def _is_open(state: ChannelState) -> bool:

@@ -27,6 +27,12 @@ class Payments:
         with self._database.read() as connection:
             return _find(connection, idempotency_key)
 
+    def of_channel(self, channel_id: ChannelId) -> list[Payment]:
+        """The payments on a channel, oldest first."""
+        with self._database.read() as connection:
+            query = f"SELECT {_COLUMNS} FROM payments WHERE channel_id = ? ORDER BY start"
+            return [_payment(row) for row in connection.execute(query, (channel_id,))]
+
     def total(self, channel_id: ChannelId) -> int:
         """Base units that were paid on a channel by vouchers of payments."""
         with self._database.read() as connection:

@@ -84,6 +84,11 @@ class Purchases:
             ).fetchone()
             return _purchase(row) if row else None
 
+    def uncertain(self, channel_id: ChannelId) -> int:
+        """Base units of a channel's spent that the payee may not have charged: no answer or receipt tells."""
+        with self._database.read() as connection:
+            return _in_flight(connection, channel_id) + _unconfirmed(connection, channel_id)[0]
+
     def reserve(
         self,
         channel_id: ChannelId,

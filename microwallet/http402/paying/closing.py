@@ -1,4 +1,4 @@
-"""Asking the payee over HTTP to close a channel: the quick way, when it is there.
+"""Asking the payee over HTTP to close a channel, the quick way when it is there, or what it has charged.
 
 draft-evm-session-00, section "Cooperative Close".
 """
@@ -19,6 +19,7 @@ from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import read_receipt
 from microwallet.http402.paying.transport import Exchange
 from microwallet.http402.wire.challenge import Challenge, offered_challenges
+from microwallet.http402.wire.receipt import SessionReceipt
 from microwallet.http402.wire.session_request import INTENT, METHOD, SessionRequest
 from microwallet.payer.close import ClosedByPayee
 
@@ -36,12 +37,57 @@ def ask_payee(
 
     Raises PaymentRefused where the payee cannot be asked or does not close: nothing is lost by that.
     """
+    signer = Signer(channel, key)
+    told = _receipt(
+        transport,
+        purchase,
+        _steps(
+            channel, purchase, now, lambda offer: Sending(authorization=signer.close(offer, channel.spent))
+        ),
+        timeout=timeout,
+    )
+    return ClosedByPayee(transaction_hash=told.transaction_hash if told is not None else None)
+
+
+def ask_spent(
+    transport: httpx.BaseTransport,
+    channel: PayerChannel,
+    purchase: Purchase,
+    key: VoucherKey,
+    *,
+    now: Callable[[], int],
+    timeout: float,
+) -> int | None:
+    """Ask where the last purchase was made what the payee has charged so far, base units; None if it does
+    not say. By a HEAD, which buys nothing, and a voucher over nothing. PaymentRefused as ask_payee."""
+    signer = Signer(channel, key)
+    told = _receipt(
+        transport,
+        purchase,
+        _steps(
+            channel,
+            purchase,
+            now,
+            lambda offer: Sending(authorization=signer.voucher(offer, 0), is_head=True),
+        ),
+        timeout=timeout,
+    )
+    return None if told is None else told.spent
+
+
+def _receipt(
+    transport: httpx.BaseTransport,
+    purchase: Purchase,
+    steps: Steps[SessionReceipt | None],
+    *,
+    timeout: float,
+) -> SessionReceipt | None:
     request = httpx.Request(
         purchase.method, purchase.url, extensions={"timeout": httpx.Timeout(timeout).as_dict()}
     )
     exchange = Exchange(transport, request)
     try:
-        return exchange.drive(_steps(channel, purchase, Signer(channel, key), now))  # type: ignore[no-any-return]
+        return exchange.drive(steps)  # type: ignore[no-any-return]
     except (NotSent, NoAnswer) as error:
         raise PaymentRefused(f"the payee does not answer: {error}") from error
     finally:
@@ -49,24 +95,22 @@ def ask_payee(
 
 
 def _steps(
-    channel: PayerChannel, purchase: Purchase, signer: Signer, now: Callable[[], int]
-) -> Steps[ClosedByPayee]:
+    channel: PayerChannel, purchase: Purchase, now: Callable[[], int], asking: Callable[[Challenge], Sending]
+) -> Steps[SessionReceipt | None]:
+    """The receipt for what is asked of the payee under a fresh challenge; None without one that is ours."""
     if not Origin.of(purchase.url).is_private:
         raise PaymentRefused(f"{purchase.url} is plain http, where others could read along")
     answer = yield Sending()
     challenge = _challenge(answer, channel, now())
     if challenge is None:
         raise PaymentRefused(f"{purchase.url} no longer offers to be paid through this channel")
-    answer = yield Sending(authorization=signer.close(challenge, channel.spent))
+    answer = yield asking(challenge)
     if not 200 <= answer.status < 300:
         raise PaymentRefused(
             f"the payee does not close the channel, it answers {answer.status}: {answer.problem}"
         )
     receipt = read_receipt(answer.receipt).receipt
-    is_ours = receipt is not None and receipt.channel_id == channel.channel_id
-    return ClosedByPayee(
-        transaction_hash=receipt.transaction_hash if receipt is not None and is_ours else None
-    )
+    return receipt if receipt is not None and receipt.channel_id == channel.channel_id else None
 
 
 def _challenge(answer: ServerAnswer, channel: PayerChannel, now: int) -> Challenge | None:

@@ -221,3 +221,37 @@ def test_payments_by_hand_beside_requests(alice, bob, gateway, tmp_path):
     assert books(alice, "channels") == books(bob, "vouchers")
     closed = alice.run("channel", "close", channel, "--yes", "--json").data
     assert (closed["stage"], closed["settled"]) == ("closed", "405000")
+
+
+def test_payments_by_hand_that_a_close_would_leave_out_are_told(alice, bob, gateway, tmp_path):
+    """Before a payer closes: how much the payee does not count yet, by its word, and what to hand over.
+    Asking changes nothing in its books."""
+
+    def close(*words):
+        return alice.run("channel", "close", channel, *words, "--yes", "--json").succeeded()
+
+    channel = fetch_once(alice, gateway)
+    assert close("--dry-run").data["uncountedPayments"] is None
+    vouchers = tmp_path / "vouchers.jsonl"
+    paid = alice.run("pay", channel, "0.2", "--idempotency-key", "first").succeeded()
+    vouchers.write_text(paid.stdout)
+    fetch_once(alice, gateway)
+    alice.run("pay", channel, "0.1", "--idempotency-key", "second").succeeded()
+    before = books(bob, "vouchers")
+    looked = close("--dry-run")
+    assert looked.data["uncountedPayments"] == "300000"
+    assert books(bob, "vouchers") == before
+    (warning,) = [line for line in looked.stderr.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith("warning: 0.3 USDC of 0.3 USDC paid by hand is not counted by the payee yet")
+    assert warning.endswith("microwallet pay --resume second, and the same for 1 more before it")
+    bob.run("payee", "accept", vouchers).succeeded()
+    assert close("--dry-run", "--on-chain").data["uncountedPayments"] is None
+    assert close("--dry-run").data["uncountedPayments"] == "100000"
+    assert "0.1 USDC of 0.3 USDC paid by hand is not counted" in (closed := close()).stderr
+    assert (closed.data["settled"], closed.data["uncountedPayments"]) == ("202000", "100000")
+
+
+def fetch_once(alice, gateway):
+    """One paid request; its channel."""
+    told = alice.run("fetch", gateway, "--deposit", "1 USDC", "--yes", "--json").data
+    return told["payment"]["channelId"]
