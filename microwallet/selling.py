@@ -79,17 +79,20 @@ class Assortment:
         def amount(text: str) -> Amount:
             return Amount.parse(text, wallet.resolve_asset(unit_of(text)))
 
-        above = settings.settle_above or (["1 USDC"] if wallet.network.usdc is not None else [])
+        names = settings.names
+        texts = settings.settle_above or (["1 USDC"] if wallet.network.usdc is not None else [])
+        with names.naming("settle-above"):
+            above = [amount(text) for text in texts]
         policy = SettlingPolicy(
             payee=wallet.account.address,
             chain_id=wallet.network.chain_id,
-            above={one.asset.token: one.base_units for one in map(amount, above)},
+            above={one.asset.token: one.base_units for one in above},
             idle_seconds=settings.idle_seconds,
         )
         return cls(
-            routes=parse_routes(settings.routes, amount),
+            routes=parse_routes(settings.routes, amount, names),
             policy=policy,
-            fees=fee_policy(settings.pay_fees_from, settings.gas_budget, amount),
+            fees=fee_policy(settings.pay_fees_from, settings.gas_budget, amount, names),
         )
 
 

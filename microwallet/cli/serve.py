@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from microwallet.cli.command import Command, help_text, new_group
-from microwallet.cli.options import AccountName, DryRun, Json, NetworkName, PasswordFile, RelayerName, RpcUrl
+from microwallet.cli.options import AccountName, DryRun, NetworkName, PasswordFile, RelayerName, RpcUrl
 
 app = new_group("Put a price on what an upstream serves.")
 
@@ -85,7 +85,9 @@ def serve(
     try_out: Annotated[
         bool, typer.Option("--try", help="Sell samples on a throw-away chain, and say how to pay.")
     ] = False,
-    json: Json = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Events on stdout and requests on stderr, a JSON object a line.")
+    ] = False,
 ) -> None:
     """Charge for what an upstream serves: a reverse proxy that is paid through channels."""
     from microwallet.cli.serve_run import Output, run_gateway

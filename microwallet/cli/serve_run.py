@@ -12,11 +12,11 @@ from typing import Any
 
 import typer
 
-from microwallet.cli.context import open_wallet, verbosity
+from microwallet.cli.context import Stderr, open_wallet, verbosity
 from microwallet.cli.result import print_result, streaming
 from microwallet.cli.serve_view import serve_line, unsettled, what_is_sold
 from microwallet.domain.ports import Quiet
-from microwallet.errors import LedgerTooNew, UsageError
+from microwallet.errors import LedgerTooNew
 from microwallet.http402.charging.asgi import Application
 from microwallet.http402.charging.in_hand import InHand
 from microwallet.http402.charging.line_log import LineLog, write_line
@@ -58,16 +58,18 @@ def run_gateway(
     """`serve` by its flags, until a signal ends it; with `dry_run` only what would be sold is told."""
     with streaming(enabled=output.as_json and not dry_run):
         settings = Settings.read(config, flags)
-        if settings.upstream is None:
-            raise UsageError("what is served?", hint="--upstream http://127.0.0.1:9000")
-        if not settings.routes:
-            raise UsageError("what does a request cost?", hint='--price "0.001 USDC"')
-        proxy = ReverseProxy(settings.upstream)
+        settings.require("upstream", "what is served?")
+        settings.require("routes", "what does a request cost?")
+        with settings.names.naming("upstream"):
+            proxy = ReverseProxy(settings.upstream or "")
         with open_wallet(
             network=settings.network, account=settings.account, relayer=settings.relayer, **wallet_flags
         ) as wallet:
+            _ = wallet.rpc  # an address that is none is refused now, not when a payer comes
             assortment = Assortment.of(wallet, settings)
             if dry_run:
+                for warning in assortment.routes.warnings():
+                    Stderr().say(f"warning: {warning}")
                 print_result(what_is_sold(wallet, settings, assortment), as_json=output.as_json)
                 return
             code = sell(wallet, settings, assortment, proxy, output)
@@ -106,6 +108,8 @@ def sell(
 
     def listens() -> None:
         if worker.number == 0 and worker.is_first:
+            for warning in assortment.routes.warnings():
+                emit("warning", {"message": warning})
             emit("listening", _about(wallet, settings, url))
             if then is not None:
                 emit(*then(url))

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 def what_is_sold(wallet: Wallet, settings: Settings, assortment: Assortment) -> Result:
     """The result of --dry-run."""
-    routes = [_route(route) for route in assortment.routes.routes]
+    unreachable = dict(assortment.routes.unreachable())
+    routes = [
+        _route(route) | ({"unreachable": unreachable[number]} if number in unreachable else {})
+        for number, route in enumerate(assortment.routes.routes, start=1)
+    ]
     about = {
         "upstream": settings.upstream,
         "host": settings.host,

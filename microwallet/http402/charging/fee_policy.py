@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import Amount
 from microwallet.errors import InvalidAmount, UsageError
+from microwallet.http402.charging.setting_names import SettingNames
 
 DEFAULT_GAS_BUDGET = 10**16
 """Wei."""
@@ -27,22 +28,29 @@ class FeePolicy:
 
 
 def fee_policy(
-    pay_fees_from: str | None, gas_budget: str | None, amount: Callable[[str], Amount]
+    pay_fees_from: str | None,
+    gas_budget: str | None,
+    amount: Callable[[str], Amount],
+    names: SettingNames = SettingNames(),  # noqa: B008  # frozen
 ) -> FeePolicy | None:
     """The policy that two texts describe, read by `amount`; None if nobody's gas is paid."""
     if pay_fees_from is None:
         if gas_budget is not None:
             raise UsageError("a gas budget is for paying fees of others", hint='--pay-fees-from "1 USDC"')
         return None
-    least = amount(pay_fees_from)
-    if least.asset.is_native:
-        raise UsageError(f"{least.asset.symbol} is the chain's own coin: whoever has some pays its own gas")
-    if not least.base_units:
-        raise InvalidAmount("gas for deposits of nothing would be paid without end")
+    with names.naming("pay-fees-from"):
+        least = amount(pay_fees_from)
+        if least.asset.is_native:
+            raise UsageError(
+                f"{least.asset.symbol} is the chain's own coin: whoever has some pays its own gas"
+            )
+        if not least.base_units:
+            raise InvalidAmount("gas for deposits of nothing would be paid without end")
     budget = DEFAULT_GAS_BUDGET
     if gas_budget is not None:
-        given = amount(gas_budget)
-        if not given.asset.is_native:
-            raise InvalidAmount(f"gas is paid in the chain's own coin, not in {given.asset.symbol}")
+        with names.naming("gas-budget"):
+            given = amount(gas_budget)
+            if not given.asset.is_native:
+                raise InvalidAmount(f"gas is paid in the chain's own coin, not in {given.asset.symbol}")
         budget = given.base_units
     return FeePolicy(min_deposits={least.asset.token: least.base_units}, gas_budget=budget)

@@ -8,8 +8,9 @@ from enum import StrEnum
 from typing import Any
 
 from microwallet.domain.money import Amount
-from microwallet.errors import InvalidAmount, MalformedMessage, UsageError, did_you_mean
+from microwallet.errors import InvalidAmount, UsageError, did_you_mean
 from microwallet.http402.charging.paths import canonical_path
+from microwallet.http402.charging.setting_names import SettingNames
 
 ANY_METHOD = "*"
 _OF_INTERMEDIARIES = ("CONNECT", "TRACE")
@@ -79,12 +80,34 @@ class Route:
         """Whether a request is one of these. A HEAD costs what the GET does."""
         if self.method not in (ANY_METHOD, "GET" if method == "HEAD" else method):
             return False
-        pattern = self.pattern
-        if pattern and pattern[-1] == "**":
-            pattern, segments = pattern[:-1], segments[: len(pattern) - 1]
+        pattern, takes_more = _split(self.pattern)
+        if takes_more:
+            segments = segments[: len(pattern)]
         return len(pattern) == len(segments) and all(
             wanted in ("*", given) for wanted, given in zip(pattern, segments, strict=True)
         )
+
+    def covers(self, other: Route) -> bool:
+        """Whether every request that `other` fits is one of these."""
+        if self.method not in (ANY_METHOD, other.method):
+            return False
+        prefix, takes_more = _split(self.pattern)
+        other_prefix, other_takes_more = _split(other.pattern)
+        if len(other_prefix) < len(prefix) or (
+            not takes_more and (other_takes_more or len(other_prefix) > len(prefix))
+        ):
+            return False
+        return all(wanted in ("*", given) for wanted, given in zip(prefix, other_prefix, strict=False))
+
+    @property
+    def words(self) -> str:
+        """Its method and path."""
+        return f"{self.method} /{'/'.join(self.pattern)}"
+
+
+def _split(pattern: Sequence[str]) -> tuple[Sequence[str], bool]:
+    """The segments that a path has to have, and whether others may follow."""
+    return (pattern[:-1], True) if pattern and pattern[-1] == "**" else (pattern, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +123,43 @@ class Routes:
         segments = path[1:].split("/")
         return next((route for route in self.routes if route.fits(method, segments)), None)
 
+    def unreachable(self) -> list[tuple[int, str]]:
+        """Numbers of the routes that no request reaches, from 1, and why."""
+        found = []
+        for number, route in enumerate(self.routes, start=1):
+            if route.method == "HEAD":
+                found.append((number, "a HEAD is of the route for its GET"))
+            elif route.method in _OF_INTERMEDIARIES:
+                found.append((number, f"{route.method} is refused"))
+            else:
+                earlier = enumerate(self.routes[: number - 1], start=1)
+                by = next((one for one in earlier if one[1].covers(route)), None)
+                if by is not None:
+                    found.append((number, f"route {by[0]}, {by[1].words}, comes first"))
+        return found
+
+    def warnings(self) -> list[str]:
+        """What is said of the routes that no request reaches."""
+        return [
+            f"no request reaches route {number}, {self.routes[number - 1].words}: {why}"
+            for number, why in self.unreachable()
+        ]
+
     def names(self, path: str) -> bool:
         """Whether a route is for this path by its name, not by a `*`."""
         return any("/" + "/".join(route.pattern) == path for route in self.routes)
 
 
-def parse_routes(tables: Iterable[Mapping[str, Any]], amount: Callable[[str], Amount]) -> Routes:
+def parse_routes(
+    tables: Iterable[Mapping[str, Any]],
+    amount: Callable[[str], Amount],
+    names: SettingNames = SettingNames(),  # noqa: B008  # frozen
+) -> Routes:
     """The routes that the `[[routes]]` tables of a configuration describe.
 
-    `amount` reads a price. UsageError names the table and what is wrong with it.
+    `amount` reads a price. UsageError names the table and what is wrong with it, by `names`.
     """
-    return Routes([_route(number, table, amount) for number, table in enumerate(tables, start=1)])
+    return Routes([_route(number, table, amount, names) for number, table in enumerate(tables, start=1)])
 
 
 _KEYS = {
@@ -130,27 +179,30 @@ EXPECTED = {str: "a text", int: "a number", bool: "true or false", list: "a list
 _PAID_KEYS = set(_KEYS) - {"method", "path", "free"}
 
 
-def _route(number: int, table: Mapping[str, Any], amount: Callable[[str], Amount]) -> Route:
-    def fail(message: str, hint: str | None = None) -> UsageError:
-        return UsageError(f"route {number}: {message}", hint=hint)
-
+def _route(
+    number: int, table: Mapping[str, Any], amount: Callable[[str], Amount], names: SettingNames
+) -> Route:
+    place = names.name("", number).rstrip()
     for key, value in table.items():
         if key not in _KEYS:
-            raise fail(f"there is no setting {key!r}; {did_you_mean(key, _KEYS)}")
+            raise names.unknown(key, _KEYS, number)
         if type(value) is not _KEYS[key]:
-            raise fail(f"{key} is {value!r}; {EXPECTED[_KEYS[key]]} is expected")
+            raise names.wrong(key, f"is {value!r}; {EXPECTED[_KEYS[key]]} is expected", number)
     if "path" not in table:
-        raise fail('it has no path, such as "/articles/**"')
+        raise UsageError(f"{place} it has no path", hint=names.example("path"))
     free = table.get("free", False)
     if free and (superfluous := sorted(_PAID_KEYS & set(table))):
-        raise fail(f"it is free, so it has no {superfluous[0]}")
+        raise UsageError(
+            f"{place} it is free, so it has no {superfluous[0]}", hint=f"leave out {superfluous[0]}, or free"
+        )
     if not free and "price" not in table:
-        raise fail("it has neither a price nor free = true")
-    try:
-        price = None if free else _price(table, amount)
-        return Route(method=_method(table), pattern=_pattern(table["path"]), price=price)
-    except (UsageError, MalformedMessage) as error:
-        raise fail(error.message, error.hint) from error
+        raise UsageError(f"{place} it has neither a price nor free = true", hint=names.example("price"))
+    with names.naming("method", number):
+        method = _method(table)
+    with names.naming("path", number):
+        pattern = _pattern(table["path"])
+    price = None if free else _price(table, amount, names, number)
+    return Route(method=method, pattern=pattern, price=price)
 
 
 def _method(table: Mapping[str, Any]) -> str:
@@ -162,7 +214,7 @@ def _method(table: Mapping[str, Any]) -> str:
 
 def _pattern(path: str) -> Sequence[str]:
     if not path.startswith("/"):
-        raise UsageError(f"{path!r} is no path that can be forwarded", hint=f'path = "/{path}"')
+        raise UsageError(f"{path!r} is no path that can be forwarded: it does not begin with /")
     if canonical_path(path) != path:
         raise UsageError(f"{path!r} is not canonical: write {canonical_path(path)}")
     segments = path[1:].split("/")
@@ -171,23 +223,34 @@ def _pattern(path: str) -> Sequence[str]:
     return segments
 
 
-def _price(table: Mapping[str, Any], amount: Callable[[str], Amount]) -> Price:
+def _price(
+    table: Mapping[str, Any], amount: Callable[[str], Amount], names: SettingNames, number: int
+) -> Price:
     unit = table.get("per", Unit.REQUEST)
     if unit not in tuple(Unit):
-        raise UsageError(f"per is {unit!r}; {did_you_mean(unit, Unit)}")
+        raise names.wrong("per", f"is {unit!r}; {did_you_mean(unit, Unit)}", number)
     header, max_units = table.get("units-header"), table.get("max-units")
     if (unit == Unit.HEADER) != (header is not None and max_units is not None):
-        raise UsageError('units-header and max-units go together with per = "header"')
+        place = names.name("", number).rstrip()
+        keys = ("units-header", "max-units")
+        raise UsageError(
+            f'{place} units-header and max-units go together with per = "header"',
+            hint=", ".join(['per = "header"', *(names.example(key) for key in keys)]),
+        )
     if max_units is not None and max_units < 1:
-        raise UsageError(f"max-units is {max_units}; at least 1 is expected")
-    price = amount(table["price"])
+        raise names.wrong("max-units", f"is {max_units}; at least 1 is expected", number)
+    with names.naming("price", number):
+        price = amount(table["price"])
 
     def base_units(key: str) -> int | None:
         if key not in table:
             return None
-        other = amount(table[key])
+        with names.naming(key, number):
+            other = amount(table[key])
         if other.asset != price.asset:
-            raise InvalidAmount(f"{key} is in {other.asset.symbol}, the price in {price.asset.symbol}")
+            raise InvalidAmount(
+                f"{names.name(key, number)} is in {other.asset.symbol}, the price in {price.asset.symbol}"
+            )
         return other.base_units
 
     return Price(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
 from microwallet.domain.duration import whole_seconds
-from microwallet.errors import UsageError, did_you_mean
+from microwallet.errors import UsageError
 from microwallet.http402.charging.routes import EXPECTED
+from microwallet.http402.charging.setting_names import GUIDE, SettingNames
 
 DEFAULT_PORT = 8402
 WORKERS_LIMIT = 64
@@ -18,6 +20,7 @@ ONE_LINE = ("price", "per", "free", "description", "suggested-deposit")
 """What describes the routes by flags alone; a file has [[routes]] for it."""
 
 _PATHS = ("tls-cert", "tls-key")
+_BY_FLAG = {"upstream": "--upstream http://127.0.0.1:9000", "routes": '--price "0.001 USDC"'}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,8 @@ class Settings:
     """Addresses and networks of proxies in front that do TLS."""
     routes: Sequence[Mapping[str, Any]] = ()
     """Tables as `routes.parse_routes` takes them."""
+    names: SettingNames = field(default_factory=SettingNames)
+    """What to call them where one is wrong."""
 
     @classmethod
     def read(cls, file: Path | None, flags: Mapping[str, Any]) -> Self:
@@ -53,8 +58,9 @@ class Settings:
 
         Flags that are None or empty are not given. UsageError names what is wrong, and where.
         """
-        table = {} if file is None else _read(file)
         given = {name: value for name, value in flags.items() if value not in (None, [], ())}
+        names = SettingNames(file=file, flags=frozenset(given))
+        table = {} if file is None else _read(file)
         one_line = {name: given.pop(name) for name in ONE_LINE if name in given}
         if one_line:
             if "routes" in table:
@@ -64,7 +70,7 @@ class Settings:
                 )
             table["routes"] = _routes_of(one_line)
         values = {name.replace("-", "_"): value for name, value in (table | given).items()}
-        settings = cls(**values)
+        settings = cls(names=names, **values)
         settings._check()
         return settings
 
@@ -76,27 +82,43 @@ class Settings:
     @property
     def idle_seconds(self) -> int | None:
         """`settle_idle` in seconds; UsageError for what is no time to wait."""
-        return None if self.settle_idle is None else whole_seconds(self.settle_idle, least=1)
+        with self.names.naming("settle-idle"):
+            return None if self.settle_idle is None else whole_seconds(self.settle_idle, least=1)
+
+    def require(self, key: str, question: str) -> None:
+        """UsageError if a setting that nothing is sold without is missing."""
+        if getattr(self, key):
+            return
+        if self.names.file is None:
+            raise UsageError(question, hint=_BY_FLAG[key])
+        raise UsageError(f"{self.names.file}: there is no {key}: {question}", hint=self.names.example(key))
 
     def _check(self) -> None:
+        names = self.names
         if not 0 <= self.port <= 65535:
-            raise UsageError(f"port {self.port} is not between 0 and 65535", hint=f"--port {DEFAULT_PORT}")
+            raise names.wrong("port", f"{self.port} is not between 0 and 65535")
         if not 1 <= self.workers <= WORKERS_LIMIT:
-            raise UsageError(
-                f"{self.workers} workers are not between 1 and {WORKERS_LIMIT}", hint="--workers 2"
-            )
+            raise names.wrong("workers", f"{self.workers} is not between 1 and {WORKERS_LIMIT}")
         if (self.tls_cert is None) != (self.tls_key is None):
+            missing = "tls-cert" if self.tls_cert is None else "tls-key"
             raise UsageError(
-                "a certificate and its key go together", hint="--tls-cert cert.pem --tls-key key.pem"
+                f"a certificate and its key go together, and there is no {missing}",
+                hint="--tls-cert cert.pem --tls-key key.pem"
+                if names.file is None
+                else 'tls-cert = "cert.pem", tls-key = "key.pem"',
             )
         if self.has_tls and self.behind_tls_proxy:
-            raise UsageError("either the gateway does TLS, or a proxy in front of it")
+            raise UsageError(
+                "either the gateway does TLS, or a proxy in front of it",
+                hint="leave out tls-cert and tls-key, or behind-tls-proxy",
+            )
         _ = self.idle_seconds
 
 
 _TYPES: Mapping[str, type] = {
     one.name.replace("_", "-"): {type(None): str, tuple: list}.get(type(one.default), type(one.default))
     for one in fields(Settings)
+    if one.name != "names"
 }
 """What a file has for each setting: a text where nothing is the default, a list where an empty one is."""
 
@@ -104,7 +126,15 @@ _TYPES: Mapping[str, type] = {
 def _routes_of(one_line: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Free paths first, since the first route that fits counts; then everything else at one price."""
     if "price" not in one_line:
-        raise UsageError("what does everything else cost?", hint='--price "0.001 USDC"')
+        raise UsageError("what does everything else cost?", hint=_BY_FLAG["routes"])
+    unit, _, header = one_line.get("per", "").partition(":")
+    if unit == "header":
+        name = json.dumps(header or "X-Tokens-Used")
+        raise UsageError(
+            "--per header needs the header's name and the most units of a request, which only a file tells",
+            hint=f'--config FILE, and there in [[routes]]: per = "header", units-header = {name},'
+            " max-units = 4000",
+        )
     free = [{"path": path, "free": True} for path in one_line.get("free", ())]
     paid = {name: value for name, value in one_line.items() if name != "free"}
     return [*free, {"path": "/**", **paid}]
@@ -116,10 +146,10 @@ def _read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}", hint=f"ls -l {file}") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{file} is no TOML: {error}") from error
+        raise UsageError(f"{file} is no TOML: {error}", hint=GUIDE) from error
     for name, value in table.items():
         if name not in _TYPES:
-            raise UsageError(f"{file}: there is no setting {name!r}; {did_you_mean(name, _TYPES)}")
+            raise SettingNames(file=file).unknown(name, _TYPES)
         table[name] = _checked(file, name, value)
     return table
 
@@ -133,5 +163,6 @@ def _checked(file: Path, name: str, value: Any) -> Any:
     if type(value) is not _TYPES[name] or (
         isinstance(value, list) and not all(isinstance(one, items) for one in value)
     ):
-        raise UsageError(f"{file}: {name} is {value!r}; {EXPECTED[_TYPES[name]]} is expected")
+        names = SettingNames(file=file)
+        raise names.wrong(name, f"is {value!r}; {EXPECTED[_TYPES[name]]} is expected")
     return value

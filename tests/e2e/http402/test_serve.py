@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from unittest.mock import ANY
 
 import httpx
 import pexpect
@@ -119,6 +120,22 @@ class TestSelling:
         table = bob.run("serve", "--config", file, "--dry-run").succeeded().stdout
         assert "POST    /ask      0.002 USDC  header" in table
         assert "*       /docs/**  free" in table
+
+    def test_a_route_that_no_request_reaches_is_told(self, bob, serve, tmp_path):
+        """By --dry-run, in words and in the document, and when it starts."""
+        file = tmp_path / "gateway.toml"
+        file.write_text(
+            """
+            routes = [{ path = "/**", price = "0.001 USDC" }, { method = "GET", path = "/docs", free = true }]
+            """
+        )
+        words = ("serve", "--config", file, "--upstream", "http://127.0.0.1:9000", "--dry-run")
+        said = "no request reaches route 2, GET /docs: route 1, * /**, comes first"
+        assert bob.run(*words).succeeded().stderr == f"warning: {said}\n"
+        document = bob.run(*words, "--json").data
+        assert [route.get("unreachable") for route in document["routes"]] == [None, said.partition(": ")[2]]
+        gateway = serve("--config", file, sells=())
+        assert gateway.events.seen[0] == {"event": "warning", "time": ANY, "message": said}
 
     @pytest.mark.parametrize("path", ["/kept", "/large"])
     def test_what_comes_again_was_paid_before(self, serve, pay, path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import urllib.parse
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,9 +15,13 @@ from microwallet.domain.money import Amount, Asset
 from microwallet.errors import MalformedMessage, UsageError
 from microwallet.http402.charging.paths import PATH_LIMIT, canonical_path
 from microwallet.http402.charging.routes import Unit, parse_routes
+from microwallet.http402.charging.setting_names import SettingNames
 
 USDC = Asset(chain_id=ChainId(31337), token=checksum_address(b"\1" * 20), symbol="USDC", decimals=6)
 ETH = Asset(chain_id=ChainId(31337), token=checksum_address(bytes(20)), symbol="ETH", decimals=18)
+
+FILE = SettingNames(file=Path("FILE"))
+FLAGS = SettingNames(flags=frozenset({"price", "free", "per"}))
 
 
 def amount(text: str) -> Amount:
@@ -199,3 +205,83 @@ def test_what_is_for_intermediaries_is_not_sold(method):
     table = routes({"path": "/free/**", "free": True}, {"path": "/**", "price": "1 USDC"})
     assert table.find(method, "/free/a") is None
     assert table.find(method, "/a") is None
+
+
+@pytest.mark.parametrize(
+    ("names", "table", "said", "hint"),
+    [
+        (FILE, {"path": "/a", "price": "cheap"}, "FILE: route 1: price: 'cheap' is not", "price = "),
+        (
+            FILE,
+            {"path": "/a", "price": "0 USDC"},
+            "FILE: route 1: price: '0 USDC' is zero",
+            "price = ",
+        ),
+        (
+            FILE,
+            {"path": "/a", "prise": "1"},
+            "FILE: route 1: there is no setting 'prise'",
+            "price = ",
+        ),
+        (FILE, {"path": "a", "free": True}, "FILE: route 1: path: 'a' is no path", "path = "),
+        (FILE, {"path": "/a"}, "FILE: route 1: it has neither a price", "price = "),
+        (FLAGS, {"path": "/**", "price": "0 USDC"}, "--price: '0 USDC' is zero", '--price "0.001 USDC"'),
+        (FLAGS, {"path": "a", "free": True}, "--free: 'a' is no path", '--free "/articles/**"'),
+        (FLAGS, {"path": "/**", "price": "1", "per": "word"}, "--per is 'word'", "--per event"),
+    ],
+)
+def test_a_mistake_is_named_where_it_was_written(names, table, said, hint):
+    """By file, route and key, or by its flag; with an example that can be typed."""
+    with pytest.raises(UsageError) as raised:
+        parse_routes([table], amount, names)
+    assert raised.value.message.startswith(said)
+    assert raised.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "is_reached"),
+    [
+        ("* /**", "GET /a", False),
+        ("* /a", "GET /a", False),
+        ("GET /a", "* /a", True),
+        ("GET /a", "POST /a", True),
+        ("GET /a/*", "GET /a/b", False),
+        ("GET /a/b", "GET /a/*", True),
+        ("GET /a/**", "GET /a", False),
+        ("GET /a/**", "GET /a/*/c", False),
+        ("GET /a/**", "GET /a/b/**", False),
+        ("GET /a/b/**", "GET /a/**", True),
+        ("GET /a/*", "GET /a/**", True),
+        ("GET /*/b", "GET /a/*", True),
+        ("GET /b", "HEAD /a", False),
+        ("GET /b", "TRACE /a", False),
+    ],
+)
+def test_what_no_request_reaches_is_told(earlier, later, is_reached):
+    """A route behind one that fits all of its requests, or for a method that no route is for."""
+    told = table_of(earlier, later).warnings()
+    assert [one.startswith(f"no request reaches route 2, {later}: ") for one in told] == [True] * (
+        not is_reached
+    )
+
+
+PATTERNS = st.lists(st.sampled_from(["a", "b", "*"]), min_size=1, max_size=3).flatmap(
+    lambda segments: st.sampled_from(["/" + "/".join(segments), "/" + "/".join([*segments, "**"])])
+)
+ROUTES = st.tuples(st.sampled_from(["*", "GET", "POST"]), PATTERNS).map(" ".join)
+PATHS = [path for length in range(1, 5) for path in itertools.product("abc", repeat=length)]
+REQUESTS = list(itertools.product(("GET", "HEAD", "POST", "PUT"), PATHS))
+
+
+@given(ROUTES, ROUTES)
+def test_what_is_said_not_to_be_reached_is_not(earlier, later):
+    """And what is not said so, by one earlier route, is reached by some request."""
+    table = table_of(earlier, later)
+    first, second = table.routes
+    fitting = [request for request in REQUESTS if second.fits(*request)]
+    reached = [request for request in fitting if not first.fits(*request)]
+    assert bool(table.unreachable()) == (not reached)
+
+
+def table_of(*words):
+    return routes(*({"method": one.split()[0], "path": one.split()[1], "free": True} for one in words))

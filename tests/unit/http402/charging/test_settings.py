@@ -139,3 +139,48 @@ def test_elsewhere_nothing_listens_in_the_clear(host):
 def test_behind_a_proxy_it_listens():
     """A named proxy, or a certificate, is enough."""
     bind(Settings(host="0.0.0.0", port=0, behind_tls_proxy=["10.0.0.1"])).close()
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ("upstraem = 'x'", ": there is no setting 'upstraem'; ", 'upstream = "http://127.0.0.1:9000"'),
+        ("colour = 'x'", ": there is no setting 'colour'; ", "microwallet help selling"),
+        ("[[routes", " is no TOML: ", "microwallet help selling"),
+        ("port = 65536", ": port 65536 is not between", "port = 8402"),
+        ("workers = 'two'", ": workers is 'two'; a number", "workers = 2"),
+        ("settle-above = 5", ": settle-above is 5; ", 'settle-above = ["5 USDC"]'),
+        ("routes = 5", ": routes is 5; ", '[[routes]], then path = "/**" and price = "0.001 USDC"'),
+        ("tls-cert = 'a'", "there is no tls-key", 'tls-cert = "cert.pem", tls-key = "key.pem"'),
+    ],
+)
+def test_file_and_key_are_named_with_a_line_to_type(file, text, said, hint):
+    """Whoever has to mend it sees where, and what may stand there."""
+    with pytest.raises(UsageError) as raised:
+        Settings.read(file(text), {})
+    assert said in raised.value.message
+    assert raised.value.hint == hint
+
+
+def test_what_is_missing_is_asked_for_where_it_is_written(file):
+    """In the file if there is one, else by a flag."""
+    for settings, said, hint in [
+        (
+            Settings.read(file("port = 1"), {}),
+            "gateway.toml: there is no upstream: what is served?",
+            "upstream = ",
+        ),
+        (Settings.read(None, {"port": 1}), "what is served?", "--upstream "),
+    ]:
+        with pytest.raises(UsageError) as raised:
+            settings.require("upstream", "what is served?")
+        assert raised.value.message.endswith(said)
+        assert raised.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(("per", "field"), [("header", "X-Tokens-Used"), ("header:X-Words", "X-Words")])
+def test_units_by_header_need_a_file(per, field):
+    """A command line cannot tell the maximum: the hint has the lines."""
+    with pytest.raises(UsageError, match="--per header needs") as raised:
+        Settings.read(None, {"price": "1 USDC", "per": per})
+    assert f'per = "header", units-header = "{field}", max-units = 4000' in raised.value.hint
