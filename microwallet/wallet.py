@@ -33,6 +33,14 @@ if TYPE_CHECKING:
     from microwallet.payee.settle import Settlement
     from microwallet.payer.paying_account import PayingAccount
 
+_LOCAL = "http://127.0.0.1:8545"
+_RPC_ADDRESSES = {
+    "flag": f"--rpc-url {_LOCAL}",
+    "environment": f"export MICROWALLET_RPC_URL={_LOCAL}",
+    "user": f"microwallet config set rpc-url {_LOCAL}",
+}
+"""What to type instead of an address that is none, by where it was set."""
+
 
 class Wallet:
     """One home: its keys, its ledger, and the network they are used on. Opens things when needed.
@@ -157,13 +165,18 @@ class Wallet:
         """The chain of the network in use."""
         from microwallet.escrow.rpc import Rpc
 
-        override = self.configuration.get("rpc-url")
-        return Rpc(
-            [override] if override else self.network.rpc_urls,
-            timeout=self.configuration.get("rpc-timeout"),
-            chain_id=self.network.chain_id,
-            trace=self.reporter.detail,
-        )
+        override = self.configuration.resolve("rpc-url")
+        try:
+            return Rpc(
+                [override.value] if override.value else self.network.rpc_urls,
+                timeout=self.configuration.get("rpc-timeout"),
+                chain_id=self.network.chain_id,
+                trace=self.reporter.detail,
+            )
+        except UsageError as error:
+            if override.value:
+                raise UsageError(error.message, hint=_RPC_ADDRESSES[override.source]) from error
+            raise
 
     @cached_property
     def escrow_contract(self) -> Address:

@@ -65,14 +65,14 @@ class Endpoint:
     def __init__(self, url: str) -> None:
         self.shown = redacted(url)
         if _PLAIN_URL.fullmatch(url) is None:
-            raise UsageError(f"{self.shown!r} is no RPC address: it has spaces or odd characters")
+            raise _no_address(self.shown, "it has spaces or odd characters")
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise UsageError(f"{self.shown!r} is no RPC address: its host or port cannot be") from error
+            raise _no_address(self.shown, "its host or port cannot be") from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"{self.shown!r} is no RPC address: http:// or https:// and a host are expected")
+            raise _no_address(self.shown, "http:// or https:// and a host are expected")
         self._tls = parts.scheme == "https"
         self._host = parts.hostname
         self.port = port or (443 if self._tls else 80)
@@ -188,6 +188,10 @@ class _Exchange:
             self.keep = not response.will_close and response.isclosed()
         except (OSError, HTTPException, ValueError) as error:
             self.error = error
+
+
+def _no_address(shown: str, why: str) -> UsageError:
+    return UsageError(f"{shown!r} is no RPC address: {why}", hint="write it like http://127.0.0.1:8545")
 
 
 def redacted(url: str) -> str:

@@ -83,6 +83,24 @@ def test_an_rpc_address_that_is_none_is_refused_when_it_is_set(run):
     assert run("config", "show", "--json").data["settings"]["rpc-url"]["source"] == "default"
 
 
+@pytest.mark.parametrize(
+    ("words", "env", "hint"),
+    [
+        (("--rpc-url", "foo"), {}, "--rpc-url http://127.0.0.1:8545"),
+        ((), {"MICROWALLET_RPC_URL": "foo"}, "export MICROWALLET_RPC_URL=http://127.0.0.1:8545"),
+    ],
+)
+def test_an_rpc_address_that_is_none_is_refused_with_one_to_type(run, home, words, env, hint):
+    """By what asks the chain, and by `serve` before it starts or says what it would sell."""
+    bob = home.with_account("bob")
+    priced = ("--upstream", "http://127.0.0.1:9000", "--price", "0.001 USDC")
+    for command in (("network", "check"), ("serve", *priced, "--dry-run")):
+        error = run(*command, *words, "--json", home=bob, env=env).error
+        assert "'foo' is no RPC address" in error["message"]
+        assert error["hint"] == hint
+        assert error["exitCode"] == 2
+
+
 def test_half_an_address_is_no_account(run):
     """An address with a digit lost is called that; names never begin with 0x."""
     error = run("account", "show", SOMEBODY[:-1], "--json").error
