@@ -108,7 +108,7 @@ class Wallet:
         """The ledger, opened."""
         from microwallet.ledger.ledger import Ledger
 
-        return Ledger.open(self.paths.ledger, any_thread=self.any_thread)
+        return Ledger.open(self.paths.ledger, any_thread=self.any_thread, say=self.reporter.say)
 
     @cached_property
     def passwords(self) -> PasswordSource:

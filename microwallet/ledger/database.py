@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 from microwallet.errors import LedgerError
 from microwallet.ledger.mark import Mark
-from microwallet.ledger.opening import alone, check_file, committed, known_version, prepare
+from microwallet.ledger.opening import Say, alone, check_file, committed, known_version, prepare
 from microwallet.ledger.sqlite_errors import translated
 
 BUSY_SECONDS = 30.0
@@ -63,20 +63,29 @@ class Database:
         """Whether the disk failed when what was written should have become durable."""
 
     @classmethod
-    def open(cls, path: Path, *, busy_seconds: float = BUSY_SECONDS, any_thread: bool = False) -> Self:
+    def open(
+        cls,
+        path: Path,
+        *,
+        busy_seconds: float = BUSY_SECONDS,
+        any_thread: bool = False,
+        say: Say = lambda _: None,
+    ) -> Self:
         """Open the ledger at `path`, made if there never was one, migrated if it is older.
 
-        `any_thread`: for threads that use it one after the other; somebody else sees to that.
+        `any_thread`: for threads that use it one after the other; somebody else sees to that. `say` is told
+        of a migration that takes long, here or elsewhere.
         Raises LedgerCorrupt, LedgerTooNew, LedgerBusy or LedgerUnwritable; never replaces a file.
         """
         mark = Mark(path.with_suffix(".mark"))
-        with translated(path), nullcontext() if mark.path.exists() else alone(path.parent):
+        is_alone = not mark.path.exists()
+        with translated(path), alone(path.parent) if is_alone else nullcontext():
             check_file(path, mark)
             connection = sqlite3.connect(
                 path, timeout=busy_seconds, isolation_level=None, check_same_thread=not any_thread
             )
             try:
-                prepare(connection, path, mark)
+                prepare(connection, path, mark, is_alone=is_alone, say=say)
             except BaseException:
                 connection.close()
                 raise

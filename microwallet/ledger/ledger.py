@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from microwallet.ledger.gas_spending import GasSpending
     from microwallet.ledger.journal import Journal
     from microwallet.ledger.known_payees import KnownPayees
+    from microwallet.ledger.opening import Say
     from microwallet.ledger.payments import Payments
     from microwallet.ledger.purchases import Purchases
     from microwallet.ledger.scanned import Scanned
@@ -32,9 +33,16 @@ class Ledger:
         self._settle_older_copy()
 
     @classmethod
-    def open(cls, path: Path, *, busy_seconds: float = BUSY_SECONDS, any_thread: bool = False) -> Self:
-        """Open the ledger at `path`; see Database.open for what it raises."""
-        database = Database.open(path, busy_seconds=busy_seconds, any_thread=any_thread)
+    def open(
+        cls,
+        path: Path,
+        *,
+        busy_seconds: float = BUSY_SECONDS,
+        any_thread: bool = False,
+        say: Say = lambda _: None,
+    ) -> Self:
+        """Open the ledger at `path`; see Database.open for what it raises, and says."""
+        database = Database.open(path, busy_seconds=busy_seconds, any_thread=any_thread, say=say)
         try:
             return cls(database)
         except BaseException:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from microwallet.errors import LedgerCorrupt, LedgerTooNew
+from microwallet.errors import LedgerBusy, LedgerCorrupt, LedgerTooNew
 from microwallet.ledger.mark import Mark
 from microwallet.ledger.schema import APPLICATION_ID, MIGRATIONS
 from microwallet.ledger.sqlite_errors import RESTORE
@@ -17,6 +18,17 @@ from microwallet.ledger.sqlite_errors import RESTORE
 LOG_PAGES = 4_000
 """Pages of the log from which SQLite folds it into the file: commits wait for that, and a page that many of
 them changed is written once."""
+
+LARGE_BYTES = 20_000_000
+"""A ledger's file from which a migration takes so long that it is told of: a second for so much or less."""
+MIGRATION_SECONDS = 1800.0
+"""For how long another process's migration is waited for."""
+QUIET_SECONDS = 1.0
+"""A wait that long is nothing to tell of."""
+_LOOK_SECONDS = 0.05
+
+Say = Callable[[str], None]
+"""Tells a person one line."""
 
 
 @contextmanager
@@ -26,10 +38,43 @@ def alone(folder: Path) -> Iterator[None]:
     SQLite does not queue for a file that is being given its log, and half a ledger looks damaged.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with _locked(folder) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _migrating(path: Path, say: Say) -> Iterator[None]:
+    """Hold the same lock while a ledger is migrated: others say what they wait for, longer than SQLite would.
+
+    LedgerBusy once that has taken too long.
+    """
+    begun = time.monotonic()
+    is_told = False
+    with _locked(path.parent) as descriptor:
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            waited = time.monotonic() - begun
+            if waited > MIGRATION_SECONDS:
+                raise LedgerBusy(
+                    f"another process has been migrating the ledger {path} for {waited:.0f} s",
+                    hint="try again when it has ended",
+                )
+            if waited > QUIET_SECONDS and not is_told:
+                is_told = True
+                say(f"another process migrates the ledger {path} to this version: waiting for it")
+            time.sleep(_LOOK_SECONDS)
+        yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    """A descriptor to lock a folder by; the lock goes with it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -51,8 +96,11 @@ def check_file(path: Path, mark: Mark) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
 
 
-def prepare(connection: sqlite3.Connection, path: Path, mark: Mark) -> None:
-    """Set a new connection up, and migrate the ledger where it is older; errors as Database.open."""
+def prepare(connection: sqlite3.Connection, path: Path, mark: Mark, *, is_alone: bool, say: Say) -> None:
+    """Set a new connection up, and migrate the ledger where it is older; errors as Database.open.
+
+    `is_alone`: whether `alone` is held already.
+    """
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
     version = known_version(connection, path)
@@ -60,7 +108,8 @@ def prepare(connection: sqlite3.Connection, path: Path, mark: Mark) -> None:
         raise LedgerCorrupt(f"the ledger {path} has lost all it held", hint=RESTORE)
     connection.execute("PRAGMA journal_mode = WAL")  # a backup that SQLite made has none
     if version < len(MIGRATIONS):
-        _migrate(connection, path, version)
+        with nullcontext() if is_alone else _migrating(path, say):
+            _migrate(connection, path, known_version(connection, path), say)
     if version == 0:
         mark.write(0)
 
@@ -76,8 +125,11 @@ def known_version(connection: sqlite3.Connection, path: Path) -> int:
     return version
 
 
-def _migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
-    if version > 0:
+def _migrate(connection: sqlite3.Connection, path: Path, version: int, say: Say) -> None:
+    if 0 < version < len(MIGRATIONS):
+        size = path.stat().st_size
+        if size >= LARGE_BYTES:
+            say(f"migrating the ledger {path}, {size / 1e6:.0f} MB: this may take a minute or more")
         _keep_copy(connection, path, version)
     for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
         connection.execute("BEGIN IMMEDIATE")

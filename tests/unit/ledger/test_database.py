@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -140,6 +141,44 @@ def test_a_disk_that_fails_in_a_migration(tmp_path, monkeypatch):
     with no_file_grows_beyond(1_000_000), pytest.raises(LedgerUnwritable):
         Database.open(path)
     Database.open(path).close()
+
+
+def older(path, monkeypatch):
+    """Make the ledger of an older version there."""
+    with monkeypatch.context() as patched:
+        patched.setattr(opening, "MIGRATIONS", MIGRATIONS[:3])
+        Database.open(path).close()
+
+
+@pytest.mark.parametrize("is_large", [True, False])
+def test_a_migration_that_takes_long_is_told_of_once(tmp_path, monkeypatch, is_large):
+    """Before it begins; opened again, nothing is said, and a small ledger is no news."""
+    path = tmp_path / "ledger.sqlite3"
+    older(path, monkeypatch)
+    monkeypatch.setattr(opening, "LARGE_BYTES", 1 if is_large else 10**9)
+    said = []
+    for _ in range(2):
+        Database.open(path, say=said.append).close()
+    assert [line.startswith(f"migrating the ledger {path}, 0 MB: ") for line in said] == [True] * is_large
+
+
+def test_who_waits_for_a_migration_says_so(tmp_path, monkeypatch):
+    """Longer than for a busy ledger, and at once when it has ended; but not for ever."""
+    path = tmp_path / "ledger.sqlite3"
+    older(path, monkeypatch)
+    monkeypatch.setattr(opening, "QUIET_SECONDS", 0.0)
+    said = []
+    with opening.alone(tmp_path), monkeypatch.context() as patched:
+        patched.setattr(opening, "MIGRATION_SECONDS", 0.0)
+        with pytest.raises(LedgerBusy, match="has been migrating"):
+            Database.open(path)
+    with ThreadPoolExecutor(1) as pool:
+        with opening.alone(tmp_path):
+            waiting = pool.submit(lambda: Database.open(path, busy_seconds=0.1, say=said.append).close())
+            with pytest.raises(TimeoutError):
+                waiting.result(0.3)
+        waiting.result(10)
+    assert said == [f"another process migrates the ledger {path} to this version: waiting for it"]
 
 
 class TestMigratedMeanwhile:
