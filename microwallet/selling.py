@@ -13,7 +13,14 @@ from typing import Any
 
 from microwallet.domain.identifiers import Address, ChannelId, TxHash
 from microwallet.domain.money import Amount, unit_of
-from microwallet.errors import Interrupted, LedgerTooNew, MicrowalletError, NetworkError, UsageError
+from microwallet.errors import (
+    Interrupted,
+    LedgerTooNew,
+    LedgerUnwritable,
+    MicrowalletError,
+    NetworkError,
+    UsageError,
+)
 from microwallet.escrow.token_features import token_features
 from microwallet.http402.charging.asgi import Application
 from microwallet.http402.charging.behind_proxy import BehindProxy
@@ -56,8 +63,8 @@ FINISH_SECONDS = 5.0
 IDLE_SECONDS = 2.0
 """For how long channels that are being closed may still serve what was sold through them."""
 TIDY_SECONDS = 600.0
-VERSION_SECONDS = 1.0
-"""Between two looks whether the ledger was migrated."""
+USABLE_SECONDS = 1.0
+"""Between two looks whether the ledger was migrated, or its disk has failed."""
 ANSWERS_KEPT_SECONDS = 24 * 60 * 60
 """How long an answer is kept for the same request again."""
 
@@ -116,8 +123,8 @@ def work(
     """Sell what `app` serves until a signal comes, as http402.charging.server.serve does.
 
     `emit` tells what happens to channels and, if it `tells_of_chain`, that the chain cannot be reached; `log`
-    tells each request. Raises LedgerTooNew once a newer microwallet
-    has migrated the ledger.
+    tells each request. Raises LedgerTooNew once a newer microwallet has migrated the ledger, and
+    LedgerUnwritable, which it tells, once its disk has failed.
     """
     shop = Shop(wallet, assortment, realm=realm, in_hand=in_hand, emit=emit)
     grace = FINISH_SECONDS
@@ -133,6 +140,9 @@ def work(
         )
     except Interrupted:
         grace = 0.0
+        raise
+    except LedgerUnwritable as error:
+        emit("interrupted", {"code": error.code, "message": error.message})
         raise
     finally:
         shop.close(within=grace)
@@ -205,8 +215,8 @@ class Shop:
 
     @property
     def background(self) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
-        """What is to run beside it; LedgerTooNew from any of them: nothing can be sold any more."""
-        return self.look, self.tidy, self.keep_to_version
+        """What is to run beside it; LedgerTooNew and LedgerUnwritable: nothing can be sold any more."""
+        return self.look, self.tidy, self.keep_to_ledger
 
     async def look(self) -> None:
         """Look at the chain again and again, while no other worker for this payee does."""
@@ -230,11 +240,12 @@ class Shop:
                 self._emit("interrupted", {"code": error.code, "message": error.message})
             await asyncio.sleep(TIDY_SECONDS)
 
-    async def keep_to_version(self) -> None:
-        """Raise LedgerTooNew once a newer microwallet has migrated the ledger."""
+    async def keep_to_ledger(self) -> None:
+        """Raise LedgerTooNew once a newer microwallet has migrated the ledger, LedgerUnwritable once its disk
+        has failed: only a start anew finds out what is on it."""
         while True:
-            self._wallet.ledger.database.check_version()
-            await asyncio.sleep(VERSION_SECONDS)
+            self._wallet.ledger.database.check_usable()
+            await asyncio.sleep(USABLE_SECONDS)
 
     async def watch_chain(self) -> None:
         """Tell once that the chain cannot be reached, and once that it can again."""

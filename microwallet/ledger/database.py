@@ -218,6 +218,12 @@ class Database:
         with suppress(sqlite3.Error):
             known_version(self._connection, self.path)
 
+    def check_usable(self) -> None:
+        """What check_version raises; LedgerUnwritable if `sync` has failed: nothing is written any more."""
+        with translated(self.path):
+            self._check_disk()
+        self.check_version()
+
     def check_writable(self) -> None:
         """LedgerBusy or LedgerUnwritable, if nothing could be written just now. Writes nothing."""
         with self.write():

@@ -96,8 +96,8 @@ def serve(bob, upstream):
     """Starts gateways before the upstream, bob's unless told otherwise, and ends them with the test."""
     started = []
 
-    def start(*arguments, home=bob, env=None, sells=PRICE):
-        started.append(Serving(home, "--upstream", upstream.url, *sells, *arguments, env=env))
+    def start(*arguments, home=bob, sells=PRICE, **options):
+        started.append(Serving(home, "--upstream", upstream.url, *sells, *arguments, **options))
         return started[-1].listening()
 
     yield start

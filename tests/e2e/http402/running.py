@@ -9,6 +9,8 @@ import signal
 import subprocess
 import threading
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from local_server import Handler, LocalServer
@@ -94,10 +96,12 @@ class Lines:
 class Serving:
     """A running gateway."""
 
-    def __init__(self, home, *arguments, env=None):
-        self.process = home.start(
+    def __init__(self, home, *arguments, env=None, program=None):
+        """`program` runs the command where that is not `microwallet`."""
+        home = replace(home, settings={**home.settings, **(env or {})})
+        start = home.start if program is None else partial(home.start_program, program)
+        self.process = start(
             *("serve", "--port", "0", "--json", *arguments),
-            env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )

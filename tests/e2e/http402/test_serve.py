@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 from unittest.mock import ANY
 
 import httpx
@@ -504,6 +505,35 @@ class TestMigratedMeanwhile:
         error, hint = chatter.splitlines()
         assert error.startswith("error: the ledger ")
         assert hint.startswith("hint: upgrade microwallet")
+
+
+class TestFailedDisk:
+    """What was written may be lost, and what were written behind it too: the system tells that once."""
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_it_ends_and_says_why(self, serve, pay, tmp_path, workers):
+        """All workers, with 7; started again it sells on, and nobody is charged for what was not served."""
+        fails_while = tmp_path / "failing"
+        gateway = serve(
+            *("--workers", workers),
+            program=Path(__file__).with_name("failing_disk.py"),
+            env={"FAILING_DISK": str(fails_while)},
+        )
+        channel_id = pay(gateway.url).data["payment"]["channelId"]
+        fails_while.touch()
+        assert pay(gateway.url + "/failed").exit_code in (0, 3, 5)
+        assert gateway.process.wait(timeout=20) == 7
+        told = [
+            line["error"] for line in gateway.requests.end() if "error" in line and "code" in line["error"]
+        ]
+        assert [error["code"] for error in told] == ["ledger-unwritable"]
+        assert "the disk failed" in told[0]["message"]
+        said = [event for event in gateway.events.end() if event["event"] != "listening"]
+        assert (said[0]["event"], said[0]["code"]) == ("interrupted", "ledger-unwritable")
+        fails_while.unlink()
+        again = pay(serve().url).data["payment"]
+        assert again["channelId"] == channel_id
+        assert again["receiptProblems"] == []
 
 
 class TestWorkers:
