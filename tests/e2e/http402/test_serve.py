@@ -332,6 +332,23 @@ class TestSettling:
         other = pay(gateway.url + "/3").data["payment"]["channelId"]
         assert other != channel_id
 
+    def test_an_imported_channel_pays_at_once(self, serve, pay, bob, tmp_path):
+        """The import could not ask the chain; a gateway that runs does, when the first request comes."""
+        gateway = serve()
+        channel_id = pay(gateway.url).data["payment"]["channelId"]
+        assert gateway.end() == 0
+        backup = tmp_path / "vouchers.jsonl"
+        bob.run("payee", "export", backup).succeeded()
+        for file in bob.path.glob("ledger*"):
+            file.unlink()
+        gateway = serve()
+        away = {"MICROWALLET_RPC_URL": "http://127.0.0.1:9", "MICROWALLET_RPC_TIMEOUT": "1"}
+        assert "was not asked" in bob.run("payee", "import", backup, env=away).succeeded().stderr
+        paid = pay(gateway.url).data["payment"]
+        assert (paid["channelId"], paid["deposited"], paid["receiptProblems"]) == (channel_id, False, [])
+        assert gateway.end() == 0
+        assert [line["status"] for line in gateway.requests.end()] == [402, 200]
+
 
 class TestEnding:
     def test_a_request_in_hand_is_finished(self, serve, pay, upstream):
