@@ -8,26 +8,32 @@ from typing import Any
 
 import typer
 
+from microwallet.cli.fetch_secrets import SecretWords
+
 _KEY = "idempotency_key"
 
 
 def repeats(context: typer.Context) -> Callable[[str], str]:
-    """For the key of a request: the command as it was typed, with that key."""
-    words = shlex.join([*context.command_path.split(), *_words(context)])
-    comment = "  # with the same data on stdin" if _reads_stdin(context.params) else ""
+    """For the key of a request: the command as it was typed but for its secrets, with that key."""
+    secret = SecretWords()
+    words = " ".join([context.command_path, *_words(context, secret)])
+    same = ["data on stdin"] if _reads_stdin(context.params) else []
+    same += [f"${name}" for name in secret.variables]
+    comment = f"  # with the same {' and '.join(same)}" if same else ""
     return lambda key: f"{words} --idempotency-key {shlex.quote(key)}{comment}"
 
 
-def _words(context: typer.Context) -> Iterator[str]:
+def _words(context: typer.Context, secret: SecretWords) -> Iterator[str]:
     for parameter in context.command.params:
-        value = context.params.get(parameter.name or "")
-        if parameter.name == _KEY or value is None or value is False:
+        name = parameter.name or ""
+        value = context.params.get(name)
+        if name == _KEY or value is None or value is False:
             continue
         for one in value if isinstance(value, list | tuple) else [value]:
             if parameter.param_type_name == "option":
                 yield parameter.opts[0]
             if one is not True:
-                yield str(one)
+                yield secret.quoted(name, str(one))
 
 
 def _reads_stdin(given: dict[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microwallet.cli.context import Stderr
+from microwallet.cli.fetch_secrets import is_secret
 from microwallet.domain.money import Amount
 from microwallet.errors import UsageError
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     import httpx
 
     from microwallet.http402.paying.receipts import BookedPayment
-
-_SECRET = frozenset({"authorization", "proxy-authorization", "cookie"})
 
 
 class NotWritten(Exception):
@@ -106,10 +105,10 @@ def say_response(response: httpx.Response) -> None:
 
 
 def _without_secret(name: str, value: str) -> str:
-    if name not in _SECRET:
+    if not is_secret(name):
         return value
     scheme, space, _ = value.partition(" ")
-    return f"{scheme} ..." if space and name != "cookie" else "..."
+    return f"{scheme} ..." if space and name.endswith("authorization") else "..."
 
 
 def answer_document(response: httpx.Response, body: bytes) -> dict[str, Any]:

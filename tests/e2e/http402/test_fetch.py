@@ -87,7 +87,8 @@ def test_files_in_body_and_form(fetch, seen, tmp_path, alice, payee):
 
 def test_headers_on_demand(seen, alice, payee):
     """-i prints the headers on stdout, -v on stderr, and no secret in them."""
-    said = alice.run("fetch", payee.url + "/", "-v", "-o", "/dev/null", "-H", "Authorization: Bearer s3cret")
+    secret = ("-H", "Authorization: Bearer s3cret", "-H", "X-Api-Key: s3cret")
+    said = alice.run("fetch", payee.url + "/", "-v", "-o", "/dev/null", *secret)
     assert "> GET " in said.stderr
     assert "< x-one: 1" in said.stderr
     assert "s3cret" not in said.stderr + said.stdout

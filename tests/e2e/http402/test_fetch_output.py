@@ -52,6 +52,19 @@ def test_a_paid_answer_that_cannot_be_written(alice, payee, fetch, to):
 
 
 @needs_full
+@pytest.mark.parametrize("flags", [(), ("--json",)], ids=["text", "--json"])
+def test_the_hint_after_a_paid_answer_tells_no_secret(alice, payee, fetch, flags):
+    """What stderr says may be kept in a log: the hint leaves secrets to be filled in."""
+    fetch()
+    secret = ("-H", "Authorization: Bearer s3cret", "-H", "x-api-key: s3cret")
+    code, said = into_full(alice, "fetch", payee.url + "/", *secret, *flags)
+    told = json.loads(said[-1])["error"]["hint"] if flags else said[-1]
+    assert code == 5
+    assert '-H "Authorization: $AUTHORIZATION" -H "x-api-key: $X_API_KEY"' in told
+    assert "s3cret" not in "".join(said)
+
+
+@needs_full
 def test_a_free_answer_that_cannot_be_written(alice, payee):
     """Exit 1, as nothing was paid."""
     payee.before = lambda handler, _: handler.answer(200, {}, b"free") or True
