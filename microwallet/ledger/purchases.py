@@ -76,6 +76,11 @@ class Purchases:
         with self._database.read() as connection:
             return _of_request(connection, request)
 
+    def of_key(self, idempotency_key: str) -> Sequence[Purchase]:
+        """Purchases under a key, whatever they are for, oldest first."""
+        with self._database.read() as connection:
+            return _of_key(connection, idempotency_key)
+
     def newest(self, channel_id: ChannelId) -> Purchase | None:
         """The last purchase on a channel, or None."""
         with self._database.read() as connection:
@@ -261,14 +266,18 @@ def _highest_unused(
 
 
 def _of_request(connection: sqlite3.Connection, request: HttpRequest) -> list[Purchase]:
-    rows = connection.execute(f"{_SELECT} WHERE idempotency_key = ? ORDER BY id", (request.idempotency_key,))
-    found = [_purchase(row) for row in rows]
+    found = _of_key(connection, request.idempotency_key)
     if found and found[0].fingerprint != request.fingerprint:
         raise IdempotencyMismatch(
             f"the idempotency key {request.idempotency_key!r} was used for another request:"
             f" {found[0].method} {found[0].url}, perhaps with another body; nothing was signed",
         )
     return found
+
+
+def _of_key(connection: sqlite3.Connection, idempotency_key: str) -> list[Purchase]:
+    rows = connection.execute(f"{_SELECT} WHERE idempotency_key = ? ORDER BY id", (idempotency_key,))
+    return [_purchase(row) for row in rows]
 
 
 def _purchase(row: tuple[Any, ...]) -> Purchase:

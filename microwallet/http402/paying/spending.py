@@ -12,7 +12,13 @@ from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.domain.ports import TransactionStatus
 from microwallet.domain.purchase import Purchase, PurchaseStatus, VoucherTerms
-from microwallet.errors import AmountExceedsDeposit, ChannelNotOpen, LedgerBusy, PaymentRefused
+from microwallet.errors import (
+    AmountExceedsDeposit,
+    ChannelNotOpen,
+    IdempotencyMismatch,
+    LedgerBusy,
+    PaymentRefused,
+)
 from microwallet.http402.paying.choice import Choice
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.credentials import Signer
@@ -75,9 +81,27 @@ class Spending:
 
     def begun(self) -> Purchase | None:
         """What an earlier run bought under the key, or may have; IdempotencyMismatch for another request."""
-        purchases = self.client.ledger.purchases.of_request(self.request)
+        try:
+            purchases = self.client.ledger.purchases.of_request(self.request)
+        except IdempotencyMismatch as error:
+            raise (self._led_elsewhere(error) if self.asked.hop else error) from None
         live = (one for one in purchases if one.status is not PurchaseStatus.RETURNED)
         return next(live, None)
+
+    def _led_elsewhere(self, error: IdempotencyMismatch) -> IdempotencyMismatch:
+        """The redirect has another target than before: to pay for that too would be to pay twice."""
+        first = self.client.ledger.purchases.of_key(self.request.idempotency_key)[0]
+        if first.url == self.asked.url:
+            return error
+        key = first.idempotency_key
+        then = replace(
+            self.asked, method=first.method, url=first.url, idempotency_key=key, hop=0, repeats=None
+        )
+        return IdempotencyMismatch(
+            f"the redirect leads to {self.asked.url} now, and led to {first.url} when it was paid for under"
+            f" the idempotency key {self.asked.key!r}; nothing new was paid for it",
+            hint=then.again,
+        )
 
     def limit(self, choice: Choice) -> int:
         """Base units that may be paid for this request."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 
 import httpx
 import pytest
@@ -17,18 +18,18 @@ TARGET = "/target"
 def leads_to(payee):
     """Makes the first page send on to a path, paid as everything or free."""
 
-    def lead(*, free):
+    def lead(*, free, to=TARGET):
         def before(handler, action):
             if handler.path != "/" or (action is None and not free):
                 return False
             if free:
-                handler.answer(302, {"Location": payee.url + TARGET}, b"")
+                handler.answer(302, {"Location": payee.url + to}, b"")
                 return True
 
             def answer(status, headers, body):
                 del handler.answer
                 status = 302 if status == 200 else status
-                handler.answer(status, {**headers, "Location": payee.url + TARGET}, body)
+                handler.answer(status, {**headers, "Location": payee.url + to}, body)
 
             handler.answer = answer
             return False
@@ -61,6 +62,28 @@ def test_a_key_buys_the_target_of_a_free_redirect_once(fetch, payee, leads_to):
     again = fetch(*words)
     assert (again.data["body"], again.data["payment"]["paidBefore"]) == (PAID_BODY.decode(), True)
     assert payee.highest() == 1_000
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_a_target_that_changes_is_not_paid_for_again(fetch, alice, payee, leads_to, free):
+    """What was bought under the key is at the address of then: the hint has it again, and pays nothing."""
+    words = ("--follow", "--idempotency-key", "rk")
+    leads_to(free=free, to="/target?signed=1&for=a")
+    fetch(*words).succeeded()
+    paid = payee.highest()
+    leads_to(free=free, to="/target?signed=2&for=a")
+    refused = fetch(*words)
+    assert (refused.exit_code, refused.error["code"]) == (2, "idempotency-mismatch")
+    assert refused.error["message"] == (
+        f"the redirect leads to {payee.url}/target?signed=2&for=a now, and led to"
+        f" {payee.url}/target?signed=1&for=a when it was paid for under the idempotency key 'rk'; nothing new"
+        " was paid for it"
+    )
+    again = shlex.split(refused.error["hint"], comments=True)
+    assert again[:3] == ["microwallet", "fetch", f"{payee.url}/target?signed=1&for=a"]
+    answer = alice.run(*again[1:], "--json").data
+    assert (answer["body"], answer["payment"]["paidBefore"]) == (PAID_BODY.decode(), True)
+    assert payee.highest() == paid
 
 
 @pytest.mark.parametrize("free", [True, False])
