@@ -17,7 +17,15 @@ from microwallet.http402.wire.body_digest import parse_digest
 from microwallet.http402.wire.challenge import Challenge, ChallengeSecrets, offered_challenges
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.encoding import base64url, decode_object, encode_object
-from microwallet.http402.wire.events import EventReader, NeedVoucher
+from microwallet.http402.wire.events import (
+    NEED_VOUCHER,
+    RECEIPT,
+    EventReader,
+    EventSplitter,
+    NeedVoucher,
+    encode_event,
+    without_payment,
+)
 from microwallet.http402.wire.problems import ToldProblem
 from microwallet.http402.wire.receipt import SessionReceipt
 from microwallet.http402.wire.session_payload import parse_payload
@@ -145,6 +153,27 @@ def test_any_stream_gives_the_same_events_however_it_is_cut(stream, size):
     for event in cut:
         with suppress(MalformedMessage):
             NeedVoucher.parse(event)
+
+
+LINES = [b"data: x", b"event: y", b"event: payment-receipts", b": event: payment-receipt", b"id: 1", b"data"]
+OWN = st.lists(st.sampled_from(LINES), min_size=1, max_size=3)
+OF_PAYMENT = st.sampled_from([encode_event(NEED_VOUCHER, {"a": "1"}), encode_event(RECEIPT, {})])
+CUTS = st.lists(st.integers(1, 9), max_size=40)
+
+
+@given(st.lists(OWN | OF_PAYMENT, max_size=8), st.sampled_from([b"\n", b"\r\n", b"\r"]), CUTS)
+def test_without_the_events_of_payment_a_stream_is_the_servers_own(events, line_end, cuts):
+    """Byte for byte, wherever they come in and however it is cut: no half of a line end is lost either."""
+    own = [event if isinstance(event, bytes) else line_end.join(event) + 2 * line_end for event in events]
+    rest = b"".join(own)
+    splitter, got = EventSplitter(), b""
+    for size in [*cuts, len(rest) or 1]:
+        got += b"".join(map(without_payment, splitter.feed(rest[:size])))
+        rest = rest[size:]
+    got += without_payment(splitter.rest)
+    assert got == b"".join(
+        one for one, event in zip(own, events, strict=True) if not isinstance(event, bytes)
+    )
 
 
 @given(st.text())

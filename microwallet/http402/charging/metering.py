@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import re
 
-from microwallet.errors import MalformedMessage
 from microwallet.http402.charging.asgi import Send
 from microwallet.http402.charging.bill import Bill
 from microwallet.http402.charging.gateway import Grant
@@ -16,37 +15,16 @@ from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.routes import Unit
 from microwallet.http402.charging.sales import Sold, StreamEnded
 from microwallet.http402.charging.till import Till
-from microwallet.http402.wire.events import EVENT_LIMIT, RECEIPT, NeedVoucher, encode_event
+from microwallet.http402.wire.events import RECEIPT, EventSplitter, NeedVoucher, encode_event
 
 VOUCHER_SECONDS = 60.0
 """For how long a stream waits for a voucher."""
 
-_END_OF_EVENT = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)+")
 _HAS_DATA = re.compile(rb"(?:^|[\r\n])data(?:[:\r\n]|$)")
 
 
 class ClientGone(OSError):
     """Nobody listens to a stream any more, or nobody pays for it."""
-
-
-class EventSplitter:
-    """Cuts a stream of bytes into whole events, however it comes in. No byte is changed."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """The events that a chunk completes, each with its blank line; MalformedMessage for one above
-        EVENT_LIMIT."""
-        buffer = self._rest + chunk
-        events, start = [], 0
-        for end in _END_OF_EVENT.finditer(buffer):
-            events.append(buffer[start : end.end()])
-            start = end.end()
-        self._rest = buffer[start:]
-        if len(self._rest) > EVENT_LIMIT:
-            raise MalformedMessage(f"an event has more than {EVENT_LIMIT} bytes")
-        return events
 
 
 def is_charged(event: bytes) -> bool:

@@ -184,7 +184,7 @@ class AsyncExchange:
 
 
 class _PaidStream(httpx.AsyncByteStream):
-    """A stream of events, byte for byte; what has been passed on pays for what comes next."""
+    """The server's own events, byte for byte; what has been passed on pays for what comes next."""
 
     def __init__(
         self, stream: MeteredStream, response: httpx.Response, exchange: AsyncExchange, books: BooksThread
@@ -198,10 +198,13 @@ class _PaidStream(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self._inner:  # type: ignore[union-attr]
-                yield chunk
+                if own := self._stream.own(chunk):
+                    yield own
                 await self._exchange.drive(self._stream.feed(chunk))
                 await self._exchange.close()
             self._is_over = True
+            if left := self._stream.left():
+                yield left
         except httpx.TransportError as error:
             if not self._stream.has_ended:
                 raise cut_off(error) from error

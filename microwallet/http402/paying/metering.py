@@ -15,7 +15,14 @@ from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, Serv
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.receipts import BookedPayment
 from microwallet.http402.paying.spending import Held
-from microwallet.http402.wire.events import NEED_VOUCHER, RECEIPT, EventReader, NeedVoucher
+from microwallet.http402.wire.events import (
+    NEED_VOUCHER,
+    RECEIPT,
+    EventReader,
+    EventSplitter,
+    NeedVoucher,
+    without_payment,
+)
 
 _MOST_REPEATS = 3
 """How often the server may ask for what it was given already."""
@@ -30,6 +37,7 @@ class MeteredStream:
         self._purchases: list[Purchase] = [streaming.held.purchase]
         self._receipt: dict[str, Any] | None = None
         self._reader = EventReader()
+        self._splitter = EventSplitter()
         self._repeats = 0
         self._accepted = 0
         self._events = 0
@@ -57,6 +65,17 @@ class MeteredStream:
             else:
                 self._events += 1
                 self._check_limit()
+
+    def own(self, chunk: bytes) -> bytes:
+        """What has come of the server's own events, byte for byte: those that speak of payment are left out.
+
+        An event comes when it is whole, what is left of one at the end. Raises MalformedMessage as `feed`.
+        """
+        return b"".join(map(without_payment, self._splitter.feed(chunk)))
+
+    def left(self) -> bytes:
+        """What has come of an event that did not come to its end."""
+        return without_payment(self._splitter.rest)
 
     def settle(self) -> BookedPayment:
         """Record what the stream cost: by its last receipt, else all that was reserved."""

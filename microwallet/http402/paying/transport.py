@@ -145,7 +145,7 @@ class Exchange:
 
 
 class _PaidStream(httpx.SyncByteStream):
-    """A stream of events, byte for byte; what has been passed on pays for what comes next."""
+    """The server's own events, byte for byte; what has been passed on pays for what comes next."""
 
     def __init__(self, stream: MeteredStream, response: httpx.Response, exchange: Exchange) -> None:
         self._stream = stream
@@ -156,10 +156,13 @@ class _PaidStream(httpx.SyncByteStream):
     def __iter__(self) -> Iterator[bytes]:
         try:
             for chunk in self._inner:  # type: ignore[union-attr]
-                yield chunk
+                if own := self._stream.own(chunk):
+                    yield own
                 self._exchange.drive(self._stream.feed(chunk))
                 self._exchange.close()
             self._is_over = True
+            if left := self._stream.left():
+                yield left
         except httpx.TransportError as error:
             if not self._stream.has_ended:
                 raise cut_off(error) from error

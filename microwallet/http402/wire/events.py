@@ -7,6 +7,7 @@ Streaming" and "Receipt Generation".
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -23,6 +24,11 @@ EVENT_LIMIT = 1024 * 1024
 """Bytes of one event."""
 
 _BOM = b"\xef\xbb\xbf"
+_LINE_END_LIMIT = 2
+_END_OF_EVENT = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)+")
+_OF_PAYMENT = re.compile(
+    rb"(?:^|[\r\n])(?:%b)?event: ?(?:%b|%b)(?:[\r\n]|$)" % (_BOM, NEED_VOUCHER.encode(), RECEIPT.encode())
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +95,34 @@ class EventReader:
         kind, data = self._type or "message", self._data
         self._type, self._data, self._size = "", [], 0
         return ServerSentEvent(type=kind, data="\n".join(data)) if data else None
+
+
+class EventSplitter:
+    """Cuts a stream of bytes into whole events, however it comes in. No byte is changed."""
+
+    def __init__(self) -> None:
+        self.rest = b""
+        """What is no whole event yet."""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The events that a chunk completes, each with its blank line; MalformedMessage for one above
+        EVENT_LIMIT."""
+        buffer = self.rest + chunk
+        events, start = [], 0
+        for end in _END_OF_EVENT.finditer(buffer, max(0, len(self.rest) - _LINE_END_LIMIT)):
+            events.append(buffer[start : end.end()])
+            start = end.end()
+        self.rest = buffer[start:]
+        if len(self.rest) > EVENT_LIMIT:
+            raise MalformedMessage(f"an event has more than {EVENT_LIMIT} bytes")
+        return events
+
+
+def without_payment(event: bytes) -> bytes:
+    """A whole event as it is; of one that speaks of payment no more than line ends of the one before it."""
+    if _OF_PAYMENT.search(event) is None:
+        return event
+    return event[: len(event) - len(event.lstrip(b"\r\n"))]
 
 
 def encode_event(type: str, document: Mapping[str, Any]) -> bytes:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microwallet.http402.charging import metering
-from microwallet.http402.charging.metering import EventSplitter, is_charged
-from microwallet.http402.wire.events import EventReader, NeedVoucher
+from microwallet.http402.charging.metering import is_charged
+from microwallet.http402.wire.events import EventReader, EventSplitter, NeedVoucher
 from microwallet.http402.wire.receipt import SessionReceipt
 
 
