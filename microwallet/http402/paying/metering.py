@@ -130,7 +130,7 @@ class MeteredStream:
             raise AboveLimit(
                 f"the stream goes on for {wanted}, and at most {Amount(limit, price.asset)} may be paid for"
                 f" it: it was stopped after {Amount(self.reserved, price.asset)}",
-                hint=f'--max-amount "{wanted}"',
+                hint=f'--max-amount "{Amount(max(self.reserved + cost, 2 * limit), price.asset)}"',
             )
         terms = replace(handshake.spending.terms(held.choice), cost=cost, at_least=needed.required_cumulative)
         more = yield from self._sent(handshake.spending.buy_more(held, terms, continues=True))

@@ -289,6 +289,7 @@ def test_stream_that_asks_for_ever_more(fetch, payee):
     payee.events, payee.unit_type = 10_000, "event"
     stopped = fetch("--max-amount", "0.005 USDC", path=STREAM)
     assert (stopped.exit_code, stopped.error["code"]) == (4, "above-limit")
+    assert stopped.error["hint"] == '--max-amount "0.01 USDC"'
     data = stopped.json["data"]
     assert [f"event {number}" in data["body"] for number in range(6)] == [True] * 5 + [False]
     assert (data["payment"]["amount"], data["payment"]["spent"]) == ("5000", "5000")
