@@ -123,6 +123,20 @@ def test_what_is_said_after_the_body_begins_a_line(alice, payee):
     assert terminal.before.startswith(f"none\r\nerror: {payee.url}/ answered 404")
 
 
+@pytest.mark.parametrize(("typed", "said"), [("\x03", "interrupted"), ("\x04", "nothing was typed")])
+def test_no_answer_to_the_question(alice, payee, typed, said):
+    """Ctrl-C or Ctrl-D where a deposit is to be agreed to: one line, exit 130, nothing signed."""
+    words = ["-m", "microwallet", "fetch", payee.url + "/"]
+    asked = pexpect.spawn(sys.executable, words, env=alice.environment, timeout=20, encoding="utf-8")
+    asked.expect_exact("Go ahead? [y/N] ")
+    asked.send(typed)
+    asked.expect(pexpect.EOF)
+    asked.close()
+    assert asked.before.removeprefix("^C") == f"\r\nerror: {said}\r\n"
+    assert asked.exitstatus == 130
+    assert payee.vouchers == []
+
+
 @pytest.mark.parametrize(
     "words",
     [
