@@ -145,17 +145,13 @@ class _Fetch:
     def _unwritten(self, error: NotWritten, response: httpx.Response) -> MicrowalletError:
         """What was received has no place to go to: what was paid for can be had again."""
         response.close()
-        payments, cannot = payments_of(response), f"the answer could not be written ({error.reason})"
-        if error.has_no_reader and (not payments or is_metered(response)):
-            failed = MicrowalletError("what reads the output has gone away")
-        elif not payments:
-            failed = MicrowalletError(cannot)
-        elif is_metered(response):
-            hint = f"microwallet channel show {payments[-1].channel.name}"
-            failed = OutcomeUnknown(f"it was paid, {cannot}", hint=hint)
+        payments, is_stream = payments_of(response), is_metered(response)
+        if not payments or (error.has_no_reader and is_stream):
+            failed = MicrowalletError(str(error))
         else:
-            hint = self._flags.repeats(payments[-1].idempotency_key)
-            failed = OutcomeUnknown(f"it was paid, {cannot}", hint=hint)
+            again = self._flags.repeats(payments[-1].idempotency_key)
+            hint = f"microwallet channel show {payments[-1].channel.name}" if is_stream else again
+            failed = OutcomeUnknown(f"it was paid, but {error}", hint=hint)
         failed.streamed = error.is_stdout and self._flags.json
         return failed
 

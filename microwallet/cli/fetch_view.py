@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 
 
 class NotWritten(Exception):
-    """A file or stdout does not take what was received; `reason` is what the system says."""
+    """A file or stdout does not take what was received."""
 
     def __init__(self, error: OSError, *, is_stdout: bool = False) -> None:
-        super().__init__(str(error))
-        self.reason = error.strerror or str(error)
         self.has_no_reader = isinstance(error, BrokenPipeError)
+        super().__init__(
+            "what reads the output has gone away"
+            if self.has_no_reader
+            else f"the answer could not be written ({error.strerror or error})"
+        )
         self.is_stdout = is_stdout
 
 

@@ -214,7 +214,8 @@ class _PaidStream(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         """Close the connections, and record what the stream cost: all of it, even where it is cancelled."""
         async with AsyncExitStack() as leaving:
-            leaving.push_async_callback(self._books.do, self._stream.settle)
+            settle = partial(self._stream.settle, was_left=not self._is_over)
+            leaving.push_async_callback(self._books.do, settle)
             leaving.push_async_callback(self._inner.aclose)  # type: ignore[union-attr]
             if not self._is_over:
                 self._is_over = True

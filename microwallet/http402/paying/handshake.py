@@ -217,7 +217,7 @@ class Handshake:
         """What the server answers below 500 without a refusal it has charged, an error of its own too."""
         if answer.is_stream:
             return Streaming(held=held)
-        return self.spending.settled([held.purchase], held, answer.receipt, is_error=answer.status >= 400)
+        return self.spending.settled([held.purchase], held, answer.receipt, owes_receipt=answer.status < 400)
 
     def _mended(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
         """What to try next after a refusal, each thing once; PaymentRefused when nothing is left."""

@@ -77,13 +77,17 @@ class MeteredStream:
         """What has come of an event that did not come to its end."""
         return without_payment(self._splitter.rest)
 
-    def settle(self) -> BookedPayment:
-        """Record what the stream cost: by its last receipt, else all that was reserved."""
+    def settle(self, *, was_left: bool = False) -> BookedPayment:
+        """Record what the stream cost: by its last receipt, else all that was reserved.
+
+        One that `was_left` before its end need not have a receipt.
+        """
         if self.payment is None:
             self.payment = self._handshake.spending.settled(
                 self._purchases,
                 self._held,
                 self._receipt,
+                owes_receipt=not was_left,
                 delivered=self._delivered,
                 is_left=not self.has_ended,
             )

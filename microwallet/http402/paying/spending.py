@@ -276,13 +276,14 @@ class Spending:
         held: Held,
         receipt: str | Mapping[str, Any] | None,
         *,
-        is_error: bool = False,
+        owes_receipt: bool = True,
         delivered: int = 0,
         is_left: bool = False,
     ) -> BookedPayment:
         """Record what the purchases of this request cost together, by a receipt that is checked.
 
-        An answer that `is_error` carries none, nor does a stream that `is_left` before its end.
+        That there is none is a problem only where the payee `owes_receipt`: not with an error. What a stream
+        that `is_left` costs, without a receipt at its end, may still be charged.
         """
         ledger = self.client.ledger
         told = read_receipt(receipt)
@@ -292,7 +293,7 @@ class Spending:
             # A stream may be charged all that was signed for requests beside it, which then count as unpaid.
             books = replace(books, most_spent=books.channel.authorized)
         cost = books.cost(told)
-        problems = [] if is_error and receipt is None else books.problems(told)
+        problems = books.problems(told) if owes_receipt or receipt is not None else []
         is_by_use = held.choice.is_by_use
         confirmation = books.confirmation(
             told,

@@ -172,7 +172,7 @@ class _PaidStream(httpx.SyncByteStream):
     def close(self) -> None:
         """Close the connections, and record what the stream cost: all of it, even where it is interrupted."""
         with ExitStack() as leaving:
-            leaving.callback(self._stream.settle)
+            leaving.callback(self._stream.settle, was_left=not self._is_over)
             leaving.callback(self._inner.close)  # type: ignore[union-attr]
             if not self._is_over:
                 self._is_over = True

@@ -31,7 +31,7 @@ def test_a_paid_answer_that_cannot_be_written(alice, payee, fetch, to):
     fetch()
     flags = {"stdout": [], "file": ["-o", str(FULL)], "json": ["--json"]}[to]
     code, said = into_full(alice, "fetch", payee.url + "/", "-H", "X-Of: ours", *flags)
-    cannot = "it was paid, the answer could not be written (No space left on device)"
+    cannot = "it was paid, but the answer could not be written (No space left on device)"
     assert code == 5
     assert said[0].startswith("idempotency key: fetch-")
     key = said[0].rpartition(" ")[2]
@@ -91,5 +91,22 @@ def test_a_paid_answer_into_a_pipe_that_closes(alice, payee, fetch):
     code, said = into_nowhere(alice, "fetch", payee.url + "/")
     assert code == 5
     assert said[1].startswith("paid 0.001 USDC to ")
-    assert said[2] == "error: it was paid, the answer could not be written (Broken pipe)"
+    assert said[2] == "error: it was paid, but what reads the output has gone away"
     assert said[3].startswith(f"hint: microwallet fetch {payee.url}/ --idempotency-key fetch-")
+
+
+def test_a_stream_of_which_only_the_beginning_is_read(alice, payee, fetch):
+    """As by head: it is left, and stderr says what it cost. That it has no receipt then is no news."""
+    fetch()
+    payee.unit_type, payee.events = "event", 10_000
+    process = alice.start(
+        "fetch", payee.url + STREAM, "--max-amount", "1 USDC", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with process.stdout as stdout:
+        assert stdout.readline() == b"data: event 0\n"
+    with process.stderr as stderr:
+        said = stderr.read().decode().splitlines()
+    assert process.wait(timeout=20) == 1
+    assert said[0].startswith("idempotency key: ")
+    assert said[1].startswith("paid ")
+    assert said[2:] == ["error: what reads the output has gone away"]
