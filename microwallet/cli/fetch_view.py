@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import os
+import shlex
 import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +46,7 @@ def output(path: str | None) -> Iterator[Callable[[bytes], None]]:
     if path in (None, "-"):
         yield _to_stdout
         return
-    target = Path(str(path)).expanduser()
-    try:
-        file = target.open("ab", buffering=0)
-    except OSError as error:
-        raise UsageError(
-            f"{target} cannot be written: {error.strerror}", hint=f"ls -ld {target.parent}"
-        ) from error
+    file = _opened(str(path))
     is_old = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
 
     def write(chunk: bytes) -> None:
@@ -67,6 +63,19 @@ def output(path: str | None) -> Iterator[Callable[[bytes], None]]:
 
     with file:
         yield write
+
+
+def _opened(path: str) -> FileIO:
+    target = Path(path).expanduser()
+    folder = shlex.quote(str(target.parent))
+    if path.endswith("/") or target.is_dir():
+        raise UsageError(f"{path} is a folder, not a file", hint=f"-o {shlex.quote(str(target / 'FILE'))}")
+    if not target.parent.exists():
+        raise UsageError(f"{path} cannot be written: there is no folder {folder}", hint=f"mkdir -p {folder}")
+    try:
+        return target.open("ab", buffering=0)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}", hint=f"ls -ld {folder}") from error
 
 
 @contextmanager

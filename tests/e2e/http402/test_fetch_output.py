@@ -24,6 +24,22 @@ def test_the_body_goes_to_devices_and_pipes(alice, payee, fetch, tmp_path):
         assert read.result(timeout=10) == PAID_BODY
 
 
+@pytest.mark.parametrize(
+    ("output", "said", "hint"),
+    [
+        ("nowhere/file", "nowhere/file cannot be written: there is no folder nowhere", "mkdir -p nowhere"),
+        ("a b/c/file", "a b/c/file cannot be written: there is no folder 'a b/c'", "mkdir -p 'a b/c'"),
+        ("nowhere/", "nowhere/ is a folder, not a file", "-o nowhere/FILE"),
+        ("/dev", "/dev is a folder, not a file", "-o /dev/FILE"),
+    ],
+)
+def test_a_place_that_takes_no_answer(payee, fetch, output, said, hint):
+    """It is refused before anything is asked, and the hint says what to do."""
+    refused = fetch("-o", output)
+    assert (refused.exit_code, refused.error["message"], refused.error["hint"]) == (2, said, hint)
+    assert payee.seen == []
+
+
 @needs_full
 @pytest.mark.parametrize("to", ["stdout", "file", "json"])
 def test_a_paid_answer_that_cannot_be_written(alice, payee, fetch, to):
