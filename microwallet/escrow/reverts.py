@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from microwallet.domain.identifiers import checksum_address, hexed
+from microwallet.domain.one_line import one_line
 from microwallet.errors import InsufficientFunds, MicrowalletError, TransactionReverted
 from microwallet.escrow.artifacts import artifact
 from microwallet.escrow.calls import type_of
@@ -139,5 +140,5 @@ def _value(kind: str, value: Any) -> Any:
     if isinstance(value, bytes):
         return hexed(value)
     if isinstance(value, str):
-        return "".join(char if char.isprintable() else " " for char in value[:300])
+        return one_line(value)
     return value

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from microwallet.domain.identifiers import ChainId
 from microwallet.domain.json_text import parse_json
+from microwallet.domain.one_line import one_line
 from microwallet.errors import NetworkError, UsageError, WrongChain
 from microwallet.escrow.transport import Deadline, Endpoint, TransportError
 
@@ -282,7 +283,7 @@ def _result(answer: Any, number: int, where: str) -> Any:
             error = {"message": str(error)}
         code = error.get("code")
         return RpcError(
-            _one_line(str(error.get("message", "an error without a message"))),
+            one_line(str(error.get("message", "an error without a message"))),
             error_code=code if isinstance(code, int) else None,
             error_data=error.get("data"),
             where=where,
@@ -290,11 +291,6 @@ def _result(answer: Any, number: int, where: str) -> Any:
     if answer.get("id") != number or "result" not in answer:
         raise TransportError("answered another request", sent=True)
     return answer["result"]
-
-
-def _one_line(text: str) -> str:
-    """A server's words, made safe to print."""
-    return "".join(char if char.isprintable() else " " for char in text[:300])
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import orjson
 
+from microwallet.domain.one_line import one_line
 from microwallet.errors import PROBLEM_BASE, MalformedMessage
 from microwallet.http402.wire.encoding import json_object
 from microwallet.http402.wire.wire_object import WireObject
@@ -22,7 +23,6 @@ PROBLEM_LIMIT = 64 * 1024
 OWN_PROBLEM_BASE = "urn:microwallet:problem:"
 """Of problems for which the drafts have no type."""
 _OWN = frozenset({"idempotency-mismatch", "outcome-unknown", "try-again"})
-_TEXT_LIMIT = 2048
 
 
 class ProblemType(Enum):
@@ -115,7 +115,7 @@ class ToldProblem:
             raise MalformedMessage(f"the problem document has more than {PROBLEM_LIMIT} bytes")
         document = json_object(body, what="problem document")
         texts = {
-            name: value[:_TEXT_LIMIT] if isinstance(value := document.get(name), str) else None
+            name: one_line(value) if isinstance(value := document.get(name), str) else None
             for name in ("type", "title", "detail")
         }
         try:

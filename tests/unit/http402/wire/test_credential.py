@@ -217,6 +217,13 @@ class TestProblems:
         with pytest.raises(MalformedMessage):
             ToldProblem.parse(body)
 
+    def test_words_are_made_safe_to_show(self):
+        """What a terminal would obey is gone, and so is all beyond 300 characters."""
+        body = json.dumps({"detail": "\x1b[2J\u009b1mpay\nme " + "a" * 300}).encode()
+        said = str(ToldProblem.parse(body))
+        assert said.startswith(" [2J 1mpay me aaa")
+        assert len(said) == 300
+
     def test_words_of_another_type(self):
         """An unknown type, or fields that are no text, are no problem of the drafts."""
         assert ToldProblem.parse(b'{"type": "about:blank", "detail": 7}') == ToldProblem(
