@@ -53,12 +53,17 @@ def fetch(
     proxy: Annotated[
         str | None, typer.Option("-x", "--proxy", metavar="URL", help="http, https or socks5.")
     ] = None,
-    fail: Annotated[bool, typer.Option("-f", "--fail", help="Exit 4 for a status from 400 on.")] = False,
+    fail: Annotated[
+        bool, typer.Option("-f", "--fail", help="Exit 4 for a status from 400 on, after its body.")
+    ] = False,
     max_amount: Annotated[
         str | None, typer.Option("--max-amount", metavar="AMOUNT", help="The most this request may cost.")
     ] = None,
     deposit: Annotated[
-        str | None, typer.Option("--deposit", metavar="AMOUNT", help="For a channel that has to be opened.")
+        str | None,
+        typer.Option(
+            "--deposit", metavar="AMOUNT", help="Opens a channel, or tops up one that is short; else unused."
+        ),
     ] = None,
     payee: Annotated[
         str | None, typer.Option("--payee", metavar="ADDRESS", help="Pay this one, whoever was paid before.")

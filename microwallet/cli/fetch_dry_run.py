@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from microwallet.cli.result import print_json, success_envelope
+from microwallet.cli.table import named
+from microwallet.domain.one_line import one_line
+from microwallet.http402.paying.choice import REQUEST_UNIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +42,8 @@ def _document(would: WouldPay, network: str) -> dict[str, Any]:
         "decimals": price.asset.decimals,
         "token": price.asset.token,
         "unitType": request.unit_type,
+        "maxUnits": request.max_units,
+        "maxAmount": str(would.most.base_units),
         "payee": request.recipient,
         "network": network,
         "chainId": request.chain_id,
@@ -52,12 +57,21 @@ def _document(would: WouldPay, network: str) -> dict[str, Any]:
 
 def _text(would: WouldPay) -> str:
     """The same for a person."""
-    preview, request = would.preview, would.choice.request
+    preview, choice = would.preview, would.choice
+    request = choice.request
     name = preview.channel.name if preview.channel else ""
     ways = {
-        "channel": f"from channel {name}",
-        "open": f"after opening a channel with {preview.deposit}",
-        "topUp": f"after topping up channel {name} by {preview.deposit}",
+        "channel": f"channel {name}",
+        "open": f"a channel that is opened with {preview.deposit}",
+        "topUp": f"channel {name}, topped up by {preview.deposit}",
     }
-    unit = request.unit_type or "request"
-    return f"would pay {would.choice.price} for each {unit} to {request.recipient}, {ways[preview.way]}"
+    units = f", up to {request.max_units}" if request.max_units > 1 else ""
+    description = request.description or choice.challenge.description
+    lines = [
+        ("would pay", f"{choice.price} for each {request.unit_type or REQUEST_UNIT}{units}"),
+        *([("for", one_line(description))] if description else []),
+        ("to", request.recipient),
+        ("from", ways[preview.way]),
+        ("at most", f"{would.most}, whatever the server asks for (--max-amount)"),
+    ]
+    return named(lines)

@@ -54,6 +54,8 @@ class WouldPay:
 
     choice: Choice
     preview: Preview
+    most: Amount
+    """What the request costs at most, whatever the payee asks for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,8 @@ class Handshake:
         choice = self._choose(answer)
         if self.client.limits.dry_run:
             preview = Funding(self.client, choice).preview(choice.reserved)
-            return WouldPay(choice=choice, preview=preview)
+            most = Amount(self.spending.limit(choice), choice.price.asset)
+            return WouldPay(choice=choice, preview=preview, most=most)
         if begun is None:
             held = yield from self.spending.buy(choice, self.spending.terms(choice))
         else:

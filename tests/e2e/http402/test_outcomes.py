@@ -288,12 +288,31 @@ def test_dry_run_and_no_pay(fetch, payee, books):
     would = fetch("--dry-run", yes=False).data["wouldPay"]
     assert (would["way"], would["amount"], would["deposit"]) == ("open", "1000", "100000")
     assert (would["payee"], would["asset"], would["network"]) == (payee.address, "USDC", "anvil")
+    assert (would["maxAmount"], would["maxUnits"], would["description"]) == ("10000", 1, None)
     assert fetch("--no-pay", yes=False).data["status"] == 402
     assert (payee.vouchers, books()) == ([], ([], []))
     channel = fetch().data["payment"]["channelId"]
     would = fetch("--dry-run", yes=False).data["wouldPay"]
     assert (would["way"], would["channelId"], would["deposit"]) == ("channel", channel, None)
     assert len(payee.vouchers) == 1
+
+
+def test_dry_run_in_words(alice, payee, fetch):
+    """The price, what it is for, to whom, from what, and the most that it can come to; no word of the payee
+    does anything to a terminal."""
+    payee.twist_request = lambda request: {**request, "description": "An\x1b[1m article"}
+    words = ("fetch", payee.url + "/", "--dry-run", "--max-amount", "0.05 USDC")
+    lines = [
+        "would pay  0.001 USDC for each request",
+        "for        An [1m article",
+        f"to         {payee.address}",
+        "from       a channel that is opened with 0.1 USDC",
+        "at most    0.05 USDC, whatever the server asks for (--max-amount)",
+    ]
+    assert alice.run(*words).succeeded().stdout.splitlines() == lines
+    channel = fetch().data["payment"]["channelId"]
+    lines[3] = f"from       channel {channel}"
+    assert alice.run(*words).succeeded().stdout.splitlines() == lines
 
 
 def test_stream_is_paid_as_it_runs(alice, payee):
