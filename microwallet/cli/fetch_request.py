@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import mimetypes
 import shlex
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import httpx
 
 _BODY_LIMIT = 256 * 1024 * 1024
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
+_ALIKE = 0.65
 _FORM = "application/x-www-form-urlencoded"
 
 
@@ -79,6 +82,11 @@ def wanted(words: Sequence[str], headers: Sequence[str], data: Sequence[str], fo
     method = words[0].upper() if len(words) == 2 else "POST" if data or form else "GET"
     if not (method.isascii() and method.isalpha()):
         raise UsageError(f"{words[0][:40]!r} is no method", hint="microwallet fetch POST https://...")
+    if (meant := _mistyped(method)) is not None:
+        raise UsageError(
+            f"{words[0][:40]!r} is no method: did you mean {meant}?",
+            hint=f"microwallet fetch {meant} {shlex.quote(url)}",
+        )
     return Wanted(
         method=method,
         url=url,
@@ -86,6 +94,12 @@ def wanted(words: Sequence[str], headers: Sequence[str], data: Sequence[str], fo
         content=b"&".join(_data(text) for text in data) if data else None,
         files=[_field(text) for text in form],
     )
+
+
+def _mistyped(method: str) -> str | None:
+    """The method that was meant, where it is as good as certain: servers may know others than the usual."""
+    near = [usual for usual in _METHODS if abs(len(usual) - len(method)) < 2]
+    return None if method in near else next(iter(difflib.get_close_matches(method, near, 1, _ALIKE)), None)
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from microwallet.cli.fetch_request import wanted
 from microwallet.cli.main import main
 
 
@@ -34,6 +35,8 @@ from microwallet.cli.main import main
             "the method comes first",
             "microwallet fetch POST 'http://x/?a&b'",
         ),
+        (["fetch", "GTE", "http://x/?a&b"], "did you mean GET?", "microwallet fetch GET 'http://x/?a&b'"),
+        (["fetch", "psot", "http://x"], "did you mean POST?", "microwallet fetch POST http://x"),
         (["pay", "-X", "tea"], "No such option: -X", "microwallet pay --help"),
         (["pya", "tea", "1"], "Did you mean 'pay'?", "microwallet pay tea 1"),
         (["channel", "lst"], "Did you mean 'list'?", "microwallet channel list"),
@@ -62,3 +65,12 @@ def test_negative_amounts_are_amounts(amount, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("MICROWALLET_HOME", str(tmp_path))
     assert main(["devnet", "fund", "0x" + "11" * 20, amount]) == 2
     assert "No such option" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["get", "PROPFIND", "MKCOL", "LOCK", "REPORT", "SEARCH", "PURGE", "LIST", "PUSH", "COPY", "PROPPATCH"],
+)
+def test_other_methods_are_methods(method):
+    """What is like none that is often typed is meant as it is."""
+    assert wanted([method, "http://x"], [], [], []).method == method.upper()
