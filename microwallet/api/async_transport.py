@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import httpx
 
+from microwallet.api.hints import for_programs
 from microwallet.api.pool import WalletPool, open_adapters, pool_of
-from microwallet.api.transport import PayingTerms, check_key
+from microwallet.api.transport import PayingTerms, prepare
 from microwallet.domain.money import Amount
 from microwallet.http402.paying import async_transport
-from microwallet.http402.paying.messages import as_httpx
+from microwallet.http402.paying.messages import PAYMENT, as_httpx
+from microwallet.http402.paying.metering import MeteredStream
 
 if TYPE_CHECKING:
     from microwallet.api.async_wallet import AsyncWallet
@@ -40,12 +43,31 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send, pay, send again; raises what PayingTransport does."""
-        check_key(request)
-        with as_httpx():
-            return await self._paying.handle_async_request(request)
+        prepare(request)
+        with as_httpx(), for_programs():
+            response = await self._paying.handle_async_request(request)
+        if isinstance(response.extensions[PAYMENT], MeteredStream):
+            response.stream = _Stream(response)
+        return response
 
     async def aclose(self) -> None:
         """Close the transports inside, and the wallet if it was opened here."""
         await self._paying.aclose()
         if self._own is not None:
             self._own.close()
+
+
+class _Stream(httpx.AsyncByteStream):
+    """A metered stream, whose errors are for programs too."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._inner = response.stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with for_programs():
+            async for chunk in self._inner:  # type: ignore[union-attr]
+                yield chunk
+
+    async def aclose(self) -> None:
+        """Close the stream inside."""
+        await self._inner.aclose()  # type: ignore[union-attr]

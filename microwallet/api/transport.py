@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from microwallet.api.hints import for_programs, repeated_by_program
 from microwallet.api.pool import WalletPool, open_adapters, pool_of
 from microwallet.api.results import HttpPayment, http_payment_result
 from microwallet.domain.money import Amount
@@ -63,12 +64,12 @@ class PayingTransport(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send, pay, send again. Raises the wallet's own errors where it does not pay, or does not know
         whether it did; what is wrong with the connection otherwise as httpx does."""
-        check_key(request)
+        prepare(request)
         with ExitStack() as lent:
             paying = transport.PayingTransport(
                 lambda: lent.enter_context(self._terms.client()), self._inner, beside=self._beside
             )
-            with as_httpx():
+            with as_httpx(), for_programs():
                 response = paying.handle_request(request)
             if isinstance(response.extensions[PAYMENT], MeteredStream):
                 response.stream = _LentStream(response, lent.pop_all())
@@ -106,8 +107,9 @@ class PayingTerms:
         return self._pool.client(self._limits, may_deposit=self._may_deposit)
 
 
-def check_key(request: httpx.Request) -> None:
-    """UsageError if a request has an idempotency key that cannot be sent."""
+def prepare(request: httpx.Request) -> None:
+    """Ready a request of a program; UsageError if it has an idempotency key that cannot be sent."""
+    repeated_by_program(request)
     key = request.extensions.get(IDEMPOTENCY_KEY)
     if key is not None:
         check_http_key(key)
@@ -132,7 +134,8 @@ class _LentStream(httpx.SyncByteStream):
         self._lent = lent
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._inner)  # type: ignore[arg-type]
+        with for_programs():
+            yield from self._inner  # type: ignore[misc]
 
     def close(self) -> None:
         """Record what the stream cost, and give the wallet back."""

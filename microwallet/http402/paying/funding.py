@@ -23,6 +23,14 @@ _REQUESTS_A_DEPOSIT = 100
 """What a deposit is for where the server suggests none."""
 
 
+class DepositAboveLimit(AboveLimit):
+    """It is a deposit that is above a limit; `in_all` is what the limit `max_deposits` would have to be."""
+
+    def __init__(self, message: str, *, hint: str, in_all: Amount | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.in_all = in_all
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToldTopUp:
     """A top-up that the payee is to be told of."""
@@ -197,12 +205,12 @@ class Funding:
         needed = Amount(missing, asset)
         if (given := limits.deposit) is not None:
             if given.asset != asset:
-                raise AboveLimit(
+                raise DepositAboveLimit(
                     f"the deposit is in {given.asset.symbol}, the payee takes {asset.symbol}",
                     hint=f'--deposit "{needed}"',
                 )
             if given < needed:
-                raise AboveLimit(
+                raise DepositAboveLimit(
                     f"a deposit of {given} is too small: at least {needed} is needed",
                     hint=f'--deposit "{needed}"',
                 )
@@ -215,10 +223,11 @@ class Funding:
         suggested = request.suggested_deposit or _REQUESTS_A_DEPOSIT * request.amount
         amount = min(max(suggested, missing), left, DEPOSIT_LIMIT - 1)
         if amount < missing:
-            raise AboveLimit(
+            raise DepositAboveLimit(
                 f"a deposit of at least {needed} is needed, and {Amount(left, asset)} is left of what may be"
                 f" deposited for {request.recipient} (max-deposit); nothing was signed",
                 hint=f'--deposit "{needed}"',
+                in_all=Amount(deposited + missing, asset),
             )
         return Amount(amount, asset)
 

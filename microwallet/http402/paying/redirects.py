@@ -14,6 +14,7 @@ from microwallet.domain.money import Amount, Asset
 from microwallet.errors import AboveLimit
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.exchange import Asked
+from microwallet.http402.paying.funding import DepositAboveLimit
 from microwallet.http402.paying.messages import asked_by
 from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.paying.receipts import BookedPayment
@@ -68,6 +69,8 @@ class Hop:
         """While it is paid for: an AboveLimit says what the hops before it have taken."""
         try:
             yield
+        except DepositAboveLimit:
+            raise
         except AboveLimit as error:
             if not (taken := self._taken()):
                 raise

@@ -8,10 +8,11 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from functools import partial
 
 import httpx
 import pytest
-from http402.payee_double import PAID_BODY, STREAM
+from http402.payee_double import PAID_BODY, STREAM, payee_address
 
 import microwallet
 from microwallet.errors import (
@@ -20,6 +21,7 @@ from microwallet.errors import (
     ConfirmationRequired,
     IdempotencyMismatch,
     InvalidAmount,
+    NoPayableChallenge,
     UnknownReference,
     VoucherRejected,
 )
@@ -151,17 +153,18 @@ def test_limits_hold_in_a_program(alice, payee, opened):
     """The price is held against `max_amount`, all deposits for a payee against `max_deposit`."""
     with opened(alice) as wallet:
         paying = microwallet.PayingTransport(wallet=wallet, max_amount="0.0009 USDC", max_deposit="1 USDC")
-        with httpx.Client(transport=paying) as client, pytest.raises(AboveLimit):
+        with httpx.Client(transport=paying) as client, pytest.raises(AboveLimit) as refused:
             client.get(payee.url)
-        assert payee.vouchers == []
+        assert (payee.vouchers, refused.value.hint) == ([], 'max_amount="0.001 USDC"')
         limit = wallet.amount("0.003 USDC")
         paying = microwallet.PayingTransport(wallet=wallet, max_deposit=limit)
         with httpx.Client(transport=paying) as client:
             for _ in range(3):
                 client.get(payee.url)
-            with pytest.raises(AboveLimit):
+            with pytest.raises(AboveLimit) as refused:
                 client.get(payee.url)
-        assert payee.highest() == limit.base_units
+        assert (payee.highest(), refused.value.hint) == (limit.base_units, 'max_deposit="0.004 USDC"')
+        assert wallet.request("GET", payee.url, max_deposit="0.004 USDC").content == PAID_BODY
 
 
 def test_threads_pay_over_http(alice, payee, opened):
@@ -223,9 +226,31 @@ def test_a_number_is_no_amount(alice, opened, given):
             assert '"0.01 USDC"' in refused.value.hint
 
 
+def test_hints_are_for_programs(alice, payee, opened):
+    """What to write, and no flag of a command: for another payee, after a lost answer, of a stream."""
+    with opened(alice) as wallet:
+        pay = partial(wallet.request, "GET", max_deposit="1 USDC")
+        pay(payee.url)
+        known, payee.address = payee.address, payee_address("other")
+        with pytest.raises(NoPayableChallenge) as refused:
+            pay(payee.url)
+        assert refused.value.hint == f'payee="{payee.address}"  (if you know why it changed)'
+        payee.address = known
+        payee.unit_type, payee.events = "event", 50
+        with pytest.raises(AboveLimit) as refused:
+            pay(payee.url + STREAM)
+        assert refused.value.hint == 'max_amount="0.02 USDC"'
+        payee.before = lambda handler, action: (
+            action is not None and setattr(handler, "close_connection", True) is None
+        )
+        with pytest.raises(microwallet.OutcomeUnknown) as lost:
+            pay(payee.url, idempotency_key="order 7")
+        assert lost.value.hint == "idempotency_key='order 7'  (the same request again, paid once)"
+
+
 def test_a_redirect_to_another_origin_is_a_new_decision(alice, payee, chain, opened):
     """The first server's credential stays with it; the second is paid by itself, within the same limits."""
-    from http402.payee_double import Payee, payee_address, serving
+    from http402.payee_double import Payee, serving
 
     with serving(Payee(chain=chain, address=payee_address())) as other, opened(alice) as wallet:
         away = {"Location": other.url + "/moved"}
@@ -298,8 +323,9 @@ def test_async_stream_tells_what_it_cost(alice, payee, opened):
                     assert await answer.aread() == b"".join(b"data: event %d\n\n" % one for one in range(5))
                 assert str(microwallet.payment_of(answer).amount) == "0.005 USDC"
                 payee.events = 50
-                with pytest.raises(AboveLimit):
+                with pytest.raises(AboveLimit) as stopped:
                     await client.get(payee.url + STREAM)
+                assert stopped.value.hint == 'max_amount="0.02 USDC"'
 
     asyncio.run(program())
 

@@ -146,6 +146,14 @@ def test_all_hops_together_keep_to_the_limit(fetch, payee, books, leads_to):
     assert payee.highest() == 4_000
 
 
+def test_a_deposit_that_a_target_needs_is_hinted_at(fetch, alice, leads_to):
+    """It is not the price that is above the limit."""
+    alice.run("config", "set", "max-deposit", "0.0015 USDC").succeeded()
+    leads_to(free=False)
+    refused = fetch("--follow")
+    assert (refused.error["code"], refused.error["hint"]) == ("above-limit", '--deposit "0.0005 USDC"')
+
+
 def test_programs_follow_with_one_key_and_one_limit(alice, payee, leads_to, monkeypatch):
     """As on the command line: a key is for the request and its redirects, and so is `max_amount`."""
     leads_to(free=False)
