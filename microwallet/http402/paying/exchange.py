@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from microwallet.domain.identifiers import ChannelId
 from microwallet.http402.wire.problems import ToldProblem
 
 Result = TypeVar("Result")
@@ -37,8 +36,6 @@ class Asked:
     """The program's own command that makes the whole request again under a key."""
     is_stream: bool = False
     """Whether server-sent events are asked for."""
-    risen: dict[ChannelId, int] = field(default_factory=dict)
-    """By how much each channel's `authorized` rose for it."""
 
     @property
     def key(self) -> str:

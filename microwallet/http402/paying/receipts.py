@@ -137,6 +137,8 @@ class BookedPayment:
     """As the books have it after the payment."""
     amount: int
     """Base units this request cost."""
+    taken: int
+    """Base units that are taken of its limit: what it cost, or what was signed for it where that is more."""
     is_most: bool
     """Whether it may have cost less: it is paid for by what is used, and nothing said how much that was."""
     cumulative_amount: int

@@ -81,9 +81,9 @@ class Hop:
             ) from error
 
     def _taken(self) -> Counter[Asset]:
-        """Base units that the hops before it cost, or that were signed for them."""
+        """Base units that the hops before it have taken of the limit."""
         taken: Counter[Asset] = Counter()
         for hop in self.before:
             if (payment := hop.payment) is not None:
-                taken[payment.channel.asset] += max(payment.amount, sum(hop.asked.risen.values()))
+                taken[payment.channel.asset] += payment.taken
         return taken

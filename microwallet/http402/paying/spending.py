@@ -70,7 +70,8 @@ class Spending:
             url=asked.url,
             fingerprint=asked.fingerprint,
         )
-        self._risen = asked.risen
+        self._risen: dict[ChannelId, int] = {}
+        """By how much each channel's `authorized` rose for it."""
         self._signers: dict[ChannelId, Signer] = {}
         self._session = ExitStack()
         self._has_session = False
@@ -307,6 +308,7 @@ class Spending:
         return BookedPayment(
             channel=self.newest(held.channel),
             amount=cost,
+            taken=max(cost, sum(self._risen.values())),
             is_most=is_by_use and not books.is_counted(told),
             cumulative_amount=purchases[-1].cumulative_amount,
             idempotency_key=self.asked.key,
