@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -11,17 +10,9 @@ from microwallet.cli.context import Stderr, interrupted, open_wallet
 from microwallet.cli.fetch_client import fetch_client, proxy_of
 from microwallet.cli.fetch_dry_run import show_dry_run
 from microwallet.cli.fetch_flags import FetchFlags
+from microwallet.cli.fetch_output import Body, NotWritten, output, to_stdout
 from microwallet.cli.fetch_request import Wanted
-from microwallet.cli.fetch_view import (
-    NotWritten,
-    answer_document,
-    head,
-    is_metered,
-    output,
-    payments_of,
-    say_payment,
-    to_stdout,
-)
+from microwallet.cli.fetch_view import answer_document, is_metered, payments_of, say_payment
 from microwallet.cli.result import print_json, success_envelope
 from microwallet.errors import HttpStatus, MicrowalletError, OutcomeUnknown
 
@@ -55,9 +46,8 @@ class _Fetch:
     def __init__(self, flags: FetchFlags, write: Callable[[bytes], None], wallet: Wallet) -> None:
         self._flags = flags
         self._write = write
+        self._body = Body(flags, write)
         self._wallet = wallet
-        self._body = bytearray()
-        self._last = b""
         self._said = 0
 
     def run(self, client: httpx.Client, request: httpx.Request) -> None:
@@ -77,7 +67,8 @@ class _Fetch:
         try:
             response = client.send(request, stream=True)
             try:
-                self._show(response)
+                if not self._flags.dry_run:
+                    self._body.take(response)
                 response.close()
                 self._end(response)
             except NotWritten as error:
@@ -92,28 +83,8 @@ class _Fetch:
             if response is not None:
                 response.close()
 
-    def _show(self, response: httpx.Response) -> None:
-        flags = self._flags
-        if flags.dry_run:
-            return
-        take = self._body.extend if flags.json and flags.output is None else self._print
-        if flags.include and not flags.json:
-            take(head(response))
-        for chunk in response.iter_raw():
-            take(chunk)
-
-    def _print(self, chunk: bytes) -> None:
-        self._write(chunk)
-        self._last = chunk[-1:] or self._last
-
-    def _end_line(self) -> None:
-        """What is said after the body begins a line of its own on a terminal."""
-        to_stdout = self._flags.output in (None, "-")
-        if to_stdout and self._last not in (b"", b"\n") and sys.stdout.isatty():
-            self._print(b"\n")
-
     def _end(self, response: httpx.Response) -> None:
-        self._end_line()
+        self._body.end_line()
         flags = self._flags
         if flags.dry_run:
             with to_stdout():
@@ -137,7 +108,7 @@ class _Fetch:
 
     def _data(self, response: httpx.Response) -> dict[str, Any]:
         payments = [payment.document() for payment in payments_of(response)]
-        return answer_document(response, bytes(self._body)) | {
+        return answer_document(response, self._body.kept) | {
             "payment": payments[-1] if payments else None,
             "payments": payments,
         }
@@ -157,7 +128,7 @@ class _Fetch:
 
     def _with_data(self, error: MicrowalletError, response: httpx.Response | None) -> MicrowalletError:
         """The error, with what was received and paid until then."""
-        self._end_line()
+        self._body.end_line()
         if response is not None:
             response.close()
             self._say_payments(response)

@@ -1,97 +1,18 @@
-"""What `microwallet fetch` shows: the body byte for byte on stdout, everything else on stderr."""
+"""What `microwallet fetch` says of requests, answers and payments."""
 
 from __future__ import annotations
 
 import base64
-import os
-import shlex
-import stat
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from io import FileIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microwallet.cli.context import Stderr
 from microwallet.cli.fetch_secrets import is_secret
 from microwallet.domain.money import Amount
-from microwallet.errors import UsageError
 
 if TYPE_CHECKING:
     import httpx
 
     from microwallet.http402.paying.receipts import BookedPayment
-
-
-class NotWritten(Exception):
-    """A file or stdout does not take what was received."""
-
-    def __init__(self, error: OSError, *, is_stdout: bool = False) -> None:
-        self.has_no_reader = isinstance(error, BrokenPipeError)
-        super().__init__(
-            "what reads the output has gone away"
-            if self.has_no_reader
-            else f"the answer could not be written ({error.strerror or error})"
-        )
-        self.is_stdout = is_stdout
-
-
-@contextmanager
-def output(path: str | None) -> Iterator[Callable[[bytes], None]]:
-    """Writes what is received to a file, a device or a pipe, or to stdout, at once, else raises NotWritten.
-
-    UsageError where the file cannot be opened.
-    """
-    if path in (None, "-"):
-        yield _to_stdout
-        return
-    file = _opened(str(path))
-    is_old = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-
-    def write(chunk: bytes) -> None:
-        nonlocal is_old
-        try:
-            if is_old:  # what was there before stays until something has come
-                file.truncate(0)
-                is_old = False
-            left = memoryview(chunk)
-            while left:
-                left = left[file.write(left) :]
-        except OSError as error:
-            raise NotWritten(error) from error
-
-    with file:
-        yield write
-
-
-def _opened(path: str) -> FileIO:
-    target = Path(path).expanduser()
-    folder = shlex.quote(str(target.parent))
-    if path.endswith("/") or target.is_dir():
-        raise UsageError(f"{path} is a folder, not a file", hint=f"-o {shlex.quote(str(target / 'FILE'))}")
-    if not target.parent.exists():
-        raise UsageError(f"{path} cannot be written: there is no folder {folder}", hint=f"mkdir -p {folder}")
-    try:
-        return target.open("ab", buffering=0)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}", hint=f"ls -ld {folder}") from error
-
-
-@contextmanager
-def to_stdout() -> Iterator[None]:
-    """Something is written to stdout; NotWritten if it cannot be, and nothing more is then."""
-    try:
-        yield
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise NotWritten(error, is_stdout=True) from error
-
-
-def _to_stdout(chunk: bytes) -> None:
-    with to_stdout():
-        sys.stdout.buffer.write(chunk)
-        sys.stdout.buffer.flush()
 
 
 def head(response: httpx.Response) -> bytes:
