@@ -12,7 +12,7 @@ from microwallet.errors import MicrowalletError
 from microwallet.http402.paying.funding import DepositAboveLimit
 from microwallet.http402.paying.messages import REPEATS
 
-_FLAG = re.compile(r'--([a-z-]+)(?: "?([^"]+?)"?)?(?=  |$)')
+_FLAG = re.compile(r'--([a-z-]+)(?: "?([^"\s][^"]*?)"?)?(?=  |$)')
 _ARGUMENTS = {
     "max-amount": 'max_amount="{}"',
     "payee": 'payee="{}"',

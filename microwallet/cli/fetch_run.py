@@ -12,6 +12,7 @@ from microwallet.cli.fetch_dry_run import show_dry_run
 from microwallet.cli.fetch_flags import FetchFlags
 from microwallet.cli.fetch_output import Body, NotWritten, output, to_stdout
 from microwallet.cli.fetch_request import Wanted
+from microwallet.cli.fetch_secrets import without_secrets
 from microwallet.cli.fetch_view import answer_document, is_metered, payments_of, say_payment
 from microwallet.cli.result import print_json, success_envelope
 from microwallet.errors import HttpStatus, MicrowalletError, OutcomeUnknown
@@ -95,7 +96,8 @@ class _Fetch:
             Stderr().say("a HEAD is not paid for: a GET is")
         data = self._data(response)
         if flags.fail and response.status_code >= 400:
-            raise HttpStatus(f"{response.url} answered {response.status_code}", data=data)
+            url = without_secrets(str(response.url))
+            raise HttpStatus(f"{url} answered {response.status_code}", data=data)
         if flags.json:
             with to_stdout():
                 print_json(success_envelope(data))

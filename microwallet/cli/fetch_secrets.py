@@ -25,6 +25,11 @@ def is_secret(name: str) -> bool:
     return _HEADER.fullmatch(f"{name}:") is not None
 
 
+def without_secrets(url: str) -> str:
+    """A URL to be shown."""
+    return _FIELDS.sub(r"\1=...", url)
+
+
 class SecretWords:
     """The words of a `fetch` for a shell, with variables in place of what is secret."""
 

@@ -6,7 +6,7 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from microwallet.cli.context import Stderr
-from microwallet.cli.fetch_secrets import is_secret
+from microwallet.cli.fetch_secrets import is_secret, without_secrets
 from microwallet.domain.money import Amount
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def head(response: httpx.Response) -> bytes:
 def say_request(request: httpx.Request) -> None:
     """A request on stderr, as `-v` prints it; what is secret is left out."""
     say = Stderr().say
-    say(f"> {request.method} {request.url}")
+    say(f"> {request.method} {without_secrets(str(request.url))}")
     for name, value in request.headers.multi_items():
         say(f"> {name}: {_without_secret(name.lower(), value)}")
     say(">")

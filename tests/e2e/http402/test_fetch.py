@@ -88,11 +88,14 @@ def test_files_in_body_and_form(fetch, seen, tmp_path, alice, payee):
 def test_headers_on_demand(seen, alice, payee):
     """-i prints the headers on stdout, -v on stderr, and no secret in them."""
     secret = ("-H", "Authorization: Bearer s3cret", "-H", "X-Api-Key: s3cret")
-    said = alice.run("fetch", payee.url + "/", "-v", "-o", "/dev/null", *secret)
-    assert "> GET " in said.stderr
+    said = alice.run("fetch", payee.url + "/?a=1&token=s3cret", "-v", "-o", "/dev/null", *secret)
+    assert f"> GET {payee.url}/?a=1&token=...\n" in said.stderr
     assert "< x-one: 1" in said.stderr
     assert "s3cret" not in said.stderr + said.stdout
     assert seen[0][1]["Authorization"] == "Bearer s3cret"
+    payee.before = lambda handler, _: handler.answer(404, {}, b"") or True
+    failed = alice.run("fetch", payee.url + "/?a=1&token=s3cret", "--fail")
+    assert failed.stderr == f"error: {payee.url}/?a=1&token=... answered 404\n"
 
 
 def test_verbose_tells_every_exchange(alice, fetch, payee):
