@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
