@@ -81,7 +81,7 @@ class Channels:
 
     def record_states(
         self,
-        states: Mapping[ChannelId, ChannelState],
+        states: dict[ChannelId, ChannelState],
         *,
         as_of: int,
         before: Mapping[ChannelId, ChannelState] | None = None,
@@ -94,26 +94,26 @@ class Channels:
 
         A finalized channel that a reorganisation gives back loses a label another live one has now.
         """
-        live = [(channel_id,) for channel_id, state in states.items() if not state.finalized]
+        unchanged = "" if before is None else f" AND {STATE_CONDITIONS}"
+        stored = 0
         with self._database.write() as connection:
-            connection.executemany(
-                """UPDATE channels SET label = NULL WHERE channel_id = ? AND finalized = 1 AND label IN
-                (SELECT label FROM channels WHERE finalized = 0)""",
-                live,
-            )
-            unchanged = "" if before is None else f" AND {STATE_CONDITIONS}"
-            updated = connection.executemany(
-                f"UPDATE channels SET {STATE_ASSIGNMENTS} WHERE channel_id = ?{unchanged}",
-                [
+            for channel_id, state in reversed(states.items()):  # of two that come back, the newer is named
+                if not state.finalized:
+                    connection.execute(
+                        """UPDATE channels SET label = NULL WHERE channel_id = ? AND finalized = 1
+                        AND label IN (SELECT label FROM channels WHERE finalized = 0)""",
+                        (channel_id,),
+                    )
+                updated = connection.execute(
+                    f"UPDATE channels SET {STATE_ASSIGNMENTS} WHERE channel_id = ?{unchanged}",
                     (
                         *state_values(state, as_of),
                         channel_id,
                         *(state_values(before[channel_id]) if before is not None else ()),
-                    )
-                    for channel_id, state in states.items()
-                ],
-            )
-            return not states or updated.rowcount == len(states)
+                    ),
+                )
+                stored += updated.rowcount
+        return stored == len(states)
 
     def import_voucher(self, channel_id: ChannelId, cumulative_amount: int) -> None:
         """The highest voucher of a channel is known to be at least this; authorized never falls.

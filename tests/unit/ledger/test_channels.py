@@ -26,6 +26,17 @@ def test_a_reorganisation_gives_a_closed_channel_back_beside_its_successor(ledge
     assert (again.label, again.state) == (None, OPEN)
 
 
+def test_two_closed_channels_of_one_label_that_come_back_at_once(ledger):
+    """The newer keeps the label; what the chain says of both is stored."""
+    ids = (ONE.channel_id, TWO.channel_id)
+    for now, one in ((1, ONE), (3, TWO)):
+        ledger.channels.add(one.payer_channel(deposit=1000, label="coffee"), now=now)
+        ledger.channels.record_states({one.channel_id: replace(OPEN, finalized=True)}, as_of=now)
+    assert ledger.channels.record_states(dict.fromkeys(ids, OPEN), as_of=4)
+    found = [ledger.channels.get(channel_id) for channel_id in ids]
+    assert [(one.label, one.state) for one in found] == [(None, OPEN), ("coffee", OPEN)]
+
+
 def test_a_closed_channel_that_comes_back_alone_keeps_its_label(ledger):
     """Nobody else has it, so nothing changes."""
     ledger.channels.add(ONE.payer_channel(deposit=1000, label="coffee"), now=1)
