@@ -208,12 +208,16 @@ def _confirm(connection: sqlite3.Connection, channel_id: ChannelId, confirmation
     unconfirmed, charged_until = _unconfirmed(connection, channel_id)
     is_news = unconfirmed == confirmation.known_unconfirmed
     uncharged = min(confirmation.uncharged, unconfirmed) if is_news else 0
+    query = "SELECT uncharged FROM channels WHERE channel_id = ?"
+    before = int(connection.execute(query, (channel_id,)).fetchone()[0])
     connection.execute(
-        "UPDATE channels SET spent = ?, unconfirmed = ?, charged_until = ? WHERE channel_id = ?",
+        """UPDATE channels SET spent = ?, unconfirmed = ?, charged_until = ?, uncharged = ?
+        WHERE channel_id = ?""",
         (
             to_text(_spent(connection, channel_id) - uncharged),
             to_text(unconfirmed - uncharged + confirmation.untold),
             max(charged_until, confirmation.charged_until),
+            to_text(before + uncharged),
             channel_id,
         ),
     )

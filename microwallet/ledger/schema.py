@@ -316,6 +316,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # Unix seconds until which the payee may go on charging it, as a stream was left: its end is not seen
         # at once.
         "ALTER TABLE channels ADD COLUMN charged_until INTEGER NOT NULL DEFAULT 0",
+        # What the channel's purchases count as spent, and was not charged after all.
+        f"ALTER TABLE channels ADD COLUMN {_amount('uncharged')} DEFAULT '{0:039d}'",
     ),
     (
         # Counts the payer's channels: those of one second are listed as they were added.

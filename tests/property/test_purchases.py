@@ -304,6 +304,15 @@ class Confirming(PayersBooks):
             late = sum(rest for rest, until in self.late if self.now < until)
             assert self.charged + in_flight + late <= self.channel.spent <= self.channel.authorized
 
+    @invariant()
+    def what_was_taken_back_is_written_down(self):
+        """The sum of the purchases is what is spent, and what of it was not charged after all."""
+        if hasattr(self, "ledger"):
+            with self.ledger.database.read() as connection:
+                costs = connection.execute("SELECT cost FROM purchases WHERE status <> 'returned'").fetchall()
+                (uncharged,) = connection.execute("SELECT uncharged FROM channels").fetchone()
+            assert self.channel.spent + int(uncharged) == sum(int(cost) for (cost,) in costs)
+
 
 TestConfirming = Confirming.TestCase
 TestConfirming.settings = settings(max_examples=settings.default.max_examples // 2, stateful_step_count=30)
