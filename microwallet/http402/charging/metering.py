@@ -20,6 +20,8 @@ from microwallet.http402.wire.events import RECEIPT, EventSplitter, NeedVoucher,
 VOUCHER_SECONDS = 60.0
 """For how long a stream waits for a voucher."""
 
+_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)\Z")
+_LONGEST_BLANK = 4
 _HAS_DATA = re.compile(rb"(?:^|[\r\n])data(?:[:\r\n]|$)")
 
 
@@ -47,6 +49,8 @@ class EventMeter:
         self._prepaid = 1 if self._is_metered else 0
         self._units = 0
         self._splitter = EventSplitter()
+        self._end = b""
+        """Of what was delivered as it came."""
         self._is_over = False
         self._leaving = asyncio.ensure_future(request.client_leaves())
 
@@ -56,6 +60,7 @@ class EventMeter:
             raise ClientGone("the client has left the stream")
         if not self._is_metered:
             if chunk:
+                self._end = (self._end + chunk)[-_LONGEST_BLANK:]
                 await self._write(chunk)
         else:
             await self._deliver(self._splitter.feed(chunk))
@@ -129,7 +134,8 @@ class EventMeter:
             await self._give_back()
         units = self._units if self._is_metered else None
         receipt = self._till.receipt(self._sold.account, self._grant.challenge_id, units=units)
-        await self._write(encode_event(RECEIPT, receipt.to_object()))
+        is_open = self._end and _BLANK_LINE.search(self._end) is None
+        await self._write((b"\n\n" if is_open else b"") + encode_event(RECEIPT, receipt.to_object()))
         await self._send({"type": "http.response.body", "body": b""})
 
     def _stands(self, sold: Sold) -> None:

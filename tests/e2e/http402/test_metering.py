@@ -299,6 +299,26 @@ def test_a_stream_at_a_fixed_price(sold_by):
     assert (listener.receipt().units, listener.receipt().spent) == (None, 1000)
 
 
+@pytest.mark.parametrize(
+    ("cut", "data"),
+    [(b"data: 1", "1"), (b"data: 1\n", "1"), (b"data: 1\r\n\r\n", "1"), (b": still here", "0")],
+)
+def test_the_receipt_of_a_stream_is_an_event_of_its_own(sold_by, cut, data):
+    """Even where the application leaves out the blank line after its last event."""
+    counter = sold_by({"path": "/**", "price": "1000"})
+    counter.app.headers = [(b"content-type", b"text/event-stream")]
+
+    async def chunks():
+        yield b"data: 0\n\n" + cut[:-1]
+        yield cut[-1:]
+
+    counter.app.chunks = chunks
+    listener = Listener(counter)
+    asyncio.run(listener.listen(1000))
+    assert listener.data()[-1] == data
+    assert listener.receipt().spent == 1000
+
+
 @pytest.mark.parametrize("per", ["request", "event"])
 def test_a_stream_that_is_encoded_passes_as_it_is(sold_by, per):
     """Nothing is put between bytes that a client is to decode: its receipt is a field, it costs as one."""
