@@ -100,6 +100,7 @@ PAGE_HEADERS: Mapping[str, str] = {
 """What to send with the page, names in lowercase, beside the challenge and `cache-control: no-store`."""
 
 
+@lru_cache(maxsize=64)
 def wants_page(accept: str) -> bool:
     """Whether a client wants HTML more than JSON, by its `Accept` field: a browser that opens a URL does.
 
