@@ -17,6 +17,8 @@ Headers = Sequence[tuple[bytes, bytes]]
 KEPT_LIMIT = 64 * 1024
 """Bytes of an answer's body that is kept for replays."""
 
+_PROBLEM_HEADERS = ((b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"no-store"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -31,16 +33,13 @@ class Answer:
 
 def problem_answer(problem: Problem, *more: tuple[bytes, bytes]) -> Answer:
     """A problem as a response that no cache keeps."""
-    return Answer(
-        status=problem.status,
-        headers=[
-            (b"content-type", MEDIA_TYPE.encode()),
-            (b"cache-control", b"no-store"),
-            *([(b"retry-after", b"2")] if problem.status == 503 else []),
-            *more,
-        ],
-        body=problem.to_body(),
-    )
+    later = [(b"retry-after", b"2")] if problem.status == 503 else []
+    return Answer(status=problem.status, headers=[*_PROBLEM_HEADERS, *later, *more], body=problem.to_body())
+
+
+def unpaid_answer(body: bytes, *more: tuple[bytes, bytes]) -> Answer:
+    """As `problem_answer`, with the document of an offer, which is always the same."""
+    return Answer(status=402, headers=[*_PROBLEM_HEADERS, *more], body=body)
 
 
 def page_answer(page: bytes, *more: tuple[bytes, bytes]) -> Answer:

@@ -24,6 +24,7 @@ from microwallet.http402.charging.answers import (
     receipt_answer,
     receipt_headers,
     unpack,
+    unpaid_answer,
 )
 from microwallet.http402.charging.bill import Bill
 from microwallet.http402.charging.chain import PayeeChain
@@ -77,6 +78,7 @@ _HANDS_OVER = {"POST": ("GET",), "HEAD": ("POST", "PUT", "PATCH", "DELETE")}
 """With which method something is handed over for what others buy."""
 _BAD_REQUEST = plain_answer(400, "Bad Request")
 _NOT_FOUND = plain_answer(404, "Not Found")
+_VARY = (b"vary", b"accept")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -180,11 +182,11 @@ class Gateway:
         if offer is None:
             return Free(place.path)
         if not request.credentials:
-            return _NOT_FOUND if place.is_other else await self._refusal(request, offer, offer.unpaid)
+            return _NOT_FOUND if place.is_other else await self._unpaid(request, offer)
         try:
             return await self._paid(request, place, offer)
         except Refused as refusal:
-            return await self._refusal(request, offer, refusal.problem)
+            return problem_answer(refusal.problem, _VARY, self.challenge_field(offer))
         except (NetworkError, LedgerError) as error:
             detail = "it could not be checked or recorded just now; nothing was charged"
             return problem_answer(Problem(type=ProblemType.TRY_AGAIN, detail=f"{detail} ({error.code})"))
@@ -329,23 +331,19 @@ class Gateway:
         receipt = self.till.receipt(await self.till.account(known.channel_id), issued.challenge.id)
         return receipt_answer(receipt.with_transaction(transaction_hash))
 
-    async def _refusal(self, request: Request, offer: Offer, problem: Problem) -> Answer:
+    async def _unpaid(self, request: Request, offer: Offer) -> Answer:
+        """What is asked for a request without a credential."""
         digest = None
-        is_first = problem.type is ProblemType.PAYMENT_REQUIRED
-        if is_first and request.has_body:
+        if request.has_body:
             body = await request.body(BODY_LIMIT)
             digest = None if body is None else body_digest(body)
         challenge = self.challenge_field(offer, digest=digest)
-        if (
-            is_first
-            and request.method in ("GET", "HEAD")
-            and wants_page(", ".join(request.values(b"accept")))
-        ):
+        if request.method in ("GET", "HEAD") and wants_page(", ".join(request.values(b"accept"))):
             page = payment_page(
                 url=request.url, price=offer.price, payee=self.terms.payee, network=self.terms.network
             )
             return page_answer(page, challenge)
-        return problem_answer(problem, (b"vary", b"accept"), challenge)
+        return unpaid_answer(offer.unpaid, _VARY, challenge)
 
     def _find_place(self, method: str, raw_path: bytes) -> Place | Answer:
         """Where a request goes, by its path as it stood in the request line; the answer if nowhere."""

@@ -54,8 +54,8 @@ class Offer:
     """Of the route; a challenge for one is none for another."""
     request: SessionRequest
     encoded_request: str
-    unpaid: Problem
-    """What is told with a challenge: the price in words."""
+    unpaid: bytes
+    """The problem document that is sent with a challenge: the price in words."""
     units_field: bytes | None
     """Where the upstream says how many units were used."""
 
@@ -98,7 +98,9 @@ def offer_of(terms: Terms, route: Route, price: Price) -> Offer:
         name=f"{route.method} /{'/'.join(route.pattern)}",
         request=request,
         encoded_request=encode_object(request.to_object()),
-        unpaid=Problem(type=ProblemType.PAYMENT_REQUIRED, detail=f"this costs {price}: see WWW-Authenticate"),
+        unpaid=Problem(
+            type=ProblemType.PAYMENT_REQUIRED, detail=f"this costs {price}: see WWW-Authenticate"
+        ).to_body(),
         units_field=None if price.header is None else price.header.encode(),
     )
     try:
