@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +26,14 @@ verbosity = Verbosity()
 
 
 class Stderr:
-    """A reporter that says things to a person on stderr."""
+    """A reporter that says things to a person on stderr. What that does not take stops nothing."""
 
     def say(self, message: str) -> None:
         """One line, unless -q was given."""
         if not verbosity.quiet:
-            sys.stderr.write(message + "\n")
-            sys.stderr.flush()
+            with suppress(OSError):
+                sys.stderr.write(message + "\n")
+                sys.stderr.flush()
 
     def detail(self, message: str) -> None:
         """One line, if -v was given."""

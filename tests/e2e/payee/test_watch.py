@@ -12,7 +12,7 @@ import time
 import pytest
 from gate import Gate
 from migrated import migrate
-from unwritable import into_full, needs_full
+from unwritable import FULL, into_full, needs_full
 
 WEI = 10**18
 WITHOUT_CHAIN = {"MICROWALLET_RPC_URL": "http://127.0.0.1:9", "MICROWALLET_RPC_TIMEOUT": "2"}
@@ -292,6 +292,18 @@ def test_a_disk_that_is_full_keeps_no_close_from_being_sent(payee, payers):
     assert code == 1
     assert "close requested" in next(line for line in said if opened.channel_id in line)
     assert said[-1] == "error: the output could not be written: No space left on device"
+    assert (payers.closes(opened), payee.holds()) == (1, 6)
+
+
+@needs_full
+def test_a_log_of_everything_on_a_full_disk_keeps_no_close_from_being_sent(payee, payers):
+    """Where stderr takes as little as stdout, `> watch.log 2>&1`, the close is sent all the same."""
+    opened = payers.open(payee.address)
+    payee.accept(opened.voucher(6))
+    payers.request_close(opened)
+    with FULL.open("wb") as full:
+        watch = payee.home.start("payee", "watch", "--once", stdout=full.fileno(), stderr=full.fileno())
+    assert watch.wait(timeout=20) == 1
     assert (payers.closes(opened), payee.holds()) == (1, 6)
 
 
