@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import Amount, check_amount, unit_of
-from microwallet.errors import NetworkError, PaymentRefused, UnknownReference, UsageError
+from microwallet.errors import KeyUnavailable, NetworkError, PaymentRefused, UnknownReference, UsageError
 from microwallet.escrow.networks import known_networks
 from microwallet.escrow.tokens import known_assets
 from microwallet.http402.paying.client import Limits, PayingClient
@@ -104,7 +104,7 @@ class PaidByHand:
 def paid_by_hand(wallet: Wallet, channel: PayerChannel) -> PaidByHand | None:
     """What the payee, asked where it was last paid over HTTP, counts of the payments by hand on a channel.
 
-    None where there are none, or it does not say.
+    None where there are none, or it does not say, or cannot be asked without a key that is locked.
     """
     ledger = wallet.ledger
     payments = ledger.payments.of_channel(channel.channel_id)
@@ -113,9 +113,10 @@ def paid_by_hand(wallet: Wallet, channel: PayerChannel) -> PaidByHand | None:
         return None
     from microwallet.http402.paying.closing import ask_spent
 
+    wallet.reporter.say(f"asking {Origin.of(purchase.url)} what it counts of the payments by hand")
     try:
         charged = _asked(wallet, channel, purchase, ask_spent)
-    except (PaymentRefused, NetworkError) as error:
+    except (PaymentRefused, NetworkError, KeyUnavailable) as error:
         wallet.reporter.detail(error.message)
         return None
     if charged is None:

@@ -23,6 +23,9 @@ from microwallet.http402.wire.receipt import SessionReceipt
 from microwallet.http402.wire.session_request import INTENT, METHOD, SessionRequest
 from microwallet.payer.close import ClosedByPayee
 
+_NO_HEAD = frozenset({404, 405})
+"""Where only requests of other methods are known."""
+
 
 def ask_payee(
     transport: httpx.BaseTransport,
@@ -59,7 +62,10 @@ def ask_spent(
     timeout: float,
 ) -> int | None:
     """Ask where the last purchase was made what the payee has charged so far, base units; None if it does
-    not say. By a HEAD, which buys nothing, and a voucher over nothing. PaymentRefused as ask_payee."""
+    not say. By HEADs, which do and buy nothing, and a voucher over nothing. PaymentRefused as ask_payee.
+
+    A payee that knows no HEAD there is asked for its offer as ask_payee does.
+    """
     signer = Signer(channel, key)
     told = _receipt(
         transport,
@@ -69,6 +75,7 @@ def ask_spent(
             purchase,
             now,
             lambda offer: Sending(authorization=signer.voucher(offer, 0), is_head=True),
+            is_head=True,
         ),
         timeout=timeout,
     )
@@ -95,12 +102,19 @@ def _receipt(
 
 
 def _steps(
-    channel: PayerChannel, purchase: Purchase, now: Callable[[], int], asking: Callable[[Challenge], Sending]
+    channel: PayerChannel,
+    purchase: Purchase,
+    now: Callable[[], int],
+    asking: Callable[[Challenge], Sending],
+    *,
+    is_head: bool = False,
 ) -> Steps[SessionReceipt | None]:
     """The receipt for what is asked of the payee under a fresh challenge; None without one that is ours."""
     if not Origin.of(purchase.url).is_private:
         raise PaymentRefused(f"{purchase.url} is plain http, where others could read along")
-    answer = yield Sending()
+    answer = yield Sending(is_head=is_head)
+    if is_head and answer.status in _NO_HEAD:
+        answer = yield Sending()
     challenge = _challenge(answer, channel, now())
     if challenge is None:
         raise PaymentRefused(f"{purchase.url} no longer offers to be paid through this channel")

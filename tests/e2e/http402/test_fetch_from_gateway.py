@@ -251,6 +251,17 @@ def test_payments_by_hand_that_a_close_would_leave_out_are_told(alice, bob, gate
     assert (closed.data["settled"], closed.data["uncountedPayments"]) == ("202000", "100000")
 
 
+def test_payments_by_hand_are_told_where_only_a_post_is_sold(alice, serve, tmp_path):
+    """A gateway that knows no HEAD of the path is asked all the same."""
+    file = tmp_path / "shop.toml"
+    file.write_text('[[routes]]\nmethod = "POST"\npath = "/**"\nprice = "0.001 USDC"\n')
+    url = serve("--config", file, sells=()).url
+    paid = alice.run("fetch", "POST", url, "--deposit", "1 USDC", "--yes", "--json").data["payment"]
+    alice.run("pay", paid["channelId"], "0.2").succeeded()
+    looked = alice.run("channel", "close", paid["channelId"], "--dry-run", "--json")
+    assert looked.data["uncountedPayments"] == "200000"
+
+
 def fetch_once(alice, gateway):
     """One paid request; its channel."""
     told = alice.run("fetch", gateway, "--deposit", "1 USDC", "--yes", "--json").data

@@ -621,3 +621,18 @@ def test_what_was_taken_already(alice, fetch, payee, has_stream):
     assert (payment["amount"], payment["spent"]) == (("1000", "2000") if has_stream else ("2000", "3000"))
     assert (payment["authorized"], payment["receiptProblems"]) == ("3000", [])
     assert payee.highest() == payee.channels[channel].account.spent == 3000
+
+
+def test_a_close_that_is_only_looked_at_does_nothing_at_the_payee(alice, fetch, payee):
+    """What it counts of payments by hand is asked for by HEADs, whatever the method of the purchase was; that
+    is said before, and a key that is locked does not keep from looking."""
+    channel = fetch("DELETE").data["payment"]["channelId"]
+    alice.run("pay", channel, "0.01").succeeded()
+    look = ("channel", "close", channel, "--dry-run", "--json")
+    payee.seen.clear()
+    looked = alice.run(*look)
+    assert looked.data["uncountedPayments"] == "10000"
+    assert looked.stderr.startswith(f"asking {payee.url} what it counts of the payments by hand\n")
+    assert [method for method, _, _ in payee.seen] == ["HEAD", "HEAD"]
+    locked = alice.run(*look, env={"MICROWALLET_PASSWORD_FILE": "/nowhere"})
+    assert locked.data["uncountedPayments"] is None
