@@ -12,9 +12,9 @@ from microwallet.cli.fetch_dry_run import show_dry_run
 from microwallet.cli.fetch_flags import FetchFlags
 from microwallet.cli.fetch_output import Body, NotWritten, output, to_stdout
 from microwallet.cli.fetch_request import Wanted
-from microwallet.cli.fetch_secrets import without_secrets
 from microwallet.cli.fetch_view import answer_document, is_metered, payments_of, say_payment
 from microwallet.cli.result import print_json, success_envelope
+from microwallet.domain.secret_fields import without_secrets
 from microwallet.errors import HttpStatus, MicrowalletError, OutcomeUnknown
 
 if TYPE_CHECKING:

@@ -6,12 +6,10 @@ import re
 import shlex
 from collections.abc import Callable
 
-_ENDING = r"(?:authorization|cookie|key|token|secret|password)"
-"""How the names of secrets end, whatever stands before it."""
-_HEADER = re.compile(rf"^([^:]*{_ENDING}) *:.*", re.IGNORECASE | re.DOTALL)
-_FORM_FIELD = re.compile(rf"^([^=]*{_ENDING}\]?)=(?!@).+", re.IGNORECASE | re.DOTALL)
-_FIELDS = re.compile(rf"(?<![^?&])([\w.\[\]-]*{_ENDING}\]?)=[^&#]+", re.IGNORECASE)
-"""Of a query, or of data."""
+from microwallet.domain.secret_fields import ENDING, FIELDS
+
+_HEADER = re.compile(rf"^([^:]*{ENDING}) *:.*", re.IGNORECASE | re.DOTALL)
+_FORM_FIELD = re.compile(rf"^([^=]*{ENDING}\]?)=(?!@).+", re.IGNORECASE | re.DOTALL)
 _USER = re.compile(r"^([^:/@]*://)?.*@", re.DOTALL)
 
 _PLACE = re.compile("\0([^\0]*)\0")
@@ -23,11 +21,6 @@ _OF_THE_SHELL = re.compile(r'[\\"$`]')
 def is_secret(name: str) -> bool:
     """Whether a header with this name has a secret value."""
     return _HEADER.fullmatch(f"{name}:") is not None
-
-
-def without_secrets(url: str) -> str:
-    """A URL to be shown."""
-    return _FIELDS.sub(r"\1=...", url)
 
 
 class SecretWords:
@@ -61,7 +54,7 @@ def _form_field(text: str) -> str:
 
 
 def _fields(text: str) -> str:
-    return _FIELDS.sub(lambda found: f"{found[1]}={_place(found[1])}", text)
+    return FIELDS.sub(lambda found: f"{found[1]}={_place(found[1])}", text)
 
 
 def _proxy(text: str) -> str:

@@ -6,8 +6,10 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from microwallet.cli.context import Stderr
-from microwallet.cli.fetch_secrets import is_secret, without_secrets
+from microwallet.cli.fetch_secrets import is_secret
 from microwallet.domain.money import Amount
+from microwallet.domain.one_line import printable
+from microwallet.domain.secret_fields import without_secrets
 
 if TYPE_CHECKING:
     import httpx
@@ -17,8 +19,7 @@ if TYPE_CHECKING:
 
 def head(response: httpx.Response) -> bytes:
     """The status line and the headers, as `-i` prints them."""
-    lines = [f"{response.http_version} {response.status_code} {response.reason_phrase}".rstrip()]
-    lines += [f"{name}: {value}" for name, value in _header_pairs(response)]
+    lines = [_status_line(response), *(f"{name}: {value}" for name, value in _header_pairs(response))]
     return ("\r\n".join(lines) + "\r\n\r\n").encode(errors="replace")
 
 
@@ -32,9 +33,16 @@ def say_request(request: httpx.Request) -> None:
 
 
 def say_response(response: httpx.Response) -> None:
-    """The head of an answer on stderr, as `-v` prints it."""
-    for line in head(response).decode().splitlines():
-        Stderr().say(f"< {line}".rstrip())
+    """The head of an answer on stderr, as `-v` prints it; as `say_request`, and for a terminal."""
+    say = Stderr().say
+    say(f"< {printable(_status_line(response))}")
+    for name, value in _header_pairs(response):
+        say(f"< {printable(f'{name}: {without_secrets(_without_secret(name.lower(), value))}')}".rstrip())
+    say("<")
+
+
+def _status_line(response: httpx.Response) -> str:
+    return f"{response.http_version} {response.status_code} {response.reason_phrase}".rstrip()
 
 
 def _without_secret(name: str, value: str) -> str:

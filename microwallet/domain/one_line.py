@@ -7,4 +7,9 @@ _MOST = 300
 
 def one_line(text: str) -> str:
     """As it is, without what a terminal would obey, on one line and of at most 300 characters."""
-    return "".join(char if char.isprintable() else " " for char in text[:_MOST])
+    return printable(text[:_MOST])
+
+
+def printable(text: str) -> str:
+    """All of it on one line, without what a terminal would obey."""
+    return "".join(char if char.isprintable() else " " for char in text)

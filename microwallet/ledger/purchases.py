@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.purchase import Purchase, PurchaseStatus, VoucherTerms, voucher_amount
+from microwallet.domain.secret_fields import without_secrets
 from microwallet.errors import IdempotencyMismatch, OutcomeUnknown, UnknownReference
 from microwallet.ledger.channels import read_channel
 from microwallet.ledger.database import Database, to_text
@@ -274,7 +275,8 @@ def _of_request(connection: sqlite3.Connection, request: HttpRequest) -> list[Pu
     if found and found[0].fingerprint != request.fingerprint:
         raise IdempotencyMismatch(
             f"the idempotency key {request.idempotency_key!r} was used for another request:"
-            f" {found[0].method} {found[0].url}, perhaps with another body; nothing was signed",
+            f" {found[0].method} {without_secrets(found[0].url)}, perhaps with another body;"
+            " nothing was signed",
         )
     return found
 

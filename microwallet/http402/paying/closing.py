@@ -11,6 +11,7 @@ import httpx
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.purchase import Purchase
+from microwallet.domain.secret_fields import without_secrets
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import MalformedMessage, PaymentRefused
 from microwallet.http402.paying.credentials import Signer
@@ -110,14 +111,15 @@ def _steps(
     is_head: bool = False,
 ) -> Steps[SessionReceipt | None]:
     """The receipt for what is asked of the payee under a fresh challenge; None without one that is ours."""
+    url = without_secrets(purchase.url)
     if not Origin.of(purchase.url).is_private:
-        raise PaymentRefused(f"{purchase.url} is plain http, where others could read along")
+        raise PaymentRefused(f"{url} is plain http, where others could read along")
     answer = yield Sending(is_head=is_head)
     if is_head and answer.status in _NO_HEAD:
         answer = yield Sending()
     challenge = _challenge(answer, channel, now())
     if challenge is None:
-        raise PaymentRefused(f"{purchase.url} no longer offers to be paid through this channel")
+        raise PaymentRefused(f"{url} no longer offers to be paid through this channel")
     answer = yield asking(challenge)
     if not 200 <= answer.status < 300:
         raise PaymentRefused(

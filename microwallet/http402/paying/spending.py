@@ -12,6 +12,7 @@ from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.domain.ports import TransactionStatus
 from microwallet.domain.purchase import Purchase, PurchaseStatus, VoucherTerms
+from microwallet.domain.secret_fields import without_secrets
 from microwallet.errors import (
     AmountExceedsDeposit,
     ChannelNotOpen,
@@ -99,8 +100,9 @@ class Spending:
             self.asked, method=first.method, url=first.url, idempotency_key=key, hop=0, repeats=None
         )
         return IdempotencyMismatch(
-            f"the redirect leads to {self.asked.url} now, and led to {first.url} when it was paid for under"
-            f" the idempotency key {self.asked.key!r}; nothing new was paid for it",
+            f"the redirect leads to {without_secrets(self.asked.url)} now, and led to"
+            f" {without_secrets(first.url)} when it was paid for under the idempotency key"
+            f" {self.asked.key!r}; nothing new was paid for it",
             hint=then.again,
         )
 

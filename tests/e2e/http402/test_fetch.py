@@ -98,6 +98,50 @@ def test_headers_on_demand(seen, alice, payee):
     assert failed.stderr == f"error: {payee.url}/?a=1&token=... answered 404\n"
 
 
+def test_verbose_of_an_answer_is_harmless_and_tells_no_secret(alice, payee):
+    """Cookies and secrets of an address are left out, and what a terminal would obey."""
+
+    def before(handler, _action):
+        handler.send_response(302, "Fo\x1b[31mund")
+        handler.send_header("Location", "/elsewhere?a=1&token=s3cret")
+        handler.send_header("Set-Cookie", "session=s3cret")
+        handler.send_header("X-Title", "\x1b]0;mine\x07 \x9b31m")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        return True
+
+    payee.before = before
+    said = alice.run("fetch", payee.url + "/", "-v").succeeded().stderr
+    assert "< location: /elsewhere?a=1&token=...\n< set-cookie: ...\n< x-title:  ]0;mine   31m\n" in said
+    assert "s3cret" not in said
+    assert all(char.isprintable() for char in said.replace("\n", ""))
+
+
+def test_errors_tell_an_address_without_its_secrets(alice, fetch, payee):
+    """Of the purchase that a key or a channel was used for, and of both targets of a redirect."""
+    target = "/target?token=s3cret"
+
+    def before(handler, _action):
+        if handler.path != "/moved":
+            return False
+        handler.answer(302, {"Location": target}, b"")
+        return True
+
+    fetch("--idempotency-key", "mine", path="/?api_key=s3cret")
+    other = fetch("--idempotency-key", "mine", path="/?api_key=other")
+    assert "GET " + payee.url + "/?api_key=..., perhaps" in other.error["message"]
+    payee.before = before
+    fetch("-L", "--idempotency-key", "moves", path="/moved")
+    target = "/other?token=s3cret"  # the server changed its mind
+    led = fetch("-L", "--idempotency-key", "moves", path="/moved").error["message"]
+    assert f"leads to {payee.url}/other?token=... now, and led to {payee.url}/target?token=... when" in led
+    channel = fetch(path="/?api_key=s3cret").data["payment"]["channelId"]
+    payee.before = lambda handler, _action: handler.answer(404, {}, b"") or True
+    closed = alice.run("channel", "close", channel, "--yes", "--json").succeeded()
+    assert f"{payee.url}/?api_key=... no longer offers" in closed.stderr
+    assert "s3cret" not in other.stdout + led + closed.stdout + closed.stderr
+
+
 def test_verbose_tells_every_exchange(alice, fetch, payee):
     """-v tells the request that was refused, the one that paid and both answers, with no credential in it."""
     fetch()
