@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -132,7 +133,8 @@ def _fail(error: MicrowalletError, as_json: bool) -> int:
     except OSError:
         _close_stdout()
         if as_json:
-            print_error(error, as_json=False)
+            with suppress(OSError):  # the exit code is told all the same
+                print_error(error, as_json=False)
     return error.exit_code
 
 

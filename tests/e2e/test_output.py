@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 from seeded import PAYEE, seed
-from unwritable import into_full, into_nowhere, needs_full
+from unwritable import FULL, into_full, into_nowhere, needs_full
 
 FULL_MESSAGE = "error: the output could not be written: No space left on device"
 
@@ -61,6 +61,16 @@ def test_a_payment_that_cannot_be_printed(make_home, into, how):
     amounts = [1000, 2000] if "--each" in how else [2000]
     assert coffee.amounts(coffee.home.run(*shlex.split(hint)[1:]).succeeded().stdout) == amounts
     assert coffee.authorized() == 2000
+
+
+@needs_full
+@pytest.mark.parametrize("how", [[], ["--json"], ["--each"], ["--each", "--json"]], ids=" ".join)
+def test_the_exit_code_is_left_where_stderr_is_full_too(make_home, how):
+    """`> log 2>&1` on a full disk: 5 still tells that a payment is committed."""
+    coffee = seed(make_home("user"), deposit=10_000)
+    with FULL.open("wb") as full:
+        paying = coffee.home.start("pay", "coffee", "0.001", *how, stdout=full.fileno(), stderr=full.fileno())
+    assert (paying.wait(timeout=20), coffee.authorized()) == (5, 1000)
 
 
 @needs_full
