@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import mimetypes
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microwallet import __version__
+from microwallet.cli.fetch_secrets import SecretWords
 from microwallet.cli.source import read_all
 from microwallet.errors import UsageError
 from microwallet.http402.paying.origins import Origin
@@ -75,7 +75,7 @@ def wanted(words: Sequence[str], headers: Sequence[str], data: Sequence[str], fo
     if len(words) == 2 and "://" in words[0] and words[1].isalpha():
         raise UsageError(
             f"{words[1]!r} is no URL: the method comes first",
-            hint=f"microwallet fetch {words[1]} {shlex.quote(words[0])}",
+            hint=f"microwallet fetch {words[1]} {SecretWords().quoted('first', words[0])}",
         )
     url = words[-1].partition("#")[0]
     Origin.of(url)
@@ -85,7 +85,7 @@ def wanted(words: Sequence[str], headers: Sequence[str], data: Sequence[str], fo
     if (meant := _mistyped(method)) is not None:
         raise UsageError(
             f"{words[0][:40]!r} is no method: did you mean {meant}?",
-            hint=f"microwallet fetch {meant} {shlex.quote(url)}",
+            hint=f"microwallet fetch {meant} {SecretWords().quoted('second', url)}",
         )
     return Wanted(
         method=method,

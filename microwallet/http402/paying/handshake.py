@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from microwallet.domain.money import Amount
+from microwallet.domain.secret_fields import without_secrets
 from microwallet.errors import (
     AboveLimit,
     IdempotencyMismatch,
@@ -160,10 +161,11 @@ class Handshake:
         """What the server sent instead of challenges, without what a terminal would obey."""
         sent = ", ".join(answer.challenges)
         shown = repr(sent[:_SHOWN]) + ("..." if len(sent) > _SHOWN else "")
+        asked = replace(self.asked, url=without_secrets(self.asked.url))
         return MalformedMessage(
             f"{self.origin} wants to be paid, but not in a way that can be read: {error.message};"
             f" it sent {shown}",
-            hint=f"microwallet fetch -i --no-pay {self.asked.words}  (shows all of it)",
+            hint=f"microwallet fetch -i --no-pay {asked.words}  (shows all of it)",
         )
 
     def _refused_escrow(self, error: UntrustedEscrow) -> NoPayableChallenge:

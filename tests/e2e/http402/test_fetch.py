@@ -136,10 +136,15 @@ def test_errors_tell_an_address_without_its_secrets(alice, fetch, payee):
     led = fetch("-L", "--idempotency-key", "moves", path="/moved").error["message"]
     assert f"leads to {payee.url}/other?token=... now, and led to {payee.url}/target?token=... when" in led
     channel = fetch(path="/?api_key=s3cret").data["payment"]["channelId"]
+    payee.before = lambda handler, _action: (
+        handler.answer(402, {"WWW-Authenticate": "Payment id=\x9b,"}, b"") or True
+    )
+    unread = fetch(path="/?api_key=s3cret")
+    assert f"'{payee.url}/?api_key=...'" in unread.error["hint"]
     payee.before = lambda handler, _action: handler.answer(404, {}, b"") or True
     closed = alice.run("channel", "close", channel, "--yes", "--json").succeeded()
     assert f"{payee.url}/?api_key=... no longer offers" in closed.stderr
-    assert "s3cret" not in other.stdout + led + closed.stdout + closed.stderr
+    assert "s3cret" not in other.stdout + led + unread.stdout + closed.stdout + closed.stderr
 
 
 def test_verbose_tells_every_exchange(alice, fetch, payee):

@@ -36,6 +36,8 @@ from microwallet.cli.main import main
             "microwallet fetch POST 'http://x/?a&b'",
         ),
         (["fetch", "GTE", "http://x/?a&b"], "did you mean GET?", "microwallet fetch GET 'http://x/?a&b'"),
+        (["fetch", "GTE", "http://x/?key=a"], "mean GET?", 'microwallet fetch GET "http://x/?key=$KEY"'),
+        (["fetch", "http://x/?key=a", "GET"], "no URL", 'microwallet fetch GET "http://x/?key=$KEY"'),
         (["fetch", "psot", "http://x"], "did you mean POST?", "microwallet fetch POST http://x"),
         (["pay", "-X", "tea"], "No such option: -X", "microwallet pay --help"),
         (["pya", "tea", "1"], "Did you mean 'pay'?", "microwallet pay tea 1"),
