@@ -81,6 +81,7 @@ def watch(
                 events("watching", network_in_use)
 
                 def wait(pause: float) -> None:
+                    events.check_reader()
                     time.sleep(pause)
                     wallet.ledger.database.check_version()  # now rather than when a close is due
 
@@ -125,25 +126,30 @@ def _ending_on_sigterm() -> Iterator[None]:
 
 
 class _Events:
-    """Events as lines on stdout. A disk that is full keeps no close from being sent: stderr has them then."""
+    """Events as lines on stdout. Where that takes none, no close is kept from being sent: stderr has them."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self.lost: MicrowalletError | None = None
         """Why stdout did not take one of them."""
+        self._has_reader = True
 
     def __call__(self, event: str, details: dict[str, Any]) -> None:
-        """Print an event; MicrowalletError once nobody reads any more."""
+        """Print an event."""
         line = self._line(event, details)
         try:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
-        except BrokenPipeError as error:
-            raise output_lost(error) from error
         except OSError as error:
             self.lost = output_lost(error)
+            self._has_reader = not isinstance(error, BrokenPipeError)
             with suppress(OSError):
                 sys.stderr.write(f"{self.lost.message}: {line}\n")
+
+    def check_reader(self) -> None:
+        """MicrowalletError once nobody reads any more."""
+        if self.lost is not None and not self._has_reader:
+            raise self.lost
 
     def _line(self, event: str, details: dict[str, Any]) -> str:
         if not self._as_json:

@@ -12,7 +12,7 @@ import time
 import pytest
 from gate import Gate
 from migrated import migrate
-from unwritable import FULL, into_full, needs_full
+from unwritable import FULL, into_full, into_nowhere, needs_full
 
 WEI = 10**18
 WITHOUT_CHAIN = {"MICROWALLET_RPC_URL": "http://127.0.0.1:9", "MICROWALLET_RPC_TIMEOUT": "2"}
@@ -292,6 +292,17 @@ def test_a_disk_that_is_full_keeps_no_close_from_being_sent(payee, payers):
     assert code == 1
     assert "close requested" in next(line for line in said if opened.channel_id in line)
     assert said[-1] == "error: the output could not be written: No space left on device"
+    assert (payers.closes(opened), payee.holds()) == (1, 6)
+
+
+@pytest.mark.parametrize("how", [["--once"], ["--interval", "100ms"]], ids=" ".join)
+def test_a_reader_that_has_gone_away_keeps_no_close_from_being_sent(payee, payers, how):
+    """It ends, with exit 1, once what is due has been sent."""
+    opened = payers.open(payee.address)
+    payee.accept(opened.voucher(6))
+    payers.request_close(opened)
+    code, said = into_nowhere(payee.home, "payee", "watch", *how)
+    assert (code, said[-1]) == (1, "error: what reads the output has gone away")
     assert (payers.closes(opened), payee.holds()) == (1, 6)
 
 
