@@ -6,7 +6,7 @@ import re
 
 ENDING = r"(?:authorization|cookie|key|token|secret|password)"
 """How the names of secrets end, whatever stands before it."""
-FIELDS = re.compile(rf"(?<![^?&])([\w.\[\]-]*{ENDING}\]?)=[^&#]+", re.IGNORECASE)
+FIELDS = re.compile(rf"(?<![^?&])([\w.\[\]%-]*{ENDING}(?:\]|%5D)?)=[^&#]+", re.IGNORECASE)
 """Of a query, or of data."""
 
 

@@ -29,6 +29,7 @@ def hint(*words):
         (("-H", "X-Api-Key: s3cret"), '-H "X-Api-Key: $X_API_KEY"'),
         (("-H", "X-Auth-Token : s3cret"), '-H "X-Auth-Token: $X_AUTH_TOKEN"'),
         (("-d", "a=$1&client_secret=s3cret&b=2"), r'-d "a=\$1&client_secret=$CLIENT_SECRET&b=2"'),
+        (("-d", "user%5Btoken%5D=s3cret&b=2"), '-d "user%5Btoken%5D=$USER_5BTOKEN_5D&b=2"'),
         (("-F", "user[password]=s3cret&x"), '-F "user[password]=$USER_PASSWORD"'),
         (("-x", "http://me:s3c/r@et@10.0.0.1:3128"), '-x "http://$PROXY_USER@10.0.0.1:3128"'),
         (("-x", "me:s3cret@10.0.0.1:3128"), '-x "$PROXY_USER@10.0.0.1:3128"'),
