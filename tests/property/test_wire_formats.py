@@ -155,6 +155,24 @@ def test_any_stream_gives_the_same_events_however_it_is_cut(stream, size):
             NeedVoucher.parse(event)
 
 
+def test_an_event_is_of_the_last_type_it_names():
+    """As a reader of the stream takes it."""
+    for lines, is_shown in [
+        ([b"event: payment-receipt", b"event: y"], True),
+        ([b"event: payment-receipt", b"event"], True),
+        ([b"event: y", b"event: payment-receipt"], False),
+    ]:
+        event = b"\n".join([*lines, b"data: x", b"", b""])
+        assert without_payment(event) == (event if is_shown else b"")
+
+
+def test_a_long_event_that_comes_byte_by_byte():
+    """It costs no more than a short one, byte for byte."""
+    splitter, event = EventSplitter(), b"data: " + b"x" * 300_000 + b"\n\n"
+    got = [one for at in range(len(event)) for one in splitter.feed(event[at : at + 1])]
+    assert got == [event]
+
+
 LINES = [b"data: x", b"event: y", b"event: payment-receipts", b": event: payment-receipt", b"id: 1", b"data"]
 OWN = st.lists(st.sampled_from(LINES), min_size=1, max_size=3)
 OF_PAYMENT = st.sampled_from([encode_event(NEED_VOUCHER, {"a": "1"}), encode_event(RECEIPT, {})])

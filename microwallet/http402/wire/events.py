@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 from microwallet.domain.identifiers import ChannelId
@@ -26,9 +27,8 @@ EVENT_LIMIT = 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 _LINE_END_LIMIT = 2
 _END_OF_EVENT = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)+")
-_OF_PAYMENT = re.compile(
-    rb"(?:^|[\r\n])(?:%b)?event: ?(?:%b|%b)(?:[\r\n]|$)" % (_BOM, NEED_VOUCHER.encode(), RECEIPT.encode())
-)
+_TYPE = re.compile(rb"(?:^|[\r\n])(?:%b)?event(?:: ?([^\r\n]*))?(?=[\r\n]|\Z)" % _BOM)
+_OF_PAYMENT = frozenset({NEED_VOUCHER.encode(), RECEIPT.encode()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,26 +101,31 @@ class EventSplitter:
     """Cuts a stream of bytes into whole events, however it comes in. No byte is changed."""
 
     def __init__(self) -> None:
-        self.rest = b""
+        self._rest = bytearray()
+
+    @property
+    def rest(self) -> bytes:
         """What is no whole event yet."""
+        return bytes(self._rest)
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The events that a chunk completes, each with its blank line; MalformedMessage for one above
         EVENT_LIMIT."""
-        buffer = self.rest + chunk
-        events, start = [], 0
-        for end in _END_OF_EVENT.finditer(buffer, max(0, len(self.rest) - _LINE_END_LIMIT)):
-            events.append(buffer[start : end.end()])
-            start = end.end()
-        self.rest = buffer[start:]
-        if len(self.rest) > EVENT_LIMIT:
+        rest, known = self._rest, len(self._rest)
+        rest += chunk
+        ends = [end.end() for end in _END_OF_EVENT.finditer(rest, max(0, known - _LINE_END_LIMIT))]
+        events = [bytes(rest[start:end]) for start, end in pairwise([0, *ends])]
+        if ends:
+            del rest[: ends[-1]]
+        if len(rest) > EVENT_LIMIT:
             raise MalformedMessage(f"an event has more than {EVENT_LIMIT} bytes")
         return events
 
 
 def without_payment(event: bytes) -> bytes:
     """A whole event as it is; of one that speaks of payment no more than line ends of the one before it."""
-    if _OF_PAYMENT.search(event) is None:
+    types = _TYPE.findall(event)
+    if not types or types[-1] not in _OF_PAYMENT:
         return event
     return event[: len(event) - len(event.lstrip(b"\r\n"))]
 
