@@ -6,6 +6,9 @@ draft-evm-session-00, section "Cooperative Close".
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import closing
+from threading import Thread
 
 import httpx
 
@@ -39,15 +42,15 @@ def ask_payee(
 ) -> ClosedByPayee:
     """Ask where the last purchase was made to close the channel, with a voucher over what was spent.
 
-    Raises PaymentRefused where the payee cannot be asked or does not close: nothing is lost by that.
+    By HEADs, which do nothing at a server that is paid no more; a payee that knows no HEAD there is asked as
+    it was for the purchase. Raises PaymentRefused where the payee cannot be asked or does not close, or takes
+    longer than `timeout` seconds in all: nothing is lost by that.
     """
     signer = Signer(channel, key)
     told = _receipt(
         transport,
         purchase,
-        _steps(
-            channel, purchase, now, lambda offer: Sending(authorization=signer.close(offer, channel.spent))
-        ),
+        _steps(channel, purchase, now, lambda offer: signer.close(offer, channel.spent)),
         timeout=timeout,
     )
     return ClosedByPayee(transaction_hash=told.transaction_hash if told is not None else None)
@@ -63,21 +66,13 @@ def ask_spent(
     timeout: float,
 ) -> int | None:
     """Ask where the last purchase was made what the payee has charged so far, base units; None if it does
-    not say. By HEADs, which do and buy nothing, and a voucher over nothing. PaymentRefused as ask_payee.
-
-    A payee that knows no HEAD there is asked for its offer as ask_payee does.
+    not say. By a voucher over nothing, which goes with a HEAD and buys nothing. PaymentRefused as ask_payee.
     """
     signer = Signer(channel, key)
     told = _receipt(
         transport,
         purchase,
-        _steps(
-            channel,
-            purchase,
-            now,
-            lambda offer: Sending(authorization=signer.voucher(offer, 0), is_head=True),
-            is_head=True,
-        ),
+        _steps(channel, purchase, now, lambda offer: signer.voucher(offer, 0), may_buy=True),
         timeout=timeout,
     )
     return None if told is None else told.spent
@@ -94,37 +89,48 @@ def _receipt(
         purchase.method, purchase.url, extensions={"timeout": httpx.Timeout(timeout).as_dict()}
     )
     exchange = Exchange(transport, request)
+    told = Future[SessionReceipt | None]()
+
+    def ask() -> None:
+        try:
+            with closing(exchange):
+                told.set_result(exchange.drive(steps))
+        except BaseException as error:  # noqa: BLE001  # for whoever waits
+            told.set_exception(error)
+
+    # HTTP's patience is for each read: a payee that sends byte after byte would keep us for ever.
+    Thread(target=ask, name="asking the payee", daemon=True).start()
     try:
-        return exchange.drive(steps)  # type: ignore[no-any-return]
+        return told.result(timeout)
+    except TimeoutError as error:
+        raise PaymentRefused(f"the payee has not answered within {timeout:g} seconds") from error
     except (NotSent, NoAnswer) as error:
         raise PaymentRefused(f"the payee does not answer: {error}") from error
-    finally:
-        exchange.close()
 
 
 def _steps(
     channel: PayerChannel,
     purchase: Purchase,
     now: Callable[[], int],
-    asking: Callable[[Challenge], Sending],
+    field_of: Callable[[Challenge], str],
     *,
-    is_head: bool = False,
+    may_buy: bool = False,
 ) -> Steps[SessionReceipt | None]:
-    """The receipt for what is asked of the payee under a fresh challenge; None without one that is ours."""
+    """The receipt for a credential under a fresh challenge; None without one that is ours. One that `may_buy`
+    what was bought before goes with a HEAD alone."""
     url = without_secrets(purchase.url)
     if not Origin.of(purchase.url).is_private:
         raise PaymentRefused(f"{url} is plain http, where others could read along")
-    answer = yield Sending(is_head=is_head)
-    if is_head and answer.status in _NO_HEAD:
+    answer = yield Sending(is_head=True)
+    if not (knows_head := answer.status not in _NO_HEAD):
         answer = yield Sending()
     challenge = _challenge(answer, channel, now())
     if challenge is None:
         raise PaymentRefused(f"{url} no longer offers to be paid through this channel")
-    answer = yield asking(challenge)
+    answer = yield Sending(authorization=field_of(challenge), is_head=may_buy or knows_head)
     if not 200 <= answer.status < 300:
-        raise PaymentRefused(
-            f"the payee does not close the channel, it answers {answer.status}: {answer.problem}"
-        )
+        asked = "say what it counts" if may_buy else "close the channel"
+        raise PaymentRefused(f"the payee does not {asked}, it answers {answer.status}: {answer.problem}")
     receipt = read_receipt(answer.receipt).receipt
     return receipt if receipt is not None and receipt.channel_id == channel.channel_id else None
 

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from http402.payee_double import PAID_BODY, STREAM
@@ -569,6 +569,34 @@ def test_close_when_the_payee_does_not(alice, fetch, payee, fault):
     assert closed.data["stage"] == "requested"
     assert payee.highest() == 1_000
     assert closed.stderr
+
+
+def test_a_close_does_nothing_else_at_the_payee(alice, fetch, payee):
+    """It is asked for by HEADs, whatever the method of the purchase was."""
+    channel = fetch("DELETE").data["payment"]["channelId"]
+    payee.seen.clear()
+    closed = alice.run("channel", "close", channel, "--yes", "--json")
+    assert closed.data["stage"] == "closed"
+    assert [method for method, _, _ in payee.seen] == ["HEAD", "HEAD"]
+
+
+def test_a_payee_that_keeps_a_close_waiting(alice, fetch, payee):
+    """Byte after byte of an answer that never ends: it is given up after what one waits at most."""
+    channel = fetch().data["payment"]["channelId"]
+
+    def drip(handler, _action):
+        with suppress(OSError):
+            for byte in b"HTTP/1.1 402 Payment Required\r\nX-Drip: " + b"x" * 200:
+                handler.wfile.write(bytes([byte]))
+                time.sleep(0.1)
+        return True
+
+    payee.before = drip
+    begun = time.monotonic()
+    closed = alice.run("channel", "close", channel, "--yes", "--json", env={"MICROWALLET_WAIT_SECONDS": "1"})
+    assert time.monotonic() - begun < 10
+    assert closed.data["stage"] == "requested"
+    assert "has not answered within 1 seconds" in closed.stderr
 
 
 def test_close_on_chain_only(alice, fetch, payee):
