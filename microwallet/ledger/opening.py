@@ -154,6 +154,8 @@ def _keep_copy(connection: sqlite3.Connection, path: Path, version: int) -> None
     copy = path.with_name(f"{path.name}.before-migration-{version + 1}")
     if copy.exists():
         return
+    for left in path.parent.glob(f"{copy.name}.*"):  # by one that was killed: this one is alone
+        left.unlink()
     partial = copy.with_name(copy.name + f".{os.getpid()}")
     connection.execute("VACUUM INTO ?", (str(partial),))
     partial.chmod(0o600)

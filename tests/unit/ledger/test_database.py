@@ -150,6 +150,17 @@ def older(path, monkeypatch):
         Database.open(path).close()
 
 
+def test_a_migration_that_was_killed_leaves_nothing_behind(tmp_path, monkeypatch):
+    """What it had of a copy, as large as the ledger, is removed by the next; the copy itself stays."""
+    path = tmp_path / "ledger.sqlite3"
+    older(path, monkeypatch)
+    copy = path.with_name("ledger.sqlite3.before-migration-4")
+    for left in (".4711", ".4711-journal"):
+        copy.with_name(copy.name + left).write_bytes(b"half a ledger")
+    Database.open(path).close()
+    assert [one.name for one in tmp_path.glob("*before*")] == [copy.name]
+
+
 @pytest.mark.parametrize("is_large", [True, False])
 def test_a_migration_that_takes_long_is_told_of_once(tmp_path, monkeypatch, is_large):
     """Before it begins; opened again, nothing is said, and a small ledger is no news."""
