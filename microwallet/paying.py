@@ -96,7 +96,9 @@ class PaidByHand:
 
     total: int
     uncounted: int
-    """At least so much of it the payee has not counted, by its word."""
+    """So much of it the payee has not counted, by its word."""
+    is_exact: bool
+    """Whether it is no more than that: not where requests are unsettled that it may not have charged."""
     idempotency_keys: Sequence[str]
     """Of the payments, oldest first."""
 
@@ -111,21 +113,24 @@ def paid_by_hand(wallet: Wallet, channel: PayerChannel) -> PaidByHand | None:
     purchase = ledger.purchases.newest(channel.channel_id) if payments else None
     if purchase is None:
         return None
-    from microwallet.http402.paying.closing import ask_spent
+    from microwallet.http402.paying.closing import ask_receipt
 
     wallet.reporter.say(f"asking {Origin.of(purchase.url)} what it counts of the payments by hand")
     try:
-        charged = _asked(wallet, channel, purchase, ask_spent)
+        told = _asked(wallet, channel, purchase, ask_receipt)
     except (PaymentRefused, NetworkError, KeyUnavailable) as error:
         wallet.reporter.detail(error.message)
         return None
-    if charged is None:
+    if told is None:
         return None
-    total = sum(payment.end - payment.start for payment in payments)
-    sure = channel.spent - ledger.purchases.uncertain(channel.channel_id)
+    total = sum(payment.beyond(payment.start) for payment in payments)
+    uncertain = ledger.purchases.uncertain(channel.channel_id)
+    never_seen = sum(payment.beyond(told.accepted_cumulative) for payment in payments)
+    uncounted = min(total, max(never_seen, channel.spent - uncertain - told.spent))
     return PaidByHand(
         total=total,
-        uncounted=min(total, max(0, sure - charged)),
+        uncounted=uncounted,
+        is_exact=not uncertain or uncounted == total,
         idempotency_keys=[payment.idempotency_key for payment in payments],
     )
 

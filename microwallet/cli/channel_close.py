@@ -85,9 +85,11 @@ def _uncounted(channel: PayerChannel, by_hand: PaidByHand) -> str:
     keys = by_hand.idempotency_keys
     words = f"microwallet pay --resume {shlex.quote(keys[-1])}"
     more = "" if len(keys) == 1 else f", and the same for {len(keys) - 1} more before it"
+    least = "" if by_hand.is_exact else "at least "
     return (
-        f"warning: {money(channel, by_hand.uncounted)} of {money(channel, by_hand.total)} paid by hand is not"
-        f" counted by the payee yet, and its close leaves it out; hand the vouchers over first: {words}{more}"
+        f"warning: {least}{money(channel, by_hand.uncounted)} of {money(channel, by_hand.total)} paid by"
+        f" hand is not counted by the payee yet, and its close leaves it out; hand the vouchers over first:"
+        f" {words}{more}"
     )
 
 

@@ -32,6 +32,10 @@ class Payment:
         """The cumulative amount of the last voucher."""
         return self.start + self.step * self.count
 
+    def beyond(self, cumulative_amount: int) -> int:
+        """Base units of it that no voucher up to this cumulative amount covers."""
+        return max(0, self.end - max(self.start, cumulative_amount))
+
     @property
     def cumulative_amounts(self) -> range:
         """The cumulative amount of each voucher, first to last."""

@@ -56,7 +56,7 @@ def ask_payee(
     return ClosedByPayee(transaction_hash=told.transaction_hash if told is not None else None)
 
 
-def ask_spent(
+def ask_receipt(
     transport: httpx.BaseTransport,
     channel: PayerChannel,
     purchase: Purchase,
@@ -64,18 +64,17 @@ def ask_spent(
     *,
     now: Callable[[], int],
     timeout: float,
-) -> int | None:
-    """Ask where the last purchase was made what the payee has charged so far, base units; None if it does
+) -> SessionReceipt | None:
+    """Ask where the last purchase was made what the payee has accepted and charged so far; None if it does
     not say. By a voucher over nothing, which goes with a HEAD and buys nothing. PaymentRefused as ask_payee.
     """
     signer = Signer(channel, key)
-    told = _receipt(
+    return _receipt(
         transport,
         purchase,
         _steps(channel, purchase, now, lambda offer: signer.voucher(offer, 0), may_buy=True),
         timeout=timeout,
     )
-    return None if told is None else told.spent
 
 
 def _receipt(

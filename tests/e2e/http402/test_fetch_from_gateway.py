@@ -262,6 +262,20 @@ def test_payments_by_hand_are_told_where_only_a_post_is_sold(alice, serve, tmp_p
     assert looked.data["uncountedPayments"] == "200000"
 
 
+def test_a_voucher_above_all_that_the_payee_has_is_told_whatever_else_is_unknown(alice, gateway, upstream):
+    """Whether requests without an answer were charged is unknown: that voucher was not handed over anyway."""
+    channel = fetch_once(alice, gateway)
+    for _ in range(2):
+        assert alice.run("fetch", gateway + "/slow", "--timeout", "0.5").exit_code == 5
+    upstream.slow.set()
+    alice.run("pay", channel, "0.001").succeeded()
+    fetch_once(alice, gateway)
+    alice.run("pay", channel, "0.001", "--count", "2", "--each").succeeded()
+    looked = alice.run("channel", "close", channel, "--dry-run", "--json").succeeded()
+    assert looked.data["uncountedPayments"] == "2000"
+    assert "warning: at least 0.002 USDC of 0.003 USDC paid by hand is not counted" in looked.stderr
+
+
 def fetch_once(alice, gateway):
     """One paid request; its channel."""
     told = alice.run("fetch", gateway, "--deposit", "1 USDC", "--yes", "--json").data
