@@ -15,7 +15,7 @@ from microwallet.cli.fetch_request import Wanted
 from microwallet.cli.fetch_view import answer_document, is_metered, payments_of, say_payment
 from microwallet.cli.result import print_json, success_envelope
 from microwallet.domain.secret_fields import without_secrets
-from microwallet.errors import HttpStatus, MicrowalletError, OutcomeUnknown
+from microwallet.errors import HttpStatus, Interrupted, MicrowalletError, OutcomeUnknown
 
 if TYPE_CHECKING:
     import httpx
@@ -79,7 +79,7 @@ class _Fetch:
         except MicrowalletError as error:
             raise self._with_data(error, response) from error.__cause__
         except KeyboardInterrupt:
-            raise self._with_data(interrupted(), response) from None
+            raise self._with_data(_interrupted(request), response) from None
         finally:
             if response is not None:
                 response.close()
@@ -136,3 +136,13 @@ class _Fetch:
             self._say_payments(response)
             error.data = self._data(response)
         return error
+
+
+def _interrupted(request: httpx.Request) -> MicrowalletError:
+    """Ctrl-C, and what may have been paid without an answer."""
+    from microwallet.http402.paying.messages import UNANSWERED
+
+    error, unknown = interrupted(), request.extensions.get(UNANSWERED)
+    if unknown is not None:
+        error = Interrupted(f"{error.message}: {unknown.message}", hint=unknown.hint)
+    return error

@@ -78,6 +78,8 @@ class Handshake:
         """The remedies that were used: each is used once."""
         self._has_told_key = False
         self._spending: Spending | None = None
+        self.unanswered: OutcomeUnknown | None = None
+        """What is to be said of a payment that was sent, where nobody waits for its answer any more."""
 
     @cached_property
     def client(self) -> PayingClient:
@@ -199,8 +201,9 @@ class Handshake:
         if self.spending.is_new_key and not self._has_told_key:
             self.client.reporter.say(f"idempotency key: {self.asked.key}")
             self._has_told_key = True
+        self.unanswered = self._unknown(held, "no answer came")
         try:
-            return (yield Sending(authorization=field, idempotency_key=self.spending.request.idempotency_key))
+            answer = yield Sending(authorization=field, idempotency_key=self.spending.request.idempotency_key)
         except NotSent as error:
             self.spending.give_back(held)
             raise NetworkError(
@@ -209,6 +212,8 @@ class Handshake:
             ) from error
         except NoAnswer as error:
             raise self._unknown(held, f"no answer came: {error}") from error
+        self.unanswered = None
+        return answer
 
     def _unknown(self, held: Held, why: str) -> OutcomeUnknown:
         """The purchase stays counted as spent, and its voucher goes out again under the same key alone."""

@@ -27,6 +27,8 @@ IDEMPOTENCY_KEY = "idempotency_key"
 """Extension of a request: the key under which it is paid at most once."""
 PROXY = "proxy"
 """Extension of a request: the proxy that it goes through, as it may be shown."""
+UNANSWERED = "unanswered"
+"""Extension of a request that Ctrl-C has ended: the OutcomeUnknown of what was paid without an answer."""
 REPEATS = "repeats"
 """Extension of a request: what tells for a key the command that makes it again."""
 

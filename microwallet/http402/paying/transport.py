@@ -23,6 +23,7 @@ from microwallet.http402.paying.exchange import (
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.leaving import reset
 from microwallet.http402.paying.messages import (
+    UNANSWERED,
     answer_of,
     cut_off,
     may_be_problem,
@@ -69,7 +70,9 @@ class PayingTransport(httpx.BaseTransport):
         try:
             with hop.counted():
                 outcome = exchange.drive(handshake.run())
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                request.extensions[UNANSWERED] = handshake.unanswered
             with closing(handshake):
                 exchange.close()
             raise

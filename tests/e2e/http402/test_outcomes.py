@@ -429,6 +429,38 @@ def test_killed_between_signing_and_answer(alice, payee, books):
     assert len(books()[1]) == 1
 
 
+@pytest.mark.parametrize("stage", ["offer", "paid"])
+def test_interrupted_before_the_answer(alice, payee, books, stage):
+    """Ctrl-C once a voucher has left: the error says what may have been paid, and the hint asks for the
+    answer, which is paid once. Before that it says nothing of it."""
+    arrived = threading.Event()
+
+    def before(_handler, action):
+        if action is None and stage == "paid":
+            return False
+        arrived.set()
+        time.sleep(1.5)
+        return True
+
+    payee.before = before
+    process = alice.start(
+        "fetch", payee.url + "/", "--yes", "--json", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert arrived.wait(20)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    error = json.loads(output)["error"]
+    assert (process.returncode, error["code"]) == (130, "interrupted")
+    payee.before = lambda _handler, _action: False
+    if stage == "offer":
+        assert (error["message"], error["hint"], books()[1]) == ("interrupted", None, [])
+        return
+    said = f"interrupted: 0.001 USDC may have been paid to {payee.address}, but no answer came"
+    assert error["message"] == said
+    again = alice.run(*shlex.split(error["hint"])[1:]).succeeded()
+    assert (again.data["payment"]["spent"], len(books()[1])) == ("1000", 1)
+
+
 def test_interrupted_stream(alice, payee, fetch):
     """Ctrl-C ends a stream with exit 130, and says what it has cost: its books are closed."""
     fetch()
