@@ -16,6 +16,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+WARNING = "microwallet.warning"
+"""In the message that starts a response: what the seller should know of it, for the log alone."""
+
 _MARKS = b"!#$%&'*+.^_`|~"
 _TO_HYPHENS = bytes.maketrans(_MARKS, b"-" * len(_MARKS))
 
@@ -31,10 +34,13 @@ def http_date(seconds: int) -> bytes:
     return formatdate(seconds, usegmt=True).encode()
 
 
-async def send_answer(answer: Answer, send: Send, *, with_body: bool = True) -> None:
-    """Send a whole answer; one to a HEAD without its body."""
+async def send_answer(
+    answer: Answer, send: Send, *, with_body: bool = True, warning: str | None = None
+) -> None:
+    """Send a whole answer; one to a HEAD without its body. The `warning` is for the log alone."""
     headers = [*answer.headers, (b"date", http_date(int(time.time())))]
     if not any(name == b"content-length" for name, _ in headers):
         headers.append((b"content-length", str(len(answer.body)).encode()))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    start = {"type": "http.response.start", "status": answer.status, "headers": headers}
+    await send(start if warning is None else {**start, WARNING: warning})
     await send({"type": "http.response.body", "body": answer.body if with_body else b""})

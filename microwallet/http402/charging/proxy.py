@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import httpcore
 
+from microwallet.domain.one_line import one_line
 from microwallet.errors import UsageError
 from microwallet.http402.charging.answers import plain_answer
 from microwallet.http402.charging.asgi import Receive, Scope, Send, plain_name, send_answer
@@ -89,10 +90,9 @@ class ReverseProxy:
         except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
             if started:
                 raise
-            if isinstance(error, httpcore.TimeoutException):
-                await send_answer(plain_answer(504, "Gateway Timeout"), send)
-            else:
-                await send_answer(plain_answer(502, "Bad Gateway"), send)
+            is_late = isinstance(error, httpcore.TimeoutException)
+            answer = plain_answer(504, "Gateway Timeout") if is_late else plain_answer(502, "Bad Gateway")
+            await send_answer(answer, send, warning=_why(error))
 
     async def close(self) -> None:
         """Close the connections to the upstream."""
@@ -111,6 +111,13 @@ class ReverseProxy:
         if _has_body(scope) and not any(name == b"content-length" for name, _ in headers):
             told.append((b"transfer-encoding", b"chunked"))
         return told + headers
+
+
+def _why(error: Exception) -> str:
+    """What the upstream has failed at, for the seller."""
+    if isinstance(error, httpcore.ConnectError | httpcore.ConnectTimeout):
+        return "the upstream cannot be reached"
+    return f"the upstream does not answer: {one_line(str(error)) or type(error).__name__}"
 
 
 def _has_body(scope: Scope) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from microwallet.domain.money import format_units
-from microwallet.http402.charging.asgi import Application, Message, Receive, Scope, Send
+from microwallet.http402.charging.asgi import WARNING, Application, Message, Receive, Scope, Send
 from microwallet.http402.charging.bill import Bill
 from microwallet.http402.charging.line_log import Details
 from microwallet.http402.charging.middleware import BILL
@@ -34,12 +34,13 @@ class RequestLog:
             return
         begun = time.monotonic()
         status: int | None = None
+        warning: str | None = None
         error: BaseException | None = None
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal status, warning
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, warning = message["status"], message.get(WARNING)
             await send(message)
 
         try:
@@ -48,7 +49,8 @@ class RequestLog:
             error = raised
             raise
         finally:
-            self._log("request", _described(scope, status, error, time.monotonic() - begun))
+            details = _described(scope, status, error, time.monotonic() - begun)
+            self._log("request", details if warning is None else {**details, "warning": warning})
 
 
 def _described(scope: Scope, status: int | None, error: BaseException | None, seconds: float) -> Details:

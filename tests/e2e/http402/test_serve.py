@@ -138,6 +138,19 @@ class TestSelling:
         gateway = serve("--config", file, sells=())
         assert gateway.events.seen[0] == {"event": "warning", "time": ANY, "message": said}
 
+    def test_an_upstream_that_is_away_is_told(self, serve, pay):
+        """The line of a request says why it got a 502, and that it cost nothing; clients are not told."""
+        with closing(socket.socket()) as taken:
+            taken.bind(("127.0.0.1", 0))  # and does not listen
+            gateway = serve("--upstream", f"http://127.0.0.1:{taken.getsockname()[1]}")
+            answer = pay(gateway.url).data
+        assert (answer["status"], "refused" in answer["body"]) == (502, False)
+        offered, failed = gateway.requests.next("request"), gateway.requests.next("request")
+        assert (offered["status"], "warning" in offered) == (402, False)
+        assert (failed["status"], failed["cost"]) == (502, "0")
+        assert failed["warning"] == "the upstream cannot be reached"
+        assert request_line("request", failed).endswith("0 USDC  warning: the upstream cannot be reached")
+
     @pytest.mark.parametrize("path", ["/kept", "/large"])
     def test_what_comes_again_was_paid_before(self, serve, pay, path):
         """The same idempotency key costs nothing, which the log tells; whether the answer is kept or not."""
