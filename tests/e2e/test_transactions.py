@@ -452,8 +452,9 @@ class TestTogether:
             output, _ = process.communicate(timeout=60)
             assert process.returncode == 0, output
         assert (payer.nonce(), payer.received()) == (20, 20 * ETHER // 10)
-        nonces = {payer.entries(f"process-{n}-{k}")[0].transaction.nonce for n in range(2) for k in range(10)}
-        assert nonces == set(range(20))
+        # One that was signed at a nonce which the other had just used up is replaced by another.
+        mined = [payer.entries(f"process-{n}-{k}")[-1].transaction.nonce for n in range(2) for k in range(10)]
+        assert sorted(mined) == list(range(20))
 
     def test_a_crashed_process_does_not_block_the_next(self, payer):
         """What it signed and never sent is sent for it, or all later nonces would wait for ever."""
