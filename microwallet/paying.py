@@ -123,7 +123,7 @@ def paid_by_hand(wallet: Wallet, channel: PayerChannel) -> PaidByHand | None:
         return None
     if told is None:
         return None
-    total = sum(payment.beyond(payment.start) for payment in payments)
+    total = ledger.payments.total(channel.channel_id)
     uncertain = ledger.purchases.uncertain(channel.channel_id)
     never_seen = sum(payment.beyond(told.accepted_cumulative) for payment in payments)
     uncounted = min(total, max(never_seen, channel.spent - uncertain - told.spent))
