@@ -27,6 +27,16 @@ class SessionAccount(NamedTuple):
     """Whether a close is pending, by payer or payee: what is paid now could come too late."""
     is_finalized: bool = False
 
+    def with_accepted(self, accepted: int) -> SessionAccount:
+        """The account with a higher voucher."""
+        channel_id, deposit, _, spent, stream, is_closing, is_finalized = self
+        return SessionAccount(channel_id, deposit, accepted, spent, stream, is_closing, is_finalized)
+
+    def with_spent(self, spent: int) -> SessionAccount:
+        """The account with more charged, or something given back."""
+        channel_id, deposit, accepted, _, stream, is_closing, is_finalized = self
+        return SessionAccount(channel_id, deposit, accepted, spent, stream, is_closing, is_finalized)
+
     @property
     def available(self) -> int:
         """What is authorized, deposited and not spent, base units."""

@@ -28,7 +28,7 @@ _sync = getattr(os, "fdatasync", os.fsync)
 
 def to_text(base_units: int) -> str:
     """An amount as the ledger keeps it."""
-    return f"{base_units:039d}"
+    return str(base_units).zfill(39)
 
 
 class Generation(NamedTuple):

@@ -107,14 +107,14 @@ class SessionRows:
         channel_id = account.channel_id
         self._recent.accounts[channel_id] = account
         position = self._recent.add(channel_id, account.accepted, is_head=True)
-        self._sold.append((position, *_values(sale), to_text(account.spent), account.stream, signature))
+        self._sold.append(_row(position, sale, to_text(account.spent), account.stream, signature))
 
     def add_sale(self, sale: Sale) -> bool:
         """Store a new sale; False, and nothing is stored, if its voucher has bought already."""
         if self._position(sale.channel_id, sale.cumulative_amount) is not None:
             return False
         position = self._recent.add(sale.channel_id, sale.cumulative_amount, is_head=False)
-        self._sold.append((position, *_values(sale), None, None, None))
+        self._sold.append(_row(position, sale, None, None, None))
         return True
 
     def update_sale(self, sale: Sale) -> None:
@@ -205,18 +205,25 @@ class SessionRows:
         )
 
 
-def _values(sale: Sale) -> tuple[Any, ...]:
-    """The values of _SALE."""
+def _row(
+    position: int, sale: Sale, spent: str | None, stream: int | None, signature: bytes | None
+) -> tuple[Any, ...]:
+    """The values of _ADD; the last three of the account after it, if its voucher is the best."""
+    channel_id, cumulative_amount, cost, key, fingerprint, answer, created_at, repeats, is_settled = sale
     return (
-        sale.channel_id,
-        to_text(sale.cumulative_amount),
-        to_text(sale.cost),
-        sale.idempotency_key,
-        sale.fingerprint,
-        sale.answer,
-        sale.created_at,
-        sale.repeats,
-        int(sale.is_settled),
+        position,
+        channel_id,
+        to_text(cumulative_amount),
+        to_text(cost),
+        key,
+        fingerprint,
+        answer,
+        created_at,
+        repeats,
+        int(is_settled),
+        spent,
+        stream,
+        signature,
     )
 
 

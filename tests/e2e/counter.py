@@ -166,7 +166,7 @@ class Application:
 class Counter:
     """A client's way to the gateway."""
 
-    def __init__(self, folder, routes=({"path": "/**", "price": "1000"},), *, realm="shop"):
+    def __init__(self, folder, routes=({"path": "/**", "price": "1000"},), *, realm="shop", in_hand=None):
         self.ledger = Ledger.open(folder / "ledger.sqlite3")
         self.chain = CountingChain()
         self.now = NOW
@@ -188,6 +188,7 @@ class Counter:
             self.desk,
             openings=self.openings,
             close_channel=self._close,
+            in_hand=in_hand,
             clock=lambda: self.now,
         )
         self.application = PaymentMiddleware(self.app, self.gateway)

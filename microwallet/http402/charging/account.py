@@ -22,7 +22,8 @@ def accept(
     where less of it is confirmed than the account says.
     """
     deposit = account.deposit if deposit is None else deposit
-    check_goes_on(account.channel_id, is_finalized=account.is_finalized, is_closing=account.is_closing)
+    if account.is_finalized or account.is_closing:
+        check_goes_on(account.channel_id, is_finalized=account.is_finalized, is_closing=account.is_closing)
     if cumulative_amount <= account.accepted:
         return account
     if cumulative_amount - account.accepted < min_voucher_delta:
@@ -32,7 +33,7 @@ def accept(
             account.channel_id,
         )
     check_covers(account.channel_id, deposit, cumulative_amount)
-    return account._replace(accepted=cumulative_amount)
+    return account.with_accepted(cumulative_amount)
 
 
 def check_goes_on(channel_id: ChannelId, *, is_finalized: bool, is_closing: bool) -> None:
@@ -56,14 +57,14 @@ def charge(account: SessionAccount, cost: int) -> SessionAccount:
         raise insufficient(
             account, cost, f"{cost} is needed, {account.available} is authorized and not spent"
         )
-    return account._replace(spent=account.spent + cost)
+    return account.with_spent(account.spent + cost)
 
 
 def give_back(account: SessionAccount, reserved: int) -> SessionAccount:
     """The account without something that was charged and not used."""
     if not 0 <= reserved <= account.spent:
         raise ValueError(f"{reserved} cannot be given back of {account.spent} spent")
-    return account._replace(spent=account.spent - reserved)
+    return account.with_spent(account.spent - reserved)
 
 
 def insufficient(account: SessionAccount, cost: int, detail: str) -> Refused:

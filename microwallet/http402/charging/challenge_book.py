@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from microwallet.domain.identifiers import ChannelId
 from microwallet.http402.charging.offers import Offer
@@ -27,8 +26,6 @@ class AnsweredChallenge:
     """A challenge of ours that came back."""
 
     challenge: Challenge
-    parameters: Mapping[str, Any]
-    """Of the challenge, as a credential echoes them."""
     offer: Offer
     """What it is for."""
     expires_at: int
@@ -50,12 +47,6 @@ class ChallengeBook:
         self._clock = clock
         self._known: OrderedDict[str, AnsweredChallenge] = OrderedDict()
 
-    def find(self, parameters: Mapping[str, Any]) -> Challenge | None:
-        """The challenge with exactly these parameters, if it came back before."""
-        challenge_id = parameters.get("id")
-        known = self._known.get(challenge_id) if isinstance(challenge_id, str) else None
-        return known.challenge if known is not None and known.parameters == parameters else None
-
     def check(self, challenge: Challenge, offer: Offer) -> AnsweredChallenge:
         """The challenge, if it was issued here for this offer, and has not expired; else Refused."""
         known = self._known.get(challenge.id)
@@ -74,7 +65,6 @@ class ChallengeBook:
             raise refused(ProblemType.INVALID_CHALLENGE, _OTHER)
         known = AnsweredChallenge(
             challenge=challenge,
-            parameters=challenge.parameters(),
             offer=offer,
             expires_at=parse_rfc3339(challenge.expires),
         )

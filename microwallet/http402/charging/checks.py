@@ -17,18 +17,16 @@ from microwallet.http402.charging.request import Request
 from microwallet.http402.wire.body_digest import matches
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.problems import ProblemType
-from microwallet.http402.wire.session_payload import (
-    SessionAction,
-    SignedVoucher,
-    TopUpAction,
-    parse_payload,
-)
+from microwallet.http402.wire.session_credential import SessionCredential
+from microwallet.http402.wire.session_payload import SignedVoucher, TopUpAction, parse_payload
 
 BODY_LIMIT = 1024 * 1024
 """Bytes of a request body that is read to bind a challenge or an idempotency key to it."""
+KEY_LIMIT = 255
+"""Characters of an idempotency key."""
 
 
-def only_credential(credentials: list[str]) -> str:
+def only_credential(credentials: list[bytes]) -> bytes:
     """The credential of a request that has any; Refused if it has several."""
     if len(credentials) > 1:
         detail = f"there are {len(credentials)} payment credentials; one is expected"
@@ -36,12 +34,17 @@ def only_credential(credentials: list[str]) -> str:
     return credentials[0]
 
 
-def action_of(credential: Credential) -> SessionAction:
-    """The action a credential is for; Refused if it cannot be read."""
+def read_credential(field: bytes) -> SessionCredential:
+    """The credential in an `Authorization` field; Refused if it cannot be read."""
     try:
-        return parse_payload(credential.payload)
+        credential = Credential.parse(field.decode("latin-1"))
+    except MalformedMessage as error:
+        raise refused(ProblemType.MALFORMED_CREDENTIAL, error.message) from error
+    try:
+        action = parse_payload(credential.payload)
     except MalformedMessage as error:
         raise refused(ProblemType.MALFORMED_CREDENTIAL, error.message, status=400) from error
+    return SessionCredential(credential.challenge, action, credential.source)
 
 
 def check_signature(digest: VoucherDigest, is_by_signer: SignerCheck, voucher: SignedVoucher) -> None:
@@ -72,9 +75,18 @@ async def check_digest(request: Request, digest: str) -> None:
         raise refused(ProblemType.INVALID_CHALLENGE, "the challenge is bound to another body")
 
 
-async def fingerprint_of(request: Request, path: str) -> bytes:
-    """What makes a request the same one again."""
-    body = await request.body(BODY_LIMIT) if request.has_body else b""
+def only_key(request: Request) -> str:
+    """The idempotency key of a request that has any; Refused if it has several, or none that can be kept."""
+    keys = request.idempotency_keys
+    if len(keys) > 1 or not 0 < len(keys[0]) <= KEY_LIMIT or not keys[0].isprintable():
+        detail = f"one Idempotency-Key of 1 to {KEY_LIMIT} characters is expected"
+        raise refused(ProblemType.MALFORMED_CREDENTIAL, detail, status=400)
+    return keys[0]
+
+
+def fingerprint_of(request: Request, path: str) -> bytes:
+    """What makes a request the same one again. Its body, if it has one, was read unless it is too large."""
+    body = request.whole_body if request.has_body else b""
     told = (
         hashlib.sha256(body).hexdigest() if body is not None else " ".join(request.values(b"content-length"))
     )

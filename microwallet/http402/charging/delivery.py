@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from microwallet.http402.charging.answers import KEPT_LIMIT, Answer, pack, receipt_headers
+from collections.abc import Awaitable
+from functools import lru_cache
+
+from microwallet.http402.charging.answers import KEPT_LIMIT, Answer, Headers, pack, receipt_headers
 from microwallet.http402.charging.asgi import Message, Send
-from microwallet.http402.charging.bill import Bill
-from microwallet.http402.charging.gateway import Gateway, Grant
+from microwallet.http402.charging.checkout import Grant
+from microwallet.http402.charging.gateway import Gateway
 from microwallet.http402.charging.metering import EventMeter
 from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.routes import Unit
@@ -24,6 +27,21 @@ class Delivery:
     challenge says so, as an error that an intermediary makes up has none.
     """
 
+    __slots__ = (
+        "_events",
+        "_fields",
+        "_gateway",
+        "_grant",
+        "_is_in_hand",
+        "_kept",
+        "_kept_size",
+        "_price",
+        "_request",
+        "_send",
+        "_status",
+        "bill",
+    )
+
     def __init__(self, gateway: Gateway, grant: Grant, send: Send, request: Request) -> None:
         self._gateway = gateway
         self._grant = grant
@@ -36,21 +54,20 @@ class Delivery:
         self._events: EventMeter | None = None
         self._kept: list[bytes] | None = None if grant.sold.sale.idempotency_key is None else []
         self._kept_size = 0
-        self.bill = Bill(grant.channel, grant.sold)
+        self.bill = grant.bill
         self._is_in_hand = True
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """One message of the application. ClientGone once nobody listens to a stream any more."""
         if message["type"] == "http.response.start":
-            await self._start(message)
-        elif message["type"] != "http.response.body":
-            await self._send(message)
-        elif self._events is not None:
-            await self._events.take(message.get("body", b""), is_last=not message.get("more_body", False))
-        else:
-            await self._send(message)
+            return self._start(message)
+        if message["type"] == "http.response.body":
+            if self._events is not None:
+                is_last = not message.get("more_body", False)
+                return self._events.take(message.get("body", b""), is_last=is_last)
             if self._kept is not None:
-                await self._keep(message, self._kept)
+                return self._keep(message, self._kept)
+        return self._send(message)
 
     async def end(self) -> None:
         """The application has ended, or failed: what was not answered costs nothing."""
@@ -62,9 +79,18 @@ class Delivery:
         finally:
             self._decided()
 
-    async def _start(self, message: Message) -> None:
+    def _start(self, message: Message) -> Awaitable[None]:
         status: int = message["status"]
         fields, told, is_stream = self._told(message, status)
+        receipt = self._grant.receipt
+        if receipt is None or is_stream or status >= 500:
+            return self._charge(message, status, fields, told, is_stream=is_stream)
+        return self._answer(message, status, fields, receipt)
+
+    async def _charge(
+        self, message: Message, status: int, fields: Fields, told: list[bytes], *, is_stream: bool
+    ) -> None:
+        """Find out what is to be paid, and answer."""
         sold, till = self._grant.sold, self._gateway.till
         if status >= 500:
             await self._undo()
@@ -81,16 +107,18 @@ class Delivery:
             self.bill.sold = sold = sold._replace(sale=settled.sale, account=settled.account)
         if sold.is_replay or self._price.unit is Unit.HEADER:
             units = self._price.units_used(sold.sale.cost)
-        self._decided()
         if is_stream:
             fields = [field for field in fields if field[0] != b"content-length"]
             self._kept = None
             self._events = EventMeter(till, self._grant, sold, self.bill, self._send, self._request)
+        receipt = till.receipt(sold.account, self._grant.challenge_id, units=units)
+        await self._answer(message, status, fields, receipt_headers(receipt))
+
+    def _answer(self, message: Message, status: int, fields: Fields, receipt: Headers) -> Awaitable[None]:
+        """Begin the answer: what it costs is certain, or each event is charged by itself."""
+        self._decided()
         self._status, self._fields = status, fields
-        if status < 400:
-            receipt = till.receipt(sold.account, self._grant.challenge_id, units=units)
-            fields = [*fields, *receipt_headers(receipt)]
-        await self._send({**message, "headers": fields})
+        return self._send({**message, "headers": [*fields, *receipt] if status < 400 else fields})
 
     def _told(self, message: Message, status: int) -> tuple[Fields, list[bytes], bool]:
         """The fields that the client sees, what is told of units, and whether events follow, to be read."""
@@ -98,13 +126,17 @@ class Delivery:
         told: list[bytes] = []
         units_field, is_stream, is_encoded = self._grant.offer.units_field, False, False
         for field in message.get("headers", ()):
-            name = field[0].lower()
+            name, value = field[0].lower(), field[1]
             if name == units_field:
-                told.append(field[1])
-            elif name != b"payment-receipt" and (name != b"cache-control" or status >= 400):
-                is_stream |= status < 400 and name == b"content-type" and _is_event_stream(field[1])
-                is_encoded |= name == b"content-encoding" and field[1].strip().lower() != b"identity"
-                fields.append((name, field[1]))
+                told.append(value)
+                continue
+            if name == b"payment-receipt" or (name == b"cache-control" and status < 400):
+                continue
+            if name == b"content-type":
+                is_stream |= status < 400 and _is_event_stream(value)
+            elif name == b"content-encoding":
+                is_encoded |= value.strip().lower() != b"identity"
+            fields.append((name, value))
         if is_stream and is_encoded and self._price.unit is Unit.EVENT:
             self.bill.warning = "a stream that is encoded: its events are not counted"
         return fields, told, is_stream and not is_encoded
@@ -145,6 +177,8 @@ class Delivery:
             raise
 
     async def _keep(self, message: Message, kept: list[bytes]) -> None:
+        """Send a part of an answer, and keep the whole for replays."""
+        await self._send(message)
         kept.append(message.get("body", b""))
         self._kept_size += len(kept[-1])
         if self._kept_size > KEPT_LIMIT or self._status is None:
@@ -160,5 +194,6 @@ def _told_units(told: list[bytes]) -> int | None:
     return int(told[0]) if len(told) == 1 and told[0].isdigit() and len(told[0]) < 20 else None
 
 
+@lru_cache(maxsize=64)
 def _is_event_stream(content_type: bytes) -> bool:
     return content_type.partition(b";")[0].strip().lower() == _EVENT_STREAM

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from microwallet.errors import LedgerError
 from microwallet.http402.charging.refusal import Refused
@@ -15,21 +15,52 @@ from microwallet.http402.charging.sales import StreamEnded
 from microwallet.http402.charging.store import SessionRows, SessionStore
 
 T = TypeVar("T")
-Check = Callable[[], None]
+T_co = TypeVar("T_co", covariant=True)
 _EXPECTED = (Refused, StreamEnded)
 """What work may raise without harm to the others in its transaction: it has changed nothing since."""
 
+
+class Job(Protocol[T_co]):
+    """Work on the store. Each of its stages is done in a row with that of other jobs: code that has just run
+    for one of them runs several times as fast for the next."""
+
+    def prepare(self) -> None:
+        """Before the transaction: what can be found out in memory. Nothing is done if this raises."""
+
+    def work(self, rows: SessionRows) -> None:
+        """In the transaction; it may raise what is _EXPECTED."""
+
+    def finish(self) -> T_co:
+        """While the disk is waited for: what to tell once all is durable. What it raises is told then."""
+
+
+class _Plain(Generic[T]):
+    """A job of one stage."""
+
+    __slots__ = ("_result", "_work")
+
+    def __init__(self, work: Callable[[SessionRows], T]) -> None:
+        self._work = work
+
+    def prepare(self) -> None:
+        pass
+
+    def work(self, rows: SessionRows) -> None:
+        self._result = self._work(rows)
+
+    def finish(self) -> T:
+        return self._result
+
+
+_Waiting = tuple[Job[Any], asyncio.Future[Any]]
+"""A job, and whom to tell."""
 _Outcome = tuple[asyncio.Future[Any], Any, Exception | None]
-"""Of a piece of work: whom to tell, and what it gave or raised."""
+"""Of a job: whom to tell, and what it gave or raised."""
 
 _IDLE_TURNS = 2
 """What the loop reads in one turn is worked on in the next."""
 _LARGEST = 64
 """Pieces of work that are committed without waiting for more."""
-
-
-def _nothing() -> None:
-    """No check."""
 
 
 class GroupCommit:
@@ -41,20 +72,20 @@ class GroupCommit:
 
     def __init__(self, store: SessionStore) -> None:
         self._store = store
-        self._waiting: list[tuple[Check, Callable[[SessionRows], Any], asyncio.Future[Any]]] = []
+        self._waiting: list[_Waiting] = []
         self._is_syncing = False
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="sync")
         """Waits for the disk: the loop goes on meanwhile, and the next commit is of all that has come."""
 
-    def run(self, work: Callable[[SessionRows], T], *, check: Check = _nothing) -> asyncio.Future[T]:
-        """The result of `work` once it is durable; raises what it raises, or LedgerError.
+    def run(self, work: Callable[[SessionRows], T]) -> asyncio.Future[T]:
+        """The result of `work` once it is durable; raises what it raises, or LedgerError."""
+        return self.do(_Plain(work))
 
-        What `check` raises is raised too, and nothing is done then. All checks of a commit run in a row,
-        before its transaction.
-        """
+    def do(self, job: Job[T]) -> asyncio.Future[T]:
+        """What a job tells once it is durable; raises what one of its stages raises, or LedgerError."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._waiting.append((check, work, future))
+        self._waiting.append((job, future))
         if len(self._waiting) == 1 and not self._is_syncing:
             loop.call_soon(self._gather, 0, 0)
         return future
@@ -70,23 +101,26 @@ class GroupCommit:
 
     def _commit(self) -> None:
         waiting, self._waiting = self._waiting, []
-        good = [(work, future) for check, work, future in waiting if _passes(check, future)]
-        if not good:
+        ready = _prepared(waiting)
+        if not ready:
             return
+        done: list[_Waiting] = []
         outcomes: list[_Outcome] = []
         try:
             with self._store.transaction() as rows:
-                for work, future in good:
+                for job, future in ready:
                     try:
-                        outcomes.append((future, work(rows), None))
+                        job.work(rows)
+                        done.append((job, future))
                     except _EXPECTED as expected:
                         outcomes.append((future, None, expected))
             syncing = asyncio.get_running_loop().run_in_executor(self._syncer, self._store.sync)
         except Exception as error:  # noqa: BLE001  # nothing is written, or there is no thread: all are told
-            for _, future in good:
+            for _, future in ready:
                 _fail(future, error)
             return
         self._is_syncing = True
+        _finish(done, outcomes)
         syncing.add_done_callback(partial(self._tell, outcomes))
 
     def _tell(self, outcomes: list[_Outcome], syncing: asyncio.Future[None]) -> None:
@@ -108,14 +142,28 @@ class GroupCommit:
             self._store.catch_up()
 
 
-def _passes(check: Check, future: asyncio.Future[Any]) -> bool:
-    """Whether a check raises nothing; what it does is told to whom it concerns."""
-    try:
-        check()
-    except Exception as error:  # noqa: BLE001
-        _fail(future, error)
-        return False
-    return True
+def _prepared(waiting: list[_Waiting]) -> list[_Waiting]:
+    """The jobs that can be done, for somebody who still waits; the others are told what is wrong."""
+    ready: list[_Waiting] = []
+    for one in waiting:
+        job, future = one
+        if future.cancelled():
+            continue
+        try:
+            job.prepare()
+            ready.append(one)
+        except Exception as error:  # noqa: BLE001
+            future.set_exception(error)
+    return ready
+
+
+def _finish(done: list[_Waiting], outcomes: list[_Outcome]) -> None:
+    """Add the outcomes of jobs that are done."""
+    for job, future in done:
+        try:
+            outcomes.append((future, job.finish(), None))
+        except Exception as error:  # noqa: BLE001
+            outcomes.append((future, None, error))
 
 
 def _fail(future: asyncio.Future[Any], error: BaseException) -> None:

@@ -10,7 +10,7 @@ import re
 
 from microwallet.http402.charging.asgi import Send
 from microwallet.http402.charging.bill import Bill
-from microwallet.http402.charging.gateway import Grant
+from microwallet.http402.charging.checkout import Grant
 from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.routes import Unit
 from microwallet.http402.charging.sales import Sold, StreamEnded

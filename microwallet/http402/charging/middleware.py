@@ -6,15 +6,13 @@ never reach it, nor do its own reach the client.
 
 from __future__ import annotations
 
-from urllib.parse import unquote
-
 from microwallet.http402.charging.answers import Answer
-from microwallet.http402.charging.asgi import Application, Receive, Scope, Send, plain_name, send_answer
+from microwallet.http402.charging.asgi import Application, Receive, Scope, Send, send_answer
+from microwallet.http402.charging.checkout import Grant
 from microwallet.http402.charging.delivery import Delivery
-from microwallet.http402.charging.gateway import Gateway, Grant
+from microwallet.http402.charging.gateway import Gateway
 from microwallet.http402.charging.metering import ClientGone
 from microwallet.http402.charging.request import Request
-from microwallet.http402.charging.routes import Unit
 
 BILL = "microwallet.bill"
 """Where the scope of a paid request holds its Bill, for whoever stands before the middleware."""
@@ -44,27 +42,12 @@ class PaymentMiddleware:
             await send_answer(outcome, send, with_body=request.method != "HEAD")
         elif isinstance(outcome, Grant):
             delivery = Delivery(self._gateway, outcome, send, request)
-            scope[BILL] = delivery.bill
+            scope[BILL] = outcome.bill
             try:
-                await self._app(_paid_scope(request, outcome), request.receive, delivery.send)
+                await self._app(outcome.scope, request.receive, delivery.send)
             except ClientGone:
                 pass
             finally:
                 await delivery.end()
         else:
-            await self._app(_scope(request, outcome.path, request.fields), request.receive, send)
-
-
-def _paid_scope(request: Request, grant: Grant) -> Scope:
-    """The scope for the application, which is told who paid, through which channel, how much of what."""
-    fields = request.fields
-    if grant.offer.price.unit is Unit.EVENT:  # events are counted, so they must be readable
-        fields = [field for field in fields if plain_name(field[0]) != b"accept-encoding"]
-    amount = (b"x-payment-amount", b"%d" % grant.sold.sale.cost)
-    return _scope(request, grant.path, [*fields, *grant.channel.payer_fields, amount])
-
-
-def _scope(request: Request, path: str, fields: list[tuple[bytes, bytes]]) -> Scope:
-    """The scope for the application, with the path as it was matched."""
-    text = unquote(path) if "%" in path else path
-    return {**request.scope, "headers": fields, "raw_path": path.encode(), "path": text}
+            await self._app(outcome.scope(request, request.fields), request.receive, send)

@@ -23,7 +23,7 @@ from microwallet.http402.charging.offers import Offer, Terms
 from microwallet.http402.charging.once import Once
 from microwallet.http402.charging.refusal import refused
 from microwallet.http402.charging.signed_deposit import check_signed
-from microwallet.http402.wire.credential import Credential, payer_source
+from microwallet.http402.wire.credential import payer_source
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.session_payload import OpenAction, SignedTransfer, SignedVoucher, TopUpAction
 
@@ -51,7 +51,7 @@ class Opening:
         self._in_hand = Once[int]()
         self._waiting = 0
 
-    async def open(self, credential: Credential, action: OpenAction, offer: Offer) -> KnownChannel:
+    async def open(self, action: OpenAction, source: str | None, offer: Offer) -> KnownChannel:
         """The channel that an `open` action tells of, once the chain has it as it should be.
 
         Refused, or NetworkError. Nothing is stored before; signatures are checked before the chain is
@@ -59,9 +59,7 @@ class Opening:
         """
         voucher, asset, sent = action.voucher, offer.price.amount.asset, action.deposit
         descriptor = ChannelDescriptor(
-            payer=(
-                sent.payer if isinstance(sent, SignedTransfer) else _payer(credential, self._terms.chain_id)
-            ),
+            payer=(sent.payer if isinstance(sent, SignedTransfer) else _payer(source, self._terms.chain_id)),
             payee=self._terms.payee,
             token=asset.token,
             salt=action.salt,
@@ -144,11 +142,10 @@ class Opening:
         return state
 
 
-def _payer(credential: Credential, chain_id: ChainId) -> Address:
-    """The address in the credential's `source`, a did:pkh of the chain in use."""
+def _payer(source: str | None, chain_id: ChainId) -> Address:
+    """The address in a credential's `source`, a did:pkh of the chain in use."""
     prefix = payer_source(chain_id, "")
-    source = credential.source or ""
-    if source.startswith(prefix):
+    if source is not None and source.startswith(prefix):
         try:
             return parse_address(source.removeprefix(prefix))
         except UsageError:

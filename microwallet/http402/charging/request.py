@@ -40,13 +40,25 @@ _USES = {
 }
 
 
-@lru_cache(maxsize=1024)
 def _use_of(name: bytes) -> _Use | None:
     """What a field of this name, of which the first bytes do, is for; None for one that is only forwarded."""
     plain = plain_name(name)
     if plain.startswith(_OURS) or plain == b"accept-payment":
         return _Use.KEPT_BACK
     return _USES.get(name)
+
+
+@lru_cache(maxsize=1024)
+def _uses_of(names: tuple[bytes, ...]) -> tuple[tuple[int, _Use], ...]:
+    """What the fields of these names are for, those that are only forwarded left out; the last one first."""
+    uses = ((index, _use_of(name)) for index, name in enumerate(names))
+    return tuple((index, use) for index, use in uses if use is not None)[::-1]
+
+
+@lru_cache(maxsize=64)
+def _takes_ours_away(connection: bytes) -> bool:
+    """Whether a Connection field names one that only the gateway may set."""
+    return any(_use_of(one.strip()[:_TELLING]) is _Use.KEPT_BACK for one in connection.split(b","))
 
 
 class Request:
@@ -57,7 +69,6 @@ class Request:
         "_is_handed_on",
         "_read",
         "_receive",
-        "_whole",
         "credentials",
         "fields",
         "has_body",
@@ -65,29 +76,30 @@ class Request:
         "method",
         "raw_path",
         "scope",
+        "whole_body",
     )
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self.method: str = scope["method"]
         self.raw_path: bytes = scope["raw_path"]
-        self.credentials: list[str] = []
+        self.credentials: list[bytes] = []
         """The Authorization fields of the scheme Payment."""
         self.idempotency_keys: list[str] = []
         self.has_body = scope.get("http_version") in _UNANNOUNCED and self.method not in _WITHOUT_BODY
-        self.fields: list[tuple[bytes, bytes]] = []
+        self.fields: list[tuple[bytes, bytes]] = list(scope["headers"])
         """Those that the application sees: nothing about paying, and nothing that would take away what
         the gateway says about it."""
-        for field in scope["headers"]:
-            name, value = field
-            use = _use_of(name[:_TELLING])
-            if use is None or not self._uses(use, name, value):
-                self.fields.append(field)
+        names = [name[:_TELLING] for name, _ in self.fields]
+        for index, use in _uses_of(tuple(names)):
+            if self._uses(use, *self.fields[index]):
+                del self.fields[index]
         self._receive = receive
         self._read: list[Message] = []
         self._is_handed_on = False
         self._handed_on: asyncio.Event | None = None
-        self._whole: bytes | None = None
+        self.whole_body: bytes | None = None
+        """Once it was read ahead, if it is not too large."""
 
     @property
     def query(self) -> bytes:
@@ -102,14 +114,18 @@ class Request:
         query = "?" + self.query.decode("latin-1") if self.query else ""
         return f"{self.scope.get('scheme', 'http')}://{host}{self.raw_path.decode('latin-1')}{query}"
 
+    def fields_but(self, plain: bytes) -> list[tuple[bytes, bytes]]:
+        """The fields that the application sees, without those that it may read as this one."""
+        return [field for field in self.fields if plain_name(field[0]) != plain]
+
     def values(self, name: bytes) -> list[str]:
         """The values of a header field, in order; `name` in lowercase."""
         return [value.decode("latin-1") for key, value in self.scope["headers"] if key == name]
 
     async def body(self, limit: int) -> bytes | None:
         """The whole body, or None if it has more than `limit` bytes, or does not come in time."""
-        if self._whole is not None:
-            return self._whole
+        if self.whole_body is not None:
+            return self.whole_body
         size = 0
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -119,9 +135,9 @@ class Request:
                     if message["type"] != "http.request":
                         return None
                     size += len(message.get("body", b""))
-                    if not message.get("more_body", False):
-                        self._whole = b"".join(one.get("body", b"") for one in self._read)
-                        return self._whole if size <= limit else None
+                    if size <= limit and not message.get("more_body", False):
+                        self.whole_body = b"".join(one.get("body", b"") for one in self._read)
+                        return self.whole_body
         except TimeoutError:
             return None
         return None
@@ -154,16 +170,15 @@ class Request:
     def _uses(self, use: _Use, name: bytes, value: bytes) -> bool:
         """Take note of a field; whether it is kept from the application."""
         if use is _Use.CREDENTIAL:
-            text = value.decode("latin-1")
-            if is_payment(text):
-                self.credentials.append(text)
+            if is_payment(value):
+                self.credentials.append(value)
                 return True
         elif use is _Use.IDEMPOTENCY_KEY:
             self.idempotency_keys.append(value.decode("latin-1"))
         elif use is _Use.BODY:
             self.has_body = self.has_body or name != b"content-length" or value != b"0"
-        elif use is _Use.CONNECTION:  # one that names our fields would take them away
-            return any(_use_of(one.strip()[:_TELLING]) is _Use.KEPT_BACK for one in value.split(b","))
+        elif use is _Use.CONNECTION:
+            return _takes_ours_away(value)
         else:
             return True
         return False

@@ -83,13 +83,7 @@ def sell(rows: SessionRows, order: Order, now: int, *, is_closing: bool = False)
         account = account._replace(is_closing=True)
     accepted = _accepted(account, handover)
     sale = Sale(
-        handover.channel_id,
-        handover.cumulative_amount,
-        cost=order.cost,
-        idempotency_key=key,
-        fingerprint=order.fingerprint,
-        answer=None,
-        created_at=now,
+        handover.channel_id, handover.cumulative_amount, order.cost, key, order.fingerprint, None, now
     )
     is_better = accepted is not account
     try:

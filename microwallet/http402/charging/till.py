@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from microwallet.domain.identifiers import ChainId, ChannelId
 from microwallet.domain.session import Sale, SessionAccount
 from microwallet.http402.charging import sales
-from microwallet.http402.charging.group_commit import Check, GroupCommit
-from microwallet.http402.charging.sales import Handover, Order, Sold
+from microwallet.http402.charging.group_commit import GroupCommit, Job
+from microwallet.http402.charging.sales import Sold
 from microwallet.http402.charging.store import SessionStore
 from microwallet.http402.wire.receipt import SessionReceipt
+
+T = TypeVar("T")
 
 _POLL_SECONDS = 0.25
 """Between two looks for a voucher that another process accepted."""
@@ -27,21 +30,14 @@ class Till:
         self._clock = clock
         self._news: dict[ChannelId, asyncio.Event] = {}
 
-    def sell(self, order: Order, *, check: Check, is_closing: bool) -> Awaitable[Sold]:
-        """Accept an order's voucher and charge its cost, or find what was sold before; may raise Refused.
+    def do(self, job: Job[T]) -> Awaitable[T]:
+        """What a job tells once it is durable; raises what it raises, or LedgerError."""
+        return self._commit.do(job)
 
-        `check` is of the voucher. Where `is_closing`, only what was sold before is found.
-        """
-        return self._commit.run(
-            lambda rows: sales.sell(rows, order, self._clock(), is_closing=is_closing), check=check
-        )
-
-    async def take(self, handover: Handover, *, check: Check) -> SessionAccount:
-        """Accept a voucher that buys nothing by itself; may raise Refused. `check` is of the voucher."""
-        account = await self._commit.run(lambda rows: sales.take(rows, handover, self._clock()), check=check)
-        if (news := self._news.pop(handover.channel_id, None)) is not None:
+    def tell_of_voucher(self, channel_id: ChannelId) -> None:
+        """Wake what waits for a better voucher."""
+        if (news := self._news.pop(channel_id, None)) is not None:
             news.set()
-        return account
 
     async def account(self, channel_id: ChannelId) -> SessionAccount:
         """The account of a channel; Refused if it is not known."""
@@ -81,12 +77,5 @@ class Till:
         self, account: SessionAccount, challenge_id: str, *, units: int | None = None
     ) -> SessionReceipt:
         """The receipt of a session as it stands."""
-        return SessionReceipt(
-            timestamp=self._clock(),
-            challenge_id=challenge_id,
-            channel_id=account.channel_id,
-            chain_id=self._chain_id,
-            accepted_cumulative=account.accepted,
-            spent=account.spent,
-            units=units,
-        )
+        channel_id, _, accepted, spent, *_ = account
+        return SessionReceipt(self._clock(), challenge_id, channel_id, self._chain_id, accepted, spent, units)

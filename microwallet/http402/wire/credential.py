@@ -5,7 +5,7 @@ draft-httpauth-payment-00, section "Credentials (Authorization)".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ CREDENTIAL_LIMIT = 64 * 1024
 """Characters; servers must take 4 KB; the largest `request` and `opaque` are echoed in it."""
 
 _SCHEME = "payment"
+_SCHEMES = (b"payment ", b"payment")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +32,8 @@ class Credential:
     """Who pays, as a DID."""
 
     @classmethod
-    def parse(
-        cls, value: str, *, known: Callable[[Mapping[str, Any]], Challenge | None] = lambda _: None
-    ) -> Self:
-        """The credential in an `Authorization` field; MalformedMessage if it is none.
-
-        `known` finds a challenge that was parsed before from the same parameters.
-        """
+    def parse(cls, value: str) -> Self:
+        """The credential in an `Authorization` field; MalformedMessage if it is none."""
         scheme, _, token = value.partition(" ")
         token = token.strip(" ")
         if len(value) > CREDENTIAL_LIMIT or scheme.lower() != _SCHEME or not token:
@@ -56,7 +52,7 @@ class Credential:
             raise MalformedMessage("the credential has no payload")
         if source is not None and not isinstance(source, str):
             raise MalformedMessage("the credential's source is no text")
-        return cls(challenge=known(challenge) or Challenge.parse(challenge), payload=payload, source=source)
+        return cls(challenge=Challenge.parse(challenge), payload=payload, source=source)
 
     def to_field(self) -> str:
         """The value of an `Authorization` field."""
@@ -71,6 +67,6 @@ def payer_source(chain_id: ChainId, address: str) -> str:
     return f"did:pkh:eip155:{chain_id}:{address}"
 
 
-def is_payment(authorization: str) -> bool:
+def is_payment(authorization: bytes) -> bool:
     """Whether an `Authorization` field is of this scheme."""
-    return authorization.partition(" ")[0].lower() == _SCHEME
+    return authorization[:8].lower() in _SCHEMES

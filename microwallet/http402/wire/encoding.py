@@ -23,6 +23,11 @@ def base64url(raw: bytes) -> str:
     return binascii.b2a_base64(raw, newline=False).translate(_TO_URL, b"=").decode()
 
 
+def from_base64url(text: bytes) -> bytes:
+    """What is in base64url without padding; ValueError if it is not."""
+    return binascii.a2b_base64(text.translate(_FROM_URL) + _PADDING[len(text) % 4], strict_mode=True)
+
+
 def encode_object(value: Mapping[str, Any]) -> str:
     """A JSON object as it goes into a field."""
     if all(type(name) is str and name.isascii() and type(one) is str for name, one in value.items()):
@@ -36,10 +41,8 @@ def decode_object(text: str, *, what: str, limit: int) -> dict[str, Any]:
     if len(text) > limit:
         raise MalformedMessage(f"the {what} has {len(text)} characters; {limit} are the most")
     try:
-        raw = binascii.a2b_base64(
-            text.encode().translate(_FROM_URL) + _PADDING[len(text) % 4], strict_mode=True
-        )
-    except (UnicodeEncodeError, binascii.Error) as error:
+        raw = from_base64url(text.encode())
+    except ValueError as error:
         raise MalformedMessage(f"the {what} is not base64url without padding") from error
     return json_object(raw, what=what)
 

@@ -68,8 +68,8 @@ def sold_by(tmp_path):
     """Opens counters with routes, to a payer that they know."""
     opened = []
 
-    def open_counter(*routes):
-        opened.append(Counter(tmp_path, routes))
+    def open_counter(*routes, **options):
+        opened.append(Counter(tmp_path, routes, **options))
         opened[-1].know(PAYER)
         return opened[-1]
 

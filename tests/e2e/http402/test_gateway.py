@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 
 import pytest
 from counter import EURC, NOW, PAYER, Payer, amounts, credential, only_challenge, problem, receipt
@@ -11,6 +12,7 @@ from migrated import migrate
 
 from microwallet.domain.identifiers import checksum_address
 from microwallet.domain.voucher import VoucherKey
+from microwallet.http402.charging.gateway import IN_HAND_SECONDS
 from microwallet.http402.charging.middleware import PaymentMiddleware
 from microwallet.http402.charging.request_log import RequestLog, request_line
 from microwallet.http402.wire.body_digest import body_digest
@@ -313,7 +315,7 @@ def test_a_challenge_serves_one_channel(counter):
     challenge = counter.challenge()
     assert counter.pay(PAYER, PAYER.pay(1000), challenge=challenge).status_code == 200
     assert problem(counter.pay(other, other.pay(1000), challenge=challenge)) == "invalid-challenge"
-    counter.gateway._challenges._known.clear()
+    counter.gateway._checkout.challenges._known.clear()
     assert problem(counter.pay(other, other.pay(1000), challenge=challenge)) == "invalid-challenge"
     assert amounts(counter, other) == (0, 0)
 
@@ -534,6 +536,17 @@ def closed_meanwhile(counter, serving, *, is_begun=True):
     return asyncio.run(close_meanwhile())
 
 
+def test_a_close_does_not_wait_for_itself(counter):
+    """It may answer the challenge that vouchers have answered before."""
+    challenge = counter.challenge()
+    for amount in (1000, 2000, 3000):
+        assert counter.pay(PAYER, PAYER.pay(amount), challenge=challenge).status_code == 200
+    begun = time.monotonic()
+    assert counter.pay(PAYER, PAYER.close(3000), challenge=challenge).status_code == 200
+    assert counter.closed == [PAYER.channel_id]
+    assert time.monotonic() - begun < IN_HAND_SECONDS / 2
+
+
 @pytest.mark.parametrize("is_begun", [True, False])
 def test_a_close_waits_for_requests_in_hand(counter, is_begun):
     """What they turn out to cost is captured, not what was reserved for them; a request that comes just
@@ -545,8 +558,7 @@ def test_a_close_waits_for_requests_in_hand(counter, is_begun):
 
 def test_a_close_waits_for_requests_of_other_workers(counter, sold_by):
     """What they turn out to cost is captured."""
-    other = sold_by({"path": "/**", "price": "1000"})
-    other.gateway.in_hand = counter.gateway.in_hand
+    other = sold_by({"path": "/**", "price": "1000"}, in_hand=counter.gateway.in_hand)
     answer = closed_meanwhile(counter, other)
     assert (answer.status_code, receipt(answer).spent) == (200, 0)
     assert counter.closed == [PAYER.channel_id]

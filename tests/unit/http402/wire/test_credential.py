@@ -84,10 +84,10 @@ class TestCredential:
 
     def test_the_scheme_is_told(self):
         """Whatever its case; not by a longer word."""
-        assert is_payment("payment abc")
-        assert is_payment("PAYMENT")
-        assert not is_payment("Payments abc")
-        assert not is_payment("Basic Payment")
+        assert is_payment(b"payment abc")
+        assert is_payment(b"PAYMENT")
+        assert not is_payment(b"Payments abc")
+        assert not is_payment(b"Basic Payment")
 
 
 class TestReceipt:

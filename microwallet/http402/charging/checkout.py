@@ -1,0 +1,252 @@
+"""Vouchers that come with requests, from what is known of them in memory to what they buy.
+
+draft-evm-session-00, sections "Voucher Verification" and "Per-Request Processing". Every purchase goes this
+way; what takes longer than a look into memory was done before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
+from urllib.parse import unquote
+
+from microwallet.domain.identifiers import ChannelId, TxHash
+from microwallet.http402.charging import sales
+from microwallet.http402.charging.answers import Answer, Headers, receipt_answer, receipt_headers, unpack
+from microwallet.http402.charging.asgi import Scope
+from microwallet.http402.charging.bill import Bill
+from microwallet.http402.charging.challenge_book import ChallengeBook
+from microwallet.http402.charging.channel_book import ChannelBook, KnownChannel
+from microwallet.http402.charging.checks import check_signature, fingerprint_of, only_credential, only_key
+from microwallet.http402.charging.in_hand import InHand
+from microwallet.http402.charging.offers import Offer
+from microwallet.http402.charging.once import Once
+from microwallet.http402.charging.refusal import refused
+from microwallet.http402.charging.request import Request
+from microwallet.http402.charging.routes import Unit
+from microwallet.http402.charging.sales import Handover, Order, Sold
+from microwallet.http402.charging.store import SessionRows
+from microwallet.http402.charging.till import Till
+from microwallet.http402.wire.challenge import Challenge
+from microwallet.http402.wire.problems import ProblemType
+from microwallet.http402.wire.session_credential import SeenCredentials
+from microwallet.http402.wire.session_payload import SignedVoucher
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Place(NamedTuple):
+    """Where a request goes."""
+
+    path: str
+    """In the one spelling that is forwarded; then as ASGI has it, as it is and without escapes."""
+    raw_path: bytes
+    text: str
+    offer: Offer | None
+    """None where it costs nothing."""
+    hands_over: bool
+    """Whether it is no request for what is sold, but brings something for it, such as a voucher."""
+    is_other: bool
+    """Whether only other methods are sold: without a credential there is nothing here."""
+
+    @classmethod
+    def of(cls, path: str, offer: Offer | None, *, hands_over: bool = False, is_other: bool = False) -> Self:
+        """The place of a path in the one spelling."""
+        return cls(path, path.encode(), unquote(path), offer, hands_over, is_other)
+
+    def scope(self, request: Request, fields: Headers) -> Scope:
+        """The scope for the application, with the path as it was matched."""
+        return {**request.scope, "headers": fields, "raw_path": self.raw_path, "path": self.text}
+
+
+class Grant(NamedTuple):
+    """A request that is served because it was paid."""
+
+    offer: Offer
+    sold: Sold
+    channel: KnownChannel
+    challenge_id: str
+    receipt: Headers | None
+    """The fields of its receipt, where nothing can change it any more."""
+    scope: Scope
+    """For the application, which is told who paid, through which channel, how much of what."""
+    bill: Bill
+
+
+class NotReady(Exception):
+    """There is more to do for a request than a look into memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkout:
+    """What a gateway knows, and where it sells."""
+
+    challenges: ChallengeBook
+    channels: ChannelBook
+    seen: SeenCredentials
+    till: Till
+    in_hand: InHand
+    closing: Once[TxHash | None]
+    """Of channels that are being closed: nothing is sold on them."""
+    clock: Callable[[], int]
+
+    def known(self, channel_id: ChannelId, offer: Offer) -> KnownChannel:
+        """The channel, if it pays this payee, in this escrow and with this token; else Refused."""
+        known = self.channels.get(channel_id)
+        if known is None:
+            raise sales.channel_not_found(channel_id)
+        if known.fitted is not offer:
+            if not offer.request.fits(known.descriptor):
+                detail = "the channel is of another payee, escrow, chain or token"
+                raise refused(ProblemType.VERIFICATION_FAILED, detail, channel_id)
+            known.fitted = offer
+        return known
+
+
+class Presented:
+    """A voucher that came with a request: a job for the till, once what it needs is in memory."""
+
+    __slots__ = (
+        "_challenge",
+        "_checkout",
+        "_handover",
+        "_in_hand",
+        "_is_closing",
+        "_issued",
+        "_known",
+        "_place",
+        "_request",
+        "_seen",
+        "_voucher",
+        "field",
+        "is_like_another",
+        "offer",
+    )
+
+    def __init__(self, checkout: Checkout, request: Request, place: Place, offer: Offer) -> None:
+        self._checkout = checkout
+        self._request = request
+        self._place = place
+        self.offer = offer
+        self.field = field = only_credential(request.credentials)
+        self._in_hand: ChannelId | None = None
+        seen = None if request.has_body else checkout.seen.like(field)
+        self.is_like_another = seen is not None and seen.challenge.digest is None
+        """Whether it seems to be like one that came before but for its voucher: `prepare` finds out."""
+        if seen is not None and self.is_like_another:
+            self._seen = seen
+            self._begin(seen.channel_id)
+
+    def holds(self, challenge: Challenge, voucher: SignedVoucher) -> None:
+        """What its credential holds; the body is what the challenge is bound to, and the chain was asked."""
+        self.is_like_another = False
+        self._challenge, self._voucher = challenge, voucher
+        self._begin(voucher.channel_id)
+
+    def prepare(self) -> None:
+        """Check challenge, channel and signature: Refused if the voucher may not be accepted for the offer.
+
+        NotReady where that takes more than memory, unless somebody has seen to it, and said what it `holds`.
+        """
+        checkout, offer = self._checkout, self.offer
+        if not self.is_like_another:
+            challenge, voucher = self._challenge, self._voucher
+        elif (found := self._seen.voucher(self.field)) is not None:
+            challenge, voucher = self._seen.challenge, found
+        else:
+            raise NotReady
+        self._issued = issued = checkout.challenges.check(challenge, offer)
+        channel_id, cumulative_amount, signature = voucher
+        issued.check_serves(channel_id)
+        self._known = known = checkout.known(channel_id, offer)
+        if self.is_like_another and not checkout.channels.is_fresh(known):
+            raise NotReady
+        check_signature(known.digest, known.is_by_signer, voucher)
+        self._handover = Handover(
+            channel_id,
+            cumulative_amount,
+            signature,
+            known.state.deposit,
+            offer.price.min_voucher_delta,
+            challenge.id,
+            issued.expires_at if issued.channel_id is None else None,
+        )
+
+    def leave(self) -> None:
+        """It is in hand no more, if it was."""
+        if self._in_hand is not None:
+            self._checkout.in_hand.end(self._in_hand)
+            self._in_hand = None
+
+    def _begin(self, channel_id: ChannelId) -> None:
+        """A close that comes later waits for it; one that came before leaves it nothing."""
+        self._in_hand = channel_id
+        self._checkout.in_hand.begin(channel_id)
+        self._is_closing = channel_id in self._checkout.closing
+
+
+class Handing(Presented):
+    """A voucher that buys nothing by itself."""
+
+    __slots__ = ("_account",)
+
+    def work(self, rows: SessionRows) -> None:
+        """Accept it; Refused if that cannot be."""
+        self._account = sales.take(rows, self._handover, self._checkout.clock())
+
+    def finish(self) -> Answer:
+        """The answer to it; a stream may be waiting for it."""
+        handover, till = self._handover, self._checkout.till
+        self._issued.channel_id = handover.channel_id
+        till.tell_of_voucher(handover.channel_id)
+        return receipt_answer(till.receipt(self._account, handover.challenge_id))
+
+
+class Purchase(Presented):
+    """A voucher that is to buy its request; if it does, that is in hand until it is delivered."""
+
+    __slots__ = ("_sold",)
+
+    def work(self, rows: SessionRows) -> None:
+        """Sell; Refused if that cannot be."""
+        request, price, handover = self._request, self.offer.price, self._handover
+        is_stream = price.unit is Unit.EVENT
+        if request.idempotency_keys:
+            may_repeat = request.method in _SAFE and not request.has_body and not is_stream
+            key, fingerprint = only_key(request), fingerprint_of(request, self._place.path)
+            order = Order(handover, price.reserved, key, fingerprint, is_stream, may_repeat)
+        else:
+            order = Order(handover, price.reserved, None, None, is_stream)
+        self._sold = sales.sell(rows, order, self._checkout.clock(), is_closing=self._is_closing)
+
+    def finish(self) -> Grant | Answer:
+        """The grant, or the answer of the time before; Refused where what that was is unknown."""
+        sold, known, unit = self._sold, self._known, self.offer.price.unit
+        self._issued.channel_id = known.channel_id
+        if sold.is_replay and not sold.is_repeat:
+            return self._replayed()
+        challenge_id, receipt = self._handover.challenge_id, None
+        if unit is Unit.REQUEST:
+            receipt = receipt_headers(self._checkout.till.receipt(sold.account, challenge_id))
+        amount = (b"x-payment-amount", b"%d" % sold.sale.cost)
+        # Events are counted, so they must be readable.
+        fields = self._request.fields_but(b"accept-encoding") if unit is Unit.EVENT else self._request.fields
+        scope = self._place.scope(self._request, [*fields, *known.payer_fields, amount])
+        return Grant(self.offer, sold, known, challenge_id, receipt, scope, Bill(known, sold))
+
+    def _replayed(self) -> Answer:
+        """What was answered to the same request before."""
+        sale, account, *_ = self._sold
+        if sale.answer is None:
+            raise refused(
+                ProblemType.OUTCOME_UNKNOWN,
+                "this request was paid and begun before; what was answered is not kept, and it is not done"
+                " again",
+            )
+        answer = replace(unpack(sale.answer), bill=Bill(self._known, self._sold))
+        if answer.status >= 400:
+            return answer
+        units = self.offer.price.units_used(sale.cost)
+        receipt = self._checkout.till.receipt(account, self._handover.challenge_id, units=units)
+        return replace(answer, headers=[*answer.headers, *receipt_headers(receipt)])

@@ -1,0 +1,107 @@
+"""The credentials of a session, of which thousands differ in their voucher's amount and signature alone.
+
+draft-evm-session-00, section "Payload Actions". A payer answers one challenge with many vouchers on one
+channel: what was read of an earlier one need not be read again.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections import OrderedDict
+from typing import NamedTuple
+
+from microwallet.domain.identifiers import ChannelId
+from microwallet.domain.voucher import CUMULATIVE_AMOUNT_LIMIT, SIGNATURE_LENGTH
+from microwallet.http402.wire.challenge import Challenge
+from microwallet.http402.wire.credential import CREDENTIAL_LIMIT
+from microwallet.http402.wire.encoding import from_base64url
+from microwallet.http402.wire.session_payload import SessionAction, SignedVoucher, VoucherAction
+
+KEPT = 20_000
+"""Credentials remembered at most."""
+
+_TAIL = 512
+"""Characters at the end of a field in which all that differs is found."""
+_STEP = 64
+"""The part before them has a multiple of so many characters."""
+_SCHEME = len("Payment ")
+_LONGEST_AMOUNT = 39
+
+
+class SessionCredential(NamedTuple):
+    """What a payer says: to which challenge, what to do, and who pays, as a DID."""
+
+    challenge: Challenge
+    action: SessionAction
+    source: str | None
+
+
+class Seen(NamedTuple):
+    """A credential that was read: what the next one like it has in common with it."""
+
+    challenge: Challenge
+    channel_id: ChannelId
+    size: int
+    """Characters of the head."""
+    start: bytes
+    """Of the JSON behind the head: what stands before the amount, between both, and behind the signature."""
+    middle: bytes
+    end: bytes
+
+    def voucher(self, value: bytes) -> SignedVoucher | None:
+        """The voucher in an `Authorization` field with this head, if all else of it is the same: challenge
+        and voucher are what `Credential.parse` and `parse_payload` would read then."""
+        _, channel_id, size, start, middle, end = self
+        try:
+            rest = from_base64url(value[size:])
+            if not rest.startswith(start) or not rest.endswith(end):
+                return None
+            digits, _, signature = rest[len(start) : len(rest) - len(end)].partition(middle)
+            if not digits.isdigit() or len(digits) > _LONGEST_AMOUNT or (digits[0] == 48 and digits != b"0"):
+                return None
+            amount, raw = int(digits), binascii.unhexlify(signature)
+        except ValueError:
+            return None
+        if amount >= CUMULATIVE_AMOUNT_LIMIT or len(raw) != SIGNATURE_LENGTH:
+            return None
+        return SignedVoucher(channel_id, amount, raw)
+
+
+class SeenCredentials:
+    """Credentials by their head. It knows nothing of what is valid."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[bytes, Seen] = OrderedDict()
+
+    def like(self, value: bytes) -> Seen | None:
+        """The credential that the one in an `Authorization` field begins like, if there was any."""
+        size = len(value)
+        return self._seen.get(value[: _head_size(size)]) if size <= CREDENTIAL_LIMIT else None
+
+    def keep(self, value: bytes, challenge: Challenge, action: SessionAction) -> None:
+        """Remember an `Authorization` field and what was read in it, if others like it can be told."""
+        if not isinstance(action, VoucherAction) or action.merged is not None:
+            return
+        voucher, size = action.voucher, _head_size(len(value))
+        try:
+            json = from_base64url(value[_SCHEME:])
+            rest = from_base64url(value[size:])
+        except ValueError:
+            return
+        digits, signature = b'"%d"' % voucher.cumulative_amount, voucher.signature.hex().encode()
+        # Where nothing is escaped and both stand there once, they are what was read, wherever they stand.
+        if b"\\" in json or json.count(digits) != 1 or json.count(signature) != 1:
+            return
+        start, _, after = rest.partition(digits)
+        middle, _, end = after.partition(signature)
+        if end:
+            start, middle = start + b'"', b'"' + middle
+            seen = Seen(challenge, voucher.channel_id, size, start, middle, end)
+            self._seen[value[:size]] = seen
+            if len(self._seen) > KEPT:
+                self._seen.popitem(last=False)
+
+
+def _head_size(size: int) -> int:
+    """Characters of a field of so many before its last ones: whole bytes of the JSON."""
+    return _SCHEME + max(0, size - _SCHEME - _TAIL) // _STEP * _STEP
