@@ -20,8 +20,9 @@ from microwallet.http402.wire.session_payload import SessionAction, SignedVouche
 KEPT = 20_000
 """Credentials remembered at most."""
 
-_TAIL = 512
-"""Characters at the end of a field in which all that differs is found."""
+_TAIL = 384
+"""Characters at the end of a field in which all that differs is found: amount and signature in any case, and
+behind them a source, which is a DID."""
 _STEP = 64
 """The part before them has a multiple of so many characters."""
 _SCHEME = len("Payment ")
