@@ -107,22 +107,9 @@ class Checkout:
 class Presented:
     """A voucher that came with a request: a job for the till, once what it needs is in memory."""
 
-    __slots__ = (
-        "_challenge",
-        "_checkout",
-        "_handover",
-        "_in_hand",
-        "_is_closing",
-        "_issued",
-        "_known",
-        "_place",
-        "_request",
-        "_seen",
-        "_voucher",
-        "field",
-        "is_like_another",
-        "offer",
-    )
+    is_like_another = False
+    """Whether it seems to be like one that came before but for its voucher: `prepare` finds out."""
+    _in_hand: ChannelId | None = None
 
     def __init__(self, checkout: Checkout, request: Request, place: Place, offer: Offer) -> None:
         self._checkout = checkout
@@ -130,11 +117,8 @@ class Presented:
         self._place = place
         self.offer = offer
         self.field = field = only_credential(request.credentials)
-        self._in_hand: ChannelId | None = None
-        seen = None if request.has_body else checkout.seen.like(field)
-        self.is_like_another = seen is not None and seen.challenge.digest is None
-        """Whether it seems to be like one that came before but for its voucher: `prepare` finds out."""
-        if seen is not None and self.is_like_another:
+        if not request.has_body and (seen := checkout.seen.like(field)) is not None:
+            self.is_like_another = True
             self._seen = seen
             self._begin(seen.channel_id)
 
@@ -189,8 +173,6 @@ class Presented:
 class Handing(Presented):
     """A voucher that buys nothing by itself."""
 
-    __slots__ = ("_account",)
-
     def work(self, rows: SessionRows) -> None:
         """Accept it; Refused if that cannot be."""
         self._account = sales.take(rows, self._handover, self._checkout.clock())
@@ -205,8 +187,6 @@ class Handing(Presented):
 
 class Purchase(Presented):
     """A voucher that is to buy its request; if it does, that is in hand until it is delivered."""
-
-    __slots__ = ("_sold",)
 
     def work(self, rows: SessionRows) -> None:
         """Sell; Refused if that cannot be."""

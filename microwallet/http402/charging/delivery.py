@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from functools import lru_cache
 
 from microwallet.http402.charging.answers import KEPT_LIMIT, Answer, Headers, pack, receipt_headers
@@ -17,6 +17,8 @@ from microwallet.http402.wire.events import EVENT_STREAM
 Fields = list[tuple[bytes, bytes]]
 
 _EVENT_STREAM = EVENT_STREAM.encode()
+_LOOKED_AT = frozenset({b"payment-receipt", b"cache-control", b"content-encoding"})
+"""Fields of an answer that are more than forwarded; the content type is looked at anyway."""
 
 
 class Delivery:
@@ -27,35 +29,19 @@ class Delivery:
     challenge says so, as an error that an intermediary makes up has none.
     """
 
-    __slots__ = (
-        "_events",
-        "_fields",
-        "_gateway",
-        "_grant",
-        "_is_in_hand",
-        "_kept",
-        "_kept_size",
-        "_price",
-        "_request",
-        "_send",
-        "_status",
-        "bill",
-    )
+    _status: int | None = None
+    """As soon as there is an answer."""
+    _fields: Sequence[tuple[bytes, bytes]] = ()
+    _events: EventMeter | None = None
+    _kept_size = 0
+    _is_in_hand = True
 
     def __init__(self, gateway: Gateway, grant: Grant, send: Send, request: Request) -> None:
         self._gateway = gateway
         self._grant = grant
         self._send = send
         self._request = request
-        self._price = grant.offer.price
-        self._status: int | None = None
-        """As soon as there is an answer."""
-        self._fields: Fields = []
-        self._events: EventMeter | None = None
         self._kept: list[bytes] | None = None if grant.sold.sale.idempotency_key is None else []
-        self._kept_size = 0
-        self.bill = grant.bill
-        self._is_in_hand = True
 
     def send(self, message: Message) -> Awaitable[None]:
         """One message of the application. ClientGone once nobody listens to a stream any more."""
@@ -81,8 +67,13 @@ class Delivery:
 
     def _start(self, message: Message) -> Awaitable[None]:
         status: int = message["status"]
-        fields, told, is_stream = self._told(message, status)
         receipt = self._grant.receipt
+        if receipt is not None and status < 400:
+            fields = list(message.get("headers", ()))
+            at = _only_type(tuple([field[0] for field in fields]))
+            if at is not None and not (fields and _is_event_stream(fields[at][1])):
+                return self._answer(message, status, fields, receipt)
+        fields, told, is_stream = self._told(message, status)
         if receipt is None or is_stream or status >= 500:
             return self._charge(message, status, fields, told, is_stream=is_stream)
         return self._answer(message, status, fields, receipt)
@@ -101,16 +92,16 @@ class Delivery:
             await self._send({**message, "headers": fields})
             return
         units = self._units(told, status, is_stream=is_stream)
-        is_metered = is_stream and self._price.unit is Unit.EVENT
+        is_metered = is_stream and self._grant.offer.price.unit is Unit.EVENT
         if units is not None and not is_metered:
-            settled = await till.settle_cost(sold.sale, units * self._price.amount.base_units)
-            self.bill.sold = sold = sold._replace(sale=settled.sale, account=settled.account)
-        if sold.is_replay or self._price.unit is Unit.HEADER:
-            units = self._price.units_used(sold.sale.cost)
+            settled = await till.settle_cost(sold.sale, units * self._grant.offer.price.amount.base_units)
+            self._grant.bill.sold = sold = sold._replace(sale=settled.sale, account=settled.account)
+        if sold.is_replay or self._grant.offer.price.unit is Unit.HEADER:
+            units = self._grant.offer.price.units_used(sold.sale.cost)
         if is_stream:
             fields = [field for field in fields if field[0] != b"content-length"]
             self._kept = None
-            self._events = EventMeter(till, self._grant, sold, self.bill, self._send, self._request)
+            self._events = EventMeter(till, self._grant, sold, self._grant.bill, self._send, self._request)
         receipt = till.receipt(sold.account, self._grant.challenge_id, units=units)
         await self._answer(message, status, fields, receipt_headers(receipt))
 
@@ -137,26 +128,26 @@ class Delivery:
             elif name == b"content-encoding":
                 is_encoded |= value.strip().lower() != b"identity"
             fields.append((name, value))
-        if is_stream and is_encoded and self._price.unit is Unit.EVENT:
-            self.bill.warning = "a stream that is encoded: its events are not counted"
+        if is_stream and is_encoded and self._grant.offer.price.unit is Unit.EVENT:
+            self._grant.bill.warning = "a stream that is encoded: its events are not counted"
         return fields, told, is_stream and not is_encoded
 
     def _units(self, told: list[bytes], status: int, *, is_stream: bool) -> int | None:
         """The units used so far; None where the price is for the request, whatever it uses."""
-        if self._price.unit is Unit.REQUEST:
+        if self._grant.offer.price.unit is Unit.REQUEST:
             return None
-        if self._price.unit is Unit.HEADER:
+        if self._grant.offer.price.unit is Unit.HEADER:
             units = _told_units(told)
             if status < 400:
-                self.bill.warning = self._warning(units)
+                self._grant.bill.warning = self._warning(units)
             return units or 0
         return int(status < 400 and not is_stream)
 
     def _warning(self, units: int | None) -> str | None:
         """What is wrong with how many units the application told."""
         if units is None:
-            return f"no number of units told in {self._price.header}"
-        most = self._price.max_units
+            return f"no number of units told in {self._grant.offer.price.header}"
+        most = self._grant.offer.price.max_units
         return f"{units} units told, {most} are the most" if units > most else None
 
     def _decided(self) -> None:
@@ -167,13 +158,14 @@ class Delivery:
 
     async def _undo(self) -> None:
         """Give it back, once: the voucher may have bought again by then. What is cancelled here goes on."""
-        sold, self.bill.sold, self._kept = self.bill.sold, None, None
+        bill = self._grant.bill
+        sold, bill.sold, self._kept = bill.sold, None, None
         if sold is None:
             return
         try:
             await self._gateway.till.undo(sold.sale)
         except Exception:
-            self.bill.sold = sold
+            bill.sold = sold
             raise
 
     async def _keep(self, message: Message, kept: list[bytes]) -> None:
@@ -192,6 +184,16 @@ class Delivery:
 def _told_units(told: list[bytes]) -> int | None:
     """What the application says was used; None if it does not say it."""
     return int(told[0]) if len(told) == 1 and told[0].isdigit() and len(told[0]) < 20 else None
+
+
+@lru_cache(maxsize=64)
+def _only_type(names: tuple[bytes, ...]) -> int | None:
+    """Where the content type of an answer with these fields is, or some other field if it has none; None
+    where there is more to look at, or to leave out."""
+    if any(name != name.lower() or name in _LOOKED_AT for name in names):
+        return None
+    types = [at for at, name in enumerate(names) if name == b"content-type"]
+    return None if len(types) > 1 else types[0] if types else 0
 
 
 @lru_cache(maxsize=64)

@@ -27,20 +27,12 @@ class PaymentMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection's request, as ASGI 3 has it."""
-        if scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": "not sold here"})
-            return
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._other(scope, receive, send)
             return
         request = Request(scope, receive)
         outcome = await self._gateway.admit(request)
-        if isinstance(outcome, Answer):
-            if outcome.bill is not None:
-                scope[BILL] = outcome.bill
-            await send_answer(outcome, send, with_body=request.method != "HEAD")
-        elif isinstance(outcome, Grant):
+        if isinstance(outcome, Grant):
             delivery = Delivery(self._gateway, outcome, send, request)
             scope[BILL] = outcome.bill
             try:
@@ -49,5 +41,17 @@ class PaymentMiddleware:
                 pass
             finally:
                 await delivery.end()
+        elif isinstance(outcome, Answer):
+            if outcome.bill is not None:
+                scope[BILL] = outcome.bill
+            await send_answer(outcome, send, with_body=request.method != "HEAD")
         else:
             await self._app(outcome.scope(request, request.fields), request.receive, send)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What is no request: the application's own, but for a connection that would be free."""
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": "not sold here"})
+        else:
+            await self._app(scope, receive, send)

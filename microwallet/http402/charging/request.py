@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from enum import Enum, auto
 from functools import lru_cache
 
@@ -64,20 +65,11 @@ def _takes_ours_away(connection: bytes) -> bool:
 class Request:
     """One request. Its body is read ahead where a decision needs it, and handed on all the same."""
 
-    __slots__ = (
-        "_handed_on",
-        "_is_handed_on",
-        "_read",
-        "_receive",
-        "credentials",
-        "fields",
-        "has_body",
-        "idempotency_keys",
-        "method",
-        "raw_path",
-        "scope",
-        "whole_body",
-    )
+    whole_body: bytes | None = None
+    """Once it was read ahead, if it is not too large."""
+    _read_ahead: deque[Message] | None = None
+    _is_handed_on = False
+    _handed_on: asyncio.Event | None = None
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
@@ -87,19 +79,14 @@ class Request:
         """The Authorization fields of the scheme Payment."""
         self.idempotency_keys: list[str] = []
         self.has_body = scope.get("http_version") in _UNANNOUNCED and self.method not in _WITHOUT_BODY
+        self._receive = receive
         self.fields: list[tuple[bytes, bytes]] = list(scope["headers"])
         """Those that the application sees: nothing about paying, and nothing that would take away what
         the gateway says about it."""
-        names = [name[:_TELLING] for name, _ in self.fields]
+        names = [field[0][:_TELLING] for field in self.fields]
         for index, use in _uses_of(tuple(names)):
             if self._uses(use, *self.fields[index]):
                 del self.fields[index]
-        self._receive = receive
-        self._read: list[Message] = []
-        self._is_handed_on = False
-        self._handed_on: asyncio.Event | None = None
-        self.whole_body: bytes | None = None
-        """Once it was read ahead, if it is not too large."""
 
     @property
     def query(self) -> bytes:
@@ -126,17 +113,18 @@ class Request:
         """The whole body, or None if it has more than `limit` bytes, or does not come in time."""
         if self.whole_body is not None:
             return self.whole_body
+        read = self._read_ahead = self._read_ahead or deque()
         size = 0
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 while size <= limit:
                     message = await self._receive()
-                    self._read.append(message)
+                    read.append(message)
                     if message["type"] != "http.request":
                         return None
                     size += len(message.get("body", b""))
                     if size <= limit and not message.get("more_body", False):
-                        self.whole_body = b"".join(one.get("body", b"") for one in self._read)
+                        self.whole_body = b"".join(one.get("body", b"") for one in read)
                         return self.whole_body
         except TimeoutError:
             return None
@@ -147,8 +135,8 @@ class Request:
         if self._is_handed_on:
             await self.client_leaves()
             return {"type": "http.disconnect"}
-        if self._read:
-            message = self._read.pop(0)
+        if self._read_ahead:
+            message = self._read_ahead.popleft()
         elif self.has_body:
             message = await self._receive()
         else:

@@ -91,13 +91,14 @@ class SessionReceipt(NamedTuple):
 
     def to_field(self) -> str:
         """The value of a `Payment-Receipt` field: canonical JSON, written out by hand for speed."""
-        confirmations = "" if self.confirmations is None else f',"confirmations":{self.confirmations}'
-        units = "" if self.units is None else f',"units":{self.units}'
-        transaction = "" if self.transaction_hash is None else f',"txHash":"{self.transaction_hash}"'
+        timestamp, challenge, channel, chain, accepted, spent, units, transaction, confirmations = self
+        more = "" if confirmations is None else f',"confirmations":{confirmations}'
+        last = "" if transaction is None else f',"txHash":"{transaction}"'
+        if units is not None:
+            last += f',"units":{units}'
         return base64url(
-            f'{{"acceptedCumulative":"{self.accepted_cumulative}","chainId":{self.chain_id}'
-            f',"challengeId":{orjson.dumps(self.challenge_id).decode()}'
-            f',"channelId":"{self.channel_id}"{confirmations},"intent":"{INTENT}","method":"{METHOD}"'
-            f',"reference":"{self.channel_id}","spent":"{self.spent}","status":"success"'
-            f',"timestamp":"{rfc3339(self.timestamp)}"{transaction}{units}}}'.encode()
+            f'{{"acceptedCumulative":"{accepted}","chainId":{chain},"challengeId":'
+            f'{orjson.dumps(challenge).decode()},"channelId":"{channel}"{more},"intent":"{INTENT}"'
+            f',"method":"{METHOD}","reference":"{channel}","spent":"{spent}","status":"success"'
+            f',"timestamp":"{rfc3339(timestamp)}"{last}}}'.encode()
         )

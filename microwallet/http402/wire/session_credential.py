@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import binascii
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.voucher import CUMULATIVE_AMOUNT_LIMIT, SIGNATURE_LENGTH
@@ -26,7 +26,6 @@ behind them a source, which is a DID."""
 _STEP = 64
 """The part before them has a multiple of so many characters."""
 _SCHEME = len("Payment ")
-_LONGEST_AMOUNT = 39
 
 
 class SessionCredential(NamedTuple):
@@ -42,30 +41,46 @@ class Seen(NamedTuple):
 
     challenge: Challenge
     channel_id: ChannelId
-    size: int
-    """Characters of the head."""
+    head_size: int
+    """Characters of the field before `start`."""
     start: bytes
     """Of the JSON behind the head: what stands before the amount, between both, and behind the signature."""
     middle: bytes
     end: bytes
+    amount: slice
+    """Where the amount stands between them, and where the signature does."""
+    signature: slice
+
+    @classmethod
+    def of(
+        cls,
+        challenge: Challenge,
+        channel_id: ChannelId,
+        head_size: int,
+        start: bytes,
+        middle: bytes,
+        end: bytes,
+    ) -> Self:
+        """What is in common, and where the rest stands."""
+        behind = len(end) + 2 * SIGNATURE_LENGTH
+        amount, signature = slice(len(start), -behind - len(middle)), slice(-behind, -len(end))
+        return cls(challenge, channel_id, head_size, start, middle, end, amount, signature)
 
     def voucher(self, value: bytes) -> SignedVoucher | None:
         """The voucher in an `Authorization` field with this head, if all else of it is the same: challenge
         and voucher are what `Credential.parse` and `parse_payload` would read then."""
-        _, channel_id, size, start, middle, end = self
+        _, channel_id, head_size, start, middle, end, amount, signature = self
         try:
-            rest = from_base64url(value[size:])
-            if not rest.startswith(start) or not rest.endswith(end):
-                return None
-            digits, _, signature = rest[len(start) : len(rest) - len(end)].partition(middle)
-            if not digits.isdigit() or len(digits) > _LONGEST_AMOUNT or (digits[0] == 48 and digits != b"0"):
-                return None
-            amount, raw = int(digits), binascii.unhexlify(signature)
+            rest = from_base64url(value[head_size:])
+            digits, hexadecimal = rest[amount], rest[signature]
+            cumulative_amount, raw = int(digits), binascii.unhexlify(hexadecimal)
         except ValueError:
             return None
-        if amount >= CUMULATIVE_AMOUNT_LIMIT or len(raw) != SIGNATURE_LENGTH:
+        if cumulative_amount >= CUMULATIVE_AMOUNT_LIMIT or b"%d" % cumulative_amount != digits:
             return None
-        return SignedVoucher(channel_id, amount, raw)
+        if b"".join((start, digits, middle, hexadecimal, end)) != rest:
+            return None
+        return SignedVoucher(channel_id, cumulative_amount, raw)
 
 
 class SeenCredentials:
@@ -80,8 +95,9 @@ class SeenCredentials:
         return self._seen.get(value[: _head_size(size)]) if size <= CREDENTIAL_LIMIT else None
 
     def keep(self, value: bytes, challenge: Challenge, action: SessionAction) -> None:
-        """Remember an `Authorization` field and what was read in it, if others like it can be told."""
-        if not isinstance(action, VoucherAction) or action.merged is not None:
+        """Remember an `Authorization` field and what was read in it, if others like it can be told: one that
+        answers a challenge for one body is the only one."""
+        if not isinstance(action, VoucherAction) or action.merged is not None or challenge.digest is not None:
             return
         voucher, size = action.voucher, _head_size(len(value))
         try:
@@ -97,8 +113,7 @@ class SeenCredentials:
         middle, _, end = after.partition(signature)
         if end:
             start, middle = start + b'"', b'"' + middle
-            seen = Seen(challenge, voucher.channel_id, size, start, middle, end)
-            self._seen[value[:size]] = seen
+            self._seen[value[:size]] = Seen.of(challenge, voucher.channel_id, size, start, middle, end)
             if len(self._seen) > KEPT:
                 self._seen.popitem(last=False)
 
