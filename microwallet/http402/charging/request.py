@@ -20,6 +20,8 @@ _WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 """Methods of which a body means nothing: they have none unless it is told of."""
 _TELLING = 32
 """Bytes of a field's name that say what it is for; what is longer is not kept in memory."""
+_USUAL = 32
+"""Fields of a request of which it is remembered what they are for."""
 
 
 class _Use(Enum):
@@ -49,11 +51,13 @@ def _use_of(name: bytes) -> _Use | None:
     return _USES.get(name)
 
 
-@lru_cache(maxsize=1024)
-def _uses_of(names: tuple[bytes, ...]) -> tuple[tuple[int, _Use], ...]:
+def _find_uses(names: tuple[bytes, ...]) -> tuple[tuple[int, _Use], ...]:
     """What the fields of these names are for, those that are only forwarded left out; the last one first."""
     uses = ((index, _use_of(name)) for index, name in enumerate(names))
     return tuple((index, use) for index, use in uses if use is not None)[::-1]
+
+
+_uses_of = lru_cache(maxsize=1024)(_find_uses)
 
 
 @lru_cache(maxsize=64)
@@ -83,8 +87,8 @@ class Request:
         self.fields: list[tuple[bytes, bytes]] = list(scope["headers"])
         """Those that the application sees: nothing about paying, and nothing that would take away what
         the gateway says about it."""
-        names = [field[0][:_TELLING] for field in self.fields]
-        for index, use in _uses_of(tuple(names)):
+        names = tuple([field[0][:_TELLING] for field in self.fields])
+        for index, use in _uses_of(names) if len(names) <= _USUAL else _find_uses(names):
             if self._uses(use, *self.fields[index]):
                 del self.fields[index]
 

@@ -13,12 +13,13 @@ from typing import NamedTuple, Self
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.voucher import CUMULATIVE_AMOUNT_LIMIT, SIGNATURE_LENGTH
 from microwallet.http402.wire.challenge import Challenge
-from microwallet.http402.wire.credential import CREDENTIAL_LIMIT
 from microwallet.http402.wire.encoding import from_base64url
 from microwallet.http402.wire.session_payload import SessionAction, SignedVoucher, VoucherAction
 
 KEPT = 20_000
 """Credentials remembered at most."""
+LONGEST = 3_000
+"""Characters of a field that is remembered: what nobody reads may be in it."""
 
 _TAIL = 384
 """Characters at the end of a field in which all that differs is found: amount and signature in any case, and
@@ -92,12 +93,14 @@ class SeenCredentials:
     def like(self, value: bytes) -> Seen | None:
         """The credential that the one in an `Authorization` field begins like, if there was any."""
         size = len(value)
-        return self._seen.get(value[: _head_size(size)]) if size <= CREDENTIAL_LIMIT else None
+        return self._seen.get(value[: _head_size(size)]) if size <= LONGEST else None
 
     def keep(self, value: bytes, challenge: Challenge, action: SessionAction) -> None:
         """Remember an `Authorization` field and what was read in it, if others like it can be told: one that
         answers a challenge for one body is the only one."""
-        if not isinstance(action, VoucherAction) or action.merged is not None or challenge.digest is not None:
+        if not isinstance(action, VoucherAction) or action.merged is not None:
+            return
+        if challenge.digest is not None or len(value) > LONGEST:
             return
         voucher, size = action.voucher, _head_size(len(value))
         try:

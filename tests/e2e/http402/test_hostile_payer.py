@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 import tracemalloc
@@ -16,6 +17,7 @@ from microwallet.http402.charging.desk import QUEUE_LIMIT
 from microwallet.http402.charging.opening import MOST_WAITING
 from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.sales import MOST_REPEATS
+from microwallet.http402.wire.session_payload import payload_object
 
 
 def test_what_is_authorized_beyond_the_deposit_buys_nothing(counter):
@@ -223,6 +225,36 @@ def test_paths_that_nobody_asks_for_twice_fill_no_memory(counter, length):
     tracemalloc.start()
     try:
         asyncio.run(ask())
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000
+
+
+def test_credentials_fill_no_memory(counter):
+    """What nobody reads may be long, and differ each time: nothing of it is remembered, not even where the
+    challenge was paid for."""
+    challenge = counter.challenge()
+    assert counter.pay(PAYER, PAYER.pay(1000), challenge=challenge).status_code == 200
+    tracemalloc.start()
+    try:
+        for number in range(60):
+            payload = payload_object(PAYER.pay(1000)) | {"a": str(number) + "x" * 30_000}
+            assert counter.pay(PAYER, payload, challenge=challenge).status_code == 402
+        gc.collect()  # errors of requests that are over
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000
+
+
+def test_names_of_fields_fill_no_memory():
+    """However many a request has."""
+    tracemalloc.start()
+    try:
+        for number in range(40):
+            fields = [(b"x-%d-%d" % (number, one), b"") for one in range(2_000)]
+            Request({"method": "GET", "raw_path": b"/", "headers": fields}, None)
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
