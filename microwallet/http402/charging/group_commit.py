@@ -78,11 +78,17 @@ class GroupCommit:
         """Waits for the disk: the loop goes on meanwhile, and the next commit is of all that has come."""
 
     def run(self, work: Callable[[SessionRows], T]) -> asyncio.Future[T]:
-        """The result of `work` once it is durable; raises what it raises, or LedgerError."""
+        """The result of `work` once it is durable; raises what it raises, or LedgerError.
+
+        It is done even if nobody waits for it any more: what is to be given back is.
+        """
         return self.do(_Plain(work))
 
     def do(self, job: Job[T]) -> asyncio.Future[T]:
-        """What a job tells once it is durable; raises what one of its stages raises, or LedgerError."""
+        """What a job tells once it is durable; raises what one of its stages raises, or LedgerError.
+
+        Nothing is done if nobody waits for it any more before it begins.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._waiting.append((job, future))
@@ -143,11 +149,11 @@ class GroupCommit:
 
 
 def _prepared(waiting: list[_Waiting]) -> list[_Waiting]:
-    """The jobs that can be done, for somebody who still waits; the others are told what is wrong."""
+    """The jobs that can and are to be done; who waits for others is told what is wrong."""
     ready: list[_Waiting] = []
     for one in waiting:
         job, future = one
-        if future.cancelled():
+        if future.cancelled() and type(job) is not _Plain:
             continue
         try:
             job.prepare()

@@ -121,6 +121,35 @@ def test_what_is_cancelled_while_it_is_given_back_gives_no_other_back(counter, m
     assert counter.account(PAYER).spent == 1000
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 50])
+@pytest.mark.parametrize("fails", ["answers 500", "falls over"])
+def test_what_failed_is_given_back_though_it_is_cancelled(counter, fails, turns):
+    """However early: nobody was served, and the voucher can buy again."""
+    tasks = []
+
+    async def cancel():
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        tasks[0].cancel()
+
+    async def app(_scope, _receive, send):
+        tasks.append(asyncio.create_task(cancel()))
+        if fails == "falls over":
+            raise RuntimeError("the application fell over")
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+
+    async def scene():
+        fields = {"authorization": credential(PAYER, PAYER.pay(1000), only_challenge(await counter.asked()))}
+        tasks.append(asyncio.create_task(counter.asked(headers=fields)))
+        await asyncio.wait(tasks)
+        await counter.gateway.till.account(PAYER.channel_id)  # behind what was to be given back
+
+    counter.application._app = app
+    asyncio.run(scene())
+    assert amounts(counter) == (1000, 0)
+    assert not counter.gateway.in_hand.has(PAYER.channel_id)
+
+
 def test_one_price_buys_no_endless_supply(counter):
     """An answer too large to be kept is made again when it got lost, with the same key, but not for ever."""
     counter.app.body = b"x" * 70_000

@@ -172,6 +172,17 @@ def test_work_that_was_cancelled_harms_nobody(ledger, disk):
     asyncio.run(run())
 
 
+def test_work_that_was_cancelled_is_done(ledger):
+    """Also where the commit had not begun: what is to be given back is, whoever waits for it."""
+
+    async def run():
+        commit = GroupCommit(ledger.sessions)
+        commit.run(selling(1)).cancel()
+        assert (await commit.run(selling(2))).account.spent == 2
+
+    asyncio.run(run())
+
+
 def test_many_at_once_share_the_disk(ledger, disk):
     """A hundred sales that come together wait for the disk a few times."""
 
