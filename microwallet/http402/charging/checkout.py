@@ -109,6 +109,8 @@ class Presented:
 
     is_like_another = False
     """Whether it seems to be like one that came before but for its voucher: `prepare` finds out."""
+    granted: Grant | None = None
+    """What it bought, as soon as that is committed: to be given back if it is not served then."""
     _in_hand: ChannelId | None = None
 
     def __init__(self, checkout: Checkout, request: Request, place: Place, offer: Offer) -> None:
@@ -213,7 +215,8 @@ class Purchase(Presented):
         # Events are counted, so they must be readable.
         fields = self._request.fields_but(b"accept-encoding") if unit is Unit.EVENT else self._request.fields
         scope = self._place.scope(self._request, [*fields, *known.payer_fields, amount])
-        return Grant(self.offer, sold, known, challenge_id, receipt, scope, Bill(known, sold))
+        self.granted = Grant(self.offer, sold, known, challenge_id, receipt, scope, Bill(known, sold))
+        return self.granted
 
     def _replayed(self) -> Answer:
         """What was answered to the same request before."""

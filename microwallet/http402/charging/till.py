@@ -43,9 +43,9 @@ class Till:
         """The account of a channel; Refused if it is not known."""
         return await self._commit.run(lambda rows: sales.known_account(rows, channel_id))
 
-    async def undo(self, sale: Sale) -> None:
+    def undo(self, sale: Sale) -> asyncio.Future[None]:
         """Nothing was served: the cost is given back. What was served another time stays sold."""
-        await self._commit.run(lambda rows: sales.undo(rows, sale))
+        return self._commit.run(lambda rows: sales.undo(rows, sale))
 
     async def settle_cost(self, sale: Sale, cost: int) -> Sold:
         """Charge a sale for what was used, no more than was reserved."""

@@ -150,6 +150,34 @@ def test_what_failed_is_given_back_though_it_is_cancelled(counter, fails, turns)
     assert not counter.gateway.in_hand.has(PAYER.channel_id)
 
 
+@pytest.mark.parametrize("headers", [{}, {"idempotency-key": "k"}])
+def test_what_is_cancelled_before_it_is_served_costs_nothing(sold_by, monkeypatch, headers):
+    """Whenever that is: some servers end a request whose client goes away. A later one may buy it."""
+    counter = sold_by({"path": "/**", "price": "1"})
+    sessions, answers = counter.ledger.sessions, threading.Event()
+    sync = sessions.sync
+    monkeypatch.setattr(sessions, "sync", lambda: answers.wait(10) and sync())
+
+    async def scene():
+        challenge = only_challenge(await counter.asked())
+        for number in range(1, 25):
+            fields = {"authorization": credential(PAYER, PAYER.pay(number), challenge), **headers}
+            answers.clear()
+            asking = asyncio.create_task(counter.asked(headers=fields))
+            for _ in range(number // 2):
+                await asyncio.sleep(0)
+            asking.cancel()
+            answers.set()
+            await asyncio.wait([asking])
+            await counter.gateway.till.account(PAYER.channel_id)  # behind what is to be given back
+            assert (counter.account(PAYER).spent, counter.app.requests) == (0, [])
+            assert not counter.gateway.in_hand.has(PAYER.channel_id)
+        return await counter.asked(headers=fields)
+
+    assert asyncio.run(scene()).status_code == 200
+    assert counter.account(PAYER).spent == len(counter.app.requests) == 1
+
+
 def test_one_price_buys_no_endless_supply(counter):
     """An answer too large to be kept is made again when it got lost, with the same key, but not for ever."""
     counter.app.body = b"x" * 70_000
