@@ -66,7 +66,6 @@ from microwallet.http402.wire.session_payload import (
     separate_deposit,
 )
 
-KEY_LIMIT = 255
 IN_HAND_SECONDS = 10.0
 """For how long a close waits for requests in hand."""
 PLACES_KEPT = 4096
@@ -79,7 +78,6 @@ _HANDS_OVER = {"POST": ("GET",), "HEAD": ("POST", "PUT", "PATCH", "DELETE")}
 _BAD_REQUEST = plain_answer(400, "Bad Request")
 _NOT_FOUND = plain_answer(404, "Not Found")
 _VARY = (b"vary", b"accept")
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Gateway:

@@ -12,7 +12,6 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\
 
 
 @lru_cache(maxsize=16)
-@lru_cache(maxsize=16)
 def rfc3339(seconds: int) -> str:
     """Unix seconds as text, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
