@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from microwallet.domain.identifiers import ChannelId
@@ -116,6 +116,7 @@ def test_whatever_comes(first, second, source, encoder, other, data):
         assert found(seen, one[:at]) in (None, held(one[:at]))
 
 
+@example(SignedVoucher(ChannelId("0x" + "22" * 32), 1, bytes(65)), "", "-1")
 @given(
     VOUCHERS,
     st.text('0123456789abcdefABCDEF"\\{},:x- +_\u0661', max_size=150),

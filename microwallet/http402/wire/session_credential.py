@@ -77,7 +77,7 @@ class Seen(NamedTuple):
             cumulative_amount, raw = int(digits), binascii.unhexlify(hexadecimal)
         except ValueError:
             return None
-        if cumulative_amount >= CUMULATIVE_AMOUNT_LIMIT or b"%d" % cumulative_amount != digits:
+        if not 0 <= cumulative_amount < CUMULATIVE_AMOUNT_LIMIT or b"%d" % cumulative_amount != digits:
             return None
         if b"".join((start, digits, middle, hexadecimal, end)) != rest:
             return None
