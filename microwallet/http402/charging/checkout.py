@@ -16,7 +16,7 @@ from microwallet.http402.charging import sales
 from microwallet.http402.charging.answers import Answer, Headers, receipt_answer, receipt_headers, unpack
 from microwallet.http402.charging.asgi import Scope
 from microwallet.http402.charging.bill import Bill
-from microwallet.http402.charging.challenge_book import ChallengeBook
+from microwallet.http402.charging.challenge_book import AnsweredChallenge, ChallengeBook
 from microwallet.http402.charging.channel_book import ChannelBook, KnownChannel
 from microwallet.http402.charging.checks import check_signature, fingerprint_of, only_credential, only_key
 from microwallet.http402.charging.in_hand import InHand
@@ -28,7 +28,6 @@ from microwallet.http402.charging.routes import Unit
 from microwallet.http402.charging.sales import Handover, Order, Sold
 from microwallet.http402.charging.store import SessionRows
 from microwallet.http402.charging.till import Till
-from microwallet.http402.wire.challenge import Challenge
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.session_credential import SeenCredentials
 from microwallet.http402.wire.session_payload import SignedVoucher
@@ -124,10 +123,10 @@ class Presented:
             self._seen = seen
             self._begin(seen.channel_id)
 
-    def holds(self, challenge: Challenge, voucher: SignedVoucher) -> None:
-        """What its credential holds; the body is what the challenge is bound to, and the chain was asked."""
+    def holds(self, issued: AnsweredChallenge, voucher: SignedVoucher) -> None:
+        """What its credential holds: the challenge was in time, for this body, and the chain was asked."""
         self.is_like_another = False
-        self._challenge, self._voucher = challenge, voucher
+        self._issued, self._voucher = issued, voucher
         self._begin(voucher.channel_id)
 
     def prepare(self) -> None:
@@ -137,12 +136,12 @@ class Presented:
         """
         checkout, offer = self._checkout, self.offer
         if not self.is_like_another:
-            challenge, voucher = self._challenge, self._voucher
+            issued, voucher = self._issued, self._voucher
         elif (found := self._seen.voucher(self.field)) is not None:
-            challenge, voucher = self._seen.challenge, found
+            voucher = found
+            self._issued = issued = checkout.challenges.check(self._seen.challenge, offer)
         else:
             raise NotReady
-        self._issued = issued = checkout.challenges.check(challenge, offer)
         channel_id, cumulative_amount, signature = voucher
         issued.check_serves(channel_id)
         self._known = known = checkout.known(channel_id, offer)
@@ -155,7 +154,7 @@ class Presented:
             signature,
             known.state.deposit,
             offer.price.min_voucher_delta,
-            challenge.id,
+            issued.challenge.id,
             issued.expires_at if issued.channel_id is None else None,
         )
 

@@ -40,6 +40,7 @@ from microwallet.http402.charging.checks import (
     check_digest,
     check_signature,
     check_takes,
+    only_key,
     read_credential,
 )
 from microwallet.http402.charging.deposit_relay import DepositRelay
@@ -200,9 +201,10 @@ class Gateway:
             return await self._close(known, issued)
         if issued.channel_id is not None:  # more are to be expected
             checkout.seen.keep(presented.field, issued.challenge, action)
-        if request.idempotency_keys and request.has_body:
+        if request.idempotency_keys and request.has_body and isinstance(presented, Purchase):
+            only_key(request)
             await request.body(BODY_LIMIT)
-        presented.holds(challenge, voucher)
+        presented.holds(issued, voucher)
         return None
 
     async def _channel(

@@ -153,7 +153,7 @@ def _prepared(waiting: list[_Waiting]) -> list[_Waiting]:
     ready: list[_Waiting] = []
     for one in waiting:
         job, future = one
-        if future.cancelled() and type(job) is not _Plain:
+        if future.cancelled() and not isinstance(job, _Plain):
             continue
         try:
             job.prepare()

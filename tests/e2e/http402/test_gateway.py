@@ -299,6 +299,21 @@ def test_an_expired_challenge(counter):
     assert (answer.status_code, problem(answer)) == (402, "payment-expired")
 
 
+def test_a_challenge_that_expires_while_the_chain_is_asked(counter):
+    """It was in time: what it asks for is sold."""
+    friend, challenge = Payer(3), counter.challenge()
+    counter.chain.channels[friend.channel_id] = friend.state
+    opened = counter.chain.opened
+
+    def slowly(*what):
+        counter.now += 301
+        return opened(*what)
+
+    counter.chain.opened = slowly
+    answer = counter.pay(friend, friend.open(1000), challenge=challenge)
+    assert (answer.status_code, counter.account(friend).spent) == (200, 1000)
+
+
 def test_secrets_change_every_day(counter):
     """A challenge of yesterday is still known, one of the day before is not; both have expired."""
     one, other = counter.challenge(), counter.challenge()
