@@ -6,6 +6,7 @@ ledger, keys and the chain are used in between, on the thread that drives the ge
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -46,6 +47,8 @@ _SHOWN = 80
 _TRUST = "SSL_CERT_FILE=FILE microwallet fetch ...  (if you trust it: FILE is its certificate in PEM)"
 _BY_INTERMEDIARIES = frozenset({502, 504})
 """What stands in for an answer that did not come. An error of the payee's own has a challenge."""
+_TRIES = {"outrun": 8}
+"""How often a remedy is tried, if not once: a stream may take what is signed for others again and again."""
 _GONE = frozenset({ProblemType.CHANNEL_NOT_FOUND, ProblemType.CHANNEL_FINALIZED})
 
 
@@ -67,15 +70,15 @@ class Streaming:
 
 
 class Handshake:
-    """Asks, pays and checks. What a server refuses is mended, each thing once."""
+    """Asks, pays and checks. What a server refuses is mended, a bounded number of times."""
 
     def __init__(self, open_client: Callable[[], PayingClient], asked: Asked) -> None:
         """Nothing is opened for a request that turns out to be free."""
         self._open_client = open_client
         self.asked = asked
         self.origin = Origin.of(asked.url)
-        self._tried: set[str] = set()
-        """The remedies that were used: each is used once."""
+        self._tried: Counter[str] = Counter()
+        """How often each remedy was used."""
         self._has_told_key = False
         self._spending: Spending | None = None
         self.unanswered: OutcomeUnknown | None = None
@@ -230,7 +233,7 @@ class Handshake:
         return self.spending.settled([held.purchase], held, answer.receipt, owes_receipt=answer.status < 400)
 
     def _mended(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
-        """What to try next after a refusal, each thing once; PaymentRefused when nothing is left."""
+        """What to try next after a refusal, each thing so often; PaymentRefused when nothing is left."""
         kind = answer.problem.type
         if kind is ProblemType.OUTCOME_UNKNOWN:
             raise OutcomeUnknown(
@@ -243,16 +246,17 @@ class Handshake:
             raise IdempotencyMismatch(
                 f"{self.origin} knows the idempotency key {key!r} from another request; nothing was bought",
             )
-        if kind in _NOTHING_BOUGHT and self._first("renew"):
+        if kind in _NOTHING_BOUGHT and self._may_try("renew"):
             return replace(held, choice=(yield from self.renewed(held, answer)))
         if (informed := (yield from self._informed(held, answer.problem))) is not None:
             return replace(informed, choice=(yield from self.renewed(held, answer)))
         self.spending.give_back(held)
         if held.is_resumed:
             raise self._refusal(held, answer)
-        if kind in _WANTS_MORE and self._first("raise"):
+        is_outrun = kind in _WANTS_MORE and self.spending.has_stream(held.channel)
+        if kind in _WANTS_MORE and self._may_try("outrun" if is_outrun else "raise"):
             return (yield from self._raised(held, answer))
-        if kind in _GONE and self._first("reopen"):
+        if kind in _GONE and self._may_try("reopen"):
             return (yield from self._reopened(held))
         raise self._refusal(held, answer)
 
@@ -262,27 +266,26 @@ class Handshake:
         None if that is not it, or was told before.
         """
         kind, spending = problem.type, self.spending
-        if kind is ProblemType.CHANNEL_NOT_FOUND and held.open_hash is None and self._first("open"):
+        if kind is ProblemType.CHANNEL_NOT_FOUND and held.open_hash is None and self._may_try("open"):
             if (told := spending.open_hash(held.channel)) is not None:
                 return replace(held, open_hash=told)
             is_told = yield from tell_again(spending, held.choice, held.channel, DepositKind.OPEN)
             return held if is_told else None
-        if kind is ProblemType.AMOUNT_EXCEEDS_DEPOSIT and self._first("top-up"):
+        if kind is ProblemType.AMOUNT_EXCEEDS_DEPOSIT and self._may_try("top-up"):
             if not (yield from tell_again(spending, held.choice, held.channel, DepositKind.TOP_UP)):
                 yield from spending.tell_deposit(held.choice, spending.topped_up(held.channel))
             return held
         highest = self._unseen(held, problem) if kind in _WANTS_MORE else None
-        if highest is not None and self._first("highest"):
+        if highest is not None and self._may_try("highest"):
             signer = spending.signer(held.channel)
             yield from tell(held.choice, lambda challenge: signer.voucher(challenge, highest))
             return held
         return None
 
-    def _first(self, remedy: str) -> bool:
-        """Whether a remedy was not tried before; it is now."""
-        is_first = remedy not in self._tried
-        self._tried.add(remedy)
-        return is_first
+    def _may_try(self, remedy: str) -> bool:
+        """Whether a remedy may be tried; it is now."""
+        self._tried[remedy] += 1
+        return self._tried[remedy] <= _TRIES.get(remedy, 1)
 
     def _unseen(self, held: Held, problem: ToldProblem) -> int | None:
         """What is authorized already beyond this purchase, and would be enough: others that run beside
@@ -313,7 +316,7 @@ class Handshake:
         return choice
 
     def _raised(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
-        """The payee wants more for this request, or has not seen the highest voucher: once, in the limit."""
+        """The payee wants more for this request, or has not seen the highest voucher: within the limit."""
         choice = yield from self.renewed(held, answer)
         channel = self.spending.newest(held.channel)
         required = answer.problem.required_cumulative

@@ -683,6 +683,30 @@ def test_what_was_taken_already(alice, fetch, payee, has_stream):
     assert payee.highest() == payee.channels[channel].account.spent == 3000
 
 
+@pytest.mark.parametrize(
+    ("times", "limit", "exit_code", "signed"), [(5, 10, 0, 7), (99, 99, 4, 10), (99, 3, 4, 4)]
+)
+def test_what_a_stream_takes_again_and_again(alice, fetch, payee, books, times, limit, exit_code, signed):
+    """A request beside a stream is paid for again as often as the stream was faster, within its limit and a
+    bounded number of times. It costs its price, or nothing."""
+    channel = fetch().data["payment"]["channelId"]
+
+    def before(_handler, action):
+        if isinstance(action, VoucherAction) and len(payee.vouchers) < 2 + times:
+            known, amount = payee.channels[channel], action.voucher.cumulative_amount
+            known.account = known.account._replace(accepted=amount, spent=amount)
+        return False
+
+    payee.before = before
+    with Wallet.open(environment=alice.environment) as wallet, wallet.ledger.turns.turn(f"stream {channel}"):
+        done = fetch("--max-amount", f"0.{limit:03} USDC")
+    assert (done.exit_code, payee.highest()) == (exit_code, signed * 1000)
+    [ours], _ = books()
+    if exit_code == 0:
+        assert (done.data["payment"]["amount"], done.data["payment"]["receiptProblems"]) == ("1000", [])
+    assert ours.spent == (1000 if exit_code else 2000)
+
+
 def test_a_close_that_is_only_looked_at_does_nothing_at_the_payee(alice, fetch, payee):
     """What it counts of payments by hand is asked for by HEADs, whatever the method of the purchase was; that
     is said before, and a key that is locked does not keep from looking."""
