@@ -271,7 +271,7 @@ class Handshake:
                 return replace(held, open_hash=told)
             is_told = yield from tell_again(spending, held.choice, held.channel, DepositKind.OPEN)
             return held if is_told else None
-        if kind is ProblemType.AMOUNT_EXCEEDS_DEPOSIT and self._may_try("top-up"):
+        if kind is ProblemType.AMOUNT_EXCEEDS_DEPOSIT and self._may_try(f"top-up for {held.purchase.id}"):
             if not (yield from tell_again(spending, held.choice, held.channel, DepositKind.TOP_UP)):
                 yield from spending.tell_deposit(held.choice, spending.topped_up(held.channel))
             return held

@@ -34,6 +34,8 @@ from microwallet.ledger.purchases import HttpRequest, Reserved
 _SESSION_SECONDS = 60
 """How long to wait for another process's stream to end."""
 _POLL_SECONDS = 0.05
+_MOST_RACES = 3
+"""How often a deposit is made again because others were faster to pay from it."""
 _LEAVING_SECONDS = 60
 """How long a payee may go on charging for a stream that was left, until it sees that."""
 
@@ -134,8 +136,9 @@ class Spending:
             funded = yield from self._for_session(funding, terms.cost, without)
         else:
             funded = funding.channel(terms.cost, without=without)
+        races = 0
         while True:
-            funded = yield from self.tell_deposit(choice, funded)
+            funded = yield from self._handed_over(choice, funded)
             channel = funded.channel
             self._pin(choice)
             self.signer(channel)
@@ -143,7 +146,8 @@ class Spending:
                 reserved = self.reserve(channel, terms)
             except AmountExceedsDeposit:
                 # Others were faster, or the payee's smallest step does not fit.
-                if funded.is_new:
+                races += funded.is_new
+                if races > _MOST_RACES:
                     raise
                 funded = funding.top_up(channel, max(terms.cost, terms.min_voucher_delta))
             except ChannelNotOpen:
@@ -152,13 +156,14 @@ class Spending:
                 without = (*without, channel.channel_id)
                 funded = funding.channel(terms.cost, without=without)
             else:
+                yield from self.tell_deposit(choice, funded, reserved.purchase)
                 return Held(
                     choice=choice,
                     channel=channel,
                     purchase=reserved.purchase,
                     reserved=reserved,
                     open_hash=funded.open_hash,
-                    deposited=funded.is_new,
+                    deposited=funded.is_new or races > 0,
                 )
 
     def _for_session(self, funding: Funding, cost: int, without: Sequence[ChannelId]) -> Steps[Funded]:
@@ -239,8 +244,9 @@ class Spending:
             channel = funded.channel
             missing = max(terms.at_least, channel.spent + terms.cost) - channel.state.deposit
             topped_up = Funding(self.client, held.choice).top_up(channel, max(1, missing))
-            funded = yield from self.tell_deposit(held.choice, topped_up)
+            funded = yield from self._handed_over(held.choice, topped_up)
             reserved = self.reserve(funded.channel, terms, continues=continues)
+            yield from self.tell_deposit(held.choice, funded, reserved.purchase)
         return replace(
             held,
             channel=funded.channel,
@@ -249,19 +255,28 @@ class Spending:
             deposited=held.deposited or funded.is_new,
         )
 
-    def tell_deposit(self, choice: Choice, funded: Funded) -> Steps[Funded]:
-        """Tell the payee of a deposit before a voucher needs it, or hand it over to be made.
+    def _handed_over(self, choice: Choice, funded: Funded) -> Steps[Funded]:
+        """Hand a signed deposit over to be made; see hand_over."""
+        if funded.signed is None:
+            return funded
+        return (yield from hand_over(self, choice, funded.signed))
 
-        What the payee answers to a top-up shows with the voucher; see hand_over.
+    def tell_deposit(self, choice: Choice, funded: Funded, purchase: Purchase | None = None) -> Steps[None]:
+        """Tell the payee of a top-up before the voucher of a `purchase` from it leaves.
+
+        What it answers shows with the voucher. Others would take what is not reserved meanwhile.
         """
-        if funded.signed is not None:
-            return (yield from hand_over(self, choice, funded.signed))
-        if (told := funded.top_up) is not None:
-            signer = self.signer(funded.channel)
+        if (told := funded.top_up) is None:
+            return
+        signer = self.signer(funded.channel)
+        try:
             yield from tell(
                 choice, lambda challenge: signer.top_up(challenge, told.amount, told.transaction_hash)
             )
-        return funded
+        except GeneratorExit:  # it is given up
+            if purchase is not None:
+                self.client.ledger.purchases.give_back([purchase])
+            raise
 
     def newest(self, channel: PayerChannel) -> PayerChannel:
         """A channel as the ledger has it now."""

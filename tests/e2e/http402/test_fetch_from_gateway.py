@@ -169,6 +169,27 @@ def test_requests_beside_a_stream(alice, bob, shop):
     assert [one[:2] for one in books(bob, "vouchers")] == [(channel, spent)]
 
 
+def test_requests_side_by_side_beyond_the_deposit(alice, bob, serve):
+    """Whoever finds a deposit used up tops it up, and pays from it, whoever else is waiting for it; the payee
+    is told of each one before it refuses anybody."""
+    url = serve("--suggested-deposit", "0.001 USDC").url
+
+    async def program(wallet):
+        paying = microwallet.AsyncPayingTransport(wallet=wallet, max_deposit="1 USDC")
+        async with httpx.AsyncClient(transport=paying) as client:
+            return await asyncio.gather(*(client.get(f"{url}/{number}") for number in range(12)))
+
+    with microwallet.Wallet.open(
+        alice.path, rpc_url=alice.settings["MICROWALLET_RPC_URL"], password_file=alice.password_file
+    ) as wallet:
+        payments = [microwallet.payment_of(answer) for answer in asyncio.run(program(wallet))]
+    assert [one.receipt_problems for one in payments] == [()] * 12
+    assert {str(one.amount) for one in payments} == {"0.001 USDC"}
+    [(_, spent, _)] = books(alice, "channels")
+    assert spent == 12_000
+    assert books(alice, "channels") == books(bob, "vouchers")
+
+
 def test_requests_with_a_body_beyond_the_deposit(alice, bob, gateway):
     """A challenge is bound to the body that was sent: the payee is told of a top-up all the same."""
     words = ("fetch", "POST", gateway, "-d", "tea", "--deposit", "0.002 USDC", "--yes", "--json")

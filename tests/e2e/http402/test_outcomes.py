@@ -707,6 +707,27 @@ def test_what_a_stream_takes_again_and_again(alice, fetch, payee, books, times, 
     assert ours.spent == (1000 if exit_code else 2000)
 
 
+def test_a_payee_that_has_not_heard_of_a_top_up_is_told_for_each_voucher(fetch, payee):
+    """Others may have topped the channel up once more by the time that a request is paid for again."""
+    fetch("--deposit", "0.001 USDC")
+    assert fetch("--deposit", "0.009 USDC").data["payment"]["deposit"] == "10000"
+    answers = [ProblemType.AMOUNT_EXCEEDS_DEPOSIT, ProblemType.INSUFFICIENT_BALANCE] * 2
+    answers.pop()
+
+    def before(handler, action):
+        if not isinstance(action, VoucherAction) or not answers:
+            return False
+        handler.refuse(
+            answers.pop(0), "not yet", requiredCumulative=str(action.voucher.cumulative_amount + 1000)
+        )
+        return True
+
+    payee.before = before
+    payment = fetch().data["payment"]
+    assert (payment["authorized"], answers) == ("4000", [])
+    assert [type(action) for _, _, action in payee.seen[-7:]].count(TopUpAction) == 2
+
+
 def test_a_close_that_is_only_looked_at_does_nothing_at_the_payee(alice, fetch, payee):
     """What it counts of payments by hand is asked for by HEADs, whatever the method of the purchase was; that
     is said before, and a key that is locked does not keep from looking."""
