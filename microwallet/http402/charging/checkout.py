@@ -30,7 +30,7 @@ from microwallet.http402.charging.store import SessionRows
 from microwallet.http402.charging.till import Till
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.session_credential import SeenCredentials
-from microwallet.http402.wire.session_payload import SignedVoucher
+from microwallet.http402.wire.session_payload import OpenAction, VoucherAction
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -111,6 +111,8 @@ class Presented:
     granted: Grant | None = None
     """What it bought, as soon as that is committed: to be given back if it is not served then."""
     _in_hand: ChannelId | None = None
+    _action: OpenAction | VoucherAction | None = None
+    """Once it was read whole."""
 
     def __init__(self, checkout: Checkout, request: Request, place: Place, offer: Offer) -> None:
         self._checkout = checkout
@@ -123,11 +125,11 @@ class Presented:
             self._seen = seen
             self._begin(seen.channel_id)
 
-    def holds(self, issued: AnsweredChallenge, voucher: SignedVoucher) -> None:
+    def holds(self, issued: AnsweredChallenge, action: OpenAction | VoucherAction) -> None:
         """What its credential holds: the challenge was in time, for this body, and the chain was asked."""
         self.is_like_another = False
-        self._issued, self._voucher = issued, voucher
-        self._begin(voucher.channel_id)
+        self._issued, self._action = issued, action
+        self._begin(action.voucher.channel_id)
 
     def prepare(self) -> None:
         """Check challenge, channel and signature: Refused if the voucher may not be accepted for the offer.
@@ -135,8 +137,8 @@ class Presented:
         NotReady where that takes more than memory, unless somebody has seen to it, and said what it `holds`.
         """
         checkout, offer = self._checkout, self.offer
-        if not self.is_like_another:
-            issued, voucher = self._issued, self._voucher
+        if self._action is not None:
+            issued, voucher = self._issued, self._action.voucher
         elif (found := self._seen.voucher(self.field)) is not None:
             voucher = found
             self._issued = issued = checkout.challenges.check(self._seen.challenge, offer)
@@ -157,6 +159,13 @@ class Presented:
             issued.challenge.id,
             issued.expires_at if issued.channel_id is None else None,
         )
+
+    def _is_done(self) -> None:
+        """Remember what its challenge serves, and the credential: more like it are to be expected."""
+        issued = self._issued
+        issued.channel_id = self._known.channel_id
+        if self._action is not None:
+            self._checkout.seen.keep(self.field, issued.challenge, self._action)
 
     def leave(self) -> None:
         """It is in hand no more, if it was."""
@@ -181,7 +190,7 @@ class Handing(Presented):
     def finish(self) -> Answer:
         """The answer to it; a stream may be waiting for it."""
         handover, till = self._handover, self._checkout.till
-        self._issued.channel_id = handover.channel_id
+        self._is_done()
         till.tell_of_voucher(handover.channel_id)
         return receipt_answer(till.receipt(self._account, handover.challenge_id))
 
@@ -204,7 +213,7 @@ class Purchase(Presented):
     def finish(self) -> Grant | Answer:
         """The grant, or the answer of the time before; Refused where what that was is unknown."""
         sold, known, unit = self._sold, self._known, self.offer.price.unit
-        self._issued.channel_id = known.channel_id
+        self._is_done()
         if sold.is_replay and not sold.is_repeat:
             return self._replayed()
         challenge_id, receipt = self._handover.challenge_id, None

@@ -193,18 +193,15 @@ class Gateway:
         voucher = action.voucher
         issued.check_serves(voucher.channel_id)
         known = await self._channel(action, source, offer)
-        is_close = isinstance(action, CloseAction)
-        if is_close or not checkout.channels.is_fresh(known):
+        if isinstance(action, CloseAction) or not checkout.channels.is_fresh(known):
             check_signature(known.digest, known.is_by_signer, voucher)  # before the chain is asked
             await checkout.channels.freshen(known)
-        if is_close:
+        if isinstance(action, CloseAction):
             return await self._close(known, issued)
-        if issued.channel_id is not None:  # more are to be expected
-            checkout.seen.keep(presented.field, issued.challenge, action)
         if request.idempotency_keys and request.has_body and isinstance(presented, Purchase):
             only_key(request)
             await request.body(BODY_LIMIT)
-        presented.holds(issued, voucher)
+        presented.holds(issued, action)
         return None
 
     async def _channel(

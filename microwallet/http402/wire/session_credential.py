@@ -105,14 +105,13 @@ class SeenCredentials:
         voucher, size = action.voucher, _head_size(len(value))
         try:
             json = from_base64url(value[_SCHEME:])
-            rest = from_base64url(value[size:])
         except ValueError:
             return
         digits, signature = b'"%d"' % voucher.cumulative_amount, voucher.signature.hex().encode()
         # Where nothing is escaped and both stand there once, they are what was read, wherever they stand.
         if b"\\" in json or json.count(digits) != 1 or json.count(signature) != 1:
             return
-        start, _, after = rest.partition(digits)
+        start, _, after = json[(size - _SCHEME) // 4 * 3 :].partition(digits)
         middle, _, end = after.partition(signature)
         if end:
             start, middle = start + b'"', b'"' + middle
