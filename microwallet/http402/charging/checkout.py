@@ -160,7 +160,7 @@ class Presented:
             issued.expires_at if issued.channel_id is None else None,
         )
 
-    def _is_done(self) -> None:
+    def _remember(self) -> None:
         """Remember what its challenge serves, and the credential: more like it are to be expected."""
         issued = self._issued
         issued.channel_id = self._known.channel_id
@@ -190,7 +190,7 @@ class Handing(Presented):
     def finish(self) -> Answer:
         """The answer to it; a stream may be waiting for it."""
         handover, till = self._handover, self._checkout.till
-        self._is_done()
+        self._remember()
         till.tell_of_voucher(handover.channel_id)
         return receipt_answer(till.receipt(self._account, handover.challenge_id))
 
@@ -213,7 +213,7 @@ class Purchase(Presented):
     def finish(self) -> Grant | Answer:
         """The grant, or the answer of the time before; Refused where what that was is unknown."""
         sold, known, unit = self._sold, self._known, self.offer.price.unit
-        self._is_done()
+        self._remember()
         if sold.is_replay and not sold.is_repeat:
             return self._replayed()
         challenge_id, receipt = self._handover.challenge_id, None
