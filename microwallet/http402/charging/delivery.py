@@ -43,17 +43,18 @@ class Delivery:
         self._request = request
         self._kept: list[bytes] | None = None if grant.sold.sale.idempotency_key is None else []
 
-    def send(self, message: Message) -> Awaitable[None]:
+    async def send(self, message: Message) -> None:
         """One message of the application. ClientGone once nobody listens to a stream any more."""
         if message["type"] == "http.response.start":
-            return self._start(message)
-        if message["type"] == "http.response.body":
-            if self._events is not None:
-                is_last = not message.get("more_body", False)
-                return self._events.take(message.get("body", b""), is_last=is_last)
-            if self._kept is not None:
-                return self._keep(message, self._kept)
-        return self._send(message)
+            await self._start(message)
+        elif message["type"] != "http.response.body":
+            await self._send(message)
+        elif self._events is not None:
+            await self._events.take(message.get("body", b""), is_last=not message.get("more_body", False))
+        elif self._kept is not None:
+            await self._keep(message, self._kept)
+        else:
+            await self._send(message)
 
     async def end(self) -> None:
         """The application has ended, or failed: what was not answered costs nothing."""
