@@ -69,12 +69,12 @@ class Delivery:
     def _start(self, message: Message) -> Awaitable[None]:
         status: int = message["status"]
         receipt = self._grant.receipt
+        fields: Fields = list(message.get("headers", ()))  # which may be there to be read once
         if receipt is not None and status < 400:
-            fields = list(message.get("headers", ()))
             at = _only_type(tuple([field[0] for field in fields]))
             if at is not None and not (fields and _is_event_stream(fields[at][1])):
                 return self._answer(message, status, fields, receipt)
-        fields, told, is_stream = self._told(message, status)
+        fields, told, is_stream = self._told(fields, status)
         if receipt is None or is_stream or status >= 500:
             return self._charge(message, status, fields, told, is_stream=is_stream)
         return self._answer(message, status, fields, receipt)
@@ -112,12 +112,12 @@ class Delivery:
         self._status, self._fields = status, fields
         return self._send({**message, "headers": [*fields, *receipt] if status < 400 else fields})
 
-    def _told(self, message: Message, status: int) -> tuple[Fields, list[bytes], bool]:
+    def _told(self, answered: Fields, status: int) -> tuple[Fields, list[bytes], bool]:
         """The fields that the client sees, what is told of units, and whether events follow, to be read."""
         fields: Fields = []
         told: list[bytes] = []
         units_field, is_stream, is_encoded = self._grant.offer.units_field, False, False
-        for field in message.get("headers", ()):
+        for field in answered:
             name, value = field[0].lower(), field[1]
             if name == units_field:
                 told.append(value)

@@ -843,3 +843,20 @@ def test_units_beyond_reason(sold_by, told, charged, warning):
     assert amounts(counter) == (1000, charged)
     assert logged[-1][1].get("warning") == warning
     assert request_line(*logged[-1]).endswith(warning or " USDC")
+
+
+@pytest.mark.parametrize(
+    "more", [(), ((b"cache-control", b"public"),), ((b"content-encoding", b"identity"),)]
+)
+def test_fields_that_can_be_read_once(counter, more):
+    """An application may hand the fields of its answer over as an iterator: all arrive."""
+
+    async def application(_scope, _receive, send):
+        fields = iter([(b"content-type", b"text/plain"), (b"x-own", b"1"), *more])
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        await send({"type": "http.response.body", "body": b"served"})
+
+    counter.application = PaymentMiddleware(application, counter.gateway)
+    answer = counter.pay(PAYER, PAYER.pay(1000))
+    assert (answer.headers["x-own"], answer.headers["content-type"]) == ("1", "text/plain")
+    assert receipt(answer).spent == 1000
