@@ -22,8 +22,7 @@ def accept(
     where less of it is confirmed than the account says.
     """
     deposit = account.deposit if deposit is None else deposit
-    if account.is_finalized or account.is_closing:
-        check_goes_on(account.channel_id, is_finalized=account.is_finalized, is_closing=account.is_closing)
+    check_goes_on(account.channel_id, is_finalized=account.is_finalized, is_closing=account.is_closing)
     if cumulative_amount <= account.accepted:
         return account
     if cumulative_amount - account.accepted < min_voucher_delta:

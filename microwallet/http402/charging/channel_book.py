@@ -99,8 +99,7 @@ class ChannelBook:
 
     def is_fresh(self, known: KnownChannel) -> bool:
         """Whether the chain was asked about a channel lately."""
-        state_at = known.state_at
-        return state_at is not None and 0 <= self._clock() - state_at <= STATE_SECONDS
+        return self._age(known) <= STATE_SECONDS
 
     async def freshen(self, known: KnownChannel) -> None:
         """Ask the chain about a channel unless it said so lately; all that wait are asked about at once.

@@ -29,7 +29,7 @@ from microwallet.http402.charging.sales import Handover, Order, Sold
 from microwallet.http402.charging.store import SessionRows
 from microwallet.http402.charging.till import Till
 from microwallet.http402.wire.problems import ProblemType
-from microwallet.http402.wire.session_credential import SeenCredentials
+from microwallet.http402.wire.session_credential import Seen, SeenCredentials
 from microwallet.http402.wire.session_payload import OpenAction, VoucherAction
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -106,11 +106,11 @@ class Checkout:
 class Presented:
     """A voucher that came with a request: a job for the till, once what it needs is in memory."""
 
-    is_like_another = False
-    """Whether it seems to be like one that came before but for its voucher: `prepare` finds out."""
     granted: Grant | None = None
     """What it bought, as soon as that is committed: to be given back if it is not served then."""
     _in_hand: ChannelId | None = None
+    _seen: Seen | None = None
+    """The credential that its own begins like."""
     _action: OpenAction | VoucherAction | None = None
     """Once it was read whole."""
 
@@ -121,13 +121,16 @@ class Presented:
         self.offer = offer
         self.field = field = only_credential(request.credentials)
         if not request.has_body and (seen := checkout.seen.like(field)) is not None:
-            self.is_like_another = True
             self._seen = seen
             self._begin(seen.channel_id)
 
+    @property
+    def is_like_another(self) -> bool:
+        """Whether it seems to be like one that came before but for its voucher: `prepare` finds out."""
+        return self._seen is not None
+
     def holds(self, issued: AnsweredChallenge, action: OpenAction | VoucherAction) -> None:
         """What its credential holds: the challenge was in time, for this body, and the chain was asked."""
-        self.is_like_another = False
         self._issued, self._action = issued, action
         self._begin(action.voucher.channel_id)
 
@@ -136,18 +139,18 @@ class Presented:
 
         NotReady where that takes more than memory, unless somebody has seen to it, and said what it `holds`.
         """
-        checkout, offer = self._checkout, self.offer
-        if self._action is not None:
-            issued, voucher = self._issued, self._action.voucher
-        elif (found := self._seen.voucher(self.field)) is not None:
+        checkout, offer, seen, action = self._checkout, self.offer, self._seen, self._action
+        if action is not None:
+            issued, voucher = self._issued, action.voucher
+        elif seen is not None and (found := seen.voucher(self.field)) is not None:
+            self._issued = issued = checkout.challenges.check(seen.challenge, offer)
             voucher = found
-            self._issued = issued = checkout.challenges.check(self._seen.challenge, offer)
         else:
             raise NotReady
         channel_id, cumulative_amount, signature = voucher
         issued.check_serves(channel_id)
         self._known = known = checkout.known(channel_id, offer)
-        if self.is_like_another and not checkout.channels.is_fresh(known):
+        if action is None and not checkout.channels.is_fresh(known):
             raise NotReady
         check_signature(known.digest, known.is_by_signer, voucher)
         self._handover = Handover(

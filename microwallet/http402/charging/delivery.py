@@ -102,7 +102,7 @@ class Delivery:
         if is_stream:
             fields = [field for field in fields if field[0] != b"content-length"]
             self._kept = None
-            self._events = EventMeter(till, self._grant, sold, self._grant.bill, self._send, self._request)
+            self._events = EventMeter(till, self._grant, sold, self._send, self._request)
         receipt = till.receipt(sold.account, self._grant.challenge_id, units=units)
         await self._answer(message, status, fields, receipt_headers(receipt))
 

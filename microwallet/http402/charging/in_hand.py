@@ -31,15 +31,15 @@ class InHand:
 
     def begin(self, channel_id: ChannelId) -> None:
         """One more: before it is sold."""
-        self._own[hash(channel_id) % SLOTS] += 1
+        self._own[_slot(channel_id)] += 1
 
     def end(self, channel_id: ChannelId) -> None:
         """One less: what it costs is certain."""
-        self._own[hash(channel_id) % SLOTS] -= 1
+        self._own[_slot(channel_id)] -= 1
 
     def has(self, channel_id: ChannelId) -> bool:
         """Whether any worker has one."""
-        slot = hash(channel_id) % SLOTS  # the same in all that were forked
+        slot = _slot(channel_id)
         return any(counts[slot] for counts in self._workers)
 
     async def until_none(self, channel_id: ChannelId, *, within: float) -> None:
@@ -58,3 +58,8 @@ class InHand:
         for channel_id in channel_ids:
             while self.has(channel_id) and time.monotonic() < end:
                 yield
+
+
+def _slot(channel_id: ChannelId) -> int:
+    """The same in all processes that were forked, as the seed of hashes is."""
+    return hash(channel_id) % SLOTS

@@ -9,7 +9,6 @@ import asyncio
 import re
 
 from microwallet.http402.charging.asgi import Send
-from microwallet.http402.charging.bill import Bill
 from microwallet.http402.charging.checkout import Grant
 from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.routes import Unit
@@ -37,13 +36,10 @@ def is_charged(event: bytes) -> bool:
 class EventMeter:
     """Delivers one stream. Where the price is for something else, only the receipt comes on top."""
 
-    def __init__(
-        self, till: Till, grant: Grant, sold: Sold, bill: Bill, send: Send, request: Request
-    ) -> None:
+    def __init__(self, till: Till, grant: Grant, sold: Sold, send: Send, request: Request) -> None:
         self._till = till
         self._grant = grant
         self._sold = sold
-        self._bill = bill
         self._send = send
         self._is_metered = grant.offer.price.unit is Unit.EVENT and not sold.is_replay
         self._prepaid = 1 if self._is_metered else 0
@@ -139,7 +135,7 @@ class EventMeter:
         await self._send({"type": "http.response.body", "body": b""})
 
     def _stands(self, sold: Sold) -> None:
-        self._sold = self._bill.sold = sold
+        self._sold = self._grant.bill.sold = sold
 
     async def _give_back(self) -> None:
         self._stands(await self._till.settle_cost(self._grant.sold.sale, 0))

@@ -77,5 +77,12 @@ class Till:
         self, account: SessionAccount, challenge_id: str, *, units: int | None = None
     ) -> SessionReceipt:
         """The receipt of a session as it stands."""
-        channel_id, _, accepted, spent, *_ = account
-        return SessionReceipt(self._clock(), challenge_id, channel_id, self._chain_id, accepted, spent, units)
+        return SessionReceipt(
+            self._clock(),
+            challenge_id,
+            account.channel_id,
+            self._chain_id,
+            account.accepted,
+            account.spent,
+            units,
+        )
