@@ -93,7 +93,7 @@ class Purchases:
     def uncertain(self, channel_id: ChannelId) -> int:
         """Base units of a channel's spent that the payee may not have charged: no answer or receipt tells."""
         with self._database.read() as connection:
-            return _in_flight(connection, channel_id) + _unconfirmed(connection, channel_id)[0]
+            return _in_flight(connection, channel_id) + _counts(connection, channel_id).unconfirmed
 
     def reserve(
         self,
@@ -151,21 +151,22 @@ class Purchases:
                     now,
                 ),
             ).fetchone()
-            unconfirmed, charged_until = _unconfirmed(connection, channel_id)
+            counts = _counts(connection, channel_id)
             return Reserved(
                 purchase=_purchase(row),
                 before=channel,
                 in_flight=in_flight,
-                unconfirmed=unconfirmed,
-                is_final=charged_until <= now,
+                unconfirmed=counts.unconfirmed,
+                is_final=counts.charged_until <= now,
             )
 
     def settle(self, purchases: Sequence[Purchase], cost: int, confirmation: Confirmation = UNCHANGED) -> int:
         """Purchases of one request, all on one channel, were served for `cost` base units together.
 
         What was reserved beyond that is no longer spent; where it cost more than was reserved, that is
-        spent and authorized too, as far as the deposit goes. One that was settled before stays as it is.
-        The base units that the channel has spent then.
+        spent and authorized too, as far as the deposit goes: be it reserved for others, which cannot all
+        be served then. One that was settled before stays as it is. The base units that the channel has
+        spent then.
         """
         with self._database.write() as connection:
             left = cost
@@ -174,10 +175,11 @@ class Purchases:
                 left -= actual
                 _end(connection, purchase, PurchaseStatus.PAID, actual)
             last = purchases[-1]
-            most = last.cost + _unspent(connection, last.channel_id)
-            if _end(connection, last, PurchaseStatus.PAID, min(left, most)):
+            counts = _counts(connection, last.channel_id)
+            certain = counts.spent - _in_flight(connection, last.channel_id)
+            if _end(connection, last, PurchaseStatus.PAID, min(left, counts.deposit - certain)):
                 _confirm(connection, last.channel_id, confirmation)
-            return _spent(connection, purchases[0].channel_id)
+            return _counts(connection, last.channel_id).spent
 
     def give_back(self, purchases: Iterable[Purchase]) -> None:
         """Purchases that were answered without service are no longer spent."""
@@ -195,57 +197,63 @@ def _end(connection: sqlite3.Connection, purchase: Purchase, status: PurchaseSta
         (status, to_text(kept), purchase.id),
     )
     if ended.rowcount:
-        spent = _spent(connection, purchase.channel_id) - (purchase.cost - actual)
-        connection.execute(
-            "UPDATE channels SET spent = ?, authorized = max(authorized, ?) WHERE channel_id = ?",
-            (to_text(spent), to_text(spent), purchase.channel_id),
-        )
+        _spend(connection, purchase.channel_id, actual - purchase.cost)
     return ended.rowcount > 0
 
 
 def _confirm(connection: sqlite3.Connection, channel_id: ChannelId, confirmation: Confirmation) -> None:
     """Take what was not charged after all off the channel's spent, once: whoever learned it at the same time
     knew of as much that was unconfirmed."""
-    unconfirmed, charged_until = _unconfirmed(connection, channel_id)
-    is_news = unconfirmed == confirmation.known_unconfirmed
-    uncharged = min(confirmation.uncharged, unconfirmed) if is_news else 0
-    query = "SELECT uncharged FROM channels WHERE channel_id = ?"
-    before = int(connection.execute(query, (channel_id,)).fetchone()[0])
+    counts = _counts(connection, channel_id)
+    is_news = counts.unconfirmed == confirmation.known_unconfirmed
+    uncharged = min(confirmation.uncharged, counts.unconfirmed) if is_news else 0
+    _spend(connection, channel_id, -uncharged)
     connection.execute(
-        """UPDATE channels SET spent = ?, unconfirmed = ?, charged_until = ?, uncharged = ?
-        WHERE channel_id = ?""",
+        "UPDATE channels SET unconfirmed = ?, charged_until = ?, uncharged = ? WHERE channel_id = ?",
         (
-            to_text(_spent(connection, channel_id) - uncharged),
-            to_text(unconfirmed - uncharged + confirmation.untold),
-            max(charged_until, confirmation.charged_until),
-            to_text(before + uncharged),
+            to_text(counts.unconfirmed - uncharged + confirmation.untold),
+            max(counts.charged_until, confirmation.charged_until),
+            to_text(counts.uncharged + uncharged),
             channel_id,
         ),
     )
 
 
-def _unconfirmed(connection: sqlite3.Connection, channel_id: ChannelId) -> tuple[int, int]:
-    """Base units, and until when the payee may charge them."""
-    query = "SELECT unconfirmed, charged_until FROM channels WHERE channel_id = ?"
-    unconfirmed, charged_until = connection.execute(query, (channel_id,)).fetchone()
-    return int(unconfirmed), charged_until
+def _spend(connection: sqlite3.Connection, channel_id: ChannelId, more: int) -> None:
+    """The channel's purchases cost so much more, or less: no more is spent than its deposit."""
+    counts = _counts(connection, channel_id)
+    total = counts.spent + counts.overdrawn + more
+    spent = min(total, counts.deposit)
+    connection.execute(
+        """UPDATE channels SET spent = :spent, overdrawn = :rest, authorized = max(authorized, :spent)
+        WHERE channel_id = :id""",
+        {"spent": to_text(spent), "rest": to_text(total - spent), "id": channel_id},
+    )
 
 
-def _spent(connection: sqlite3.Connection, channel_id: ChannelId) -> int:
-    query = "SELECT spent FROM channels WHERE channel_id = ?"
-    return int(connection.execute(query, (channel_id,)).fetchone()[0])
+class _Counts(NamedTuple):
+    """What a channel's purchases count, in base units."""
+
+    deposit: int
+    spent: int
+    overdrawn: int
+    """What they may cost beyond that: not all that is in flight can be charged."""
+    unconfirmed: int
+    charged_until: int
+    """Unix seconds until which the payee may charge what is unconfirmed."""
+    uncharged: int
 
 
-def _unspent(connection: sqlite3.Connection, channel_id: ChannelId) -> int:
-    """Base units of the deposit that are not spent."""
-    query = "SELECT deposit, spent FROM channels WHERE channel_id = ?"
-    deposit, spent = connection.execute(query, (channel_id,)).fetchone()
-    return int(deposit) - int(spent)
+def _counts(connection: sqlite3.Connection, channel_id: ChannelId) -> _Counts:
+    query = f"SELECT {', '.join(_Counts._fields)} FROM channels WHERE channel_id = ?"
+    return _Counts._make(int(one) for one in connection.execute(query, (channel_id,)).fetchone())
 
 
 def _in_flight(connection: sqlite3.Connection, channel_id: ChannelId) -> int:
+    """Base units of the channel's spent that are for purchases without an answer."""
     query = "SELECT cost FROM purchases WHERE channel_id = ? AND status = 'in-flight'"
-    return sum(int(cost) for (cost,) in connection.execute(query, (channel_id,)))
+    reserved = sum(int(cost) for (cost,) in connection.execute(query, (channel_id,)))
+    return reserved - _counts(connection, channel_id).overdrawn
 
 
 def _is_used(connection: sqlite3.Connection, channel_id: ChannelId, amount: int) -> bool:

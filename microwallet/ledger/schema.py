@@ -323,4 +323,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # Counts the payer's channels: those of one second are listed as they were added.
         "ALTER TABLE channels ADD COLUMN position INTEGER NOT NULL DEFAULT 0",
     ),
+    (
+        # What the channel's purchases may cost beyond what it can have spent: not all that is in flight is.
+        f"ALTER TABLE channels ADD COLUMN {_amount('overdrawn')} DEFAULT '{0:039d}'",
+    ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -68,6 +69,7 @@ class Buying(PayersBooks):
     def open(self):
         """A channel with a deposit."""
         self.open_ledger(deposit=DEPOSIT)
+        self.deposit = DEPOSIT
         self.in_flight, self.paid, self.amounts = [], 0, set()
         self.direct = self.authorized = self.count = 0
 
@@ -96,18 +98,18 @@ class Buying(PayersBooks):
             assert amount - before.authorized >= delta
         if before.spent + cost <= before.authorized and at_least == 0 and before.authorized:
             assert reserved.rise == 0 or len(self.amounts) >= before.authorized
-        assert reserved.in_flight == sum(one.cost for one in self.in_flight)
+        assert reserved.before.spent - reserved.in_flight == self.paid + self.direct
         self.amounts.add(amount)
         self.in_flight.append(reserved.purchase)
 
     @rule(data=st.data())
     def settle(self, data):
-        """One that is in flight was served, for its cost, less, or more, as far as the deposit goes; a second
-        time changes nothing."""
+        """One that is in flight was served, for its cost, less, or more, as far as the deposit goes, be it
+        reserved for others; a second time changes nothing."""
         if self.in_flight:
             purchase = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
             actual = data.draw(st.integers(0, purchase.cost + 20))
-            self.paid += min(actual, purchase.cost + DEPOSIT - self.channel.spent)
+            self.paid += min(actual, self.deposit - self.paid - self.direct)
             assert self.ledger.purchases.settle([purchase], actual) == self.channel.spent
             self.ledger.purchases.settle([purchase], 0)
             self.ledger.purchases.settle([purchase], 100)
@@ -121,6 +123,13 @@ class Buying(PayersBooks):
             self.ledger.purchases.give_back([purchase])
             self.ledger.purchases.give_back([purchase])
             self.ledger.purchases.settle([purchase], purchase.cost)
+
+    @rule(amount=st.integers(1, 60))
+    def top_up(self, amount):
+        """The chain says that the deposit is larger."""
+        self.deposit += amount
+        state = replace(self.channel.state, deposit=self.deposit)
+        self.ledger.channels.record_states({ONE.channel_id: state}, as_of=0)
 
     @rule(step=st.integers(1, 30))
     def pay_by_hand(self, step):
@@ -138,11 +147,16 @@ class Buying(PayersBooks):
 
     @invariant()
     def the_books_agree(self):
-        """What is paid, in flight and paid by hand is what is spent; it is authorized; that never falls."""
+        """What is paid, in flight and paid by hand is what is spent, or overdrawn where the deposit did not
+        hold it; what is spent is authorized; that never falls."""
         if hasattr(self, "ledger"):
-            channel = self.channel
-            assert channel.spent == self.paid + self.direct + sum(one.cost for one in self.in_flight)
-            assert channel.spent <= channel.authorized <= DEPOSIT
+            channel, known = self.channel, self.paid + self.direct
+            in_flight = sum(one.cost for one in self.in_flight)
+            with self.ledger.database.read() as connection:
+                (overdrawn,) = connection.execute("SELECT overdrawn FROM channels").fetchone()
+            assert channel.spent + int(overdrawn) == known + in_flight
+            assert known <= channel.spent <= channel.authorized <= self.deposit
+            assert self.ledger.purchases.uncertain(ONE.channel_id) == channel.spent - known
             assert channel.authorized >= self.authorized
             self.authorized = channel.authorized
 
@@ -213,6 +227,19 @@ def test_one_purchase_a_key(ledger):
     costs = [one.cost for one in ledger.purchases.of_request(request("k"))]
     assert costs == [3, 3, 1]
     assert ledger.purchases.newest(ONE.channel_id).id == more.id
+
+
+def test_a_stream_takes_what_is_reserved_beside_it(ledger):
+    """It cost more than was left of the deposit: that counts as soon as requests beside it are given back."""
+    stream, request_ = (
+        ledger.purchases.reserve(ONE.channel_id, request(key), VoucherTerms(cost=cost, most=cost), now=0)
+        for key, cost in [("stream", 100), ("request", 300)]
+    )
+    assert ledger.purchases.settle([stream.purchase], 350) == DEPOSIT
+    assert ledger.purchases.uncertain(ONE.channel_id) == 50
+    ledger.purchases.give_back([request_.purchase])
+    assert ledger.channels.get(ONE.channel_id).spent == 350
+    assert [one.cost for one in ledger.purchases.of_key("stream")] == [350]
 
 
 class Confirming(PayersBooks):
@@ -310,8 +337,8 @@ class Confirming(PayersBooks):
         if hasattr(self, "ledger"):
             with self.ledger.database.read() as connection:
                 costs = connection.execute("SELECT cost FROM purchases WHERE status <> 'returned'").fetchall()
-                (uncharged,) = connection.execute("SELECT uncharged FROM channels").fetchone()
-            assert self.channel.spent + int(uncharged) == sum(int(cost) for (cost,) in costs)
+                books = connection.execute("SELECT spent, uncharged, overdrawn FROM channels").fetchone()
+            assert sum(map(int, books)) == sum(int(cost) for (cost,) in costs)
 
 
 TestConfirming = Confirming.TestCase

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 from microwallet.http402.charging.answers import KEPT_LIMIT, Answer, Headers, pack, receipt_headers
@@ -19,6 +21,8 @@ Fields = list[tuple[bytes, bytes]]
 _EVENT_STREAM = EVENT_STREAM.encode()
 _LOOKED_AT = frozenset({b"payment-receipt", b"cache-control", b"content-encoding"})
 """Fields of an answer that are more than forwarded; the content type is looked at anyway."""
+_UNDO_SECONDS = 5.0
+"""For how long the client waits until what it paid is given back, which goes on."""
 
 
 class Delivery:
@@ -58,10 +62,11 @@ class Delivery:
 
     async def end(self) -> None:
         """The application has ended, or failed: what was not answered costs nothing."""
+        if self._status is None:
+            await self._undo()
+            return
         try:
-            if self._status is None:
-                await self._undo()
-            elif self._events is not None:
+            if self._events is not None:
                 await self._events.end()
         finally:
             self._decided()
@@ -86,7 +91,6 @@ class Delivery:
         sold, till = self._grant.sold, self._gateway.till
         if status >= 500:
             await self._undo()
-            self._decided()
             if not sold.is_replay:
                 fields.append(self._gateway.challenge_field(self._grant.offer))
             self._status = status
@@ -163,11 +167,10 @@ class Delivery:
         sold, bill.sold, self._kept = bill.sold, None, None
         if sold is None:
             return
-        try:
-            await self._gateway.till.undo(sold.sale)
-        except Exception:
-            bill.sold = sold
-            raise
+        undone = self._gateway.till.undo(sold.sale)
+        undone.add_done_callback(lambda _: self._decided())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(undone), _UNDO_SECONDS)
 
     async def _keep(self, message: Message, kept: list[bytes]) -> None:
         """Send a part of an answer, and keep the whole for replays."""

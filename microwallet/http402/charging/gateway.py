@@ -6,7 +6,6 @@ then the signature, then the chain, and the commit before anything is served.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import lru_cache
@@ -170,13 +169,8 @@ class Gateway:
         """It is not served; what it bought is given back, if it was cancelled since."""
         if (granted := presented.granted) is None:
             presented.leave()
-            return
-
-        def given_back(undoing: asyncio.Future[None]) -> None:
-            presented.leave()
-            undoing.exception()  # of a ledger that takes nothing more, as is told elsewhere
-
-        self.till.undo(granted.sold.sale).add_done_callback(given_back)
+        else:
+            self.till.undo(granted.sold.sale).add_done_callback(lambda _: presented.leave())
 
     async def _prepared(self, request: Request, presented: Presented) -> Answer | None:
         """Do all that takes more than a look into memory, so that the till can do the rest; the answer, if a

@@ -120,14 +120,28 @@ class GroupCommit:
                         done.append((job, future))
                     except _EXPECTED as expected:
                         outcomes.append((future, None, expected))
-            syncing = asyncio.get_running_loop().run_in_executor(self._syncer, self._store.sync)
-        except Exception as error:  # noqa: BLE001  # nothing is written, or there is no thread: all are told
+        except Exception as error:  # noqa: BLE001  # nothing is written: all are told
             for _, future in ready:
                 _fail(future, error)
             return
+        syncing = self._sync()
         self._is_syncing = True
         _finish(done, outcomes)
         syncing.add_done_callback(partial(self._tell, outcomes))
+
+    def _sync(self) -> asyncio.Future[None]:
+        """Make what is committed durable, in a thread, or where none can be had, here."""
+        loop = asyncio.get_running_loop()
+        try:
+            return loop.run_in_executor(self._syncer, self._store.sync)
+        except RuntimeError:
+            syncing: asyncio.Future[None] = loop.create_future()
+            try:
+                self._store.sync()
+                syncing.set_result(None)
+            except LedgerError as error:
+                syncing.set_exception(error)
+            return syncing
 
     def _tell(self, outcomes: list[_Outcome], syncing: asyncio.Future[None]) -> None:
         """Tell everybody what became of their work, now that it is durable."""

@@ -9,16 +9,37 @@ from typing import TypeVar
 
 from microwallet.domain.identifiers import ChainId, ChannelId
 from microwallet.domain.session import Sale, SessionAccount
+from microwallet.errors import LedgerError
 from microwallet.http402.charging import sales
 from microwallet.http402.charging.group_commit import GroupCommit, Job
 from microwallet.http402.charging.sales import Sold
-from microwallet.http402.charging.store import SessionStore
+from microwallet.http402.charging.store import SessionRows, SessionStore
 from microwallet.http402.wire.receipt import SessionReceipt
 
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.25
 """Between two looks for a voucher that another process accepted."""
+_RETRY_SECONDS = 1.0
+"""Between two tries to give something back."""
+
+
+class _Undoing:
+    """The job that gives a sale back: once, though the disk may fail when that is in the ledger."""
+
+    is_recorded = False
+
+    def __init__(self, sale: Sale) -> None:
+        self._sale = sale
+
+    def prepare(self) -> None:
+        pass
+
+    def work(self, rows: SessionRows) -> None:
+        sales.undo(rows, self._sale)
+
+    def finish(self) -> None:
+        self.is_recorded = True
 
 
 class Till:
@@ -44,8 +65,27 @@ class Till:
         return await self._commit.run(lambda rows: sales.known_account(rows, channel_id))
 
     def undo(self, sale: Sale) -> asyncio.Future[None]:
-        """Nothing was served: the cost is given back. What was served another time stays sold."""
-        return self._commit.run(lambda rows: sales.undo(rows, sale))
+        """Nothing was served: the cost is given back. What was served another time stays sold.
+
+        It is done whoever waits for it, and tried again for as long as the ledger takes nothing.
+        """
+        undone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._undo(_Undoing(sale), undone)
+        return undone
+
+    def _undo(self, undoing: _Undoing, undone: asyncio.Future[None]) -> None:
+        def look(trying: asyncio.Future[None]) -> None:
+            error = None if undoing.is_recorded else trying.exception()
+            if isinstance(error, LedgerError):
+                asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._undo, undoing, undone)
+            elif undone.cancelled():
+                return
+            elif error is None:
+                undone.set_result(None)
+            else:
+                undone.set_exception(error)
+
+        self._commit.do(undoing).add_done_callback(look)
 
     async def settle_cost(self, sale: Sale, cost: int) -> Sold:
         """Charge a sale for what was used, no more than was reserved."""

@@ -125,7 +125,8 @@ class Books:
             assert voucher["spent"] <= channel["spent"] <= channel["authorized"]
             assert int(voucher["spent"]) == _sum(self.sales, channel_id)
             kept = [one for one in self.purchases if one["status"] != "returned"]
-            assert int(channel["spent"]) + int(channel["uncharged"]) == _sum(kept, channel_id)
+            counted = sum(int(channel[name]) for name in ("spent", "overdrawn", "uncharged"))
+            assert counted == _sum(kept, channel_id)
         bought = Counter(_voucher(one) for one in self.purchases)
         assert all(bought[one] == 1 for one in self._sale)
 
@@ -142,7 +143,7 @@ class Books:
             more = sum(int(one["cost"]) for one in kept) - sum(int(one["cost"]) for one in sales)
             if more:
                 found.append((kept, more))
-        taken_back = sum(int(one["uncharged"]) for one in self.channels.values())
+        taken_back = sum(int(one["uncharged"]) + int(one["overdrawn"]) for one in self.channels.values())
         assert sum(more for _, more in found) - taken_back == self.spent("channels") - self.spent("vouchers")
         return found
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sqlite3
 import threading
 import time
 import tracemalloc
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -100,12 +102,15 @@ def test_what_is_cancelled_while_it_is_given_back_gives_no_other_back(counter, m
         await gate.wait()
         await served(scope, receive, send)
 
-    async def undo(sale):
+    async def undone(sale):
         await give_back(sale)
         if not tasks:
             tasks.append(asyncio.create_task(counter.asked(headers=fields)))
             await begun.wait()
             raise asyncio.CancelledError
+
+    def undo(sale):
+        return asyncio.ensure_future(undone(sale))
 
     async def scene():
         fields["authorization"] = credential(PAYER, PAYER.pay(1000), only_challenge(await counter.asked()))
@@ -150,6 +155,42 @@ def test_what_failed_is_given_back_though_it_is_cancelled(counter, fails, turns)
     assert not counter.gateway.in_hand.has(PAYER.channel_id)
 
 
+@pytest.mark.parametrize("fails", ["answers 500", "falls over", "is cancelled"])
+def test_what_fails_while_the_ledger_is_locked_is_given_back_later(counter, monkeypatch, fails):
+    """By a backup, say: the voucher can buy again once it has ended, and until then no close begins."""
+    monkeypatch.setattr(counter.ledger.database, "_busy_seconds", 0.05)
+    locks, is_locked = sqlite3.connect(counter.ledger.database.path, isolation_level=None), asyncio.Event()
+
+    async def app(_scope, _receive, send):
+        is_locked.set()
+        locks.execute("BEGIN IMMEDIATE")
+        asyncio.get_running_loop().call_later(1.5, locks.execute, "ROLLBACK")
+        if fails == "falls over":
+            raise RuntimeError("the application fell over")
+        if fails == "is cancelled":
+            raise asyncio.CancelledError
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def scene():
+        fields = {"authorization": credential(PAYER, PAYER.pay(1000), only_challenge(await counter.asked()))}
+        asking = asyncio.create_task(counter.asked(headers=fields))
+        await is_locked.wait()
+        await asyncio.sleep(0.5)
+        assert counter.gateway.in_hand.has(PAYER.channel_id)
+        await asyncio.wait([asking])
+        await asyncio.wait_for(counter.gateway.in_hand.until_none(PAYER.channel_id, within=60), 30)
+        counter.application._app = served
+        return asking, await counter.asked(headers=fields)
+
+    served, counter.application._app = counter.app, app
+    with closing(locks):
+        asking, again = asyncio.run(scene())
+    assert asking.cancelled() or asking.result().status_code == 500
+    assert again.status_code == 200
+    assert amounts(counter) == (1000, 1000)
+
+
 @pytest.mark.parametrize("headers", [{}, {"idempotency-key": "k"}])
 def test_what_is_cancelled_before_it_is_served_costs_nothing(sold_by, monkeypatch, headers):
     """Whenever that is: some servers end a request whose client goes away. A later one may buy it."""
@@ -171,7 +212,7 @@ def test_what_is_cancelled_before_it_is_served_costs_nothing(sold_by, monkeypatc
             await asyncio.wait([asking])
             await counter.gateway.till.account(PAYER.channel_id)  # behind what is to be given back
             assert (counter.account(PAYER).spent, counter.app.requests) == (0, [])
-            assert not counter.gateway.in_hand.has(PAYER.channel_id)
+            await asyncio.wait_for(counter.gateway.in_hand.until_none(PAYER.channel_id, within=60), 5)
         return await counter.asked(headers=fields)
 
     assert asyncio.run(scene()).status_code == 200

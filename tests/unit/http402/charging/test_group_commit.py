@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
+from contextlib import nullcontext
 
 import pytest
 from model import keyed
@@ -139,22 +140,25 @@ def test_another_process_marks_only_what_the_disk_has(ledger, disk, is_broken):
     assert (disk.syncs, mark.read()) == (1, marked if is_broken else marked + 1)
 
 
-def test_a_thread_that_cannot_be_started(ledger, monkeypatch):
-    """Whoever waits for it is told; once the system has one to give, it goes on."""
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_a_thread_that_cannot_be_started(ledger, disk, monkeypatch, is_broken):
+    """What is committed becomes durable all the same and is told of, or that the disk failed; with a thread
+    it goes on."""
+
+    def start(_):
+        raise RuntimeError("no thread")
 
     async def run():
         commit = GroupCommit(ledger.sessions)
-
-        def start(_):
-            raise RuntimeError("no thread")
-
         with monkeypatch.context() as patched:
             patched.setattr(threading.Thread, "start", start)
-            with pytest.raises(RuntimeError, match="no thread"):
-                await asyncio.wait_for(commit.run(selling(1)), 5)
+            assert (await asyncio.wait_for(commit.run(selling(1)), 5)).account.spent == 1
+        assert (disk.syncs, spent(ledger.database.path)) == (1, 1)
         assert (await asyncio.wait_for(commit.run(selling(2)), 5)).account.spent == 2
 
-    asyncio.run(run())
+    disk.is_broken = is_broken
+    with pytest.raises(LedgerUnwritable) if is_broken else nullcontext():
+        asyncio.run(run())
 
 
 def test_work_that_was_cancelled_harms_nobody(ledger, disk):
