@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 
 from microwallet.errors import NetworkError, OutcomeUnknown
+from microwallet.http402.paying.asking import looking_at, unreachable
 from microwallet.http402.paying.exchange import Asked, NoAnswer, NotSent, Sending, ServerAnswer
-from microwallet.http402.paying.handshake import WouldPay, looking_at, unreachable
+from microwallet.http402.paying.handshake import WouldPay
 from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import BookedPayment

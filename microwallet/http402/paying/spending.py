@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,23 +15,20 @@ from microwallet.errors import (
     AmountExceedsDeposit,
     ChannelNotOpen,
     IdempotencyMismatch,
-    LedgerBusy,
     PaymentRefused,
 )
 from microwallet.http402.paying.choice import Choice
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.credentials import Signer
-from microwallet.http402.paying.exchange import Asked, Pause, Steps
+from microwallet.http402.paying.exchange import Asked, Steps
 from microwallet.http402.paying.funding import Funded, Funding, ToldTopUp
 from microwallet.http402.paying.handing_over import hand_over, tell
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import BookedPayment, Books, read_receipt
+from microwallet.http402.paying.stream_session import StreamSession
 from microwallet.ledger.deposits import DepositKind
 from microwallet.ledger.purchases import HttpRequest, Reserved
 
-_SESSION_SECONDS = 60
-"""How long to wait for another process's stream to end."""
-_POLL_SECONDS = 0.05
 _MOST_RACES = 3
 """How often a deposit is made again because others were faster to pay from it."""
 _LEAVING_SECONDS = 60
@@ -76,8 +71,7 @@ class Spending:
         self._risen: dict[ChannelId, int] = {}
         """By how much each channel's `authorized` rose for it."""
         self._signers: dict[ChannelId, Signer] = {}
-        self._session = ExitStack()
-        self._has_session = False
+        self._session = StreamSession(client)
 
     def close(self) -> None:
         """Let go of the channel's session, if this is a stream that held it."""
@@ -133,7 +127,7 @@ class Spending:
         """Find a channel with enough left and commit the purchase on it."""
         funding = Funding(self.client, choice)
         if self.asked.is_stream or choice.is_by_event:
-            funded = yield from self._for_session(funding, terms.cost, without)
+            funded = yield from self._session.begin(funding, terms.cost, without)
         else:
             funded = funding.channel(terms.cost, without=without)
         races = 0
@@ -166,49 +160,9 @@ class Spending:
                     deposited=funded.is_new or races > 0,
                 )
 
-    def _for_session(self, funding: Funding, cost: int, without: Sequence[ChannelId]) -> Steps[Funded]:
-        """A channel whose only session is free. Where another process holds them all, it is waited for;
-        where this one does, another channel is opened: waiting would be for ever."""
-        sessions, deadline = self.client.sessions, time.monotonic() + _SESSION_SECONDS
-        has_said = False
-        while True:
-            fitting = [one for one in funding.fitting(cost, without) if one.channel_id not in sessions]
-            offered = [Funded(channel=one) for one in fitting]
-            for funded in offered or [funding.channel(cost, without=(*without, *sessions))]:
-                try:
-                    self._begin_session(funded.channel)
-                except LedgerBusy:
-                    if time.monotonic() > deadline:
-                        raise
-                    waited_for = funded.channel
-                else:
-                    return funded
-            if not has_said:
-                self.client.reporter.say(f"waiting for the stream that holds channel {waited_for.name}")
-                has_said = True
-            yield Pause(_POLL_SECONDS)
-
-    def _begin_session(self, channel: PayerChannel) -> None:
-        self._session.enter_context(self._session_turn(channel))
-        self._has_session = True
-        self.client.sessions.add(channel.channel_id)
-        self._session.callback(self.client.sessions.discard, channel.channel_id)
-
     def has_stream(self, channel: PayerChannel) -> bool:
-        """Whether a stream of another request runs on a channel: what it takes of the vouchers for this one,
-        as they may come in any order, is known when it ends."""
-        if self._has_session:
-            return False
-        if channel.channel_id in self.client.sessions:
-            return True
-        try:
-            with self._session_turn(channel):
-                return False
-        except LedgerBusy:
-            return True
-
-    def _session_turn(self, channel: PayerChannel) -> AbstractContextManager[None]:
-        return self.client.ledger.turns.turn(f"stream {channel.channel_id}", seconds=0)
+        """Whether a stream of another request runs on a channel."""
+        return self._session.is_another_on(channel)
 
     def resumed(self, choice: Choice, purchase: Purchase) -> Held:
         """An earlier run's purchase: the same voucher goes out again, and nothing is reserved."""
@@ -307,7 +261,7 @@ class Spending:
         told = read_receipt(receipt)
         books = self._books(purchases, held, delivered)
         said = 0 if told.receipt is None else told.receipt.spent
-        if said > books.most_spent and (self._has_session or self.has_stream(books.channel)):
+        if said > books.most_spent and (self._session.is_held or self.has_stream(books.channel)):
             # A stream may be charged all that was signed for requests beside it, which then count as unpaid.
             books = replace(books, most_spent=books.channel.authorized)
         cost = books.cost(told)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from microwallet.http402.paying.asking import looking_at
 from microwallet.http402.paying.exchange import NotSent, Sending
-from microwallet.http402.paying.handshake import looking_at
 from microwallet.http402.paying.messages import answer_of, asked_by, no_answer, outgoing
 
 REQUEST = httpx.Request(

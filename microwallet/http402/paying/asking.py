@@ -1,0 +1,114 @@
+"""Asking a server, and choosing what of its offers can be paid.
+
+draft-httpauth-payment-00, section "Request Flow".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+
+from microwallet.domain.secret_fields import without_secrets
+from microwallet.errors import MalformedMessage, NetworkError, NoPayableChallenge
+from microwallet.http402.paying.choice import Choice, PayerRules, UntrustedEscrow, choose
+from microwallet.http402.paying.client import PayingClient
+from microwallet.http402.paying.exchange import Asked, NoAnswer, NotSent, Sending, ServerAnswer, Steps
+from microwallet.http402.paying.foreign_escrow import foreign_escrow
+from microwallet.http402.paying.origins import Origin
+from microwallet.http402.wire.body_digest import matches
+from microwallet.http402.wire.challenge import offered_challenges
+
+_LOOK = "look whether the address is right and the server runs; --proxy URL where one is needed"
+_PROXY = "look whether it runs, or take another: --proxy URL"
+_SHOWN = 80
+"""Characters that are shown of what cannot be read."""
+_TRUST = "SSL_CERT_FILE=FILE microwallet fetch ...  (if you trust it: FILE is its certificate in PEM)"
+
+
+class Asking:
+    """Asks for one resource."""
+
+    def __init__(self, open_client: Callable[[], PayingClient], asked: Asked) -> None:
+        """Nothing is opened for a request that turns out to be free."""
+        self._open_client = open_client
+        self.asked = asked
+        self.origin = Origin.of(asked.url)
+
+    @cached_property
+    def client(self) -> PayingClient:
+        """What pays."""
+        return self._open_client()
+
+    def exchange(self, sending: Sending | None = None) -> Steps[ServerAnswer]:
+        """Send something that pays nothing; by itself the request, without a credential."""
+        try:
+            return (yield sending or Sending())
+        except (NotSent, NoAnswer) as error:
+            raise unreachable(self.origin, error) from error
+
+    def choose(self, answer: ServerAnswer) -> Choice:
+        """What is to be paid, by which of its challenges; NoPayableChallenge if by none of them."""
+        if not self.client.is_private(self.origin):
+            raise NoPayableChallenge(
+                f"{self.origin} wants to be paid over plain http, where others could read along",
+                hint="use an https URL",
+            )
+        try:
+            offered = offered_challenges(answer.challenges)
+        except MalformedMessage as error:
+            raise self._unreadable(answer, error) from error
+        try:
+            choice = choose(offered, self._rules(), now=self.client.clock())
+        except UntrustedEscrow as error:
+            raise self._refused_escrow(error) from error
+        digest = choice.challenge.digest
+        if digest is not None and not matches(digest, self.asked.body):
+            raise NoPayableChallenge("the server's offer is for another request body than the one sent")
+        return choice
+
+    def _unreadable(self, answer: ServerAnswer, error: MalformedMessage) -> MalformedMessage:
+        """What the server sent instead of challenges, without what a terminal would obey."""
+        sent = ", ".join(answer.challenges)
+        shown = repr(sent[:_SHOWN]) + ("..." if len(sent) > _SHOWN else "")
+        asked = replace(self.asked, url=without_secrets(self.asked.url))
+        return MalformedMessage(
+            f"{self.origin} wants to be paid, but not in a way that can be read: {error.message};"
+            f" it sent {shown}",
+            hint=f"microwallet fetch -i --no-pay {asked.words}  (shows all of it)",
+        )
+
+    def _refused_escrow(self, error: UntrustedEscrow) -> NoPayableChallenge:
+        """Why an escrow is not used, by its code where the chain can be asked."""
+        try:
+            code = self.client.account(error.escrow_contract).reader.code(error.escrow_contract)
+        except NetworkError:
+            return error
+        return foreign_escrow(error.escrow_contract, code)
+
+    def _rules(self) -> PayerRules:
+        client, limits = self.client, self.client.limits
+        known = client.ledger.known_payees.get(str(self.origin), client.chain_id)
+        return PayerRules(
+            chain_id=client.chain_id,
+            escrow_contracts=client.escrow_contracts,
+            assets=client.assets,
+            max_amounts=limits.max_amounts,
+            payer=client.payer,
+            known_payee=limits.payee or known,
+            networks=client.networks,
+        )
+
+
+def unreachable(origin: Origin, error: NotSent | NoAnswer) -> NetworkError:
+    """Nothing came back from a server, or the proxy before it cannot be reached."""
+    is_told = isinstance(error, NotSent) and error.at_proxy
+    said = str(error) if is_told else f"{origin} cannot be reached: {error}"
+    return NetworkError(said, hint=looking_at(error))
+
+
+def looking_at(error: Exception) -> str:
+    """What to do about a server that cannot be reached."""
+    if isinstance(error, NotSent) and error.at_proxy:
+        return _PROXY
+    return _TRUST if "certificate verify failed" in str(error) else _LOOK

@@ -1,0 +1,180 @@
+"""What is tried after a server refused a payment, each thing a bounded number of times.
+
+draft-evm-session-00, section "Error Responses".
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from microwallet.domain.money import Amount
+from microwallet.errors import AboveLimit, IdempotencyMismatch, OutcomeUnknown, PaymentRefused
+from microwallet.http402.paying.asking import Asking
+from microwallet.http402.paying.choice import Choice
+from microwallet.http402.paying.exchange import ServerAnswer, Steps
+from microwallet.http402.paying.handing_over import tell, tell_again
+from microwallet.http402.paying.spending import Held, Spending
+from microwallet.http402.wire.problems import ProblemType, ToldProblem
+from microwallet.ledger.deposits import DepositKind
+
+_NOTHING_BOUGHT = frozenset(
+    {ProblemType.CHALLENGE_NOT_FOUND, ProblemType.INVALID_CHALLENGE, ProblemType.PAYMENT_EXPIRED}
+)
+_WANTS_MORE = frozenset({ProblemType.INSUFFICIENT_BALANCE, ProblemType.DELTA_TOO_SMALL})
+_GONE = frozenset({ProblemType.CHANNEL_NOT_FOUND, ProblemType.CHANNEL_FINALIZED})
+_TRIES = {"outrun": 8}
+"""How often a remedy is tried, if not once: a stream may take what is signed for others again and again."""
+
+
+class Remedies:
+    """Finds what may help one request; it signs through its spending, within the limits of that."""
+
+    def __init__(self, asking: Asking, spending: Spending) -> None:
+        self._asking = asking
+        self._spending = spending
+        self._tried: Counter[str] = Counter()
+        """How often each was used."""
+
+    def mended(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
+        """What to try next after a refusal, each thing so often; PaymentRefused when nothing is left."""
+        kind = answer.problem.type
+        if kind is ProblemType.OUTCOME_UNKNOWN:
+            raise OutcomeUnknown(
+                f"{self._asking.origin} took this payment before, and does not give its answer again",
+                hint=f"microwallet channel show {held.channel.name}",
+            )
+        if kind is ProblemType.IDEMPOTENCY_MISMATCH:
+            self._spending.give_back(held)
+            key = self._spending.request.idempotency_key
+            raise IdempotencyMismatch(
+                f"{self._asking.origin} knows the idempotency key {key!r} from another request;"
+                " nothing was bought",
+            )
+        if kind in _NOTHING_BOUGHT and self._may_try("renew"):
+            return replace(held, choice=(yield from self.renewed(held, answer)))
+        if (informed := (yield from self._informed(held, answer.problem))) is not None:
+            return replace(informed, choice=(yield from self.renewed(held, answer)))
+        self._spending.give_back(held)
+        if held.is_resumed:
+            raise self._refusal(held, answer)
+        is_outrun = kind in _WANTS_MORE and self._spending.has_stream(held.channel)
+        if kind in _WANTS_MORE and self._may_try("outrun" if is_outrun else "raise"):
+            return (yield from self._raised(held, answer))
+        if kind in _GONE and self._may_try("reopen"):
+            return (yield from self._reopened(held))
+        raise self._refusal(held, answer)
+
+    def _informed(self, held: Held, problem: ToldProblem) -> Steps[Held | None]:
+        """The payee misses what has happened already, an open, a top-up, a higher voucher: it is told.
+
+        None if that is not it, or was told before.
+        """
+        kind, spending = problem.type, self._spending
+        if kind is ProblemType.CHANNEL_NOT_FOUND and held.open_hash is None and self._may_try("open"):
+            if (told := spending.open_hash(held.channel)) is not None:
+                return replace(held, open_hash=told)
+            is_told = yield from tell_again(spending, held.choice, held.channel, DepositKind.OPEN)
+            return held if is_told else None
+        if kind is ProblemType.AMOUNT_EXCEEDS_DEPOSIT and self._may_try(f"top-up for {held.purchase.id}"):
+            if not (yield from tell_again(spending, held.choice, held.channel, DepositKind.TOP_UP)):
+                yield from spending.tell_deposit(held.choice, spending.topped_up(held.channel))
+            return held
+        highest = self._unseen(held, problem) if kind in _WANTS_MORE else None
+        if highest is not None and self._may_try("highest"):
+            signer = spending.signer(held.channel)
+            yield from tell(held.choice, lambda challenge: signer.voucher(challenge, highest))
+            return held
+        return None
+
+    def _may_try(self, remedy: str) -> bool:
+        """Whether a remedy may be tried; it is now."""
+        self._tried[remedy] += 1
+        return self._tried[remedy] <= _TRIES.get(remedy, 1)
+
+    def _unseen(self, held: Held, problem: ToldProblem) -> int | None:
+        """What is authorized already beyond this purchase, and would be enough: others that run beside
+        this one have signed it, and the payee has not got it yet."""
+        channel = self._spending.newest(held.channel)
+        enough = max(problem.required_cumulative or 0, held.purchase.cumulative_amount + 1)
+        return channel.authorized if enough <= channel.authorized else None
+
+    def renewed(self, held: Held, answer: ServerAnswer | None) -> Steps[Choice]:
+        """A fresh challenge for the same purchase. PaymentRefused if the offer is another one now."""
+        if answer is None or not answer.challenges:
+            answer = yield from self._asking.exchange()
+        choice = self._asking.choose(answer)
+        before, now = held.choice.request, choice.request
+        if (before.recipient, before.currency, before.escrow_contract, before.amount, before.max_units) != (
+            now.recipient,
+            now.currency,
+            now.escrow_contract,
+            now.amount,
+            now.max_units,
+        ):
+            self._spending.give_back(held)
+            raise PaymentRefused(
+                f"the server changed its offer in the middle of the payment: {choice.price} to"
+                f" {now.recipient}, and {held.choice.price} to {before.recipient} before; what was signed"
+                f" {counts(held)}"
+            )
+        return choice
+
+    def _raised(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
+        """The payee wants more for this request, or has not seen the highest voucher: within the limit."""
+        choice = yield from self.renewed(held, answer)
+        channel = self._spending.newest(held.channel)
+        required = answer.problem.required_cumulative
+        cost = held.purchase.cost
+        if required is None:
+            required = channel.authorized + max(1, choice.request.min_voucher_delta)
+        elif self._spending.has_stream(channel):
+            required = max(required, channel.authorized + cost)  # it has taken what this request was to cost
+        else:
+            cost = max(cost, required - channel.spent)
+        asset = choice.price.asset
+        limit = Amount(self._spending.limit(choice), asset)
+        if limit < Amount(cost, asset):
+            raise AboveLimit(
+                f"the server wants {Amount(cost, asset)} for this request, and at most {limit} may be paid;"
+                " nothing more was signed",
+                hint=f'--max-amount "{Amount(cost, asset)}"',
+            )
+        terms = replace(self._spending.terms(choice), cost=cost, at_least=required)
+        return (yield from self._spending.buy_more(replace(held, choice=choice, open_hash=None), terms))
+
+    def _reopened(self, held: Held) -> Steps[Held]:
+        """The payee says that the channel is gone: the chain is asked, and another channel is used."""
+        from microwallet.payer.refresh import refresh
+
+        channel, client = held.channel, self._asking.client
+        account = client.account(channel.descriptor.escrow_contract)
+        refreshed = refresh(client.ledger, lambda _: account.reader, [channel], now=client.clock())
+        for note in refreshed.notes:
+            client.reporter.say(note)
+        state = refreshed.channels[0].state
+        client.reporter.say(
+            f"the payee no longer takes channel {channel.name}, which is"
+            f" {'finalized' if state.finalized else 'open still'}"
+        )
+        if state.finalized and state.settled < held.purchase.cumulative_amount:
+            # What was signed there can no longer be taken.
+            self._spending.forget_risen(channel)
+        choice = self._asking.choose((yield from self._asking.exchange()))
+        return (
+            yield from self._spending.buy(choice, self._spending.terms(choice), without=[channel.channel_id])
+        )
+
+    def _refusal(self, held: Held, answer: ServerAnswer) -> PaymentRefused:
+        return PaymentRefused(
+            f"{self._asking.origin} refuses the payment of {Amount(held.purchase.cost, held.channel.asset)}"
+            f" with {answer.status}: {answer.problem}; it {counts(held)}",
+            hint=f"microwallet channel show {held.channel.name}",
+        )
+
+
+def counts(held: Held) -> str:
+    """Whether what was not served is spent."""
+    if held.is_resumed:
+        return "stays counted as spent, since an earlier run sent it"
+    return "does not count as spent"
