@@ -54,6 +54,8 @@ class VoucherTerms:
     cost: int
     most: int
     """By how much `authorized` may rise: the payee could take that much, whatever it delivers."""
+    risen: int = 0
+    """By how much it rose for the same before."""
     min_voucher_delta: int = 0
     at_least: int = 0
     """The cumulative amount that the payee waits for, if it told one."""
@@ -84,11 +86,12 @@ def voucher_amount(
     amount = _amount(channel, terms, is_used, highest_unused)
     rise = amount - channel.authorized
     if rise > terms.most:
-        told = Amount(rise, channel.asset), Amount(terms.most, channel.asset)
+        wanted, most, risen = (Amount(one, channel.asset) for one in (rise, terms.most, terms.risen))
+        before = f"{risen} was signed for it before; nothing more was"
         raise AboveLimit(
-            f"the payee wants {told[0]} more to be authorized, and at most {told[1]} may be for this"
-            " request; nothing was signed",
-            hint=f'--max-amount "{told[0]}"',
+            f"the payee wants {wanted} more to be authorized, and at most {most} may be for this request;"
+            f" {before if terms.risen else 'nothing was signed'}",
+            hint=f'--max-amount "{Amount(terms.risen + rise, channel.asset)}"',
         )
     if amount > channel.state.deposit:
         deposit = Amount(channel.state.deposit, channel.asset)

@@ -106,19 +106,17 @@ class Spending:
         """Base units that may be paid for this request."""
         return self.client.limits.max_amounts.get(choice.price.asset.token, 0)
 
-    def most(self, choice: Choice) -> int:
-        """Base units by which `authorized` may still rise for this request."""
-        return max(0, self.limit(choice) - sum(self._risen.values()))
-
     def forget_risen(self, channel: PayerChannel) -> None:
         """What was signed on a channel can no longer be taken: it is finalized below that."""
         self._risen.pop(channel.channel_id, None)
 
     def terms(self, choice: Choice) -> VoucherTerms:
         """What a voucher for an offer is to do, within what may still be authorized."""
+        risen = sum(self._risen.values())
         return VoucherTerms(
             cost=choice.reserved,
-            most=self.most(choice),
+            most=max(0, self.limit(choice) - risen),
+            risen=risen,
             min_voucher_delta=choice.request.min_voucher_delta,
             takes_headroom=choice.is_open_ended,
         )

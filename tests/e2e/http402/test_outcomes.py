@@ -704,6 +704,9 @@ def test_what_a_stream_takes_again_and_again(alice, fetch, payee, books, times, 
     [ours], _ = books()
     if exit_code == 0:
         assert (done.data["payment"]["amount"], done.data["payment"]["receiptProblems"]) == ("1000", [])
+    if limit == 3:
+        assert done.error["hint"] == f'--max-amount "0.{limit + 1:03} USDC"'
+        assert f"0.{limit:03} USDC was signed for it before; nothing more was" in done.error["message"]
     assert ours.spent == (1000 if exit_code else 2000)
 
 
