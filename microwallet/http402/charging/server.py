@@ -18,6 +18,7 @@ import uvloop
 from microwallet.errors import Interrupted
 from microwallet.http402.charging.asgi import Application
 from microwallet.http402.charging.bounded_protocol import BoundedProtocol
+from microwallet.http402.charging.ending_signals import ending_signals
 
 GRACE_SECONDS = 10
 """What requests in hand may still take when the gateway stops."""
@@ -39,8 +40,9 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.stop)
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        for number in ending_signals() - {signal.SIGINT}:
+            loop.add_signal_handler(number, self.stop)
         if self._parent is not None:
             loop.add_reader(self._parent, self._lose_parent, self._parent)
         yield
@@ -69,7 +71,7 @@ def serve(
     until_closed: int | None = None,
     tracebacks: bool = False,
 ) -> None:
-    """Serve until SIGTERM or SIGINT: then no request is taken any more, and those in hand are finished.
+    """Serve until one of the ending signals: then no request is taken any more, those in hand are finished.
 
     Another SIGINT raises Interrupted at once. What a `background` raises ends the serving too, and is
     raised. `until_closed` is the end of a pipe: closing the other one is as good as SIGTERM.

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from microwallet.errors import MicrowalletError
+from microwallet.http402.charging.ending_signals import ending_signals
 
 RESTARTS = 10
 """Workers that may be replaced within RESTART_SECONDS before all give up."""
 RESTART_SECONDS = 60.0
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +53,11 @@ class Workers:
     def run(self) -> Worker | int:
         """Fork; returns in each worker at once, and in the parent when all have ended: the exit code.
 
-        SIGTERM and SIGINT go on to the workers. One that is killed is replaced; one that fails by
+        The ending signals go on to the workers. One that is killed is replaced; one that fails by
         itself has said why, and ends them all. MicrowalletError once too many were replaced.
         """
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        awaited = ending_signals() | {signal.SIGCHLD}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
         try:
             while True:
                 while self._missing:
@@ -70,7 +70,7 @@ class Workers:
                     self._numbers[process] = number
                 if not self._numbers:
                     return self._exit_code
-                received = signal.sigwait(_SIGNALS)
+                received = signal.sigwait(awaited)
                 if received == signal.SIGCHLD:
                     self._reap()
                 else:

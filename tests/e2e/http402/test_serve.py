@@ -364,16 +364,18 @@ class TestSettling:
 
 
 class TestEnding:
-    def test_a_request_in_hand_is_finished(self, serve, pay, upstream):
-        """SIGTERM waits for it; nobody new is let in; what was paid is kept."""
-        gateway = serve()
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+    def test_a_request_in_hand_is_finished(self, serve, pay, upstream, number, workers):
+        """It is waited for; nobody new is let in; what was paid is kept."""
+        gateway = serve("--workers", workers)
         pay(gateway.url + "/first").data  # noqa: B018
         done = []
         thread = threading.Thread(target=lambda: done.append(pay(gateway.url + "/slow")))
         thread.start()
         while upstream.asked[-1][0] != "/slow":
             time.sleep(0.01)
-        gateway.process.send_signal(signal.SIGTERM)
+        gateway.process.send_signal(number)
         time.sleep(0.5)
         with pytest.raises(httpx.ConnectError):
             httpx.get(gateway.url)
@@ -382,6 +384,15 @@ class TestEnding:
         assert done[0].data["body"] == "you asked for /slow"
         assert gateway.process.wait(timeout=20) == 0
         assert gateway.events.next("stopped")["unsettled"][0]["unsettled"] == "2000"
+
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    def test_a_hangup_that_is_ignored(self, serve, pay, workers):
+        """Under `nohup` it goes on."""
+        gateway = serve("--workers", workers, program=Path(__file__).with_name("without_hangups.py"))
+        gateway.process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert pay(gateway.url).data["status"] == 200
+        assert gateway.end() == 0
 
     def test_a_second_interrupt_forces_the_end(self, serve, pay, upstream, bob):
         """130 at once; the request that was not answered costs nothing."""
