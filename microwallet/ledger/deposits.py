@@ -76,6 +76,15 @@ class Deposits:
             )
             return frozenset(ChannelId(row[0]) for row in rows)
 
+    def of_channel(self, kind: DepositKind, channel_id: ChannelId) -> Sequence[Deposit]:
+        """Every deposit of one kind into a channel, newest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                f"SELECT {_COLUMNS} FROM deposits WHERE kind = ? AND channel_id = ? ORDER BY created_at DESC",
+                (kind, channel_id),
+            )
+            return [_deposit(row) for row in rows]
+
     def of_channels(self, kind: DepositKind, chain_id: ChainId) -> Sequence[Deposit]:
         """Every deposit of one kind into channels of one chain, oldest first."""
         columns = ", ".join(f"deposits.{column}" for column in _COLUMNS.split(", "))

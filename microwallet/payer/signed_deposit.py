@@ -97,8 +97,7 @@ def signed_again(
 
     None if this wallet sent it; then neither the chain nor a key is touched.
     """
-    deposits = ledger.deposits.of_channels(kind, channel.descriptor.chain_id)
-    newest = next((one for one in reversed(deposits) if one.channel_id == channel.channel_id), None)
+    newest = next(iter(ledger.deposits.of_channel(kind, channel.channel_id)), None)
     if newest is None or Way(newest.method) is not Way.AUTHORIZATION:
         return None
     sent = ledger.journal.of_operation(newest.idempotency_key)

@@ -324,9 +324,7 @@ class Spending:
     def topped_up(self, channel: PayerChannel) -> Funded:
         """A channel with its last top-up, of which the payee may not have been told."""
         ledger = self.client.ledger
-        deposits = ledger.deposits.of_channels(DepositKind.TOP_UP, channel.descriptor.chain_id)
-        ours = [deposit for deposit in deposits if deposit.channel_id == channel.channel_id]
-        for deposit in reversed(ours):
+        for deposit in ledger.deposits.of_channel(DepositKind.TOP_UP, channel.channel_id):
             for entry in reversed(ledger.journal.of_operation(deposit.idempotency_key)):
                 sent = entry.transaction
                 if sent.purpose == DepositKind.TOP_UP and entry.status is TransactionStatus.MINED:

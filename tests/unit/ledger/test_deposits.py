@@ -101,6 +101,18 @@ def test_deposits_of_a_chain(ledger):
     assert ledger.deposits.of_channels(DepositKind.OPEN, ChainId(1)) == []
 
 
+def test_deposits_of_a_channel(ledger):
+    """Of one kind, newest first."""
+    begin(ledger, ONE)
+    begin(ledger, TWO, "k2")
+    for now, key in ((3, "b"), (4, "c"), (2, "a")):
+        top_up = planned(ONE, key, kind=DepositKind.TOP_UP)
+        ledger.deposits.begin(key, lambda top_up=top_up: (top_up, ONE.payer_channel(deposit=1000)), now=now)
+    found = ledger.deposits.of_channel(DepositKind.TOP_UP, ONE.channel_id)
+    assert [deposit.idempotency_key for deposit in found] == ["c", "b", "a"]
+    assert ledger.deposits.of_channel(DepositKind.TOP_UP, TWO.channel_id) == []
+
+
 def test_blocks_that_were_read(ledger):
     """Per chain, escrow and payer; the last one recorded counts, lower ones too."""
     assert ledger.scanned.get(CHAIN, ESCROW, PAYER) is None
