@@ -138,7 +138,7 @@ class EventMeter:
         self._sold = self._grant.bill.sold = sold
 
     async def _give_back(self) -> None:
-        self._stands(await self._till.settle_cost(self._grant.sold.sale, 0))
+        self._stands(await self._till.charge_nothing(self._grant.sold.sale))
 
     async def _write(self, content: bytes) -> None:
         await self._send({"type": "http.response.body", "body": content, "more_body": True})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from microwallet.domain.identifiers import ChainId, ChannelId
 from microwallet.domain.session import Sale, SessionAccount
@@ -24,19 +24,20 @@ _RETRY_SECONDS = 1.0
 """Between two tries to give something back."""
 
 
-class _Undoing:
-    """The job that gives a sale back: once, though the disk may fail when that is in the ledger."""
+class _Sure(Generic[T]):
+    """A job that is tried until it is recorded; then never again, though the disk may fail it."""
 
+    result: T
     is_recorded = False
 
-    def __init__(self, sale: Sale) -> None:
-        self._sale = sale
+    def __init__(self, work: Callable[[SessionRows], T]) -> None:
+        self._work = work
 
     def prepare(self) -> None:
         pass
 
     def work(self, rows: SessionRows) -> None:
-        sales.undo(rows, self._sale)
+        self.result = self._work(rows)
 
     def finish(self) -> None:
         self.is_recorded = True
@@ -67,25 +68,13 @@ class Till:
     def undo(self, sale: Sale) -> asyncio.Future[None]:
         """Nothing was served: the cost is given back. What was served another time stays sold.
 
-        It is done whoever waits for it, and tried again for as long as the ledger takes nothing.
+        Nobody need wait for it: it is tried again for as long as the ledger takes nothing.
         """
-        undone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._undo(_Undoing(sale), undone)
-        return undone
+        return self._surely(lambda rows: sales.undo(rows, sale))
 
-    def _undo(self, undoing: _Undoing, undone: asyncio.Future[None]) -> None:
-        def look(trying: asyncio.Future[None]) -> None:
-            error = None if undoing.is_recorded else trying.exception()
-            if isinstance(error, LedgerError):
-                asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._undo, undoing, undone)
-            elif undone.cancelled():
-                return
-            elif error is None:
-                undone.set_result(None)
-            else:
-                undone.set_exception(error)
-
-        self._commit.do(undoing).add_done_callback(look)
+    def charge_nothing(self, sale: Sale) -> asyncio.Future[Sold]:
+        """What was sold was begun, and nothing of it was used: as surely as `undo`."""
+        return self._surely(lambda rows: sales.settle_cost(rows, sale, 0))
 
     async def settle_cost(self, sale: Sale, cost: int) -> Sold:
         """Charge a sale for what was used, no more than was reserved."""
@@ -126,3 +115,22 @@ class Till:
             account.spent,
             units,
         )
+
+    def _surely(self, work: Callable[[SessionRows], T]) -> asyncio.Future[T]:
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._try(_Sure(work), done)
+        return done
+
+    def _try(self, job: _Sure[T], done: asyncio.Future[T]) -> None:
+        def look(trying: asyncio.Future[None]) -> None:
+            error = None if job.is_recorded else trying.exception()
+            if isinstance(error, LedgerError):
+                asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._try, job, done)
+            elif done.cancelled():
+                return
+            elif error is None:
+                done.set_result(job.result)
+            else:
+                done.set_exception(error)
+
+        self._commit.do(job).add_done_callback(look)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import sqlite3
+from contextlib import closing, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -272,6 +274,29 @@ def test_a_stream_without_an_event_costs_nothing(counter):
     listener = Listener(counter)
     asyncio.run(listener.listen(1000))
     assert (listener.receipt().units, amounts(counter)) == (0, (1000, 0))
+
+
+@pytest.mark.parametrize("breaks_off", [False, True])
+def test_a_stream_without_an_event_costs_nothing_though_the_ledger_is_locked(
+    counter, monkeypatch, breaks_off
+):
+    """It is given back once the lock is gone; a stream that ended as it should has its receipt then."""
+    monkeypatch.setattr(counter.ledger.database, "_busy_seconds", 0.05)
+    locks = sqlite3.connect(counter.ledger.database.path, isolation_level=None)
+
+    async def chunks():
+        yield b": still here\n\n"
+        locks.execute("BEGIN IMMEDIATE")
+        asyncio.get_running_loop().call_later(1.5, locks.execute, "ROLLBACK")
+        if breaks_off:
+            raise RuntimeError("the application fell over")
+
+    counter.app.chunks = chunks
+    listener = Listener(counter)
+    with closing(locks), pytest.raises(RuntimeError) if breaks_off else nullcontext():
+        asyncio.run(listener.listen(1000))
+    assert breaks_off or (listener.receipt().units, listener.receipt().spent) == (0, 0)
+    assert amounts(counter) == (1000, 0)
 
 
 def test_an_application_that_breaks_off_keeps_what_it_delivered(counter):
