@@ -34,22 +34,26 @@ class Job(Protocol[T_co]):
         """While the disk is waited for: what to tell once all is durable. What it raises is told then."""
 
 
-class _Plain(Generic[T]):
-    """A job of one stage."""
+class Work(Generic[T]):
+    """A job of one stage, which is done even if nobody waits for it any more."""
 
-    __slots__ = ("_result", "_work")
+    __slots__ = ("_work", "is_recorded", "result")
+    result: T
 
     def __init__(self, work: Callable[[SessionRows], T]) -> None:
         self._work = work
+        self.is_recorded = False
+        """Whether it is in the store: the disk may yet fail."""
 
     def prepare(self) -> None:
         pass
 
     def work(self, rows: SessionRows) -> None:
-        self._result = self._work(rows)
+        self.result = self._work(rows)
 
     def finish(self) -> T:
-        return self._result
+        self.is_recorded = True
+        return self.result
 
 
 _Waiting = tuple[Job[Any], asyncio.Future[Any]]
@@ -82,7 +86,7 @@ class GroupCommit:
 
         It is done even if nobody waits for it any more: what is to be given back is.
         """
-        return self.do(_Plain(work))
+        return self.do(Work(work))
 
     def do(self, job: Job[T]) -> asyncio.Future[T]:
         """What a job tells once it is durable; raises what one of its stages raises, or LedgerError.
@@ -167,7 +171,7 @@ def _prepared(waiting: list[_Waiting]) -> list[_Waiting]:
     ready: list[_Waiting] = []
     for one in waiting:
         job, future = one
-        if future.cancelled() and not isinstance(job, _Plain):
+        if future.cancelled() and not isinstance(job, Work):
             continue
         try:
             job.prepare()

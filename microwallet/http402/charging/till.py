@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from microwallet.domain.identifiers import ChainId, ChannelId
 from microwallet.domain.session import Sale, SessionAccount
 from microwallet.errors import LedgerError
 from microwallet.http402.charging import sales
-from microwallet.http402.charging.group_commit import GroupCommit, Job
+from microwallet.http402.charging.group_commit import GroupCommit, Job, Work
 from microwallet.http402.charging.sales import Sold
 from microwallet.http402.charging.store import SessionRows, SessionStore
 from microwallet.http402.wire.receipt import SessionReceipt
@@ -22,25 +22,6 @@ _POLL_SECONDS = 0.25
 """Between two looks for a voucher that another process accepted."""
 _RETRY_SECONDS = 1.0
 """Between two tries to give something back."""
-
-
-class _Sure(Generic[T]):
-    """A job that is tried until it is recorded; then never again, though the disk may fail it."""
-
-    result: T
-    is_recorded = False
-
-    def __init__(self, work: Callable[[SessionRows], T]) -> None:
-        self._work = work
-
-    def prepare(self) -> None:
-        pass
-
-    def work(self, rows: SessionRows) -> None:
-        self.result = self._work(rows)
-
-    def finish(self) -> None:
-        self.is_recorded = True
 
 
 class Till:
@@ -118,19 +99,23 @@ class Till:
 
     def _surely(self, work: Callable[[SessionRows], T]) -> asyncio.Future[T]:
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._try(_Sure(work), done)
+        self._try(Work(work), done)
         return done
 
-    def _try(self, job: _Sure[T], done: asyncio.Future[T]) -> None:
-        def look(trying: asyncio.Future[None]) -> None:
-            error = None if job.is_recorded else trying.exception()
+    def _try(self, work: Work[T], done: asyncio.Future[T]) -> None:
+        """Do work, and again while the ledger takes nothing; what is in it is not done twice."""
+
+        def look(trying: asyncio.Future[T]) -> None:
+            error = trying.exception()
+            if work.is_recorded:
+                error = None  # that the disk failed then is told of in what comes next
             if isinstance(error, LedgerError):
-                asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._try, job, done)
+                asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._try, work, done)
             elif done.cancelled():
                 return
-            elif error is None:
-                done.set_result(job.result)
-            else:
+            elif error is not None:
                 done.set_exception(error)
+            else:
+                done.set_result(work.result)
 
-        self._commit.do(job).add_done_callback(look)
+        self._commit.do(work).add_done_callback(look)
