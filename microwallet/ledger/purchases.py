@@ -37,10 +37,10 @@ class Reserved:
 
     purchase: Purchase
     before: PayerChannel
-    in_flight: int
-    """Base units of other purchases then without an answer, part of `before.spent`."""
+    least_spent: int
+    """Base units that were charged by then, or are unconfirmed: not what others cost that have no answer."""
     unconfirmed: int
-    """Base units that may not have been charged, as no receipt told of them, part of `before.spent` too."""
+    """Base units of that which may not have been charged, as no receipt told of them."""
     is_final: bool
     """Whether the payee charges nothing of those any more that it had not charged by then."""
 
@@ -93,7 +93,8 @@ class Purchases:
     def uncertain(self, channel_id: ChannelId) -> int:
         """Base units of a channel's spent that the payee may not have charged: no answer or receipt tells."""
         with self._database.read() as connection:
-            return _in_flight(connection, channel_id) + _counts(connection, channel_id).unconfirmed
+            counts = _counts(connection, channel_id)
+            return counts.spent - counts.certain
 
     def reserve(
         self,
@@ -120,7 +121,7 @@ class Purchases:
                     hint="run the command again when it has ended",
                 )
             terms = terms.on(channel, channel.authorized)
-            in_flight = _in_flight(connection, channel_id)
+            counts = _counts(connection, channel_id)
             amount = voucher_amount(
                 channel,
                 terms,
@@ -151,11 +152,10 @@ class Purchases:
                     now,
                 ),
             ).fetchone()
-            counts = _counts(connection, channel_id)
             return Reserved(
                 purchase=_purchase(row),
                 before=channel,
-                in_flight=in_flight,
+                least_spent=counts.total - counts.in_flight,
                 unconfirmed=counts.unconfirmed,
                 is_final=counts.charged_until <= now,
             )
@@ -169,16 +169,16 @@ class Purchases:
         spent then.
         """
         with self._database.write() as connection:
-            left = cost
+            counts = _counts(connection, purchases[-1].channel_id)
+            left = charged = min(cost, counts.most - counts.certain)
             for purchase in purchases[:-1]:
                 actual = min(left, purchase.cost)
                 left -= actual
                 _end(connection, purchase, PurchaseStatus.PAID, actual)
             last = purchases[-1]
-            counts = _counts(connection, last.channel_id)
-            certain = counts.spent - _in_flight(connection, last.channel_id)
-            if _end(connection, last, PurchaseStatus.PAID, min(left, counts.deposit - certain)):
-                _confirm(connection, last.channel_id, confirmation)
+            if _end(connection, last, PurchaseStatus.PAID, left):
+                untold = min(confirmation.untold, charged)
+                _confirm(connection, last.channel_id, confirmation._replace(untold=untold))
             return _counts(connection, last.channel_id).spent
 
     def give_back(self, purchases: Iterable[Purchase]) -> None:
@@ -220,10 +220,10 @@ def _confirm(connection: sqlite3.Connection, channel_id: ChannelId, confirmation
 
 
 def _spend(connection: sqlite3.Connection, channel_id: ChannelId, more: int) -> None:
-    """The channel's purchases cost so much more, or less: no more is spent than its deposit."""
+    """The channel's purchases cost so much more, or less."""
     counts = _counts(connection, channel_id)
-    total = counts.spent + counts.overdrawn + more
-    spent = min(total, counts.deposit)
+    total = counts.total + more
+    spent = min(total, counts.most)
     connection.execute(
         """UPDATE channels SET spent = :spent, overdrawn = :rest, authorized = max(authorized, :spent)
         WHERE channel_id = :id""",
@@ -231,29 +231,50 @@ def _spend(connection: sqlite3.Connection, channel_id: ChannelId, more: int) -> 
     )
 
 
-class _Counts(NamedTuple):
-    """What a channel's purchases count, in base units."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Counts:
+    """What a channel's purchases, and what was paid by hand, count in base units."""
 
     deposit: int
+    authorized: int
     spent: int
     overdrawn: int
-    """What they may cost beyond that: not all that is in flight can be charged."""
+    """What they may cost beyond that: not all that is uncertain can be charged."""
     unconfirmed: int
     charged_until: int
     """Unix seconds until which the payee may charge what is unconfirmed."""
     uncharged: int
+    in_flight: int
+    """What purchases without an answer may cost."""
+
+    @property
+    def total(self) -> int:
+        """What was charged at most."""
+        return self.spent + self.overdrawn
+
+    @property
+    def certain(self) -> int:
+        """What was charged at least."""
+        return self.total - self.in_flight - self.unconfirmed
+
+    @property
+    def most(self) -> int:
+        """What can be charged: the deposit, or what was authorized before a reorganisation took of that."""
+        return max(self.deposit, self.authorized)
+
+
+_COUNTED = ("deposit", "authorized", "spent", "overdrawn", "unconfirmed", "charged_until", "uncharged")
 
 
 def _counts(connection: sqlite3.Connection, channel_id: ChannelId) -> _Counts:
-    query = f"SELECT {', '.join(_Counts._fields)} FROM channels WHERE channel_id = ?"
-    return _Counts._make(int(one) for one in connection.execute(query, (channel_id,)).fetchone())
-
-
-def _in_flight(connection: sqlite3.Connection, channel_id: ChannelId) -> int:
-    """Base units of the channel's spent that are for purchases without an answer."""
-    query = "SELECT cost FROM purchases WHERE channel_id = ? AND status = 'in-flight'"
-    reserved = sum(int(cost) for (cost,) in connection.execute(query, (channel_id,)))
-    return reserved - _counts(connection, channel_id).overdrawn
+    row = connection.execute(
+        f"SELECT {', '.join(_COUNTED)} FROM channels WHERE channel_id = ?", (channel_id,)
+    ).fetchone()
+    reserved = connection.execute(
+        "SELECT cost FROM purchases WHERE channel_id = ? AND status = 'in-flight'", (channel_id,)
+    )
+    counted = dict(zip(_COUNTED, map(int, row), strict=True))
+    return _Counts(**counted, in_flight=sum(int(cost) for (cost,) in reserved))
 
 
 def _is_used(connection: sqlite3.Connection, channel_id: ChannelId, amount: int) -> bool:

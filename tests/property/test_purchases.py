@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -98,7 +97,7 @@ class Buying(PayersBooks):
             assert amount - before.authorized >= delta
         if before.spent + cost <= before.authorized and at_least == 0 and before.authorized:
             assert reserved.rise == 0 or len(self.amounts) >= before.authorized
-        assert reserved.before.spent - reserved.in_flight == self.paid + self.direct
+        assert reserved.least_spent == self.paid + self.direct
         self.amounts.add(amount)
         self.in_flight.append(reserved.purchase)
 
@@ -128,8 +127,7 @@ class Buying(PayersBooks):
     def top_up(self, amount):
         """The chain says that the deposit is larger."""
         self.deposit += amount
-        state = replace(self.channel.state, deposit=self.deposit)
-        self.ledger.channels.record_states({ONE.channel_id: state}, as_of=0)
+        record_deposit(self.ledger, self.deposit)
 
     @rule(step=st.integers(1, 30))
     def pay_by_hand(self, step):
@@ -179,6 +177,12 @@ def ledger(tmp_path):
     with Ledger.open(tmp_path / "ledger.sqlite3") as opened:
         opened.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
         yield opened
+
+
+def record_deposit(ledger, deposit):
+    """What the chain says of the channel."""
+    state = ONE.payer_channel(deposit=deposit).state
+    ledger.channels.record_states({ONE.channel_id: state}, as_of=0)
 
 
 def _reserve(path, worker):
@@ -242,14 +246,50 @@ def test_a_stream_takes_what_is_reserved_beside_it(ledger):
     assert [one.cost for one in ledger.purchases.of_key("stream")] == [350]
 
 
-class Confirming(PayersBooks):
-    """Requests of which some have no receipt: the payee charges what it likes of them when they end; `late`
-    holds what it may charge later of streams that were left, and until when."""
+def test_a_stream_of_several_purchases_after_one_that_took_more(ledger):
+    """What was overdrawn before is not taken off what it costs."""
+    costs = {"stream": 100, "0": 100, "1": 100, "2": 100}
+    terms = {key: VoucherTerms(cost=cost, most=cost) for key, cost in costs.items()}
+    one = {key: ledger.purchases.reserve(ONE.channel_id, request(key), terms[key], now=0) for key in costs}
+    assert ledger.purchases.settle([one["stream"].purchase], 350) == DEPOSIT
+    record_deposit(ledger, 600)
+    two = [
+        ledger.purchases.reserve(ONE.channel_id, request("t"), terms["0"], now=0, continues=more).purchase
+        for more in (False, True)
+    ]
+    for key in "01":
+        ledger.purchases.settle([one[key].purchase], 100)
+    ledger.purchases.give_back([one["2"].purchase])
+    assert ledger.purchases.settle(two, 200) == 600
+    assert sum(one.cost for one in ledger.purchases.of_key("t")) == 50
 
-    @initialize()
-    def open(self):
-        """A channel with a deposit that is never short."""
-        self.open_ledger(deposit=10**9)
+
+def test_a_deposit_that_a_reorganisation_took(ledger):
+    """What was spent and authorized stays so, whatever happens until the deposit is there again."""
+    paid, given_back, left = (
+        ledger.purchases.reserve(ONE.channel_id, request(key), VoucherTerms(cost=50, most=50), now=0).purchase
+        for key in ("paid", "given back", "left")
+    )
+    record_deposit(ledger, 0)
+    assert ledger.purchases.settle([paid], 60) == 150
+    ledger.purchases.give_back([given_back])
+    assert ledger.channels.get(ONE.channel_id).spent == 110
+    assert ledger.purchases.uncertain(ONE.channel_id) == left.cost
+    record_deposit(ledger, DEPOSIT)
+    terms = VoucherTerms(cost=60, most=60)
+    again = ledger.purchases.reserve(ONE.channel_id, request("again"), terms, now=0)
+    assert again.purchase.cumulative_amount == 170
+
+
+class Confirming(PayersBooks):
+    """Requests of which some have no receipt: the payee charges what it likes of them when they end, of what
+    is authorized, be it for others; `late` holds what it may charge later of streams that were left, and
+    until when."""
+
+    @initialize(deposit=st.sampled_from([20, 50, 10**9]))
+    def open(self, deposit):
+        """A channel with a deposit that is soon used up, or never."""
+        self.open_ledger(deposit=deposit)
         self.in_flight = []
         self.late = []
         self.charged = 0
@@ -259,20 +299,39 @@ class Confirming(PayersBooks):
     def reserve(self, cost):
         self.count += 1
         terms = VoucherTerms(cost=cost, most=cost)
-        reserved = self.ledger.purchases.reserve(
-            ONE.channel_id, request(f"k{self.count}"), terms, now=self.now
-        )
+        key = request(f"k{self.count}")
+        try:
+            reserved = self.ledger.purchases.reserve(ONE.channel_id, key, terms, now=self.now)
+        except AmountExceedsDeposit:
+            return
         is_final = all(until <= self.now for _, until in self.late)
-        self.in_flight.append((reserved, self.settled, is_final))
+        self.in_flight.append((reserved, None if self.in_flight else self.settled, is_final))
+
+    @rule(amount=st.integers(1, 20))
+    def top_up(self, amount):
+        record_deposit(self.ledger, self.channel.state.deposit + amount)
+
+    @property
+    def left(self):
+        """What an honest payee can still charge."""
+        return self.channel.authorized - self.charged
 
     @precondition(lambda self: self.in_flight)
-    @rule(data=st.data(), end=st.sampled_from(["receipt", "no receipt", "left"]))
-    def settle(self, data, end):
+    @rule(data=st.data())
+    def give_back(self, data):
+        reserved, _, _ = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
+        self.settled += 1
+        self.ledger.purchases.give_back([reserved.purchase])
+
+    @precondition(lambda self: self.in_flight)
+    @rule(data=st.data(), end=st.sampled_from(["receipt", "no receipt", "left"]), more=st.integers(0, 30))
+    def settle(self, data, end, more):
         reserved, settled, is_final = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
-        is_alone = settled == self.settled and not reserved.in_flight and not self.in_flight
+        is_alone = settled == self.settled and not self.in_flight
         self.settled += 1
         purchase = reserved.purchase
-        units = data.draw(st.integers(0, purchase.cost))
+        agreed = purchase.cost + more
+        units = data.draw(st.integers(0, min(agreed, self.left)))
         self.charged += units
         receipt = SessionReceipt(
             timestamp=1,
@@ -289,10 +348,10 @@ class Confirming(PayersBooks):
             cumulative_amount=purchase.cumulative_amount,
             reserved=purchase.cost,
             price=1,
-            agreed=purchase.cost,
-            delivered=0,
-            least_spent=reserved.before.spent - reserved.in_flight,
-            most_spent=reserved.before.spent + purchase.cost,
+            agreed=agreed,
+            delivered=units if more else 0,
+            least_spent=reserved.least_spent,
+            most_spent=self.channel.authorized,
             unconfirmed=reserved.unconfirmed,
             is_final=reserved.is_final,
         )
@@ -302,7 +361,7 @@ class Confirming(PayersBooks):
         charged_until = 0
         if end == "left":
             charged_until = self.now + STREAM_SECONDS
-            self.late.append((purchase.cost - units, charged_until))
+            self.late.append((max(0, purchase.cost - units), charged_until))
         confirmation = books.confirmation(
             told, problems=problems, is_by_use=True, charged_until=charged_until
         )
@@ -320,7 +379,7 @@ class Confirming(PayersBooks):
         """The payee has not seen yet that the stream was left."""
         rest, until = self.late.pop()
         if self.now < until:
-            units = data.draw(st.integers(0, rest))
+            units = data.draw(st.integers(0, min(rest, self.left)))
             self.charged += units
             self.late.append((rest - units, until))
 
@@ -329,7 +388,12 @@ class Confirming(PayersBooks):
         if hasattr(self, "ledger"):
             in_flight = sum(one.purchase.cost for one, _, _ in self.in_flight)
             late = sum(rest for rest, until in self.late if self.now < until)
-            assert self.charged + in_flight + late <= self.channel.spent <= self.channel.authorized
+            with self.ledger.database.read() as connection:
+                (overdrawn,) = connection.execute("SELECT overdrawn FROM channels").fetchone()
+            assert self.charged <= self.channel.spent <= self.channel.authorized
+            assert self.charged + in_flight + late <= self.channel.spent + int(overdrawn)
+            assert 0 <= self.channel.spent - self.ledger.purchases.uncertain(ONE.channel_id) <= self.charged
+            assert self.channel.authorized <= self.channel.state.deposit
 
     @invariant()
     def what_was_taken_back_is_written_down(self):

@@ -295,7 +295,7 @@ class Spending:
         least, most = -total, 0  # no bound: what was spent before an earlier run is not known
         if reserved is not None:
             by_hand = ledger.payments.total(channel.channel_id)
-            least = max(0, reserved.before.spent - reserved.in_flight - by_hand)
+            least = max(0, reserved.least_spent - by_hand)
             most = reserved.before.spent + reserved.purchase.cost
             unconfirmed, is_final = reserved.unconfirmed, reserved.is_final
         return Books(

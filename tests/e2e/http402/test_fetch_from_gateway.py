@@ -219,6 +219,16 @@ def test_what_an_error_has_not_cost_is_used_first(alice, bob, serve):
     assert books(alice, "channels") == books(bob, "vouchers")
 
 
+def test_a_stream_that_uses_up_a_deposit_after_an_error(alice, bob, serve):
+    """What the error may have cost is not charged, and the stream took it: both books say so."""
+    url = serve(sells=("--price", "0.001 USDC", "--per", "event")).url
+    for path, spent in (("/status/404", "1000"), ("/stream", "5000")):
+        words = ("--deposit", "0.005 USDC", "--max-amount", "0.01 USDC", "--yes", "--json")
+        payment = alice.run("fetch", url + path, *words).data["payment"]
+        assert (payment["spent"], payment["receiptProblems"]) == (spent, [])
+    assert books(alice, "channels") == books(bob, "vouchers")
+
+
 def test_payments_by_hand_beside_requests(alice, bob, gateway, tmp_path):
     """They are handed over after requests were paid through the channel, and twice: each counts once in both
     books and on the chain."""
