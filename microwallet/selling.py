@@ -59,7 +59,7 @@ WITHOUT_CHAIN = (
 PAUSE_FACTOR = 20
 """At least so many times as long as a look takes: with ten thousand channels that is seconds of a core."""
 FINISH_SECONDS = 5.0
-"""For how long an ending worker waits for a transaction to be mined."""
+"""For how long an ending worker waits for a transaction to be mined, or a ledger that takes nothing."""
 IDLE_SECONDS = 2.0
 """For how long channels that are being closed may still serve what was sold through them."""
 TIDY_SECONDS = 600.0
@@ -216,7 +216,7 @@ class Shop:
     @property
     def background(self) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
         """What is to run beside it; LedgerTooNew and LedgerUnwritable: nothing can be sold any more."""
-        return self.look, self.tidy, self.keep_to_ledger
+        return self.look, self.tidy, self.keep_to_ledger, self.give_back
 
     async def look(self) -> None:
         """Look at the chain again and again, while no other worker for this payee does."""
@@ -246,6 +246,13 @@ class Shop:
         while True:
             self._wallet.ledger.database.check_usable()
             await asyncio.sleep(USABLE_SECONDS)
+
+    async def give_back(self) -> None:
+        """At the end, wait for what is still to be given back."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self.gateway.till.until_sure(within=FINISH_SECONDS)
 
     async def watch_chain(self) -> None:
         """Tell once that the chain cannot be reached, and once that it can again."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from contextlib import suppress
 from functools import lru_cache
 
 from microwallet.http402.charging.answers import KEPT_LIMIT, Answer, Headers, pack, receipt_headers
@@ -50,6 +49,8 @@ class Delivery:
     async def send(self, message: Message) -> None:
         """One message of the application. ClientGone once nobody listens to a stream any more."""
         if message["type"] == "http.response.start":
+            if self._grant.bill.sold is None:
+                raise RuntimeError("an answer after one of 500 or above: what was paid is given back")
             await self._start(message)
         elif message["type"] != "http.response.body":
             await self._send(message)
@@ -167,10 +168,17 @@ class Delivery:
         sold, bill.sold, self._kept = bill.sold, None, None
         if sold is None:
             return
+
+        def over(undone: asyncio.Future[None]) -> None:
+            self._decided()
+            if undone.exception() is not None:
+                bill.sold = sold
+
         undone = self._gateway.till.undo(sold.sale)
-        undone.add_done_callback(lambda _: self._decided())
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(undone), _UNDO_SECONDS)
+        undone.add_done_callback(over)
+        done, _ = await asyncio.wait([undone], timeout=_UNDO_SECONDS)
+        for one in done:
+            one.result()
 
     async def _keep(self, message: Message, kept: list[bytes]) -> None:
         """Send a part of an answer, and keep the whole for replays."""

@@ -6,7 +6,7 @@ import signal
 
 
 def ending_signals() -> set[signal.Signals]:
-    """Those of a service and of a person, and SIGHUP: the terminal is gone. None that is ignored, as `nohup`
-    sees to."""
-    ending = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-    return {number for number in ending if signal.getsignal(number) is not signal.SIG_IGN}
+    """Those of a service and of a person, and SIGHUP, as the terminal is gone: but where it is ignored, as
+    `nohup` sees to. A script's SIGINT is heard all the same."""
+    ending = {signal.SIGTERM, signal.SIGINT}
+    return ending if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else ending | {signal.SIGHUP}

@@ -6,6 +6,7 @@ then the signature, then the chain, and the commit before anything is served.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import lru_cache
@@ -169,8 +170,13 @@ class Gateway:
         """It is not served; what it bought is given back, if it was cancelled since."""
         if (granted := presented.granted) is None:
             presented.leave()
-        else:
-            self.till.undo(granted.sold.sale).add_done_callback(lambda _: presented.leave())
+            return
+
+        def left(undone: asyncio.Future[None]) -> None:
+            presented.leave()
+            undone.exception()  # of a disk that has failed, as is told elsewhere
+
+        self.till.undo(granted.sold.sale).add_done_callback(left)
 
     async def _prepared(self, request: Request, presented: Presented) -> Answer | None:
         """Do all that takes more than a look into memory, so that the till can do the rest; the answer, if a

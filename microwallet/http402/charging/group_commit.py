@@ -78,6 +78,8 @@ class GroupCommit:
         self._store = store
         self._waiting: list[_Waiting] = []
         self._is_syncing = False
+        self.is_lost = False
+        """Whether the disk has failed: nothing is done any more."""
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="sync")
         """Waits for the disk: the loop goes on meanwhile, and the next commit is of all that has come."""
 
@@ -150,6 +152,7 @@ class GroupCommit:
     def _tell(self, outcomes: list[_Outcome], syncing: asyncio.Future[None]) -> None:
         """Tell everybody what became of their work, now that it is durable."""
         lost = syncing.exception()
+        self.is_lost = lost is not None
         for future, result, failure in outcomes:
             if (error := lost or failure) is not None:
                 _fail(future, error)

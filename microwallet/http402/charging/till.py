@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from microwallet.domain.identifiers import ChainId, ChannelId
 from microwallet.domain.session import Sale, SessionAccount
@@ -32,6 +32,8 @@ class Till:
         self._chain_id = chain_id
         self._clock = clock
         self._news: dict[ChannelId, asyncio.Event] = {}
+        self._unsure: set[asyncio.Future[Any]] = set()
+        """What is tried until it is done."""
 
     def do(self, job: Job[T]) -> Awaitable[T]:
         """What a job tells once it is durable; raises what it raises, or LedgerError."""
@@ -49,7 +51,8 @@ class Till:
     def undo(self, sale: Sale) -> asyncio.Future[None]:
         """Nothing was served: the cost is given back. What was served another time stays sold.
 
-        Nobody need wait for it: it is tried again for as long as the ledger takes nothing.
+        Nobody need wait for it: it is tried again for as long as the ledger takes nothing. LedgerError if the
+        disk has failed.
         """
         return self._surely(lambda rows: sales.undo(rows, sale))
 
@@ -97,25 +100,28 @@ class Till:
             units,
         )
 
-    def _surely(self, work: Callable[[SessionRows], T]) -> asyncio.Future[T]:
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._try(Work(work), done)
-        return done
+    async def until_sure(self, *, within: float) -> None:
+        """Wait until what is to be given back is, for so many seconds at most."""
+        if self._unsure:
+            await asyncio.wait(self._unsure, timeout=within)
 
-    def _try(self, work: Work[T], done: asyncio.Future[T]) -> None:
+    def _surely(self, work: Callable[[SessionRows], T]) -> asyncio.Future[T]:
+        sure: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._unsure.add(sure)
+        sure.add_done_callback(self._unsure.discard)
+        self._try(Work(work), sure)
+        return asyncio.shield(sure)
+
+    def _try(self, work: Work[T], sure: asyncio.Future[T]) -> None:
         """Do work, and again while the ledger takes nothing; what is in it is not done twice."""
 
         def look(trying: asyncio.Future[T]) -> None:
             error = trying.exception()
-            if work.is_recorded:
-                error = None  # that the disk failed then is told of in what comes next
-            if isinstance(error, LedgerError):
-                asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._try, work, done)
-            elif done.cancelled():
-                return
-            elif error is not None:
-                done.set_exception(error)
+            if error is None:
+                sure.set_result(work.result)
+            elif not isinstance(error, LedgerError) or work.is_recorded or self._commit.is_lost:
+                sure.set_exception(error)
             else:
-                done.set_result(work.result)
+                asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._try, work, sure)
 
         self._commit.do(work).add_done_callback(look)

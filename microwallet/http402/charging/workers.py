@@ -69,6 +69,7 @@ class Workers:
                         return Worker(number=number, is_first=is_first, parent=self._alive)
                     self._numbers[process] = number
                 if not self._numbers:
+                    before |= awaited  # nothing is left to be stopped
                     return self._exit_code
                 received = signal.sigwait(awaited)
                 if received == signal.SIGCHLD:

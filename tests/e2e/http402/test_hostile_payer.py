@@ -14,6 +14,7 @@ from dataclasses import replace
 import pytest
 from counter import PAYER, Counter, Payer, amounts, credential, only_challenge, problem, receipt
 
+from microwallet.errors import LedgerUnwritable
 from microwallet.http402.charging import opening
 from microwallet.http402.charging.desk import QUEUE_LIMIT
 from microwallet.http402.charging.opening import MOST_WAITING
@@ -189,6 +190,54 @@ def test_what_fails_while_the_ledger_is_locked_is_given_back_later(counter, monk
     assert asking.cancelled() or asking.result().status_code == 500
     assert again.status_code == 200
     assert amounts(counter) == (1000, 1000)
+
+
+def test_nothing_is_served_for_what_was_given_back(counter):
+    """Not by an application either that takes its error back, as nobody takes it for long."""
+
+    async def app(_scope, _receive, send):
+        error = {"type": "http.response.start", "status": 500, "headers": []}
+        sending = asyncio.create_task(send(error))
+        await asyncio.sleep(0)
+        sending.cancel()
+        await send({**error, "status": 200})
+
+    async def scene():
+        fields = {"authorization": credential(PAYER, PAYER.pay(1000), only_challenge(await counter.asked()))}
+        answer = await counter.asked(headers=fields)
+        await asyncio.wait_for(counter.gateway.in_hand.until_none(PAYER.channel_id, within=60), 5)
+        return answer
+
+    counter.application._app = app
+    assert asyncio.run(scene()).status_code == 500
+    assert amounts(counter) == (1000, 0)
+
+
+@pytest.mark.parametrize(("fails_at", "status"), [("the sale", 503), ("giving back", 500)])
+def test_a_disk_that_fails_leaves_nothing_in_hand(counter, monkeypatch, caplog, fails_at, status):
+    """Nothing is told of before it is durable, and no error goes unheard."""
+    sessions = counter.ledger.sessions
+
+    def sync():
+        raise LedgerUnwritable("the disk failed")
+
+    async def app(_scope, _receive, send):
+        monkeypatch.setattr(sessions, "sync", sync)
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+
+    async def scene():
+        fields = {"authorization": credential(PAYER, PAYER.pay(1000), only_challenge(await counter.asked()))}
+        if fails_at == "the sale":
+            monkeypatch.setattr(sessions, "sync", sync)
+        answer = await counter.asked(headers=fields)
+        assert (answer.status_code, answer.headers.get("www-authenticate")) == (status, None)
+        await asyncio.wait_for(counter.gateway.in_hand.until_none(PAYER.channel_id, within=60), 5)
+        await counter.gateway.till.until_sure(within=0)
+
+    counter.application._app = app
+    asyncio.run(scene())
+    gc.collect()
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("headers", [{}, {"idempotency-key": "k"}])

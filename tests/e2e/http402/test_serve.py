@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -393,6 +394,35 @@ class TestEnding:
         time.sleep(0.5)
         assert pay(gateway.url).data["status"] == 200
         assert gateway.end() == 0
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+    def test_told_again_and_again(self, serve, number):
+        """It ends once, in order."""
+        gateway = serve("--workers", "3")
+        while gateway.process.poll() is None:
+            gateway.process.send_signal(number)
+            time.sleep(0.02)
+        assert gateway.process.returncode == 0
+        assert gateway.events.end()[-1]["event"] == "stopped"
+
+    def test_what_fails_while_the_ledger_is_locked_is_given_back_at_the_end(self, serve, pay, upstream, bob):
+        """It ends when that is done: the client has its answer long since."""
+        gateway = serve(program=Path(__file__).with_name("impatient.py"))
+        pay(gateway.url + "/first").data  # noqa: B018
+        thread = threading.Thread(target=lambda: pay(gateway.url + "/slow/status/503"))
+        thread.start()
+        while upstream.asked[-1][0] != "/slow/status/503":
+            time.sleep(0.01)
+        with closing(sqlite3.connect(bob.path / "ledger.sqlite3", isolation_level=None)) as locks:
+            locks.execute("BEGIN IMMEDIATE")
+            upstream.slow.set()
+            time.sleep(0.5)
+            gateway.process.send_signal(signal.SIGTERM)
+            thread.join()
+            time.sleep(1.5)
+            assert gateway.process.poll() is None
+        assert gateway.process.wait(timeout=60) == 0
+        assert channels(bob)[0].spent == 1000
 
     def test_a_second_interrupt_forces_the_end(self, serve, pay, upstream, bob):
         """130 at once; the request that was not answered costs nothing."""
