@@ -20,6 +20,8 @@ _ARGUMENTS = {
     "no-pay": "a client without a PayingTransport",
 }
 
+_ONCE = "(the same request again, paid once)"
+
 
 @contextmanager
 def for_programs() -> Iterator[None]:
@@ -31,11 +33,16 @@ def for_programs() -> Iterator[None]:
             error.hint = f'max_deposit="{error.in_all}"'
         elif error.hint is not None and (flag := _FLAG.match(error.hint)) and flag[1] in _ARGUMENTS:
             error.hint = _ARGUMENTS[flag[1]].format(flag[2]) + error.hint[flag.end() :]
+        elif error.hint is not None:
+            error.hint = error.hint.replace("--password-file FILE", 'password_file="FILE" to Wallet.open')
         raise
 
 
-def repeated_by_program(request: httpx.Request) -> None:
-    """After a lost answer the hint is the key under which the program asks for it again."""
-    request.extensions.setdefault(
-        REPEATS, lambda key: f"idempotency_key={key!r}  (the same request again, paid once)"
-    )
+def by_client(request: httpx.Request) -> None:
+    """After a lost answer the hint is what a client sends the request with to have it again."""
+    request.extensions.setdefault(REPEATS, lambda key: f'extensions={{"idempotency_key": {key!r}}}  {_ONCE}')
+
+
+def by_call(key: str) -> str:
+    """The same for Wallet.request."""
+    return f"idempotency_key={key!r}  {_ONCE}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from microwallet.api.pool import open_adapters
 from microwallet.domain.money import Amount, check_amount
-from microwallet.errors import MicrowalletError
+from microwallet.errors import MicrowalletError, UsageError
 from microwallet.http402.charging.asgi import Application, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
@@ -55,10 +55,11 @@ class PaymentMiddleware:
         `settle_above` settles a channel once so much is unsettled on it, else 1 USDC; `settle_idle` ("10m")
         once it was not used for so long.
 
-        Opening raises UsageError for a wrong route, KeyUnavailable for a key that is locked.
+        Raises UsageError for `routes` that are none; opening does for a wrong route, and KeyUnavailable for a
+        key that is locked.
         """
         self._app = app
-        self._routes = [dict(route) for route in routes]
+        self._routes = _tables(routes)
         self._realm = realm
         self._open_wallet: Callable[[], Wallet] = lambda: open_adapters(
             home, account=account, network=network, rpc_url=rpc_url, password_file=password_file
@@ -124,6 +125,18 @@ class PaymentMiddleware:
         if self._service is not None:
             service, self._service = self._service, None
             await service.close()
+
+
+def _tables(routes: object) -> list[dict[str, Any]]:
+    """Routes as tables; UsageError where they are something else, or there is none."""
+    given = routes if isinstance(routes, Iterable) and not isinstance(routes, Mapping | str | bytes) else ()
+    tables = list(given)
+    if not tables or not all(isinstance(table, Mapping) for table in tables):
+        raise UsageError(
+            f"routes is {str(routes)[:200]}; a list of tables is expected, one a route",
+            hint='routes=[{"path": "/**", "price": "0.001 USDC"}]',
+        )
+    return [dict(table) for table in tables]
 
 
 class _Service:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from microwallet.domain.money import Amount
 from microwallet.errors import ConfirmationRequired, UsageError
 from microwallet.wallet import Wallet
 
@@ -134,16 +135,22 @@ def _agree(_account: PayingAccount, _plan: OpenPlan | TopUpPlan) -> None:
     """The program agreed beforehand, up to its limit."""
 
 
-def _refuse(_account: PayingAccount, plan: OpenPlan | TopUpPlan) -> None:
+def _refuse(account: PayingAccount, plan: OpenPlan | TopUpPlan) -> None:
     from microwallet.payer.open import OpenPlan
 
     if isinstance(plan, OpenPlan):
         payee, amount = plan.request.payee, plan.request.deposit
     else:
         payee, amount = plan.channel.descriptor.payee, plan.amount
+    deposited = sum(
+        channel.state.deposit
+        for channel in account.ledger.channels.list(finalized=False)
+        if (channel.descriptor.payee, channel.asset) == (payee, amount.asset)
+        and channel.descriptor.payer == account.address
+    )
     raise ConfirmationRequired(
         f"paying {payee} takes a deposit of {amount}, and the program has agreed to none",
-        hint=f'max_deposit="{amount}"',
+        hint=f'max_deposit="{Amount(deposited + amount.base_units, amount.asset)}"',
     )
 
 

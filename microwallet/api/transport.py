@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from microwallet.api.hints import for_programs, repeated_by_program
+from microwallet.api.hints import by_client, for_programs
 from microwallet.api.pool import WalletPool, open_adapters, pool_of
 from microwallet.api.results import HttpPayment, http_payment_result
 from microwallet.domain.money import Amount
@@ -109,7 +109,7 @@ class PayingTerms:
 
 def prepare(request: httpx.Request) -> None:
     """Ready a request of a program; UsageError if it has an idempotency key that cannot be sent."""
-    repeated_by_program(request)
+    by_client(request)
     key = request.extensions.get(IDEMPOTENCY_KEY)
     if key is not None:
         check_http_key(key)

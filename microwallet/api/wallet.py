@@ -41,8 +41,8 @@ class Wallet:
     Amounts are text with a unit, such as "0.001 USDC", or an Amount. A channel is named by its id, the start
     of it, its label, or a payee with one channel. Every method raises MicrowalletError: NetworkError where
     the chain cannot be asked, OutcomeUnknown where money may have moved (call `sync`, then repeat the call
-    with the same arguments), KeyUnavailable where a key is locked, LedgerError for a ledger that is busy or
-    damaged.
+    with the same arguments; `request` with the key in its `data["idempotencyKey"]`), KeyUnavailable where a
+    key is locked, LedgerError for a ledger that is busy or damaged.
     What is awaited is told to the logger `microwallet`.
     """
 
@@ -251,9 +251,11 @@ class Wallet:
         """
         import httpx
 
+        from microwallet.api.hints import by_call
         from microwallet.api.transport import PayingTransport
-        from microwallet.http402.paying.messages import IDEMPOTENCY_KEY
+        from microwallet.http402.paying.messages import IDEMPOTENCY_KEY, REPEATS
 
+        key = {} if idempotency_key is None else {IDEMPOTENCY_KEY: idempotency_key}
         paying = PayingTransport(wallet=self, max_amount=max_amount, max_deposit=max_deposit, payee=payee)
         with httpx.Client(transport=paying, follow_redirects=follow_redirects, timeout=timeout) as client:
             return client.request(
@@ -262,7 +264,7 @@ class Wallet:
                 headers=headers,
                 content=content,
                 json=json,
-                extensions={} if idempotency_key is None else {IDEMPOTENCY_KEY: idempotency_key},
+                extensions={REPEATS: by_call, **key},
             )
 
     def accept(self, vouchers: str | bytes | Iterable[str | bytes]) -> Accepted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -215,6 +216,16 @@ def _method(table: Mapping[str, Any]) -> str:
 def _pattern(path: str) -> Sequence[str]:
     if not path.startswith("/"):
         raise UsageError(f"{path!r} is no path that can be forwarded: it does not begin with /")
+    if "{" in path:
+        raise UsageError(
+            f"{path!r}: a part of a path that varies is written *",
+            hint=f'path = "{re.sub("{[^}]*}?", "*", path)}"',
+        )
+    if "?" in path:
+        raise UsageError(
+            f"{path!r} has a query: a route is found by its path alone",
+            hint=f'path = "{path.partition("?")[0]}"',
+        )
     if canonical_path(path) != path:
         raise UsageError(f"{path!r} is not canonical: write {canonical_path(path)}")
     segments = path[1:].split("/")

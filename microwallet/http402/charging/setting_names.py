@@ -79,6 +79,9 @@ class SettingNames:
     def unknown(self, key: str, known: Mapping[str, Any], route: int | None = None) -> UsageError:
         """The error of a key that is none."""
         place = self.name("", route).rstrip()
+        if route is not None and key in _EXAMPLES and key not in known:
+            message = f"{place} {key} is no setting of a route"
+            return UsageError(message, hint=f"write it above the first [[routes]]: {self.example(key)}")
         close = get_close_matches(key, known, n=1)
         message = f"there is no setting {key!r}; {did_you_mean(key, known)}"
         return UsageError(f"{place} {message}".lstrip(), hint=self.example(close[0]) if close else GUIDE)

@@ -23,6 +23,9 @@ _LOOK = "look whether the address is right and the server runs; --proxy URL wher
 _PROXY = "look whether it runs, or take another: --proxy URL"
 _SHOWN = 80
 """Characters that are shown of what cannot be read."""
+_MIXED_UP = (("wrong version number", "http"), ("disconnected without sending", "https"))
+"""What is heard of a server that speaks this in place of the other."""
+_OTHER_NAME = "its certificate is for another name: use that one in the URL"
 _TRUST = "SSL_CERT_FILE=FILE microwallet fetch ...  (if you trust it: FILE is its certificate in PEM)"
 
 
@@ -104,11 +107,17 @@ def unreachable(origin: Origin, error: NotSent | NoAnswer) -> NetworkError:
     """Nothing came back from a server, or the proxy before it cannot be reached."""
     is_told = isinstance(error, NotSent) and error.at_proxy
     said = str(error) if is_told else f"{origin} cannot be reached: {error}"
-    return NetworkError(said, hint=looking_at(error))
+    return NetworkError(said, hint=looking_at(origin, error))
 
 
-def looking_at(error: Exception) -> str:
+def looking_at(origin: Origin, error: Exception) -> str:
     """What to do about a server that cannot be reached."""
     if isinstance(error, NotSent) and error.at_proxy:
         return _PROXY
-    return _TRUST if "certificate verify failed" in str(error) else _LOOK
+    said = str(error)
+    for words, scheme in _MIXED_UP:
+        if words in said and origin.scheme != scheme:
+            return f"look whether it speaks {scheme}: {replace(origin, scheme=scheme)}"
+    if "certificate verify failed" in said:
+        return _OTHER_NAME if "mismatch" in said else _TRUST
+    return _LOOK

@@ -129,7 +129,7 @@ class Handshake:
             self.spending.give_back(held)
             raise NetworkError(
                 f"{self._asking.origin} cannot be reached any more: {error}; nothing was paid",
-                hint=looking_at(error),
+                hint=looking_at(self._asking.origin, error),
             ) from error
         except NoAnswer as error:
             raise self._unknown(held, f"no answer came: {error}") from error
@@ -142,6 +142,7 @@ class Handshake:
         return OutcomeUnknown(
             f"{price} may have been paid to {held.channel.descriptor.payee}, but {why}",
             hint=self.spending.again(),
+            data={"idempotencyKey": self.asked.key},
         )
 
     def _served(self, held: Held, answer: ServerAnswer) -> BookedPayment | Streaming:

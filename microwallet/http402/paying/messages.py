@@ -135,7 +135,7 @@ def unread(request: httpx.Request, error: httpx.HTTPError) -> NetworkError:
         reason = no_answer(request, error)
         if isinstance(reason, NotSent):
             return unreachable(origin, reason)
-    return NetworkError(f"{origin} cannot be read: {_reason(error)}", hint=looking_at(error))
+    return NetworkError(f"{origin} cannot be read: {_reason(error)}", hint=looking_at(origin, error))
 
 
 @contextmanager

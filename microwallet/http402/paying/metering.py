@@ -10,7 +10,7 @@ from typing import Any
 
 from microwallet.domain.money import Amount
 from microwallet.domain.purchase import Purchase
-from microwallet.errors import AboveLimit, MalformedMessage, PaymentRefused
+from microwallet.errors import AboveLimit, ConfirmationRequired, MalformedMessage, PaymentRefused
 from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.receipts import BookedPayment
@@ -137,7 +137,15 @@ class MeteredStream:
                 hint=f'--max-amount "{Amount(max(self.reserved + cost, 2 * limit), price.asset)}"',
             )
         terms = replace(handshake.spending.terms(held.choice), cost=cost, at_least=needed.required_cumulative)
-        more = yield from self._sent(handshake.spending.buy_more(held, terms, continues=True))
+        try:
+            more = yield from self._sent(handshake.spending.buy_more(held, terms, continues=True))
+        except ConfirmationRequired as error:
+            paid = Amount(self.reserved, price.asset)
+            raise AboveLimit(
+                f"the stream was stopped after {paid}, as the deposit is used up and nobody agreed to more:"
+                f" {error.message}",
+                hint=error.hint,
+            ) from error
         self._held = replace(held, channel=more.channel, deposited=more.deposited)
         self._purchases.append(more.purchase)
         yield from self._hand_over(more.purchase)

@@ -35,6 +35,7 @@ def test_no_answer_and_the_same_key_again(fetch, payee, books):
     unknown = fetch("--idempotency-key", "order-7")
     assert (unknown.exit_code, unknown.error["code"]) == (5, "outcome-unknown")
     assert unknown.error["hint"].endswith("--idempotency-key order-7")
+    assert unknown.json["data"] == {"idempotencyKey": "order-7"}
     assert [one[1:] for one in books()[1]] == [(1000, 1000, "in-flight")]
     payee.before = lambda _handler, _action: False
     payment = fetch("--idempotency-key", "order-7").data["payment"]
@@ -391,6 +392,17 @@ def test_stream_tops_up(payee, fetch):
     payment = fetch("--max-amount", "0.01 USDC", path=STREAM).data["payment"]
     assert payment["amount"] == "5000"
     assert TopUpAction in [type(action) for _, _, action in payee.seen]
+
+
+def test_a_stream_that_nobody_agreed_to_go_on(payee, fetch):
+    """Without a terminal to ask at, it ends where the deposit does, as at the limit; what came is kept."""
+    fetch("--deposit", "0.003 USDC")
+    payee.events, payee.unit_type = 5, "event"
+    stopped = fetch(path=STREAM, yes=False)
+    assert (stopped.exit_code, stopped.error["code"]) == (4, "above-limit")
+    assert "stopped after 0.002 USDC, as the deposit is used up" in stopped.error["message"]
+    assert stopped.error["hint"].startswith("add --yes")
+    assert stopped.json["data"]["body"].count("data: event") == 2
 
 
 def test_open_once_side_by_side(alice, payee, books):

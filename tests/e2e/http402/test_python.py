@@ -209,6 +209,9 @@ def test_streams_of_threads_have_a_channel_each(alice, payee, opened):
         assert len(wallet.channels()) == 2
 
 
+ROUTE = {"path": "/**", "price": "1 USDC"}
+
+
 @pytest.mark.parametrize("given", [0.01, 1, Decimal("0.01"), b"1 USDC"])
 def test_a_number_is_no_amount(alice, opened, given):
     """Everywhere: a UsageError that shows what is one, and nothing is done."""
@@ -219,7 +222,7 @@ def test_a_number_is_no_amount(alice, opened, given):
             lambda: wallet.request("GET", "http://127.0.0.1:9", max_amount=given),
             lambda: microwallet.PayingTransport(wallet=wallet, max_amount=given),
             lambda: microwallet.AsyncPayingTransport(wallet=wallet, max_deposit=given),
-            lambda: microwallet.PaymentMiddleware(None, routes=[], realm="r", settle_above=given),
+            lambda: microwallet.PaymentMiddleware(None, routes=[ROUTE], realm="r", settle_above=given),
         ):
             with pytest.raises(microwallet.UsageError, match="not an amount") as refused:
                 use()
@@ -246,6 +249,26 @@ def test_hints_are_for_programs(alice, payee, opened):
         with pytest.raises(microwallet.OutcomeUnknown) as lost:
             pay(payee.url, idempotency_key="order 7")
         assert lost.value.hint == "idempotency_key='order 7'  (the same request again, paid once)"
+        with (
+            httpx.Client(transport=microwallet.PayingTransport(wallet=wallet)) as client,
+            pytest.raises(microwallet.OutcomeUnknown) as lost,
+        ):
+            client.get(payee.url)
+        key = lost.value.data["idempotencyKey"]
+        wanted = f'extensions={{"idempotency_key": {key!r}}}  (the same request again, paid once)'
+        assert lost.value.hint == wanted
+
+
+def test_a_deposit_that_was_not_agreed_to_names_what_has_to_be(alice, payee, opened):
+    """All that lies with the payee counts."""
+    with opened(alice) as wallet:
+        wallet.request("GET", payee.url, max_deposit="0.1 USDC")
+        payee.price = 200_000
+        pay = partial(wallet.request, "GET", payee.url, max_amount="1 USDC")
+        with pytest.raises(ConfirmationRequired) as refused:
+            pay()
+        named = refused.value.hint.removeprefix("max_deposit=").strip('"')
+        assert pay(max_deposit=named).content == PAID_BODY
 
 
 def test_a_redirect_to_another_origin_is_a_new_decision(alice, payee, chain, opened):

@@ -23,6 +23,10 @@ from microwallet.errors import PaymentRefused
             "a client without a PayingTransport  (shows what the server says)",
         ),
         ("--other x", "--other x"),
+        (
+            "give --password-file FILE, or set MICROWALLET_PASSWORD_FILE",
+            'give password_file="FILE" to Wallet.open, or set MICROWALLET_PASSWORD_FILE',
+        ),
         ("microwallet escrow trust 0x12", "microwallet escrow trust 0x12"),
         (None, None),
     ],

@@ -101,3 +101,11 @@ def test_both_wallets_offer_the_same():
             assert inspect.signature(getattr(sync, name)) == inspect.signature(getattr(both, name)), name
     for one, other in [(microwallet.PayingTransport, microwallet.AsyncPayingTransport)]:
         assert list(inspect.signature(one).parameters) == list(inspect.signature(other).parameters)
+
+
+@pytest.mark.parametrize("routes", [None, {"/a": "0.1 USDC"}, "/a", ["/a"], [], 5])
+def test_routes_that_are_none_are_told_at_once(routes):
+    """Not at each request."""
+    with pytest.raises(microwallet.UsageError, match="a list of tables is expected") as refused:
+        microwallet.PaymentMiddleware(None, routes=routes, realm="r")
+    assert refused.value.hint.startswith("routes=[{")

@@ -6,8 +6,11 @@ import httpx
 import pytest
 
 from microwallet.http402.paying.asking import looking_at
-from microwallet.http402.paying.exchange import NotSent, Sending
+from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending
 from microwallet.http402.paying.messages import answer_of, asked_by, no_answer, outgoing
+from microwallet.http402.paying.origins import Origin
+
+SHOP = Origin.of("https://shop.example")
 
 REQUEST = httpx.Request(
     "POST",
@@ -75,8 +78,23 @@ def test_why_a_connection_failed(error, said):
 
 def test_an_unknown_certificate():
     """The hint says how to trust it, not to look whether the server runs."""
-    assert looking_at(NotSent("certificate verify failed: self-signed")).startswith("SSL_CERT_FILE=FILE ")
-    assert "server runs" in looking_at(NotSent("Connection refused"))
+    error = NotSent("certificate verify failed: self-signed")
+    assert looking_at(SHOP, error).startswith("SSL_CERT_FILE=FILE ")
+    assert "server runs" in looking_at(SHOP, NotSent("Connection refused"))
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "hint"),
+    [
+        ("https://shop:8402", "wrong version number", "look whether it speaks http: http://shop:8402"),
+        ("http://shop", "Server disconnected without sending a response.", "look whether it speaks https: "),
+        ("https://shop", "Server disconnected without sending a response.", "look whether the address"),
+        ("https://shop", "certificate verify failed: IP address mismatch", "its certificate is for another"),
+    ],
+)
+def test_a_server_that_speaks_something_else(url, error, hint):
+    """The commonest mistakes: the other scheme, another name than that of the certificate."""
+    assert looking_at(Origin.of(url), NoAnswer(error)).startswith(hint)
 
 
 @pytest.mark.parametrize(
@@ -102,4 +120,4 @@ def test_through_a_proxy_nothing_left(error, told, at_proxy):
     reason = no_answer(request, error)
     assert isinstance(reason, NotSent)
     assert (str(reason).startswith(told), reason.at_proxy) == (True, at_proxy)
-    assert ("take another" in looking_at(reason)) is at_proxy
+    assert ("take another" in looking_at(SHOP, reason)) is at_proxy
