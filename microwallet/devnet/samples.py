@@ -74,7 +74,7 @@ async def sample_api(scope: Scope, _receive: Receive, send: Send) -> None:
         kind, text = whole[path]
         answer = Answer(status=200, headers=[(b"content-type", kind.encode())], body=text.encode())
     else:
-        answer = plain_answer(404, "Not Found")
+        answer = plain_answer(404, "Not Found", "no such sample: / lists them")
     await send_answer(answer, send, with_body=scope["method"] != "HEAD")
 
 

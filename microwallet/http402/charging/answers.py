@@ -52,9 +52,9 @@ def page_answer(page: bytes, *more: tuple[bytes, bytes]) -> Answer:
     )
 
 
-def plain_answer(status: int, title: str) -> Answer:
+def plain_answer(status: int, title: str, detail: str) -> Answer:
     """A refusal that has nothing to do with paying."""
-    document = {"type": "about:blank", "title": title, "status": status}
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     return Answer(
         status=status, headers=[(b"content-type", MEDIA_TYPE.encode())], body=json.dumps(document).encode()
     )

@@ -40,7 +40,9 @@ class BehindProxy:
             client = self._client(scope) or peer
             scope = {**scope, "scheme": "https", "client": (client, 0)}
         elif told or not is_loopback(peer):
-            await send_answer(plain_answer(403, "Forbidden"), send)
+            await send_answer(
+                plain_answer(403, "Forbidden", "only the proxy in front is answered here"), send
+            )
             return
         await self._app(scope, receive, send)
 

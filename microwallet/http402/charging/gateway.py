@@ -76,8 +76,8 @@ LONGEST_KEPT = 512
 
 _HANDS_OVER = {"POST": ("GET",), "HEAD": ("POST", "PUT", "PATCH", "DELETE")}
 """With which method something is handed over for what others buy."""
-_BAD_REQUEST = plain_answer(400, "Bad Request")
-_NOT_FOUND = plain_answer(404, "Not Found")
+_BAD_REQUEST = plain_answer(400, "Bad Request", "the path may be read as another one by what stands behind")
+_NOT_FOUND = plain_answer(404, "Not Found", "no route of this gateway sells it, or makes it free")
 _VARY = (b"vary", b"accept")
 
 

@@ -28,6 +28,10 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
+_LATE = plain_answer(
+    504, "Gateway Timeout", "what is sold here takes too long to answer; nothing was charged"
+)
+_AWAY = plain_answer(502, "Bad Gateway", "what is sold here does not answer; nothing was charged")
 _OURS = frozenset({b"host", b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
 
 
@@ -91,8 +95,7 @@ class ReverseProxy:
             if started:
                 raise
             is_late = isinstance(error, httpcore.TimeoutException)
-            answer = plain_answer(504, "Gateway Timeout") if is_late else plain_answer(502, "Bad Gateway")
-            await send_answer(answer, send, warning=_why(error))
+            await send_answer(_LATE if is_late else _AWAY, send, warning=_why(error))
 
     async def close(self) -> None:
         """Close the connections to the upstream."""

@@ -35,12 +35,14 @@ class RequestLog:
         begun = time.monotonic()
         status: int | None = None
         warning: str | None = None
+        has_receipt = False
         error: BaseException | None = None
 
         async def watched(message: Message) -> None:
-            nonlocal status, warning
+            nonlocal status, warning, has_receipt
             if message["type"] == "http.response.start":
                 status, warning = message["status"], message.get(WARNING)
+                has_receipt = any(name == b"payment-receipt" for name, _ in message.get("headers", ()))
             await send(message)
 
         try:
@@ -50,10 +52,14 @@ class RequestLog:
             raise
         finally:
             details = _described(scope, status, error, time.monotonic() - begun)
+            if has_receipt and BILL not in scope:
+                details |= {"handedOver": True}
             self._log("request", details if warning is None else {**details, "warning": warning})
 
 
-def _described(scope: Scope, status: int | None, error: BaseException | None, seconds: float) -> Details:
+def _described(
+    scope: Scope, status: int | None, error: BaseException | None, seconds: float
+) -> dict[str, Any]:
     """`status` is None if nothing was answered; `error` names what cut the answer short."""
     details: dict[str, Any] = {
         "method": scope["method"],
@@ -90,6 +96,8 @@ def request_line(event: str, details: Details) -> str:
     if "cost" in details:
         cost = f"{format_units(int(details['cost']), details['decimals'])} {details['asset']}"
         words += [details["channelId"][:10], "paid before" if details.get("paidBefore") else cost]
+    if details.get("handedOver"):
+        words.append("handed over")
     if "warning" in details:
         words.append(f"warning: {details['warning']}")
     if "error" in details:

@@ -181,6 +181,19 @@ class TestSelling:
         rest, chatter = process.communicate(timeout=30)
         assert (process.returncode, rest, chatter) == (0, "stopped\n", "")
 
+    def test_vouchers_for_a_stream_are_told_from_requests(self, serve, pay):
+        """In the log: each of them is a request that costs nothing by itself."""
+        gateway = serve(sells=("--price", "0.001 USDC", "--per", "event"))
+        pay(gateway.url + "/stream").data  # noqa: B018
+        told = []
+        while not told or told[-1].get("cost") != "5000":
+            told.append(gateway.requests.next("request"))
+        heads = [one for one in told if one["method"] == "HEAD"]
+        assert heads
+        assert all(one["handedOver"] and "cost" not in one for one in heads)
+        assert "handed over" in request_line("request", heads[0])
+        assert not any("handedOver" in one for one in told if one["method"] == "GET")
+
 
 class TestRefusals:
     """What does not start says why, and how to go on."""
