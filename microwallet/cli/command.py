@@ -52,6 +52,14 @@ class _Helpful(FastStart):
             words: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
         return words
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters; a flag alone takes no value, and its help names none."""
+        parameters = super().get_params(ctx)
+        for parameter in parameters:
+            if getattr(parameter, "is_bool_flag", False):
+                parameter.metavar = ""
+        return parameters
+
 
 class Command(_Helpful, TyperCommand):
     """A verb. Ctrl-C is an error like any other: Typer would end it without a word, or a document."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from microwallet.cli.main import app
+from microwallet.cli.main import app, main
 
 
 def _verbs(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -54,3 +54,14 @@ def test_one_may_say_yes_by_a_letter(path):
     """-y is --yes wherever there is one."""
     flags = [option.opts for option in VERBS[path].params if "--yes" in option.opts]
     assert flags in ([], [["--yes", "-y"]])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("channel",), *(path[1:] for path in VERBS)],
+    ids=lambda words: " ".join(words) or "microwallet",
+)
+def test_a_flag_alone_takes_no_value(words, capsys):
+    """The help of --yes, --json and --help names no value beside them, and no type."""
+    assert main([*words, "--help"]) == 0
+    assert "bool" not in capsys.readouterr().out
