@@ -48,8 +48,13 @@ class _Helpful(FastStart):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse."""
-        with writing():
-            words: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
+        try:
+            with writing():
+                words: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
+        except typer.TyperException as error:
+            if getattr(error, "ctx", None) is None:
+                error.ctx = ctx  # type: ignore[attr-defined]  # the parser forgets whose words they are
+            raise
         return words
 
     def get_params(self, ctx: Any) -> list[Any]:

@@ -70,6 +70,8 @@ def wanted(words: Sequence[str], headers: Sequence[str], data: Sequence[str], fo
         raise UsageError(
             "fetch needs a URL, after at most a method", hint="microwallet fetch GET https://..."
         )
+    if len(words) == 1 and (method := words[0].upper()) in _METHODS:
+        raise UsageError("the URL is missing", hint=f"microwallet fetch {method} URL")
     if data and form:
         raise UsageError("-d and -F do not go together", hint="send fields with one of them")
     if len(words) == 2 and "://" in words[0] and words[1].isalpha():

@@ -9,22 +9,9 @@ from collections.abc import Sequence
 
 import typer
 
+from microwallet.cli.fetch_curl import of_curl
 from microwallet.errors import UsageError
 
-_OF_CURL = {
-    "-X": "microwallet fetch METHOD URL",
-    "--request": "microwallet fetch METHOD URL",
-    "-I": "microwallet fetch HEAD URL --include",
-    "--head": "microwallet fetch HEAD URL --include",
-    "-s": "microwallet -q fetch URL",
-    "--silent": "microwallet -q fetch URL",
-    "-k": "SSL_CERT_FILE=FILE microwallet fetch URL",
-    "--insecure": "SSL_CERT_FILE=FILE microwallet fetch URL",
-    "-u": 'microwallet fetch URL -H "Authorization: ..."',
-    "--user": 'microwallet fetch URL -H "Authorization: ..."',
-    "-O": "microwallet fetch URL --output FILE",
-}
-"""How `fetch` says what these flags of curl say."""
 _UNKNOWN_COMMAND = re.compile(r"(No such command '([^']*)'\. Did you mean '([^']*)')[^?]*\?")
 """With the name that is nearest, and others after it."""
 _GLOBAL_FLAGS = frozenset({"-q", "--quiet", "-v", "--verbose", "--debug"})
@@ -34,10 +21,12 @@ def usage_error(error: typer.TyperException, arguments: Sequence[str]) -> UsageE
     """The error of the parser, with the command the user may have meant."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "microwallet"
-    meant = _meant(error, list(arguments))
-    hint = shlex.join(["microwallet", *meant]) if meant else f"{path} --help"
-    if path == "microwallet fetch":
-        hint = _OF_CURL.get(getattr(error, "option_name", ""), hint)
+    hint = None
+    if context is not None and path == "microwallet fetch":
+        hint = of_curl(arguments, context.command.params)
+    if hint is None:
+        meant = _meant(error, list(arguments))
+        hint = shlex.join(["microwallet", *meant]) if meant else f"{path} --help"
     return UsageError(_UNKNOWN_COMMAND.sub(r"\1?", error.format_message()), hint=hint)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
+
 import pytest
 
 from microwallet.cli.fetch_request import wanted
@@ -28,8 +32,12 @@ from microwallet.cli.main import main
         (["balance", "--debug"], "No such option: --debug", "microwallet --debug balance"),
         (["help", "channel", "open"], "no topic 'channel open'", "microwallet channel open --help"),
         (["help", "chanels"], "did you mean channels?", "microwallet help"),
-        (["fetch", "-X", "PUT", "http://x"], "No such option: -X", "microwallet fetch METHOD URL"),
-        (["fetch", "http://x", "-I"], "No such option: -I", "microwallet fetch HEAD URL --include"),
+        (["fetch", "-X", "PUT", "http://x"], "No such option: -X", "microwallet fetch PUT http://x"),
+        (["fetch", "http://x", "-I"], "No such option: -I", "microwallet fetch HEAD http://x --include"),
+        (["fetch", "-w", "%{http_code}", "http://x"], "No such option: -w", "microwallet fetch --help"),
+        (["fetch", "http://x", "--json={}"], "does not take a value", "microwallet fetch --help"),
+        (["fetch", "POST"], "the URL is missing", "microwallet fetch POST URL"),
+        (["fetch", "post", "-d", "x"], "the URL is missing", "microwallet fetch POST URL"),
         (
             ["fetch", "http://x/?a&b", "POST"],
             "the method comes first",
@@ -53,6 +61,70 @@ def test_hint_is_the_command_meant(typed, said, hint, capsys):
     stderr = capsys.readouterr().err
     assert said in stderr
     assert f"hint: {hint}\n" in stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("-XPOST 'http://x/?a&b'", "POST 'http://x/?a&b'"),
+        ("--request=POST http://x -d '{\"a\": 1}'", "POST http://x -d '{\"a\": 1}'"),
+        ("-X POST", "POST URL"),
+        ("-I", "HEAD URL --include"),
+        ("-O http://x/a/b.json?c", "http://x/a/b.json?c --output b.json"),
+        ("-O http://x/", "http://x/ --output index.html"),
+        ("--location http://x --max-time 5", "http://x --follow --timeout 5"),
+        ("-m5 -LH 'Accept: text/plain' http://x", "http://x --timeout 5 -L -H 'Accept: text/plain'"),
+        ("--url http://x --data-raw '{}'", "http://x --data '{}'"),
+        ("http://x --data-binary @q.json --fail-with-body", "http://x --data @q.json --fail"),
+        ("-A me -e http://y http://x", "http://x -H 'User-Agent: me' -H 'Referer: http://y'"),
+        ("-k http://x", "http://x"),
+    ],
+)
+def test_a_command_line_of_curl_is_translated(typed, meant, capsys):
+    """The hint is the whole command, with all that was typed, as `fetch` says it."""
+    assert main(["fetch", *shlex.split(typed)]) == 2
+    assert shlex.split(_hint(capsys)) == shlex.split(f"microwallet fetch {meant}")
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("-sS http://x", "microwallet -q fetch http://x"),
+        ("--cacert ca.pem https://x", "SSL_CERT_FILE=ca.pem microwallet fetch https://x"),
+        ("-kL https://x", "SSL_CERT_FILE=FILE microwallet fetch https://x -L"),
+        ("-s http://x/?key=a", 'microwallet -q fetch "http://x/?key=$KEY"  # with the same $KEY'),
+    ],
+)
+def test_what_curl_does_by_a_flag_stands_elsewhere(typed, hint, capsys):
+    """A global flag or a variable in front; a secret is not repeated."""
+    assert main(["fetch", *shlex.split(typed)]) == 2
+    assert _hint(capsys) == hint
+
+
+def test_the_user_of_curl_is_a_header(capsys):
+    """The hint does not repeat the password, and a shell makes of it what curl would send."""
+    assert main(["fetch", "-u", "bob:secret", "http://x"]) == 2
+    hint = _hint(capsys)
+    assert "secret" not in hint
+    printed = subprocess.run(
+        ["sh", "-c", hint.replace("microwallet", "printf '%s|'", 1)],
+        env={**os.environ, "CREDENTIALS": "bob:secret"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert printed.stdout == "fetch|http://x|-H|Authorization: Basic Ym9iOnNlY3JldA==|"
+
+
+@pytest.mark.parametrize("typed", ["--data-raw @q http://x", "--data-binary - http://x", "-X", "-I a b c"])
+def test_what_is_not_sure_is_not_translated(typed, capsys):
+    """Text that `fetch` would take for a file, a value that is missing, a word too many."""
+    assert main(["fetch", *shlex.split(typed)]) == 2
+    assert _hint(capsys) == "microwallet fetch --help"
+
+
+def _hint(capsys) -> str:
+    return capsys.readouterr().err.partition("hint: ")[2].rstrip("\n")
 
 
 def test_json_before_the_command(capsys):

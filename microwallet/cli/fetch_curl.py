@@ -1,0 +1,140 @@
+"""What was typed for curl, as a command line of `microwallet fetch`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from microwallet.cli.fetch_secrets import SecretWords
+
+_METHOD, _URL, _USER = ("-X", "--request"), ("--url",), ("-u", "--user")
+_HEAD, _NAMED = ("-I", "--head"), ("-O", "--remote-name")
+_TRUSTED, _ANY_CERTIFICATE = ("--cacert",), ("-k", "--insecure")
+_GLOBAL = {"-s": "-q", "--silent": "-q", "-q": "-q", "--quiet": "-q", "--debug": "--debug"}
+_UNNEEDED = ("-S", "--show-error", "-N", "--no-buffer", "-g", "--globoff", "--compressed")
+_TEXT = {"--data-raw": "--data", "--data-binary": "--data"}
+_OTHERWISE = {
+    "-m": "--timeout",
+    "--max-time": "--timeout",
+    "--location": "--follow",
+    "--fail-with-body": "--fail",
+    **_TEXT,
+}
+"""How `fetch` calls these."""
+_HEADERS = {"-A": "User-Agent", "--user-agent": "User-Agent", "-e": "Referer", "--referer": "Referer"}
+_TAKE_VALUE = frozenset({*_METHOD, *_URL, *_USER, *_TRUSTED, *_HEADERS})
+_ALONE = frozenset({*_HEAD, *_NAMED, *_ANY_CERTIFICATE, *_GLOBAL, *_UNNEEDED})
+_BASIC = '"Authorization: Basic $(printf %s "$CREDENTIALS" | base64 | tr -d \'\\n\')"'
+
+
+def of_curl(words: Sequence[str], parameters: Sequence[Any]) -> str | None:
+    """The command line that does what curl would do for these words, quoted for a shell and without
+    secrets; None where one of them is known neither to curl, as far as `fetch` can do it, nor to `fetch`.
+
+    `words` are all that were typed, `parameters` those of `fetch`.
+    """
+    at = words.index("fetch")
+    known = {name: one for one in parameters if one.param_type_name == "option" for name in one.opts}
+    line = _Line(known)
+    try:
+        for name, value in _options(words[at + 1 :], known):
+            line.take(name, value)
+        return line.told(words[:at])
+    except LookupError:
+        return None
+
+
+def _options(words: Sequence[str], known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each option with its value, or "" where it has none; words that are no option as values of ""."""
+    options = {**known, **{other: known[name] for other, name in _OTHERWISE.items()}}
+    valued = {name for name, one in options.items() if not one.is_flag} | _TAKE_VALUE
+    alone = {name for name, one in options.items() if one.is_flag} | _ALONE
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            yield from (("", one) for one in rest)
+            return
+        if word == "-" or not word.startswith("-"):
+            yield "", word
+            continue
+        name, equals, value = word.partition("=")
+        letters = ""
+        if not word.startswith("--"):
+            name, letters = word[:2], word[2:]
+            equals, value = letters, letters
+        if name in valued:
+            yield name, value if equals else rest.pop(0)
+            continue
+        if name not in alone or (equals and not letters):
+            raise LookupError(name)
+        yield name, ""
+        if letters:
+            rest.insert(0, f"-{letters}")
+
+
+class _Line:
+    """A command line of `fetch` as it grows."""
+
+    def __init__(self, known: Mapping[str, Any]) -> None:
+        self._known = known
+        self._secret = SecretWords()
+        self._words: list[str] = []
+        self._globals: list[str] = []
+        self._flags: list[str] = []
+        self._trusted: str | None = None
+        self._method: str | None = None
+        self._is_named = self._is_any = False
+        self._needs: list[str] = []
+
+    def take(self, name: str, value: str) -> None:
+        """One option or word of curl; LookupError for what has no counterpart."""
+        if name == "" or name in _URL:
+            self._words.append(value)
+        elif name in _METHOD:
+            self._method = value
+        elif name in _HEAD:
+            self._method = self._method or "HEAD"
+            self._flags.append("--include")
+        elif name in _NAMED:
+            self._is_named = True
+        elif name in _TRUSTED:
+            self._trusted = shlex.quote(value)
+        elif name in _ANY_CERTIFICATE:
+            self._is_any = True
+        elif name in _USER:
+            self._flags += ["-H", _BASIC]
+            self._needs.append("user:password in $CREDENTIALS")
+        elif name in _GLOBAL:
+            self._globals.append(_GLOBAL[name])
+        elif name not in _UNNEEDED:
+            self._own(name, value)
+
+    def told(self, before: Sequence[str]) -> str:
+        """The line, after the flags that stood before `fetch`; LookupError for too many words."""
+        *methods, url = self._words or ["URL"]
+        if len(methods) > 1:
+            raise LookupError
+        method = self._method or next(iter(methods), None)
+        if self._is_named:
+            self._flags += ["--output", shlex.quote(urlsplit(url).path.rpartition("/")[2] or "index.html")]
+        if self._is_any and not url.startswith("http:"):
+            self._trusted = self._trusted or "FILE"
+        line = [] if self._trusted is None else [f"SSL_CERT_FILE={self._trusted}"]
+        line += ["microwallet", *dict.fromkeys((*before, *self._globals)), "fetch"]
+        line += [] if method is None else [shlex.quote(method)]
+        line += [self._secret.quoted("second", url), *self._flags]
+        needs = [*self._needs, *(f"the same ${name}" for name in self._secret.variables)]
+        return " ".join(line) + (f"  # with {' and '.join(dict.fromkeys(needs))}" if needs else "")
+
+    def _own(self, name: str, value: str) -> None:
+        if name in _TEXT and (value == "-" or (name == "--data-raw" and value.startswith("@"))):
+            raise LookupError(name)  # a text to curl, a file to `fetch`
+        if name in _HEADERS:
+            name, value = "-H", f"{_HEADERS[name]}: {value}"
+        own = _OTHERWISE.get(name, name)
+        self._flags.append(own)
+        if not self._known[own].is_flag:
+            self._flags.append(self._secret.quoted(self._known[own].name, value))
