@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -120,7 +121,7 @@ class Configuration:
         """The value of a setting and where it came from."""
         if name in self._flags:
             return Resolved(self._flags[name], "flag")
-        variable = "MICROWALLET_" + name.upper().replace("-", "_")
+        variable = _variable(name)
         if self._environment.get(variable):
             return Resolved(_checked(name, self._environment[variable], variable), "environment")
         if name in PROJECT_SETTINGS and name in self._project:
@@ -128,6 +129,17 @@ class Configuration:
         if name in self.user:
             return Resolved(_checked(name, self.user[name], str(self.paths.user_file)), "user")
         return Resolved(SETTINGS[name].default, "default")
+
+    def instead(self, name: str, value: str) -> str:
+        """What to type for a setting to have another value, by where it has this one from."""
+        source = self.resolve(name).source
+        if source == "flag":
+            return f"--{name} {shlex.quote(value)}"
+        if source == "environment":
+            return f"export {_variable(name)}={shlex.quote(value)}"
+        if source == "project":
+            return f'{name} = "{value}"  (in {PROJECT_FILE})'
+        return f"microwallet config set {name} {shlex.quote(value)}"
 
     def section(self, name: str) -> dict[str, Any]:
         """A table of the user file, such as `networks`; empty when missing."""
@@ -156,6 +168,10 @@ class Configuration:
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _variable(name: str) -> str:
+    return "MICROWALLET_" + name.upper().replace("-", "_")
 
 
 def checked_setting(name: str, value: Any) -> Any:

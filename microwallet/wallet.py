@@ -33,14 +33,6 @@ if TYPE_CHECKING:
     from microwallet.payee.settle import Settlement
     from microwallet.payer.paying_account import PayingAccount
 
-_LOCAL = "http://127.0.0.1:8545"
-_RPC_ADDRESSES = {
-    "flag": f"--rpc-url {_LOCAL}",
-    "environment": f"export MICROWALLET_RPC_URL={_LOCAL}",
-    "user": f"microwallet config set rpc-url {_LOCAL}",
-}
-"""What to type instead of an address that is none, by where it was set."""
-
 
 class Wallet:
     """One home: its keys, its ledger, and the network they are used on. Opens things when needed.
@@ -164,18 +156,19 @@ class Wallet:
     def rpc(self) -> Rpc:
         """The chain of the network in use."""
         from microwallet.escrow.rpc import Rpc
+        from microwallet.escrow.transport import NoRpcAddress
 
-        override = self.configuration.resolve("rpc-url")
+        override = self.configuration.get("rpc-url")
         try:
             return Rpc(
-                [override.value] if override.value else self.network.rpc_urls,
+                [override] if override else self.network.rpc_urls,
                 timeout=self.configuration.get("rpc-timeout"),
                 chain_id=self.network.chain_id,
                 trace=self.reporter.detail,
             )
-        except UsageError as error:
-            if override.value:
-                raise UsageError(error.message, hint=_RPC_ADDRESSES[override.source]) from error
+        except NoRpcAddress as error:
+            if override:
+                error.hint = self.configuration.instead("rpc-url", error.meant)
             raise
 
     @cached_property

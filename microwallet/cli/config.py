@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +17,7 @@ from microwallet.config import SETTINGS, checked_setting
 from microwallet.domain.money import Amount, unit_of
 from microwallet.errors import InvalidAmount, UsageError
 from microwallet.escrow.networks import resolve_network
-from microwallet.escrow.transport import Endpoint, redacted
+from microwallet.escrow.transport import Endpoint, NoRpcAddress, redacted
 from microwallet.wallet import Wallet
 
 app = new_group("Settings and where they come from.")
@@ -68,7 +69,7 @@ def set_value(
     elif name == "account":
         checked = wallet.accounts.get(value).name
     elif name == _ADDRESS:
-        Endpoint(value)
+        _check_address(value)
     elif name in _AMOUNTS:
         _check_amount(name, value, wallet)
     with wallet.configuration.editing() as content:
@@ -88,6 +89,14 @@ def unset(
     with open_wallet().configuration.editing() as content:
         content.pop(name, None)
     return Result(data={"name": name, "value": SETTINGS[name].default}, text=f"{name} has its default again")
+
+
+def _check_address(url: str) -> None:
+    try:
+        Endpoint(url)
+    except NoRpcAddress as error:
+        error.hint = f"microwallet config set {_ADDRESS} {shlex.quote(error.meant)}"
+        raise
 
 
 def _check_amount(name: str, value: str, wallet: Wallet) -> None:

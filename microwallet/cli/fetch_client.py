@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from microwallet.cli.context import confirm
 from microwallet.cli.fetch_flags import FetchFlags
+from microwallet.cli.fetch_proxy import check_proxy, no_proxy
 from microwallet.cli.fetch_request import Wanted
 from microwallet.errors import UsageError
 from microwallet.http402.paying.origins import Origin
@@ -69,32 +70,21 @@ def _http(proxy: str | None, *, tls: bool) -> tuple[httpx.BaseTransport, httpx.B
     """What sends, and what sends beside a stream."""
     import httpx
 
+    if proxy is not None:
+        check_proxy(proxy)
     try:
         # Loading the certificates takes longer than a request; a context without any trusts nobody.
         trusted = httpx.create_ssl_context() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         first, second = (httpx.HTTPTransport(verify=trusted, http2=tls, proxy=proxy) for _ in range(2))
         return first, second
     except (ValueError, httpx.InvalidURL) as error:
-        raise UsageError(
-            f"--proxy cannot be used: {error}", hint="--proxy socks5://127.0.0.1:1080"
-        ) from error
+        raise no_proxy(proxy or "") from error
     except OSError as error:
         named = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
         raise UsageError(
             f"the certificates to trust, {named}, cannot be read: {error.strerror}",
             hint="echo $SSL_CERT_FILE",
         ) from error
-
-
-def proxy_of(url: str) -> str | None:
-    """The proxy that the environment names for a URL; this machine is reached without one."""
-    origin = Origin.of(url)
-    if origin.scheme == "http" and origin.is_private:
-        return None
-    from urllib.request import getproxies, proxy_bypass
-
-    proxies = getproxies()
-    return None if proxy_bypass(origin.host) else proxies.get(origin.scheme, proxies.get("all"))
 
 
 def _paying(

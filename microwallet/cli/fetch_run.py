@@ -7,10 +7,11 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from microwallet.cli.context import Stderr, interrupted, open_wallet
-from microwallet.cli.fetch_client import fetch_client, proxy_of
+from microwallet.cli.fetch_client import fetch_client
 from microwallet.cli.fetch_dry_run import show_dry_run
 from microwallet.cli.fetch_flags import FetchFlags
 from microwallet.cli.fetch_output import Body, NotWritten, output, to_stdout
+from microwallet.cli.fetch_proxy import proxy_of
 from microwallet.cli.fetch_request import Wanted
 from microwallet.cli.fetch_view import answer_document, is_metered, payments_of, say_payment
 from microwallet.cli.result import print_json, success_envelope

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from microwallet.domain.whole_url import whole_url
 from microwallet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,11 +21,21 @@ if TYPE_CHECKING:
 BODY_LIMIT = 20 * 1024 * 1024
 """Bytes an answer may have."""
 
+_EXAMPLE = "http://127.0.0.1:8545"
 _LAST_WORD_SECONDS = 0.1
 _PLAIN_URL = re.compile(r"[!-~]+")
 _SECRET_SEGMENT = re.compile(r"[A-Za-z0-9_\-]{16,}")
 _HOST_ALONE = re.compile(r"([^@:/?#\[\]]*|\[[^@\]]*\])(:[0-9]*)?([/?#]|$)")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class NoRpcAddress(UsageError):
+    """What was given for an RPC address is none; `meant` is one that can be typed instead."""
+
+    def __init__(self, url: str, why: str) -> None:
+        shown = redacted(url)
+        self.meant = whole_url(url, otherwise=_EXAMPLE) if shown == url else _EXAMPLE
+        super().__init__(f"{shown!r} is no RPC address: {why}", hint=f"write it like {self.meant}")
 
 
 class TransportError(Exception):
@@ -65,14 +76,14 @@ class Endpoint:
     def __init__(self, url: str) -> None:
         self.shown = redacted(url)
         if _PLAIN_URL.fullmatch(url) is None:
-            raise _no_address(self.shown, "it has spaces or odd characters")
+            raise NoRpcAddress(url, "it has spaces or odd characters")
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise _no_address(self.shown, "its host or port cannot be") from error
+            raise NoRpcAddress(url, "its host or port cannot be") from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise _no_address(self.shown, "http:// or https:// and a host are expected")
+            raise NoRpcAddress(url, "http:// or https:// and a host are expected")
         self._tls = parts.scheme == "https"
         self._host = parts.hostname
         self.port = port or (443 if self._tls else 80)
@@ -188,10 +199,6 @@ class _Exchange:
             self.keep = not response.will_close and response.isclosed()
         except (OSError, HTTPException, ValueError) as error:
             self.error = error
-
-
-def _no_address(shown: str, why: str) -> UsageError:
-    return UsageError(f"{shown!r} is no RPC address: {why}", hint="write it like http://127.0.0.1:8545")
 
 
 def redacted(url: str) -> str:

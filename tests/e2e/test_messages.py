@@ -79,7 +79,9 @@ def test_settings_are_shown_without_the_credentials_in_them(run, how):
 
 def test_an_rpc_address_that_is_none_is_refused_when_it_is_set(run):
     """Not by every command afterwards."""
-    assert "no RPC address" in run("config", "set", "rpc-url", "127.0.0.1:8545", "--json").error["message"]
+    refused = run("config", "set", "rpc-url", "127.0.0.1:18545", "--json").error
+    assert "no RPC address" in refused["message"]
+    assert refused["hint"] == "microwallet config set rpc-url http://127.0.0.1:18545"
     assert run("config", "show", "--json").data["settings"]["rpc-url"]["source"] == "default"
 
 
@@ -88,6 +90,8 @@ def test_an_rpc_address_that_is_none_is_refused_when_it_is_set(run):
     [
         (("--rpc-url", "foo"), {}, "--rpc-url http://127.0.0.1:8545"),
         ((), {"MICROWALLET_RPC_URL": "foo"}, "export MICROWALLET_RPC_URL=http://127.0.0.1:8545"),
+        (("--rpc-url", "localhost:18545"), {}, "--rpc-url http://localhost:18545"),
+        ((), {"MICROWALLET_RPC_URL": "ws://127.0.0.1:1"}, "export MICROWALLET_RPC_URL=http://127.0.0.1:1"),
     ],
 )
 def test_an_rpc_address_that_is_none_is_refused_with_one_to_type(run, home, words, env, hint):
@@ -96,9 +100,18 @@ def test_an_rpc_address_that_is_none_is_refused_with_one_to_type(run, home, word
     priced = ("--upstream", "http://127.0.0.1:9000", "--price", "0.001 USDC")
     for command in (("network", "check"), ("serve", *priced, "--dry-run")):
         error = run(*command, *words, "--json", home=bob, env=env).error
-        assert "'foo' is no RPC address" in error["message"]
+        assert "is no RPC address" in error["message"]
         assert error["hint"] == hint
         assert error["exitCode"] == 2
+
+
+def test_a_network_that_is_none_is_refused_as_such_beside_an_rpc_address(run):
+    """What is wrong is the network: the hint leaves the address as it is."""
+    env = {"MICROWALLET_RPC_URL": "http://127.0.0.1:1"}
+    priced = ("--upstream", "http://127.0.0.1:9000", "--price", "0.001 USDC")
+    refused = run("serve", *priced, "--dry-run", "--network", "base", "--json", env=env).error
+    assert refused["message"].startswith("there is no network 'base'")
+    assert "RPC_URL" not in refused["hint"]
 
 
 def test_half_an_address_is_no_account(run):

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import httpcore
 
 from microwallet.domain.one_line import one_line
+from microwallet.domain.whole_url import whole_url
 from microwallet.errors import UsageError
 from microwallet.http402.charging.answers import plain_answer
 from microwallet.http402.charging.asgi import Receive, Scope, Send, plain_name, send_answer
@@ -45,7 +46,11 @@ class ReverseProxy:
         """
         parts = urlsplit(upstream)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-            raise UsageError(f"{upstream[:200]!r} is no upstream", hint="--upstream http://127.0.0.1:9000")
+            meant = urlsplit(whole_url(upstream, otherwise="http://127.0.0.1:9000"))
+            raise UsageError(
+                f"{upstream[:200]!r} is no upstream: http or https, a host and no user are expected",
+                hint=f"--upstream {meant.scheme}://{meant.netloc}",
+            )
         if parts.path.rstrip("/") or parts.query or parts.fragment:
             raise UsageError(
                 f"{upstream[:200]!r} has a path: what is asked for is forwarded as it is",

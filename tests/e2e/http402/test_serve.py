@@ -209,6 +209,8 @@ class TestRefusals:
             "http://x:y",
         ):
             assert fails(bob, "--upstream", url, *PRICE)["code"] == "usage", url
+        bare = fails(bob, "--upstream", "127.0.0.1:19000", *PRICE)
+        assert bare["hint"] == "--upstream http://127.0.0.1:19000"
         file = tmp_path / "gateway.toml"
         file.write_text("prot = 1")
         assert "did you mean port or" in fails(bob, "--config", file)["message"]

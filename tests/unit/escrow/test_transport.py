@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from microwallet.errors import UsageError
-from microwallet.escrow.transport import Deadline, Endpoint, TransportError, redacted
+from microwallet.escrow.transport import Deadline, Endpoint, NoRpcAddress, TransportError, redacted
 
 KEY = "Ab3dEf6hIj9kLm2nOp5qRs8tUv1wXy4z"
 
@@ -50,6 +50,23 @@ def test_what_is_no_address_is_refused(url):
 
 
 @pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("localhost:18545", "http://localhost:18545"),
+        ("ws://127.0.0.1:18545", "http://127.0.0.1:18545"),
+        ("wss://x.example/v2/0123456789abcdef", "http://127.0.0.1:8545"),
+        ("foo", "http://127.0.0.1:8545"),
+    ],
+)
+def test_a_refused_address_is_completed(url, meant):
+    """With the host and the port that were given, but for one that holds a key."""
+    with pytest.raises(NoRpcAddress) as caught:
+        Endpoint(url)
+    assert caught.value.meant == meant
+    assert caught.value.hint == f"write it like {meant}"
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "http://user:secret@x.example/a b",
@@ -67,7 +84,7 @@ def test_a_refused_address_is_shown_without_its_password(url):
     """Even a wrong address does not give its password away, not even where that breaks the address."""
     with pytest.raises(UsageError) as caught:
         Endpoint(url)
-    assert "secret" not in caught.value.message
+    assert "secret" not in f"{caught.value.message} {caught.value.hint}"
 
 
 @pytest.mark.parametrize(
