@@ -157,7 +157,7 @@ def amount_of(wallet: Wallet, amount: str | Amount) -> Amount:
     """
     amount = check_amount(amount)
     if isinstance(amount, str):
-        return Amount.parse(amount, wallet.resolve_asset(unit_of(amount)))
+        return Amount.parse(amount, wallet.resolve_asset(unit_of(amount), amount=amount))
     if amount.asset.chain_id != wallet.network.chain_id:
         raise UsageError(
             f"{amount} is an amount on chain {amount.asset.chain_id}, and {wallet.network.name} is chain"

@@ -84,7 +84,7 @@ class Assortment:
         """What settings describe, in the assets that a wallet knows; UsageError says what is wrong."""
 
         def amount(text: str) -> Amount:
-            return Amount.parse(text, wallet.resolve_asset(unit_of(text)))
+            return Amount.parse(text, wallet.resolve_asset(unit_of(text), amount=text))
 
         names = settings.names
         texts = settings.settle_above or (["1 USDC"] if wallet.network.usdc is not None else [])

@@ -289,11 +289,13 @@ class Wallet:
                 self.voucher_keys.put(channel.channel_id, key, account.store)
             return key
 
-    def resolve_asset(self, text: str | None) -> Asset:
-        """The asset that a symbol, a unit or an address names on the network in use; else its default."""
+    def resolve_asset(self, text: str | None, *, amount: str | None = None) -> Asset:
+        """The asset that a symbol, a unit or an address names on the network in use; else its default.
+
+        `amount` is what was typed with it, for the hint."""
         from microwallet.escrow.tokens import resolve_asset
 
-        return resolve_asset(self.configuration, self.network, self.reader, text)
+        return resolve_asset(self.configuration, self.network, self.reader, text, amount=amount)
 
     def asset_of(self, token: Address) -> Asset:
         """The asset at an address; one that is not known here goes by its address, not by the name

@@ -73,7 +73,7 @@ def open_(
         network=network, account=account, rpc_url=rpc_url, password_file=password_file
     ) as wallet:
         paying = wallet.paying_account()
-        amount = Amount.parse(deposit, wallet.resolve_asset(token or unit_of(deposit)))
+        amount = Amount.parse(deposit, wallet.resolve_asset(token or unit_of(deposit), amount=deposit))
         request = OpenRequest(
             payee=wallet.address_of(payee),
             deposit=amount,

@@ -15,7 +15,7 @@ from microwallet.cli.result import Result
 from microwallet.cli.table import table
 from microwallet.config import SETTINGS, checked_setting
 from microwallet.domain.money import Amount, unit_of
-from microwallet.errors import InvalidAmount, UsageError
+from microwallet.errors import InvalidAmount, UnknownReference, UsageError
 from microwallet.escrow.networks import resolve_network
 from microwallet.escrow.transport import Endpoint, NoRpcAddress, redacted
 from microwallet.wallet import Wallet
@@ -108,7 +108,13 @@ def _check_amount(name: str, value: str, wallet: Wallet) -> None:
         raise InvalidAmount(error.message, hint=f'{setting} "{SETTINGS[name].default}"') from None
     if unit is None:
         raise UsageError(f"{name} is {value!r}, without a unit", hint=f'{setting} "{value.strip()} USDC"')
-    Amount.parse(value, wallet.resolve_asset(unit))
+    try:
+        asset = wallet.resolve_asset(unit, amount=value)
+    except UnknownReference as error:
+        if (error.hint or "").startswith('"'):
+            error.hint = f"{setting} {error.hint}"
+        raise
+    Amount.parse(value, asset)
 
 
 def _shown(name: str, value: Any) -> Any:

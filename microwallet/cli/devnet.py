@@ -175,4 +175,4 @@ def _asset(amount: str, token: str | None, wallet: Wallet) -> Asset:
             f"{amount!r} names no unit",
             hint=f'write it like "{amount.strip()} USDC" or "{amount.strip()} ETH"',
         )
-    return wallet.resolve_asset(token or unit)
+    return wallet.resolve_asset(token or unit, amount=amount)

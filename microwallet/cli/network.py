@@ -57,7 +57,8 @@ def list_(json: Json = False) -> Result:
 def show(name: OptionalName = None, json: Json = False) -> Result:
     """Show one network."""
     configuration = open_wallet().configuration
-    return network_details(find_network(configuration, name), configuration.get("network"))
+    network = find_network(configuration, name, command="microwallet network show")
+    return network_details(network, configuration.get("network"))
 
 
 @command(app, "use", "microwallet network use base-sepolia")
@@ -123,7 +124,7 @@ def allow(
 ) -> Result:
     """Turn on a network whose money is real. It can be lost for ever there."""
     configuration = open_wallet().configuration
-    network = find_network(configuration, name)
+    network = find_network(configuration, name, command="microwallet network allow")
     if not network.allowed:
         warning = f"what is lost on {name} (chain {network.chain_id}) is lost for real"
         confirm_by_name(name, confirm, warning, to="turn it on")
@@ -137,6 +138,8 @@ def check(name: OptionalName = None, rpc_url: RpcUrl = None, json: Json = False)
     from microwallet.escrow.network_check import check_network
 
     with open_wallet(network=name, rpc_url=rpc_url) as wallet:
+        if name is not None:
+            find_network(open_wallet().configuration, name, command="microwallet network check")
         network = wallet.network
         checks = check_network(wallet.rpc, network, now=wallet.now())
     failed = next((found.error for found in checks if found.error), None)

@@ -72,8 +72,9 @@ def send(
     with open_wallet(
         network=network, account=account, rpc_url=rpc_url, password_file=password_file
     ) as wallet:
+        typed = amount
         amount, unit = _amount_and_unit(amount, token)
-        asset = wallet.resolve_asset(token or unit)
+        asset = wallet.resolve_asset(token or unit, amount=typed)
         sender, receiver = wallet.sender(), wallet.address_of(to)
         begun = idempotency_key or unfinished_key(sender, wallet.ledger.journal, receiver, asset, amount)
         key = begun or f"send-{secrets.token_hex(12)}"

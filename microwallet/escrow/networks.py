@@ -17,6 +17,7 @@ from microwallet.escrow.local_chains import only_devnet
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9.\-]{0,19}", re.ASCII)
+_USE = "microwallet network use"
 _LOCAL = "anvil"
 
 MAINNETS: Mapping[int, str] = {
@@ -164,13 +165,13 @@ def known_networks(configuration: Configuration) -> dict[str, Network]:
     return networks
 
 
-def resolve_network(configuration: Configuration, name: str | None = None) -> Network:
+def resolve_network(configuration: Configuration, name: str | None = None, *, command: str = _USE) -> Network:
     """The network called `name`, or the one in use.
 
     Raises UnknownReference with close matches, and NotTrusted for a chain whose money is real
-    unless the user turned it on.
+    unless the user turned it on. `command` is the one that was typed with the name, if that is no setting.
     """
-    network = find_network(configuration, name)
+    network = find_network(configuration, name, command=command)
     if not network.allowed:
         what = MAINNETS.get(network.chain_id)
         raise NotTrusted(
@@ -182,17 +183,21 @@ def resolve_network(configuration: Configuration, name: str | None = None) -> Ne
     return network
 
 
-def find_network(configuration: Configuration, name: str | None = None) -> Network:
+def find_network(configuration: Configuration, name: str | None = None, *, command: str = _USE) -> Network:
     """As `resolve_network`, but a chain that is turned off may be looked at."""
-    name = configuration.get("network") if name is None else name
+    in_use = configuration.get("network")
+    name = in_use if name is None else name
     networks = known_networks(configuration)
     network = networks.get(name)
     if network is None:
         close = get_close_matches(name, networks, n=1)
+        hint = "microwallet network list"
+        if close:
+            hint = configuration.instead("network", close[0]) if name == in_use else f"{command} {close[0]}"
         raise UnknownReference(
             f"there is no network {name[:64]!r}; "
             + (f"did you mean {close[0]}?" if close else f"there are: {', '.join(networks)}"),
-            hint=f"microwallet network use {close[0]}" if close else "microwallet network list",
+            hint=hint,
         )
     return network
 

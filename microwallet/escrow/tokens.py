@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from microwallet.config import Configuration
@@ -53,11 +54,14 @@ def resolve_asset(
     network: Network,
     reader: EscrowReader | None,
     text: str | None = None,
+    *,
+    amount: str | None = None,
 ) -> Asset:
     """The asset that `text` names: a known symbol, a unit of the coin, or the address of any ERC-20.
 
-    Without a text it is the setting `token`, else the network's USDC, else its coin. An address
-    that is not known is read from the chain by `reader`; with no reader it is UnknownReference.
+    `amount` is what was typed with it, for the hint. Without a text it is the setting `token`, else
+    the network's USDC, else its coin. An address that is not known is read from the chain by `reader`;
+    with no reader it is UnknownReference.
     """
     wanted = text or configuration.get("token")
     if wanted is None:
@@ -71,7 +75,7 @@ def resolve_asset(
     symbols = [asset.symbol for asset in assets]
     raise UnknownReference(
         f"there is no token {wanted[:40]!r} on {network.name}; {did_you_mean(wanted.upper(), symbols)}",
-        hint="microwallet network token add ADDRESS",
+        hint=_meant(configuration, symbols, text, amount) or "microwallet network token add ADDRESS",
     )
 
 
@@ -144,6 +148,21 @@ def looks_like(known: str, other: str) -> bool:
 
 def _skeleton(symbol: str) -> str:
     return re.sub(r"[.\-]", "", symbol.translate(_LOOK_ALIKE)).lower()
+
+
+def _meant(
+    configuration: Configuration, symbols: Sequence[str], text: str | None, amount: str | None
+) -> str | None:
+    """What to type with the symbol that was meant, where one is near enough."""
+    wanted = text or configuration.get("token")
+    symbol = next(iter(get_close_matches(wanted.upper(), symbols, n=1)), None)
+    if symbol is None:
+        return None
+    if text is None:
+        return configuration.instead("token", symbol)
+    if amount is not None and (number := amount.strip()).endswith(text):
+        return f'"{number.removesuffix(text)}{symbol}"'
+    return f"--token {symbol}"
 
 
 def _by_address(

@@ -114,6 +114,22 @@ def test_a_network_that_is_none_is_refused_as_such_beside_an_rpc_address(run):
     assert "RPC_URL" not in refused["hint"]
 
 
+@pytest.mark.parametrize(
+    ("words", "env", "hint"),
+    [
+        (("escrow", "show", "--network", "sepolai"), {}, "--network sepolia"),
+        (("escrow", "show"), {"MICROWALLET_NETWORK": "sepolai"}, "export MICROWALLET_NETWORK=sepolia"),
+        (("network", "check", "sepolai"), {}, "microwallet network check sepolia"),
+        (("network", "show", "sepolai"), {}, "microwallet network show sepolia"),
+        (("config", "set", "max-amount", "1 USD"), {}, 'microwallet config set max-amount "1 USDC"'),
+    ],
+    ids=str,
+)
+def test_what_is_misspelt_is_answered_as_it_was_said(run, words, env, hint):
+    """A flag with a flag, a variable with a variable: nothing that changes a setting for good."""
+    assert run(*words, "--json", env=env).error["hint"] == hint
+
+
 def test_half_an_address_is_no_account(run):
     """An address with a digit lost is called that; names never begin with 0x."""
     error = run("account", "show", SOMEBODY[:-1], "--json").error

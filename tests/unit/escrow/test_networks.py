@@ -70,6 +70,9 @@ def test_a_misspelt_network_gets_a_suggestion(configured):
     with pytest.raises(UnknownReference, match="did you mean base-sepolia") as caught:
         resolve_network(configured(), "base-sepola")
     assert caught.value.hint == "microwallet network use base-sepolia"
+    with pytest.raises(UnknownReference) as caught:
+        find_network(configured(), "base-sepola", command="microwallet network show")
+    assert caught.value.hint == "microwallet network show base-sepolia"
     with pytest.raises(UnknownReference, match="there are: anvil, sepolia"):
         resolve_network(configured(), "x" * 500)
 

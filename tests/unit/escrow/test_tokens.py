@@ -57,6 +57,25 @@ def test_a_misspelt_symbol_gets_a_suggestion(configured):
         resolve_asset(configured(), AMOY, None, "DOGE")
 
 
+@pytest.mark.parametrize(
+    ("text", "amount", "setting", "hint"),
+    [
+        ("USD", "0.001 USD", None, '"0.001 USDC"'),
+        ("usd", " 5  usd", None, '"5  USDC"'),
+        ("USD", "all USD", None, '"all USDC"'),
+        ("USDX", "5", None, "--token USDC"),
+        (None, "5", "USDX", "microwallet config set token USDC"),
+        ("DOGE", "1 DOGE", None, "microwallet network token add ADDRESS"),
+    ],
+)
+def test_the_hint_is_the_amount_or_the_token_that_was_meant(configured, text, amount, setting, hint):
+    """As it was typed but for its unit; a token is to be added only where none is near."""
+    settings = {} if setting is None else {"token": setting}
+    with pytest.raises(UnknownReference) as caught:
+        resolve_asset(configured(**settings), SEPOLIA, None, text, amount=amount)
+    assert caught.value.hint == hint
+
+
 def test_an_added_token_is_known_on_its_chain_alone(configured):
     """The user's file keeps symbol, address and decimals by chain."""
     configuration = configured()
