@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -21,6 +22,7 @@ from microwallet.escrow.networks import (
     known_networks,
     resolve_network,
 )
+from microwallet.escrow.transport import redacted
 
 app = new_group("Chains and tokens.")
 app.add_typer(token_app, name="token", help="Tokens beside USDC and the chain's coin.")
@@ -58,7 +60,12 @@ def show(name: OptionalName = None, json: Json = False) -> Result:
     """Show one network."""
     configuration = open_wallet().configuration
     network = find_network(configuration, name, command="microwallet network show")
-    return network_details(network, configuration.get("network"))
+    shown = network_details(network, configuration.get("network"))
+    override = configuration.resolve("rpc-url")
+    if not override.value:
+        return shown
+    instead = redacted(override.value)
+    return replace(shown, notes=[f"its rpc is not asked: the {override.source} says rpc-url {instead}"])
 
 
 @command(app, "use", "microwallet network use base-sepolia")

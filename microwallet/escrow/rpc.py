@@ -144,6 +144,7 @@ class Rpc:
         order = [(self._preferred + step) % len(self._endpoints) for step in range(len(self._endpoints))]
         attempts = [index for _ in range(_ROUNDS) for index in order]
         failures: dict[str, str] = {}
+        listens = False
         for number, index in enumerate(attempts):
             endpoint = self._endpoints[index]
             try:
@@ -154,10 +155,12 @@ class Rpc:
                 failures.setdefault(endpoint.shown, "timed out")
                 break
             except TransportError as error:
+                listens = error.sent
                 failures[endpoint.shown] = str(error).replace("timed out", f"timed out ({self._timeout:g} s)")
                 if error.sent and not repeatable:
                     break
             except _Busy as error:
+                listens = True
                 failures[endpoint.shown] = str(error)
                 _pause(error.seconds, deadline)
             else:
@@ -168,7 +171,8 @@ class Rpc:
         said = "; ".join(f"{shown} {reason}" for shown, reason in failures.items())
         hint = "microwallet network check"
         if self.is_local:
-            hint = f"microwallet devnet up --port {self._endpoints[0].port}"
+            up = f"microwallet devnet up --port {self._endpoints[0].port}"
+            hint = "microwallet network show" if listens else up
         raise NetworkError(f"the chain could not be asked: {said}", hint=hint)
 
     def _ask(

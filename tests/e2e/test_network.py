@@ -184,6 +184,17 @@ def test_nobody_listens():
     assert caught.value.hint == f"microwallet devnet up --port {port}"
 
 
+def test_a_server_that_is_no_chain():
+    """What listens is no local chain that is down: the hint is where its address is read."""
+    with (
+        serving(lambda _: http(b"no such page", "404 Not Found")) as server,
+        Rpc([server.url], timeout=10) as rpc,
+        pytest.raises(NetworkError, match="answered HTTP 404") as caught,
+    ):
+        rpc.call("eth_blockNumber")
+    assert caught.value.hint == "microwallet network show"
+
+
 def test_an_address_that_swallows_everything_times_out():
     """A server that accepts and never answers costs the time-out, no more."""
     with socket.create_server(("127.0.0.1", 0), backlog=1) as mute:
@@ -565,6 +576,13 @@ class TestCommands:
         )
         assert (done.exit_code, done.error["code"]) == (2, "usage")
         assert home.run("network", "show", "mine").exit_code == 2
+
+    def test_an_address_that_is_asked_instead_is_told(self, home):
+        """Which setting it comes from, and without its key."""
+        env = {"MICROWALLET_RPC_URL": "http://127.0.0.1:1/?key=secret"}
+        told = home.run("network", "show", env=env).succeeded()
+        assert told.stderr == "its rpc is not asked: the environment says rpc-url http://127.0.0.1:1/?…\n"
+        assert home.run("network", "show").succeeded().stderr == ""
 
     def test_a_misspelt_network_is_not_guessed(self, home):
         """The close name is in the hint."""
