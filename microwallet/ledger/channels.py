@@ -228,6 +228,7 @@ def _unknown(reference: str, known: Sequence[PayerChannel], labels: Sequence[str
 def _listing(channels: Sequence[PayerChannel]) -> str:
     return "\n".join(
         f"  {channel.channel_id}  {channel.label or '-'}  to {channel.descriptor.payee}"
+        + ("  finalized" if channel.state.finalized else "")
         for channel in channels
     )
 

@@ -161,6 +161,22 @@ def test_a_misspelled_label_gets_a_suggestion(ledger):
         ledger.channels.find(ONE.channel_id[:5])
 
 
+def test_a_finalized_channel_is_listed_as_one(ledger):
+    """Where a payee means no channel, as all of it are finalized, the list says which those are."""
+    ledger.channels.add(ONE.payer_channel(deposit=1000), now=1)
+    ledger.channels.add(TWO.payer_channel(deposit=1000, label="tea"), now=1)
+    finalized = replace(OPEN, finalized=True)
+    ledger.channels.record_states({ONE.channel_id: finalized}, as_of=2)
+    with pytest.raises(UnknownReference) as caught:
+        ledger.channels.find("coffee")
+    assert f"  {ONE.channel_id}  -  to {PAYEE}  finalized" in caught.value.message.splitlines()
+    assert f"  {TWO.channel_id}  tea  to {PAYEE}" in caught.value.message.splitlines()
+    ledger.channels.record_states({TWO.channel_id: finalized}, as_of=3)
+    with pytest.raises(UnknownReference) as caught:
+        ledger.channels.find(PAYEE)
+    assert caught.value.message.count("finalized") == 2
+
+
 def test_a_label_is_shown_as_a_word_of_the_shell():
     """What is suggested can be pasted, whatever the label is made of."""
     assert ONE.payer_channel(deposit=1, label="my label").name == "'my label'"
