@@ -133,10 +133,17 @@ class Wallet:
         if len(accounts) == 1:
             return accounts[0]
         if not accounts:
-            raise UnknownReference("this wallet has no account yet", hint="microwallet account create main")
+            raise self.no_account
         raise UnknownReference(
             f"which account? There are {', '.join(account.name for account in accounts)}",
             hint=f"microwallet account use {accounts[0].name}  (or --account NAME)",
+        )
+
+    @property
+    def no_account(self) -> UnknownReference:
+        """The error of a home without an account, which may be another one than was meant."""
+        return UnknownReference(
+            f"this wallet, {self.paths.home}, has no account yet", hint="microwallet account create main"
         )
 
     @property

@@ -12,7 +12,6 @@ from microwallet.cli.result import Result
 from microwallet.cli.table import table
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import format_units
-from microwallet.errors import UnknownReference
 from microwallet.payer.balance import Balance
 
 app = new_group("What is on chain, locked, authorized and free.")
@@ -30,7 +29,7 @@ def balance(
     with open_wallet(network=network, account=account, rpc_url=rpc_url) as wallet:
         accounts = [wallet.account] if account else wallet.accounts.list()
         if not accounts:
-            raise UnknownReference("this wallet has no account yet", hint="microwallet account create main")
+            raise wallet.no_account
         found = balances_of(wallet, accounts, offline=offline)
         names = {account.address: account.name for account in accounts}
         return Result(

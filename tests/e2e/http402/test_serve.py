@@ -222,6 +222,7 @@ class TestRefusals:
         nobody = make_home("nobody", chain)
         error = fails(nobody, "--upstream", "http://127.0.0.1:9000", *PRICE)
         assert (error["exitCode"], error["hint"]) == (2, "microwallet account create main")
+        assert error["message"] == f"this wallet, {nobody.path}, has no account yet"
 
     def test_a_locked_key_is_found_out_at_once(self, bob):
         """Exit 6, not when a close is due."""
