@@ -62,6 +62,7 @@ def run_gateway(
         settings.require("routes", "what does a request cost?")
         with settings.names.naming("upstream"):
             proxy = ReverseProxy(settings.upstream or "")
+        tls_context(settings)  # files that are none are refused now too
         with open_wallet(
             network=settings.network, account=settings.account, relayer=settings.relayer, **wallet_flags
         ) as wallet:

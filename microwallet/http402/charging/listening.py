@@ -5,6 +5,8 @@ draft-httpauth-payment-00, section "Transport Security": challenges and credenti
 
 from __future__ import annotations
 
+import re
+import shlex
 import socket
 import ssl
 from pathlib import Path
@@ -14,6 +16,10 @@ from microwallet.http402.charging.settings import Settings
 from microwallet.http402.loopback import is_loopback
 
 BACKLOG = 1024
+
+_CERTIFICATE = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----")
+_KEY = re.compile(rb"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----")
+_ENCRYPTED = re.compile(rb"BEGIN ENCRYPTED|Proc-Type: 4,ENCRYPTED")
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -56,16 +62,46 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["http/1.1"])
     try:
-        for file in (certificate, key):
-            Path(file).open("rb").close()
+        contents = (Path(certificate).read_bytes(), Path(key).read_bytes())
         context.load_cert_chain(certificate, key, password=_no_password)
     except ssl.SSLError as error:
-        raise UsageError(
-            f"{certificate} and {key} are no certificate and its key in PEM, unencrypted: {error.reason}"
-        ) from error
+        raise _no_pair(certificate, key, contents, error.reason) from error
     except OSError as error:
-        raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error
+        raise _unreadable(error) from error
     return context
+
+
+def _unreadable(error: OSError) -> UsageError:
+    file = Path(error.filename)
+    looked_at = file.parent if isinstance(error, FileNotFoundError) else file
+    return UsageError(f"{file} cannot be read: {error.strerror}", hint=f"ls -l {shlex.quote(str(looked_at))}")
+
+
+def _no_pair(certificate: str, key: str, contents: tuple[bytes, bytes], reason: str | None) -> UsageError:
+    """The error of two files, with what is in them, that are no certificate and its key."""
+    quoted_certificate, quoted_key = shlex.quote(certificate), shlex.quote(key)
+    first, second = contents
+    if _CERTIFICATE.search(first) is None:
+        if _KEY.search(first) and _CERTIFICATE.search(second):
+            return UsageError(
+                f"{certificate} holds a key and {key} a certificate: they are swapped",
+                hint=f"--tls-cert {quoted_key} --tls-key {quoted_certificate}",
+            )
+        return UsageError(
+            f"{certificate} holds no certificate in PEM", hint=f"head -n 1 {quoted_certificate}"
+        )
+    if _KEY.search(second) is None:
+        return UsageError(f"{key} holds no private key in PEM", hint=f"head -n 1 {quoted_key}")
+    if _ENCRYPTED.search(second):
+        return UsageError(
+            f"the key in {key} is encrypted, and nobody is asked for its password",
+            hint=f"openssl pkey -in {quoted_key} -out unencrypted.pem  # then --tls-key unencrypted.pem",
+        )
+    return UsageError(
+        f"{certificate} and {key} are no certificate and its key" + (f": {reason}" if reason else ""),
+        hint=f"openssl x509 -noout -pubkey -in {quoted_certificate} && openssl pkey -pubout -in {quoted_key}"
+        "  # both print the same key",
+    )
 
 
 def _no_password() -> str:

@@ -263,13 +263,28 @@ class TestTransport:
         assert gateway.end() == 0
 
     def test_a_certificate_that_is_none(self, bob, tmp_path):
-        """Exit 2 before anything listens; an encrypted key asks nobody at the terminal."""
-        authority = Authority(tmp_path)
-        certificate, key = authority.issue()
-        _, encrypted = authority.issue(password="secret")
+        """Exit 2 before anything listens, in a dry run too; an encrypted key asks nobody at the terminal."""
+        folders = [tmp_path / name for name in ("usual", "encrypted", "other")]
+        for folder in folders:
+            folder.mkdir()
+        usual, locked, another = (Authority(folder) for folder in folders)
+        certificate, key = usual.issue()
+        encrypted, other = locked.issue(password="secret")[1], another.issue()[1]
         sells = ("--upstream", "http://127.0.0.1:9000", *PRICE, "--port", "0")
-        for pair in ((key, key), (certificate, encrypted), (certificate, tmp_path / "missing")):
-            assert fails(bob, *sells, "--tls-cert", pair[0], "--tls-key", pair[1])["exitCode"] == 2
+        for pair, said, hint in (
+            ((key, certificate), "they are swapped", f"--tls-cert {certificate} --tls-key {key}"),
+            ((key, key), "no certificate in PEM", f"head -n 1 {key}"),
+            ((certificate, certificate), "no private key in PEM", f"head -n 1 {certificate}"),
+            ((certificate, encrypted), "is encrypted", f"openssl pkey -in {encrypted} "),
+            ((certificate, other), "KEY_VALUES_MISMATCH", "openssl x509 -noout -pubkey "),
+            ((certificate, tmp_path / "missing"), "missing cannot be read", f"ls -l {tmp_path}"),
+            ((tmp_path, key), "Is a directory", f"ls -l {tmp_path}"),
+        ):
+            files = ("--tls-cert", pair[0], "--tls-key", pair[1])
+            dry = bob.run("serve", *sells, *files, "--dry-run", "--json").error
+            for error in (fails(bob, *sells, *files), dry):
+                assert (error["exitCode"], said in error["message"]) == (2, True)
+                assert error["hint"].startswith(hint)
 
     def test_behind_a_proxy_that_does_tls(self, serve, upstream):
         """The proxy's word counts: who came over https is told the price, who did not is sent away."""
