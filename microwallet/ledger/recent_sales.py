@@ -13,7 +13,7 @@ from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.session import SessionAccount
 from microwallet.ledger.database import Generation
 
-MOST_RECENT = 256
+MOST_RECENT = 512
 """Sales that are recent at most before it is time to carry them over."""
 MOST_CHANNELS = 128
 """Channels with recent sales at most before that: each takes its time, for which everybody waits."""
