@@ -53,7 +53,8 @@ class VoucherTerms:
 
     cost: int
     most: int
-    """By how much `authorized` may rise: the payee could take that much, whatever it delivers."""
+    """By how much `authorized` may rise: the payee could take that much, whatever it delivers. Where it
+    `takes_headroom`, what it could take in all if more is signed."""
     risen: int = 0
     """By how much it rose for the same before."""
     min_voucher_delta: int = 0
@@ -78,20 +79,22 @@ def voucher_amount(
 ) -> int:
     """The cumulative amount of the voucher that buys something on `channel`.
 
-    Headroom that was signed before is used before more is signed. `is_used` tells whether a purchase
-    has an amount; `highest_unused` gives the highest one from its argument to `authorized` that none
-    has. Raises what require_open raises, AboveLimit and AmountExceedsDeposit; nothing may be signed then.
+    Headroom that was signed before is used before more is signed; where the payee may charge it without
+    asking, no more than `most` is signed with it. `is_used` tells whether a purchase has an amount;
+    `highest_unused` gives the highest one from its argument to `authorized` that none has. Raises what
+    require_open raises, AboveLimit and AmountExceedsDeposit; nothing may be signed then.
     """
     require_open(channel, now=now)
     amount = _amount(channel, terms, is_used, highest_unused)
     rise = amount - channel.authorized
-    if rise > terms.most:
-        wanted, most, risen = (Amount(one, channel.asset) for one in (rise, terms.most, terms.risen))
+    taken = amount - channel.spent if terms.takes_headroom and rise > 0 else rise
+    if taken > terms.most:
+        wanted, most, risen = (Amount(one, channel.asset) for one in (taken, terms.most, terms.risen))
         before = f"{risen} was signed for it before; nothing more was"
         raise AboveLimit(
             f"the payee wants {wanted} more to be authorized, and at most {most} may be for this request;"
             f" {before if terms.risen else 'nothing was signed'}",
-            hint=f'--max-amount "{Amount(terms.risen + rise, channel.asset)}"',
+            hint=f'--max-amount "{Amount(terms.risen + taken, channel.asset)}"',
         )
     if amount > channel.state.deposit:
         deposit = Amount(channel.state.deposit, channel.asset)

@@ -233,6 +233,21 @@ def test_one_purchase_a_key(ledger):
     assert ledger.purchases.newest(ONE.channel_id).id == more.id
 
 
+def test_a_stream_is_signed_no_more_for_than_its_limit(ledger):
+    """With what was signed before, which the payee may charge for it without asking."""
+    given_back = ledger.purchases.reserve(
+        ONE.channel_id, request("before"), VoucherTerms(cost=30, most=30), now=0
+    )
+    ledger.purchases.give_back([given_back.purchase])
+    terms = VoucherTerms(cost=31, most=100, min_voucher_delta=71, takes_headroom=True)
+    with pytest.raises(AboveLimit) as refused:
+        ledger.purchases.reserve(ONE.channel_id, request("stream"), terms, now=0)
+    assert refused.value.hint.startswith("--max-amount")
+    terms = VoucherTerms(cost=31, most=101, min_voucher_delta=71, takes_headroom=True)
+    reserved = ledger.purchases.reserve(ONE.channel_id, request("stream"), terms, now=0)
+    assert (reserved.purchase.cost, reserved.rise) == (101, 71)
+
+
 def test_a_stream_takes_what_is_reserved_beside_it(ledger):
     """It cost more than was left of the deposit: that counts as soon as requests beside it are given back."""
     stream, request_ = (
