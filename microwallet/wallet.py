@@ -299,7 +299,8 @@ class Wallet:
     def resolve_asset(self, text: str | None, *, amount: str | None = None) -> Asset:
         """The asset that a symbol, a unit or an address names on the network in use; else its default.
 
-        `amount` is what was typed with it, for the hint."""
+        `amount` is what was typed with it, for the hint.
+        """
         from microwallet.escrow.tokens import resolve_asset
 
         return resolve_asset(self.configuration, self.network, self.reader, text, amount=amount)

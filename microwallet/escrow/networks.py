@@ -165,13 +165,13 @@ def known_networks(configuration: Configuration) -> dict[str, Network]:
     return networks
 
 
-def resolve_network(configuration: Configuration, name: str | None = None, *, command: str = _USE) -> Network:
+def resolve_network(configuration: Configuration, name: str | None = None) -> Network:
     """The network called `name`, or the one in use.
 
     Raises UnknownReference with close matches, and NotTrusted for a chain whose money is real
-    unless the user turned it on. `command` is the one that was typed with the name, if that is no setting.
+    unless the user turned it on.
     """
-    network = find_network(configuration, name, command=command)
+    network = find_network(configuration, name)
     if not network.allowed:
         what = MAINNETS.get(network.chain_id)
         raise NotTrusted(
@@ -184,7 +184,8 @@ def resolve_network(configuration: Configuration, name: str | None = None, *, co
 
 
 def find_network(configuration: Configuration, name: str | None = None, *, command: str = _USE) -> Network:
-    """As `resolve_network`, but a chain that is turned off may be looked at."""
+    """As `resolve_network`, but a chain that is turned off may be looked at. `command` is the one that was
+    typed with the name, for the hint."""
     in_use = configuration.get("network")
     name = in_use if name is None else name
     networks = known_networks(configuration)

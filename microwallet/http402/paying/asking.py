@@ -43,10 +43,10 @@ class Asking:
         """What pays."""
         return self._open_client()
 
-    def exchange(self, sending: Sending | None = None) -> Steps[ServerAnswer]:
-        """Send something that pays nothing; by itself the request, without a credential."""
+    def exchange(self) -> Steps[ServerAnswer]:
+        """Send the request as it is, without a credential."""
         try:
-            return (yield sending or Sending())
+            return (yield Sending())
         except (NotSent, NoAnswer) as error:
             raise unreachable(self.origin, error) from error
 
