@@ -38,8 +38,6 @@ class Generation(NamedTuple):
     """Of transactions that signed or accepted vouchers."""
     changes: int
     """How often something else of what the payee accepted was changed than by a sale."""
-    carried_over: int
-    """The position up to which sales are carried over; see recent_sales."""
 
 
 class Database:
@@ -262,5 +260,5 @@ class Database:
 
 
 def _count(connection: sqlite3.Connection) -> Generation:
-    query = "UPDATE generation SET number = number + 1 RETURNING number, changes, carried_over"
+    query = "UPDATE generation SET number = number + 1 RETURNING number, changes"
     return Generation(*connection.execute(query).fetchone())

@@ -327,4 +327,40 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # What the channel's purchases may cost beyond what it can have spent: not all that is in flight is.
         f"ALTER TABLE channels ADD COLUMN {_amount('overdrawn')} DEFAULT '{0:039d}'",
     ),
+    (
+        # The recent sales of the form before are carried over for the last time.
+        """INSERT INTO used_vouchers SELECT channel_id, cumulative_amount, position FROM sales
+            WHERE position > (SELECT carried_over FROM generation)""",
+        """UPDATE vouchers SET authorized = r.authorized, spent = r.spent, stream = r.stream,
+                signature = r.signature, accepted_at = r.accepted_at
+            FROM recent_accounts AS r WHERE r.channel_id = vouchers.channel_id""",
+        "DROP VIEW current_vouchers",
+        "DROP VIEW recent_accounts",
+        "ALTER TABLE generation DROP COLUMN carried_over",
+        # Sales by the best voucher of a channel, each with the one before it and how many they are by then; a
+        # sale by an older voucher names the last of them below it. The row of one that is given back stays.
+        "ALTER TABLE sales ADD COLUMN previous INTEGER REFERENCES sales",
+        "ALTER TABLE sales ADD COLUMN number INTEGER",
+        "ALTER TABLE sales ADD COLUMN returned INTEGER NOT NULL DEFAULT 0 CHECK (returned IN (0, 1))",
+        # Where they are found: all before these columns, and then one of many, and those by older vouchers.
+        "ALTER TABLE used_vouchers RENAME TO landmarks",
+        # The last of them, of each channel. It holds the account of the channel, unless `vouchers` does.
+        """CREATE TABLE heads (
+            id INTEGER PRIMARY KEY,
+            position INTEGER NOT NULL REFERENCES sales,
+            holds_account INTEGER NOT NULL CHECK (holds_account IN (0, 1))
+        ) STRICT""",
+        "ALTER TABLE vouchers ADD COLUMN head INTEGER REFERENCES heads",
+        # What the payee has accepted and charged by now.
+        """CREATE VIEW current_vouchers AS
+            SELECT v.channel_id, v.payer, v.payee, v.token, v.salt, v.authorized_signer, v.escrow_contract,
+                v.chain_id, v.symbol, v.decimals, v.deposit, v.settled, v.close_requested_at, v.finalized,
+                coalesce(s.cumulative_amount, v.authorized) AS authorized,
+                coalesce(s.spent, v.spent) AS spent, coalesce(s.stream, v.stream) AS stream,
+                coalesce(s.signature, v.signature) AS signature,
+                coalesce(s.created_at, v.accepted_at) AS accepted_at, v.as_of, v.created_at,
+                v.close_confirmed, v.closing, v.ended_closes
+            FROM vouchers AS v LEFT JOIN heads AS h ON h.id = v.head AND h.holds_account = 1
+                LEFT JOIN sales AS s ON s.position = h.position""",
+    ),
 )

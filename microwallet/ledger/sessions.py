@@ -14,7 +14,8 @@ from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.session import Sale, SessionAccount
 from microwallet.ledger.database import Database, to_text
-from microwallet.ledger.recent_sales import RecentSales
+from microwallet.ledger.heads import Found, Head, find
+from microwallet.ledger.known_accounts import KnownAccounts
 from microwallet.ledger.vouchers import Accepted, Vouchers
 
 _SALE = (
@@ -22,41 +23,43 @@ _SALE = (
 )
 
 _ADD = (
-    f"INSERT INTO sales (position, {_SALE}, spent, stream, signature)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    f"INSERT INTO sales (position, {_SALE}, previous, number, spent, stream, signature)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
 class SessionRows:
     """The rows inside one write transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, recent: RecentSales) -> None:
+    def __init__(self, connection: sqlite3.Connection, known: KnownAccounts) -> None:
         self._connection = connection
-        self._recent = recent
+        self._known = known
         self._sold: list[tuple[Any, ...]] = []
         """Sales to add."""
+        self._landmarks: list[tuple[ChannelId, str, int]] = []
+        self._moved: dict[ChannelId, Head] = {}
+        """Heads to store."""
         self.has_changed = False
         """Whether anything was done that others do not learn from the sales since."""
 
     def account(self, channel_id: ChannelId) -> SessionAccount | None:
         """The account of a channel, or None if the channel is not known."""
-        account = self._recent.accounts.get(channel_id)
+        account = self._known.accounts.get(channel_id)
         if account is not None:
             return account
         row = self._execute(
-            """SELECT deposit, authorized, spent, stream, closing OR close_requested_at, finalized
-            FROM vouchers WHERE channel_id = ?""",
+            """SELECT v.deposit, v.closing OR v.close_requested_at, v.finalized,
+                v.authorized, v.spent, v.stream, h.id, h.holds_account, h.position,
+                s.number, s.cumulative_amount, s.spent, s.stream
+            FROM vouchers AS v LEFT JOIN heads AS h ON h.id = v.head LEFT JOIN sales AS s USING (position)
+            WHERE v.channel_id = ?""",
             (channel_id,),
         ).fetchone()
         if row is None:
             return None
-        deposit, authorized, spent, stream, is_closing, is_finalized = row
-        head = self._recent.heads.get(channel_id)
-        if head is not None:
-            authorized, spent, stream = self._execute(
-                "SELECT cumulative_amount, spent, stream FROM sales WHERE position = ?", (head,)
-            ).fetchone()
-        account = self._recent.accounts[channel_id] = SessionAccount(
+        deposit, is_closing, is_finalized, *held, head_id, holds_account, position, number = row[:10]
+        authorized, spent, stream = row[10:] if holds_account else held
+        account = SessionAccount(
             channel_id,
             int(deposit),
             int(authorized),
@@ -65,23 +68,27 @@ class SessionRows:
             is_closing=is_closing == 1,
             is_finalized=is_finalized == 1,
         )
+        self._known.learn(account, Head(head_id, position, number or 0, holds_account=holds_account == 1))
         return account
 
     def save(self, account: SessionAccount) -> None:
-        """Store `spent` and `stream` of an account: with the sale that holds it, if there is one."""
-        head = self._recent.heads.get(account.channel_id)
-        table, key = ("vouchers", "channel_id") if head is None else ("sales", "position")
-        self._change_account(
-            account,
-            f"UPDATE {table} SET spent = ?, stream = ? WHERE {key} = ?",
-            (to_text(account.spent), account.stream, head or account.channel_id),
+        """Store `spent` and `stream` of an account, where it is."""
+        head = self._stored_head(account.channel_id)
+        in_sale, in_vouchers = (
+            ("sales", "position", head.position),
+            ("vouchers", "channel_id", account.channel_id),
         )
+        table, key, value = in_sale if head.holds_account else in_vouchers
+        self._execute(
+            f"UPDATE {table} SET spent = ?, stream = ? WHERE {key} = ?",
+            (to_text(account.spent), account.stream, value),
+        )
+        self._has_changed(account, head)
 
     def save_voucher(self, account: SessionAccount, signature: bytes, *, now: int) -> None:
         """Store an account whose `accepted` rose, with the signature of the voucher."""
-        self.carry_over()
-        self._change_account(
-            account,
+        head = self._stored_head(account.channel_id)
+        self._execute(
             """UPDATE vouchers SET authorized = ?, spent = ?, stream = ?, signature = ?, accepted_at = ?
             WHERE channel_id = ?""",
             (
@@ -93,10 +100,14 @@ class SessionRows:
                 account.channel_id,
             ),
         )
+        if head.holds_account:
+            head = head._replace(holds_account=False)
+            self._execute("UPDATE heads SET holds_account = 0 WHERE id = ?", (head.id,))
+        self._has_changed(account, head)
 
     def sale(self, channel_id: ChannelId, cumulative_amount: int) -> Sale | None:
         """What a voucher bought."""
-        return self._sale("position = ?", self._position(channel_id, cumulative_amount))
+        return self._sale("position = ?", self._find(channel_id, cumulative_amount).position)
 
     def sale_by_key(self, channel_id: ChannelId, idempotency_key: str) -> Sale | None:
         """What was bought under an idempotency key."""
@@ -105,16 +116,29 @@ class SessionRows:
     def add_first_sale(self, sale: Sale, account: SessionAccount, signature: bytes) -> None:
         """Store a new sale by a voucher above all before, with its signature and the account after it."""
         channel_id = account.channel_id
-        self._recent.accounts[channel_id] = account
-        position = self._recent.add(channel_id, account.accepted, is_head=True)
-        self._sold.append(_row(position, sale, to_text(account.spent), account.stream, signature))
+        previous = self._known.heads[channel_id].position
+        head = self._moved[channel_id] = self._known.add_to_chain(account)
+        position = head.position or 0
+        row = _row(position, sale)
+        self._sold.append((*row, previous, head.number, to_text(account.spent), account.stream, signature))
+        if head.is_landmark:
+            self._landmarks.append((channel_id, row[2], position))
 
     def add_sale(self, sale: Sale) -> bool:
         """Store a new sale; False, and nothing is stored, if its voucher has bought already."""
-        if self._position(sale.channel_id, sale.cumulative_amount) is not None:
+        channel_id, amount = sale.channel_id, sale.cumulative_amount
+        position, below = self._find(channel_id, amount)
+        if position is None:
+            position = self._known.add(channel_id, amount)
+            self._sold.append((*_row(position, sale), below, None, None, None, None))
+            self._landmarks.append((channel_id, to_text(amount), position))
+            return True
+        if self._sale("position = ?", position) is not None:
             return False
-        position = self._recent.add(sale.channel_id, sale.cumulative_amount, is_head=False)
-        self._sold.append(_row(position, sale, None, None, None))
+        self._execute(
+            f"UPDATE sales SET ({_SALE}, returned) = (?, ?, ?, ?, ?, ?, ?, ?, ?, 0) WHERE position = ?",
+            (*_row(position, sale)[1:], position),
+        )
         return True
 
     def update_sale(self, sale: Sale) -> None:
@@ -131,13 +155,10 @@ class SessionRows:
 
     def remove_sale(self, sale: Sale) -> None:
         """Forget a sale that was given back: its voucher and its key can buy again."""
-        self.carry_over()
-        self.has_changed = True
-        position = self._position(sale.channel_id, sale.cumulative_amount)
-        self._execute("DELETE FROM sales WHERE position = ?", (position,))
-        self._execute(
-            "DELETE FROM used_vouchers WHERE channel_id = ? AND cumulative_amount = ?",
-            (sale.channel_id, to_text(sale.cumulative_amount)),
+        self._change(
+            sale,
+            "cost = ?, idempotency_key = NULL, fingerprint = NULL, answer = NULL, returned = 1",
+            to_text(0),
         )
 
     def claim_challenge(self, challenge_id: str, channel_id: ChannelId, *, expires_at: int) -> bool:
@@ -150,44 +171,67 @@ class SessionRows:
         return bool(row[0] == channel_id)
 
     def flush(self) -> None:
-        """Add the sales that are not yet among the rows."""
+        """Store what was sold and is not yet among the rows."""
         if self._sold:
             self._connection.executemany(_ADD, self._sold)
             self._sold.clear()
+        if self._moved:
+            self._store_heads()
+            self._moved.clear()
+        if self._landmarks:
+            self._connection.executemany("INSERT INTO landmarks VALUES (?, ?, ?)", self._landmarks)
+            self._landmarks.clear()
 
-    def carry_over(self) -> None:
-        """Carry recent sales over."""
-        self.flush()
-        self._recent.carry_over(self._connection)
+    def _store_heads(self) -> None:
+        moved = []
+        for channel_id, head in self._moved.items():
+            if head.id is not None:
+                moved.append((head.position, head.id))
+                continue
+            add = "INSERT INTO heads (position, holds_account) VALUES (?, 1)"
+            head_id = self._connection.execute(add, (head.position,)).lastrowid
+            self._connection.execute(
+                "UPDATE vouchers SET head = ? WHERE channel_id = ?", (head_id, channel_id)
+            )
+            self._known.heads[channel_id] = head._replace(id=head_id)
+        self._connection.executemany("UPDATE heads SET position = ?, holds_account = 1 WHERE id = ?", moved)
 
     def _execute(self, statement: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
         self.flush()
         return self._connection.execute(statement, values)
 
-    def _change_account(self, account: SessionAccount, statement: str, values: tuple[Any, ...]) -> None:
-        self._execute(statement, values)
-        self._recent.accounts[account.channel_id] = account
+    def _has_changed(self, account: SessionAccount, head: Head) -> None:
+        self._known.learn(account, head)
         self.has_changed = True
 
     def _change(self, sale: Sale, assignments: str, *values: Any) -> None:
         """Change a sale where it is."""
-        position = self._position(sale.channel_id, sale.cumulative_amount)
+        position = self._find(sale.channel_id, sale.cumulative_amount).position
         self._execute(f"UPDATE sales SET {assignments} WHERE position = ?", (*values, position))
 
-    def _position(self, channel_id: ChannelId, cumulative_amount: int) -> int | None:
+    def _stored_head(self, channel_id: ChannelId) -> Head:
+        """The head of a channel that is known, as it is among the rows."""
+        self.flush()
+        self.account(channel_id)
+        return self._known.heads[channel_id]
+
+    def _find(self, channel_id: ChannelId, cumulative_amount: int) -> Found:
         """Where the sale of a voucher is, if it has bought."""
-        position = self._recent.positions.get((channel_id, cumulative_amount))
-        if position is None:
-            row = self._execute(
-                "SELECT position FROM used_vouchers WHERE channel_id = ? AND cumulative_amount = ?",
-                (channel_id, to_text(cumulative_amount)),
-            ).fetchone()
-            position = None if row is None else row[0]
-        return position
+        position = self._known.positions.get((channel_id, cumulative_amount))
+        if position is not None:
+            return Found(position, None)
+        if self.account(channel_id) is None:
+            return Found(None, None)
+        self.flush()
+        head = self._known.heads[channel_id]
+        found = find(self._connection, channel_id, cumulative_amount, head.position)
+        if found.position is not None:
+            self._known.positions[channel_id, cumulative_amount] = found.position
+        return found
 
     def _sale(self, where: str, *values: Any) -> Sale | None:
         row: tuple[Any, ...] | None = self._execute(
-            f"SELECT {_SALE} FROM sales WHERE {where}", values
+            f"SELECT {_SALE} FROM sales WHERE {where} AND returned = 0", values
         ).fetchone()
         if row is None:
             return None
@@ -205,10 +249,8 @@ class SessionRows:
         )
 
 
-def _row(
-    position: int, sale: Sale, spent: str | None, stream: int | None, signature: bytes | None
-) -> tuple[Any, ...]:
-    """The values of _ADD; the last three of the account after it, if its voucher is the best."""
+def _row(position: int, sale: Sale) -> tuple[Any, ...]:
+    """The position and the values of _SALE."""
     channel_id, cumulative_amount, cost, key, fingerprint, answer, created_at, repeats, is_settled = sale
     return (
         position,
@@ -221,9 +263,6 @@ def _row(
         created_at,
         repeats,
         int(is_settled),
-        spent,
-        stream,
-        signature,
     )
 
 
@@ -233,33 +272,24 @@ class Sessions:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._vouchers = Vouchers(database)
-        self._recent = RecentSales()
+        self._known = KnownAccounts()
 
     @contextmanager
     def transaction(self) -> Iterator[SessionRows]:
         """One transaction; what it changes is durable after `sync`."""
-        recent = self._recent
+        known = self._known
         with self._database.write_one_of_many() as (connection, generation):
-            recent.refresh(connection, generation)
-            rows = SessionRows(connection, recent)
+            known.refresh(connection, generation)
+            rows = SessionRows(connection, known)
             yield rows
             rows.flush()
             if rows.has_changed:
                 connection.execute("UPDATE generation SET changes = changes + 1")
-        recent.keep(generation._replace(changes=generation.changes + rows.has_changed))
+        known.keep(generation._replace(changes=generation.changes + rows.has_changed))
 
     def sync(self) -> None:
         """Make durable what transactions have changed; for any thread."""
         self._database.sync()
-
-    def catch_up(self) -> None:
-        """Carry recent sales over if they are many."""
-        recent = self._recent
-        if recent.are_many:
-            with self._database.write_one_of_many() as (connection, generation):
-                recent.refresh(connection, generation)
-                recent.carry_over(connection)
-            recent.keep(generation)
 
     def channel(self, channel_id: ChannelId) -> PayeeChannel | None:
         """A channel with its best voucher, or None."""

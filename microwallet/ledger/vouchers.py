@@ -14,7 +14,7 @@ from microwallet.errors import AmbiguousReference, UnknownReference
 from microwallet.ledger.channels import CANDIDATES, SHORTEST_PREFIX, TOO_SHORT
 from microwallet.ledger.database import Database
 from microwallet.ledger.handed_over import CountedRows
-from microwallet.ledger.recent_sales import carry_over
+from microwallet.ledger.heads import move_accounts
 from microwallet.ledger.rows import (
     COLUMNS,
     SELECTED,
@@ -106,7 +106,7 @@ class Vouchers:
         """
         marks = ", ".join("?" * (len(COLUMNS) + 3))
         with self._database.write_vouchers() as connection:
-            carry_over(connection)
+            move_accounts(connection, channel_ids)
             counted = {channel_id: CountedRows(connection, channel_id) for channel_id in channel_ids}
             channels = weigh(_accepted(connection, channel_ids), counted)
             for rows in counted.values():

@@ -17,9 +17,9 @@ from microwallet.http402.charging import sales
 from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.charging.sales import Handover, Order, StreamEnded
 from microwallet.http402.wire.problems import ProblemType
-from microwallet.ledger import recent_sales
+from microwallet.ledger import heads
+from microwallet.ledger.heads import LANDMARK_EVERY, move_accounts
 from microwallet.ledger.ledger import Ledger
-from microwallet.ledger.recent_sales import carry_over
 from microwallet.ledger.sessions import SessionRows
 
 DEPOSIT = 1000
@@ -57,6 +57,7 @@ class Selling(RuleBasedStateMachine):
         self.stream = None
 
     def teardown(self):
+        heads.LANDMARK_EVERY = LANDMARK_EVERY
         if hasattr(self, "ledger"):
             self.other.close()
             self.ledger.close()
@@ -222,17 +223,20 @@ class Selling(RuleBasedStateMachine):
         self.accepted = authorized
 
     @rule(is_other=st.booleans())
-    def carry_over(self, is_other):
+    def move_accounts(self, is_other):
         """As `payee accept` does before it looks."""
         with (self.other if is_other else self.ledger).database.write() as connection:
-            carry_over(connection)
+            move_accounts(connection, [CHANNEL.channel_id])
+
+    @rule(every=st.integers(1, 4))
+    def landmarks(self, every):
+        """From now on they are rarer or more frequent."""
+        heads.LANDMARK_EVERY = every
 
     @rule(is_other=st.booleans())
-    def catch_up(self, is_other):
-        """As a worker does now and then."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(recent_sales, "MOST_RECENT", 1)
-            (self.other if is_other else self.ledger).sessions.catch_up()
+    def start_again(self, is_other):
+        """A process that remembers nothing."""
+        (self.other if is_other else self.ledger).sessions._known.__init__()
 
     @invariant()
     def books_are_right(self):
@@ -242,6 +246,7 @@ class Selling(RuleBasedStateMachine):
             account = rows.account(CHANNEL.channel_id)
             for amount, sale in self.sales.items():
                 assert rows.sale(CHANNEL.channel_id, amount) == sale
+                assert not rows.add_sale(sale)
         assert (account.accepted, account.spent) == (self.accepted, self.spent)
         assert 0 <= account.spent <= account.accepted <= DEPOSIT
         for channel in (self.channel, *self.ledger.vouchers.live(CHANNEL.descriptor.chain_id)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -159,14 +158,8 @@ class GroupCommit:
             elif not future.cancelled():
                 future.set_result(result)
         self._is_syncing = False
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self._catch_up)  # once those that were told have answered
         if self._waiting:
-            loop.call_soon(self._gather, 0, 0)
-
-    def _catch_up(self) -> None:
-        with suppress(LedgerError):  # the next time, then
-            self._store.catch_up()
+            asyncio.get_running_loop().call_soon(self._gather, 0, 0)
 
 
 def _prepared(waiting: list[_Waiting]) -> list[_Waiting]:

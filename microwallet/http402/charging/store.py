@@ -60,9 +60,6 @@ class SessionStore(Protocol):
     def sync(self) -> None:
         """Make durable what transactions have changed; for any thread. LedgerError if it may be lost."""
 
-    def catch_up(self) -> None:
-        """Do what transactions have put off, if it is time for that; nobody need wait for it."""
-
     def channel(self, channel_id: ChannelId) -> PayeeChannel | None:
         """A channel with its best voucher, or None."""
 

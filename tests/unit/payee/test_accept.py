@@ -15,7 +15,7 @@ from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import LedgerBusy, NetworkError
 from microwallet.http402.charging import sales
 from microwallet.http402.charging.sales import Handover, Order
-from microwallet.ledger.recent_sales import carry_over
+from microwallet.ledger.heads import move_accounts
 from microwallet.ledger.rows import SELECTED, channel_values
 from microwallet.payee.accept import Acceptance, AcceptancePolicy
 from microwallet.payee.backup import voucher_lines
@@ -149,7 +149,7 @@ def accept_as_before(ledger, amount):
     channel = held_by_payee(amount, spent + amount - authorized)
     values = (*channel_values(channel), 1, channel.signature, 1)
     with ledger.database.write_vouchers() as connection:
-        carry_over(connection)
+        move_accounts(connection, [ONE.channel_id])
         connection.execute(
             f"""INSERT INTO vouchers ({SELECTED}, created_at, signature, accepted_at)
             VALUES ({", ".join("?" * len(values))}) ON CONFLICT (channel_id) DO UPDATE

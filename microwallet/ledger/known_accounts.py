@@ -1,0 +1,89 @@
+"""What one connection remembers of accounts, so that it need not read them for each sale."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from microwallet.domain.identifiers import ChannelId
+from microwallet.domain.session import SessionAccount
+from microwallet.ledger.database import Generation
+from microwallet.ledger.heads import Head
+
+ACCOUNTS_KEPT = 20_000
+POSITIONS_KEPT = 2_000
+
+
+class KnownAccounts:
+    """Brought up to date in each transaction.
+
+    What others have sold since is read, a row a sale; if they changed anything else, all is read again.
+    """
+
+    def __init__(self) -> None:
+        self.accounts: dict[ChannelId, SessionAccount] = {}
+        self.heads: dict[ChannelId, Head] = {}
+        """Of the same channels."""
+        self.positions: dict[tuple[ChannelId, int], int] = {}
+        """Where sales are, by channel and cumulative amount: they stay there."""
+        self._last = 0
+        """Position of the last sale."""
+        self._kept: Generation | None = None
+        """What is known is right for; None where it may be wrong."""
+
+    def refresh(self, connection: sqlite3.Connection, generation: Generation) -> None:
+        """Learn what others did before a transaction of this generation.
+
+        Until `keep`, what is known counts as wrong: the transaction may fail.
+        """
+        kept, self._kept = self._kept, None
+        is_right = kept is not None and kept.changes == generation.changes
+        if not is_right or len(self.accounts) > ACCOUNTS_KEPT:
+            self.accounts.clear()
+            self.heads.clear()
+        if not is_right or len(self.positions) > POSITIONS_KEPT:
+            self.positions.clear()
+        if kept is None or not is_right:
+            self._last = connection.execute("SELECT coalesce(max(position), 0) FROM sales").fetchone()[0]
+        elif kept.number != generation.number - 1:
+            self._learn_sales(connection)
+
+    def keep(self, generation: Generation) -> None:
+        """What is known is right after a transaction of this generation: it is committed."""
+        self._kept = generation
+
+    def learn(self, account: SessionAccount, head: Head) -> None:
+        """Remember an account as it was read."""
+        self.accounts[account.channel_id] = account
+        self.heads[account.channel_id] = head
+
+    def add(self, channel_id: ChannelId, cumulative_amount: int) -> int:
+        """The position of a new sale."""
+        self._last += 1
+        self.positions[channel_id, cumulative_amount] = self._last
+        return self._last
+
+    def add_to_chain(self, account: SessionAccount) -> Head:
+        """The head of a channel whose best voucher buys for the first time, with its account after that."""
+        channel_id = account.channel_id
+        head = self.heads[channel_id]
+        head = Head(head.id, self.add(channel_id, account.accepted), head.number + 1, holds_account=True)
+        self.learn(account, head)
+        return head
+
+    def _learn_sales(self, connection: sqlite3.Connection) -> None:
+        """Learn what others have sold."""
+        for position, channel_id, cumulative_amount, spent, stream in connection.execute(
+            """SELECT position, channel_id, cumulative_amount, spent, stream FROM sales WHERE position > ?
+            ORDER BY position""",
+            (self._last,),
+        ):
+            self._last = position
+            account = self.accounts.get(channel_id)
+            if account is None or spent is None:
+                continue
+            head = self.heads[channel_id]
+            if head.id is None:
+                del self.accounts[channel_id], self.heads[channel_id]
+            else:
+                account = account._replace(accepted=int(cumulative_amount), spent=int(spent), stream=stream)
+                self.learn(account, Head(head.id, position, head.number + 1, holds_account=True))

@@ -1,0 +1,270 @@
+"""Heads and landmarks: whatever was sold is found by its voucher, and accounts are where they should be."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+from model import keyed
+
+from microwallet.domain.session import Sale
+from microwallet.ledger import opening
+from microwallet.ledger.database import to_text
+from microwallet.ledger.handed_over import CountedRows
+from microwallet.ledger.heads import LANDMARK_EVERY, find
+from microwallet.ledger.ledger import Ledger
+from microwallet.ledger.rows import SELECTED, channel_values
+from microwallet.ledger.schema import MIGRATIONS
+
+CHANNELS = [keyed(number) for number in (1, 2, 3)]
+EACH = 3 * LANDMARK_EVERY + 5
+"""Sales of a channel."""
+
+
+@pytest.fixture
+def ledger(ledger):
+    """A ledger with three channels that nothing was bought through."""
+    for one in CHANNELS:
+        ledger.sessions.add_channel(one.payee_channel(deposit=10_000), now=1)
+    return ledger
+
+
+def sale(channel_id, number):
+    """The sale of a channel's voucher over so many units."""
+    return Sale(
+        channel_id,
+        number,
+        cost=1,
+        idempotency_key=f"k{number}",
+        fingerprint=b"f",
+        answer=None,
+        created_at=number,
+    )
+
+
+def sell(rows, channel_id, number):
+    """Sell by the voucher over so many units, as the channel's best."""
+    account = rows.account(channel_id)._replace(accepted=number, spent=number)
+    rows.add_first_sale(sale(channel_id, number), account, number.to_bytes(65, "big"))
+
+
+def test_many_sales(ledger):
+    """All are found, by who sold them and by who remembers nothing; each channel holds its last voucher."""
+    for number in range(1, EACH + 1):
+        with ledger.sessions.transaction() as rows:
+            for one in CHANNELS:
+                sell(rows, one.channel_id, number)
+    with Ledger.open(ledger.database.path) as other:
+        for sessions in (ledger.sessions, other.sessions):
+            with sessions.transaction() as rows:
+                for one in CHANNELS:
+                    for number in range(1, EACH + 1):
+                        expected = sale(one.channel_id, number)
+                        assert rows.sale(one.channel_id, number) == expected
+                        assert rows.sale_by_key(one.channel_id, f"k{number}") == expected
+                    assert rows.sale(one.channel_id, EACH + 1) is None
+    for channel in ledger.vouchers.list(finalized=False):
+        assert (channel.authorized, channel.spent) == (EACH, EACH)
+        assert channel.signature == EACH.to_bytes(65, "big")
+    assert set(ledger.vouchers.accepted_at().values()) == {EACH}
+
+
+def test_few_rows_are_read_to_find_a_sale(ledger):
+    """However many there are, and whoever asks for them."""
+    channel_id = CHANNELS[0].channel_id
+    with ledger.sessions.transaction() as rows:
+        for number in range(2, 60 * LANDMARK_EVERY, 2):
+            sell(rows, channel_id, number)
+    with ledger.database.read() as connection:
+        (head,) = connection.execute("SELECT position FROM heads").fetchone()
+        steps = []
+        connection.set_progress_handler(lambda: steps.append(1) and None, 10)
+        for number in (1, 2, 30 * LANDMARK_EVERY, 30 * LANDMARK_EVERY + 1, 60 * LANDMARK_EVERY - 2):
+            steps.clear()
+            assert (find(connection, channel_id, number, head).position is None) is bool(number % 2)
+            assert len(steps) < 10 * LANDMARK_EVERY
+        connection.set_progress_handler(None, 0)
+
+
+@pytest.mark.parametrize("bought", [(3, 5, 4, 7), (9, 1, 8, 2, 7, 3), (40, 20, 10, 30, 50, 25, 45)])
+def test_vouchers_that_buy_in_any_order(ledger, bought):
+    """Each is found, none that has not bought is, and each buys again once it was given back."""
+    channel_id = CHANNELS[0].channel_id
+    best = 0
+    with ledger.sessions.transaction() as rows:
+        for number in bought:
+            if number > best:
+                best = number
+                sell(rows, channel_id, number)
+            else:
+                assert rows.add_sale(sale(channel_id, number))
+    with Ledger.open(ledger.database.path) as other:
+        for given_back in (None, *bought):
+            with other.sessions.transaction() as rows:
+                if given_back is not None:
+                    rows.remove_sale(sale(channel_id, given_back))
+                found = {one for one in range(60) if rows.sale(channel_id, one)}
+                assert found == {*bought} - {given_back}
+                assert given_back is None or rows.add_sale(sale(channel_id, given_back)._replace(cost=7))
+            with ledger.sessions.transaction() as rows:
+                assert not any(rows.add_sale(sale(channel_id, one)) for one in bought)
+                assert given_back is None or rows.sale(channel_id, given_back).cost == 7
+                assert rows.account(channel_id).accepted == best
+
+
+def test_a_sale_changes_where_it_is(ledger):
+    """Its cost, its answer and the account after it; nothing is put elsewhere."""
+    channel_id = CHANNELS[0].channel_id
+    with ledger.sessions.transaction() as rows:
+        account = rows.account(channel_id)._replace(accepted=9, spent=5)
+        rows.add_first_sale(sale(channel_id, 9)._replace(cost=5), account, bytes(65))
+        rows.update_sale(sale(channel_id, 9)._replace(cost=2))
+        rows.save(account._replace(spent=2))
+        rows.keep_answer(sale(channel_id, 9), b"answer")
+    with ledger.database.read() as connection:
+        assert connection.execute("SELECT authorized FROM vouchers WHERE head").fetchone() == (to_text(0),)
+    with ledger.sessions.transaction() as rows:
+        assert rows.sale(channel_id, 9) == sale(channel_id, 9)._replace(cost=2, answer=b"answer")
+        assert rows.account(channel_id).spent == 2
+
+
+def test_a_transaction_that_fails(ledger):
+    """What it sold is not remembered: neither the sale, nor the head, nor the account."""
+    channel_id = CHANNELS[0].channel_id
+    with pytest.raises(ZeroDivisionError), ledger.sessions.transaction() as rows:
+        sell(rows, channel_id, 5)
+        assert rows.sale(channel_id, 5)
+        raise ZeroDivisionError
+    with ledger.sessions.transaction() as rows:
+        assert rows.account(channel_id).accepted == 0
+        assert rows.sale(channel_id, 5) is None
+        sell(rows, channel_id, 4)
+    assert ledger.vouchers.get(channel_id).authorized == 4
+
+
+def test_accepting_beside_sales_moves_the_account(ledger):
+    """A worker that remembers where it was learns that it is elsewhere, even if nothing else was changed."""
+    channel_id = CHANNELS[0].channel_id
+    with ledger.sessions.transaction() as rows:
+        sell(rows, channel_id, 5)
+    with Ledger.open(ledger.database.path) as other:
+        other.vouchers.accept([channel_id], lambda *_: [], now=1)
+    with ledger.sessions.transaction() as rows:
+        rows.save(rows.account(channel_id)._replace(spent=3))
+    assert ledger.vouchers.get(channel_id).spent == 3
+
+
+def test_workers_take_turns(ledger):
+    """What one of two processes sells, accepts and gives back the other knows."""
+    channel_id = CHANNELS[0].channel_id
+    with Ledger.open(ledger.database.path) as other:
+        workers = [ledger.sessions, other.sessions]
+        for number in range(1, 4 * LANDMARK_EVERY + 10):
+            with workers[number % 2].transaction() as rows:
+                account = rows.account(channel_id)
+                assert (account.accepted, account.spent) == (number - 1, number - 1)
+                if number % 3:
+                    account = account._replace(accepted=number, spent=number)
+                    rows.add_first_sale(sale(channel_id, number), account, bytes(65))
+                else:
+                    rows.save_voucher(account._replace(accepted=number), bytes(65), now=1)
+                    rows.save(rows.account(channel_id)._replace(spent=number))
+                    assert rows.add_sale(sale(channel_id, number))
+            with workers[(number + number // 7) % 2].transaction() as rows:
+                assert not rows.add_sale(sale(channel_id, number))
+                if number % 5 == 0:
+                    rows.remove_sale(sale(channel_id, number))
+                    assert rows.sale(channel_id, number) is None
+
+
+@pytest.mark.parametrize(
+    "change", ["closing = 1", "close_requested_at = 9", "finalized = 1", f"deposit = '{to_text(1)}'"]
+)
+def test_a_change_by_a_process_of_an_older_version(ledger, change):
+    """A worker learns of it, though that process does not know that workers remember accounts."""
+    channel_id = CHANNELS[0].channel_id
+    with ledger.sessions.transaction() as rows:
+        known = rows.account(channel_id)
+    with closing(sqlite3.connect(ledger.database.path)) as older, older:
+        older.execute(f"UPDATE vouchers SET {change} WHERE channel_id = ?", (channel_id,))
+    with ledger.sessions.transaction() as rows:
+        assert rows.account(channel_id) != known
+
+
+def test_sales_of_an_older_ledger(tmp_path, monkeypatch):
+    """Whatever form they had, they are found, and counted, as before."""
+    path = tmp_path / "ledger.sqlite3"
+    monkeypatch.setattr(opening, "MIGRATIONS", MIGRATIONS[:3])
+    channel_id = CHANNELS[0].channel_id
+    with Ledger.open(path) as older, older.database.write() as connection:
+        add_channel(connection)
+        connection.execute(
+            "INSERT INTO sales VALUES (?, ?, ?, 'k1', x'66', NULL, 1, 0, 1)",
+            (channel_id, to_text(1), to_text(1)),
+        )
+        connection.execute(
+            "INSERT INTO recent_sales VALUES (7, ?, ?, ?, 0, x'55', ?, ?, 'k2', x'66', x'61', 2, 1, 0)",
+            (channel_id, to_text(2), to_text(2), to_text(2), to_text(1)),
+        )
+    monkeypatch.undo()
+    with Ledger.open(path) as migrated, migrated.sessions.transaction() as rows:
+        account = rows.account(channel_id)
+        assert (account.accepted, account.spent) == (2, 2)
+        assert rows.sale(channel_id, 1) == sale(channel_id, 1)._replace(is_settled=True)
+        later = sale(channel_id, 2)._replace(answer=b"a", repeats=1)
+        assert rows.sale_by_key(channel_id, "k2") == later
+        assert migrated.vouchers.get(channel_id).signature == b"U"
+        with migrated.database.read() as connection:
+            assert CountedRows(connection, channel_id).gap(0, 2) is None
+        rows.add_first_sale(sale(channel_id, 3), account._replace(accepted=3, spent=3), bytes(65))
+        assert rows.sale(channel_id, 3) == sale(channel_id, 3)
+        assert not rows.add_sale(sale(channel_id, 2))
+
+
+def test_sales_that_an_older_version_had_not_counted(tmp_path, monkeypatch):
+    """Those it had put off to count later, beside those it had counted."""
+    path = tmp_path / "ledger.sqlite3"
+    monkeypatch.setattr(opening, "MIGRATIONS", MIGRATIONS[:8])
+    channel_id = CHANNELS[0].channel_id
+    with Ledger.open(path) as older, older.database.write() as connection:
+        add_channel(connection)
+        connection.executemany(
+            "INSERT INTO sales VALUES (?, ?, ?, ?, ?, x'66', NULL, ?, 0, 0, ?, 0, ?)",
+            [
+                (
+                    number,
+                    channel_id,
+                    to_text(number),
+                    to_text(1),
+                    f"k{number}",
+                    number,
+                    to_text(number),
+                    bytes([number]),
+                )
+                for number in (1, 2, 3)
+            ],
+        )
+        connection.execute("INSERT INTO used_vouchers VALUES (?, ?, 1)", (channel_id, to_text(1)))
+        connection.execute("UPDATE generation SET carried_over = 1")
+    monkeypatch.undo()
+    with Ledger.open(path) as migrated:
+        channel = migrated.vouchers.get(channel_id)
+        assert (channel.authorized, channel.spent, channel.signature) == (3, 3, b"\x03")
+        with migrated.sessions.transaction() as rows:
+            assert [rows.sale(channel_id, one) for one in (1, 2, 3)] == [
+                sale(channel_id, one) for one in (1, 2, 3)
+            ]
+            sell(rows, channel_id, 5)
+            assert rows.add_sale(sale(channel_id, 4))
+            assert not any(rows.add_sale(sale(channel_id, one)) for one in (1, 2, 3, 4, 5))
+
+
+def add_channel(connection):
+    """Add a channel as older versions did."""
+    values = (*channel_values(CHANNELS[0].payee_channel(deposit=10_000)), 1, bytes(65), 1)
+    connection.execute(
+        f"INSERT INTO vouchers ({SELECTED}, created_at, signature, accepted_at)"
+        f" VALUES ({', '.join('?' * len(values))})",
+        values,
+    )
