@@ -19,6 +19,7 @@ from microwallet.http402.charging.bill import Bill
 from microwallet.http402.charging.challenge_book import AnsweredChallenge, ChallengeBook
 from microwallet.http402.charging.channel_book import ChannelBook, KnownChannel
 from microwallet.http402.charging.checks import check_signature, fingerprint_of, only_credential, only_key
+from microwallet.http402.charging.group_commit import NotReady
 from microwallet.http402.charging.in_hand import InHand
 from microwallet.http402.charging.offers import Offer
 from microwallet.http402.charging.once import Once
@@ -71,10 +72,6 @@ class Grant(NamedTuple):
     scope: Scope
     """For the application, which is told who paid, through which channel, how much of what."""
     bill: Bill
-
-
-class NotReady(Exception):
-    """There is more to do for a request than a look into memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,15 +26,7 @@ from microwallet.http402.charging.answers import (
 from microwallet.http402.charging.chain import PayeeChain
 from microwallet.http402.charging.challenge_book import AnsweredChallenge, ChallengeBook
 from microwallet.http402.charging.channel_book import ChannelBook, KnownChannel
-from microwallet.http402.charging.checkout import (
-    Checkout,
-    Grant,
-    Handing,
-    NotReady,
-    Place,
-    Presented,
-    Purchase,
-)
+from microwallet.http402.charging.checkout import Checkout, Grant, Handing, Place, Presented, Purchase
 from microwallet.http402.charging.checks import (
     BODY_LIMIT,
     check_digest,
@@ -45,6 +37,7 @@ from microwallet.http402.charging.checks import (
 )
 from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
+from microwallet.http402.charging.group_commit import NotReady
 from microwallet.http402.charging.in_hand import InHand
 from microwallet.http402.charging.offers import Offer, Terms, offer_of
 from microwallet.http402.charging.once import Once

@@ -15,7 +15,13 @@ from microwallet.http402.charging.store import SessionRows, SessionStore
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-_EXPECTED = (Refused, StreamEnded)
+
+
+class NotReady(Exception):
+    """There is more to prepare for a job than can be found in memory."""
+
+
+_EXPECTED = (Refused, StreamEnded, NotReady)
 """What work may raise without harm to the others in its transaction: it has changed nothing since."""
 
 
@@ -124,7 +130,7 @@ class GroupCommit:
                         job.work(rows)
                         done.append((job, future))
                     except _EXPECTED as expected:
-                        outcomes.append((future, None, expected))
+                        outcomes.append((future, None, _untraced(expected)))
         except Exception as error:  # noqa: BLE001  # nothing is written: all are told
             for _, future in ready:
                 _fail(future, error)
@@ -173,7 +179,7 @@ def _prepared(waiting: list[_Waiting]) -> list[_Waiting]:
             job.prepare()
             ready.append(one)
         except Exception as error:  # noqa: BLE001
-            future.set_exception(error)
+            future.set_exception(_untraced(error))
     return ready
 
 
@@ -183,7 +189,13 @@ def _finish(done: list[_Waiting], outcomes: list[_Outcome]) -> None:
         try:
             outcomes.append((future, job.finish(), None))
         except Exception as error:  # noqa: BLE001
-            outcomes.append((future, None, error))
+            outcomes.append((future, None, _untraced(error)))
+
+
+def _untraced(error: Exception) -> Exception:
+    """What is expected, without where it came from: from there it would lead to whom to tell, and back again,
+    and all that has to do with a request would stay in memory until Python's collector finds that."""
+    return error.with_traceback(None) if isinstance(error, _EXPECTED) else error
 
 
 def _fail(future: asyncio.Future[Any], error: BaseException) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import pytest
 from model import keyed
@@ -15,6 +16,7 @@ from microwallet.http402.charging import sales
 from microwallet.http402.charging.group_commit import GroupCommit
 from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.charging.sales import Handover, Order
+from microwallet.http402.wire.problems import Problem, ProblemType
 from microwallet.ledger import database
 from microwallet.ledger.database import Database
 from microwallet.ledger.ledger import Ledger
@@ -197,3 +199,46 @@ def test_many_at_once_share_the_disk(ledger, disk):
     asyncio.run(run())
     assert disk.syncs <= 3
     assert spent(ledger.database.path) == 100
+
+
+class Unready:
+    """A job that raises at a stage of it."""
+
+    def __init__(self, stage):
+        self._stage = stage
+
+    def prepare(self):
+        if self._stage == "prepare":
+            raise Refused(Problem(type=ProblemType.TRY_AGAIN, detail="later"))
+
+    def work(self, _rows):
+        if self._stage == "work":
+            raise Refused(Problem(type=ProblemType.TRY_AGAIN, detail="later"))
+
+    def finish(self):
+        raise Refused(Problem(type=ProblemType.TRY_AGAIN, detail="later"))
+
+
+@pytest.mark.parametrize("stage", ["prepare", "work", "finish"])
+def test_what_is_refused_does_not_linger(ledger, stage):
+    """No refused request waits in memory for Python's collector to find that nobody needs it."""
+
+    async def refuse(commit):
+        with suppress(Refused):
+            await commit.do(Unready(stage))
+            raise AssertionError("it was not refused")
+
+    async def run():
+        commit = GroupCommit(ledger.sessions)
+        await refuse(commit)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                await refuse(commit)
+            del _
+            assert not [one for one in gc.get_objects() if isinstance(one, Unready)]
+        finally:
+            gc.enable()
+
+    asyncio.run(run())
