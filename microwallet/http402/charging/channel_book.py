@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayeeChannel
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.money import Asset
 from microwallet.domain.voucher import SignerCheck, VoucherDigest
-from microwallet.errors import NetworkError
+from microwallet.errors import LedgerError, NetworkError
 from microwallet.http402.charging.chain import PayeeChain
 from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.offers import Offer
@@ -21,6 +22,10 @@ KEPT = 20_000
 """Channels kept ready; what is forgotten is read from the store again."""
 STATE_SECONDS = 30
 """For how long the chain's word about a channel is taken for current."""
+RENEW_SECONDS = 15
+"""From when the chain is asked again about a channel that is used, while its last word still holds."""
+GATHER_SECONDS = 0.5
+"""Channels that come of that age meanwhile are asked about at once."""
 SILENCE_SECONDS = 300
 """For how long it is while the chain cannot be asked: a third of the grace period."""
 
@@ -73,6 +78,8 @@ class ChannelBook:
         self._known: OrderedDict[ChannelId, KnownChannel] = OrderedDict()
         self._stale: set[ChannelId] = set()
         self._round: asyncio.Task[None] | None = None
+        self._ageing: set[ChannelId] = set()
+        self._renewal: asyncio.Task[None] | None = None
 
     def get(self, channel_id: ChannelId) -> KnownChannel | None:
         """The channel, or None if nobody told of it."""
@@ -98,7 +105,11 @@ class ChannelBook:
         known.state_at = None
 
     def is_fresh(self, known: KnownChannel) -> bool:
-        """Whether the chain was asked about a channel lately."""
+        """Whether the chain was asked about a channel lately; it soon is again, before it must be."""
+        if self._is_ageing(known):
+            self._ageing.add(known.channel_id)
+            if self._renewal is None:
+                self._renewal = asyncio.create_task(self._renew())
         return self._age(known) <= STATE_SECONDS
 
     async def freshen(self, known: KnownChannel) -> None:
@@ -110,18 +121,34 @@ class ChannelBook:
             return
         self._stale.add(known.channel_id)
         if self._round is None:
-            self._round = asyncio.create_task(self._ask())
+            self._round = asyncio.create_task(self._ask_now())
         try:
             await asyncio.shield(self._round)
         except NetworkError:
             if self._age(known) > SILENCE_SECONDS:
                 raise
 
-    async def _ask(self) -> None:
+    async def _ask_now(self) -> None:
         await asyncio.sleep(0)  # for those that come in the same turn of the loop
-        asked = [self._known[one] for one in self._stale if one in self._known]
-        self._stale.clear()
+        stale, self._stale = self._stale, set()
         self._round = None
+        await self._ask(stale)
+
+    async def _renew(self) -> None:
+        """Ask about ageing channels, until none are left that are used."""
+        try:
+            while self._ageing:
+                await asyncio.sleep(GATHER_SECONDS)
+                ageing, self._ageing = self._ageing, set()
+                old = [one for one in ageing if one in self._known and self._is_ageing(self._known[one])]
+                with suppress(NetworkError, LedgerError):
+                    if old:
+                        await self._ask(old)
+        finally:
+            self._renewal = None
+
+    async def _ask(self, channel_ids: Iterable[ChannelId]) -> None:
+        asked = [self._known[one] for one in channel_ids if one in self._known]
         states = await self._chain.run(lambda chain: chain.states([one.channel_id for one in asked]))
         now = self._clock()
         news = {}
@@ -131,6 +158,9 @@ class ChannelBook:
             known.state, known.state_at = states[known.channel_id], now
         if news:
             self._store.record_states(news, as_of=now)
+
+    def _is_ageing(self, known: KnownChannel) -> bool:
+        return self._age(known) >= RENEW_SECONDS
 
     def _age(self, known: KnownChannel) -> float:
         """Seconds since the chain was asked; endless where the clock was set back."""

@@ -1,0 +1,117 @@
+"""How often the chain is asked about channels: before its word is old, and about many at once."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from model import keyed
+
+from microwallet.domain.channel import NO_CHANNEL
+from microwallet.errors import NetworkError
+from microwallet.http402.charging import channel_book
+from microwallet.http402.charging.channel_book import (
+    RENEW_SECONDS,
+    SILENCE_SECONDS,
+    STATE_SECONDS,
+    ChannelBook,
+)
+from microwallet.http402.charging.desk import Desk
+
+CHANNELS = [keyed(number) for number in range(1, 40)]
+STATE = replace(NO_CHANNEL, deposit=1000)
+
+
+class Chain:
+    """What is asked of it."""
+
+    def __init__(self):
+        self.asked = []
+        self.states_now = STATE
+        self.is_away = False
+
+    def states(self, channel_ids):
+        if self.is_away:
+            raise NetworkError("nobody answers")
+        self.asked.append(sorted(channel_ids))
+        return dict.fromkeys(channel_ids, self.states_now)
+
+
+class Scene:
+    """A book of channels over a ledger, with a clock that stands still."""
+
+    def __init__(self, ledger):
+        self.now = 1000
+        self.chain = Chain()
+        self.book = ChannelBook(ledger.sessions, Desk("chain", lambda: self.chain), clock=lambda: self.now)
+        self.known = [self.book.add(one.payee_channel(deposit=1000)) for one in CHANNELS]
+
+    def use(self):
+        """Whether a request through each of them has to wait for the chain."""
+        return [not self.book.is_fresh(one) for one in self.known]
+
+    async def settled(self):
+        """Whatever was begun beside is done."""
+        for _ in range(200):
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def scene(ledger, monkeypatch):
+    """The book, which gathers for a hundredth of a second."""
+    monkeypatch.setattr(channel_book, "GATHER_SECONDS", 0.01)
+    return Scene(ledger)
+
+
+def test_channels_that_are_used_are_asked_about_beside(scene):
+    """All in one question, before anybody would have to wait; those that are not used are not."""
+
+    async def run():
+        for age in (RENEW_SECONDS - 1, RENEW_SECONDS, STATE_SECONDS):
+            scene.now = 1000 + age
+            assert not any(scene.use())
+        await scene.settled()
+        assert scene.chain.asked == [sorted(one.channel_id for one in CHANNELS)]
+        scene.now += STATE_SECONDS
+        assert not any(scene.use()[:1])
+        scene.now += 1
+        assert scene.use() == [True] * len(CHANNELS)
+
+    asyncio.run(run())
+
+
+def test_news_of_a_channel_that_was_asked_about_beside(scene, ledger):
+    """They are believed and written down; another question comes only with another use."""
+
+    async def run():
+        scene.now += RENEW_SECONDS
+        scene.chain.states_now = replace(STATE, close_requested_at=5)
+        scene.use()
+        await scene.settled()
+        assert {one.state.close_requested_at for one in scene.known} == {5}
+        assert ledger.vouchers.get(CHANNELS[0].channel_id).state.close_requested_at == 5
+        assert len(scene.chain.asked) == 1
+
+    asyncio.run(run())
+
+
+def test_a_chain_that_is_away(scene):
+    """What it said holds for as long as it may, and it is asked again and again as channels are used."""
+
+    async def run():
+        scene.chain.is_away = True
+        scene.now += RENEW_SECONDS
+        assert not any(scene.use())
+        await scene.settled()
+        scene.now = 1000 + SILENCE_SECONDS
+        await scene.book.freshen(scene.known[0])
+        scene.now += 1
+        with pytest.raises(NetworkError):
+            await scene.book.freshen(scene.known[0])
+        scene.chain.is_away = False
+        assert all(scene.use())
+        await scene.settled()
+        assert not any(scene.use())
+
+    asyncio.run(run())
