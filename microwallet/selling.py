@@ -282,10 +282,11 @@ class Shop:
         tells once, if it is not for `watch_chain` to tell."""
         pause, failing = LOOK_SECONDS, ""
         while True:
-            begun = time.monotonic()
+            begun, at = time.monotonic(), self._wallet.now()
             try:
                 # Before the closes that payers ask for: they must not keep it from answering those on chain.
-                await self._cashier.run(lambda settling: settling.look(), is_urgent=True)
+                states = await self._cashier.run(lambda settling: settling.look(), is_urgent=True)
+                self.gateway.hear(states, at=at)
             except LedgerTooNew:
                 raise
             except MicrowalletError as error:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from microwallet.domain.channel import ChannelState
 from microwallet.domain.identifiers import (
@@ -21,6 +21,8 @@ from microwallet.escrow.rpc import Request, Rpc, RpcError
 
 CHANNELS_PER_CALL = 500
 """Channels asked for in one call; about 1.3 million gas, below every node's limit."""
+
+T = TypeVar("T")
 
 _WORD = 32
 _STATE_WORDS = 4
@@ -88,27 +90,37 @@ class EscrowReader:
     def channel_states(
         self, channel_ids: Sequence[ChannelId], block: int | None = None
     ) -> list[ChannelState]:
-        """The states of many channels, in order, at `block` or at the newest one.
+        """The states of channels, in order, at `block` or at the newest one; errors as encoded_states."""
+        chunks = list(in_chunks(channel_ids))
+        encoded = self.encoded_states(chunks, block)
+        return [
+            state
+            for chunk, raw in zip(chunks, encoded, strict=True)
+            for state in self.decoded_states(raw, len(chunk))
+        ]
+
+    def encoded_states(
+        self, chunks: Sequence[Sequence[ChannelId]], block: int | None = None
+    ) -> Sequence[bytes]:
+        """The states of chunks of channels, as the escrow encodes them: the same as long as none changes.
 
         Raises NetworkError when there is no escrow at the address: that a channel does not exist
         is never concluded from a missing answer.
         """
         tag = block_tag("latest" if block is None else block)
-        chunks = [
-            channel_ids[start : start + CHANNELS_PER_CALL]
-            for start in range(0, len(channel_ids), CHANNELS_PER_CALL)
-        ]
         requests = [self.view(self.escrow_contract, _get_channels(chunk), tag) for chunk in chunks]
-        states: list[ChannelState] = []
-        for chunk, answer in zip(chunks, self.rpc.batch(requests), strict=True):
-            raw = read_bytes(answer, self.rpc.shown)
-            if not raw:
-                raise NetworkError(
-                    f"there is no escrow contract at {self.escrow_contract} on this chain",
-                    hint="microwallet escrow deploy",
-                )
-            states += _states(raw, len(chunk), self.rpc.shown)
-        return states
+        answers = self.rpc.batch(requests) if requests else []
+        encoded = [read_bytes(answer, self.rpc.shown) for answer in answers]
+        if not all(encoded):
+            raise NetworkError(
+                f"there is no escrow contract at {self.escrow_contract} on this chain",
+                hint="microwallet escrow deploy",
+            )
+        return encoded
+
+    def decoded_states(self, encoded: bytes, count: int) -> list[ChannelState]:
+        """The states of a chunk of so many channels."""
+        return _states(encoded, count, self.rpc.shown)
 
     def code(self, address: Address, block: str | int = "latest") -> bytes:
         """The code at an address; empty for an account that has none."""
@@ -189,6 +201,12 @@ class EscrowReader:
         if len(raw) < _WORD:
             raise NetworkError(otherwise, hint="microwallet network token list")
         return int.from_bytes(raw[:_WORD], "big")
+
+
+def in_chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Channels, or what stands for them, as many at once as one call may ask for."""
+    for start in range(0, len(items), CHANNELS_PER_CALL):
+        yield items[start : start + CHANNELS_PER_CALL]
 
 
 def block_tag(block: str | int) -> str:

@@ -351,6 +351,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             holds_account INTEGER NOT NULL CHECK (holds_account IN (0, 1))
         ) STRICT""",
         "ALTER TABLE vouchers ADD COLUMN head INTEGER REFERENCES heads",
+        # As before, but not where it is written down that nothing has changed.
+        "DROP TRIGGER channel_changed",
+        """CREATE TRIGGER channel_changed
+            AFTER UPDATE OF deposit, close_requested_at, finalized, closing ON vouchers
+            WHEN (NEW.deposit, NEW.authorized, NEW.spent, NEW.close_requested_at, NEW.finalized, NEW.closing)
+              <> (OLD.deposit, OLD.authorized, OLD.spent, OLD.close_requested_at, OLD.finalized, OLD.closing)
+            BEGIN UPDATE generation SET changes = changes + 1; END""",
         # What the payee has accepted and charged by now.
         """CREATE VIEW current_vouchers AS
             SELECT v.channel_id, v.payer, v.payee, v.token, v.salt, v.authorized_signer, v.escrow_contract,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.handed_over import Counted
-from microwallet.domain.identifiers import ChainId, ChannelId
+from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.errors import AmbiguousReference, UnknownReference
 from microwallet.ledger.channels import CANDIDATES, SHORTEST_PREFIX, TOO_SHORT
 from microwallet.ledger.database import Database
@@ -23,6 +23,9 @@ from microwallet.ledger.rows import (
     channel_values,
     state_values,
 )
+
+WRITTEN_AT_ONCE = 200
+"""Channels of which the news of the chain are stored in one transaction."""
 
 _SELECT = f"SELECT {SELECTED}, signature FROM current_vouchers"
 
@@ -45,6 +48,21 @@ class Accepted:
     """Whether the payee has begun to close the channel, and that has not ended."""
     ended_closes: int
     """How often that has ended, with success or without."""
+
+
+class LiveRow(NamedTuple):
+    """A channel that can still change, with what the chain said of it, as it is stored."""
+
+    channel_id: ChannelId
+    payee: Address
+    deposit: str
+    settled: str
+    close_requested_at: int
+    finalized: int
+
+    def tells(self, state: ChannelState) -> bool:
+        """Whether it says the same."""
+        return self[2:] == state_values(state)
 
 
 class Vouchers:
@@ -94,6 +112,41 @@ class Vouchers:
         with self._database.read() as connection:
             return [_channel(row) for row in connection.execute(query, (chain_id,))]
 
+    def live_rows(self, chain_id: ChainId) -> Mapping[Address, Sequence[LiveRow]]:
+        """The same channels, by escrow, as they are looked at again and again: there may be thousands."""
+        query = """SELECT escrow_contract, channel_id, payee, deposit, settled, close_requested_at, finalized
+            FROM vouchers WHERE chain_id = ? AND close_confirmed = 0 ORDER BY created_at, channel_id"""
+        by_escrow: dict[Address, list[LiveRow]] = {}
+        with self._database.read() as connection:
+            for escrow_contract, *row in connection.execute(query, (chain_id,)):
+                by_escrow.setdefault(escrow_contract, []).append(LiveRow._make(row))
+        return by_escrow
+
+    def some(self, channel_ids: Iterable[ChannelId]) -> Sequence[PayeeChannel]:
+        """Those of the channels that are known, in order."""
+        query = f"{_SELECT} WHERE channel_id = ?"
+        with self._database.read() as connection:
+            rows = (connection.execute(query, (channel_id,)).fetchone() for channel_id in channel_ids)
+            return [_channel(row) for row in rows if row]
+
+    def owing(self, chain_id: ChainId, payee: Address, token: Address, least: int) -> Sequence[PayeeChannel]:
+        """Channels of a payee on which `least` base units or more were charged and not settled; also some on
+        which a trillionth less was."""
+        query = f"""{_SELECT} WHERE chain_id = ? AND payee = ? AND token = ? AND finalized = 0
+            AND 1.000000000001 * CAST(spent AS REAL) - CAST(settled AS REAL) >= ? ORDER BY created_at"""
+        with self._database.read() as connection:
+            return [
+                _channel(row) for row in connection.execute(query, (chain_id, payee, token, float(least)))
+            ]
+
+    def idle(self, chain_id: ChainId, payee: Address, *, since: int) -> Sequence[PayeeChannel]:
+        """Channels of a payee with something not settled that took no better voucher after `since`, Unix
+        seconds."""
+        query = f"""{_SELECT} WHERE chain_id = ? AND payee = ? AND finalized = 0 AND spent > settled
+            AND accepted_at <= ? ORDER BY created_at"""
+        with self._database.read() as connection:
+            return [_channel(row) for row in connection.execute(query, (chain_id, payee, since))]
+
     def accepted_at(self) -> Mapping[ChannelId, int]:
         """Unix seconds at which each channel's best voucher was accepted."""
         with self._database.read() as connection:
@@ -121,6 +174,12 @@ class Vouchers:
                 WHERE excluded.authorized >= vouchers.authorized""",
                 [(*channel_values(channel), now, channel.signature, now) for channel in channels],
             )
+
+    def _write_in_parts(self, statement: str, values: Sequence[tuple[Any, ...]]) -> None:
+        """Change channels, not all in one transaction: whoever sells waits for it."""
+        for start in range(0, len(values), WRITTEN_AT_ONCE):
+            with self._database.write() as connection:
+                connection.executemany(statement, values[start : start + WRITTEN_AT_ONCE])
 
     def accepted(self, channel_ids: Iterable[ChannelId]) -> Mapping[ChannelId, Accepted]:
         """What was accepted on those of the channels that are known."""
@@ -152,19 +211,27 @@ class Vouchers:
 
     def record_states(self, states: Mapping[ChannelId, ChannelState], *, as_of: int) -> None:
         """Store what the chain says of channels at `as_of`, Unix seconds."""
-        with self._database.write() as connection:
-            connection.executemany(
-                f"UPDATE vouchers SET {STATE_ASSIGNMENTS} WHERE channel_id = ?",
-                [(*state_values(state, as_of), channel_id) for channel_id, state in states.items()],
-            )
+        self._write_in_parts(
+            f"UPDATE vouchers SET {STATE_ASSIGNMENTS} WHERE channel_id = ?",
+            [(*state_values(state, as_of), channel_id) for channel_id, state in states.items()],
+        )
+
+    def renew(self, chain_id: ChainId, *, as_of: int, before: int) -> None:
+        """What was stored `before` of channels that can still change is what the chain says at `as_of`."""
+        query = """SELECT channel_id FROM vouchers
+            WHERE chain_id = ? AND close_confirmed = 0 AND (as_of IS NULL OR as_of < ?)"""
+        with self._database.read() as connection:
+            old = connection.execute(query, (chain_id, before)).fetchall()
+        self._write_in_parts(
+            "UPDATE vouchers SET as_of = ? WHERE channel_id = ?", [(as_of, *row) for row in old]
+        )
 
     def confirm_closes(self, channel_ids: Iterable[ChannelId]) -> None:
         """The close of these channels is too deep to be taken back: they are not looked at again."""
-        with self._database.write() as connection:
-            connection.executemany(
-                "UPDATE vouchers SET close_confirmed = 1 WHERE channel_id = ? AND finalized = 1",
-                [(channel_id,) for channel_id in channel_ids],
-            )
+        self._write_in_parts(
+            "UPDATE vouchers SET close_confirmed = 1 WHERE channel_id = ? AND finalized = 1",
+            [(channel_id,) for channel_id in channel_ids],
+        )
 
 
 def _accepted(connection: sqlite3.Connection, channel_ids: Iterable[ChannelId]) -> dict[ChannelId, Accepted]:

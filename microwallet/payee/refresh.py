@@ -12,12 +12,13 @@ from microwallet.errors import NetworkError
 from microwallet.ledger.vouchers import Vouchers
 
 if TYPE_CHECKING:
-    from microwallet.escrow.reader import EscrowReader
+    from microwallet.escrow.reader import EscrowReader, Head
 
 CONFIRMED_DEPTH = 64
 """Blocks on top of a close after which no reorganisation is expected to take it back."""
 
-_STALE_SECONDS = 60
+STALE_SECONDS = 60
+"""From when it is written down again that the chain says what it said before."""
 
 ReaderOf = Callable[[Address], "EscrowReader"]
 
@@ -47,7 +48,7 @@ def refresh(vouchers: Vouchers, chain_id: ChainId, reader_of: ReaderOf, *, now: 
         chain_time = head.timestamp
         states |= _states(reader, [channel.channel_id for channel in channels])
         finalized = [channel.channel_id for channel in channels if states[channel.channel_id].finalized]
-        confirmed += _confirmed(reader, finalized, head.number - CONFIRMED_DEPTH)
+        confirmed += confirmed_closes(reader, finalized, head)
     _store(vouchers, known, states, now=now)
     if confirmed:
         vouchers.confirm_closes(confirmed)
@@ -70,21 +71,23 @@ def _store(
         for channel in known
         if channel.state != states[channel.channel_id]
         or channel.as_of is None
-        or now - channel.as_of > _STALE_SECONDS
+        or now - channel.as_of > STALE_SECONDS
     }
     if news:
         vouchers.record_states(news, as_of=now)
 
 
-def _confirmed(reader: EscrowReader, channel_ids: Sequence[ChannelId], block: int) -> list[ChannelId]:
-    if not channel_ids or block < 0:
+def confirmed_closes(reader: EscrowReader, finalized: Sequence[ChannelId], head: Head) -> list[ChannelId]:
+    """Those of finalized channels whose close was so deep below `head` that none is expected to be undone."""
+    block = head.number - CONFIRMED_DEPTH
+    if not finalized or block < 0:
         return []
     try:
-        deep = reader.channel_states(channel_ids, block)
+        deep = reader.channel_states(finalized, block)
     except NetworkError:
         # A server without history, or an escrow younger than that: all is asked again next time.
         return []
-    return [channel_id for channel_id, state in zip(channel_ids, deep, strict=True) if state.finalized]
+    return [channel_id for channel_id, state in zip(finalized, deep, strict=True) if state.finalized]
 
 
 def _states(reader: EscrowReader, channel_ids: Sequence[ChannelId]) -> dict[ChannelId, ChannelState]:

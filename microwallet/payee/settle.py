@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 
+from microwallet.domain.channel import ChannelState
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.domain.ports import Reporter, TransactionJournal
 from microwallet.errors import KeyUnavailable, NetworkError, OutcomeUnknown, TransactionReverted
@@ -17,6 +18,7 @@ from microwallet.ledger.vouchers import Vouchers
 from microwallet.payee.capture_sender import CaptureSender, most_gas
 from microwallet.payee.captures import Action, PlannedCapture, Selection
 from microwallet.payee.exclusive import claims_lock, exclusive
+from microwallet.payee.lookout import Looked, Lookout
 from microwallet.payee.outcome import RUN_AGAIN, Outcome, read_receipt
 from microwallet.payee.refresh import ReaderOf, Refreshed, refresh
 from microwallet.payee.relayer import Relayer, can_still_close
@@ -51,6 +53,7 @@ class Settlement:
         self._relayer = relayer
         self.until_idle: Callable[[Sequence[ChannelId]], None] = lambda _channel_ids: None
         """Waits for what is being served through channels that take no vouchers any more."""
+        self._lookout = Lookout(vouchers, chain_id, reader_of)
         self._unknown: dict[str, OutcomeUnknown] = {}
         """What holds captures back: by account that sent something, and by channel it was for."""
 
@@ -103,6 +106,15 @@ class Settlement:
     def refresh(self) -> Refreshed:
         """The channels that can still change, as the chain has them now."""
         return refresh(self._vouchers, self._chain_id, self._reader_of, now=self._now())
+
+    def look(self) -> Looked:
+        """Those of them that have changed since the look before, and that may need something."""
+        return self._lookout.look(now=self._now())
+
+    @property
+    def looked_at(self) -> Mapping[ChannelId, ChannelState]:
+        """States of channels, as the last look found them."""
+        return self._lookout.states
 
     def most_gas(self, action: Action, planned: Sequence[PlannedCapture]) -> int:
         """Gas that executing this uses at most, by all its transactions, as the chain is now."""

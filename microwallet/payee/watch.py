@@ -72,11 +72,11 @@ class Watch:
 
         Raises NetworkError and OutcomeUnknown; what concerns one channel alone is in the outcome.
         """
-        refreshed = self._settlement.refresh()
-        for channel in refreshed.channels:
+        looked = self._settlement.look()
+        for channel in looked.channels:
             self._notice(channel)
-        outcome = self._settlement.resume([channel.descriptor.payee for channel in refreshed.channels])
-        due = [channel for channel in refreshed.channels if self._is_due(channel, refreshed.chain_time)]
+        outcome = self._settlement.resume(looked.payees)
+        due = [channel for channel in looked.channels if self._is_due(channel, looked.chain_time)]
         if due:
             planned = Selection(action=Action.CLOSE).plan(due)
             outcome.add(self._settlement.execute(Action.CLOSE, planned))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -78,6 +78,8 @@ class ChannelBook:
         self._known: OrderedDict[ChannelId, KnownChannel] = OrderedDict()
         self._stale: set[ChannelId] = set()
         self._round: asyncio.Task[None] | None = None
+        self._heard: Mapping[ChannelId, ChannelState] = {}
+        self._heard_at = 0
         self._ageing: set[ChannelId] = set()
         self._renewal: asyncio.Task[None] | None = None
 
@@ -103,6 +105,10 @@ class ChannelBook:
     def doubt(self, known: KnownChannel) -> None:
         """Ask the chain about a channel before it is believed again."""
         known.state_at = None
+
+    def hear(self, states: Mapping[ChannelId, ChannelState], *, at: int) -> None:
+        """What somebody else was told by the chain, with deposits that may not be confirmed."""
+        self._heard, self._heard_at = states, at
 
     def is_fresh(self, known: KnownChannel) -> bool:
         """Whether the chain was asked about a channel lately; it soon is again, before it must be."""
@@ -160,6 +166,12 @@ class ChannelBook:
             self._store.record_states(news, as_of=now)
 
     def _is_ageing(self, known: KnownChannel) -> bool:
+        """Whether the chain's word about a channel is getting old, and is not what was heard of it since."""
+        if self._age(known) < RENEW_SECONDS:
+            return False
+        if known.state_at is None or self._heard.get(known.channel_id) != known.state:
+            return True
+        known.state_at = max(known.state_at, self._heard_at)
         return self._age(known) >= RENEW_SECONDS
 
     def _age(self, known: KnownChannel) -> float:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import lru_cache
 from typing import Any
 
+from microwallet.domain.channel import ChannelState
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.domain.session import SessionAccount
 from microwallet.errors import LedgerError, MalformedMessage, NetworkError
@@ -127,6 +128,10 @@ class Gateway:
         if request.credentials:
             return self._paid(request, place, place.offer)
         return _at_once(_NOT_FOUND) if place.is_other else self._unpaid(request, place.offer)
+
+    def hear(self, states: Mapping[ChannelId, ChannelState], *, at: int) -> None:
+        """What whoever settles was told of channels by the chain `at`, Unix seconds."""
+        self._checkout.channels.hear(states, at=at)
 
     def challenge_field(self, offer: Offer, *, digest: str | None = None) -> tuple[bytes, bytes]:
         """A fresh challenge."""

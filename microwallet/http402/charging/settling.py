@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from microwallet.domain.channel import CLOSE_GRACE_PERIOD, PayeeChannel
+from microwallet.domain.channel import CLOSE_GRACE_PERIOD, ChannelState, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId, TxHash
 from microwallet.errors import LedgerError, MicrowalletError, NetworkError, TransactionReverted
 from microwallet.http402.charging.refusal import Refused, refused
@@ -58,20 +58,20 @@ class Settling:
         self._pause = 0
         self._next_try = 0
 
-    def look(self) -> None:
+    def look(self) -> Mapping[ChannelId, ChannelState]:
         """One look at all channels: finish what was sent, answer requested closes, settle what is due.
 
-        Raises NetworkError and OutcomeUnknown: the next look goes on. What concerns a channel alone is
-        told; settling is tried again after a pause.
+        Returns what the chain said of them. Raises NetworkError and OutcomeUnknown: the next look goes on.
+        What concerns a channel alone is told; settling is tried again after a pause.
         """
         self._watch.look()
         due = self._due()
-        if not due or self._clock() < self._next_try:
-            return
-        outcome = self._settlement.execute(Action.SETTLE, Selection(action=Action.SETTLE).plan(due))
-        self._watch.tell(outcome)
-        self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE) if outcome.failed else 0
-        self._next_try = self._clock() + self._pause
+        if due and self._clock() >= self._next_try:
+            outcome = self._settlement.execute(Action.SETTLE, Selection(action=Action.SETTLE).plan(due))
+            self._watch.tell(outcome)
+            self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE) if outcome.failed else 0
+            self._next_try = self._clock() + self._pause
+        return self._settlement.looked_at
 
     def close(self, channel_id: ChannelId) -> TxHash | None:
         """Close a channel with what was charged; None if it was closed before.
@@ -91,20 +91,20 @@ class Settling:
                 raise _refusal(channel_id, failure.error)
         return None
 
-    def _due(self) -> list[PayeeChannel]:
-        policy, now = self._policy, self._clock()
-        accepted_at = {} if policy.idle_seconds is None else self._vouchers.accepted_at()
-        due = []
-        for channel in self._vouchers.live(policy.chain_id):
-            if channel.descriptor.payee != policy.payee or not channel.unsettled:
-                continue
-            above = policy.above.get(channel.descriptor.token)
-            idle = policy.idle_seconds is not None and (
-                now - accepted_at.get(channel.channel_id, now) >= policy.idle_seconds
+    def _due(self) -> Collection[PayeeChannel]:
+        policy = self._policy
+        due = {
+            channel.channel_id: channel
+            for token, least in policy.above.items()
+            for channel in self._vouchers.owing(policy.chain_id, policy.payee, token, least)
+            if channel.unsettled >= least
+        }
+        if policy.idle_seconds is not None:
+            idle = self._vouchers.idle(
+                policy.chain_id, policy.payee, since=self._clock() - policy.idle_seconds
             )
-            if idle or (above is not None and channel.unsettled >= above):
-                due.append(channel)
-        return due
+            due |= {channel.channel_id: channel for channel in idle if channel.unsettled}
+        return due.values()
 
 
 def _refusal(channel_id: ChannelId, error: MicrowalletError) -> MicrowalletError:

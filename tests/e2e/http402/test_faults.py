@@ -110,7 +110,8 @@ class Books:
 
     def __init__(self, alice, bob, log):
         self.channels, self.purchases = _read(alice, "channels", "purchases")
-        self.vouchers, self.sales = _read(bob, "current_vouchers", "sales")
+        self.vouchers, sales = _read(bob, "current_vouchers", "sales")
+        self.sales = [one for one in sales if not one["returned"]]
         self.served = Counter(log.read_text().splitlines())
         self.by_key = {}
         for one in self.purchases:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from model import keyed
+from model import CHAIN, ESCROW, PAYEE, TOKEN, keyed
 
 from microwallet.domain.channel import PayeeChannel
 from microwallet.errors import UnknownReference
@@ -37,3 +39,18 @@ def test_no_channel_at_all(ledger):
     """An empty ledger has nothing to list."""
     with pytest.raises(UnknownReference, match=r"begins with 'coffee'$"):
         ledger.vouchers.find("coffee")
+
+
+@pytest.mark.parametrize("unit", [1, 10**6, 10**18, 10**30])
+def test_channels_that_owe(ledger, unit):
+    """None that owes enough is left out, however large the numbers; few that do not are in."""
+    for number, spent in enumerate((999, 1000, 1001, 5000), start=1):
+        channel = keyed(number).payee_channel(deposit=10_000 * unit)
+        state = replace(channel.state, settled=3000 * unit if spent == 5000 else 0)
+        owing = [replace(channel, state=state, authorized=spent * unit, spent=spent * unit)]
+        ledger.vouchers.accept([], lambda *_, owing=owing: owing, now=number)
+    owing = ledger.vouchers.owing(CHAIN, PAYEE, TOKEN, 1000 * unit)
+    assert [one.spent // unit for one in owing] == [1000, 1001, 5000]
+    assert ledger.vouchers.owing(CHAIN, PAYEE, ESCROW, 0) == []
+    idle = ledger.vouchers.idle(CHAIN, PAYEE, since=2)
+    assert [one.spent // unit for one in idle] == [999, 1000]

@@ -10,8 +10,8 @@ from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayeeCha
 from microwallet.domain.identifiers import ChainId, checksum_address
 from microwallet.domain.money import Asset
 from microwallet.errors import LedgerCorrupt, NetworkError, UsageError
+from microwallet.payee.lookout import Looked
 from microwallet.payee.outcome import Outcome
-from microwallet.payee.refresh import Refreshed
 from microwallet.payee.watch import Watch, check_margin
 
 REQUESTED_AT = 1_000_000
@@ -45,11 +45,11 @@ class Script:
         self.chain_time = chain_time
         self.closed = []
 
-    def refresh(self):
+    def look(self):
         look = self.looks.pop(0)
         if isinstance(look, Exception):
             raise look
-        return Refreshed(channels=[look], chain_time=self.chain_time)
+        return Looked(channels=[look], payees={ADDRESS}, chain_time=self.chain_time)
 
     def resume(self, _payees):
         return Outcome()

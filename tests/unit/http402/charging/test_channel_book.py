@@ -115,3 +115,41 @@ def test_a_chain_that_is_away(scene):
         assert not any(scene.use())
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("heard", "asks"),
+    [
+        (STATE, False),
+        (replace(STATE, deposit=2000), True),
+        (replace(STATE, close_requested_at=5), True),
+        (replace(STATE, finalized=True), True),
+        (None, True),
+    ],
+)
+def test_what_was_heard_beside(scene, heard, asks):
+    """A look that found a channel as it is known to be saves the question; any other asks it."""
+
+    async def run():
+        scene.now += STATE_SECONDS + 1
+        states = {} if heard is None else {one.channel_id: heard for one in CHANNELS}
+        scene.book.hear(states, at=scene.now - 1)
+        assert scene.use() == [asks] * len(CHANNELS)
+        scene.book.doubt(scene.known[0])
+        assert scene.use()[0]
+        await scene.settled()
+        assert len(scene.chain.asked) == 1
+        assert len(scene.chain.asked[0]) == (len(CHANNELS) if asks else 1)
+
+    asyncio.run(run())
+
+
+def test_what_was_heard_long_ago(scene):
+    """It is as old as it is."""
+
+    async def run():
+        scene.book.hear({one.channel_id: STATE for one in CHANNELS}, at=scene.now + 10)
+        scene.now += 11 + STATE_SECONDS
+        assert all(scene.use())
+
+    asyncio.run(run())

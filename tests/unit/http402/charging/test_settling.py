@@ -14,8 +14,8 @@ from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.charging.settling import FIRST_PAUSE, LONGEST_PAUSE, Settling, SettlingPolicy
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.payee.captures import Action
+from microwallet.payee.lookout import Looked
 from microwallet.payee.outcome import Outcome
-from microwallet.payee.refresh import Refreshed
 
 PAYEE = checksum_address(b"\x44" * 20)
 USDC = Asset(chain_id=ChainId(31337), token=checksum_address(b"\x55" * 20), symbol="USDC", decimals=6)
@@ -64,15 +64,28 @@ class Till:
             emit=lambda event, details: self.told.append((event, details.get("code"))),
         )
 
-    def live(self, chain_id):
-        return [one for one in self.channels if one.descriptor.chain_id == chain_id]
+    def owing(self, chain_id, payee, token, _least):
+        return [
+            one
+            for one in self.channels
+            if (one.descriptor.chain_id, one.descriptor.payee, one.descriptor.token)
+            == (chain_id, payee, token)
+        ]
 
-    def accepted_at(self):
+    def idle(self, chain_id, payee, *, since):
         self.reads += 1
-        return {one.channel_id: self.at for one in self.channels}
+        return self._of(chain_id, payee) if self.at <= since else []
 
-    def refresh(self):
-        return Refreshed(channels=self.channels, chain_time=self.now)
+    def _of(self, chain_id, payee):
+        about = (chain_id, payee)
+        return [one for one in self.channels if (one.descriptor.chain_id, one.descriptor.payee) == about]
+
+    def look(self):
+        return Looked(channels=self.channels, payees={PAYEE}, chain_time=self.now)
+
+    @property
+    def looked_at(self):
+        return {one.channel_id: one.state for one in self.channels}
 
     def resume(self, _payees):
         return Outcome()

@@ -1,0 +1,177 @@
+"""Looking at channels again and again: every change is found, whoever writes, and no more is done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from model import CHAIN, ESCROW, PAYEE, keyed
+
+from microwallet.domain.channel import NO_CHANNEL
+from microwallet.domain.identifiers import word
+from microwallet.errors import NetworkError
+from microwallet.escrow import reader
+from microwallet.escrow.reader import EscrowReader, Head
+from microwallet.payee.lookout import Lookout
+from microwallet.payee.refresh import CONFIRMED_DEPTH, STALE_SECONDS
+
+CHANNELS = [keyed(number).channel_id for number in range(1, 8)]
+STATE = replace(NO_CHANNEL, deposit=1000)
+NOW = 5000
+
+
+class Chain(EscrowReader):
+    """States that a test decides, encoded as the escrow does."""
+
+    def __init__(self):
+        self.of = dict.fromkeys(CHANNELS, STATE)
+        self.height = 10
+        self.decoded = 0
+        self.is_away = False
+
+    def head(self, _block="latest"):
+        if self.is_away:
+            raise NetworkError("nobody answers")
+        return Head(number=self.height, timestamp=NOW)
+
+    def encoded_states(self, chunks, _block=None):
+        return [b"".join([word(32), word(len(chunk)), *map(self._encoded, chunk)]) for chunk in chunks]
+
+    def _encoded(self, channel_id):
+        state = self.of[channel_id]
+        words = (state.deposit, state.settled, state.close_requested_at, int(state.finalized))
+        return b"".join(map(word, words))
+
+    def decoded_states(self, encoded, count):
+        self.decoded += count
+        return reader._states(encoded, count, "here")
+
+
+@pytest.fixture
+def ledger(ledger, monkeypatch):
+    """A ledger with channels, of which three are asked about at once."""
+    monkeypatch.setattr(reader, "CHANNELS_PER_CALL", 3)
+    for number in range(1, 8):
+        ledger.sessions.add_channel(keyed(number).payee_channel(deposit=1000), now=number)
+    return ledger
+
+
+@pytest.fixture
+def chain():
+    return Chain()
+
+
+@pytest.fixture
+def look(ledger, chain):
+    """What a look finds: the channels, by id."""
+    lookout = Lookout(ledger.vouchers, CHAIN, lambda _: chain)
+
+    def look(now=NOW):
+        looked = lookout.look(now=now)
+        assert looked.chain_time == NOW
+        assert looked.payees == {PAYEE}
+        assert lookout.states == chain.of
+        for channel in looked.channels:
+            assert channel.state == chain.of[channel.channel_id]
+        assert [one.state for one in ledger.vouchers.list(finalized=True)] == [*chain.of.values()]
+        return [CHANNELS.index(one.channel_id) for one in looked.channels]
+
+    return look
+
+
+def test_what_has_changed(look, chain):
+    """The first look finds all, others what has changed since, of which alone what is near is read again."""
+    assert look() == [0, 1, 2, 3, 4, 5, 6]
+    assert look() == []
+    chain.decoded = 0
+    assert look() == []
+    assert chain.decoded == 0
+    chain.of[CHANNELS[4]] = replace(STATE, settled=7)
+    assert look() == [4]
+    assert chain.decoded == 3
+
+
+@pytest.mark.parametrize("change", [{"close_requested_at": 9}, {"finalized": True, "settled": 3}])
+def test_what_may_need_something(look, chain, change):
+    """A channel that is being closed, or may be open again, is found each time; until it is open again."""
+    look()
+    chain.of[CHANNELS[1]] = replace(STATE, **change)
+    assert [look(), look(), look()] == [[1], [1], [1]]
+    chain.of[CHANNELS[1]] = STATE
+    assert [look(), look()] == [[1], []]
+
+
+def test_a_channel_that_was_added(look, ledger, chain):
+    """It is new to the next look."""
+    look()
+    other = keyed(9)
+    ledger.sessions.add_channel(other.payee_channel(deposit=1000), now=9)
+    chain.of[other.channel_id] = STATE
+    CHANNELS.append(other.channel_id)
+    try:
+        assert [look(), look()] == [[7], []]
+    finally:
+        CHANNELS.remove(other.channel_id)
+
+
+def test_what_others_write_is_put_right(look, ledger, chain):
+    """Whatever the ledger was told meanwhile, it has what the chain says after a look."""
+    wrong = {CHANNELS[3]: replace(STATE, deposit=1)}
+    look()
+    ledger.vouchers.record_states(wrong, as_of=NOW)
+    assert look() == []
+    chain.of[CHANNELS[3]] = replace(STATE, settled=5)
+    assert look() == [3]
+    ledger.vouchers.record_states({CHANNELS[3]: STATE}, as_of=NOW)
+    assert look() == []
+
+
+def test_a_look_that_fails(look, chain):
+    """Nothing is lost by it: the next one finds what there was."""
+    look()
+    chain.of[CHANNELS[0]] = replace(STATE, close_requested_at=9)
+    chain.is_away = True
+    with pytest.raises(NetworkError):
+        look()
+    chain.is_away = False
+    assert look() == [0]
+
+
+def test_closes_that_are_deep_enough(look, ledger, chain):
+    """They are not looked at any more."""
+    look()
+    chain.of[CHANNELS[0]] = replace(STATE, finalized=True)
+    assert look() == [0]
+    chain.height = CONFIRMED_DEPTH + 1
+    assert look() == [0]
+    assert CHANNELS[0] not in {one.channel_id for one in ledger.vouchers.live(CHAIN)}
+
+
+def test_when_the_chain_said_so(look, ledger):
+    """It is written down again once it is old, not with each look, and nobody forgets an account for it."""
+    look(NOW)
+    with ledger.sessions.transaction() as rows:
+        known = rows.account(CHANNELS[0])
+    look(NOW + STALE_SECONDS)
+    assert {one.as_of for one in ledger.vouchers.live(CHAIN)} == {NOW}
+    look(NOW + STALE_SECONDS + 1)
+    assert {one.as_of for one in ledger.vouchers.live(CHAIN)} == {NOW + STALE_SECONDS + 1}
+    with ledger.sessions.transaction() as rows:
+        assert rows.account(CHANNELS[0]) is known
+
+
+def test_channels_of_several_escrows(ledger, chain):
+    """Each is asked about where it is."""
+    asked = []
+
+    def reader_of(escrow_contract):
+        asked.append(escrow_contract)
+        return chain
+
+    other = keyed(10, escrow_contract=PAYEE)
+    chain.of[other.channel_id] = replace(STATE, settled=4)
+    ledger.sessions.add_channel(other.payee_channel(deposit=1000), now=10)
+    looked = Lookout(ledger.vouchers, CHAIN, reader_of).look(now=NOW)
+    assert asked == [ESCROW, PAYEE]
+    assert len(looked.channels) == len(CHANNELS) + 1
+    assert ledger.vouchers.get(other.channel_id).state.settled == 4
