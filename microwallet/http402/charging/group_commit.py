@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from microwallet.errors import LedgerError
 from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.charging.sales import StreamEnded
 from microwallet.http402.charging.store import SessionRows, SessionStore
+from microwallet.http402.charging.syncer import Syncer
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -85,8 +84,8 @@ class GroupCommit:
         self._is_syncing = False
         self.is_lost = False
         """Whether the disk has failed: nothing is done any more."""
-        self._syncer = ThreadPoolExecutor(1, thread_name_prefix="sync")
-        """Waits for the disk: the loop goes on meanwhile, and the next commit is of all that has come."""
+        self._syncer = Syncer(store.sync)
+        """The loop goes on meanwhile, and the next commit is of all that has come."""
 
     def run(self, work: Callable[[SessionRows], T]) -> asyncio.Future[T]:
         """The result of `work` once it is durable; raises what it raises, or LedgerError.
@@ -135,28 +134,12 @@ class GroupCommit:
             for _, future in ready:
                 _fail(future, error)
             return
-        syncing = self._sync()
         self._is_syncing = True
+        self._syncer.begin(partial(self._tell, outcomes))
         _finish(done, outcomes)
-        syncing.add_done_callback(partial(self._tell, outcomes))
 
-    def _sync(self) -> asyncio.Future[None]:
-        """Make what is committed durable, in a thread, or where none can be had, here."""
-        loop = asyncio.get_running_loop()
-        try:
-            return loop.run_in_executor(self._syncer, self._store.sync)
-        except RuntimeError:
-            syncing: asyncio.Future[None] = loop.create_future()
-            try:
-                self._store.sync()
-                syncing.set_result(None)
-            except LedgerError as error:
-                syncing.set_exception(error)
-            return syncing
-
-    def _tell(self, outcomes: list[_Outcome], syncing: asyncio.Future[None]) -> None:
+    def _tell(self, outcomes: list[_Outcome], lost: Exception | None) -> None:
         """Tell everybody what became of their work, now that it is durable."""
-        lost = syncing.exception()
         self.is_lost = lost is not None
         for future, result, failure in outcomes:
             if (error := lost or failure) is not None:

@@ -1,0 +1,59 @@
+"""Waiting for the disk in a thread: the loop goes on meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from threading import Thread
+
+Tell = Callable[[Exception | None], None]
+"""Told in the loop that asked: what has failed, or None."""
+
+
+class Syncer:
+    """Syncs as often as it is asked, one time after the other.
+
+    Less is done between two threads than by an executor: half a thousand times a second that is much.
+    """
+
+    def __init__(self, sync: Callable[[], None]) -> None:
+        self._sync = sync
+        self._asked: SimpleQueue[tuple[asyncio.AbstractEventLoop, Tell] | None] = SimpleQueue()
+        self._has_thread = False
+
+    def begin(self, tell: Tell) -> None:
+        """Sync in the thread; where none can be had, at once."""
+        loop = asyncio.get_running_loop()
+        if self._has_thread or self._starts_thread():
+            self._asked.put((loop, tell))
+        else:
+            loop.call_soon(tell, _failure(self._sync))
+
+    def _starts_thread(self) -> bool:
+        with suppress(RuntimeError):
+            Thread(target=_work, args=(self._sync, self._asked), name="sync", daemon=True).start()
+            self._has_thread = True
+            weakref.finalize(self, self._asked.put, None)
+        return self._has_thread
+
+
+def _work(
+    sync: Callable[[], None], asked: SimpleQueue[tuple[asyncio.AbstractEventLoop, Tell] | None]
+) -> None:
+    while (one := asked.get()) is not None:
+        loop, tell = one
+        failure = _failure(sync)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(tell, failure)
+        del one, loop, tell
+
+
+def _failure(sync: Callable[[], None]) -> Exception | None:
+    try:
+        sync()
+    except Exception as error:  # noqa: BLE001  # whoever waits is told
+        return error
+    return None
