@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import selectors
 import socket
 import time
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Self
 
 STUCK_SECONDS = 30.0
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Unexpected(Exception):
@@ -71,11 +73,10 @@ class Connection:
 
 
 def _length(head: bytes) -> int:
-    lowered = head.lower()
-    at = lowered.find(b"\r\ncontent-length:")
-    if at < 0:
+    found = _CONTENT_LENGTH.search(head)
+    if found is None:
         raise Unexpected(f"an answer without its length: {head.decode('latin-1')}")
-    return int(lowered[at + 17 :].split(b"\r\n", 1)[0])
+    return int(found[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Load:
 def flood(connections: Sequence[Connection], seconds: float) -> Load:
     """Every connection sends its next request as soon as it has its answer."""
     latencies: list[float] = []
-    with _quiet(connections) as selector:
+    with _quiet(connections, selectors.DefaultSelector()) as selector:
         begun = time.perf_counter()
         end, awaited, now = begun + seconds, 0, begun
         for connection in connections:
@@ -153,11 +154,11 @@ def _load(latencies: list[float], seconds: float) -> Load:
 class _quiet:  # noqa: N801
     """The selector of connections, while garbage is left where it is."""
 
-    def __init__(self, connections: Sequence[Connection]) -> None:
+    def __init__(self, connections: Sequence[Connection], selector: selectors.BaseSelector) -> None:
         self._connections = connections
+        self._selector = selector
 
     def __enter__(self) -> selectors.BaseSelector:
-        self._selector = selectors.SelectSelector()  # others wait for whole milliseconds
         for connection in self._connections:
             self._selector.register(connection.socket, selectors.EVENT_READ, connection)
         gc.collect()
