@@ -93,6 +93,9 @@ class _Fetch:
                 show_dry_run(response, self._wallet.network.name, self._write, as_json=flags.json)
             return
         self._say_payments(response)
+        if response.next_request is not None and payments_of(response):
+            url = without_secrets(str(response.next_request.url))
+            Stderr().say(f"what was paid for leads to {url}: --follow goes there")
         if (response.request.method, response.status_code) == ("HEAD", 402) and not flags.no_pay:
             Stderr().say("a HEAD is not paid for: a GET is")
         data = self._data(response)

@@ -122,6 +122,8 @@ class Delivery:
         fields: Fields = []
         told: list[bytes] = []
         units_field, is_stream, is_encoded = self._grant.offer.units_field, False, False
+        if status == 402:
+            self._grant.bill.warning = "what was paid for here asks to be paid itself"
         for field in answered:
             name, value = field[0].lower(), field[1]
             if name == units_field:

@@ -806,6 +806,15 @@ def test_a_request_made_again_is_charged_what_it_used(sold_by):
     assert counter.account(PAYER).spent == 140
 
 
+def test_an_application_that_asks_for_money_itself(counter):
+    """It is answered and charged as any other below 500, and the seller's log says what is wrong."""
+    logged = []
+    counter.application = RequestLog(counter.application, lambda *line: logged.append(line))
+    counter.app.status = 402
+    assert counter.pay(PAYER, PAYER.pay(1000)).status_code == 402
+    assert logged[-1][1]["warning"] == "what was paid for here asks to be paid itself"
+
+
 @pytest.mark.parametrize("size", [10, 70_000])
 def test_the_same_key_says_again_how_many_units_were_used(sold_by, size):
     """Whether its answer was kept or is made again: sale and receipt are of what was used, not reserved."""

@@ -109,6 +109,15 @@ def test_every_payment_is_told(fetch, leads_to, payee):
     assert (free["payment"], free["payments"]) == (None, [])
 
 
+def test_a_redirect_that_was_paid_for_is_told_of(fetch, leads_to, payee):
+    """Who does not follow it learns where it leads; one that cost nothing is as it is."""
+    leads_to(free=False)
+    assert f"\nwhat was paid for leads to {payee.url}{TARGET}: --follow goes there\n" in fetch().stderr
+    assert "leads to" not in fetch("--follow").stderr
+    leads_to(free=True)
+    assert "leads to" not in fetch().stderr
+
+
 def test_a_lost_answer_of_a_target_is_had_by_the_whole_command(fetch, alice, payee, leads_to):
     """The hint repeats the request from its start, under the one key."""
     leads_to(free=False)
