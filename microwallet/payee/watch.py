@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from microwallet.domain.channel import CLOSE_GRACE_PERIOD, PayeeChannel
+from microwallet.domain.channel import CLOSE_GRACE_PERIOD, ChannelState, PayeeChannel
 from microwallet.domain.identifiers import ChannelId
 from microwallet.errors import LedgerBusy, NetworkError, OutcomeUnknown, UsageError
 from microwallet.payee.captures import Action, Selection
@@ -43,7 +43,7 @@ class Watch:
         self._margin = check_margin(margin)
         self._now = now
         self._emit = emit
-        self._seen: dict[ChannelId, PayeeChannel] = {}
+        self._seen: dict[ChannelId, ChannelState] = {}
         self._said: dict[ChannelId, str] = {}
 
     def run(self, *, interval: float, wait: Callable[[float], None]) -> None:
@@ -96,16 +96,15 @@ class Watch:
 
     def _notice(self, channel: PayeeChannel) -> None:
         before = self._seen.get(channel.channel_id)
-        self._seen[channel.channel_id] = channel
-        state = channel.state
+        state = self._seen[channel.channel_id] = channel.state
         if state.finalized:
-            if before is not None and not before.state.finalized:
+            if before is not None and not before.finalized:
                 # Not by us: by the payer's withdrawal, or by the payee in another process.
                 self._emit("finalized", _about(channel) | {"unsettled": str(channel.unpaid)})
             return
-        if before is not None and before.state.finalized:
+        if before is not None and before.finalized:
             self._emit("reorganised", _about(channel))
-        requested = before is not None and before.state.close_requested_at and not before.state.finalized
+        requested = before is not None and before.close_requested_at and not before.finalized
         if state.close_requested_at and not requested:
             self._emit(
                 "close-requested",
@@ -118,7 +117,7 @@ class Watch:
     def tell(self, outcome: Outcome) -> None:
         """Say what was done, and what was not: each reason of a channel once."""
         for done in outcome.channels:
-            self._seen[done.channel.channel_id] = done.channel
+            self._seen[done.channel.channel_id] = done.channel.state
             self._said.pop(done.channel.channel_id, None)
             self._emit(
                 "closed" if done.channel.state.finalized else "settled",
