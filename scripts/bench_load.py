@@ -100,7 +100,8 @@ class Load:
 def flood(connections: Sequence[Connection], seconds: float) -> Load:
     """Every connection sends its next request as soon as it has its answer."""
     latencies: list[float] = []
-    with _quiet(connections, selectors.DefaultSelector()) as selector:
+    selector = selectors.DefaultSelector()
+    with _quiet(connections, selector):
         begun = time.perf_counter()
         end, awaited, now = begun + seconds, 0, begun
         for connection in connections:
@@ -125,7 +126,8 @@ def pace(connections: Sequence[Connection], seconds: float, rate: float) -> Load
     latencies: list[float] = []
     idle = deque(connections)
     total, started, answered = int(seconds * rate), 0, 0
-    with _quiet(connections) as selector:
+    selector = selectors.SelectSelector()  # others wait for whole milliseconds
+    with _quiet(connections, selector):
         begun = now = time.perf_counter()
         while answered < total:
             while idle and started < total and begun + started / rate <= now:
@@ -151,23 +153,18 @@ def _load(latencies: list[float], seconds: float) -> Load:
     return Load(sorted(latencies), seconds)
 
 
-class _quiet:  # noqa: N801
-    """The selector of connections, while garbage is left where it is."""
-
-    def __init__(self, connections: Sequence[Connection], selector: selectors.BaseSelector) -> None:
-        self._connections = connections
-        self._selector = selector
-
-    def __enter__(self) -> selectors.BaseSelector:
-        for connection in self._connections:
-            self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+@contextmanager
+def _quiet(connections: Sequence[Connection], selector: selectors.BaseSelector) -> Iterator[None]:
+    """Let a selector wait for connections, while garbage is left where it is."""
+    with selector:
+        for connection in connections:
+            selector.register(connection.socket, selectors.EVENT_READ, connection)
         gc.collect()
         gc.disable()
-        return self._selector
-
-    def __exit__(self, *_: object) -> None:
-        gc.enable()
-        self._selector.close()
+        try:
+            yield
+        finally:
+            gc.enable()
 
 
 def request(path: str = "/", **fields: str) -> bytes:
