@@ -25,6 +25,7 @@ class Head(NamedTuple):
     id: int | None = None
     """In `heads`; None before the first sale."""
     position: int | None = None
+    """Of that sale."""
     number: int = 0
     """Of sales in the chain."""
     holds_account: bool = False
@@ -34,6 +35,10 @@ class Head(NamedTuple):
     def is_landmark(self) -> bool:
         """Whether it is found by itself."""
         return self.number % LANDMARK_EVERY == 0
+
+    def after(self, position: int) -> Head:
+        """The head once the sale at `position` is added to the chain."""
+        return Head(self.id, position, self.number + 1, holds_account=True)
 
 
 class Found(NamedTuple):
@@ -48,7 +53,8 @@ class Found(NamedTuple):
 def find(
     connection: sqlite3.Connection, channel_id: ChannelId, cumulative_amount: int, head: int | None
 ) -> Found:
-    """Find the sale of a voucher, from the last sale of the chain or the landmark before it."""
+    """Find the sale of a voucher, from the next landmark above it; where there is none, from `head`, the
+    position of the chain's last sale."""
     amount = to_text(cumulative_amount)
     landmark = connection.execute(
         """SELECT position FROM landmarks WHERE channel_id = ? AND cumulative_amount >= ?
@@ -70,7 +76,10 @@ def find(
 
 
 def move_accounts(connection: sqlite3.Connection, channel_ids: Iterable[ChannelId]) -> None:
-    """Have `vouchers` hold the accounts of channels, to be changed there; in a write transaction."""
+    """Have `vouchers` hold the accounts of channels, to be changed there; in a write transaction.
+
+    Whoever remembers accounts reads them again if any was moved.
+    """
     moved = 0
     for channel_id in channel_ids:
         moved += connection.execute(

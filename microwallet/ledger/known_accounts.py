@@ -62,14 +62,6 @@ class KnownAccounts:
         self.positions[channel_id, cumulative_amount] = self._last
         return self._last
 
-    def add_to_chain(self, account: SessionAccount) -> Head:
-        """The head of a channel whose best voucher buys for the first time, with its account after that."""
-        channel_id = account.channel_id
-        head = self.heads[channel_id]
-        head = Head(head.id, self.add(channel_id, account.accepted), head.number + 1, holds_account=True)
-        self.learn(account, head)
-        return head
-
     def _learn_sales(self, connection: sqlite3.Connection) -> None:
         """Learn what others have sold."""
         for position, channel_id, cumulative_amount, spent, stream in connection.execute(
@@ -82,8 +74,8 @@ class KnownAccounts:
             if account is None or spent is None:
                 continue
             head = self.heads[channel_id]
-            if head.id is None:
+            if head.id is None:  # it has one now, which is read with the account
                 del self.accounts[channel_id], self.heads[channel_id]
             else:
                 account = account._replace(accepted=int(cumulative_amount), spent=int(spent), stream=stream)
-                self.learn(account, Head(head.id, position, head.number + 1, holds_account=True))
+                self.learn(account, head.after(position))

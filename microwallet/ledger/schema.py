@@ -344,7 +344,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE sales ADD COLUMN returned INTEGER NOT NULL DEFAULT 0 CHECK (returned IN (0, 1))",
         # Where they are found: all before these columns, and then one of many, and those by older vouchers.
         "ALTER TABLE used_vouchers RENAME TO landmarks",
-        # The last of them, of each channel. It holds the account of the channel, unless `vouchers` does.
+        # The last sale of each channel's chain. It holds the account of the channel, unless `vouchers` does.
         """CREATE TABLE heads (
             id INTEGER PRIMARY KEY,
             position INTEGER NOT NULL REFERENCES sales,

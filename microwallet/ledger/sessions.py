@@ -74,16 +74,14 @@ class SessionRows:
     def save(self, account: SessionAccount) -> None:
         """Store `spent` and `stream` of an account, where it is."""
         head = self._stored_head(account.channel_id)
-        in_sale, in_vouchers = (
-            ("sales", "position", head.position),
-            ("vouchers", "channel_id", account.channel_id),
-        )
-        table, key, value = in_sale if head.holds_account else in_vouchers
-        self._execute(
-            f"UPDATE {table} SET spent = ?, stream = ? WHERE {key} = ?",
-            (to_text(account.spent), account.stream, value),
-        )
-        self._has_changed(account, head)
+        values = (to_text(account.spent), account.stream)
+        if head.holds_account:
+            statement = "UPDATE sales SET spent = ?, stream = ? WHERE position = ?"
+            self._execute(statement, (*values, head.position))
+        else:
+            statement = "UPDATE vouchers SET spent = ?, stream = ? WHERE channel_id = ?"
+            self._execute(statement, (*values, account.channel_id))
+        self._learn_change(account, head)
 
     def save_voucher(self, account: SessionAccount, signature: bytes, *, now: int) -> None:
         """Store an account whose `accepted` rose, with the signature of the voucher."""
@@ -103,7 +101,7 @@ class SessionRows:
         if head.holds_account:
             head = head._replace(holds_account=False)
             self._execute("UPDATE heads SET holds_account = 0 WHERE id = ?", (head.id,))
-        self._has_changed(account, head)
+        self._learn_change(account, head)
 
     def sale(self, channel_id: ChannelId, cumulative_amount: int) -> Sale | None:
         """What a voucher bought."""
@@ -115,14 +113,23 @@ class SessionRows:
 
     def add_first_sale(self, sale: Sale, account: SessionAccount, signature: bytes) -> None:
         """Store a new sale by a voucher above all before, with its signature and the account after it."""
-        channel_id = account.channel_id
-        previous = self._known.heads[channel_id].position
-        head = self._moved[channel_id] = self._known.add_to_chain(account)
-        position = head.position or 0
-        row = _row(position, sale)
-        self._sold.append((*row, previous, head.number, to_text(account.spent), account.stream, signature))
+        channel_id, amount = sale.channel_id, sale.cumulative_amount
+        position = self._known.add(channel_id, amount)
+        before = self._known.heads[channel_id]
+        head = self._moved[channel_id] = before.after(position)
+        self._known.learn(account, head)
+        self._sold.append(
+            (
+                *_row(position, sale),
+                before.position,
+                head.number,
+                to_text(account.spent),
+                account.stream,
+                signature,
+            )
+        )
         if head.is_landmark:
-            self._landmarks.append((channel_id, row[2], position))
+            self._landmarks.append((channel_id, to_text(amount), position))
 
     def add_sale(self, sale: Sale) -> bool:
         """Store a new sale; False, and nothing is stored, if its voucher has bought already."""
@@ -200,7 +207,8 @@ class SessionRows:
         self.flush()
         return self._connection.execute(statement, values)
 
-    def _has_changed(self, account: SessionAccount, head: Head) -> None:
+    def _learn_change(self, account: SessionAccount, head: Head) -> None:
+        """Remember an account that was changed, and have others read theirs again."""
         self._known.learn(account, head)
         self.has_changed = True
 

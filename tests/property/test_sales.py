@@ -19,6 +19,7 @@ from microwallet.http402.charging.sales import Handover, Order, StreamEnded
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.ledger import heads
 from microwallet.ledger.heads import LANDMARK_EVERY, move_accounts
+from microwallet.ledger.known_accounts import KnownAccounts
 from microwallet.ledger.ledger import Ledger
 from microwallet.ledger.sessions import SessionRows
 
@@ -236,7 +237,7 @@ class Selling(RuleBasedStateMachine):
     @rule(is_other=st.booleans())
     def start_again(self, is_other):
         """A process that remembers nothing."""
-        (self.other if is_other else self.ledger).sessions._known.__init__()
+        (self.other if is_other else self.ledger).sessions._known = KnownAccounts()
 
     @invariant()
     def books_are_right(self):
