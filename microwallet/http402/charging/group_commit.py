@@ -85,7 +85,7 @@ class GroupCommit:
         self.is_lost = False
         """Whether the disk has failed: nothing is done any more."""
         self._syncer = Syncer(store.sync)
-        """The loop goes on meanwhile, and the next commit is of all that has come."""
+        """Waits for the disk: the loop goes on meanwhile, and the next commit is of all that has come."""
 
     def run(self, work: Callable[[SessionRows], T]) -> asyncio.Future[T]:
         """The result of `work` once it is durable; raises what it raises, or LedgerError.
@@ -176,8 +176,8 @@ def _finish(done: list[_Waiting], outcomes: list[_Outcome]) -> None:
 
 
 def _untraced(error: Exception) -> Exception:
-    """What is expected, without where it came from: from there it would lead to whom to tell, and back again,
-    and all that has to do with a request would stay in memory until Python's collector finds that."""
+    """The error, if it is expected without its traceback: through the frames that leads to the future that
+    will hold the error, a circle that keeps the request in memory until Python's collector finds it."""
     return error.with_traceback(None) if isinstance(error, _EXPECTED) else error
 
 

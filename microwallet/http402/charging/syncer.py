@@ -11,6 +11,8 @@ from threading import Thread
 
 Tell = Callable[[Exception | None], None]
 """Told in the loop that asked: what has failed, or None."""
+_Asked = SimpleQueue[tuple[asyncio.AbstractEventLoop, Tell] | None]
+"""Who asked, in order; None ends the thread."""
 
 
 class Syncer:
@@ -21,7 +23,7 @@ class Syncer:
 
     def __init__(self, sync: Callable[[], None]) -> None:
         self._sync = sync
-        self._asked: SimpleQueue[tuple[asyncio.AbstractEventLoop, Tell] | None] = SimpleQueue()
+        self._asked: _Asked = SimpleQueue()
         self._has_thread = False
 
     def begin(self, tell: Tell) -> None:
@@ -33,6 +35,7 @@ class Syncer:
             loop.call_soon(tell, _failure(self._sync))
 
     def _starts_thread(self) -> bool:
+        """Start the thread; False where none can be had."""
         with suppress(RuntimeError):
             Thread(target=_work, args=(self._sync, self._asked), name="sync", daemon=True).start()
             self._has_thread = True
@@ -40,18 +43,18 @@ class Syncer:
         return self._has_thread
 
 
-def _work(
-    sync: Callable[[], None], asked: SimpleQueue[tuple[asyncio.AbstractEventLoop, Tell] | None]
-) -> None:
+def _work(sync: Callable[[], None], asked: _Asked) -> None:
+    """What the thread does. It does not know the Syncer: that ends it, once nobody needs it any more."""
     while (one := asked.get()) is not None:
         loop, tell = one
         failure = _failure(sync)
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(tell, failure)
-        del one, loop, tell
+        del one, loop, tell  # nothing of what was told is kept while the next is waited for
 
 
 def _failure(sync: Callable[[], None]) -> Exception | None:
+    """What syncing failed with, or None."""
     try:
         sync()
     except Exception as error:  # noqa: BLE001  # whoever waits is told
