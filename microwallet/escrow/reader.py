@@ -102,15 +102,14 @@ class EscrowReader:
     def encoded_states(
         self, chunks: Sequence[Sequence[ChannelId]], block: int | None = None
     ) -> Sequence[bytes]:
-        """The states of chunks of channels, as the escrow encodes them: the same as long as none changes.
+        """The states of each chunk of channels, as the escrow encodes them: the same while none changes.
 
         Raises NetworkError when there is no escrow at the address: that a channel does not exist
         is never concluded from a missing answer.
         """
         tag = block_tag("latest" if block is None else block)
         requests = [self.view(self.escrow_contract, _get_channels(chunk), tag) for chunk in chunks]
-        answers = self.rpc.batch(requests) if requests else []
-        encoded = [read_bytes(answer, self.rpc.shown) for answer in answers]
+        encoded = [read_bytes(answer, self.rpc.shown) for answer in self.rpc.batch(requests)]
         if not all(encoded):
             raise NetworkError(
                 f"there is no escrow contract at {self.escrow_contract} on this chain",
@@ -119,7 +118,7 @@ class EscrowReader:
         return encoded
 
     def decoded_states(self, encoded: bytes, count: int) -> list[ChannelState]:
-        """The states of a chunk of so many channels."""
+        """The states of a chunk of so many channels, in order; NetworkError if it is none."""
         return _states(encoded, count, self.rpc.shown)
 
     def code(self, address: Address, block: str | int = "latest") -> bytes:
@@ -204,7 +203,7 @@ class EscrowReader:
 
 
 def in_chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Channels, or what stands for them, as many at once as one call may ask for."""
+    """Channels, or what stands for them, in chunks that one call may ask for."""
     for start in range(0, len(items), CHANNELS_PER_CALL):
         yield items[start : start + CHANNELS_PER_CALL]
 

@@ -1,4 +1,7 @@
-"""Looking at the payee's channels again and again: only what has changed since is worked on."""
+"""Looking at the payee's channels again and again: only what has changed since is worked on.
+
+`refresh` does the same once, and gives all of them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class Looked:
     payees: AbstractSet[Address]
     """Of all channels that can still change."""
     chain_time: int | None
-    """Unix seconds; None when there was no channel to ask about."""
+    """The chain's, Unix seconds; None when there was no channel to ask about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +56,7 @@ class Lookout:
         """As the chain had them at the last look."""
 
     def look(self, *, now: int) -> Looked:
-        """Ask the chain for the states of all, and store what is news.
+        """Ask the chain for the states of all, and store what is news at `now`, Unix seconds.
 
         A channel whose close a reorganisation has undone becomes open again here; its voucher was kept.
         Raises NetworkError; the ledger is then untouched, and the next look finds the same.
@@ -86,14 +89,15 @@ class Lookout:
         )
 
     def _ask(self, reader: EscrowReader, rows: Sequence[LiveRow]) -> list[_Chunk]:
+        """Ask the chain about the channels of one escrow."""
         chunks = list(in_chunks(rows))
         encoded = reader.encoded_states([[row.channel_id for row in chunk] for chunk in chunks])
         return [self._read(reader, *pair) for pair in zip(chunks, encoded, strict=True)]
 
     def _read(self, reader: EscrowReader, rows: Sequence[LiveRow], encoded: bytes) -> _Chunk:
-        """What the chain says of a chunk, which is nothing new while both sides are as they were."""
+        """A chunk, which is the one before while ledger and chain are as they were then."""
         before = self._chunks.get(rows[0].channel_id)
-        if before is not None and not before.news and (before.rows, before.encoded) == (rows, encoded):
+        if before is not None and (before.rows, before.encoded) == (rows, encoded):
             return before
         states = dict(
             zip((row.channel_id for row in rows), reader.decoded_states(encoded, len(rows)), strict=True)
