@@ -108,12 +108,13 @@ class Settlement:
         return refresh(self._vouchers, self._chain_id, self._reader_of, now=self._now())
 
     def look(self) -> Looked:
-        """Those of them that have changed since the look before, and that may need something."""
+        """As `refresh`, but only those of the channels that have changed since the look before or may need
+        something."""
         return self._lookout.look(now=self._now())
 
     @property
-    def looked_at(self) -> Mapping[ChannelId, ChannelState]:
-        """States of channels, as the last look found them."""
+    def states(self) -> Mapping[ChannelId, ChannelState]:
+        """What the chain said at the last look of all channels that can still change."""
         return self._lookout.states
 
     def most_gas(self, action: Action, planned: Sequence[PlannedCapture]) -> int:

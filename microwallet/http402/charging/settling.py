@@ -61,8 +61,8 @@ class Settling:
     def look(self) -> Mapping[ChannelId, ChannelState]:
         """One look at all channels: finish what was sent, answer requested closes, settle what is due.
 
-        Returns what the chain said of them. Raises NetworkError and OutcomeUnknown: the next look goes on.
-        What concerns a channel alone is told; settling is tried again after a pause.
+        Returns what the chain said of them before that. Raises NetworkError and OutcomeUnknown: the next look
+        goes on. What concerns a channel alone is told; settling is tried again after a pause.
         """
         self._watch.look()
         due = self._due()
@@ -71,7 +71,7 @@ class Settling:
             self._watch.tell(outcome)
             self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE) if outcome.failed else 0
             self._next_try = self._clock() + self._pause
-        return self._settlement.looked_at
+        return self._settlement.states
 
     def close(self, channel_id: ChannelId) -> TxHash | None:
         """Close a channel with what was charged; None if it was closed before.

@@ -65,12 +65,7 @@ class Till:
         )
 
     def owing(self, chain_id, payee, token, _least):
-        return [
-            one
-            for one in self.channels
-            if (one.descriptor.chain_id, one.descriptor.payee, one.descriptor.token)
-            == (chain_id, payee, token)
-        ]
+        return [one for one in self._of(chain_id, payee) if one.descriptor.token == token]
 
     def idle(self, chain_id, payee, *, since):
         self.reads += 1
@@ -84,7 +79,7 @@ class Till:
         return Looked(channels=self.channels, payees={PAYEE}, chain_time=self.now)
 
     @property
-    def looked_at(self):
+    def states(self):
         return {one.channel_id: one.state for one in self.channels}
 
     def resume(self, _payees):
