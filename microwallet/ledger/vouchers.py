@@ -25,10 +25,9 @@ from microwallet.ledger.rows import (
 )
 
 WRITTEN_AT_ONCE = 200
-"""Channels of which the news of the chain are stored in one transaction."""
+"""Channels of which what the chain says is stored in one transaction."""
 
 _SELECT = f"SELECT {SELECTED}, signature FROM current_vouchers"
-
 
 Weigh = Callable[[Mapping[ChannelId, "Accepted"], Mapping[ChannelId, Counted]], Iterable[PayeeChannel]]
 """What becomes of channels: by what was accepted so far, of those that are known, and what was counted as
@@ -51,7 +50,7 @@ class Accepted:
 
 
 class LiveRow(NamedTuple):
-    """A channel that can still change, with what the chain said of it, as it is stored."""
+    """A channel that can still change, with what the chain said of it, as the ledger keeps that."""
 
     channel_id: ChannelId
     payee: Address
@@ -61,7 +60,7 @@ class LiveRow(NamedTuple):
     finalized: int
 
     def tells(self, state: ChannelState) -> bool:
-        """Whether it says the same."""
+        """Whether it says the same as `state`."""
         return self[2:] == state_values(state)
 
 
@@ -175,12 +174,6 @@ class Vouchers:
                 [(*channel_values(channel), now, channel.signature, now) for channel in channels],
             )
 
-    def _write_in_parts(self, statement: str, values: Sequence[tuple[Any, ...]]) -> None:
-        """Change channels, not all in one transaction: whoever sells waits for it."""
-        for start in range(0, len(values), WRITTEN_AT_ONCE):
-            with self._database.write() as connection:
-                connection.executemany(statement, values[start : start + WRITTEN_AT_ONCE])
-
     def accepted(self, channel_ids: Iterable[ChannelId]) -> Mapping[ChannelId, Accepted]:
         """What was accepted on those of the channels that are known."""
         with self._database.read() as connection:
@@ -210,14 +203,15 @@ class Vouchers:
             )
 
     def record_states(self, states: Mapping[ChannelId, ChannelState], *, as_of: int) -> None:
-        """Store what the chain says of channels at `as_of`, Unix seconds."""
+        """Store what the chain says of channels at `as_of`, Unix seconds; of many, not all at once."""
         self._write_in_parts(
             f"UPDATE vouchers SET {STATE_ASSIGNMENTS} WHERE channel_id = ?",
             [(*state_values(state, as_of), channel_id) for channel_id, state in states.items()],
         )
 
     def renew(self, chain_id: ChainId, *, as_of: int, before: int) -> None:
-        """What was stored `before` of channels that can still change is what the chain says at `as_of`."""
+        """What was stored `before` of channels that can still change is what the chain says at `as_of`, both
+        Unix seconds."""
         query = """SELECT channel_id FROM vouchers
             WHERE chain_id = ? AND close_confirmed = 0 AND (as_of IS NULL OR as_of < ?)"""
         with self._database.read() as connection:
@@ -232,6 +226,12 @@ class Vouchers:
             "UPDATE vouchers SET close_confirmed = 1 WHERE channel_id = ? AND finalized = 1",
             [(channel_id,) for channel_id in channel_ids],
         )
+
+    def _write_in_parts(self, statement: str, values: Sequence[tuple[Any, ...]]) -> None:
+        """Change channels, not all in one transaction: whoever sells waits for it. Nothing for no values."""
+        for start in range(0, len(values), WRITTEN_AT_ONCE):
+            with self._database.write() as connection:
+                connection.executemany(statement, values[start : start + WRITTEN_AT_ONCE])
 
 
 def _accepted(connection: sqlite3.Connection, channel_ids: Iterable[ChannelId]) -> dict[ChannelId, Accepted]:

@@ -1,4 +1,4 @@
-"""The payee's channels, brought up to what the chain says now."""
+"""The payee's channels, brought up to what the chain says now, for what is done once; see lookout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIRMED_DEPTH = 64
 """Blocks on top of a close after which no reorganisation is expected to take it back."""
 
 STALE_SECONDS = 60
-"""From when it is written down again that the chain says what it said before."""
+"""Once what is stored is older, it is written down again that the chain says what it said before."""
 
 ReaderOf = Callable[[Address], "EscrowReader"]
 
@@ -50,8 +50,7 @@ def refresh(vouchers: Vouchers, chain_id: ChainId, reader_of: ReaderOf, *, now: 
         finalized = [channel.channel_id for channel in channels if states[channel.channel_id].finalized]
         confirmed += confirmed_closes(reader, finalized, head)
     _store(vouchers, known, states, now=now)
-    if confirmed:
-        vouchers.confirm_closes(confirmed)
+    vouchers.confirm_closes(confirmed)
     return Refreshed(
         channels=[replace(channel, state=states[channel.channel_id], as_of=now) for channel in known],
         chain_time=chain_time,
@@ -65,7 +64,7 @@ def _store(
     *,
     now: int,
 ) -> None:
-    """Write what is news; a watcher that looks every few seconds writes next to nothing."""
+    """Write what is news; a command that asks several times writes next to nothing after the first."""
     news = {
         channel.channel_id: states[channel.channel_id]
         for channel in known
@@ -73,8 +72,7 @@ def _store(
         or channel.as_of is None
         or now - channel.as_of > STALE_SECONDS
     }
-    if news:
-        vouchers.record_states(news, as_of=now)
+    vouchers.record_states(news, as_of=now)
 
 
 def confirmed_closes(reader: EscrowReader, finalized: Sequence[ChannelId], head: Head) -> list[ChannelId]:
