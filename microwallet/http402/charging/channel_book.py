@@ -22,12 +22,12 @@ KEPT = 20_000
 """Channels kept ready; what is forgotten is read from the store again."""
 STATE_SECONDS = 30
 """For how long the chain's word about a channel is taken for current."""
-RENEW_SECONDS = 15
-"""From when the chain is asked again about a channel that is used, while its last word still holds."""
-GATHER_SECONDS = 0.5
-"""Channels that come of that age meanwhile are asked about at once."""
 SILENCE_SECONDS = 300
 """For how long it is while the chain cannot be asked: a third of the grace period."""
+RENEW_SECONDS = 15
+"""From which age on the chain is asked again about a channel that is used; its last word still holds."""
+GATHER_SECONDS = 0.5
+"""Channels that are used at that age meanwhile are asked about together."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,10 +78,12 @@ class ChannelBook:
         self._known: OrderedDict[ChannelId, KnownChannel] = OrderedDict()
         self._stale: set[ChannelId] = set()
         self._round: asyncio.Task[None] | None = None
-        self._heard: Mapping[ChannelId, ChannelState] = {}
-        self._heard_at = 0
+        """Asks about the stale ones, for which somebody waits."""
         self._ageing: set[ChannelId] = set()
         self._renewal: asyncio.Task[None] | None = None
+        """Asks about the ageing ones, for which nobody waits yet."""
+        self._heard: Mapping[ChannelId, ChannelState] = {}
+        self._heard_at = 0
 
     def get(self, channel_id: ChannelId) -> KnownChannel | None:
         """The channel, or None if nobody told of it."""
@@ -107,11 +109,11 @@ class ChannelBook:
         known.state_at = None
 
     def hear(self, states: Mapping[ChannelId, ChannelState], *, at: int) -> None:
-        """What somebody else was told by the chain, with deposits that may not be confirmed."""
+        """What somebody else was told by the chain `at`, Unix seconds; deposits may not be confirmed."""
         self._heard, self._heard_at = states, at
 
     def is_fresh(self, known: KnownChannel) -> bool:
-        """Whether the chain was asked about a channel lately; it soon is again, before it must be."""
+        """Whether the chain was asked about a channel lately. Soon it is again, before anybody must wait."""
         if self._is_ageing(known):
             self._ageing.add(known.channel_id)
             if self._renewal is None:
@@ -138,7 +140,7 @@ class ChannelBook:
         await asyncio.sleep(0)  # for those that come in the same turn of the loop
         stale, self._stale = self._stale, set()
         self._round = None
-        await self._ask(stale)
+        await self._ask(self._kept(stale))
 
     async def _renew(self) -> None:
         """Ask about ageing channels, until none are left that are used."""
@@ -146,15 +148,19 @@ class ChannelBook:
             while self._ageing:
                 await asyncio.sleep(GATHER_SECONDS)
                 ageing, self._ageing = self._ageing, set()
-                old = [one for one in ageing if one in self._known and self._is_ageing(self._known[one])]
-                with suppress(NetworkError, LedgerError):
-                    if old:
+                old = [known for known in self._kept(ageing) if self._is_ageing(known)]
+                if old:
+                    with suppress(NetworkError, LedgerError):
                         await self._ask(old)
         finally:
             self._renewal = None
 
-    async def _ask(self, channel_ids: Iterable[ChannelId]) -> None:
-        asked = [self._known[one] for one in channel_ids if one in self._known]
+    def _kept(self, channel_ids: Iterable[ChannelId]) -> Sequence[KnownChannel]:
+        """Those of the channels that are still kept ready."""
+        return [self._known[one] for one in channel_ids if one in self._known]
+
+    async def _ask(self, asked: Sequence[KnownChannel]) -> None:
+        """Ask the chain about channels, and store what is news."""
         states = await self._chain.run(lambda chain: chain.states([one.channel_id for one in asked]))
         now = self._clock()
         news = {}
@@ -166,13 +172,16 @@ class ChannelBook:
             self._store.record_states(news, as_of=now)
 
     def _is_ageing(self, known: KnownChannel) -> bool:
-        """Whether the chain's word about a channel is getting old, and is not what was heard of it since."""
+        """Whether the chain's word about a channel is getting old, with what was heard of it since."""
         if self._age(known) < RENEW_SECONDS:
             return False
-        if known.state_at is None or self._heard.get(known.channel_id) != known.state:
-            return True
-        known.state_at = max(known.state_at, self._heard_at)
+        self._learn_heard(known)
         return self._age(known) >= RENEW_SECONDS
+
+    def _learn_heard(self, known: KnownChannel) -> None:
+        """A channel that was heard to be as it is known is as good as asked about then."""
+        if known.state_at is not None and self._heard.get(known.channel_id) == known.state:
+            known.state_at = max(known.state_at, self._heard_at)
 
     def _age(self, known: KnownChannel) -> float:
         """Seconds since the chain was asked; endless where the clock was set back."""

@@ -51,10 +51,10 @@ class Scene:
         """Whether a request through each of them has to wait for the chain."""
         return [not self.book.is_fresh(one) for one in self.known]
 
-    async def settled(self):
+    async def renewed(self):
         """Whatever was begun beside is done."""
-        for _ in range(200):
-            await asyncio.sleep(0.005)
+        if self.book._renewal is not None:
+            await self.book._renewal
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_channels_that_are_used_are_asked_about_beside(scene):
         for age in (RENEW_SECONDS - 1, RENEW_SECONDS, STATE_SECONDS):
             scene.now = 1000 + age
             assert not any(scene.use())
-        await scene.settled()
+        await scene.renewed()
         assert scene.chain.asked == [sorted(one.channel_id for one in CHANNELS)]
         scene.now += STATE_SECONDS
         assert not any(scene.use()[:1])
@@ -88,7 +88,7 @@ def test_news_of_a_channel_that_was_asked_about_beside(scene, ledger):
         scene.now += RENEW_SECONDS
         scene.chain.states_now = replace(STATE, close_requested_at=5)
         scene.use()
-        await scene.settled()
+        await scene.renewed()
         assert {one.state.close_requested_at for one in scene.known} == {5}
         assert ledger.vouchers.get(CHANNELS[0].channel_id).state.close_requested_at == 5
         assert len(scene.chain.asked) == 1
@@ -103,7 +103,7 @@ def test_a_chain_that_is_away(scene):
         scene.chain.is_away = True
         scene.now += RENEW_SECONDS
         assert not any(scene.use())
-        await scene.settled()
+        await scene.renewed()
         scene.now = 1000 + SILENCE_SECONDS
         await scene.book.freshen(scene.known[0])
         scene.now += 1
@@ -111,7 +111,7 @@ def test_a_chain_that_is_away(scene):
             await scene.book.freshen(scene.known[0])
         scene.chain.is_away = False
         assert all(scene.use())
-        await scene.settled()
+        await scene.renewed()
         assert not any(scene.use())
 
     asyncio.run(run())
@@ -137,7 +137,7 @@ def test_what_was_heard_beside(scene, heard, asks):
         assert scene.use() == [asks] * len(CHANNELS)
         scene.book.doubt(scene.known[0])
         assert scene.use()[0]
-        await scene.settled()
+        await scene.renewed()
         assert len(scene.chain.asked) == 1
         assert len(scene.chain.asked[0]) == (len(CHANNELS) if asks else 1)
 
