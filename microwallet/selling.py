@@ -57,7 +57,7 @@ WITHOUT_CHAIN = (
     " on; none is opened, topped up, settled or closed, and no payer's request to close is seen"
 )
 PAUSE_FACTOR = 20
-"""At least so many times as long as a look takes: with ten thousand channels that is seconds of a core."""
+"""At least so many times as long as a look takes: the first at ten thousand channels, a second of a core."""
 FINISH_SECONDS = 5.0
 """For how long an ending worker waits for a transaction to be mined, or a ledger that takes nothing."""
 IDLE_SECONDS = 2.0
