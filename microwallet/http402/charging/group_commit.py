@@ -84,7 +84,7 @@ class GroupCommit:
         self._is_syncing = False
         self.is_lost = False
         """Whether the disk has failed: nothing is done any more."""
-        self._syncer = Syncer(store.sync)
+        self._syncer = Syncer(store)
         """Waits for the disk: the loop goes on meanwhile, and the next commit is of all that has come."""
 
     def run(self, work: Callable[[SessionRows], T]) -> asyncio.Future[T]:
