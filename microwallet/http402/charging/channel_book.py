@@ -101,8 +101,9 @@ class ChannelBook:
 
     def record(self, known: KnownChannel, state: ChannelState) -> None:
         """What the chain says of a channel now."""
-        known.state, known.state_at = state, self._clock()
-        self._store.record_states({known.channel_id: state}, as_of=known.state_at)
+        now = self._clock()
+        self._store.record_states({known.channel_id: state}, as_of=now)
+        known.state, known.state_at = state, now
 
     def doubt(self, known: KnownChannel) -> None:
         """Ask the chain about a channel before it is believed again."""
@@ -163,13 +164,15 @@ class ChannelBook:
         """Ask the chain about channels, and store what is news."""
         states = await self._chain.run(lambda chain: chain.states([one.channel_id for one in asked]))
         now = self._clock()
-        news = {}
-        for known in asked:
-            if states[known.channel_id] != known.state:
-                news[known.channel_id] = states[known.channel_id]
-            known.state, known.state_at = states[known.channel_id], now
-        if news:
+        news = {
+            known.channel_id: states[known.channel_id]
+            for known in asked
+            if states[known.channel_id] != known.state
+        }
+        if news:  # first: what fails stays news
             self._store.record_states(news, as_of=now)
+        for known in asked:
+            known.state, known.state_at = states[known.channel_id], now
 
     def _is_ageing(self, known: KnownChannel) -> bool:
         """Whether the chain's word about a channel is getting old, with what was heard of it since."""

@@ -9,7 +9,7 @@ import pytest
 from model import keyed
 
 from microwallet.domain.channel import NO_CHANNEL
-from microwallet.errors import NetworkError
+from microwallet.errors import LedgerBusy, NetworkError
 from microwallet.http402.charging import channel_book
 from microwallet.http402.charging.channel_book import (
     RENEW_SECONDS,
@@ -151,5 +151,24 @@ def test_what_was_heard_long_ago(scene):
         scene.book.hear({one.channel_id: STATE for one in CHANNELS}, at=scene.now + 10)
         scene.now += 11 + STATE_SECONDS
         assert all(scene.use())
+
+    asyncio.run(run())
+
+
+def test_news_that_could_not_be_written_down(scene, ledger, monkeypatch):
+    """They are still news to the next question: what is sold goes by what is written."""
+
+    def refuse(*_, **__):
+        raise LedgerBusy("another process writes")
+
+    async def run():
+        scene.now += STATE_SECONDS + 1
+        scene.chain.states_now = replace(STATE, close_requested_at=5)
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger.sessions, "record_states", refuse)
+            with pytest.raises(LedgerBusy):
+                await scene.book.freshen(scene.known[0])
+        await scene.book.freshen(scene.known[0])
+        assert ledger.vouchers.get(CHANNELS[0].channel_id).state.close_requested_at == 5
 
     asyncio.run(run())
