@@ -42,6 +42,8 @@ class KnownChannel:
     state: ChannelState
     state_at: int | None
     """Unix seconds at which the chain said so; None if it is to be asked first."""
+    told: int = 0
+    """How often it was told of beside the questions: an answer to one from before that is too old."""
     payer_fields: Sequence[tuple[bytes, bytes]]
     """Who pays in what, as the application is told."""
     fitted: Offer | None = None
@@ -104,10 +106,12 @@ class ChannelBook:
         now = self._clock()
         self._store.record_states({known.channel_id: state}, as_of=now)
         known.state, known.state_at = state, now
+        known.told += 1
 
     def doubt(self, known: KnownChannel) -> None:
         """Ask the chain about a channel before it is believed again."""
         known.state_at = None
+        known.told += 1
 
     def hear(self, states: Mapping[ChannelId, ChannelState], *, at: int) -> None:
         """What somebody else was told by the chain `at`, Unix seconds; deposits may not be confirmed."""
@@ -160,10 +164,12 @@ class ChannelBook:
         """Those of the channels that are still kept ready."""
         return [self._known[one] for one in channel_ids if one in self._known]
 
-    async def _ask(self, asked: Sequence[KnownChannel]) -> None:
+    async def _ask(self, named: Sequence[KnownChannel]) -> None:
         """Ask the chain about channels, and store what is news."""
-        states = await self._chain.run(lambda chain: chain.states([one.channel_id for one in asked]))
+        told = [known.told for known in named]
+        states = await self._chain.run(lambda chain: chain.states([one.channel_id for one in named]))
         now = self._clock()
+        asked = [known for known, before in zip(named, told, strict=True) if known.told == before]
         news = {
             known.channel_id: states[known.channel_id]
             for known in asked

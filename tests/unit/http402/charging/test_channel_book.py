@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 
 import pytest
@@ -170,5 +171,35 @@ def test_news_that_could_not_be_written_down(scene, ledger, monkeypatch):
                 await scene.book.freshen(scene.known[0])
         await scene.book.freshen(scene.known[0])
         assert ledger.vouchers.get(CHANNELS[0].channel_id).state.close_requested_at == 5
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_an_answer_that_is_older_than_what_was_told(scene, ledger, is_told):
+    """A question that was asked before a top-up was told of, or a doubt, does not undo it."""
+    known, topped_up = scene.known[0], replace(STATE, deposit=2000)
+
+    async def run():
+        scene.now += RENEW_SECONDS
+        asked, answer = threading.Event(), threading.Event()
+
+        def states(channel_ids):
+            asked.set()
+            answer.wait(5)
+            return dict.fromkeys(channel_ids, STATE)
+
+        scene.chain.states = states
+        scene.use()
+        await asyncio.to_thread(asked.wait, 5)
+        if is_told:
+            scene.book.record(known, topped_up)
+        else:
+            scene.book.doubt(known)
+        answer.set()
+        await scene.settled()
+        assert known.state == ledger.vouchers.get(known.channel_id).state == (topped_up if is_told else STATE)
+        assert known.state_at == (scene.now if is_told else None)
+        assert scene.known[1].state_at == scene.now
 
     asyncio.run(run())
