@@ -59,7 +59,7 @@ class Lookout:
         """Ask the chain for the states of all, and store what is news at `now`, Unix seconds.
 
         A channel whose close a reorganisation has undone becomes open again here; its voucher was kept.
-        Raises NetworkError; the ledger is then untouched, and the next look finds the same.
+        Raises NetworkError, the ledger is then untouched, or LedgerError; the next look finds the same.
         """
         chunks: list[_Chunk] = []
         confirmed: list[ChannelId] = []
@@ -75,15 +75,17 @@ class Lookout:
         self._vouchers.record_states(_merged(chunk.news for chunk in chunks), as_of=now)
         self._vouchers.renew(self._chain_id, as_of=now, before=now - STALE_SECONDS)
         self._vouchers.confirm_closes(confirmed)
-        before, self.states = self.states, _merged(chunk.states for chunk in chunks)
-        self._chunks = {chunk.rows[0].channel_id: chunk for chunk in chunks}
+        states = _merged(chunk.states for chunk in chunks)
         watched = [
             channel_id
-            for channel_id, state in self.states.items()
-            if state.close_requested_at or state.finalized or before.get(channel_id) != state
+            for channel_id, state in states.items()
+            if state.close_requested_at or state.finalized or self.states.get(channel_id) != state
         ]
+        channels = self._vouchers.some(watched)
+        self.states = states
+        self._chunks = {chunk.rows[0].channel_id: chunk for chunk in chunks}
         return Looked(
-            channels=self._vouchers.some(watched),
+            channels=channels,
             payees={row.payee for chunk in chunks for row in chunk.rows},
             chain_time=chain_time,
         )

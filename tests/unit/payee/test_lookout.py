@@ -9,7 +9,7 @@ from model import CHAIN, ESCROW, PAYEE, keyed
 
 from microwallet.domain.channel import NO_CHANNEL
 from microwallet.domain.identifiers import word
-from microwallet.errors import NetworkError
+from microwallet.errors import LedgerBusy, NetworkError
 from microwallet.escrow import reader
 from microwallet.escrow.reader import EscrowReader, Head
 from microwallet.payee.lookout import Lookout
@@ -131,6 +131,21 @@ def test_a_look_that_fails(look, chain):
         look()
     chain.is_away = False
     assert look() == [0]
+
+
+def test_a_look_that_fails_once_it_has_written(look, ledger, chain, monkeypatch):
+    """What it had found is found by the next one: nobody was told of it."""
+
+    def refuse(_channel_ids):
+        raise LedgerBusy("another process writes")
+
+    look()
+    chain.of[CHANNELS[2]] = replace(STATE, settled=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.vouchers, "some", refuse)
+        with pytest.raises(LedgerBusy):
+            look()
+    assert [look(), look()] == [[2], []]
 
 
 def test_closes_that_are_deep_enough(look, ledger, chain):
