@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
@@ -81,7 +81,10 @@ class Lookout:
             for channel_id, state in states.items()
             if state.close_requested_at or state.finalized or self.states.get(channel_id) != state
         ]
-        channels = self._vouchers.some(watched)
+        channels = [  # others may have written meanwhile what they were told before
+            replace(channel, state=states[channel.channel_id], as_of=now)
+            for channel in self._vouchers.some(watched)
+        ]
         self.states = states
         self._chunks = {chunk.rows[0].channel_id: chunk for chunk in chunks}
         return Looked(

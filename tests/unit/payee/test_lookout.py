@@ -148,6 +148,21 @@ def test_a_look_that_fails_once_it_has_written(look, ledger, chain, monkeypatch)
     assert [look(), look()] == [[2], []]
 
 
+def test_others_that_write_what_is_old_at_the_end_of_a_look(ledger, chain, monkeypatch):
+    """What is found has the state that the chain has: a requested close is not put off for the next look."""
+    lookout = Lookout(ledger.vouchers, CHAIN, lambda _: chain)
+    record_states = ledger.vouchers.record_states
+
+    def beside(states, *, as_of):
+        record_states(states, as_of=as_of)
+        record_states({CHANNELS[1]: STATE}, as_of=as_of - 1)
+
+    monkeypatch.setattr(ledger.vouchers, "record_states", beside)
+    chain.of[CHANNELS[1]] = closing = replace(STATE, close_requested_at=9)
+    found = {one.channel_id: one for one in lookout.look(now=NOW).channels}
+    assert (found[CHANNELS[1]].state, found[CHANNELS[1]].as_of) == (closing, NOW)
+
+
 def test_closes_that_are_deep_enough(look, ledger, chain):
     """They are not looked at any more."""
     look()
