@@ -97,7 +97,7 @@ class Settling:
             channel.channel_id: channel
             for token, least in policy.above.items()
             for channel in self._vouchers.owing(policy.chain_id, policy.payee, token, least)
-            if channel.unsettled >= least
+            if channel.unsettled >= max(least, 1)
         }
         if policy.idle_seconds is not None:
             idle = self._vouchers.idle(

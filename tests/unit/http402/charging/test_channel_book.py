@@ -197,7 +197,7 @@ def test_an_answer_that_is_older_than_what_was_told(scene, ledger, is_told):
         else:
             scene.book.doubt(known)
         answer.set()
-        await scene.settled()
+        await scene.renewed()
         assert known.state == ledger.vouchers.get(known.channel_id).state == (topped_up if is_told else STATE)
         assert known.state_at == (scene.now if is_told else None)
         assert scene.known[1].state_at == scene.now

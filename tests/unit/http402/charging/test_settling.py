@@ -114,6 +114,12 @@ def test_above_a_sum(spent, is_due):
     assert bool(Till(channel(spent + 500, settled=500), above={USDC.token: 1000}).settles()) is is_due
 
 
+def test_above_nothing():
+    """Whatever is unsettled is settled, and nothing is not."""
+    assert Till(channel(1), above={USDC.token: 0}).settles()
+    assert not Till(channel(500, settled=500), above={USDC.token: 0}).settles()
+
+
 def test_each_asset_has_its_own_sum():
     """A thousand base units of the one are not a thousand of the other."""
     till = Till(channel(10**5), channel(10**5, asset=ETH), above={USDC.token: 10**6, ETH.token: 10**5})
