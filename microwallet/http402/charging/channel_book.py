@@ -119,10 +119,11 @@ class ChannelBook:
 
     def is_fresh(self, known: KnownChannel) -> bool:
         """Whether the chain was asked about a channel lately. Soon it is again, before anybody must wait."""
-        if self._is_ageing(known):
-            self._ageing.add(known.channel_id)
-            if self._renewal is None:
-                self._renewal = asyncio.create_task(self._renew())
+        if not self._is_ageing(known):
+            return True
+        self._ageing.add(known.channel_id)
+        if self._renewal is None:
+            self._renewal = asyncio.create_task(self._renew())
         return self._age(known) <= STATE_SECONDS
 
     async def freshen(self, known: KnownChannel) -> None:
