@@ -180,10 +180,12 @@ class Database:
         """
         last_look = time.monotonic() + EAGER_SECONDS
         while time.monotonic() < last_look:
-            with suppress(sqlite3.OperationalError):
+            try:
                 self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                time.sleep(_LOOK_SECONDS)
+            else:
                 return
-            time.sleep(_LOOK_SECONDS)
         self._be_quick(False)
         self._connection.execute("BEGIN IMMEDIATE")
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import TracebackType
 
 from microwallet.errors import LedgerBusy, LedgerCorrupt, LedgerTooNew
 from microwallet.ledger.mark import Mark
@@ -162,13 +163,21 @@ def _keep_copy(connection: sqlite3.Connection, path: Path, version: int) -> None
     partial.replace(copy)
 
 
-@contextmanager
-def committed(connection: sqlite3.Connection) -> Iterator[None]:
-    """Commit the transaction that was begun when the block ends, or roll it back."""
-    try:
-        yield
-    except BaseException:
-        if connection.in_transaction:  # SQLite ends it itself where the disk fails
-            connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
+class committed:  # noqa: N801
+    """Commits the transaction that was begun when the block ends, or rolls it back."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._connection.execute("COMMIT")
+        elif self._connection.in_transaction:  # SQLite ends it itself where the disk fails
+            self._connection.execute("ROLLBACK")

@@ -13,7 +13,7 @@ from typing import Any
 from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.session import Sale, SessionAccount
-from microwallet.ledger.database import Database, to_text
+from microwallet.ledger.database import Database, Generation, to_text
 from microwallet.ledger.heads import Found, Head, find
 from microwallet.ledger.known_accounts import KnownAccounts
 from microwallet.ledger.vouchers import Accepted, Vouchers
@@ -293,7 +293,7 @@ class Sessions:
             rows.flush()
             if rows.has_changed:
                 connection.execute("UPDATE generation SET changes = changes + 1")
-        known.keep(generation._replace(changes=generation.changes + rows.has_changed))
+        known.keep(Generation(generation.number, generation.changes + rows.has_changed))
 
     def sync(self) -> None:
         """Make durable what transactions have changed; for any thread."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 from microwallet.errors import LedgerBusy, LedgerCorrupt, LedgerError, LedgerUnwritable
 
@@ -15,21 +14,37 @@ RESTORE = (
 """A log that belongs to another copy of the file must not be left beside a backup."""
 
 
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the file system raise into ledger errors."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _ledger_error(error, path) from error
-    except PermissionError as error:
-        raise LedgerUnwritable(
-            f"the ledger {path} cannot be written: {error.strerror}", hint=f"ls -ld {path.parent} {path}"
-        ) from error
-    except OSError as error:
-        raise LedgerUnwritable(
-            f"the ledger {path} cannot be written: {error.strerror}", hint=f"df -h {path.parent}"
-        ) from error
+class translated:  # noqa: N801
+    """Turns what SQLite and the file system raise inside it into ledger errors.
+
+    No generator, as it is entered hundreds of times a second.
+    """
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        path = self._path
+        if isinstance(error, sqlite3.Error):
+            raise _ledger_error(error, path) from error
+        if isinstance(error, OSError):
+            looked_at = (
+                f"ls -ld {path.parent} {path}"
+                if isinstance(error, PermissionError)
+                else f"df -h {path.parent}"
+            )
+            raise LedgerUnwritable(
+                f"the ledger {path} cannot be written: {error.strerror}", hint=looked_at
+            ) from error
 
 
 def _ledger_error(error: sqlite3.Error, path: Path) -> LedgerError:
