@@ -387,7 +387,8 @@ class TestCancel:
         """A transfer of nothing to oneself takes its place, journaled before it is sent."""
         pending(payer, "pay-1")
         with in_background(payer, lambda journal: payer.sender(journal=journal).cancel("pay-1")) as outcome:
-            wait_until(lambda: len(payer.entries("pay-1")) == 2)
+            wait_until(lambda: any(line.startswith("sent cancel ") for line in payer.said))
+            assert len(payer.entries("pay-1")) == 2
             held.release()
         assert (outcome.value, outcome.error) == (None, None)
         assert payer.statuses("pay-1") == [REPLACED, MINED]
