@@ -72,9 +72,8 @@ class Vouchers:
 
     def get(self, channel_id: ChannelId) -> PayeeChannel | None:
         """The channel with its best voucher, or None if none was accepted."""
-        with self._database.read() as connection:
-            row = connection.execute(f"{_SELECT} WHERE channel_id = ?", (channel_id,)).fetchone()
-            return _channel(row) if row else None
+        found = self.some([channel_id])
+        return found[0] if found else None
 
     def find(self, reference: str) -> PayeeChannel:
         """The channel meant by an id or an unambiguous prefix of one."""
