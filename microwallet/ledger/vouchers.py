@@ -104,11 +104,22 @@ class Vouchers:
         with self._database.read() as connection:
             return [_channel(row) for row in connection.execute(f"{_SELECT}{where} ORDER BY created_at")]
 
-    def live(self, chain_id: ChainId) -> Sequence[PayeeChannel]:
-        """Channels of one chain that can still change: all but those whose close is confirmed."""
-        query = f"{_SELECT} WHERE chain_id = ? AND close_confirmed = 0 ORDER BY created_at"
+    def live(
+        self, chain_id: ChainId, channel_ids: Iterable[ChannelId] | None = None
+    ) -> Sequence[PayeeChannel]:
+        """Channels of one chain that can still change: all but those whose close is confirmed, oldest first.
+
+        Only those of `channel_ids`, if given, in their order.
+        """
+        query = f"{_SELECT} WHERE chain_id = ? AND close_confirmed = 0"
         with self._database.read() as connection:
-            return [_channel(row) for row in connection.execute(query, (chain_id,))]
+            if channel_ids is None:
+                rows = connection.execute(f"{query} ORDER BY created_at", (chain_id,)).fetchall()
+            else:
+                one = f"{query} AND channel_id = ?"
+                found = (connection.execute(one, (chain_id, id_)).fetchone() for id_ in channel_ids)
+                rows = [row for row in found if row]
+        return [_channel(row) for row in rows]
 
     def live_rows(self, chain_id: ChainId) -> Mapping[Address, Sequence[LiveRow]]:
         """The same channels, by escrow, as they are looked at again and again: there may be thousands."""

@@ -32,13 +32,22 @@ class Refreshed:
     """None when there was no channel to ask about."""
 
 
-def refresh(vouchers: Vouchers, chain_id: ChainId, reader_of: ReaderOf, *, now: int) -> Refreshed:
+def refresh(
+    vouchers: Vouchers,
+    chain_id: ChainId,
+    reader_of: ReaderOf,
+    channel_ids: Iterable[ChannelId] | None = None,
+    *,
+    now: int,
+) -> Refreshed:
     """Ask the chain for the state of every channel whose close is not confirmed, and store it.
+
+    Only those of `channel_ids`, if given: whoever closes one need not wait for thousands.
 
     A channel whose close was taken back by a reorganisation becomes open again here; its voucher
     was kept. Raises NetworkError; the ledger is then untouched.
     """
-    known = vouchers.live(chain_id)
+    known = vouchers.live(chain_id, channel_ids)
     states: dict[ChannelId, ChannelState] = {}
     confirmed: list[ChannelId] = []
     chain_time: int | None = None

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 
-from microwallet.domain.channel import ChannelState
+from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.domain.ports import Reporter, TransactionJournal
 from microwallet.errors import KeyUnavailable, NetworkError, OutcomeUnknown, TransactionReverted
@@ -20,7 +20,7 @@ from microwallet.payee.captures import Action, PlannedCapture, Selection
 from microwallet.payee.exclusive import claims_lock, exclusive
 from microwallet.payee.lookout import Looked, Lookout
 from microwallet.payee.outcome import RUN_AGAIN, Outcome, read_receipt
-from microwallet.payee.refresh import ReaderOf, Refreshed, refresh
+from microwallet.payee.refresh import ReaderOf, refresh
 from microwallet.payee.relayer import Relayer, can_still_close
 
 
@@ -101,15 +101,15 @@ class Settlement:
 
     def plan(self, selection: Selection) -> list[PlannedCapture]:
         """What there is to do for `selection`, by the chain's newest states. Sends nothing."""
-        return selection.plan(self.refresh().channels)
+        return selection.plan(self._refresh(selection.channel_ids or None))
 
-    def refresh(self) -> Refreshed:
-        """The channels that can still change, as the chain has them now."""
-        return refresh(self._vouchers, self._chain_id, self._reader_of, now=self._now())
+    def _refresh(self, channel_ids: Iterable[ChannelId] | None) -> Sequence[PayeeChannel]:
+        """Those of the channels, of all for None, that can still change, as the chain has them now."""
+        return refresh(self._vouchers, self._chain_id, self._reader_of, channel_ids, now=self._now()).channels
 
     def look(self) -> Looked:
-        """As `refresh`, but only those of the channels that have changed since the look before or may need
-        something."""
+        """Look at all channels that can still change; it tells those that have changed since the look before
+        or may need something."""
         return self._lookout.look(now=self._now())
 
     @property
@@ -132,7 +132,8 @@ class Settlement:
         """
         outcome = Outcome()
         with self._alone(), self._closing(action, planned):
-            current = {channel.channel_id: channel for channel in self.refresh().channels}
+            concerned = [item.channel.channel_id for item in planned]
+            current = {channel.channel_id: channel for channel in self._refresh(concerned)}
             still = [
                 item.renewed(current[item.channel.channel_id])
                 for item in planned
@@ -160,7 +161,7 @@ class Settlement:
                 )
                 sender.send(action, group)
             if outcome.channels:
-                self._record()
+                self._record(concerned)
         return outcome
 
     def _relayer_of(self, payee: Address, escrow_contract: Address) -> Relayer | None:
@@ -232,17 +233,16 @@ class Settlement:
 
     def _read_earlier(self, receipt: Receipt, outcome: Outcome) -> None:
         """What a transaction of an earlier run did, to the channels its events name."""
-        live = self._vouchers.live(self._chain_id)
-        for escrow_contract in {channel.descriptor.escrow_contract for channel in live}:
+        for escrow_contract in self._vouchers.live_rows(self._chain_id):
             read_receipt(receipt, self._events_of(escrow_contract), self._vouchers.get, outcome)
 
     def _events_of(self, escrow_contract: Address) -> EscrowEvents:
         return EscrowEvents(self._reader_of(escrow_contract), self._chain_id)
 
-    def _record(self) -> None:
+    def _record(self, channel_ids: Iterable[ChannelId]) -> None:
         """What the chain says afterwards; the transaction counts whether or not it can be asked."""
         try:
-            self.refresh()
+            self._refresh(channel_ids)
         except NetworkError:
             self._reporter.say("the new state of the channels will be read the next time")
 

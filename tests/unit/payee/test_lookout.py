@@ -13,7 +13,7 @@ from microwallet.errors import LedgerBusy, NetworkError
 from microwallet.escrow import reader
 from microwallet.escrow.reader import EscrowReader, Head
 from microwallet.payee.lookout import Lookout
-from microwallet.payee.refresh import CONFIRMED_DEPTH, STALE_SECONDS
+from microwallet.payee.refresh import CONFIRMED_DEPTH, STALE_SECONDS, refresh
 
 CHANNELS = [keyed(number).channel_id for number in range(1, 8)]
 STATE = replace(NO_CHANNEL, deposit=1000)
@@ -201,3 +201,26 @@ def test_channels_of_several_escrows(ledger, chain):
     assert asked == [ESCROW, PAYEE]
     assert len(looked.channels) == len(CHANNELS) + 1
     assert ledger.vouchers.get(other.channel_id).state.settled == 4
+
+
+@pytest.mark.parametrize("named", [[], [3], [5, 2]])
+def test_some_of_them_for_what_is_done_once(ledger, chain, named):
+    """Whoever settles or closes a few channels asks about these alone."""
+    chain.of = dict.fromkeys(CHANNELS, replace(STATE, settled=7))
+    wanted = [CHANNELS[number] for number in named]
+    refreshed = refresh(ledger.vouchers, CHAIN, lambda _: chain, wanted, now=NOW)
+    assert [one.channel_id for one in refreshed.channels] == wanted
+    assert all(one.state.settled == 7 for one in refreshed.channels)
+    assert chain.decoded == len(wanted)
+    stored = {one.channel_id: one.state.settled for one in ledger.vouchers.list(finalized=True)}
+    assert stored == {one: 7 * (one in wanted) for one in CHANNELS}
+    assert len(refresh(ledger.vouchers, CHAIN, lambda _: chain, now=NOW).channels) == len(CHANNELS)
+
+
+def test_a_channel_whose_close_is_confirmed(ledger, chain):
+    """Nothing is asked about it by name either."""
+    closed = {CHANNELS[0]: replace(STATE, finalized=True)}
+    ledger.vouchers.record_states(closed, as_of=NOW)
+    ledger.vouchers.confirm_closes(closed)
+    assert not refresh(ledger.vouchers, CHAIN, lambda _: chain, closed, now=NOW).channels
+    assert chain.decoded == 0
