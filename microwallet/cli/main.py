@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -99,8 +101,9 @@ def main(arguments: list[str]) -> int:
 
 def run() -> None:
     """The console script."""
-    if sys.stdout is None:  # closed by whoever started this: as good as /dev/null
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # open to the end
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this: as good as /dev/null
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # to the end
     code = main(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -108,7 +111,18 @@ def run() -> None:
         _close_stdout()
         if code == 0 and not isinstance(error, BrokenPipeError):
             code = _fail(output_lost(error), False)
-    sys.exit(code)
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End as `sys.exit` does, but without taking apart what was imported: a quarter of a command's time."""
+    if threading.active_count() > 1:  # they are waited for
+        sys.exit(code)
+    atexit._run_exitfuncs()  # noqa: SLF001  # there is no other way to run them and then end at once
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def _check_text(arguments: list[str]) -> None:
