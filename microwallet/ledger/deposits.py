@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -44,9 +44,14 @@ class Deposit:
     authorization_expires_at: int | None
     """Unix seconds until which a signed authorization can still be used by anyone who has it."""
     status: DepositStatus
+    created_at: int | None = field(default=None, compare=False)
+    """Unix seconds at which it was begun; None until then."""
 
 
-_COLUMNS = "idempotency_key, kind, channel_id, amount, arguments, method, authorization_expires_at, status"
+_COLUMNS = (
+    "idempotency_key, kind, channel_id, amount, arguments, method, authorization_expires_at, status, "
+    "created_at"
+)
 
 
 class Deposits:
@@ -110,7 +115,7 @@ class Deposits:
             deposit, channel = plan()
             insert_channel(connection, channel, now=now)
             connection.execute(
-                f"INSERT INTO deposits ({_COLUMNS}, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO deposits ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     deposit.idempotency_key,
                     deposit.kind,
@@ -181,4 +186,5 @@ def _deposit(row: tuple[Any, ...]) -> Deposit:
         method=row[5],
         authorization_expires_at=row[6],
         status=DepositStatus(row[7]),
+        created_at=row[8],
     )

@@ -9,7 +9,7 @@ from microwallet.domain.channel import NO_CHANNEL, PayerChannel
 from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.domain.money import Asset
 from microwallet.domain.ports import JournalEntry, TransactionStatus
-from microwallet.errors import LedgerBusy
+from microwallet.errors import LedgerBusy, NetworkError
 from microwallet.escrow.events import ChannelOpened, EscrowEvents
 from microwallet.escrow.reader import Head
 from microwallet.escrow.transactions import Resumed
@@ -42,7 +42,7 @@ class Synced:
 
     added: Sequence[ChannelId]
     channels: Sequence[PayerChannel]
-    """Every channel of the chain that is not finalized, or was added now."""
+    """Every channel of the chain that is neither finalized nor abandoned, or was added now."""
     deposits: Sequence[SettledDeposit]
     transactions: Sequence[Resumed]
     notes: Sequence[str]
@@ -62,7 +62,12 @@ def sync(accounts: Sequence[PayingAccount], asset_of: Callable[[Address], Asset]
     for account in accounts:
         head = account.reader.head()
         added += _discover(account, asset_of, head)
-        _look_again(account, head)
+        lost = _look_again(account, head)
+        deposits += lost
+        notes += [
+            f"channel {channel_id} was opened on a chain that was started anew since: nothing is locked in it"
+            for channel_id in dict.fromkeys(one.deposit.channel_id for one in lost)
+        ]
         transactions += account.sender.resume_all()
         deposits += _settle_deposits(account)
     if accounts:
@@ -74,10 +79,12 @@ def sync(accounts: Sequence[PayingAccount], asset_of: Callable[[Address], Asset]
         ]
         refreshed = refresh(first.ledger, first.reader_of, here, now=first.clock())
         notes += refreshed.notes
+        dead = first.ledger.deposits.abandoned_opens()
         channels = [
             channel
             for channel in refreshed.channels
-            if not channel.state.finalized or channel.channel_id in added
+            if channel.channel_id in added
+            or not (channel.state.finalized or (channel.channel_id in dead and not channel.state.exists))
         ]
     return Synced(added=added, channels=channels, deposits=deposits, transactions=transactions, notes=notes)
 
@@ -116,26 +123,65 @@ def _rebuilt(event: ChannelOpened, asset: Asset) -> PayerChannel:
     )
 
 
-def _look_again(account: PayingAccount, head: Head) -> None:
+def _look_again(account: PayingAccount, head: Head) -> list[SettledDeposit]:
     """Take back what a reorganisation undid: mined opens and top-ups that are in no block any more.
 
-    Only recent ones: a chain that was started anew never had the old ones, and must not get them.
+    Only recent ones, and none from before the chain was started anew: it never had those, and must not get
+    them. They are given up, with their channels, and returned.
     """
     ledger = account.ledger
-    for kind in DepositKind:
-        for deposit in ledger.deposits.of_channels(kind, account.network.chain_id):
-            if deposit.status is not DepositStatus.DONE:
-                continue
-            mined = [
-                entry
-                for entry in own_entries(account, deposit)
-                if entry.status is TransactionStatus.MINED and _is_recent(entry, head)
-            ]
-            hashes = [entry.transaction.hash for entry in mined]
-            for transaction_hash, is_mined in zip(hashes, account.reader.are_mined(hashes), strict=True):
-                if not is_mined:
-                    ledger.journal.record(transaction_hash, TransactionStatus.BROADCAST)
-                    ledger.deposits.record(deposit.idempotency_key, DepositStatus.PENDING)
+    done = [
+        deposit
+        for kind in DepositKind
+        for deposit in ledger.deposits.of_channels(kind, account.network.chain_id)
+        if deposit.status is DepositStatus.DONE
+    ]
+    lost = _of_an_earlier_chain(account, done)
+    for deposit in done:
+        if deposit in lost:
+            ledger.deposits.abandon(deposit)
+            continue
+        mined = [
+            entry.transaction.hash
+            for entry in own_entries(account, deposit)
+            if entry.status is TransactionStatus.MINED and _is_recent(entry, head)
+        ]
+        for transaction_hash, is_mined in zip(mined, account.reader.are_mined(mined), strict=True):
+            if not is_mined:
+                ledger.journal.record(transaction_hash, TransactionStatus.BROADCAST)
+                ledger.deposits.record(deposit.idempotency_key, DepositStatus.PENDING)
+    return [
+        SettledDeposit(deposit=deposit, status=DepositStatus.ABANDONED, expires_at=None) for deposit in lost
+    ]
+
+
+def _of_an_earlier_chain(account: PayingAccount, deposits: Sequence[Deposit]) -> list[Deposit]:
+    """Those that were begun before the chain was, into channels that are not on it."""
+    reader, ledger = account.reader, account.ledger
+    channels = {deposit.channel_id: ledger.channels.get(deposit.channel_id) for deposit in deposits}
+    ours = [
+        channel_id
+        for channel_id, channel in channels.items()
+        if channel is not None
+        and channel.descriptor.escrow_contract == reader.escrow_contract
+        and not channel.state.finalized
+    ]
+    states = dict(zip(ours, reader.channel_states(ours), strict=True))
+    missing = {channel_id: state for channel_id, state in states.items() if not state.exists}
+    if not missing:
+        return []
+    try:
+        started = reader.head(0).timestamp
+    except NetworkError:  # a server without the first block
+        return []
+    lost = [
+        deposit
+        for deposit in deposits
+        if deposit.channel_id in missing and deposit.created_at is not None and deposit.created_at < started
+    ]
+    gone = {deposit.channel_id: missing[deposit.channel_id] for deposit in lost}
+    ledger.channels.record_states(gone, as_of=account.clock())
+    return lost
 
 
 def _settle_deposits(account: PayingAccount) -> list[SettledDeposit]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 
 import pytest
+
+from microwallet.devnet.local_chain import local_chain
 
 TEN = 10_000_000
 
@@ -201,3 +204,42 @@ def test_a_wallet_without_channels(fresh, home):
 def test_looking_at_channels_loads_nothing_slow(alice, command):
     """A refreshed list goes through the small reader, not through web3."""
     assert not alice.imports("channel", *command) & {"web3", "eth_account", "keyring"}
+
+
+def test_a_chain_that_was_started_anew(make_home, bob, anvil):
+    """What was opened on the chain before is given up: neither sent again nor listed."""
+    opening = ("channel", "open", bob.address, "10 USDC", "--label", "coffee", "--yes", "--json")
+    with local_chain(anvil) as before:
+        alice = make_home("alice", before).with_account("alice")
+        before.node.add_native(alice.address, 10**18)
+        before.node.mint(before.token, alice.address, 10**8)
+        opened = alice.run(*opening).data
+        voucher = alice.run("pay", "coffee", "1").succeeded().stdout
+    time.sleep(1.1)  # what is of the same second may be of either
+    with local_chain(anvil) as after:
+        anew = {"MICROWALLET_RPC_URL": after.rpc_url}
+        after.node.add_native(alice.address, 10**18)
+        after.node.mint(after.token, alice.address, 10**8)
+        after.node.advance(1)
+        listed = alice.run("channel", "list", "--json", env=anew)
+        assert [one["status"] for one in listed.data["channels"]] == ["opening"]
+        assert "microwallet channel sync" in listed.stderr
+        synced = alice.run("channel", "sync", "--json", env=anew)
+        (deposit,) = synced.data["deposits"]
+        assert (deposit["channelId"], deposit["status"]) == (opened["channelId"], "abandoned")
+        assert "started anew" in synced.stderr
+        assert (synced.data["channels"], synced.data["transactions"]) == ([], [])
+        held = alice.run("balance", "--json", env=anew).data
+        assert "100000000" in json.dumps(held)
+        assert alice.run("channel", "list", "--json", env=anew).data["channels"] == []
+        again = alice.run("channel", "sync", env=anew).succeeded()
+        assert opened["channelId"] not in again.stdout + again.stderr
+        assert alice.run(*opening, env=anew).data["channelId"] != opened["channelId"]
+        paid = alice.run("pay", "coffee", "2", env=anew).succeeded().stdout
+        assert json.loads(paid)["cumulativeAmount"] == "2000000"
+        (kept,) = [
+            one
+            for one in alice.run("channel", "list", "--all", "--json", env=anew).data["channels"]
+            if one["channelId"] == opened["channelId"]
+        ]
+        assert kept["authorized"] == json.loads(voucher)["cumulativeAmount"] == "1000000"
