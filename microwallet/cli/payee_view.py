@@ -27,7 +27,25 @@ def payee_documents(wallet: Wallet, channels: Sequence[PayeeChannel]) -> list[di
 
 
 def loss_warnings(wallet: Wallet, channels: Sequence[PayeeChannel]) -> list[str]:
-    """Where money can be lost: a channel that is closing, or unsettled money nobody watches."""
+    """Where money can be lost: a channel that is gone or closing, or unsettled money nobody watches."""
+    return _missing(channels) + _at_risk(wallet, channels)
+
+
+def _missing(channels: Sequence[PayeeChannel]) -> list[str]:
+    """Channels were on the chain when their vouchers were accepted."""
+    missing = [channel for channel in channels if not channel.state.exists]
+    if not missing:
+        return []
+    total = sum_text(Amount(channel.spent, channel.asset) for channel in missing)
+    which = f"channel {missing[0].channel_id} is" if len(missing) == 1 else f"{len(missing)} channels are"
+    warning = (
+        f"warning: {which} not on the chain any more, which was reorganised or started anew; what authorizes"
+        f" {total} is kept, should the chain give that back"
+    )
+    return [warning]
+
+
+def _at_risk(wallet: Wallet, channels: Sequence[PayeeChannel]) -> list[str]:
     chain_id = wallet.network.chain_id
     at_risk = [channel for channel in channels if channel.unsettled]
     if is_held(watch_lock(wallet.paths.home, chain_id)):

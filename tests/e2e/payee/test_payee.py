@@ -497,8 +497,10 @@ def test_a_channel_that_is_not_on_chain_keeps_its_voucher(payee, payers, chain):
     assert payee.run("close", "--all", "--yes").data["channels"] == []
     refused = payee.run("close", opened.channel_id, "--yes")
     assert (refused.exit_code, refused.error["code"]) == (4, "channel-not-open")
-    (row,) = payee.run("list").data["channels"]
+    listed = payee.run("list")
+    (row,) = listed.data["channels"]
     assert (row["status"], row["authorized"]) == ("opening", "5")
+    assert f"channel {opened.channel_id} is not on the chain any more" in listed.stderr
 
 
 def test_a_top_up_makes_a_large_voucher_worth_more(payee, payers, chain):
