@@ -26,6 +26,7 @@ _SHOWN = 80
 _MIXED_UP = (("wrong version number", "http"), ("disconnected without sending", "https"))
 """What is heard of a server that speaks this in place of the other."""
 _OTHER_NAME = "its certificate is for another name: use that one in the URL"
+_OTHER_TIME = "date -u  (if that is right, whoever runs the server has to renew its certificate)"
 _TRUST = "SSL_CERT_FILE=FILE microwallet fetch ...  (if you trust it: FILE is its certificate in PEM)"
 
 
@@ -119,5 +120,7 @@ def looking_at(origin: Origin, error: Exception) -> str:
         if words in said and origin.scheme != scheme:
             return f"look whether it speaks {scheme}: {replace(origin, scheme=scheme)}"
     if "certificate verify failed" in said:
+        if "has expired" in said or "not yet valid" in said:  # to trust it changes nothing
+            return _OTHER_TIME
         return _OTHER_NAME if "mismatch" in said else _TRUST
     return _LOOK

@@ -90,10 +90,12 @@ def test_an_unknown_certificate():
         ("http://shop", "Server disconnected without sending a response.", "look whether it speaks https: "),
         ("https://shop", "Server disconnected without sending a response.", "look whether the address"),
         ("https://shop", "certificate verify failed: IP address mismatch", "its certificate is for another"),
+        ("https://shop", "certificate verify failed: certificate has expired", "date -u  ("),
+        ("https://shop", "certificate verify failed: certificate is not yet valid", "date -u  ("),
     ],
 )
 def test_a_server_that_speaks_something_else(url, error, hint):
-    """The commonest mistakes: the other scheme, another name than that of the certificate."""
+    """The commonest mistakes: the other scheme, a certificate for another name or of another time."""
     assert looking_at(Origin.of(url), NoAnswer(error)).startswith(hint)
 
 
