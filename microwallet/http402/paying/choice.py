@@ -10,6 +10,7 @@ from microwallet.domain.money import Amount, Asset
 from microwallet.errors import AboveLimit, NoPayableChallenge, PaymentRefused
 from microwallet.http402.wire.challenge import Challenge, Offered
 from microwallet.http402.wire.session_request import INTENT, METHOD, CredentialType, SessionRequest
+from microwallet.http402.wire.timestamps import rfc3339
 
 PAYABLE_TYPES = frozenset({CredentialType.HASH, CredentialType.AUTHORIZATION})
 REQUEST_UNIT = "request"
@@ -123,7 +124,10 @@ def _checked(challenge: Challenge, rules: PayerRules, now: int) -> Choice:
     if (challenge.method, challenge.intent) != (METHOD, INTENT):
         raise NoPayableChallenge(f"{kind} is a way to pay that is not known here")
     if challenge.has_expired(now):
-        raise NoPayableChallenge(f"the offer expired at {challenge.expires}")
+        raise NoPayableChallenge(
+            f"the offer expired at {challenge.expires}, and it is {rfc3339(now)} here",
+            hint="date -u  (this clock is wrong, or the server's)",
+        )
     request = SessionRequest.parse(challenge.request_object())
     asset = rules.assets.get(request.currency)
     if request.chain_id != rules.chain_id:

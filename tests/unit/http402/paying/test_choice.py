@@ -85,6 +85,13 @@ def test_an_offer_that_does_not_is_refused(name):
     assert chosen(field, 'Basic realm="x"', offer()).request == REQUEST
 
 
+def test_a_fresh_offer_that_has_expired():
+    """One of two clocks is wrong: the time here is told, and how to look at it."""
+    with pytest.raises(NoPayableChallenge, match="and it is 2026-02-02T02:40:00Z here") as raised:
+        chosen(offer(expires_at=NOW - 60))
+    assert raised.value.hint == "date -u  (this clock is wrong, or the server's)"
+
+
 def test_a_price_above_the_limit_is_refused():
     """By one base unit; the hint is the flag that would allow it. A cheaper offer is taken."""
     with pytest.raises(AboveLimit, match=r"costs 0\.001001 USDC, and at most 0\.001 USDC") as raised:
