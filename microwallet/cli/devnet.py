@@ -12,7 +12,6 @@ from microwallet.cli.command import TakesAmount, command, new_group
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import Json, NetworkName, RpcUrl, Token
 from microwallet.cli.result import Result
-from microwallet.config import Configuration
 from microwallet.devnet.anvil import find_anvil
 from microwallet.devnet.background import DevnetFolder
 from microwallet.devnet.node import AnvilNode
@@ -51,7 +50,7 @@ def up(
         f"  escrow     {devnet.escrow_contract}\n"
         f"  test USDC  {devnet.token}"
     )
-    return Result(data=_described(devnet), text=text, notes=_next_steps(devnet, wallet.configuration))
+    return Result(data=_described(devnet), text=text, notes=_next_steps(devnet, wallet))
 
 
 @command(app, "down", "microwallet devnet down")
@@ -148,8 +147,8 @@ def _described(devnet: Devnet) -> dict[str, Any]:
     }
 
 
-def _next_steps(devnet: Devnet, configuration: Configuration) -> list[str]:
-    steps = []
+def _next_steps(devnet: Devnet, wallet: Wallet) -> list[str]:
+    steps, configuration = [], wallet.configuration
     network = network_of_chain(configuration, devnet.chain_id)
     if network is None:
         steps.append(
@@ -164,7 +163,11 @@ def _next_steps(devnet: Devnet, configuration: Configuration) -> list[str]:
             steps.append(f"point commands at it: {pointing}  (or --rpc-url)")
         elif devnet.port != DEFAULT_PORT:
             steps.append(f"from another home: {pointing}")
-    return [*steps, 'next: microwallet account create alice && microwallet devnet fund alice "10 ETH"']
+    names = [account.name for account in wallet.accounts.list()]
+    if not names:
+        return [*steps, 'next: microwallet account create alice && microwallet devnet fund alice "10 ETH"']
+    in_use = configuration.get("account")
+    return [*steps, f'next: microwallet devnet fund {in_use if in_use in names else names[0]} "10 ETH"']
 
 
 def _asset(amount: str, token: str | None, wallet: Wallet) -> Asset:

@@ -72,6 +72,15 @@ class TestUp:
         devnet_home.run("devnet", "up", "--port", port).succeeded()
         assert devnet_home.path.stat().st_mode & 0o777 == 0o700
 
+    def test_what_to_do_next(self, devnet_home, port):
+        """An account to pay from, and once there is one, coins for it: the chain has none of an earlier."""
+        first = devnet_home.run("devnet", "up", "--port", port).succeeded().stderr
+        create, fund = "microwallet account create", "microwallet devnet fund"
+        assert first.endswith(f'next: {create} alice && {fund} alice "10 ETH"\n')
+        devnet_home.run("account", "create", "carol").succeeded()
+        again = devnet_home.run("devnet", "up", "--port", port).succeeded().stderr
+        assert again.endswith(f'next: {fund} carol "10 ETH"\n')
+
     def test_again_it_gives_the_same(self, devnet_home, port):
         """Running it twice is one chain, and both say the same."""
         first = devnet_home.run("devnet", "up", "--port", port, "--json").data
