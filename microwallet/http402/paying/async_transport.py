@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from microwallet.errors import MicrowalletError
+from microwallet.errors import MicrowalletError, UsageError
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.exchange import (
     NO_WORD,
@@ -103,15 +103,27 @@ class BooksThread:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="microwallet")
         self.opened = ExitStack()
+        self._is_closed = False
 
     async def do(self, work: Callable[[], Value]) -> Value:
-        """Do something there; once begun it is done to its end, even where nobody waits any more."""
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
+        """Do something there; once begun it is done to its end, even where nobody waits any more.
+
+        UsageError once it is closed.
+        """
+        if self._is_closed:
+            raise UsageError("this transport is closed")
+        return await self._begun(work)
 
     async def close(self) -> None:
-        """Close what was opened, and end the thread."""
-        await self.do(self.opened.close)
+        """Close what was opened, and end the thread; again, it does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        await self._begun(self.opened.close)
         self._thread.shutdown(wait=False)
+
+    async def _begun(self, work: Callable[[], Value]) -> Value:
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
 
 
 class AsyncExchange:

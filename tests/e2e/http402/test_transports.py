@@ -9,7 +9,7 @@ import httpx
 import pytest
 from http402.payee_double import PAID_BODY, STREAM
 
-from microwallet.errors import AboveLimit
+from microwallet.errors import AboveLimit, UsageError
 from microwallet.http402.paying.async_transport import AsyncPayingTransport
 from microwallet.http402.paying.transport import PayingTransport
 from microwallet.paying import limits_of, paying_client
@@ -39,6 +39,20 @@ def test_an_existing_program_pays(open_client, payee):
         assert answer.extensions["payment"].amount == 1_000
         payee.before = lambda handler, _: bool(handler.answer(200, {}, b"free")) or True
         assert client.get(payee.url).extensions["payment"] is None
+
+
+def test_an_async_transport_is_closed_as_often_as_one_likes(open_client, payee):
+    """A client closes its transport, and a program may; a request after that is told why it is not paid."""
+
+    async def program():
+        transport = AsyncPayingTransport(open_client, httpx.AsyncHTTPTransport())
+        async with httpx.AsyncClient(transport=transport) as client:
+            assert (await client.get(payee.url)).content == PAID_BODY
+        await transport.aclose()
+        with pytest.raises(UsageError, match="closed"):
+            await httpx.AsyncClient(transport=transport).get(payee.url)
+
+    asyncio.run(program())
 
 
 def test_async_requests_share_a_channel(open_client, payee, books):
