@@ -118,8 +118,10 @@ def resume(
     return SignedPayment(channel=channel, payment=recorded, key=key_of(channel))
 
 
-def check_idempotency_key(text: str) -> str:
+def check_idempotency_key(text: object) -> str:
     """The key, if it can be one: 1 to 128 printable characters."""
+    if not isinstance(text, str):
+        raise UsageError(f"{text!r} cannot be an idempotency key: it is no text", hint='such as "order-17"')
     if not 0 < len(text) <= _KEY_LIMIT or not text.isprintable():
         raise UsageError(
             f"{text[:80]!r} cannot be an idempotency key: 1 to {_KEY_LIMIT} printable characters"

@@ -283,6 +283,13 @@ def test_an_idempotency_key_can_be_shown_and_kept(text):
             check_idempotency_key(text)
 
 
+@pytest.mark.parametrize("key", [7, b"order-17", ["order-17"]])
+def test_an_idempotency_key_is_a_text(key):
+    """A number of an order is easily given as it is."""
+    with pytest.raises(UsageError, match="it is no text"):
+        check_idempotency_key(key)
+
+
 def read_settings(folder, name):
     """Every setting, and a table, of a configuration with the user's or the project's file in place."""
     configuration = Configuration(
