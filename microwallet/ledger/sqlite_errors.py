@@ -70,6 +70,7 @@ def _ledger_error(error: sqlite3.Error, path: Path) -> LedgerError:
         sqlite3.SQLITE_PERM,
     ):
         return LedgerUnwritable(
-            f"the ledger {path} cannot be written: {error}", hint=f"ls -ld {path.parent} {path}"
+            f"the ledger {path} cannot be written: {error}",
+            hint=f"ls -ld {path.parent} {path}; df -h {path.parent}",
         )
     return LedgerError(f"the ledger {path} refused: {error}")

@@ -116,6 +116,16 @@ def test_a_disk_that_fails_in_a_transaction(tmp_path, rows):
         write(database)
 
 
+def test_a_disk_without_room_for_the_log(tmp_path):
+    """SQLite calls it an I/O error: the hint is to look at the room as well as at the permissions."""
+    path = tmp_path / "ledger.sqlite3"
+    Database.open(path).close()
+    with no_file_grows_beyond(0), pytest.raises(LedgerUnwritable) as raised:
+        Database.open(path)
+    assert "disk I/O error" in raised.value.message
+    assert raised.value.hint == f"ls -ld {tmp_path} {path}; df -h {tmp_path}"
+
+
 @contextmanager
 def no_file_grows_beyond(size):
     """A disk that fails."""
