@@ -20,7 +20,7 @@ from microwallet.errors import LedgerTooNew
 from microwallet.http402.charging.asgi import Application
 from microwallet.http402.charging.in_hand import InHand
 from microwallet.http402.charging.line_log import LineLog, write_line
-from microwallet.http402.charging.listening import bind, tls_context, url_of
+from microwallet.http402.charging.listening import bind, check_is_private, tls_context, url_of
 from microwallet.http402.charging.proxy import ReverseProxy
 from microwallet.http402.charging.request_log import request_line
 from microwallet.http402.charging.settings import Settings
@@ -62,6 +62,7 @@ def run_gateway(
         settings.require("routes", "what does a request cost?")
         with settings.names.naming("upstream"):
             proxy = ReverseProxy(settings.upstream or "")
+        check_is_private(settings)
         tls_context(settings)  # files that are none are refused now too
         with open_wallet(
             network=settings.network, account=settings.account, relayer=settings.relayer, **wallet_flags

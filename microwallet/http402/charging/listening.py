@@ -22,14 +22,19 @@ _KEY = re.compile(rb"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----")
 _ENCRYPTED = re.compile(rb"BEGIN ENCRYPTED|Proc-Type: 4,ENCRYPTED")
 
 
-def bind(settings: Settings) -> socket.socket:
-    """The socket that listens; UsageError if that would be in the clear, PortTaken if it cannot."""
-    host, port = settings.host, settings.port
-    if not (is_loopback(host) or settings.has_tls or settings.behind_tls_proxy):
+def check_is_private(settings: Settings) -> None:
+    """UsageError where payments would go in the clear."""
+    if not (is_loopback(settings.host) or settings.has_tls or settings.behind_tls_proxy):
         raise UsageError(
-            f"{host} can be reached by others, and payments do not go in the clear",
+            f"{settings.host} can be reached by others, and payments do not go in the clear",
             hint="--tls-cert cert.pem --tls-key key.pem, or --behind-tls-proxy ADDRESS of the proxy",
         )
+
+
+def bind(settings: Settings) -> socket.socket:
+    """The socket that listens; UsageError if that would be in the clear, PortTaken if it cannot."""
+    check_is_private(settings)
+    host, port = settings.host, settings.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
