@@ -5,6 +5,7 @@ draft-httpauth-payment-00, section "Transport Security": challenges and credenti
 
 from __future__ import annotations
 
+import errno
 import re
 import shlex
 import socket
@@ -24,6 +25,10 @@ _ENCRYPTED = re.compile(rb"BEGIN ENCRYPTED|Proc-Type: 4,ENCRYPTED")
 
 def check_is_private(settings: Settings) -> None:
     """UsageError where payments would go in the clear."""
+    if settings.host.startswith("["):
+        raise UsageError(
+            f"{settings.host} is written without brackets here", hint=f"--host {settings.host.strip('[]')}"
+        )
     if not (is_loopback(settings.host) or settings.has_tls or settings.behind_tls_proxy):
         raise UsageError(
             f"{settings.host} can be reached by others, and payments do not go in the clear",
@@ -46,6 +51,11 @@ def bind(settings: Settings) -> socket.socket:
         reason = error.strerror or str(error)
         if isinstance(error, PermissionError | socket.gaierror):
             raise UsageError(f"{host}:{port} cannot be listened on: {reason}") from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise UsageError(
+                f"{host}:{port} cannot be listened on: {reason}",
+                hint="an address of this machine; --host 0.0.0.0 is all of them",
+            ) from error
         raise PortTaken(
             f"{host}:{port} cannot be listened on: {reason}", hint="--port 0  (any free one)"
         ) from error

@@ -136,6 +136,20 @@ def test_elsewhere_nothing_listens_in_the_clear(host):
         bind(Settings(host=host, port=0))
 
 
+def test_an_address_of_ipv6_has_no_brackets():
+    """As in a URL it is refused for its brackets, with what to write: it may be this machine's own."""
+    with pytest.raises(UsageError, match="without brackets") as refused:
+        bind(Settings(host="[::1]", port=0))
+    assert refused.value.hint == "--host ::1"
+
+
+def test_an_address_of_another_machine():
+    """Another port would change nothing."""
+    with pytest.raises(UsageError, match="cannot be listened on") as refused:
+        bind(Settings(host="192.0.2.1", port=0, behind_tls_proxy=["10.0.0.1"]))
+    assert refused.value.hint == "an address of this machine; --host 0.0.0.0 is all of them"
+
+
 def test_behind_a_proxy_it_listens():
     """A named proxy, or a certificate, is enough."""
     bind(Settings(host="0.0.0.0", port=0, behind_tls_proxy=["10.0.0.1"])).close()
