@@ -90,13 +90,13 @@ class Deposits:
             )
             return [_deposit(row) for row in rows]
 
-    def of_channels(self, kind: DepositKind, chain_id: ChainId) -> Sequence[Deposit]:
-        """Every deposit of one kind into channels of one chain, oldest first."""
+    def of_live_channels(self, kind: DepositKind, chain_id: ChainId) -> Sequence[Deposit]:
+        """Every deposit of one kind into channels of one chain that are not finalized, oldest first."""
         columns = ", ".join(f"deposits.{column}" for column in _COLUMNS.split(", "))
         with self._database.read() as connection:
             rows = connection.execute(
                 f"""SELECT {columns} FROM deposits JOIN channels USING (channel_id)
-                WHERE kind = ? AND chain_id = ? ORDER BY deposits.created_at""",
+                WHERE kind = ? AND chain_id = ? AND finalized = 0 ORDER BY deposits.created_at""",
                 (kind, chain_id),
             )
             return [_deposit(row) for row in rows]

@@ -126,14 +126,14 @@ def _rebuilt(event: ChannelOpened, asset: Asset) -> PayerChannel:
 def _look_again(account: PayingAccount, head: Head) -> list[SettledDeposit]:
     """Take back what a reorganisation undid: mined opens and top-ups that are in no block any more.
 
-    Only recent ones, and none from before the chain was started anew: it never had those, and must not get
-    them. They are given up, with their channels, and returned.
+    Only recent ones of channels that are not finalized, and none from before the chain was started anew: it
+    never had those, and must not get them. They are given up, with their channels, and returned.
     """
     ledger = account.ledger
     done = [
         deposit
         for kind in DepositKind
-        for deposit in ledger.deposits.of_channels(kind, account.network.chain_id)
+        for deposit in ledger.deposits.of_live_channels(kind, account.network.chain_id)
         if deposit.status is DepositStatus.DONE
     ]
     lost = _of_an_earlier_chain(account, done)
@@ -162,9 +162,7 @@ def _of_an_earlier_chain(account: PayingAccount, deposits: Sequence[Deposit]) ->
     ours = [
         channel_id
         for channel_id, channel in channels.items()
-        if channel is not None
-        and channel.descriptor.escrow_contract == reader.escrow_contract
-        and not channel.state.finalized
+        if channel is not None and channel.descriptor.escrow_contract == reader.escrow_contract
     ]
     states = dict(zip(ours, reader.channel_states(ours), strict=True))
     missing = {channel_id: state for channel_id, state in states.items() if not state.exists}

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from microwallet.devnet.local_chain import local_chain
+from microwallet.domain.channel import CLOSE_GRACE_PERIOD
 
 TEN = 10_000_000
 
@@ -215,12 +216,17 @@ def test_a_chain_that_was_started_anew(make_home, bob, anvil):
         before.node.mint(before.token, alice.address, 10**8)
         opened = alice.run(*opening).data
         voucher = alice.run("pay", "coffee", "1").succeeded().stdout
+        alice.run("channel", "open", bob.address, "1 USDC", "--label", "mug", "--yes").succeeded()
+        alice.run("channel", "close", "mug", "--yes").succeeded()
+        before.node.advance(CLOSE_GRACE_PERIOD)
+        alice.run("channel", "withdraw", "mug", "--yes").succeeded()
     time.sleep(1.1)  # what is of the same second may be of either
     with local_chain(anvil) as after:
         anew = {"MICROWALLET_RPC_URL": after.rpc_url}
         after.node.add_native(alice.address, 10**18)
         after.node.mint(after.token, alice.address, 10**8)
-        after.node.advance(1)
+        for _ in range(8):  # as many blocks as before
+            after.node.advance(1)
         listed = alice.run("channel", "list", "--json", env=anew)
         assert [one["status"] for one in listed.data["channels"]] == ["opening"]
         assert "microwallet channel sync" in listed.stderr

@@ -12,7 +12,7 @@ from microwallet.domain.identifiers import ChainId
 from microwallet.errors import UsageError
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 
-ONE, TWO = keyed(1), keyed(2)
+ONE, TWO, THREE = keyed(1), keyed(2), keyed(3)
 
 
 def planned(channel, key: str = "k1", *, kind: DepositKind = DepositKind.OPEN) -> Deposit:
@@ -92,13 +92,15 @@ def test_an_abandoned_top_up_leaves_its_channel_alone(ledger):
 
 
 def test_deposits_of_a_chain(ledger):
-    """By kind and by the chain of their channels, oldest first."""
+    """By kind and by the chain of their channels, oldest first; not of those that are finalized."""
     begin(ledger, ONE)
     begin(ledger, TWO, "k2")
-    found = ledger.deposits.of_channels(DepositKind.OPEN, CHAIN)
+    begin(ledger, THREE, "k3")
+    ledger.channels.record_states({THREE.channel_id: replace(NO_CHANNEL, deposit=1, finalized=True)}, as_of=1)
+    found = ledger.deposits.of_live_channels(DepositKind.OPEN, CHAIN)
     assert {deposit.idempotency_key for deposit in found} == {"k1", "k2"}
-    assert ledger.deposits.of_channels(DepositKind.TOP_UP, CHAIN) == []
-    assert ledger.deposits.of_channels(DepositKind.OPEN, ChainId(1)) == []
+    assert ledger.deposits.of_live_channels(DepositKind.TOP_UP, CHAIN) == []
+    assert ledger.deposits.of_live_channels(DepositKind.OPEN, ChainId(1)) == []
 
 
 def test_deposits_of_a_channel(ledger):
