@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from microwallet.domain.channel import ChannelState, PayerChannel
 from microwallet.domain.identifiers import Address, ChannelId
+from microwallet.ledger.deposits import DepositKind, DepositStatus
 from microwallet.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def refresh(
         )
         for channel in channels
     ]
-    return Refreshed(channels=refreshed, notes=_notes(channels, refreshed, older))
+    return Refreshed(channels=refreshed, notes=_notes(ledger, channels, refreshed, older))
 
 
 def _newest_states(
@@ -86,7 +87,7 @@ def _newest_states(
 
 
 def _notes(
-    before: Sequence[PayerChannel], after: Sequence[PayerChannel], older: Sequence[ChannelId]
+    ledger: Ledger, before: Sequence[PayerChannel], after: Sequence[PayerChannel], older: Sequence[ChannelId]
 ) -> list[str]:
     notes = [
         f"more of channel {channel_id} is settled than this ledger ever signed: it is an old copy, and does"
@@ -97,6 +98,11 @@ def _notes(
         f"channel {then.name} is no longer on the chain, which was reorganised or started"
         " anew: microwallet channel sync"
         for then, now in zip(before, after, strict=True)
-        if then.state.exists and not now.state.exists
+        if not now.state.exists and (then.state.exists or _was_opened(ledger, now))
     ]
     return notes
+
+
+def _was_opened(ledger: Ledger, channel: PayerChannel) -> bool:
+    opens = ledger.deposits.of_channel(DepositKind.OPEN, channel.channel_id)
+    return any(deposit.status is DepositStatus.DONE for deposit in opens)

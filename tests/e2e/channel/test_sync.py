@@ -227,6 +227,7 @@ def test_a_chain_that_was_started_anew(make_home, bob, anvil):
         after.node.mint(after.token, alice.address, 10**8)
         for _ in range(8):  # as many blocks as before
             after.node.advance(1)
+        alice.run("channel", "list", env=anew).succeeded()
         listed = alice.run("channel", "list", "--json", env=anew)
         assert [one["status"] for one in listed.data["channels"]] == ["opening"]
         assert "microwallet channel sync" in listed.stderr
