@@ -265,10 +265,19 @@ class Wallet:
         )
 
     def address_of(self, text: str) -> Address:
-        """The address that a person typed, or that of the account with this name."""
+        """The address that a person typed, or that of the account with this name.
+
+        UnknownReference if it is neither.
+        """
         from microwallet.domain.identifiers import is_address, parse_address
 
-        return parse_address(text) if is_address(text) else self.accounts.get(text).address
+        if is_address(text):
+            return parse_address(text)
+        try:
+            return self.accounts.get(text).address
+        except UnknownReference as error:
+            error.hint = f"{error.hint}  (who is elsewhere is named by address: 0x and 40 hexadecimal digits)"
+            raise
 
     def voucher_key(self, channel: PayerChannel) -> VoucherKey:
         """The key that signs a channel's vouchers: the stored one, or derived anew from the account's."""

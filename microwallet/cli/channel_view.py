@@ -49,12 +49,15 @@ def channel_document(channel: Channel, *, now: int) -> dict[str, Any]:
 
 
 def channel_table(channels: Sequence[Channel], now: int) -> str:
-    """One line a channel."""
+    """One line a channel; with the payer where it is not the same of all."""
     received = all(isinstance(channel, PayeeChannel) for channel in channels)
+    tells_payer = received or len({channel.descriptor.payer for channel in channels}) > 1
     amounts = ("DEPOSIT", "AUTHORIZED", "SETTLED", *(("UNSETTLED",) if received else ()))
-    parties = ("PAYER",) if received else ("LABEL", "PAYEE")
+    payer = ("PAYER",) if tells_payer else ()
+    parties = payer if received else ("LABEL", *payer, "PAYEE")
     headers = ("CHANNEL", *parties, *amounts, "ASSET", "STATUS")
-    return table(headers, [_row(channel, now) for channel in channels], right=amounts)
+    rows = [_row(channel, now, tells_payer=tells_payer) for channel in channels]
+    return table(headers, rows, right=amounts)
 
 
 def channel_details(channel: Channel, *, now: int, more: Sequence[tuple[str, str]] = ()) -> str:
@@ -145,15 +148,15 @@ def _clock(channel: Channel, now: int) -> int:
     return max(now, channel.as_of or 0)
 
 
-def _row(channel: Channel, now: int) -> tuple[str, ...]:
+def _row(channel: Channel, now: int, *, tells_payer: bool) -> tuple[str, ...]:
     descriptor, state = channel.descriptor, channel.state
     known, decimals = _voucher_is_known(channel), channel.asset.decimals
     owed: tuple[str, ...] = ()
+    parties: tuple[str, ...] = (shortened(descriptor.payer),) if tells_payer else ()
     if isinstance(channel, PayeeChannel):
-        parties: tuple[str, ...] = (shortened(descriptor.payer),)
         owed = (format_units(channel.unsettled, decimals),)
     else:
-        parties = (label_of(channel) or "-", shortened(descriptor.payee))
+        parties = (label_of(channel) or "-", *parties, shortened(descriptor.payee))
     return (
         shortened(channel.channel_id),
         *parties,

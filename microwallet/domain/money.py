@@ -96,7 +96,7 @@ def check_amount(given: object) -> str | Amount:
     if isinstance(given, str | Amount):
         return given
     raise InvalidAmount(
-        f"{given!r} is a {type(given).__name__}, not an amount",
+        f"{given!r}, of type {type(given).__name__}, is not an amount",
         hint='text with a unit, such as "0.01 USDC", or an Amount',
     )
 

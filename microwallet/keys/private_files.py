@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +19,9 @@ def make_private_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         _sync_folder(folder.parent)
     except OSError as error:
-        raise KeyUnavailable(f"the folder {folder} cannot be made: {error.strerror}") from error
+        raise KeyUnavailable(
+            f"the folder {folder} cannot be made: {error.strerror}", hint=_look_at(folder.parent, folder)
+        ) from error
 
 
 def create_private_file(path: Path, content: str) -> None:
@@ -83,4 +86,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> KeyUnavailable:
-    return KeyUnavailable(f"{path} cannot be written: {error.strerror}")
+    return KeyUnavailable(f"{path} cannot be written: {error.strerror}", hint=_look_at(path.parent))
+
+
+def _look_at(folder: Path, *more: Path) -> str:
+    """What shows why nothing can be written there: whose it is, and how much room is left."""
+    return f"ls -ld {shlex.join(map(str, (folder, *more)))}; df -h {shlex.quote(str(folder))}"

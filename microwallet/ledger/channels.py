@@ -48,7 +48,7 @@ class Channels:
             if matches:
                 raise AmbiguousReference(
                     f"{reference!r} means {len(matches)} channels:\n{_listing(matches)}",
-                    hint="name one by its id, or by more characters of it",
+                    hint="name one by its label, or by its id or more characters of it",
                 )
             known = connection.execute(f"{_SELECT} ORDER BY {_NEWEST} LIMIT {CANDIDATES}")
             labels = connection.execute("SELECT DISTINCT label FROM channels WHERE label IS NOT NULL")

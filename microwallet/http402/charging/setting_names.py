@@ -95,8 +95,15 @@ class SettingNames:
             raise UsageError(f"{self.name(key, route)}: {error.message}", hint=self.example(key)) from error
         except UsageError as error:
             is_its_own = error.hint is not None and not isinstance(error, InvalidAmount)
-            hint = error.hint if is_its_own else self.example(key)
+            hint = self._as_written(key, error.hint or "") if is_its_own else self.example(key)
             raise type(error)(f"{self.name(key, route)}: {error.message}", hint=hint) from error
+
+    def _as_written(self, key: str, hint: str) -> str:
+        """A hint that sets the flag of a setting, for where that was written."""
+        flag = f"--{_FLAGS.get(key, key)} "
+        if self._flag(key) is not None or not hint.startswith(flag):
+            return hint
+        return f"{key} = {json.dumps(shlex.split(hint.removeprefix(flag))[0])}"
 
     def _flag(self, key: str) -> str | None:
         flag = _FLAGS.get(key, key)

@@ -146,7 +146,8 @@ def _read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}", hint=f"ls -l {file}") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{file} is no TOML: {error}", hint=GUIDE) from error
+        hint = f'{GUIDE}  (text is in quotes, as in price = "0.001 USDC")'
+        raise UsageError(f"{file} is no TOML: {error}", hint=hint) from error
     for name, value in table.items():
         if name not in _TYPES:
             raise SettingNames(file=file).unknown(name, _TYPES)

@@ -318,6 +318,9 @@ def test_an_account_of_this_wallet_can_be_the_payee(alice):
     """A name of an account here stands for its address."""
     bobby = alice.run("account", "create", "bobby", "--json").data["address"]
     assert opened(alice, "bobby", "1 USDC", "--account", "alice")["payee"] == bobby
+    elsewhere = alice.run("channel", "open", "carol", "1 USDC", "--account", "alice", "--json")
+    assert elsewhere.exit_code == 2
+    assert "named by address: 0x and 40 hexadecimal digits" in elsewhere.error["hint"]
 
 
 def test_an_unreachable_or_wrong_chain_is_exit_3(alice, bob, anvil):

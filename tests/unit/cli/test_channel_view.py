@@ -118,6 +118,16 @@ def test_a_table_fits_a_terminal(monkeypatch):
     assert [line for line in lines if len(line) > 80] == []
 
 
+def test_payers_are_told_apart():
+    """Only where there are several: most wallets have one account."""
+    other = "0x" + "12" * 20
+    another = replace(OPEN, descriptor=replace(OPEN.descriptor, payer=other))
+    assert "PAYER" not in channel_table([OPEN, OPEN], 5)
+    head, first, second = channel_table([OPEN, another], 5).splitlines()
+    assert head.split()[:4] == ["CHANNEL", "LABEL", "PAYER", "PAYEE"]
+    assert (first.split()[2], second.split()[2]) == (OPEN.descriptor.payer, other)
+
+
 def test_a_payees_table_shows_payers():
     """The other side of the channel is what is of interest; a label is the payer's own."""
     received = PayeeChannel(

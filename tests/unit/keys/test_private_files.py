@@ -92,12 +92,14 @@ def test_a_read_only_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "open", refuse)
     monkeypatch.setattr(Path, "unlink", refuse)
-    with pytest.raises(KeyUnavailable, match="Read-only file system"):
+    with pytest.raises(KeyUnavailable, match="Read-only file system") as refused:
         create_private_file(tmp_path / "key", "content")
+    assert refused.value.hint == f"ls -ld {tmp_path}; df -h {tmp_path}"
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
-    """With its name and the reason."""
+    """With its name, the reason and what shows more."""
     (tmp_path / "file").touch()
-    with pytest.raises(KeyUnavailable, match="file cannot be made: File exists"):
+    with pytest.raises(KeyUnavailable, match="file cannot be made: File exists") as refused:
         make_private_folder(tmp_path / "file" / "keys")
+    assert refused.value.hint == f"ls -ld {tmp_path} {tmp_path / 'file'}; df -h {tmp_path}"

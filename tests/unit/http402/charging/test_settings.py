@@ -6,6 +6,7 @@ import pytest
 
 from microwallet.errors import UsageError
 from microwallet.http402.charging.listening import bind
+from microwallet.http402.charging.proxy import ReverseProxy
 from microwallet.http402.charging.settings import Settings
 
 FILE = """
@@ -160,7 +161,11 @@ def test_behind_a_proxy_it_listens():
     [
         ("upstraem = 'x'", ": there is no setting 'upstraem'; ", 'upstream = "http://127.0.0.1:9000"'),
         ("colour = 'x'", ": there is no setting 'colour'; ", "microwallet help selling"),
-        ("[[routes", " is no TOML: ", "microwallet help selling"),
+        (
+            "price = 0.001 USDC",
+            " is no TOML: ",
+            'microwallet help selling  (text is in quotes, as in price = "0.001 USDC")',
+        ),
         ("port = 65536", ": port 65536 is not between", "port = 8402"),
         ("workers = 'two'", ": workers is 'two'; a number", "workers = 2"),
         ("settle-above = 5", ": settle-above is 5; ", 'settle-above = ["5 USDC"]'),
@@ -190,6 +195,17 @@ def test_what_is_missing_is_asked_for_where_it_is_written(file):
             settings.require("upstream", "what is served?")
         assert raised.value.message.endswith(said)
         assert raised.value.hint.startswith(hint)
+
+
+def test_a_flag_that_a_hint_names_is_a_key_where_there_is_a_file(file):
+    """The value is the same, written as the file has it."""
+    for settings, hint in [
+        (Settings.read(file("upstream = '127.0.0.1:9'"), {}), 'upstream = "http://127.0.0.1:9"'),
+        (Settings.read(None, {"upstream": "127.0.0.1:9"}), "--upstream http://127.0.0.1:9"),
+    ]:
+        with pytest.raises(UsageError) as raised, settings.names.naming("upstream"):
+            ReverseProxy(settings.upstream)
+        assert raised.value.hint == hint
 
 
 @pytest.mark.parametrize(("per", "field"), [("header", "X-Tokens-Used"), ("header:X-Words", "X-Words")])
