@@ -102,7 +102,12 @@ class Watch:
                 # Not by us: by the payer's withdrawal, or by the payee in another process.
                 self._emit("finalized", _about(channel) | {"unsettled": str(channel.unpaid)})
             return
-        if before is not None and before.finalized:
+        if not state.exists:
+            if before is not None and before.exists:
+                lost = 0 if before.finalized else max(0, channel.spent - before.settled)
+                self._emit("missing", _about(channel) | {"unsettled": str(lost)})
+            return
+        if before is not None and (before.finalized or not before.exists):
             self._emit("reorganised", _about(channel))
         requested = before is not None and before.close_requested_at and not before.finalized
         if state.close_requested_at and not requested:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayeeChannel
+from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, ChannelState, PayeeChannel
 from microwallet.domain.identifiers import ChainId, checksum_address
 from microwallet.domain.money import Asset
 from microwallet.errors import LedgerCorrupt, NetworkError, UsageError
@@ -100,6 +100,28 @@ def test_it_tells_each_change_once():
     for _ in range(8):
         watch.look()
     assert events == ["close-requested", "close-cancelled", "close-requested", "finalized", "reorganised"]
+
+
+@pytest.mark.parametrize(
+    ("before", "told"), [({}, "60"), ({"settled": 20}, "40"), ({"finalized": True, "settled": 60}, "0")]
+)
+def test_a_channel_that_the_chain_has_no_more(before, told):
+    """Reorganised away, or of a chain started anew: told once, and so is its return."""
+    there = replace(CHANNEL, state=replace(CHANNEL.state, **before))
+    gone = replace(CHANNEL, state=NO_CHANNEL)
+    events = []
+    watch = Watch(
+        Script(there, gone, gone, there),
+        margin=900,
+        now=lambda: REQUESTED_AT,
+        emit=lambda name, details: events.append((name, details.get("unsettled"))),
+    )
+    for _ in range(4):
+        watch.look()
+    assert ("missing", told) in events
+    assert [name for name, _ in events if name != "close-requested"] == (
+        ["missing", "finalized"] if before.get("finalized") else ["missing", "reorganised"]
+    )
 
 
 class Enough(Exception):
