@@ -109,15 +109,15 @@ class Vouchers:
     ) -> Sequence[PayeeChannel]:
         """Channels of one chain that can still change: all but those whose close is confirmed, oldest first.
 
-        Only those of `channel_ids`, if given, in their order.
+        Only those of `channel_ids`, if given, in their order, each once.
         """
         query = f"{_SELECT} WHERE chain_id = ? AND close_confirmed = 0"
         with self._database.read() as connection:
             if channel_ids is None:
                 rows = connection.execute(f"{query} ORDER BY created_at", (chain_id,)).fetchall()
             else:
-                one = f"{query} AND channel_id = ?"
-                found = (connection.execute(one, (chain_id, id_)).fetchone() for id_ in channel_ids)
+                one, once = f"{query} AND channel_id = ?", dict.fromkeys(channel_ids)
+                found = (connection.execute(one, (chain_id, id_)).fetchone() for id_ in once)
                 rows = [row for row in found if row]
         return [_channel(row) for row in rows]
 

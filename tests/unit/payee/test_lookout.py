@@ -217,6 +217,13 @@ def test_some_of_them_for_what_is_done_once(ledger, chain, named):
     assert len(refresh(ledger.vouchers, CHAIN, lambda _: chain, now=NOW).channels) == len(CHANNELS)
 
 
+def test_a_channel_that_is_named_twice(ledger, chain):
+    """By its id and by the beginning of it: it is one channel, and settled or closed once."""
+    named = [CHANNELS[5], CHANNELS[2], CHANNELS[5]]
+    refreshed = refresh(ledger.vouchers, CHAIN, lambda _: chain, named, now=NOW)
+    assert [one.channel_id for one in refreshed.channels] == [CHANNELS[5], CHANNELS[2]]
+
+
 def test_a_channel_whose_close_is_confirmed(ledger, chain):
     """Nothing is asked about it by name either."""
     closed = {CHANNELS[0]: replace(STATE, finalized=True)}
