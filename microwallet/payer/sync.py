@@ -139,6 +139,9 @@ def _look_again(account: PayingAccount, head: Head) -> list[SettledDeposit]:
     lost = _of_an_earlier_chain(account, done)
     for deposit in done:
         if deposit in lost:
+            for entry in ledger.journal.of_operation(deposit.idempotency_key):
+                # Mined there, it must not be taken for one that is to be sent again here.
+                ledger.journal.record(entry.transaction.hash, TransactionStatus.REPLACED)
             ledger.deposits.abandon(deposit)
             continue
         mined = [

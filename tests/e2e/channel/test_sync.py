@@ -250,3 +250,26 @@ def test_a_chain_that_was_started_anew(make_home, bob, anvil):
             if one["channelId"] == opened["channelId"]
         ]
         assert kept["authorized"] == json.loads(voucher)["cumulativeAmount"] == "1000000"
+
+
+def test_an_open_of_an_earlier_chain_is_made_again_under_its_key(make_home, bob, anvil):
+    """On the new chain, by a transaction of its own: what was signed before is never sent there."""
+    opening = ("channel", "open", bob.address, "10 USDC", "--label", "coffee", "--yes", "--json")
+    keyed = (*opening, "--idempotency-key", "order-17")
+    with local_chain(anvil) as before:
+        alice = make_home("alice", before).with_account("alice")
+        before.node.add_native(alice.address, 10**18)
+        before.node.mint(before.token, alice.address, 10**8)
+        alice.run("send", bob.address, "0.1 ETH", "--yes").succeeded()  # so that the nonces differ
+        opened = alice.run(*keyed).data
+    time.sleep(1.1)  # what is of the same second may be of either
+    with local_chain(anvil) as after:
+        anew = {"MICROWALLET_RPC_URL": after.rpc_url, "MICROWALLET_WAIT_SECONDS": "5"}
+        after.node.add_native(alice.address, 10**18)
+        after.node.mint(after.token, alice.address, 10**8)
+        alice.run("channel", "sync", env=anew).succeeded()
+        again = alice.run(*keyed, env=anew).data
+        assert again["channelId"] == opened["channelId"]
+        assert again["transactionHash"] != opened["transactionHash"]
+        (listed,) = alice.run("channel", "list", "--json", env=anew).data["channels"]
+        assert (listed["status"], listed["label"]) == ("open", "coffee")
