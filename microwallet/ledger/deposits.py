@@ -45,7 +45,7 @@ class Deposit:
     """Unix seconds until which a signed authorization can still be used by anyone who has it."""
     status: DepositStatus
     created_at: int | None = field(default=None, compare=False)
-    """Unix seconds at which it was begun; None until then."""
+    """Unix seconds at which it was begun, again where it had been abandoned; None until then."""
 
 
 _COLUMNS = (
@@ -158,12 +158,12 @@ class Deposits:
                     "UPDATE channels SET label = NULL WHERE channel_id = ?", (deposit.channel_id,)
                 )
 
-    def revive(self, deposit: Deposit, label: str | None) -> None:
-        """Try an abandoned deposit again, for the same channel; UsageError if its label is taken now."""
+    def revive(self, deposit: Deposit, label: str | None, *, now: int) -> None:
+        """Begin an abandoned deposit again, for the same channel; UsageError if its label is taken now."""
         with self._database.write() as connection:
             connection.execute(
-                "UPDATE deposits SET status = 'pending' WHERE idempotency_key = ?",
-                (deposit.idempotency_key,),
+                "UPDATE deposits SET status = 'pending', created_at = ? WHERE idempotency_key = ?",
+                (now, deposit.idempotency_key),
             )
             if deposit.kind is DepositKind.OPEN:
                 set_label(connection, deposit.channel_id, label)

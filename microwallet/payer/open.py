@@ -106,7 +106,7 @@ def _begun(account: PayingAccount, plan: OpenPlan) -> tuple[Deposit, PayerChanne
             deposit = _begin(account, plan)
     require_same(deposit, DepositKind.OPEN, _arguments(account, plan.request))
     if deposit.status is DepositStatus.ABANDONED:
-        deposits.revive(deposit, plan.request.label)
+        deposits.revive(deposit, plan.request.label, now=account.clock())
     channel = account.ledger.channels.get(deposit.channel_id)
     if channel is None:
         raise LedgerError(f"the ledger knows the open {plan.idempotency_key}, but not its channel")

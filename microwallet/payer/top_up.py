@@ -109,7 +109,7 @@ def _begun(account: PayingAccount, plan: TopUpPlan) -> tuple[Deposit, bool]:
     )
     require_same(deposit, DepositKind.TOP_UP, _arguments(plan.channel, plan.amount))
     if deposit.status is DepositStatus.ABANDONED:
-        deposits.revive(deposit, None)
+        deposits.revive(deposit, None, now=account.clock())
     return deposit, not is_new
 
 

@@ -273,3 +273,6 @@ def test_an_open_of_an_earlier_chain_is_made_again_under_its_key(make_home, bob,
         assert again["transactionHash"] != opened["transactionHash"]
         (listed,) = alice.run("channel", "list", "--json", env=anew).data["channels"]
         assert (listed["status"], listed["label"]) == ("open", "coffee")
+        after.rpc.call("anvil_reorg", [1, []])
+        synced = alice.run("channel", "sync", "--json", env=anew).data
+        assert [one["status"] for one in synced["deposits"]] == ["done"]

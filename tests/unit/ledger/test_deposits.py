@@ -71,13 +71,14 @@ def test_an_abandoned_open_gives_its_label_free_and_can_be_revived(ledger):
     ledger.deposits.abandon(first)
     assert ledger.deposits.abandoned_opens() == {ONE.channel_id}
     assert ledger.channels.get(ONE.channel_id).label is None
-    ledger.deposits.revive(first, "coffee")
-    assert ledger.deposits.find("k1").status is DepositStatus.PENDING
+    ledger.deposits.revive(first, "coffee", now=99)
+    revived = ledger.deposits.find("k1")
+    assert (revived.status, revived.created_at) == (DepositStatus.PENDING, 99)
     assert ledger.channels.find("coffee").channel_id == ONE.channel_id
     ledger.deposits.abandon(first)
     begin(ledger, TWO, "k2", "coffee")
     with pytest.raises(UsageError, match="taken"):
-        ledger.deposits.revive(first, "coffee")
+        ledger.deposits.revive(first, "coffee", now=100)
     assert ledger.deposits.find("k1").status is DepositStatus.ABANDONED
 
 
