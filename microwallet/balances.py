@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from microwallet.errors import NetworkError
+from microwallet.errors import EscrowMissing
 from microwallet.escrow.tokens import known_assets
 from microwallet.keys.accounts import Account
 from microwallet.payer.balance import Balance, balances
@@ -45,7 +45,7 @@ def _refresh(wallet: Wallet) -> None:
     paying = [
         one for one in wallet.ledger.channels.list(finalized=False) if one.descriptor.chain_id == chain_id
     ]
-    with suppress(NetworkError):  # their escrow is not there: what it said last counts
+    with suppress(EscrowMissing):  # what it said last counts
         for note in refresh_paying(wallet.ledger, wallet.reader_of, paying, now=now).notes:
             wallet.reporter.say(note)
         refresh_paid(wallet.ledger.vouchers, chain_id, wallet.reader_of, now=now)

@@ -108,6 +108,10 @@ class NetworkError(MicrowalletError):
     default_hint: ClassVar[str | None] = "microwallet network check"
 
 
+class EscrowMissing(NetworkError):
+    default_hint = "microwallet escrow deploy"
+
+
 class WrongChain(NetworkError):
     code = "wrong-chain"
 

@@ -16,7 +16,7 @@ from microwallet.domain.identifiers import (
     keccak,
     word,
 )
-from microwallet.errors import NetworkError
+from microwallet.errors import EscrowMissing, NetworkError
 from microwallet.escrow.rpc import Request, Rpc, RpcError
 
 CHANNELS_PER_CALL = 500
@@ -104,17 +104,14 @@ class EscrowReader:
     ) -> Sequence[bytes]:
         """The states of each chunk of channels, as the escrow encodes them: the same while none changes.
 
-        Raises NetworkError when there is no escrow at the address: that a channel does not exist
-        is never concluded from a missing answer.
+        Raises NetworkError, EscrowMissing when there is no escrow at the address: that a channel does
+        not exist is never concluded from a missing answer.
         """
         tag = block_tag("latest" if block is None else block)
         requests = [self.view(self.escrow_contract, _get_channels(chunk), tag) for chunk in chunks]
         encoded = [read_bytes(answer, self.rpc.shown) for answer in self.rpc.batch(requests)]
         if not all(encoded):
-            raise NetworkError(
-                f"there is no escrow contract at {self.escrow_contract} on this chain",
-                hint="microwallet escrow deploy",
-            )
+            raise EscrowMissing(f"there is no escrow contract at {self.escrow_contract} on this chain")
         return encoded
 
     def decoded_states(self, encoded: bytes, count: int) -> list[ChannelState]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from local_server import Handler, LocalServer
 
 TEN, THREE, SEVEN = 10_000_000, 3_000_000, 7_000_000
 HAD = 10**9
@@ -57,3 +58,23 @@ def test_an_escrow_that_is_not_there(alice, chain):
     """The accounts are told all the same."""
     chain.rpc.call("anvil_setCode", [chain.escrow_contract, "0x"])
     assert usdc(alice) == [HAD - TEN, TEN, THREE, SEVEN, 0]
+
+
+@pytest.mark.usefixtures("owed")
+def test_a_chain_that_does_not_answer_is_waited_for_once(alice):
+    """As long as by a list of the channels, and what is locked is not told as it was."""
+    asked = []
+
+    class Busy(Handler):
+        def respond(self):
+            asked.append(self.read_body())
+            self.answer(503, {})
+
+    with LocalServer(Busy) as server:
+        times = []
+        for words in (("channel", "list"), ("balance",)):
+            asked.clear()
+            refused = alice.run(*words, "--json", "--rpc-url", server.url)
+            assert (refused.exit_code, refused.error["code"]) == (3, "network")
+            times.append(len(asked))
+    assert times[0] == times[1]
