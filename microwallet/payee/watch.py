@@ -103,7 +103,9 @@ class Watch:
                 self._emit("finalized", _about(channel) | {"unsettled": str(channel.unpaid)})
             return
         if not state.exists:
-            if before is not None and before.exists:
+            if before is None:  # one that is new, and a node that is behind
+                del self._seen[channel.channel_id]
+            elif before.exists:
                 lost = 0 if before.finalized else max(0, channel.spent - before.settled)
                 self._emit("missing", _about(channel) | {"unsettled": str(lost)})
             return

@@ -124,6 +124,20 @@ def test_a_channel_that_the_chain_has_no_more(before, told):
     )
 
 
+def test_a_channel_that_a_node_does_not_have_yet():
+    """It is new, and the node behind the others: nothing has been taken back."""
+    events = []
+    watch = Watch(
+        Script(replace(CHANNEL, state=NO_CHANNEL), replace(CHANNEL, state=NO_CHANNEL), CHANNEL),
+        margin=900,
+        now=lambda: 0,
+        emit=lambda name, _details: events.append(name),
+    )
+    for _ in range(3):
+        watch.look()
+    assert events == ["close-requested"]
+
+
 class Enough(Exception):
     """Ends a watcher that would go on for ever."""
 
