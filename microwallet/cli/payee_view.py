@@ -32,8 +32,9 @@ def loss_warnings(wallet: Wallet, channels: Sequence[PayeeChannel]) -> list[str]
 
 
 def _missing(channels: Sequence[PayeeChannel]) -> list[str]:
-    """Channels were on the chain when their vouchers were accepted."""
-    missing = [channel for channel in channels if not channel.state.exists]
+    """Channels were on the chain when their vouchers were accepted; about imported ones it may not have been
+    asked yet."""
+    missing = [channel for channel in channels if channel.as_of is not None and not channel.state.exists]
     if not missing:
         return []
     total = sum_text(Amount(channel.spent, channel.asset) for channel in missing)

@@ -503,6 +503,21 @@ def test_a_channel_that_is_not_on_chain_keeps_its_voucher(payee, payers, chain):
     assert f"channel {opened.channel_id} is not on the chain any more" in listed.stderr
 
 
+def test_a_channel_that_the_chain_was_not_asked_about_is_not_missing(payee, payers, tmp_path):
+    """A restored voucher: only the chain can tell what became of its channel."""
+    payee.accept(payers.open(payee.address).voucher(5))
+    backup = tmp_path / "backup.jsonl"
+    payee.run("export", backup).data  # noqa: B018
+    for name in ("ledger.sqlite3", "ledger.mark"):
+        (payee.home.path / name).unlink()
+    without = {"MICROWALLET_RPC_URL": "http://127.0.0.1:9", "MICROWALLET_RPC_TIMEOUT": "2"}
+    payee.run("import", backup, env=without).data  # noqa: B018
+    for flags in (["--offline"], []):
+        listed = payee.run("list", *flags)
+        assert len(listed.data["channels"]) == 1
+        assert "not on the chain" not in listed.stderr
+
+
 def test_a_top_up_makes_a_large_voucher_worth_more(payee, payers, chain):
     """What the chain holds is captured: after a top up, all that the voucher authorizes."""
     opened = payers.open(payee.address, 1_000)
