@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import AsyncIterator, Iterable
 from urllib.parse import urlsplit
 
@@ -49,12 +50,12 @@ class ReverseProxy:
             meant = urlsplit(whole_url(upstream, otherwise="http://127.0.0.1:9000"))
             raise UsageError(
                 f"{upstream[:200]!r} is no upstream: http or https, a host and no user are expected",
-                hint=f"--upstream {meant.scheme}://{meant.netloc}",
+                hint="--upstream " + shlex.quote(f"{meant.scheme}://{meant.netloc}"),
             )
         if parts.path.rstrip("/") or parts.query or parts.fragment:
             raise UsageError(
                 f"{upstream[:200]!r} has a path: what is asked for is forwarded as it is",
-                hint=f"--upstream {parts.scheme}://{parts.netloc}",
+                hint="--upstream " + shlex.quote(f"{parts.scheme}://{parts.netloc}"),
             )
         try:
             port = parts.port

@@ -202,6 +202,7 @@ def test_a_flag_that_a_hint_names_is_a_key_where_there_is_a_file(file):
     for settings, hint in [
         (Settings.read(file("upstream = '127.0.0.1:9'"), {}), 'upstream = "http://127.0.0.1:9"'),
         (Settings.read(None, {"upstream": "127.0.0.1:9"}), "--upstream http://127.0.0.1:9"),
+        (Settings.read(file('upstream = "http://it\'s:9/x"'), {}), 'upstream = "http://it\'s:9"'),
     ]:
         with pytest.raises(UsageError) as raised, settings.names.naming("upstream"):
             ReverseProxy(settings.upstream)
