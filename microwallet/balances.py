@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
+from microwallet.domain.channel import PayerChannel
 from microwallet.errors import EscrowMissing
 from microwallet.escrow.tokens import known_assets
 from microwallet.keys.accounts import Account
@@ -20,9 +21,7 @@ def balances_of(wallet: Wallet, accounts: Sequence[Account], *, offline: bool) -
     chain_id = wallet.network.chain_id
     if not offline:
         _refresh(wallet)
-    paying = [
-        one for one in wallet.ledger.channels.list(finalized=False) if one.descriptor.chain_id == chain_id
-    ]
+    paying = _paying(wallet)
     paid = [
         one for one in wallet.ledger.vouchers.list(finalized=False) if one.descriptor.chain_id == chain_id
     ]
@@ -41,11 +40,16 @@ def _refresh(wallet: Wallet) -> None:
     from microwallet.payee.refresh import refresh as refresh_paid
     from microwallet.payer.refresh import refresh as refresh_paying
 
-    chain_id, now = wallet.network.chain_id, wallet.now()
-    paying = [
+    with suppress(EscrowMissing):  # what it said last counts
+        for note in refresh_paying(wallet.ledger, wallet.reader_of, _paying(wallet), now=wallet.now()).notes:
+            wallet.reporter.say(note)
+    with suppress(EscrowMissing):
+        refresh_paid(wallet.ledger.vouchers, wallet.network.chain_id, wallet.reader_of, now=wallet.now())
+
+
+def _paying(wallet: Wallet) -> Sequence[PayerChannel]:
+    """The channels paid through on the network in use that are not finalized."""
+    chain_id = wallet.network.chain_id
+    return [
         one for one in wallet.ledger.channels.list(finalized=False) if one.descriptor.chain_id == chain_id
     ]
-    with suppress(EscrowMissing):  # what it said last counts
-        for note in refresh_paying(wallet.ledger, wallet.reader_of, paying, now=now).notes:
-            wallet.reporter.say(note)
-        refresh_paid(wallet.ledger.vouchers, chain_id, wallet.reader_of, now=now)

@@ -172,9 +172,10 @@ def _of_an_earlier_chain(account: PayingAccount, deposits: Sequence[Deposit]) ->
     if not missing:
         return []
     try:
-        started = reader.head(0).timestamp
+        first = reader.head(0)
     except NetworkError:  # a server without the first block
         return []
+    started = first.timestamp if first.number == 0 else 0
     lost = [
         deposit
         for deposit in deposits
