@@ -300,12 +300,14 @@ def run(home: Home) -> Callable[..., Completed]:
 
 @pytest.fixture
 def default_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port `devnet up` takes by default, for one test at a time; skipped if somebody else has it."""
+    """The port `devnet up` takes by default, for one test at a time, and those of a gateway and its upstream;
+    skipped if somebody else has one of them."""
     with (tmp_path_factory.getbasetemp().parent / "port-8545.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", 8545)) == 0:
-                pytest.skip("something else listens on 127.0.0.1:8545")
+        for port in (8545, 8402, 9000):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    pytest.skip(f"something else listens on 127.0.0.1:{port}")
         yield 8545
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,18 +31,23 @@ def pasted(home, anvil, tmp_path):
             "MICROWALLET_ANVIL": str(anvil),
             "TMPDIR": str(tmp_path),
         }
-        done = subprocess.run(
+        shell = subprocess.Popen(
             ["bash", "-eo", "pipefail"],
-            input=session.encode(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env=environment,
             cwd=tmp_path,
             pass_fds=home.install(programs),
-            capture_output=True,
-            timeout=300,
-            check=False,
+            start_new_session=True,
+            text=True,
         )
-        said = done.stdout.decode()
-        assert done.returncode == 0, said + done.stderr.decode()
+        try:
+            said, chatter = shell.communicate(session, timeout=300)
+        finally:
+            with suppress(ProcessLookupError):  # what it left in the background too
+                os.killpg(shell.pid, signal.SIGKILL)
+        assert shell.returncode == 0, said + chatter
         return said
 
     return paste
