@@ -237,8 +237,8 @@ def _for_python(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _serve(control: socket.socket) -> None:
-    """Fork a command for each message; returns in the process that is to become one, or exits."""
+def _import_all() -> None:
+    """Import what commands do; their collector leaves that alone."""
     import microwallet
 
     for module in pkgutil.walk_packages(microwallet.__path__, "microwallet."):
@@ -250,46 +250,66 @@ def _serve(control: socket.socket) -> None:
     keystore = importlib.import_module("microwallet.keys.keystore")
     keystore.STANDARD_COST = keystore.LIGHT_COST = CHEAP
     gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def _serve(control: socket.socket) -> None:
+    """Fork a command for each message, and tell how it ends; returns in the process that is to become one."""
+    running: dict[int, tuple[int, int]] = {}
+    """Commands by the descriptor that tells of their end: the process, and where its exit code goes."""
+    waiting = select.poll()
+    waiting.register(control, select.POLLIN)
     while True:
-        command, descriptors, *_ = socket.recv_fds(control, LARGEST_COMMAND, 4)
-        if not command:
-            os._exit(0)
-        if os.fork() == 0:
-            control.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _watch(command, descriptors)
-            return
-        for descriptor in descriptors:
-            os.close(descriptor)
+        for descriptor, _ in waiting.poll():
+            if descriptor in running:
+                waiting.unregister(descriptor)
+                _tell_end(descriptor, *running.pop(descriptor))
+                continue
+            command, descriptors, *_ = socket.recv_fds(control, LARGEST_COMMAND, 4)
+            if not command:
+                os._exit(0)
+            *streams, tell = descriptors
+            process = os.fork()
+            if process == 0:
+                control.close()
+                for other, (_process, told) in running.items():
+                    os.close(other)
+                    os.close(told)
+                os.close(tell)
+                _become(command, streams)
+                return
+            for stream in streams:
+                os.close(stream)
+            os.write(tell, b"%*d" % (NUMBER_WIDTH, process))
+            ended = os.pidfd_open(process)
+            running[ended] = process, tell
+            waiting.register(ended, select.POLLIN)
 
 
-def _watch(command: bytes, descriptors: list[int]) -> None:
-    """Tell the id of a command's process and, at its end, its exit code; returns in that process."""
-    *streams, tell = descriptors
-    process = os.fork()
-    if process == 0:
-        os.close(tell)
-        words, environment, folder = json.loads(command)
-        for number, descriptor in enumerate(streams):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
-        os.environ.clear()
-        os.environ.update(environment)
-        time.tzset()
-        os.chdir(folder)
-        sys.argv = words
-        return
-    for descriptor in streams:
-        os.close(descriptor)
-    os.write(tell, b"%*d" % (NUMBER_WIDTH, process))
+def _tell_end(ended: int, process: int, tell: int) -> None:
+    """A command has ended: its exit code is told, to whoever still wants it."""
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    os.write(tell, b"%*d" % (NUMBER_WIDTH, code))
-    os._exit(0)
+    with suppress(BrokenPipeError):
+        os.write(tell, b"%*d" % (NUMBER_WIDTH, code))
+    os.close(ended)
+    os.close(tell)
+
+
+def _become(command: bytes, streams: Sequence[int]) -> None:
+    """Take a command's streams, environment, folder and words."""
+    words, environment, folder = json.loads(command)
+    for number, descriptor in enumerate(streams):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(environment)
+    time.tzset()
+    os.chdir(folder)
+    sys.argv = words
 
 
 if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as listening:
+        _import_all()
         _serve(listening)
     if sys.argv[0].endswith(".py"):
         sys.path.insert(0, str(Path(sys.argv[0]).parent))
