@@ -20,6 +20,11 @@ _ARGUMENTS = {
     "no-pay": "a client without a PayingTransport",
 }
 
+_WORDS = {
+    "--password-file FILE": 'password_file="FILE" to Wallet.open',
+    "the same command as before": "the same call as before",
+}
+
 _ONCE = "(the same request again, paid once)"
 
 
@@ -34,7 +39,8 @@ def for_programs() -> Iterator[None]:
         elif error.hint is not None and (flag := _FLAG.match(error.hint)) and flag[1] in _ARGUMENTS:
             error.hint = _ARGUMENTS[flag[1]].format(flag[2]) + error.hint[flag.end() :]
         elif error.hint is not None:
-            error.hint = error.hint.replace("--password-file FILE", 'password_file="FILE" to Wallet.open')
+            for command, program in _WORDS.items():
+                error.hint = error.hint.replace(command, program)
         raise
 
 

@@ -27,6 +27,7 @@ from microwallet.errors import PaymentRefused
             "give --password-file FILE, or set MICROWALLET_PASSWORD_FILE",
             'give password_file="FILE" to Wallet.open, or set MICROWALLET_PASSWORD_FILE',
         ),
+        ("the same command as before goes on", "the same call as before goes on"),
         ("microwallet escrow trust 0x12", "microwallet escrow trust 0x12"),
         (None, None),
     ],
