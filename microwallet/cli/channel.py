@@ -58,11 +58,11 @@ def list_(
         notes: list[str] = []
         if not offline:
             channels, notes = _refreshed(wallet, channels)
-        abandoned = wallet.ledger.deposits.abandoned_opens()
+        dead = wallet.ledger.deposits.abandoned(channels)
         shown = [
             channel
             for channel in channels
-            if everything or not (channel.state.finalized or _is_dead(channel, abandoned))
+            if everything or not (channel.state.finalized or channel.channel_id in dead)
         ]
         now = wallet.now()
     data = {"channels": [channel_document(channel, now=now) for channel in shown]}
@@ -100,7 +100,3 @@ def _refreshed(wallet: Wallet, channels: list[PayerChannel]) -> tuple[list[Payer
         raise
     newest = {channel.channel_id: channel for channel in refreshed.channels}
     return [newest.get(channel.channel_id, channel) for channel in channels], list(refreshed.notes)
-
-
-def _is_dead(channel: PayerChannel, abandoned: frozenset[str]) -> bool:
-    return channel.channel_id in abandoned and not channel.state.exists

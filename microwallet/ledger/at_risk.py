@@ -10,10 +10,10 @@ from microwallet.ledger.ledger import Ledger
 def money_at_risk(ledger: Ledger, address: Address) -> list[str]:
     """One line a channel that holds money of `address`, as its payer or its payee."""
     lines = []
-    dead = ledger.deposits.abandoned_opens()
-    for channel in ledger.channels.list(finalized=False):
-        is_dead = channel.channel_id in dead and not channel.state.exists
-        if channel.descriptor.payer == address and not is_dead:
+    paying = ledger.channels.list(finalized=False)
+    dead = ledger.deposits.abandoned(paying)
+    for channel in paying:
+        if channel.descriptor.payer == address and channel.channel_id not in dead:
             held = channel.state.deposit - channel.state.settled
             lines.append(f"{channel.name} holds {Amount(held, channel.asset)}")
     owing = [

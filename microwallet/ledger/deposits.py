@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -80,6 +80,15 @@ class Deposits:
                 "SELECT channel_id FROM deposits WHERE kind = 'open' AND status = 'abandoned'"
             )
             return frozenset(ChannelId(row[0]) for row in rows)
+
+    def abandoned(self, channels: Iterable[PayerChannel]) -> frozenset[ChannelId]:
+        """Those of the channels whose open was proven dead, and that are not on the chain after all."""
+        opens = self.abandoned_opens()
+        return frozenset(
+            channel.channel_id
+            for channel in channels
+            if channel.channel_id in opens and not channel.state.exists
+        )
 
     def of_channel(self, kind: DepositKind, channel_id: ChannelId) -> Sequence[Deposit]:
         """Every deposit of one kind into a channel, newest first."""

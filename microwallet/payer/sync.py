@@ -79,12 +79,11 @@ def sync(accounts: Sequence[PayingAccount], asset_of: Callable[[Address], Asset]
         ]
         refreshed = refresh(first.ledger, first.reader_of, here, now=first.clock())
         notes += refreshed.notes
-        dead = first.ledger.deposits.abandoned_opens()
+        dead = first.ledger.deposits.abandoned(refreshed.channels)
         channels = [
             channel
             for channel in refreshed.channels
-            if channel.channel_id in added
-            or not (channel.state.finalized or (channel.channel_id in dead and not channel.state.exists))
+            if channel.channel_id in added or not (channel.state.finalized or channel.channel_id in dead)
         ]
     return Synced(added=added, channels=channels, deposits=deposits, transactions=transactions, notes=notes)
 
