@@ -20,7 +20,13 @@ from microwallet.errors import LedgerTooNew
 from microwallet.http402.charging.asgi import Application
 from microwallet.http402.charging.in_hand import InHand
 from microwallet.http402.charging.line_log import LineLog, write_line
-from microwallet.http402.charging.listening import bind, check_is_private, tls_context, url_of
+from microwallet.http402.charging.listening import (
+    bind,
+    certificate_warnings,
+    check_is_private,
+    tls_context,
+    url_of,
+)
 from microwallet.http402.charging.proxy import ReverseProxy
 from microwallet.http402.charging.request_log import request_line
 from microwallet.http402.charging.settings import Settings
@@ -70,7 +76,7 @@ def run_gateway(
             _ = wallet.rpc  # an address that is none is refused now, not when a payer comes
             assortment = Assortment.of(wallet, settings)
             if dry_run:
-                for warning in assortment.routes.warnings():
+                for warning in _warnings(wallet, settings, assortment):
                     Stderr().say(f"warning: {warning}")
                 print_result(what_is_sold(wallet, settings, assortment), as_json=output.as_json)
                 return
@@ -87,8 +93,8 @@ def sell(
     *,
     then: Callable[[str], tuple[str, Mapping[str, Any]]] | None = None,
 ) -> int:
-    """Sell what `app` serves until a signal comes; the exit code. `then` makes an event of the
-    address, to be told when it listens.
+    """Sell what `app` serves until a signal comes; the exit code. `then`, of a trial whose wallet is thrown
+    away, makes an event of the address, to be told when it listens.
 
     Nothing is opened before the fork but what processes may share: the keys, unlocked, and the socket.
     """
@@ -102,7 +108,7 @@ def sell(
         text = None if output.as_json else serve_line
         role = Workers(settings.workers, listening, partial(write_line, sys.stdout.fileno(), text=text)).run()
         if isinstance(role, int):
-            _stopped(wallet, assortment, output)
+            _stopped(wallet, assortment, output, is_kept=then is None)
             return role
         worker = role
         in_hand.work_as(worker.number)
@@ -110,7 +116,7 @@ def sell(
 
     def listens() -> None:
         if worker.number == 0 and worker.is_first:
-            for warning in assortment.routes.warnings():
+            for warning in _warnings(wallet, settings, assortment):
                 emit("warning", {"message": warning})
             emit("listening", _about(wallet, settings, url))
             if then is not None:
@@ -141,8 +147,13 @@ def sell(
     except LedgerTooNew as error:  # told once, below, however many workers there are
         code = error.exit_code
     if settings.workers == 1:
-        _stopped(wallet, assortment, output)
+        _stopped(wallet, assortment, output, is_kept=then is None)
     return code
+
+
+def _warnings(wallet: Wallet, settings: Settings, assortment: Assortment) -> list[str]:
+    """What keeps requests from being sold, though it serves."""
+    return [*assortment.routes.warnings(), *certificate_warnings(settings, now=wallet.now())]
 
 
 def _about(wallet: Wallet, settings: Settings, url: str) -> dict[str, Any]:
@@ -155,12 +166,14 @@ def _about(wallet: Wallet, settings: Settings, url: str) -> dict[str, Any]:
     }
 
 
-def _stopped(wallet: Wallet, assortment: Assortment, output: Output) -> None:
-    """Tell that it has stopped; LedgerTooNew, told too, if that is why."""
+def _stopped(wallet: Wallet, assortment: Assortment, output: Output, *, is_kept: bool) -> None:
+    """Tell that it has stopped; LedgerTooNew, told too, if that is why. Of a wallet that is not kept there is
+    nothing to be taken any more."""
     with closing(output.events()) as events:
         try:
             wallet.ledger.database.check_version()
-            events("stopped", {"unsettled": unsettled(wallet, assortment.policy.payee)})
+            owed = unsettled(wallet, assortment.policy.payee) if is_kept else []
+            events("stopped", {"unsettled": owed})
         except LedgerTooNew as error:
             events("interrupted", {"code": error.code, "message": error.message})
             raise

@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+_NOW = (timedelta(days=-1), timedelta(days=1))
+
 
 class Authority:
     """Signs certificates for 127.0.0.1; a client that is to trust them is given `certificate`, a file."""
@@ -32,14 +34,17 @@ class Authority:
         self.certificate = folder / "authority.pem"
         self.certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, password: str | None = None) -> tuple[Path, Path]:
-        """A certificate and its key, as files; the key is encrypted where there is a password."""
+    def issue(
+        self, password: str | None = None, *, valid: tuple[timedelta, timedelta] = _NOW
+    ) -> tuple[Path, Path]:
+        """A certificate and its key, as files; the key is encrypted where there is a password. It is `valid`
+        from one time to another, as both are from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
         address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         signed = (
-            self._new(name, key)
+            self._new(name, key, valid)
             .add_extension(x509.SubjectAlternativeName([address]), critical=False)
             .add_extension(authority, critical=False)
             .sign(self._key, hashes.SHA256())
@@ -57,7 +62,9 @@ class Authority:
         )
         return paths
 
-    def _new(self, name: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    def _new(
+        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, valid: tuple[timedelta, timedelta] = _NOW
+    ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder()
@@ -65,7 +72,7 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
+            .not_valid_before(now + valid[0])
+            .not_valid_after(now + valid[1])
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 from microwallet.errors import PortTaken, UsageError
 from microwallet.http402.charging.settings import Settings
 from microwallet.http402.loopback import is_loopback
+from microwallet.http402.wire.timestamps import rfc3339
 
 BACKLOG = 1024
 
@@ -84,6 +85,23 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     except OSError as error:
         raise _unreadable(error) from error
     return context
+
+
+def certificate_warnings(settings: Settings, *, now: int) -> list[str]:
+    """What clients will refuse in the files of `tls_context`: certificates out of their time."""
+    if settings.tls_cert is None:
+        return []
+    from cryptography.x509 import load_pem_x509_certificates  # needed by those who serve TLS alone
+
+    said = []
+    for certificate in load_pem_x509_certificates(Path(settings.tls_cert).read_bytes()):
+        begins = int(certificate.not_valid_before_utc.timestamp())
+        ends = int(certificate.not_valid_after_utc.timestamp())
+        if now > ends:
+            said.append(f"the certificate in {settings.tls_cert} expired at {rfc3339(ends)}")
+        elif now < begins:
+            said.append(f"the certificate in {settings.tls_cert} is not valid before {rfc3339(begins)}")
+    return [f"{one}, and it is {rfc3339(now)} here: clients refuse it" for one in said]
 
 
 def _unreadable(error: OSError) -> UsageError:

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -292,6 +293,23 @@ class TestTransport:
             for error in (fails(bob, *sells, *files), dry):
                 assert (error["exitCode"], said in error["message"]) == (2, True)
                 assert error["hint"].startswith(hint)
+
+    @pytest.mark.parametrize(
+        ("days", "said"), [((-2, -1), "expired at "), ((1, 2), "is not valid before ")], ids=["old", "early"]
+    )
+    def test_a_certificate_out_of_its_time(self, serve, bob, tmp_path, days, said):
+        """It serves, as its clock may be wrong; and says, in a dry run too, that clients will refuse it."""
+        certificate, key = Authority(tmp_path).issue(valid=(timedelta(days[0]), timedelta(days[1])))
+        files = ("--tls-cert", certificate, "--tls-key", key)
+        gateway = serve(*files)
+        (warning,) = [line for line in gateway.events.seen if line["event"] == "warning"]
+        assert f"the certificate in {certificate} {said}" in warning["message"]
+        assert gateway.end() == 0
+        sells = ("--upstream", "http://127.0.0.1:9000", *PRICE, "--dry-run")
+        assert (
+            f"warning: the certificate in {certificate} {said}"
+            in bob.run("serve", *sells, *files).succeeded().stderr
+        )
 
     def test_behind_a_proxy_that_does_tls(self, serve, upstream):
         """The proxy's word counts: who came over https is told the price, who did not is sent away."""

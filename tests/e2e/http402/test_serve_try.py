@@ -37,6 +37,7 @@ def test_its_lines_pay(trial, home):
     assert (image, (payer.path.parent / "image.svg").read_text()[:4]) == ("", "<svg")
     assert "0.0077" in channels
     assert serving.end(signal.SIGINT) == 0
+    assert serving.events.next("stopped")["unsettled"] == []  # nor is there a home to take it with
     assert not payer.path.parent.exists()
 
 
