@@ -171,6 +171,7 @@ class Wallet:
                 [override] if override else self.network.rpc_urls,
                 timeout=self.configuration.get("rpc-timeout"),
                 chain_id=self.network.chain_id,
+                network=self.network.name,
                 trace=self.reporter.detail,
             )
         except NoRpcAddress as error:

@@ -150,7 +150,7 @@ def check(name: OptionalName = None, rpc_url: RpcUrl = None, json: Json = False)
         network = wallet.network
         checks = check_network(wallet.rpc, network, now=wallet.now())
     failed = next((found.error for found in checks if found.error), None)
-    if failed is not None and failed.hint == failed.default_hint:
+    if failed is not None and (failed.hint or "").startswith("microwallet network check"):
         failed.hint = f"microwallet network check {network.name} --rpc-url URL"
     rows = [{"name": found.name, "ok": found.ok, "detail": found.detail} for found in checks]
     text = "\n".join(f"{'ok' if row['ok'] else 'failed':8}{row['name']:10}{row['detail']}" for row in rows)

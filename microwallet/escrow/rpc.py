@@ -62,7 +62,7 @@ class Rpc:
 
     `timeout` bounds each call or batch as a whole: connecting, retries and slow answers included.
     With `chain_id`, every address proves its chain before its first answer is believed. `trace` is
-    told of every request.
+    told of every request; `network` is the name in hints, where it has one.
     """
 
     def __init__(
@@ -71,10 +71,12 @@ class Rpc:
         *,
         timeout: float,
         chain_id: int | None = None,
+        network: str | None = None,
         trace: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._name = f" {network}" if network else ""
         if not urls:
-            raise UsageError("this network has no RPC address", hint="microwallet network show")
+            raise UsageError("this network has no RPC address", hint=f"microwallet network show{self._name}")
         self._endpoints = [Endpoint(url) for url in urls]
         self._timeout = timeout
         self.chain_id = None if chain_id is None else ChainId(chain_id)
@@ -169,10 +171,10 @@ class Rpc:
             if (number + 1) % len(order) == 0 and number + 1 < len(attempts):
                 _pause(_FIRST_PAUSE * 2 ** (number // len(order)), deadline)
         said = "; ".join(f"{shown} {reason}" for shown, reason in failures.items())
-        hint = "microwallet network check"
+        hint = f"microwallet network check{self._name}"
         if self.is_local:
             up = f"microwallet devnet up --port {self._endpoints[0].port}"
-            hint = "microwallet network show" if listens else up
+            hint = f"microwallet network show{self._name}" if listens else up
         raise NetworkError(f"the chain could not be asked: {said}", hint=hint)
 
     def _ask(
@@ -203,7 +205,7 @@ class Rpc:
         if chain_id != self.chain_id:
             raise WrongChain(
                 f"{endpoint.shown} is chain {chain_id}; chain {self.chain_id} is expected",
-                hint="microwallet network show",
+                hint=f"microwallet network show{self._name}",
             )
         self._proven.add(endpoint)
 

@@ -100,7 +100,8 @@ def read_asset(
     if metadata.decimals is None:
         what = "tells no decimals" if reader.has_code(token) else "has no code"
         raise UsageError(
-            f"{token} is no ERC-20 token on {network.name}: it {what}", hint="microwallet network check"
+            f"{token} is no ERC-20 token on {network.name}: it {what}",
+            hint=f"microwallet network check {network.name}",
         )
     if metadata.decimals > _MOST_DECIMALS:
         raise UsageError(f"{token} claims {metadata.decimals} decimals; {_MOST_DECIMALS} is the most")
