@@ -80,17 +80,23 @@ class MeteredStream:
     def settle(self, *, was_left: bool = False) -> BookedPayment:
         """Record what the stream cost: by its last receipt, else all that was reserved.
 
-        One that `was_left` before its end need not have a receipt.
+        One that `was_left` before its end need not have a receipt. What is told to have been paid then is all
+        that the payee could take for it, of what is counted with other requests too.
         """
         if self.payment is None:
-            self.payment = self._handshake.spending.settled(
+            spending, held = self._handshake.spending, self._held
+            chargeable = spending.chargeable(held.channel) if held.choice.is_open_ended else 0
+            payment = spending.settled(
                 self._purchases,
-                self._held,
+                held,
                 self._receipt,
                 owes_receipt=not was_left,
                 delivered=self._delivered,
                 is_left=not self.has_ended,
             )
+            if payment.is_most:
+                payment = replace(payment, amount=max(payment.amount, chargeable))
+            self.payment = payment
             self._handshake.close()
         return self.payment
 

@@ -136,7 +136,7 @@ class BookedPayment:
     channel: PayerChannel
     """As the books have it after the payment."""
     amount: int
-    """Base units this request cost."""
+    """Base units this request cost, or at most cost where it `is_most`."""
     taken: int
     """Base units that are taken of its limit: what it cost, or what was signed for it where that is more."""
     is_most: bool

@@ -162,6 +162,13 @@ class Spending:
         """Whether a stream of another request runs on a channel."""
         return self._session.is_another_on(channel)
 
+    def chargeable(self, channel: PayerChannel) -> int:
+        """Base units that a payee who counts without asking may have charged for this request until now: all
+        that is authorized, but what was charged for others for certain."""
+        channel = self.newest(channel)
+        certain = channel.spent - self.client.ledger.purchases.uncertain(channel.channel_id)
+        return channel.authorized - certain
+
     def resumed(self, choice: Choice, purchase: Purchase) -> Held:
         """An earlier run's purchase: the same voucher goes out again, and nothing is reserved."""
         channel = self.client.ledger.channels.get(purchase.channel_id)

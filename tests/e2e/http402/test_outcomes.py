@@ -369,6 +369,21 @@ def test_stream_takes_what_is_signed_already(payee, fetch, books):
     assert channel.spent == channel.authorized == payee.highest()
 
 
+def test_a_stream_takes_what_one_before_it_left(payee, fetch, books):
+    """What was counted for a stream that was left, and not charged for it, the payee may charge for the next
+    one without asking: what that one is told to have cost at most has it too."""
+    payee.price, payee.status = 9_000, 503
+    fetch()
+    payee.price, payee.status, payee.unit_type, payee.events = 1_000, 200, "event", 3
+    words = ("--max-amount", "0.001 USDC")
+    first = fetch(*words, path=STREAM).json["data"]["payment"]
+    payee.events = 6
+    second = fetch(*words, path=STREAM).json["data"]["payment"]
+    assert (first["amount"], second["amount"]) == ("9000", "8000")
+    [channel], _ = books()
+    assert channel.spent == channel.authorized == payee.highest() == 10_000
+
+
 def test_a_stream_beside_a_request_without_an_answer(fetch, payee, books):
     """The payee streams out of a voucher beyond that of a request it never heard of: what was received is
     paid, and the request is bought all the same when it is asked for again."""
