@@ -54,7 +54,8 @@ class Confirmation(NamedTuple):
     """What the receipt of a request says of the channel's books, or leaves open."""
 
     untold: int = 0
-    """Base units that the request counts as spent, and no receipt tells of."""
+    """Base units that the request counts as spent, and no receipt tells of; below 0 where it got more than it
+    counts: so much of what was unconfirmed before was charged after all."""
     uncharged: int = 0
     """Base units that were counted as spent and unconfirmed before, and are not charged."""
     known_unconfirmed: int = 0
@@ -211,7 +212,7 @@ def _confirm(connection: sqlite3.Connection, channel_id: ChannelId, confirmation
     connection.execute(
         "UPDATE channels SET unconfirmed = ?, charged_until = ?, uncharged = ? WHERE channel_id = ?",
         (
-            to_text(counts.unconfirmed - uncharged + confirmation.untold),
+            to_text(max(0, counts.unconfirmed - uncharged + confirmation.untold)),
             max(counts.charged_until, confirmation.charged_until),
             to_text(counts.uncharged + uncharged),
             channel_id,

@@ -75,7 +75,7 @@ class Books:
         if told.receipt is not None and not problems and self.is_final:
             uncharged = max(0, self.least_spent + cost - told.receipt.spent)
         return Confirmation(
-            untold=0 if is_told else cost - min(cost, self.delivered),
+            untold=0 if is_told else cost - self.delivered,
             uncharged=uncharged,
             known_unconfirmed=self.unconfirmed,
             charged_until=charged_until,

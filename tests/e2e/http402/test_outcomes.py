@@ -384,6 +384,20 @@ def test_a_stream_takes_what_one_before_it_left(payee, fetch, books):
     assert channel.spent == channel.authorized == payee.highest() == 10_000
 
 
+def test_what_a_stream_got_of_one_before_it_was_charged(payee, fetch, alice):
+    """It does not count as uncertain any more, and is not told again of a stream after that."""
+    payee.price, payee.status = 9_000, 503
+    fetch()
+    payee.price, payee.status, payee.unit_type, payee.events = 1_000, 200, "event", 3
+    words = ("--max-amount", "0.002 USDC")
+    assert fetch(*words, path=STREAM).json["data"]["payment"]["amount"] == "9000"
+    payee.events = 6
+    assert fetch(*words, path=STREAM).json["data"]["payment"]["amount"] == "7000"
+    with Wallet.open(environment=alice.environment) as wallet:
+        [channel] = wallet.ledger.channels.list(finalized=True)
+        assert wallet.ledger.purchases.uncertain(channel.channel_id) == channel.spent - 6_000
+
+
 def test_a_stream_beside_a_request_without_an_answer(fetch, payee, books):
     """The payee streams out of a voucher beyond that of a request it never heard of: what was received is
     paid, and the request is bought all the same when it is asked for again."""
