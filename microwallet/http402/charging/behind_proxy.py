@@ -38,7 +38,8 @@ class BehindProxy:
         told = _words(scope, b"x-forwarded-proto")[-1:] if is_proxy else []
         if told == ["https"]:
             client = self._client(scope) or peer
-            scope = {**scope, "scheme": "https", "client": (client, 0)}
+            # In place: what the application notes there, such as the bill, is read in front.
+            scope.update(scheme="https", client=(client, 0))
         elif told or not is_loopback(peer):
             await send_answer(
                 plain_answer(403, "Forbidden", "only the proxy in front is answered here"), send

@@ -81,6 +81,17 @@ def test_this_machine_may_come_in_the_clear(peer):
     assert ask("127.0.0.1", addresses=["127.0.0.1"])["scheme"] == "http"
 
 
+def test_what_the_application_notes_is_seen_in_front():
+    """The log of requests stands there, and reads in the scope who paid how much."""
+
+    async def app(scope, _receive, _send):
+        scope["noted"] = True
+
+    scope = {"type": "http", "scheme": "http", "client": (PROXY, 1234), "headers": [proto(b"https")]}
+    asyncio.run(BehindProxy(app, [PROXY])(scope, None, None))
+    assert scope["noted"]
+
+
 @pytest.mark.parametrize("forwarded", [b"", b"unknown", b"203.0.113.7, _hidden", b"10.0.0.5"])
 def test_a_client_that_is_not_told_is_the_proxy(forwarded):
     """What is no address stands for none."""
