@@ -90,6 +90,8 @@ class Assortment:
         texts = settings.settle_above or (["1 USDC"] if wallet.network.usdc is not None else [])
         with names.naming("settle-above"):
             above = [amount(text) for text in texts]
+        if len({one.asset.token for one in above}) < len(above):
+            raise names.wrong("settle-above", "has two sums for one token")
         policy = SettlingPolicy(
             payee=wallet.account.address,
             chain_id=wallet.network.chain_id,

@@ -14,18 +14,21 @@ from microwallet.http402.charging.answers import plain_answer
 from microwallet.http402.charging.asgi import Application, Receive, Scope, Send, send_answer
 from microwallet.http402.loopback import is_loopback, parse_ip
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 
 class BehindProxy:
     """An application that is reached over TLS, which proxies at `addresses` do, or from this machine.
 
     A proxy tells with X-Forwarded-Proto that a client came over https, and with X-Forwarded-For its
-    address; whatever else comes from elsewhere than this machine is refused.
+    address; of one that does not tell it, nothing is answered: it may listen on port 80 too. What comes from
+    no proxy and not from this machine is refused.
     """
 
     def __init__(self, app: Application, addresses: Sequence[str]) -> None:
-        """UsageError for what is neither an address nor a network."""
+        """See `networks` for what is raised."""
         self._app = app
-        self._networks = [_network(address) for address in addresses]
+        self._networks = networks(addresses)
         self._is_proxy = lru_cache(maxsize=1024)(self._is_named)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,16 +37,14 @@ class BehindProxy:
             await self._app(scope, receive, send)
             return
         peer = scope["client"][0] if scope.get("client") else ""
-        is_proxy = self._is_proxy(peer)
-        told = _words(scope, b"x-forwarded-proto")[-1:] if is_proxy else []
-        if told == ["https"]:
-            client = self._client(scope) or peer
+        if self._is_proxy(peer):
+            if _words(scope, b"x-forwarded-proto")[-1:] != ["https"]:
+                await _refuse("the proxy in front does not say that this came over https", send)
+                return
             # In place: what the application notes there, such as the bill, is read in front.
-            scope.update(scheme="https", client=(client, 0))
-        elif told or not is_loopback(peer):
-            await send_answer(
-                plain_answer(403, "Forbidden", "only the proxy in front is answered here"), send
-            )
+            scope.update(scheme="https", client=(self._client(scope) or peer, 0))
+        elif not is_loopback(peer):
+            await _refuse("only the proxy in front is answered here", send)
             return
         await self._app(scope, receive, send)
 
@@ -61,7 +62,16 @@ class BehindProxy:
         return address is not None and any(address in network for network in self._networks)
 
 
-def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+async def _refuse(detail: str, send: Send) -> None:
+    await send_answer(plain_answer(403, "Forbidden", detail), send)
+
+
+def networks(addresses: Sequence[str]) -> list[Network]:
+    """Addresses of proxies, and networks of such; UsageError for what is neither."""
+    return [_network(address) for address in addresses]
+
+
+def _network(text: str) -> Network:
     try:
         return ipaddress.ip_network(text)
     except ValueError as error:

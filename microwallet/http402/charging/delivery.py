@@ -20,6 +20,9 @@ Fields = list[tuple[bytes, bytes]]
 _EVENT_STREAM = EVENT_STREAM.encode()
 _LOOKED_AT = frozenset({b"payment-receipt", b"cache-control", b"content-encoding"})
 """Fields of an answer that are more than forwarded; the content type is looked at anyway."""
+_NOT_OF_A_STREAM = frozenset({b"content-length", b"x-accel-buffering"})
+_UNBUFFERED = (b"x-accel-buffering", b"no")
+"""For nginx, and others who know it, in front: it would hold back the event that asks for a voucher."""
 _UNDO_SECONDS = 5.0
 """For how long the client waits until what it paid is given back, which goes on."""
 
@@ -105,7 +108,7 @@ class Delivery:
         if sold.is_replay or self._grant.offer.price.unit is Unit.HEADER:
             units = self._grant.offer.price.units_used(sold.sale.cost)
         if is_stream:
-            fields = [field for field in fields if field[0] != b"content-length"]
+            fields = [*(field for field in fields if field[0] not in _NOT_OF_A_STREAM), _UNBUFFERED]
             self._kept = None
             self._events = EventMeter(till, self._grant, sold, self._send, self._request)
         receipt = till.receipt(sold.account, self._grant.challenge_id, units=units)

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from microwallet.domain.duration import whole_seconds
 from microwallet.errors import UsageError
+from microwallet.http402.charging.behind_proxy import networks
 from microwallet.http402.charging.routes import EXPECTED
 from microwallet.http402.charging.setting_names import GUIDE, SettingNames
 
@@ -112,6 +113,8 @@ class Settings:
                 "either the gateway does TLS, or a proxy in front of it",
                 hint="leave out tls-cert and tls-key, or behind-tls-proxy",
             )
+        with names.naming("behind-tls-proxy"):
+            networks(self.behind_tls_proxy)
         _ = self.idle_seconds
 
 

@@ -324,6 +324,15 @@ def test_a_stream_at_a_fixed_price(sold_by):
     assert (listener.receipt().units, listener.receipt().spent) == (None, 1000)
 
 
+def test_a_proxy_in_front_is_told_to_hold_nothing_back(counter):
+    """nginx would keep the event that asks for a voucher, whatever the application says of it."""
+    counter.app.headers.append((b"X-Accel-Buffering", b"yes"))
+    sells(counter, 1)
+    listener = Listener(counter)
+    asyncio.run(listener.listen(100))
+    assert listener.headers[b"x-accel-buffering"] == b"no"
+
+
 @pytest.mark.parametrize(
     ("cut", "data"),
     [(b"data: 1", "1"), (b"data: 1\n", "1"), (b"data: 1\r\n\r\n", "1"), (b": still here", "0")],

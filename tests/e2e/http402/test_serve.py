@@ -224,6 +224,9 @@ class TestRefusals:
         assert "did you mean port or" in fails(bob, "--config", file)["message"]
         for arguments in ([], ["--price", "cheap"], ["--price", "1 EUROS"], [*PRICE, "--free", "free"]):
             assert fails(bob, "--upstream", "http://127.0.0.1:9000", *arguments)["exitCode"] == 2
+        twice = ("--settle-above", "5 USDC", "--settle-above", "6 USDC")
+        said = fails(bob, "--upstream", "http://127.0.0.1:9000", *PRICE, *twice)["message"]
+        assert said == "--settle-above has two sums for one token"
 
     def test_nothing_to_be_paid_to(self, make_home, chain):
         """Exit 2 without an account, and how to make one."""

@@ -99,6 +99,7 @@ def test_one_line_is_routes():
         ("tls-key = true", "a text is expected"),
         ("routes = [1]", "a list is expected"),
         ("behind-tls-proxy = [1]", "a list is expected"),
+        ("behind-tls-proxy = ['nonsense']", "behind-tls-proxy: 'nonsense' is no address of a proxy"),
         ("settle-above = 5", "a list is expected"),
         ("port = 65536", "not between 0 and 65535"),
         ("workers = 0", "not between 1 and"),
