@@ -105,7 +105,7 @@ class Settings:
             raise UsageError(
                 f"a certificate and its key go together, and there is no {missing}",
                 hint="--tls-cert cert.pem --tls-key key.pem"
-                if names.file is None
+                if names.file is None or names.flags & {"tls-cert", "tls-key"}
                 else 'tls-cert = "cert.pem", tls-key = "key.pem"',
             )
         if self.has_tls and self.behind_tls_proxy:

@@ -182,6 +182,13 @@ def test_file_and_key_are_named_with_a_line_to_type(file, text, said, hint):
     assert raised.value.hint == hint
 
 
+def test_a_flag_without_its_other_half_gets_a_flag(file):
+    """Beside a file too: the hint is written as the half was that is there."""
+    with pytest.raises(UsageError, match="there is no tls-key") as raised:
+        Settings.read(file("port = 1"), {"tls-cert": "a"})
+    assert raised.value.hint == "--tls-cert cert.pem --tls-key key.pem"
+
+
 def test_what_is_missing_is_asked_for_where_it_is_written(file):
     """In the file if there is one, else by a flag."""
     for settings, said, hint in [
