@@ -49,13 +49,13 @@ print("ready", flush=True)
 time.sleep(120)
 """
 PUT = """
-import os
+import os, sys
 from pathlib import Path
 from microwallet.domain.voucher import VoucherKey
 from microwallet.keys.passwords import PasswordSource
 from microwallet.keys.voucher_keys import VoucherKeys
 folder = Path(os.environ["MICROWALLET_HOME"]) / "keys"
-keys = VoucherKeys(folder, PasswordSource(None, None), os.environ, print)
+keys = VoucherKeys(folder, PasswordSource(None, None), os.environ, sys.stderr.write)  # as commands do
 keys.put("0x" + "22" * 32, VoucherKey(bytes([17]) * 32), "keyring")
 """
 GET = """
@@ -64,7 +64,7 @@ from pathlib import Path
 from microwallet.keys.passwords import PasswordSource
 from microwallet.keys.voucher_keys import VoucherKeys
 folder = Path(os.environ["MICROWALLET_HOME"]) / "keys"
-keys = VoucherKeys(folder, PasswordSource(None, None), os.environ, print)
+keys = VoucherKeys(folder, PasswordSource(None, None), os.environ, sys.stderr.write)  # as commands do
 print(keys.get("0x" + "22" * 32).address)
 searched = {"keyring.backends.kwallet", "keyring.backends.libsecret", "keyring.backends.macOS"}
 print(sorted((searched | {"eth_account", "web3"}) & set(sys.modules)))
