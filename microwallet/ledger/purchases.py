@@ -171,7 +171,10 @@ class Purchases:
         """
         with self._database.write() as connection:
             counts = _counts(connection, purchases[-1].channel_id)
-            left = charged = min(cost, counts.most - counts.certain)
+            most = counts.most - counts.certain
+            if confirmation.charged_until:  # what was reserved for it may be charged once the deposit grows
+                most = max(most, sum(purchase.cost for purchase in purchases))
+            left = charged = min(cost, most)
             for purchase in purchases[:-1]:
                 actual = min(left, purchase.cost)
                 left -= actual

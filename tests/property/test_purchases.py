@@ -26,7 +26,7 @@ from microwallet.errors import AboveLimit, AmountExceedsDeposit, IdempotencyMism
 from microwallet.http402.paying.receipts import Books, ToldReceipt
 from microwallet.http402.wire.receipt import SessionReceipt
 from microwallet.ledger.ledger import Ledger
-from microwallet.ledger.purchases import HttpRequest
+from microwallet.ledger.purchases import Confirmation, HttpRequest
 
 ONE = keyed(1)
 DEPOSIT = 400
@@ -259,6 +259,21 @@ def test_a_stream_takes_what_is_reserved_beside_it(ledger):
     ledger.purchases.give_back([request_.purchase])
     assert ledger.channels.get(ONE.channel_id).spent == 350
     assert [one.cost for one in ledger.purchases.of_key("stream")] == [350]
+
+
+def test_a_stream_that_was_left_counts_in_full_beyond_the_deposit(ledger):
+    """Its payee may go on charging it once the deposit grows, though it could not by then."""
+    stream, left = (
+        ledger.purchases.reserve(ONE.channel_id, request(key), VoucherTerms(cost=cost, most=cost), now=0)
+        for key, cost in [("stream", 100), ("left", 300)]
+    )
+    ledger.purchases.settle([stream.purchase], 350)
+    ledger.purchases.settle([left.purchase], 300, Confirmation(untold=300, charged_until=60))
+    assert [one.cost for one in ledger.purchases.of_key("left")] == [300]
+    record_deposit(ledger, 1000)
+    terms = VoucherTerms(cost=100, most=100)
+    after = ledger.purchases.reserve(ONE.channel_id, request("next"), terms, now=0)
+    assert ledger.purchases.settle([after.purchase], 100) == 350 + 300 + 100
 
 
 def test_a_stream_of_several_purchases_after_one_that_took_more(ledger):
