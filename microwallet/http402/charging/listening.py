@@ -93,8 +93,12 @@ def certificate_warnings(settings: Settings, *, now: int) -> list[str]:
         return []
     from cryptography.x509 import load_pem_x509_certificates  # needed by those who serve TLS alone
 
+    try:
+        certificates = load_pem_x509_certificates(Path(settings.tls_cert).read_bytes())
+    except ValueError:  # in a form that OpenSSL alone reads, such as TRUSTED CERTIFICATE
+        return []
     said = []
-    for certificate in load_pem_x509_certificates(Path(settings.tls_cert).read_bytes()):
+    for certificate in certificates:
         begins = int(certificate.not_valid_before_utc.timestamp())
         ends = int(certificate.not_valid_after_utc.timestamp())
         if now > ends:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from microwallet.errors import UsageError
-from microwallet.http402.charging.listening import bind
+from microwallet.http402.charging.listening import bind, certificate_warnings
 from microwallet.http402.charging.proxy import ReverseProxy
 from microwallet.http402.charging.settings import Settings
 
@@ -180,6 +180,13 @@ def test_file_and_key_are_named_with_a_line_to_type(file, text, said, hint):
         Settings.read(file(text), {})
     assert said in raised.value.message
     assert raised.value.hint == hint
+
+
+def test_a_certificate_in_a_form_of_openssl_alone_is_served_without_a_word(tmp_path):
+    """Nothing can be said of its time; that stops nobody."""
+    certificate = tmp_path / "trusted.pem"
+    certificate.write_text("-----BEGIN TRUSTED CERTIFICATE-----\nAAAA\n-----END TRUSTED CERTIFICATE-----\n")
+    assert certificate_warnings(Settings(tls_cert=str(certificate)), now=0) == []
 
 
 def test_a_flag_without_its_other_half_gets_a_flag(file):
