@@ -225,9 +225,10 @@ class Database:
         self.check_version()
 
     def check_writable(self) -> None:
-        """LedgerBusy or LedgerUnwritable, if nothing could be written just now. Writes nothing."""
-        with self.write():
+        """LedgerBusy or LedgerUnwritable if no voucher could be recorded just now: it counts as one does."""
+        with self.write_one_of_many():
             pass
+        self.sync()
 
     def is_older_than_marked(self) -> bool:
         """Whether this file is an older copy of the ledger: more was recorded than it holds.

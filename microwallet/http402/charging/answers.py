@@ -29,6 +29,8 @@ class Answer:
     body: bytes = b""
     bill: Bill | None = None
     """Of the request, if it was paid before."""
+    warning: str | None = None
+    """What the seller should know of it, for the log alone."""
 
 
 def problem_answer(problem: Problem, *more: tuple[bytes, bytes]) -> Answer:

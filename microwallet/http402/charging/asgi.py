@@ -34,13 +34,11 @@ def http_date(seconds: int) -> bytes:
     return formatdate(seconds, usegmt=True).encode()
 
 
-async def send_answer(
-    answer: Answer, send: Send, *, with_body: bool = True, warning: str | None = None
-) -> None:
-    """Send a whole answer; one to a HEAD without its body. The `warning` is for the log alone."""
+async def send_answer(answer: Answer, send: Send, *, with_body: bool = True) -> None:
+    """Send a whole answer; one to a HEAD without its body."""
     headers = [*answer.headers, (b"date", http_date(int(time.time())))]
     if not any(name == b"content-length" for name, _ in headers):
         headers.append((b"content-length", str(len(answer.body)).encode()))
     start = {"type": "http.response.start", "status": answer.status, "headers": headers}
-    await send(start if warning is None else {**start, WARNING: warning})
+    await send(start if answer.warning is None else {**start, WARNING: answer.warning})
     await send({"type": "http.response.body", "body": answer.body if with_body else b""})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -159,7 +160,8 @@ class Gateway:
             return problem_answer(refusal.problem, _VARY, self.challenge_field(offer))
         except (NetworkError, LedgerError) as error:
             detail = "it could not be checked or recorded just now; nothing was charged"
-            return problem_answer(Problem(type=ProblemType.TRY_AGAIN, detail=f"{detail} ({error.code})"))
+            problem = Problem(type=ProblemType.TRY_AGAIN, detail=f"{detail} ({error.code})")
+            return replace(problem_answer(problem), warning=error.message)
         finally:
             if presented is not None and not isinstance(outcome, Grant):
                 self._leave(presented)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import httpcore
@@ -100,8 +101,8 @@ class ReverseProxy:
         except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
             if started:
                 raise
-            is_late = isinstance(error, httpcore.TimeoutException)
-            await send_answer(_LATE if is_late else _AWAY, send, warning=_why(error))
+            answer = _LATE if isinstance(error, httpcore.TimeoutException) else _AWAY
+            await send_answer(replace(answer, warning=_why(error)), send)
 
     async def close(self) -> None:
         """Close the connections to the upstream."""

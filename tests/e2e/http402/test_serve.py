@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -582,6 +583,25 @@ class TestHealth:
                 patched.setattr(database, "_sync", fail)
                 selling.wallet.ledger.sessions.sync()
             assert asyncio.run(ask()) == {"status": "failing", "ledger": "ledger-unwritable", "chain": "ok"}
+
+    def test_it_says_that_nothing_can_be_recorded(self, serve, pay, bob):
+        """A file that cannot grow, as on a full disk: told of health and of each request; nobody pays."""
+        gateway = serve()
+        pay(gateway.url).data  # noqa: B018
+        ledger = bob.path / "ledger.sqlite3"
+        log = ledger.with_name(ledger.name + "-wal")
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (log.stat().st_size, hard))
+        assert pay(gateway.url).data["status"] == 503
+        while (told := gateway.requests.next("request"))["status"] != 503:
+            continue
+        assert f"the ledger {ledger} cannot be written" in told["warning"]
+        sick = httpx.get(gateway.url + "/healthz")
+        assert sick.status_code == 503
+        assert sick.json() == {"status": "failing", "ledger": "ledger-unwritable", "chain": "ok"}
+        resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        assert pay(gateway.url).data["status"] == 200
+        assert channels(bob)[0].spent == 2000
 
     def test_a_route_by_that_name_takes_its_place(self, serve):
         """Whoever sells /healthz, or gives it away, has it."""
