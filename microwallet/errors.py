@@ -29,7 +29,9 @@ MicrowalletError                    1  unexpected
 ├── LedgerError                     7  busy or inconsistent
 │   ├── LedgerBusy
 │   ├── LedgerCorrupt
-│   ├── LedgerTooNew
+│   ├── LedgerChanged                  by others; whoever has it open has to start anew
+│   │   ├── LedgerReplaced             another file is in its place, or none
+│   │   └── LedgerTooNew               a newer microwallet has migrated it
 │   └── LedgerUnwritable
 ├── TransactionReverted             8  mined and reverted, or sure to revert
 │   ├── RefundUndeliverable            the payer cannot be paid back, so only a settle goes through
@@ -196,7 +198,15 @@ class LedgerCorrupt(LedgerError):
     code = "ledger-corrupt"
 
 
-class LedgerTooNew(LedgerError):
+class LedgerChanged(LedgerError):
+    code = "ledger-changed"
+
+
+class LedgerReplaced(LedgerChanged):
+    code = "ledger-replaced"
+
+
+class LedgerTooNew(LedgerChanged):
     code = "ledger-too-new"
 
 

@@ -15,8 +15,7 @@ from microwallet.domain.identifiers import Address, ChannelId, TxHash
 from microwallet.domain.money import Amount, unit_of
 from microwallet.errors import (
     Interrupted,
-    LedgerTooNew,
-    LedgerUnwritable,
+    LedgerChanged,
     MicrowalletError,
     NetworkError,
     UsageError,
@@ -125,8 +124,8 @@ def work(
     """Sell what `app` serves until a signal comes, as http402.charging.server.serve does.
 
     `emit` tells what happens to channels and, if it `tells_of_chain`, that the chain cannot be reached; `log`
-    tells each request. Raises LedgerTooNew once a newer microwallet has migrated the ledger, and
-    LedgerUnwritable, which it tells, once its disk has failed.
+    tells each request. Raises LedgerChanged once others have migrated or replaced the ledger, and
+    LedgerUnwritable once its disk has failed.
     """
     shop = Shop(wallet, assortment, realm=realm, in_hand=in_hand, emit=emit)
     grace = FINISH_SECONDS
@@ -142,9 +141,6 @@ def work(
         )
     except Interrupted:
         grace = 0.0
-        raise
-    except LedgerUnwritable as error:
-        emit("interrupted", {"code": error.code, "message": error.message})
         raise
     finally:
         shop.close(within=grace)
@@ -217,7 +213,7 @@ class Shop:
 
     @property
     def background(self) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
-        """What is to run beside it; LedgerTooNew and LedgerUnwritable: nothing can be sold any more."""
+        """What is to run beside it; LedgerChanged and LedgerUnwritable: nothing can be sold any more."""
         return self.look, self.tidy, self.keep_to_ledger, self.give_back
 
     async def look(self) -> None:
@@ -236,15 +232,15 @@ class Shop:
             now = self._wallet.now()
             try:
                 self._store.forget_expired(now=now, answers_before=now - ANSWERS_KEPT_SECONDS)
-            except LedgerTooNew:
+            except LedgerChanged:
                 raise
             except MicrowalletError as error:
                 self._emit("interrupted", {"code": error.code, "message": error.message})
             await asyncio.sleep(TIDY_SECONDS)
 
     async def keep_to_ledger(self) -> None:
-        """Raise LedgerTooNew once a newer microwallet has migrated the ledger, LedgerUnwritable once its disk
-        has failed: only a start anew finds out what is on it."""
+        """Raise LedgerChanged once others have migrated or replaced the ledger, LedgerUnwritable once its
+        disk has failed: only a start anew finds out what is on it."""
         while True:
             self._wallet.ledger.database.check_usable()
             await asyncio.sleep(USABLE_SECONDS)
@@ -280,7 +276,7 @@ class Shop:
         self._lookout.close(within=0)
 
     async def _look_alone(self) -> None:
-        """No failure ends it but LedgerTooNew: it looks less and less often while one lasts, which it
+        """No failure ends it but LedgerChanged: it looks less and less often while one lasts, which it
         tells once, if it is not for `watch_chain` to tell."""
         pause, failing = LOOK_SECONDS, ""
         while True:
@@ -289,7 +285,7 @@ class Shop:
                 # Before the closes that payers ask for: they must not keep it from answering those on chain.
                 states = await self._cashier.run(lambda settling: settling.look(), is_urgent=True)
                 self.gateway.hear(states, at=at)
-            except LedgerTooNew:
+            except LedgerChanged:
                 raise
             except MicrowalletError as error:
                 pause *= 2

@@ -83,7 +83,7 @@ def watch(
                 def wait(pause: float) -> None:
                     events.check_reader()
                     time.sleep(pause)
-                    wallet.ledger.database.check_version()  # now rather than when a close is due
+                    wallet.ledger.database.check_unchanged()  # now rather than when a close is due
 
                 watching.run(interval=seconds, wait=wait)
     except _Terminated:

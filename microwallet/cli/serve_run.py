@@ -16,7 +16,7 @@ from microwallet.cli.context import Stderr, open_wallet, verbosity
 from microwallet.cli.result import print_result, streaming
 from microwallet.cli.serve_view import serve_line, unsettled, what_is_sold
 from microwallet.domain.ports import Quiet
-from microwallet.errors import LedgerTooNew
+from microwallet.errors import LedgerChanged, LedgerUnwritable
 from microwallet.http402.charging.asgi import Application
 from microwallet.http402.charging.in_hand import InHand
 from microwallet.http402.charging.line_log import LineLog, write_line
@@ -103,26 +103,18 @@ def sell(
     for account in {wallet.account, wallet.relayer or wallet.account}:
         wallet.accounts.secret(account.name)  # a locked key is found out now, not when a close is due
     in_hand = InHand(settings.workers)
-    worker, code = Worker(number=0, is_first=True, parent=None), 0
-    if settings.workers > 1:
-        text = None if output.as_json else serve_line
-        role = Workers(settings.workers, listening, partial(write_line, sys.stdout.fileno(), text=text)).run()
-        if isinstance(role, int):
-            _stopped(wallet, assortment, output, is_kept=then is None)
-            return role
-        worker = role
-        in_hand.work_as(worker.number)
-    emit, log = output.events(), output.requests()
 
-    def listens() -> None:
-        if worker.number == 0 and worker.is_first:
-            for warning in _warnings(wallet, settings, assortment):
-                emit("warning", {"message": warning})
-            emit("listening", _about(wallet, settings, url))
-            if then is not None:
-                emit(*then(url))
+    def work_as(worker: Worker) -> None:
+        emit, log = output.events(), output.requests()
 
-    try:
+        def listens() -> None:
+            if worker.number == 0 and worker.is_first:
+                for warning in _warnings(wallet, settings, assortment):
+                    emit("warning", {"message": warning})
+                emit("listening", _about(wallet, settings, url))
+                if then is not None:
+                    emit(*then(url))
+
         with (
             closing(emit),
             nullcontext() if log is None else closing(log),
@@ -144,10 +136,24 @@ def sell(
                 tells_of_chain=worker.number == 0,
                 tracebacks=verbosity.debug,
             )
-    except LedgerTooNew as error:  # told once, below, however many workers there are
-        code = error.exit_code
-    if settings.workers == 1:
-        _stopped(wallet, assortment, output, is_kept=then is None)
+
+    try:
+        if settings.workers == 1:
+            work_as(Worker(number=0, is_first=True))
+            code = 0
+        else:
+            text = None if output.as_json else serve_line
+            emit = partial(write_line, sys.stdout.fileno(), text=text)
+            role = Workers(settings.workers, listening, emit).run()
+            if isinstance(role, Worker):
+                in_hand.work_as(role.number)
+                return role.run(work_as)
+            code = role
+        owed = unsettled(wallet, assortment.policy.payee) if then is None else []
+    except (LedgerChanged, LedgerUnwritable) as error:
+        _tell(output, "interrupted", {"code": error.code, "message": error.message})
+        raise
+    _tell(output, "stopped", {"unsettled": owed})
     return code
 
 
@@ -166,14 +172,7 @@ def _about(wallet: Wallet, settings: Settings, url: str) -> dict[str, Any]:
     }
 
 
-def _stopped(wallet: Wallet, assortment: Assortment, output: Output, *, is_kept: bool) -> None:
-    """Tell that it has stopped; LedgerTooNew, told too, if that is why. Of a wallet that is not kept there is
-    nothing to be taken any more."""
-    with closing(output.events()) as events:
-        try:
-            wallet.ledger.database.check_version()
-            owed = unsettled(wallet, assortment.policy.payee) if is_kept else []
-            events("stopped", {"unsettled": owed})
-        except LedgerTooNew as error:
-            events("interrupted", {"code": error.code, "message": error.message})
-            raise
+def _tell(output: Output, event: str, details: Mapping[str, Any]) -> None:
+    """Tell how it has ended: once, however many workers there were."""
+    with closing(output.events()) as emit:
+        emit(event, details)

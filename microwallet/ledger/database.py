@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from microwallet.errors import LedgerError
+from microwallet.errors import LedgerError, LedgerReplaced
 from microwallet.ledger.mark import Mark
 from microwallet.ledger.opening import Say, alone, check_file, committed, known_version, prepare
 from microwallet.ledger.sqlite_errors import translated
@@ -59,6 +59,7 @@ class Database:
         """A descriptor of SQLite's log."""
         self._may_be_lost = False
         """Whether the disk failed when what was written should have become durable."""
+        self._file = _file_at(path)
 
     @classmethod
     def open(
@@ -111,7 +112,7 @@ class Database:
     def write(self) -> Iterator[sqlite3.Connection]:
         """One durable write transaction: queues for other processes, commits at the end.
 
-        Raises LedgerTooNew if a newer microwallet has migrated the ledger since it was opened.
+        Raises LedgerChanged if others have migrated or replaced the ledger since it was opened.
         """
         with self._begun(is_one_of_many=False) as connection:
             yield connection
@@ -160,10 +161,19 @@ class Database:
         if self._may_be_lost:  # the system tells a failure once
             raise OSError(errno.EIO, "the disk failed; start this program again")
 
+    def _check_place(self) -> None:
+        """Whoever opens the ledger next would not see what is written to a file that was moved away."""
+        if _file_at(self.path) != self._file:
+            raise LedgerReplaced(
+                f"the ledger {self.path} was moved or replaced while it was in use: nothing is recorded now",
+                hint=f"ls -l {self.path.parent}  (see what is there, then start this again)",
+            )
+
     @contextmanager
     def _begun(self, *, is_one_of_many: bool) -> Iterator[sqlite3.Connection]:
         with translated(self.path):
             self._check_disk()
+            self._check_place()
             self._be_quick(is_one_of_many)
             if is_one_of_many:
                 self._begin_soon()
@@ -210,19 +220,20 @@ class Database:
                 known_version(self._connection, self.path)
                 raise
 
-    def check_version(self) -> None:
-        """LedgerTooNew if a newer microwallet has migrated the ledger since it was opened.
+    def check_unchanged(self) -> None:
+        """LedgerChanged if others have migrated or replaced the ledger since it was opened.
 
         Nothing else: a ledger that cannot be read just now is told of where it is needed.
         """
+        self._check_place()
         with suppress(sqlite3.Error):
             known_version(self._connection, self.path)
 
     def check_usable(self) -> None:
-        """What check_version raises; LedgerUnwritable if `sync` has failed: nothing is written any more."""
+        """What check_unchanged raises; LedgerUnwritable if `sync` has failed: nothing is written any more."""
         with translated(self.path):
             self._check_disk()
-        self.check_version()
+        self.check_unchanged()
 
     def check_writable(self) -> None:
         """LedgerBusy or LedgerUnwritable if no voucher could be recorded just now: it counts as one does."""
@@ -260,6 +271,15 @@ class Database:
             lines = [row[0] for row in connection.execute("PRAGMA integrity_check(10)")]
             broken = connection.execute("PRAGMA foreign_key_check").fetchall()
         return [line for line in lines if line != "ok"] + [f"dangling row: {row}" for row in broken]
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file a path leads to, whatever it is called; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _count(connection: sqlite3.Connection) -> Generation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import socket
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from microwallet.errors import MicrowalletError
+from microwallet.errors import LedgerError, MicrowalletError
 from microwallet.http402.charging.ending_signals import ending_signals
 
 RESTARTS = 10
@@ -27,8 +28,19 @@ class Worker:
     """From 0; whoever takes a dead one's place has its number."""
     is_first: bool
     """Whether nobody had its number before."""
-    parent: int | None
+    parent: int | None = None
     """The end of a pipe that is closed when the parent ends, however it does; None without a parent."""
+    failures: int = -1
+    """The end of a pipe by which the parent is told of failures."""
+
+    def run(self, work_as: Callable[[Worker], None]) -> int:
+        """Work for a parent, which tells what is wrong with the ledger; the exit code."""
+        try:
+            work_as(self)
+        except LedgerError as error:
+            os.write(self.failures, pickle.dumps(error))
+            return error.exit_code
+        return 0
 
 
 class Workers:
@@ -49,12 +61,13 @@ class Workers:
         self._is_stopping = False
         self._exit_code = 0
         self._alive, self._parent_alive = os.pipe()
+        self._failed, self._failures = os.pipe()
 
     def run(self) -> Worker | int:
         """Fork; returns in each worker at once, and in the parent when all have ended: the exit code.
 
-        The ending signals go on to the workers. One that is killed is replaced; one that fails by
-        itself has said why, and ends them all. MicrowalletError once too many were replaced.
+        The ending signals go on to the workers. One that is killed is replaced; one that fails by itself
+        ends them all. Raises what the first has told of, or MicrowalletError once too many were replaced.
         """
         awaited = ending_signals() | {signal.SIGCHLD}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
@@ -66,10 +79,14 @@ class Workers:
                     if process == 0:
                         os.setpgid(0, 0)  # what is typed at the terminal reaches the parent alone
                         os.close(self._parent_alive)
-                        return Worker(number=number, is_first=is_first, parent=self._alive)
+                        os.close(self._failed)
+                        return Worker(
+                            number=number, is_first=is_first, parent=self._alive, failures=self._failures
+                        )
                     self._numbers[process] = number
                 if not self._numbers:
                     before |= awaited  # nothing is left to be stopped
+                    self._raise_failure()
                     return self._exit_code
                 received = signal.sigwait(awaited)
                 if received == signal.SIGCHLD:
@@ -78,6 +95,13 @@ class Workers:
                     self._stop(received)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _raise_failure(self) -> None:
+        """Raise what the first worker that failed has told of; what others have is mostly the same."""
+        os.close(self._failures)
+        with os.fdopen(self._failed, "rb") as told:
+            if failure := told.read():
+                raise pickle.loads(failure)  # noqa: S301  # these processes are our own
 
     def _stop(self, number: int) -> None:
         self._is_stopping = True

@@ -657,6 +657,21 @@ class TestMigratedMeanwhile:
         assert hint.startswith("hint: upgrade microwallet")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_ledger_that_is_moved_away(serve, bob, workers):
+    """What were sold would be recorded in a file that nobody opens again: it ends with 7 and says why."""
+    ledger = bob.path / "ledger.sqlite3"
+    gateway = serve("--workers", workers)
+    ledger.rename(bob.path / "before")
+    assert gateway.process.wait(timeout=20) == 7
+    told = [line["error"] for line in gateway.requests.end() if "error" in line]
+    assert [error["code"] for error in told] == ["ledger-replaced"]
+    assert f"the ledger {ledger} was moved or replaced" in told[0]["message"]
+    assert [event["event"] for event in gateway.events.end()] == ["listening", "interrupted"]
+    (bob.path / "before").rename(ledger)
+    assert serve().end() == 0
+
+
 class TestFailedDisk:
     """What was written may be lost, and what were written behind it too: the system tells that once."""
 
@@ -679,7 +694,7 @@ class TestFailedDisk:
         assert [error["code"] for error in told] == ["ledger-unwritable"]
         assert "the disk failed" in told[0]["message"]
         said = [event for event in gateway.events.end() if event["event"] != "listening"]
-        assert (said[0]["event"], said[0]["code"]) == ("interrupted", "ledger-unwritable")
+        assert [(event["event"], event["code"]) for event in said] == [("interrupted", "ledger-unwritable")]
         fails_while.unlink()
         again = pay(serve().url).data["payment"]
         assert again["channelId"] == channel_id

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from microwallet.errors import LedgerBusy, LedgerError, LedgerTooNew, LedgerUnwritable
+from microwallet.errors import LedgerBusy, LedgerError, LedgerReplaced, LedgerTooNew, LedgerUnwritable
 from microwallet.ledger import opening
 from microwallet.ledger.database import Database, to_text
 from microwallet.ledger.schema import MIGRATIONS
@@ -124,6 +124,24 @@ def test_a_disk_without_room_for_the_log(tmp_path):
         Database.open(path)
     assert "disk I/O error" in raised.value.message
     assert raised.value.hint == f"ls -ld {tmp_path} {path}; df -h {tmp_path}"
+
+
+@pytest.mark.parametrize("by", ["nothing", "a copy"])
+def test_a_ledger_that_is_replaced_while_it_is_open(tmp_path, by):
+    """What were written would be in a file that nobody opens again."""
+    path = tmp_path / "ledger.sqlite3"
+    with Database.open(path) as database:
+        sell_once(database)
+        copy = path.read_bytes()
+        path.rename(tmp_path / "moved")
+        if by == "a copy":
+            path.write_bytes(copy)
+        for use in (sell_once, Database.check_usable, Database.check_writable):
+            with pytest.raises(LedgerReplaced, match=f"the ledger {path} was moved or replaced"):
+                use(database)
+        path.unlink(missing_ok=True)
+        (tmp_path / "moved").rename(path)
+        sell_once(database)
 
 
 @contextmanager
@@ -241,7 +259,7 @@ class TestMigratedMeanwhile:
         with pytest.raises(LedgerTooNew), database.read() as connection:
             connection.execute("SELECT * FROM challenges")
         with pytest.raises(LedgerTooNew):
-            database.check_version()
+            database.check_unchanged()
 
 
 @pytest.mark.parametrize("held_seconds", [0.005, 0.1])
