@@ -140,15 +140,27 @@ class Routes:
         return found
 
     def warnings(self) -> list[str]:
-        """What is said of the routes that no request reaches."""
-        return [
+        """What is said of the routes that no request reaches, and of those that few payers will pay for."""
+        told = [
             f"no request reaches route {number}, {self.routes[number - 1].words}: {why}"
             for number, why in self.unreachable()
         ]
+        for number, route in enumerate(self.routes, start=1):
+            if route.price is not None and (why := _excessive_step(route.price)) is not None:
+                told.append(f"route {number}, {route.words}: {why}")
+        return told
 
     def names(self, path: str) -> bool:
         """Whether a route is for this path by its name, not by a `*`."""
         return any("/" + "/".join(route.pattern) == path for route in self.routes)
+
+
+def _excessive_step(price: Price) -> str | None:
+    """What is said of a voucher step above all that a request can cost; a stream goes on, and may cost it."""
+    if price.unit is Unit.EVENT or price.min_voucher_delta <= price.reserved:
+        return None
+    step, most = (Amount(one, price.amount.asset) for one in (price.min_voucher_delta, price.reserved))
+    return f"a payer has to authorize {step}, its min-voucher-delta, for what costs {most}"
 
 
 def parse_routes(

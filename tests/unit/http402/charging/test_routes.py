@@ -273,6 +273,25 @@ def test_what_no_request_reaches_is_told(earlier, later, is_reached):
     )
 
 
+@pytest.mark.parametrize(
+    ("more", "is_told"),
+    [
+        ({"min-voucher-delta": "0.001 USDC"}, False),
+        ({"min-voucher-delta": "0.002 USDC"}, True),
+        ({"per": "event", "min-voucher-delta": "0.002 USDC"}, False),
+        ({"per": "header", "units-header": "X", "max-units": 2, "min-voucher-delta": "0.002 USDC"}, False),
+        ({"per": "header", "units-header": "X", "max-units": 1, "min-voucher-delta": "0.002 USDC"}, True),
+    ],
+)
+def test_a_step_above_what_a_request_costs_is_told(more, is_told):
+    """A payer with a limit between the two cannot pay."""
+    table = {"method": "GET", "path": "/a", "price": "0.001 USDC", **more}
+    told = parse_routes([table], amount).warnings()
+    assert [one.startswith("route 1, GET /a: a payer has to authorize 0.002 USDC, ") for one in told] == [
+        True
+    ] * is_told
+
+
 PATTERNS = st.lists(st.sampled_from(["a", "b", "*"]), min_size=1, max_size=3).flatmap(
     lambda segments: st.sampled_from(["/" + "/".join(segments), "/" + "/".join([*segments, "**"])])
 )
