@@ -161,13 +161,17 @@ class MeteredStream:
         handshake = self._handshake
         held = self._held
         if held.choice.challenge.has_expired(handshake.client.clock()):
-            self._held = held = replace(held, choice=(yield from handshake.remedies.renewed(held, None)))
+            self._held = held = yield from self._renewed(held, None)
         answer = yield from self._sent(self._voucher(held, purchase))
         if answer.status == 402 and answer.challenges:
-            self._held = held = replace(held, choice=(yield from handshake.remedies.renewed(held, answer)))
+            self._held = held = yield from self._renewed(held, answer)
             answer = yield from self._sent(self._voucher(held, purchase))
         if not 200 <= answer.status < 300:
             raise PaymentRefused(f"the server refuses a voucher of its own stream with {answer.status}")
+
+    def _renewed(self, held: Held, answer: ServerAnswer | None) -> Steps[Held]:
+        choice = yield from self._handshake.remedies.renewed(held, answer, is_running=True)
+        return replace(held, choice=choice)
 
     def _voucher(self, held: Held, purchase: Purchase) -> Steps[ServerAnswer]:
         field = self._handshake.spending.signer(held.channel).voucher(

@@ -99,8 +99,9 @@ class Remedies:
         enough = max(problem.required_cumulative or 0, held.purchase.cumulative_amount + 1)
         return channel.authorized if enough <= channel.authorized else None
 
-    def renewed(self, held: Held, answer: ServerAnswer | None) -> Steps[Choice]:
-        """A fresh challenge for the same purchase. PaymentRefused if the offer is another one now."""
+    def renewed(self, held: Held, answer: ServerAnswer | None, *, is_running: bool = False) -> Steps[Choice]:
+        """A fresh challenge for the same purchase. PaymentRefused if the offer is another one now: what was
+        signed is given back then, but not for a stream that `is_running`, which has had something for it."""
         if answer is None or not answer.challenges:
             answer = yield from self._asking.exchange()
         choice = self._asking.choose(answer)
@@ -112,11 +113,12 @@ class Remedies:
             now.amount,
             now.max_units,
         ):
-            self._spending.give_back(held)
+            if not is_running:
+                self._spending.give_back(held)
             raise PaymentRefused(
                 f"the server changed its offer in the middle of the payment: {choice.price} to"
                 f" {now.recipient}, and {held.choice.price} to {before.recipient} before; what was signed"
-                f" {counts(held)}"
+                f" {'counts as spent' if is_running else counts(held)}"
             )
         return choice
 

@@ -321,6 +321,26 @@ def test_stream_that_repeats_itself(fetch, payee):
     assert payee.highest() == 2_000
 
 
+def test_stream_that_changes_its_offer(fetch, payee, books):
+    """The fresh challenge for a voucher of a stream is at another price: what was delivered stays paid."""
+
+    def before(handler, action):
+        if action is None or handler.command != "HEAD":
+            return False
+        payee.price = 2_000
+        handler.refuse(ProblemType.CHALLENGE_NOT_FOUND, "again")
+        return True
+
+    payee.unit_type, payee.before = "event", before
+    stopped = fetch(path=STREAM)
+    assert (stopped.exit_code, stopped.error["code"]) == (4, "payment-refused")
+    assert "changed its offer" in stopped.error["message"]
+    assert "event 0" in stopped.json["data"]["body"]
+    [channel], _ = books()
+    assert channel.spent == channel.authorized == payee.highest() == 2_000
+    assert stopped.json["data"]["payment"]["spent"] == "2000"
+
+
 def test_channel_that_is_always_gone(fetch, payee, books):
     """A payee that knows no channel gets one more, no third."""
 
