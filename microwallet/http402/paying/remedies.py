@@ -159,9 +159,8 @@ class Remedies:
             f"the payee no longer takes channel {channel.name}, which is"
             f" {'finalized' if state.finalized else 'open still'}"
         )
-        if state.finalized and state.settled < held.purchase.cumulative_amount:
-            # What was signed there can no longer be taken.
-            self._spending.forget_risen(channel)
+        if state.finalized:
+            self._spending.forget_risen(channel, held.purchase.cumulative_amount - state.settled)
         choice = self._asking.choose((yield from self._asking.exchange()))
         return (
             yield from self._spending.buy(choice, self._spending.terms(choice), without=[channel.channel_id])

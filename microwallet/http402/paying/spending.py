@@ -106,9 +106,11 @@ class Spending:
         """Base units that may be paid for this request."""
         return self.client.limits.max_amounts.get(choice.price.asset.token, 0)
 
-    def forget_risen(self, channel: PayerChannel) -> None:
-        """What was signed on a channel can no longer be taken: it is finalized below that."""
-        self._risen.pop(channel.channel_id, None)
+    def forget_risen(self, channel: PayerChannel, untaken: int) -> None:
+        """Base units at the end of what was signed on a channel can no longer be taken: it is finalized
+        below that."""
+        risen = self._risen.get(channel.channel_id, 0)
+        self._risen[channel.channel_id] = max(0, risen - max(0, untaken))
 
     def terms(self, choice: Choice) -> VoucherTerms:
         """What a voucher for an offer is to do, within what may still be authorized."""

@@ -143,6 +143,24 @@ class Payee:
             ).to_object()
         )
 
+    def capture(self, known: Known) -> str:
+        """Close a channel on the chain, with what is spent of its best voucher; the transaction."""
+        chain, account = self.chain, known.account
+        capture = calls.Capture(
+            descriptor=known.descriptor,
+            cumulative_amount=account.accepted,
+            capture_amount=account.spent,
+            signature=known.signature,
+        )
+        chain.rpc.call("anvil_impersonateAccount", [known.descriptor.payee])
+        chain.node.add_native(known.descriptor.payee, 10**18)
+        request = calls.close(capture).request(known.descriptor.payee) | {"gas": hex(300_000)}
+        sent: str = chain.rpc.call("eth_sendTransaction", [request])
+        while (mined := chain.rpc.call("eth_getTransactionReceipt", [sent])) is None:
+            time.sleep(0.01)
+        assert mined["status"] == "0x1"
+        return sent
+
 
 @contextmanager
 def serving(payee: Payee) -> Iterator[Payee]:
@@ -324,21 +342,7 @@ class _Handler(Handler):
             self.wfile.write(encode_event("payment-receipt", receipt))
 
     def _close(self, known: Known, challenge: Challenge) -> None:
-        chain, account = self.payee.chain, known.account
-        capture = calls.Capture(
-            descriptor=known.descriptor,
-            cumulative_amount=account.accepted,
-            capture_amount=account.spent,
-            signature=known.signature,
-        )
-        chain.rpc.call("anvil_impersonateAccount", [known.descriptor.payee])
-        chain.node.add_native(known.descriptor.payee, 10**18)
-        request = calls.close(capture).request(known.descriptor.payee) | {"gas": hex(300_000)}
-        sent = chain.rpc.call("eth_sendTransaction", [request])
-        while (mined := chain.rpc.call("eth_getTransactionReceipt", [sent])) is None:
-            time.sleep(0.01)
-        assert mined["status"] == "0x1"
-        receipt = self.payee.receipt(known, challenge, transaction_hash=sent)
+        receipt = self.payee.receipt(known, challenge, transaction_hash=self.payee.capture(known))
         self.answer(200, {"Payment-Receipt": _encoded(receipt)}, b"")
 
 

@@ -341,6 +341,30 @@ def test_stream_that_changes_its_offer(fetch, payee, books):
     assert stopped.json["data"]["payment"]["spent"] == "2000"
 
 
+def test_channel_that_is_gone_with_what_was_signed(fetch, payee):
+    """The payee takes a voucher to the chain, all but one base unit of it, and wants to be paid again through
+    another channel: what it took is within the limit of the request."""
+    payee.price = 8_000
+    channel = fetch().data["payment"]["channelId"]
+
+    def before(handler, action):
+        if action is None or action.voucher.channel_id != channel:
+            return False
+        known, amount = payee.channels[channel], action.voucher.cumulative_amount
+        known.account = known.account._replace(accepted=amount, spent=amount - 1)
+        known.signature = action.voucher.signature
+        payee.before = lambda _handler, _action: False
+        payee.capture(known)
+        handler.refuse(ProblemType.CHANNEL_FINALIZED, "gone")
+        return True
+
+    payee.before = before
+    refused = fetch()
+    assert (refused.exit_code, refused.error["code"]) == (4, "above-limit")
+    assert "0.007999 USDC was signed for it before" in refused.error["message"]
+    assert payee.highest() == 16_000
+
+
 def test_channel_that_is_always_gone(fetch, payee, books):
     """A payee that knows no channel gets one more, no third."""
 
