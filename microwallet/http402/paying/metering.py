@@ -58,10 +58,12 @@ class MeteredStream:
         not take a voucher, and what a top-up raises: the stream is to be closed then.
         """
         for event in self._reader.feed(chunk):
+            if event.type == RECEIPT:
+                self._receipt, self.has_ended = event.json(), True
+                continue
+            self._receipt, self.has_ended = None, False  # one before it does not tell of what comes now
             if event.type == NEED_VOUCHER:
                 yield from self._pay(NeedVoucher.parse(event))
-            elif event.type == RECEIPT:
-                self._receipt, self.has_ended = event.json(), True
             else:
                 self._events += 1
                 self._check_limit()

@@ -10,7 +10,9 @@ import pytest
 from http402.payee_double import STREAM, payee_address, serving
 
 from microwallet.domain.identifiers import checksum_address
+from microwallet.http402.wire.events import RECEIPT, NeedVoucher, encode_event
 from microwallet.http402.wire.problems import ProblemType
+from microwallet.http402.wire.receipt import SessionReceipt
 from microwallet.http402.wire.session_payload import OpenAction, VoucherAction
 
 LIMIT = 10_000
@@ -339,6 +341,29 @@ def test_stream_that_changes_its_offer(fetch, payee, books):
     [channel], _ = books()
     assert channel.spent == channel.authorized == payee.highest() == 2_000
     assert stopped.json["data"]["payment"]["spent"] == "2000"
+
+
+def test_stream_that_goes_on_after_its_receipt(fetch, payee):
+    """What comes after a receipt was not in it: all that was signed counts."""
+    channel = fetch().data["payment"]["channelId"]
+
+    def before(handler, action):
+        if action is None or handler.command == "HEAD":
+            return False
+        told = {"channel_id": channel, "accepted_cumulative": 2_000}
+        receipt = SessionReceipt(
+            timestamp=0, challenge_id="x", chain_id=payee.chain.chain_id, spent=1_000, units=0, **told
+        )
+        need = NeedVoucher(required_cumulative=3_000, deposit=100_000, **told)
+        told_first = encode_event(RECEIPT, receipt.to_object())
+        events = told_first + b"data: 0\n\n" + need.to_event() + b"data: 1\n\n"
+        handler.answer(200, {"Content-Type": "text/event-stream"}, events)
+        return True
+
+    payee.unit_type, payee.before = "event", before
+    payment = fetch(path=STREAM).data["payment"]
+    assert payee.highest() == 3_000
+    assert (payment["amount"], payment["spent"], payment["receipt"]) == ("2000", "3000", None)
 
 
 def test_channel_that_is_gone_with_what_was_signed(fetch, payee):
