@@ -48,8 +48,8 @@ class MeteredStream:
 
     @property
     def reserved(self) -> int:
-        """Base units reserved for the stream so far."""
-        return sum(purchase.cost for purchase in self._purchases)
+        """Base units reserved for the stream so far, in earlier runs under its key too."""
+        return self._held.earlier + sum(purchase.cost for purchase in self._purchases)
 
     def feed(self, chunk: bytes) -> Steps[None]:
         """Take in what was received, and hand over the vouchers it asks for.

@@ -47,6 +47,8 @@ class Held:
     open_hash: TxHash | None
     """Of the open, while the payee is to be told of it."""
     deposited: bool
+    earlier: int = 0
+    """Base units that other purchases of an earlier run under the same key count: those of its stream."""
 
     @property
     def is_resumed(self) -> bool:
@@ -80,11 +82,14 @@ class Spending:
     def begun(self) -> Purchase | None:
         """What an earlier run bought under the key, or may have; IdempotencyMismatch for another request."""
         try:
-            purchases = self.client.ledger.purchases.of_request(self.request)
+            return next(iter(self._live()), None)
         except IdempotencyMismatch as error:
             raise (self._led_elsewhere(error) if self.asked.hop else error) from None
-        live = (one for one in purchases if one.status is not PurchaseStatus.RETURNED)
-        return next(live, None)
+
+    def _live(self) -> Sequence[Purchase]:
+        """What was bought under the key, or may have been, oldest first."""
+        purchases = self.client.ledger.purchases.of_request(self.request)
+        return [one for one in purchases if one.status is not PurchaseStatus.RETURNED]
 
     def _led_elsewhere(self, error: IdempotencyMismatch) -> IdempotencyMismatch:
         """The redirect has another target than before: to pay for that too would be to pay twice."""
@@ -172,13 +177,16 @@ class Spending:
         return channel.authorized - certain
 
     def resumed(self, choice: Choice, purchase: Purchase) -> Held:
-        """An earlier run's purchase: the same voucher goes out again, and nothing is reserved."""
+        """An earlier run's purchase: the same voucher goes out again, and nothing is reserved. What that run
+        has counted is taken of the limit."""
         channel = self.client.ledger.channels.get(purchase.channel_id)
         if channel is None or not choice.request.fits(channel.descriptor):
             raise PaymentRefused(
                 f"the purchase under the key {self.request.idempotency_key!r} was from another payee, or in"
                 " another token, escrow or chain than the server asks for now; nothing was signed"
             )
+        counted = sum(one.cost for one in self._live())
+        self._risen[channel.channel_id] = counted
         return Held(
             choice=choice,
             channel=channel,
@@ -186,6 +194,7 @@ class Spending:
             reserved=None,
             open_hash=None,
             deposited=False,
+            earlier=counted - purchase.cost,
         )
 
     def reserve(self, channel: PayerChannel, terms: VoucherTerms, *, continues: bool = False) -> Reserved:

@@ -366,6 +366,28 @@ def test_stream_that_goes_on_after_its_receipt(fetch, payee):
     assert (payment["amount"], payment["spent"], payment["receipt"]) == ("2000", "3000", None)
 
 
+def test_stream_that_begins_again_under_its_key(fetch, payee):
+    """The same key again, after the stream took all of its limit: nothing is signed beyond that."""
+    payee.events, payee.unit_type = 10_000, "event"
+    words = ("--max-amount", "0.005 USDC", "--idempotency-key", "k")
+    assert fetch(*words, path=STREAM).error["code"] == "above-limit"
+    [channel] = payee.channels
+
+    def before(handler, action):
+        if action is None or handler.command == "HEAD":
+            return False
+        need = NeedVoucher(
+            channel_id=channel, required_cumulative=6_000, accepted_cumulative=5_000, deposit=100_000
+        )
+        handler.answer(200, {"Content-Type": "text/event-stream"}, need.to_event())
+        return True
+
+    payee.before = before
+    again = fetch(*words, path=STREAM)
+    assert (again.exit_code, again.error["code"]) == (4, "above-limit")
+    assert payee.highest() == 5_000
+
+
 def test_channel_that_is_gone_with_what_was_signed(fetch, payee):
     """The payee takes a voucher to the chain, all but one base unit of it, and wants to be paid again through
     another channel: what it took is within the limit of the request."""
