@@ -51,6 +51,13 @@ class MeteredStream:
         """Base units reserved for the stream so far, in earlier runs under its key too."""
         return self._held.earlier + sum(purchase.cost for purchase in self._purchases)
 
+    @property
+    def _bought(self) -> list[Purchase]:
+        """Those that its receipt tells of. The first one of an earlier run has bought something there if
+        it was settled, or more was asked for."""
+        first, *more = self._purchases
+        return more if more and (first.is_paid or self._held.earlier) else self._purchases
+
     def feed(self, chunk: bytes) -> Steps[None]:
         """Take in what was received, and hand over the vouchers it asks for.
 
@@ -89,7 +96,7 @@ class MeteredStream:
             spending, held = self._handshake.spending, self._held
             chargeable = spending.chargeable(held.channel) if held.choice.is_open_ended else 0
             payment = spending.settled(
-                self._purchases,
+                self._bought,
                 held,
                 self._receipt,
                 owes_receipt=not was_left,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import shlex
+import subprocess
+import threading
+import time
 
 import pytest
 from http402.payee_double import STREAM, payee_address, serving
@@ -386,6 +389,48 @@ def test_stream_that_begins_again_under_its_key(fetch, payee):
     again = fetch(*words, path=STREAM)
     assert (again.exit_code, again.error["code"]) == (4, "above-limit")
     assert payee.highest() == 5_000
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_stream_that_is_sold_again_under_its_key(alice, fetch, payee, books, is_killed):
+    """What the first run bought is no part of what its receipt counts in the second: both are spent."""
+    payee.events, payee.unit_type = 10_000 if is_killed else 2, "event"
+    words = ("--idempotency-key", "k", "--max-amount", "0.01 USDC")
+    asked = threading.Event()
+
+    def third(handler, action):
+        if handler.command == "HEAD" and action.voucher.cumulative_amount == 2_000:
+            asked.set()
+            time.sleep(2)
+            return True
+        return False
+
+    if is_killed:
+        payee.before = third
+        running = alice.start("fetch", payee.url + STREAM, *words, "--yes", stdout=subprocess.DEVNULL)
+        assert asked.wait(20)
+        running.kill()
+        running.wait()
+    else:
+        fetch(*words, path=STREAM)
+    [channel] = payee.channels
+
+    def before(handler, action):
+        if action is None or handler.command == "HEAD":
+            return False
+        told = {"channel_id": channel, "accepted_cumulative": 2_000}
+        need = NeedVoucher(required_cumulative=3_000, deposit=100_000, **told)
+        receipt = SessionReceipt(
+            timestamp=0, challenge_id="x", chain_id=payee.chain.chain_id, spent=3_000, units=1, **told
+        )
+        events = need.to_event() + b"data: again\n\n" + encode_event(RECEIPT, receipt.to_object())
+        handler.answer(200, {"Content-Type": "text/event-stream"}, events)
+        return True
+
+    payee.before = before
+    assert fetch(*words, path=STREAM).exit_code == 0
+    [ours], _ = books()
+    assert ours.spent == ours.authorized == payee.highest() == 3_000
 
 
 def test_channel_that_is_gone_with_what_was_signed(fetch, payee):
