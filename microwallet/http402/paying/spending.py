@@ -212,7 +212,9 @@ class Spending:
             reserved = self.reserve(funded.channel, terms, continues=continues)
         except AmountExceedsDeposit:
             channel = funded.channel
-            missing = max(terms.at_least, channel.spent + terms.cost) - channel.state.deposit
+            above = channel.authorized + max(1, terms.min_voucher_delta)
+            needed = max(terms.at_least, channel.spent + terms.cost, above)
+            missing = needed - channel.state.deposit
             topped_up = Funding(self.client, held.choice).top_up(channel, max(1, missing))
             funded = yield from self._handed_over(held.choice, topped_up)
             reserved = self.reserve(funded.channel, terms, continues=continues)

@@ -423,6 +423,21 @@ def test_stream_tops_up(payee, fetch):
     assert TopUpAction in [type(action) for _, _, action in payee.seen]
 
 
+@pytest.mark.parametrize(("most", "exit_code"), [("0.003999", 4), ("0.004", 0)])
+def test_a_stream_tops_up_to_the_limit_of_deposits(alice, payee, fetch, most, exit_code):
+    """In mid-stream by the payee's smallest step: to the limit itself, and not by less than is needed."""
+    fetch("--deposit", "0.003 USDC")
+    payee.events, payee.unit_type, payee.min_voucher_delta = 3, "event", 1_500
+    alice.run("config", "set", "max-deposit", f"{most} USDC").succeeded()
+    done = fetch(path=STREAM)
+    [known] = payee.channels.values()
+    deposit = payee.reader.channel_state(known.account.channel_id).deposit
+    assert (done.exit_code, deposit) == (exit_code, 4_000 if exit_code == 0 else 3_000)
+    if exit_code:
+        assert done.error["code"] == "above-limit"
+        assert "max-deposit" in done.error["message"]
+
+
 def test_a_stream_that_nobody_agreed_to_go_on(payee, fetch):
     """Without a terminal to ask at, it ends where the deposit does, as at the limit; what came is kept."""
     fetch("--deposit", "0.003 USDC")
