@@ -11,11 +11,12 @@ from dataclasses import replace
 from microwallet.domain.money import Amount
 from microwallet.errors import AboveLimit, IdempotencyMismatch, OutcomeUnknown, PaymentRefused
 from microwallet.http402.paying.asking import Asking
-from microwallet.http402.paying.choice import Choice
+from microwallet.http402.paying.choice import REQUEST_UNIT, Choice
 from microwallet.http402.paying.exchange import ServerAnswer, Steps
 from microwallet.http402.paying.handing_over import tell, tell_again
 from microwallet.http402.paying.spending import Held, Spending
 from microwallet.http402.wire.problems import ProblemType, ToldProblem
+from microwallet.http402.wire.session_request import SessionRequest
 from microwallet.ledger.deposits import DepositKind
 
 _NOTHING_BOUGHT = frozenset(
@@ -106,18 +107,12 @@ class Remedies:
             answer = yield from self._asking.exchange()
         choice = self._asking.choose(answer)
         before, now = held.choice.request, choice.request
-        if (before.recipient, before.currency, before.escrow_contract, before.amount, before.max_units) != (
-            now.recipient,
-            now.currency,
-            now.escrow_contract,
-            now.amount,
-            now.max_units,
-        ):
+        if _terms(before) != _terms(now):
             if not is_running:
                 self._spending.give_back(held)
             raise PaymentRefused(
-                f"the server changed its offer in the middle of the payment: {choice.price} to"
-                f" {now.recipient}, and {held.choice.price} to {before.recipient} before; what was signed"
+                f"the server changed its offer in the middle of the payment: {_told(choice)}, and"
+                f" {_told(held.choice)} before; what was signed"
                 f" {'counts as spent' if is_running else counts(held)}"
             )
         return choice
@@ -172,6 +167,22 @@ class Remedies:
             f" with {answer.status}: {answer.problem}; it {counts(held)}",
             hint=f"microwallet channel show {held.channel.name}",
         )
+
+
+def _terms(request: SessionRequest) -> tuple[object, ...]:
+    """What of an offer was agreed to."""
+    return (
+        request.recipient,
+        request.currency,
+        request.escrow_contract,
+        request.amount,
+        request.unit_type or REQUEST_UNIT,
+        request.max_units,
+    )
+
+
+def _told(choice: Choice) -> str:
+    return f"{choice.price} for each {choice.request.unit_type or REQUEST_UNIT} to {choice.request.recipient}"
 
 
 def counts(held: Held) -> str:

@@ -326,13 +326,15 @@ def test_stream_that_repeats_itself(fetch, payee):
     assert payee.highest() == 2_000
 
 
-def test_stream_that_changes_its_offer(fetch, payee, books):
-    """The fresh challenge for a voucher of a stream is at another price: what was delivered stays paid."""
+@pytest.mark.parametrize(("name", "value"), [("price", 2_000), ("unit_type", "request")])
+def test_stream_that_changes_its_offer(fetch, payee, books, name, value):
+    """The fresh challenge for a voucher of a stream is at another price, or would have its events counted no
+    more: what was delivered stays paid."""
 
     def before(handler, action):
         if action is None or handler.command != "HEAD":
             return False
-        payee.price = 2_000
+        setattr(payee, name, value)
         handler.refuse(ProblemType.CHALLENGE_NOT_FOUND, "again")
         return True
 
