@@ -94,16 +94,16 @@ class MeteredStream:
         """
         if self.payment is None:
             spending, held = self._handshake.spending, self._held
-            chargeable = spending.chargeable(held.channel) if held.choice.is_open_ended else 0
+            chargeable = spending.chargeable(held.channel)
             payment = spending.settled(
                 self._bought,
                 held,
                 self._receipt,
                 owes_receipt=not was_left,
-                delivered=self._delivered,
+                delivered=min(self._delivered, chargeable),  # what came beyond that was for nothing
                 is_left=not self.has_ended,
             )
-            if payment.is_most:
+            if payment.is_most and held.choice.is_open_ended:
                 payment = replace(payment, amount=max(payment.amount, chargeable))
             self.payment = payment
             self._handshake.close()

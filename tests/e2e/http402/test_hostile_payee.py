@@ -348,6 +348,27 @@ def test_stream_that_changes_its_offer(fetch, payee, books, name, value):
     assert stopped.json["data"]["payment"]["spent"] == "2000"
 
 
+def test_stream_that_sends_more_than_was_signed(fetch, payee, books):
+    """Events that no voucher was there for, and that it did not ask for: it can take no more than was signed,
+    and gets no more with the next request than that costs."""
+
+    def before(handler, action):
+        if action is None:
+            return False
+        handler.answer(200, {"Content-Type": "text/event-stream"}, b"data: x\n\n" * 50)
+        return True
+
+    payee.unit_type, payee.before = "event", before
+    stopped = fetch(path=STREAM)
+    assert (stopped.exit_code, stopped.error["code"]) == (4, "above-limit")
+    assert stopped.json["data"]["payment"]["amount"] == "1000"
+    payee.unit_type = "request"
+    payee.before = lambda handler, action: action is not None and (handler.answer(200, {}, b"x") or True)
+    assert fetch("--max-amount", "0.001 USDC").exit_code == 0
+    [channel], _ = books()
+    assert channel.spent == channel.authorized == payee.highest() == 2_000
+
+
 def test_stream_that_goes_on_after_its_receipt(fetch, payee):
     """What comes after a receipt was not in it: all that was signed counts."""
     channel = fetch().data["payment"]["channelId"]
