@@ -37,6 +37,8 @@ class Desk(Generic[Tools]):
         self._queue: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
         self._places = itertools.count()
         self._waiting = 0
+        self._at_work: set[int] = set()
+        """Threads with work in hand, by their ids: those that have none may yet take a moment to end."""
         self._is_closed = False
 
     async def run(self, work: Callable[[Tools], T], *, is_urgent: bool = False) -> T:
@@ -55,6 +57,7 @@ class Desk(Generic[Tools]):
         future: asyncio.Future[T] = loop.create_future()
 
         def do() -> None:
+            self._at_work.add(threading.get_ident())  # before it looks, so that `close` sees it or stops it
             try:
                 if self._is_closed:
                     raise NetworkError(f"the {self._name} is not asked any more")
@@ -63,6 +66,8 @@ class Desk(Generic[Tools]):
                 tell = partial(_set_result, future, work(self._own.tools))
             except BaseException as error:  # noqa: BLE001  # it is the caller's
                 tell = partial(_set_exception, future, error)
+            finally:
+                self._at_work.discard(threading.get_ident())
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(tell)
 
@@ -81,7 +86,7 @@ class Desk(Generic[Tools]):
         deadline = time.monotonic() + within
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return not self._at_work
 
     def _work(self) -> None:
         while (do := self._queue.get()[-1]) is not None:

@@ -137,6 +137,24 @@ def test_closing_waits_for_what_is_in_hand_alone():
     assert time.monotonic() - begun < 4
 
 
+def test_closing_without_patience_tells_of_what_is_in_hand_alone():
+    """A desk with nothing to do has nothing left undone, however long its threads take to end."""
+
+    async def run():
+        desk = Desk("desk", lambda: None)
+        await desk.run(lambda _: None)
+        idle = desk.close(within=0)
+        desk, began, gate = Desk("desk", lambda: None), threading.Event(), threading.Event()
+        begun = asyncio.ensure_future(desk.run(lambda _: (began.set(), gate.wait(5))))
+        await asyncio.to_thread(began.wait)
+        busy = desk.close(within=0)
+        gate.set()
+        await begun
+        return idle, busy
+
+    assert asyncio.run(run()) == (True, False)
+
+
 def test_a_caller_that_goes_away_leaves_the_work():
     """It is done all the same, and the desk goes on."""
 
