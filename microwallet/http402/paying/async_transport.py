@@ -15,6 +15,7 @@ from microwallet.errors import MicrowalletError, UsageError
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.exchange import (
     NO_WORD,
+    Asked,
     NoAnswer,
     NotSent,
     Pause,
@@ -26,6 +27,7 @@ from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.leaving import reset_async
 from microwallet.http402.paying.messages import (
     answer_of,
+    broken_off,
     cut_off,
     may_be_problem,
     no_answer,
@@ -34,6 +36,7 @@ from microwallet.http402.paying.messages import (
     with_body,
 )
 from microwallet.http402.paying.metering import MeteredStream
+from microwallet.http402.paying.receipts import BookedPayment
 from microwallet.http402.paying.redirects import Hop
 from microwallet.http402.wire.problems import PROBLEM_LIMIT
 
@@ -82,6 +85,8 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
             response.stream = _PaidStream(
                 outcome, response, AsyncExchange(self._beside, request, self._books), self._books
             )
+        elif isinstance(outcome, BookedPayment):
+            response.stream = _PaidBody(response, hop.asked)
         hop.outcome = outcome
         return told_by(response, outcome)
 
@@ -193,6 +198,25 @@ class AsyncExchange:
             raise no_answer(self._request, error) from error
         self._response = with_body(response, bytes(body))
         return answer_of(response, bytes(body))
+
+
+class _PaidBody(httpx.AsyncByteStream):
+    """An answer that was paid for: where it breaks off, the error tells how it is had again."""
+
+    def __init__(self, response: httpx.Response, asked: Asked) -> None:
+        self._inner = response.stream
+        self._asked = asked
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._inner:  # type: ignore[union-attr]
+                yield chunk
+        except httpx.TransportError as error:
+            raise broken_off(error, self._asked) from error
+
+    async def aclose(self) -> None:
+        """Close the answer inside."""
+        await self._inner.aclose()  # type: ignore[union-attr]
 
 
 class _PaidStream(httpx.AsyncByteStream):

@@ -164,6 +164,15 @@ def cut_off(error: httpx.TransportError) -> OutcomeUnknown:
     )
 
 
+def broken_off(error: httpx.TransportError, asked: Asked) -> OutcomeUnknown:
+    """An answer that was paid for and has no end: it is had again under its key, and not paid for again."""
+    return OutcomeUnknown(
+        f"what was paid for broke off before its end: {_reason(error)}",
+        hint=asked.again,
+        data={"idempotencyKey": asked.key},
+    )
+
+
 def told_by(response: httpx.Response, outcome: Any) -> httpx.Response:
     """The response, which tells in its extensions what became of the payment."""
     if isinstance(outcome, WouldPay):

@@ -13,6 +13,7 @@ from microwallet.errors import MicrowalletError
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.exchange import (
     NO_WORD,
+    Asked,
     NoAnswer,
     NotSent,
     Pause,
@@ -25,6 +26,7 @@ from microwallet.http402.paying.leaving import reset
 from microwallet.http402.paying.messages import (
     UNANSWERED,
     answer_of,
+    broken_off,
     cut_off,
     may_be_problem,
     no_answer,
@@ -33,6 +35,7 @@ from microwallet.http402.paying.messages import (
     with_body,
 )
 from microwallet.http402.paying.metering import MeteredStream
+from microwallet.http402.paying.receipts import BookedPayment
 from microwallet.http402.paying.redirects import Hop
 from microwallet.http402.wire.problems import PROBLEM_LIMIT
 
@@ -82,6 +85,8 @@ class PayingTransport(httpx.BaseTransport):
             response.stream = _PaidStream(outcome, response, Exchange(self._beside, request))
         else:
             handshake.close()
+            if isinstance(outcome, BookedPayment):
+                response.stream = _PaidBody(response, hop.asked)
         hop.outcome = outcome
         return told_by(response, outcome)
 
@@ -145,6 +150,24 @@ class Exchange:
             raise no_answer(self._request, error) from error
         self._response = with_body(response, bytes(body))
         return answer_of(response, bytes(body))
+
+
+class _PaidBody(httpx.SyncByteStream):
+    """An answer that was paid for: where it breaks off, the error tells how it is had again."""
+
+    def __init__(self, response: httpx.Response, asked: Asked) -> None:
+        self._inner = response.stream
+        self._asked = asked
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._inner  # type: ignore[misc]
+        except httpx.TransportError as error:
+            raise broken_off(error, self._asked) from error
+
+    def close(self) -> None:
+        """Close the answer inside."""
+        self._inner.close()  # type: ignore[union-attr]
 
 
 class _PaidStream(httpx.SyncByteStream):

@@ -176,6 +176,22 @@ def serving(payee: Payee) -> Iterator[Payee]:
         yield payee
 
 
+def break_off(handler: Handler, action: Any) -> bool:
+    """What was paid for is answered, and the connection ends half-way."""
+
+    def half(status: int, headers: dict[str, str], body: bytes = b"") -> None:
+        handler.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(body[:10])
+        handler.close_connection = True
+
+    if action is not None:
+        handler.answer = half
+    return False
+
+
 class _Handler(Handler):
     protocol_version = "HTTP/1.1"
     payee: Payee

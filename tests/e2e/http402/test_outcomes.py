@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
 import pytest
-from http402.payee_double import PAID_BODY, STREAM
+from http402.payee_double import PAID_BODY, STREAM, break_off
 
 from microwallet.http402.wire.events import RECEIPT, NeedVoucher, encode_event
 from microwallet.http402.wire.problems import ProblemType
@@ -27,6 +27,21 @@ def hang_up(handler, action):
         return False
     handler.close_connection = True
     return True
+
+
+def test_an_answer_that_breaks_off_is_had_again_under_its_key(fetch, payee, books):
+    """It was paid for: exit 5, what came of it, and the hint is the command that pays nothing more."""
+    payee.before = break_off
+    broken = fetch("--idempotency-key", "order-7")
+    assert (broken.exit_code, broken.error["code"]) == (5, "outcome-unknown")
+    assert "broke off" in broken.error["message"]
+    assert broken.error["hint"].endswith("--idempotency-key order-7")
+    assert broken.json["data"]["body"] == PAID_BODY[:10].decode()
+    assert broken.json["data"]["payment"]["amount"] == "1000"
+    payee.before = lambda _handler, _action: False
+    assert fetch("--idempotency-key", "order-7").data["body"] == PAID_BODY.decode()
+    assert [one[1:] for one in books()[1]] == [(1000, 1000, "paid")]
+    assert payee.highest() == 1000
 
 
 def test_no_answer_and_the_same_key_again(fetch, payee, books):

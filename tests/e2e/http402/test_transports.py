@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from http402.payee_double import PAID_BODY, STREAM
+from http402.payee_double import PAID_BODY, STREAM, break_off
 
-from microwallet.errors import AboveLimit, UsageError
+from microwallet.errors import AboveLimit, OutcomeUnknown, UsageError
 from microwallet.http402.paying.async_transport import AsyncPayingTransport
 from microwallet.http402.paying.transport import PayingTransport
 from microwallet.paying import limits_of, paying_client
@@ -39,6 +39,26 @@ def test_an_existing_program_pays(open_client, payee):
         assert answer.extensions["payment"].amount == 1_000
         payee.before = lambda handler, _: bool(handler.answer(200, {}, b"free")) or True
         assert client.get(payee.url).extensions["payment"] is None
+
+
+def test_a_paid_answer_that_breaks_off_is_no_mere_failure(open_client, payee):
+    """A program that tries again after an error of httpx would pay again: it is told of the key instead."""
+    payee.before = break_off
+
+    async def program():
+        transport = AsyncPayingTransport(open_client, httpx.AsyncHTTPTransport())
+        async with httpx.AsyncClient(transport=transport) as client:
+            await client.get(payee.url)
+
+    with pytest.raises(OutcomeUnknown, match="broke off") as unknown:
+        asyncio.run(program())
+    assert unknown.value.data["idempotencyKey"] in unknown.value.hint
+    with (
+        open_client() as paying,
+        httpx.Client(transport=PayingTransport(lambda: paying, httpx.HTTPTransport())) as client,
+        pytest.raises(OutcomeUnknown, match="broke off"),
+    ):
+        client.get(payee.url)
 
 
 def test_an_async_transport_is_closed_as_often_as_one_likes(open_client, payee):
