@@ -179,7 +179,7 @@ class MeteredStream:
             raise PaymentRefused(f"the server refuses a voucher of its own stream with {answer.status}")
 
     def _renewed(self, held: Held, answer: ServerAnswer | None) -> Steps[Held]:
-        choice = yield from self._handshake.remedies.renewed(held, answer, is_running=True)
+        choice = yield from self._handshake.remedies.renewed(held, answer)
         return replace(held, choice=choice)
 
     def _voucher(self, held: Held, purchase: Purchase) -> Steps[ServerAnswer]:

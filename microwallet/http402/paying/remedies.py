@@ -9,7 +9,13 @@ from collections import Counter
 from dataclasses import replace
 
 from microwallet.domain.money import Amount
-from microwallet.errors import AboveLimit, IdempotencyMismatch, OutcomeUnknown, PaymentRefused
+from microwallet.errors import (
+    AboveLimit,
+    IdempotencyMismatch,
+    MicrowalletError,
+    OutcomeUnknown,
+    PaymentRefused,
+)
 from microwallet.http402.paying.asking import Asking
 from microwallet.http402.paying.choice import REQUEST_UNIT, Choice
 from microwallet.http402.paying.exchange import ServerAnswer, Steps
@@ -53,9 +59,9 @@ class Remedies:
                 " nothing was bought",
             )
         if kind in _NOTHING_BOUGHT and self._may_try("renew"):
-            return replace(held, choice=(yield from self.renewed(held, answer)))
+            return replace(held, choice=(yield from self._offered_again(held, answer)))
         if (informed := (yield from self._informed(held, answer.problem))) is not None:
-            return replace(informed, choice=(yield from self.renewed(held, answer)))
+            return replace(informed, choice=(yield from self._offered_again(held, answer)))
         self._spending.give_back(held)
         if held.is_resumed:
             raise self._refusal(held, answer)
@@ -100,26 +106,38 @@ class Remedies:
         enough = max(problem.required_cumulative or 0, held.purchase.cumulative_amount + 1)
         return channel.authorized if enough <= channel.authorized else None
 
-    def renewed(self, held: Held, answer: ServerAnswer | None, *, is_running: bool = False) -> Steps[Choice]:
-        """A fresh challenge for the same purchase. PaymentRefused if the offer is another one now: what was
-        signed is given back then, but not for a stream that `is_running`, which has had something for it."""
+    def _offered_again(self, held: Held, answer: ServerAnswer) -> Steps[Choice]:
+        """A fresh challenge after a refusal, by which nothing was bought: where none comes that may be paid,
+        what was signed is not spent."""
+        try:
+            return (yield from self.renewed(held, answer, signed=counts(held)))
+        except AboveLimit as error:
+            self._spending.give_back(held)
+            wanted = error.message.removesuffix("; nothing was signed")
+            raise AboveLimit(f"{wanted}; what was signed before {counts(held)}", hint=error.hint) from error
+        except MicrowalletError:
+            self._spending.give_back(held)
+            raise
+
+    def renewed(
+        self, held: Held, answer: ServerAnswer | None, *, signed: str = "counts as spent"
+    ) -> Steps[Choice]:
+        """A fresh challenge for the same purchase. PaymentRefused if the offer is another one now, by which
+        is told whether what was `signed` counts: that of a stream does, which has had something for it."""
         if answer is None or not answer.challenges:
             answer = yield from self._asking.exchange()
         choice = self._asking.choose(answer)
         before, now = held.choice.request, choice.request
         if _terms(before) != _terms(now):
-            if not is_running:
-                self._spending.give_back(held)
             raise PaymentRefused(
                 f"the server changed its offer in the middle of the payment: {_told(choice)}, and"
-                f" {_told(held.choice)} before; what was signed"
-                f" {'counts as spent' if is_running else counts(held)}"
+                f" {_told(held.choice)} before; what was signed {signed}"
             )
         return choice
 
     def _raised(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
         """The payee wants more for this request, or has not seen the highest voucher: within the limit."""
-        choice = yield from self.renewed(held, answer)
+        choice = yield from self._offered_again(held, answer)
         channel = self._spending.newest(held.channel)
         required = answer.problem.required_cumulative
         cost = held.purchase.cost

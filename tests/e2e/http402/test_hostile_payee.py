@@ -260,6 +260,27 @@ def test_offer_that_changes_in_mid_payment(fetch, payee):
     assert payee.highest() == 1_000
 
 
+@pytest.mark.parametrize("price", [LIMIT + 1, 2_000])
+def test_what_was_signed_for_an_offer_that_is_gone_is_not_spent(fetch, payee, books, price):
+    """The new price is within the limit or above it: nothing was bought, and the error says so."""
+
+    def before(handler, action):
+        if action is None:
+            return False
+        payee.price = price
+        handler.refuse(ProblemType.INVALID_CHALLENGE, "it was issued for something else")
+        return True
+
+    payee.before = before
+    refused = fetch()
+    assert refused.exit_code == 4
+    assert "what was signed" in refused.error["message"]
+    assert "nothing was signed" not in refused.error["message"]
+    [channel], purchases = books()
+    assert (channel.spent, channel.authorized) == (0, 1_000)
+    assert [one[-1] for one in purchases] == ["returned"]
+
+
 @pytest.mark.parametrize(
     ("lie", "says"),
     [
