@@ -8,7 +8,7 @@ import ssl
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 from microwallet.domain.identifiers import Address, ChannelId, TxHash
@@ -30,7 +30,6 @@ from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.fee_policy import FeePolicy, fee_policy
 from microwallet.http402.charging.gateway import Gateway
 from microwallet.http402.charging.health import HEALTH_PATH, Health
-from microwallet.http402.charging.in_hand import InHand
 from microwallet.http402.charging.middleware import PaymentMiddleware
 from microwallet.http402.charging.offers import Terms
 from microwallet.http402.charging.request_log import RequestLog
@@ -41,6 +40,7 @@ from microwallet.http402.charging.settings import Settings
 from microwallet.http402.charging.settling import Settling, SettlingPolicy
 from microwallet.http402.charging.signed_deposit import RelayedToken
 from microwallet.payee.exclusive import exclusive, settling_lock, watch_lock
+from microwallet.payee.in_hand import InHandHere
 from microwallet.payee.watch import LONGEST_PAUSE
 from microwallet.wallet import Wallet
 
@@ -59,8 +59,6 @@ PAUSE_FACTOR = 20
 """At least so many times as long as a look takes: the first at ten thousand channels, a second of a core."""
 FINISH_SECONDS = 5.0
 """For how long an ending worker waits for a transaction to be mined, or a ledger that takes nothing."""
-IDLE_SECONDS = 2.0
-"""For how long channels that are being closed may still serve what was sold through them."""
 TIDY_SECONDS = 600.0
 USABLE_SECONDS = 1.0
 """Between two looks whether the ledger was migrated, or its disk has failed."""
@@ -112,7 +110,6 @@ def work(
     listening: socket.socket,
     *,
     realm: str,
-    in_hand: InHand | None = None,
     tls: ssl.SSLContext | None = None,
     ready: Callable[[], None],
     emit: Log,
@@ -127,7 +124,7 @@ def work(
     tells each request. Raises LedgerChanged once others have migrated or replaced the ledger, and
     LedgerUnwritable once its disk has failed.
     """
-    shop = Shop(wallet, assortment, realm=realm, in_hand=in_hand, emit=emit)
+    shop = Shop(wallet, assortment, realm=realm, emit=emit)
     grace = FINISH_SECONDS
     try:
         serve(
@@ -158,14 +155,13 @@ class Shop:
         assortment: Assortment,
         *,
         realm: str,
-        in_hand: InHand | None = None,
         emit: Log = lambda _event, _details: None,
     ) -> None:
         self._wallet = wallet
         self._routes = assortment.routes
         self._policy = assortment.policy
         self._emit = emit
-        self._in_hand = in_hand or InHand()
+        self._in_hand = InHandHere(wallet.paths.home)
         self._store = wallet.ledger.sessions
         self._chain = Desk("chain", self._payee_chain, threads=CHAIN_THREADS)
         self._openings = Desk("openings", self._payee_chain, threads=CHAIN_THREADS)
@@ -188,10 +184,10 @@ class Shop:
             self._routes,
             self._store,
             self._chain,
+            self._in_hand,
             openings=self._openings,
             relay=self._relay,
             close_channel=self.close_channel,
-            in_hand=self._in_hand,
             clock=wallet.now,
         )
 
@@ -274,6 +270,7 @@ class Shop:
         self._relay.close(within=0)
         self._probes.close(within=0)
         self._lookout.close(within=0)
+        self._in_hand.close()
 
     async def _look_alone(self) -> None:
         """No failure ends it but LedgerChanged: it looks less and less often while one lasts, which it
@@ -350,5 +347,4 @@ class Shop:
 
     def _settling(self) -> Settling:
         own = self._wallet.twin()
-        own.settlement.until_idle = partial(self._in_hand.wait, within=IDLE_SECONDS)
         return Settling(own.settlement, own.ledger.vouchers, self._policy, clock=own.now, emit=self._emit)

@@ -18,7 +18,6 @@ from microwallet.cli.serve_view import serve_line, unsettled, what_is_sold
 from microwallet.domain.ports import Quiet
 from microwallet.errors import LedgerChanged, LedgerUnwritable
 from microwallet.http402.charging.asgi import Application
-from microwallet.http402.charging.in_hand import InHand
 from microwallet.http402.charging.line_log import LineLog, write_line
 from microwallet.http402.charging.listening import (
     bind,
@@ -102,7 +101,6 @@ def sell(
     url = url_of(settings, listening)
     for account in {wallet.account, wallet.relayer or wallet.account}:
         wallet.accounts.secret(account.name)  # a locked key is found out now, not when a close is due
-    in_hand = InHand(settings.workers)
 
     def work_as(worker: Worker) -> None:
         emit, log = output.events(), output.requests()
@@ -127,7 +125,6 @@ def sell(
                 app,
                 listening,
                 realm=settings.realm or url.partition("//")[2],
-                in_hand=in_hand,
                 tls=tls,
                 ready=listens,
                 emit=emit,
@@ -146,7 +143,6 @@ def sell(
             emit = partial(write_line, sys.stdout.fileno(), text=text)
             role = Workers(settings.workers, listening, emit).run()
             if isinstance(role, Worker):
-                in_hand.work_as(role.number)
                 return role.run(work_as)
             code = role
         owed = unsettled(wallet, assortment.policy.payee) if then is None else []

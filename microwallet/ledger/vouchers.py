@@ -33,6 +33,9 @@ Weigh = Callable[[Mapping[ChannelId, "Accepted"], Mapping[ChannelId, Counted]], 
 """What becomes of channels: by what was accepted so far, of those that are known, and what was counted as
 handed over, of all."""
 
+Reserved = Callable[[Collection[ChannelId]], Mapping[ChannelId, int]]
+"""What is reserved for requests in hand, base units, by channel."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
@@ -188,6 +191,14 @@ class Vouchers:
         """What was accepted on those of the channels that are known."""
         with self._database.read() as connection:
             return _accepted(connection, channel_ids)
+
+    def charged(self, channel_ids: Collection[ChannelId], reserved: Reserved) -> Mapping[ChannelId, int]:
+        """Base units that were charged through channels for certain: without what is `reserved` for requests
+        in hand, which is asked for while nothing is sold or given back."""
+        with self._database.write() as connection:
+            in_hand = reserved(channel_ids)
+            accepted = _accepted(connection, channel_ids)
+            return {one: max(0, found.spent - in_hand[one]) for one, found in accepted.items()}
 
     def begin_closes(self, channel_ids: Iterable[ChannelId]) -> None:
         """The payee is about to close these channels: what is paid through them now would be lost."""

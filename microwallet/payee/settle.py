@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -18,10 +19,16 @@ from microwallet.ledger.vouchers import Vouchers
 from microwallet.payee.capture_sender import CaptureSender, most_gas
 from microwallet.payee.captures import Action, PlannedCapture, Selection
 from microwallet.payee.exclusive import claims_lock, exclusive
+from microwallet.payee.in_hand import InHand
 from microwallet.payee.lookout import Looked, Lookout
 from microwallet.payee.outcome import RUN_AGAIN, Outcome, read_receipt
 from microwallet.payee.refresh import ReaderOf, refresh
 from microwallet.payee.relayer import Relayer, can_still_close
+
+WAIT_SECONDS = 60.0
+"""For how long a close waits for requests in hand: as long as an upstream may take to answer."""
+HURRY_SECONDS = 2.0
+"""For how long one that the payer asked for does."""
 
 
 class Settlement:
@@ -51,8 +58,7 @@ class Settlement:
         self._now = now
         self._reporter = reporter
         self._relayer = relayer
-        self.until_idle: Callable[[Sequence[ChannelId]], None] = lambda _channel_ids: None
-        """Waits for what is being served through channels that take no vouchers any more."""
+        self._in_hand = InHand(home)
         self._lookout = Lookout(vouchers, chain_id, reader_of)
         self._unknown: dict[str, OutcomeUnknown] = {}
         """What holds captures back: by account that sent something, and by channel it was for."""
@@ -103,6 +109,11 @@ class Settlement:
         """What there is to do for `selection`, by the chain's newest states. Sends nothing."""
         return selection.plan(self._refresh(selection.channel_ids or None))
 
+    def _charged(self, channels: Sequence[PayeeChannel]) -> Sequence[PayeeChannel]:
+        """Channels with what was charged for certain as what was spent."""
+        charged = self._vouchers.charged([one.channel_id for one in channels], self._in_hand.reserved)
+        return [replace(one, spent=charged[one.channel_id]) for one in channels]
+
     def _refresh(self, channel_ids: Iterable[ChannelId] | None) -> Sequence[PayeeChannel]:
         """Those of the channels, of all for None, that can still change, as the chain has them now."""
         return refresh(self._vouchers, self._chain_id, self._reader_of, channel_ids, now=self._now()).channels
@@ -124,16 +135,26 @@ class Settlement:
             for payee, escrow_contract, group in _by_sender(planned)
         )
 
-    def execute(self, action: Action, planned: Sequence[PlannedCapture]) -> Outcome:
+    def execute(
+        self, action: Action, planned: Sequence[PlannedCapture], *, by_payer: bool = False
+    ) -> Outcome:
         """Settle or close what is planned, each payee with its own key, one process at a time.
 
-        What another process did meanwhile is left out, and what it accepted is taken too. Never
-        raises what concerns single channels or transactions: that is in the outcome.
+        What another process did meanwhile is left out, and what it accepted is taken too; what is reserved
+        for requests in hand is not, unless the channels are closed because the payer asked for it: it
+        does not get for nothing what is being served. Never raises what concerns single channels or
+        transactions: that is in the outcome.
         """
         outcome = Outcome()
-        with self._alone(), self._closing(action, planned):
+        with (
+            self._alone(),
+            self._closing(action, planned, within=HURRY_SECONDS if by_payer else WAIT_SECONDS),
+        ):
             concerned = [item.channel.channel_id for item in planned]
-            current = {channel.channel_id: channel for channel in self._refresh(concerned)}
+            channels = self._refresh(concerned)
+            if not by_payer:
+                channels = self._charged(channels)
+            current = {channel.channel_id: channel for channel in channels}
             still = [
                 item.renewed(current[item.channel.channel_id])
                 for item in planned
@@ -198,13 +219,16 @@ class Settlement:
             yield
 
     @contextmanager
-    def _closing(self, action: Action, planned: Sequence[PlannedCapture]) -> Iterator[None]:
-        """Accept nothing through channels from before their capture is chosen until their fate is known."""
+    def _closing(self, action: Action, planned: Sequence[PlannedCapture], *, within: float) -> Iterator[None]:
+        """Accept nothing through channels from before their capture is chosen until their fate is known; wait
+        for requests in hand, so many seconds at most."""
         self._end_closes()  # of a process that was killed
         if action is Action.CLOSE:
             closing = [item.channel.channel_id for item in planned]
             self._vouchers.begin_closes(closing)
-            self.until_idle(closing)
+            if any(self._in_hand.reserved(closing).values()):
+                self._reporter.say("waiting for requests that are being served")
+                self._in_hand.wait(closing, within=within)
         try:
             yield
         finally:

@@ -79,7 +79,7 @@ class Watch:
         due = [channel for channel in looked.channels if self._is_due(channel, looked.chain_time)]
         if due:
             planned = Selection(action=Action.CLOSE).plan(due)
-            outcome.add(self._settlement.execute(Action.CLOSE, planned))
+            outcome.add(self._settlement.execute(Action.CLOSE, planned, by_payer=True))
         self.tell(outcome)
         for failure in outcome.failed:
             if isinstance(failure.error, NetworkError | OutcomeUnknown):

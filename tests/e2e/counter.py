@@ -32,6 +32,7 @@ from microwallet.http402.wire.session_payload import (
     payload_object,
 )
 from microwallet.ledger.ledger import Ledger
+from microwallet.payee.in_hand import InHandHere
 
 CHAIN_ID = ChainId(31337)
 ESCROW = Address("0x33e4C0e1b572086ec47A7C02F3496120837f5CAc")
@@ -166,12 +167,14 @@ class Application:
 class Counter:
     """A client's way to the gateway."""
 
-    def __init__(self, folder, routes=({"path": "/**", "price": "1000"},), *, realm="shop", in_hand=None):
+    def __init__(self, folder, routes=({"path": "/**", "price": "1000"},), *, realm="shop", in_hand_of=None):
+        """`in_hand_of`: the home of another gateway, which sees what is being served here."""
         self.ledger = Ledger.open(folder / "ledger.sqlite3")
         self.chain = CountingChain()
         self.now = NOW
         self.app = Application()
         self.closed = []
+        self.in_hand = InHandHere(in_hand_of or folder)
         self.desk = Desk("chain", lambda: self.chain)
         self.openings = Desk("openings", lambda: self.chain)
         self.gateway = Gateway(
@@ -186,9 +189,9 @@ class Counter:
             parse_routes(routes, lambda text: Amount(int(text), USDC)),
             self.ledger.sessions,
             self.desk,
+            self.in_hand,
             openings=self.openings,
             close_channel=self._close,
-            in_hand=in_hand,
             clock=lambda: self.now,
         )
         self.application = PaymentMiddleware(self.app, self.gateway)
@@ -200,6 +203,7 @@ class Counter:
     def close(self):
         self.desk.close(within=5)
         self.openings.close(within=5)
+        self.in_hand.close()
         self.ledger.close()
 
     def know(self, payer):

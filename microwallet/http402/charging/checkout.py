@@ -20,7 +20,6 @@ from microwallet.http402.charging.challenge_book import AnsweredChallenge, Chall
 from microwallet.http402.charging.channel_book import ChannelBook, KnownChannel
 from microwallet.http402.charging.checks import check_signature, fingerprint_of, only_credential, only_key
 from microwallet.http402.charging.group_commit import NotReady
-from microwallet.http402.charging.in_hand import InHand
 from microwallet.http402.charging.offers import Offer
 from microwallet.http402.charging.once import Once
 from microwallet.http402.charging.refusal import refused
@@ -32,6 +31,7 @@ from microwallet.http402.charging.till import Till
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.session_credential import Seen, SeenCredentials
 from microwallet.http402.wire.session_payload import OpenAction, VoucherAction
+from microwallet.payee.in_hand import InHandHere
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -82,7 +82,7 @@ class Checkout:
     channels: ChannelBook
     seen: SeenCredentials
     till: Till
-    in_hand: InHand
+    in_hand: InHandHere
     closing: Once[TxHash | None]
     """Of channels that are being closed: nothing is sold on them."""
     clock: Callable[[], int]
@@ -170,13 +170,13 @@ class Presented:
     def leave(self) -> None:
         """It is in hand no more, if it was."""
         if self._in_hand is not None:
-            self._checkout.in_hand.end(self._in_hand)
+            self._checkout.in_hand.end(self._in_hand, self.offer.price.reserved)
             self._in_hand = None
 
     def _begin(self, channel_id: ChannelId) -> None:
         """A close that comes later waits for it; one that came before leaves it nothing."""
         self._in_hand = channel_id
-        self._checkout.in_hand.begin(channel_id)
+        self._checkout.in_hand.begin(channel_id, self.offer.price.reserved)
         self._is_closing = channel_id in self._checkout.closing
 
 

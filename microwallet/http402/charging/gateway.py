@@ -40,7 +40,6 @@ from microwallet.http402.charging.checks import (
 from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.group_commit import NotReady
-from microwallet.http402.charging.in_hand import InHand
 from microwallet.http402.charging.offers import Offer, Terms, offer_of
 from microwallet.http402.charging.once import Once
 from microwallet.http402.charging.opening import Opening
@@ -61,6 +60,7 @@ from microwallet.http402.wire.session_payload import (
     VoucherAction,
     separate_deposit,
 )
+from microwallet.payee.in_hand import InHandHere
 
 IN_HAND_SECONDS = 10.0
 """For how long a close waits for requests in hand."""
@@ -88,11 +88,11 @@ class Gateway:
         routes: Routes,
         store: SessionStore,
         chain: Desk[PayeeChain],
+        in_hand: InHandHere,
         *,
         openings: Desk[PayeeChain] | None = None,
         relay: Desk[DepositRelay] | None = None,
         close_channel: Callable[[ChannelId], Awaitable[TxHash | None]] | None = None,
-        in_hand: InHand | None = None,
         clock: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
         self.terms = terms
@@ -101,7 +101,7 @@ class Gateway:
         self._place = lru_cache(PLACES_KEPT)(self._find_place)
         self._clock = clock
         self._close_channel = close_channel
-        self.in_hand = in_hand or InHand()
+        self.in_hand = in_hand
         channels = ChannelBook(store, chain, clock=clock)
         self._opening = Opening(terms, channels, openings or chain, relay)
         self._checkout = Checkout(

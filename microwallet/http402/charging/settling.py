@@ -81,7 +81,7 @@ class Settling:
         selection = Selection(action=Action.CLOSE, channel_ids=[channel_id])
         outcome = self._settlement.resume([self._policy.payee])
         planned = self._settlement.plan(selection)
-        outcome.add(self._settlement.execute(Action.CLOSE, planned))
+        outcome.add(self._settlement.execute(Action.CLOSE, planned, by_payer=True))
         self._watch.tell(outcome)
         for done in outcome.channels:
             if done.channel.channel_id == channel_id and done.channel.state.finalized:

@@ -573,7 +573,7 @@ def test_a_close_waits_for_requests_in_hand(counter, is_begun):
 
 def test_a_close_waits_for_requests_of_other_workers(counter, sold_by):
     """What they turn out to cost is captured."""
-    other = sold_by({"path": "/**", "price": "1000"}, in_hand=counter.gateway.in_hand)
+    other = sold_by({"path": "/**", "price": "1000"}, in_hand_of=counter.ledger.database.path.parent)
     answer = closed_meanwhile(counter, other)
     assert (answer.status_code, receipt(answer).spent) == (200, 0)
     assert counter.closed == [PAYER.channel_id]

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -530,6 +531,32 @@ def unfinished(home):
     """Transactions of a home whose outcome is not known."""
     with Wallet.open(environment=home.environment) as wallet:
         return wallet.ledger.journal.unfinished(wallet.network.chain_id)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_close_beside_it_waits_for_what_is_being_served(serve, pay, bob, upstream, workers):
+    """What is given back in the end is not taken, though it was reserved when `payee close` began."""
+    gateway = serve("--workers", workers)
+    channel_id = pay(gateway.url).data["payment"]["channelId"]
+    with ThreadPoolExecutor() as pool:
+        failing = pool.submit(pay, gateway.url + "/slow/status/500")
+        while not any(path.startswith("/slow") for path, _ in upstream.asked):
+            time.sleep(0.01)
+        assert channels(bob)[0].spent == 2000
+        assert (
+            bob.run("payee", "settle", channel_id, "--yes", "--json").data["channels"][0]["captured"]
+            == "1000"
+        )
+        close = bob.start("payee", "close", channel_id, "--yes", "--json", stdout=subprocess.PIPE)
+        time.sleep(2)
+        assert close.poll() is None
+        upstream.slow.set()
+        assert failing.result().data["status"] == 500
+    told = json.loads(close.communicate(timeout=60)[0])["data"]["channels"]
+    assert [one["captured"] for one in told] == ["0"]
+    assert (channels(bob)[0].state.settled, channels(bob)[0].spent) == (1000, 1000)
+    assert gateway.end() == 0
+    assert not list(bob.path.glob("payee-in-hand-*"))
 
 
 class TestHealth:

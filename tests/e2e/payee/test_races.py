@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
+from contextlib import closing
 
 import pytest
 
@@ -12,8 +14,10 @@ from microwallet.domain.ports import SignedTransaction
 from microwallet.errors import KeyUnavailable, UsageError
 from microwallet.ledger.at_risk import money_at_risk
 from microwallet.ledger.ledger import Ledger
+from microwallet.payee import settle
 from microwallet.payee.captures import Action, Selection
 from microwallet.payee.exclusive import claims_lock, exclusive
+from microwallet.payee.in_hand import InHandHere
 from microwallet.wallet import Wallet
 
 
@@ -68,25 +72,53 @@ def test_nothing_is_accepted_behind_a_close(payee, payers, chain):
     assert told["rejectedByReason"] == {"channel-finalized": 1}
 
 
-def test_a_close_takes_what_is_left_once_all_is_served(payee, payers):
+def test_a_close_takes_what_is_left_once_all_is_served(payee, payers, chain):
     """What was sold before it began and not served is given back: nothing is sold meanwhile."""
     opened, other = payers.open(payee.address), payers.open(payee.address)
     payee.accept(opened.voucher(5_000), other.voucher(700))
-    with Wallet.open(environment=payee.home.environment) as wallet:
-
-        def serve(channel_ids):
-            assert set(channel_ids) == {opened.channel_id, other.channel_id}
-            with wallet.ledger.sessions.transaction() as rows:
+    with closing(InHandHere(payee.home.path)) as in_hand:
+        in_hand.begin(opened.channel_id, 5_000)
+        close = payee.home.start("payee", "close", "--all", "--yes", "--json", stdout=subprocess.PIPE)
+        with Ledger.open(payee.home.path / "ledger.sqlite3") as ledger:
+            deadline = time.monotonic() + 30
+            while not ledger.vouchers.is_closing(chain.chain_id) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.5)
+            assert close.poll() is None
+            with ledger.sessions.transaction() as rows:
                 account = rows.account(opened.channel_id)
                 assert account.is_closing
                 rows.save(account._replace(spent=2_000))
-
-        settlement = wallet.settlement
-        settlement.until_idle = serve
-        outcome = settlement.execute(Action.CLOSE, settlement.plan(Selection(action=Action.CLOSE)))
-    captured = {done.channel.channel_id: done.captured for done in outcome.channels}
-    assert captured == {opened.channel_id: 2_000, other.channel_id: 700}
+        in_hand.end(opened.channel_id, 5_000)
+        told = json.loads(close.communicate(timeout=60)[0])["data"]["channels"]
+    assert {one["channelId"]: one["captured"] for one in told} == {
+        opened.channel_id: "2000",
+        other.channel_id: "700",
+    }
     assert payee.holds() == 2_700
+
+
+@pytest.mark.parametrize(
+    ("action", "by_payer", "captured"),
+    [(Action.SETTLE, False, 4_000), (Action.CLOSE, False, 4_000), (Action.CLOSE, True, 5_000)],
+)
+def test_what_is_reserved_for_requests_that_are_being_served(
+    payee, payers, monkeypatch, action, by_payer, captured
+):
+    """It is not taken: it may be given back. Where the payer closes the channel, that is at its risk: it does
+    not get what is being served for nothing."""
+    monkeypatch.setattr(settle, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(settle, "HURRY_SECONDS", 0.1)
+    opened = payers.open(payee.address)
+    payee.accept(opened.voucher(5_000))
+    with (
+        Wallet.open(environment=payee.home.environment) as wallet,
+        closing(InHandHere(payee.home.path)) as in_hand,
+    ):
+        in_hand.begin(opened.channel_id, 1_000)
+        planned = wallet.settlement.plan(Selection(action=action))
+        outcome = wallet.settlement.execute(action, planned, by_payer=by_payer)
+    assert [done.captured for done in outcome.channels] == [captured]
 
 
 def test_a_close_that_failed_is_no_close(payee, payers, chain):

@@ -54,7 +54,8 @@ class Script:
     def resume(self, _payees):
         return Outcome()
 
-    def execute(self, _action, planned):
+    def execute(self, _action, planned, *, by_payer):
+        assert by_payer
         self.closed += planned
         return Outcome()
 

@@ -88,7 +88,8 @@ class Till:
     def plan(self, selection):
         return selection.plan(self.channels)
 
-    def execute(self, action, planned):
+    def execute(self, action, planned, *, by_payer=False):
+        assert by_payer is (action is Action.CLOSE)
         self.executed.append((action, [item.channel.channel_id for item in planned]))
         outcome = Outcome()
         if self.error is not None:

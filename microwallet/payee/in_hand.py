@@ -1,0 +1,137 @@
+"""Requests that are being served, by channel: what they cost is reserved, and not yet certain.
+
+Whoever settles or closes a channel needs to know of them, in whichever process they are. Each gateway keeps
+a file in the home, whose lock the system gives back when it dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import mmap
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from microwallet.domain.identifiers import ChannelId
+from microwallet.errors import LedgerUnwritable
+
+SLOTS = 2**16
+"""Sums in a file. Channels that share one are waited for together, which harms nobody."""
+_WIDTH = 20
+"""Bytes of a sum: a few thousand million requests for as much as a voucher can authorize."""
+_PREFIX = "payee-in-hand-"
+_LOOK_SECONDS = 0.02
+"""Between two looks at what others have in hand."""
+
+
+class InHand:
+    """What all gateways of a home have in hand."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def reserved(self, channel_ids: Iterable[ChannelId]) -> Mapping[ChannelId, int]:
+        """Base units reserved for requests through channels; or more, if others share their slots."""
+        found = dict.fromkeys(channel_ids, 0)
+        for path in self._home.glob(f"{_PREFIX}*"):
+            with _opened(path) as descriptor:
+                if descriptor is not None:
+                    for channel_id in found:
+                        kept = os.pread(descriptor, _WIDTH, _offset(channel_id))
+                        found[channel_id] += int.from_bytes(kept, "little")
+        return found
+
+    def has(self, channel_id: ChannelId) -> bool:
+        """Whether there are any through a channel."""
+        return self.reserved([channel_id])[channel_id] > 0
+
+    async def until_none(self, channel_id: ChannelId, *, within: float) -> None:
+        """Wait until nobody has one of a channel, for so many seconds at most."""
+        for _ in self._looks([channel_id], within):
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def wait(self, channel_ids: Iterable[ChannelId], *, within: float) -> None:
+        """What `until_none` does, for a thread that closes several channels."""
+        for _ in self._looks(channel_ids, within):
+            time.sleep(_LOOK_SECONDS)
+
+    def _looks(self, channel_ids: Iterable[ChannelId], within: float) -> Iterator[None]:
+        """Looks that find one in hand: other processes set no event."""
+        end = time.monotonic() + within
+        for channel_id in channel_ids:
+            while self.has(channel_id) and time.monotonic() < end:
+                yield
+
+
+class InHandHere(InHand):
+    """What this process has in hand, for all to see. LedgerUnwritable if there is no room for it."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        try:
+            self._descriptor, self._path = _make(home)
+        except OSError as error:
+            raise LedgerUnwritable(
+                f"what is being served cannot be counted in {home}: {error.strerror}", hint=f"df -h {home}"
+            ) from error
+        self._sums = mmap.mmap(self._descriptor, SLOTS * _WIDTH)
+
+    def begin(self, channel_id: ChannelId, amount: int) -> None:
+        """One more, which may cost `amount` base units: before it is sold."""
+        self._add(channel_id, amount)
+
+    def end(self, channel_id: ChannelId, amount: int) -> None:
+        """One less: what it costs is certain, and recorded."""
+        self._add(channel_id, -amount)
+
+    def close(self) -> None:
+        """Nothing is served here any more."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    def _add(self, channel_id: ChannelId, amount: int) -> None:
+        start = _offset(channel_id)
+        end = start + _WIDTH
+        total = int.from_bytes(self._sums[start:end], "little") + amount
+        self._sums[start:end] = total.to_bytes(_WIDTH, "little")
+
+
+def _offset(channel_id: ChannelId) -> int:
+    return int(channel_id[2:6], 16) * _WIDTH
+
+
+def _make(home: Path) -> tuple[int, Path]:
+    """A file of sums, with room on the disk, that gets its name once it is locked: unlocked ones are of the
+    dead."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{_PREFIX}", dir=home)
+    unnamed = Path(name)
+    try:
+        unnamed.write_bytes(bytes(SLOTS * _WIDTH))
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return descriptor, unnamed.rename(home / unnamed.name[1:])
+    except OSError:
+        os.close(descriptor)
+        unnamed.unlink()
+        raise
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int | None]:
+    """A file of sums, to be read; None if whoever kept it has ended, and it is removed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+        yield None
+    except BlockingIOError:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,100 @@
+"""Requests in hand: what one process serves, every other waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+import pytest
+
+from microwallet.errors import LedgerUnwritable
+from microwallet.payee.in_hand import InHand, InHandHere
+
+CHANNEL, OTHER = "0x" + "ab" * 32, "0x" + "cd" * 32
+MOST = 2**128 - 1
+
+SERVE = f"""
+import sys, time
+from pathlib import Path
+from microwallet.payee.in_hand import InHandHere
+InHandHere(Path(sys.argv[1])).begin("{CHANNEL}", 7)
+print("serving", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def gateways(tmp_path):
+    """Two of them on one home."""
+    with closing(InHandHere(tmp_path)) as first, closing(InHandHere(tmp_path)) as second:
+        yield first, second
+
+
+def test_what_is_reserved(tmp_path, gateways):
+    """The sum of what began and did not end, wherever, of the channel that is asked for."""
+    first, second = gateways
+    first.begin(CHANNEL, 3)
+    first.begin(CHANNEL, MOST)
+    second.begin(CHANNEL, MOST)
+    for seen_by in (first, second, InHand(tmp_path)):
+        assert seen_by.reserved([CHANNEL, OTHER]) == {CHANNEL: 2 * MOST + 3, OTHER: 0}
+    first.end(CHANNEL, MOST)
+    second.end(CHANNEL, MOST)
+    assert second.reserved([CHANNEL]) == {CHANNEL: 3}
+    first.end(CHANNEL, 3)
+    assert second.reserved([CHANNEL]) == {CHANNEL: 0}
+
+
+def test_what_a_gateway_leaves_behind(tmp_path):
+    """Nothing counts of one that has ended or was killed, and no file stays."""
+    with closing(InHandHere(tmp_path)) as ended:
+        ended.begin(CHANNEL, 5)
+    command = [sys.executable, "-c", SERVE, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "serving\n"
+        assert InHand(tmp_path).reserved([CHANNEL]) == {CHANNEL: 7}
+        process.send_signal(signal.SIGKILL)
+    assert InHand(tmp_path).reserved([CHANNEL]) == {CHANNEL: 0}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_waiting_for_no_longer_than_is_said(gateways):
+    """What another has in hand is waited for."""
+    first, second = gateways
+    second.begin(CHANNEL, 1)
+    for wait in (
+        lambda: asyncio.run(first.until_none(CHANNEL, within=0.1)),
+        lambda: first.wait([OTHER, CHANNEL], within=0.1),
+    ):
+        begun = time.monotonic()
+        wait()
+        assert 0.1 <= time.monotonic() - begun < 5
+
+
+def test_waiting_ends_with_the_last_request(gateways):
+    """Whoever serves it."""
+    first, second = gateways
+
+    async def wait():
+        waiting = asyncio.create_task(first.until_none(CHANNEL, within=60))
+        for one in gateways:
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+            one.end(CHANNEL, 1)
+        await waiting
+
+    first.begin(CHANNEL, 1)
+    second.begin(CHANNEL, 1)
+    asyncio.run(wait())
+
+
+def test_a_home_that_cannot_be_written(tmp_path):
+    """Nothing is served then: others could not know."""
+    with pytest.raises(LedgerUnwritable, match="cannot be counted"):
+        InHandHere(tmp_path / "missing")
