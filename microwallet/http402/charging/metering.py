@@ -64,10 +64,16 @@ class EventMeter:
             await self._close()
 
     async def end(self) -> None:
-        """The application has ended. A stream that was cut off has had what was delivered."""
+        """The application has ended. A stream that was cut off has had what was delivered; a client that is
+        still there is told what that was, which is no end of the stream."""
+        has_left = self._leaving.done()
         self._leaving.cancel()
-        if not self._is_over and self._is_metered and self._units == 0:
+        if self._is_over or not self._is_metered:
+            return
+        if self._units == 0:
             await self._give_back()
+        if not has_left:
+            await self._write(self._receipt())
 
     async def _deliver(self, events: list[bytes]) -> None:
         while events:
@@ -128,11 +134,14 @@ class EventMeter:
         self._is_over = True
         if self._is_metered and self._units == 0:
             await self._give_back()
+        is_open = self._end and _BLANK_LINE.search(self._end) is None
+        await self._write((b"\n\n" if is_open else b"") + self._receipt())
+        await self._send({"type": "http.response.body", "body": b""})
+
+    def _receipt(self) -> bytes:
         units = self._units if self._is_metered else None
         receipt = self._till.receipt(self._sold.account, self._grant.challenge_id, units=units)
-        is_open = self._end and _BLANK_LINE.search(self._end) is None
-        await self._write((b"\n\n" if is_open else b"") + encode_event(RECEIPT, receipt.to_object()))
-        await self._send({"type": "http.response.body", "body": b""})
+        return encode_event(RECEIPT, receipt.to_object())
 
     def _stands(self, sold: Sold) -> None:
         self._sold = self._grant.bill.sold = sold

@@ -242,8 +242,7 @@ class _PaidStream(httpx.AsyncByteStream):
             if left := self._stream.left():
                 yield left
         except httpx.TransportError as error:
-            if not self._stream.has_ended:
-                raise cut_off(error) from error
+            raise cut_off(error, has_receipt=self._stream.has_ended) from error
         finally:
             await self.aclose()
 

@@ -156,8 +156,12 @@ def _reason(error: httpx.HTTPError) -> str:
     return _NUMBERS.sub("", str(error)).strip() or type(error).__name__
 
 
-def cut_off(error: httpx.TransportError) -> OutcomeUnknown:
-    """A stream that ended without its end."""
+def cut_off(error: httpx.TransportError, *, has_receipt: bool) -> NetworkError | OutcomeUnknown:
+    """A stream that ended without its end; what it cost is known if a receipt came last."""
+    if has_receipt:
+        return NetworkError(
+            f"the stream broke off before its end: {_reason(error)}; its receipt tells what it has cost"
+        )
     return OutcomeUnknown(
         f"the stream broke off without a receipt, so that what it cost is not known: {error}; all that was"
         " authorized for it counts as spent"

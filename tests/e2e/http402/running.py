@@ -24,7 +24,8 @@ class Upstream(LocalServer):
     """What stands behind a gateway: it says what it got.
 
     /slow takes as long as `slow` says, /status/503 has that status, /slow/status/503 both, /stream has five
-    events, /large is more than a gateway keeps, /to/here leads to /here.
+    events, /dying two before the connection breaks off, /large is more than a gateway keeps, /to/here leads
+    to /here.
     """
 
     def __init__(self):
@@ -52,6 +53,14 @@ class _Upstream(Handler):
         if self.path == "/stream":
             events = b"".join(b"data: event %d\n\n" % number for number in range(5))
             self.answer(200, {"content-type": "text/event-stream"}, events)
+            return
+        if self.path == "/dying":
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream")
+            self.send_header("transfer-encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"12\r\ndata: 0\n\ndata: 1\n\n\r\n" + b"9\r\ndata")
+            self.close_connection = True
             return
         if self.path.startswith("/to/"):
             self.answer(302, {"location": self.path.removeprefix("/to")})

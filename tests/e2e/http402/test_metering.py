@@ -295,12 +295,12 @@ def test_a_stream_without_an_event_costs_nothing_though_the_ledger_is_locked(
     listener = Listener(counter)
     with closing(locks), pytest.raises(RuntimeError) if breaks_off else nullcontext():
         asyncio.run(listener.listen(1000))
-    assert breaks_off or (listener.receipt().units, listener.receipt().spent) == (0, 0)
+    assert (listener.receipt().units, listener.receipt().spent) == (0, 0)
     assert amounts(counter) == (1000, 0)
 
 
 def test_an_application_that_breaks_off_keeps_what_it_delivered(counter):
-    """The client has had those events."""
+    """The client has had those events, and is told what they cost before the connection breaks off."""
 
     async def chunks():
         yield b"data: 0\n\ndata: 1\n\n"
@@ -311,6 +311,7 @@ def test_an_application_that_breaks_off_keeps_what_it_delivered(counter):
     with pytest.raises(RuntimeError):
         asyncio.run(listener.listen(1000))
     assert (listener.data(), amounts(counter)) == (["0", "1"], (1000, 200))
+    assert (listener.receipt().units, listener.receipt().spent) == (2, 200)
 
 
 def test_a_stream_at_a_fixed_price(sold_by):

@@ -533,6 +533,17 @@ def unfinished(home):
         return wallet.ledger.journal.unfinished(wallet.network.chain_id)
 
 
+def test_a_stream_whose_upstream_dies(serve, alice, bob):
+    """The payer is told what it cost by then: both have the same books, though it is no success."""
+    gateway = serve(sells=(*PRICE, "--per", "event"))
+    words = ("fetch", gateway.url + "/dying", "--deposit", "1 USDC", "--max-amount", "0.005 USDC", "--yes")
+    broken = alice.run(*words, "--json")
+    assert (broken.exit_code, broken.error["code"]) == (3, "network")
+    assert "its receipt tells what it has cost" in broken.error["message"]
+    [paying] = alice.run("channel", "list", "--json").data["channels"]
+    assert (paying["spent"], channels(bob)[0].spent) == ("2000", 2000)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_close_beside_it_waits_for_what_is_being_served(serve, pay, bob, upstream, workers):
     """What is given back in the end is not taken, though it was reserved when `payee close` began."""
