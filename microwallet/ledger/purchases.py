@@ -97,6 +97,11 @@ class Purchases:
             counts = _counts(connection, channel_id)
             return counts.spent - counts.certain
 
+    def counted(self, channel_id: ChannelId) -> int:
+        """Base units that a channel's purchases cost at most, be it more than was signed."""
+        with self._database.read() as connection:
+            return _counts(connection, channel_id).total
+
     def reserve(
         self,
         channel_id: ChannelId,
@@ -135,9 +140,9 @@ class Purchases:
             authorized = max(channel.authorized, amount)
             terms = terms.on(channel, authorized)
             connection.execute(
-                "UPDATE channels SET authorized = ?, spent = ? WHERE channel_id = ?",
-                (to_text(authorized), to_text(channel.spent + terms.cost), channel_id),
+                "UPDATE channels SET authorized = ? WHERE channel_id = ?", (to_text(authorized), channel_id)
             )
+            _spend(connection, channel_id, terms.cost)
             row = connection.execute(
                 f"""INSERT INTO purchases ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 RETURNING {_COLUMNS}""",
@@ -165,14 +170,13 @@ class Purchases:
         """Purchases of one request, all on one channel, were served for `cost` base units together.
 
         What was reserved beyond that is no longer spent; where it cost more than was reserved, that is
-        spent and authorized too, as far as the deposit goes: be it reserved for others, which cannot all
-        be served then. One that was settled before stays as it is. The base units that the channel has
-        spent then.
+        spent too, as far as what is authorized goes: be it reserved for others, which cannot all be served
+        then. One that was settled before stays as it is. The base units that the channel has spent then.
         """
         with self._database.write() as connection:
             counts = _counts(connection, purchases[-1].channel_id)
-            most = counts.most - counts.certain
-            if confirmation.charged_until:  # what was reserved for it may be charged once the deposit grows
+            most = counts.authorized - counts.certain
+            if confirmation.charged_until:  # what was reserved for it may be charged once more is signed
                 most = max(most, sum(purchase.cost for purchase in purchases))
             left = charged = min(cost, most)
             for purchase in purchases[:-1]:
@@ -224,14 +228,13 @@ def _confirm(connection: sqlite3.Connection, channel_id: ChannelId, confirmation
 
 
 def _spend(connection: sqlite3.Connection, channel_id: ChannelId, more: int) -> None:
-    """The channel's purchases cost so much more, or less."""
+    """The channel's purchases cost so much more, or less. No more can be charged than was signed."""
     counts = _counts(connection, channel_id)
     total = counts.total + more
-    spent = min(total, counts.most)
+    spent = min(total, counts.authorized)
     connection.execute(
-        """UPDATE channels SET spent = :spent, overdrawn = :rest, authorized = max(authorized, :spent)
-        WHERE channel_id = :id""",
-        {"spent": to_text(spent), "rest": to_text(total - spent), "id": channel_id},
+        "UPDATE channels SET spent = ?, overdrawn = ? WHERE channel_id = ?",
+        (to_text(spent), to_text(total - spent), channel_id),
     )
 
 
@@ -239,7 +242,6 @@ def _spend(connection: sqlite3.Connection, channel_id: ChannelId, more: int) -> 
 class _Counts:
     """What a channel's purchases, and what was paid by hand, count in base units."""
 
-    deposit: int
     authorized: int
     spent: int
     overdrawn: int
@@ -261,13 +263,8 @@ class _Counts:
         """What was charged at least."""
         return self.total - self.in_flight - self.unconfirmed
 
-    @property
-    def most(self) -> int:
-        """What can be charged: the deposit, or what was authorized before a reorganisation took of that."""
-        return max(self.deposit, self.authorized)
 
-
-_COUNTED = ("deposit", "authorized", "spent", "overdrawn", "unconfirmed", "charged_until", "uncharged")
+_COUNTED = ("authorized", "spent", "overdrawn", "unconfirmed", "charged_until", "uncharged")
 
 
 def _counts(connection: sqlite3.Connection, channel_id: ChannelId) -> _Counts:

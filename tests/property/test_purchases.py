@@ -99,16 +99,17 @@ class Buying(PayersBooks):
             assert reserved.rise == 0 or len(self.amounts) >= before.authorized
         assert reserved.least_spent == self.paid + self.direct
         self.amounts.add(amount)
+        self.authorized = max(self.authorized, amount)
         self.in_flight.append(reserved.purchase)
 
     @rule(data=st.data())
     def settle(self, data):
-        """One that is in flight was served, for its cost, less, or more, as far as the deposit goes, be it
-        reserved for others; a second time changes nothing."""
+        """One that is in flight was served, for its cost, less, or more, as far as what was signed goes, be
+        it reserved for others; a second time changes nothing."""
         if self.in_flight:
             purchase = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
             actual = data.draw(st.integers(0, purchase.cost + 20))
-            self.paid += min(actual, self.deposit - self.paid - self.direct)
+            self.paid += min(actual, self.authorized - self.paid - self.direct)
             assert self.ledger.purchases.settle([purchase], actual) == self.channel.spent
             self.ledger.purchases.settle([purchase], 0)
             self.ledger.purchases.settle([purchase], 100)
@@ -142,11 +143,12 @@ class Buying(PayersBooks):
                 ),
             )
             self.direct += step
+            self.authorized += step
 
     @invariant()
     def the_books_agree(self):
-        """What is paid, in flight and paid by hand is what is spent, or overdrawn where the deposit did not
-        hold it; what is spent is authorized; that never falls."""
+        """What is paid, in flight and paid by hand is what is spent, or overdrawn where what was signed does
+        not hold it; what is spent is authorized; that is the highest amount that was signed."""
         if hasattr(self, "ledger"):
             channel, known = self.channel, self.paid + self.direct
             in_flight = sum(one.cost for one in self.in_flight)
@@ -155,8 +157,7 @@ class Buying(PayersBooks):
             assert channel.spent + int(overdrawn) == known + in_flight
             assert known <= channel.spent <= channel.authorized <= self.deposit
             assert self.ledger.purchases.uncertain(ONE.channel_id) == channel.spent - known
-            assert channel.authorized >= self.authorized
-            self.authorized = channel.authorized
+            assert channel.authorized == self.authorized
 
 
 def test_books_against_a_model():
@@ -261,8 +262,8 @@ def test_a_stream_takes_what_is_reserved_beside_it(ledger):
     assert [one.cost for one in ledger.purchases.of_key("stream")] == [350]
 
 
-def test_a_stream_that_was_left_counts_in_full_beyond_the_deposit(ledger):
-    """Its payee may go on charging it once the deposit grows, though it could not by then."""
+def test_a_stream_that_was_left_counts_in_full_beyond_what_was_signed(ledger):
+    """Its payee may go on charging it once more is signed, though it could not by then: that is all spent."""
     stream, left = (
         ledger.purchases.reserve(ONE.channel_id, request(key), VoucherTerms(cost=cost, most=cost), now=0)
         for key, cost in [("stream", 100), ("left", 300)]
@@ -273,7 +274,26 @@ def test_a_stream_that_was_left_counts_in_full_beyond_the_deposit(ledger):
     record_deposit(ledger, 1000)
     terms = VoucherTerms(cost=100, most=100)
     after = ledger.purchases.reserve(ONE.channel_id, request("next"), terms, now=0)
-    assert ledger.purchases.settle([after.purchase], 100) == 350 + 300 + 100
+    assert ledger.purchases.settle([after.purchase], 100) == 500
+    terms = VoucherTerms(cost=100, most=450, min_voucher_delta=450)
+    much = ledger.purchases.reserve(ONE.channel_id, request("much"), terms, now=0)
+    assert much.purchase.cumulative_amount == 950
+    assert ledger.purchases.settle([much.purchase], 100) == 350 + 300 + 100 + 100
+
+
+def test_nothing_is_authorized_that_was_not_signed(ledger):
+    """A stream took what is reserved for a request beside it: the next voucher rises by its own cost."""
+    stream, beside = (
+        ledger.purchases.reserve(ONE.channel_id, request(key), VoucherTerms(cost=cost, most=cost), now=0)
+        for key, cost in [("stream", 100), ("request", 10)]
+    )
+    assert ledger.purchases.settle([stream.purchase], 110) == 110
+    assert ledger.channels.get(ONE.channel_id).authorized == 110
+    terms = VoucherTerms(cost=10, most=10)
+    after = ledger.purchases.reserve(ONE.channel_id, request("next"), terms, now=0)
+    assert (after.purchase.cumulative_amount, after.rise) == (120, 10)
+    ledger.purchases.give_back([beside.purchase])
+    assert ledger.purchases.settle([after.purchase], 10) == 120
 
 
 def test_a_stream_of_several_purchases_after_one_that_took_more(ledger):

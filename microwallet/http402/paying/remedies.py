@@ -87,7 +87,10 @@ class Remedies:
             if not (yield from tell_again(spending, held.choice, held.channel, DepositKind.TOP_UP)):
                 yield from spending.tell_deposit(held.choice, spending.topped_up(held.channel))
             return held
-        highest = self._unseen(held, problem) if kind in _WANTS_MORE else None
+        wants_more = kind in _WANTS_MORE
+        highest = self._unseen(held, problem) if wants_more else None
+        if highest is None and wants_more and held.is_resumed:
+            highest = spending.signed_again(held, problem.required_cumulative or 0)
         if highest is not None and self._may_try("highest"):
             signer = spending.signer(held.channel)
             yield from tell(held.choice, lambda challenge: signer.voucher(challenge, highest))

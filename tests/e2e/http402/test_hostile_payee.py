@@ -390,6 +390,33 @@ def test_stream_that_sends_more_than_was_signed(fetch, payee, books):
     assert channel.spent == channel.authorized == payee.highest() == 2_000
 
 
+def test_stream_that_takes_what_was_signed_beside_it(fetch, payee, books):
+    """It has delivered for a request without an answer too, which still counts: what is signed afterwards
+    rises by no more than the limit of the request it is for."""
+
+    def silent(handler, action):
+        handler.close_connection = True
+        return action is not None
+
+    payee.before = silent
+    assert fetch().exit_code == 5
+
+    def before(handler, action):
+        if action is None:
+            return False
+        handler.answer(200, {"Content-Type": "text/event-stream"}, b"data: x\n\n" * 2)
+        return True
+
+    payee.unit_type, payee.before = "event", before
+    assert fetch("--max-amount", "0.002 USDC", path=STREAM).data["payment"]["amount"] == "2000"
+    [channel], _ = books()
+    assert channel.spent == channel.authorized == payee.highest() == 2_000
+    payee.unit_type = "request"
+    payee.before = lambda handler, action: action is not None and (handler.answer(200, {}, b"x") or True)
+    assert fetch("--max-amount", "0.001 USDC").exit_code == 0
+    assert payee.highest() == 3_000
+
+
 def test_stream_that_goes_on_after_its_receipt(fetch, payee):
     """What comes after a receipt was not in it: all that was signed counts."""
     channel = fetch().data["payment"]["channelId"]

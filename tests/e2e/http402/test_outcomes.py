@@ -430,6 +430,25 @@ def test_a_stream_beside_a_request_without_an_answer(fetch, payee, books):
     assert payee.channels[channel.channel_id].account.spent == 5_000
 
 
+def test_a_request_is_signed_for_again_within_its_limit(fetch, payee):
+    """A stream took what was signed for it: to sign for it again may need a higher limit, which is named."""
+    fetch("--deposit", "1 USDC")
+    payee.before = hang_up
+    words = ("--idempotency-key", "k", "--max-amount")
+    assert fetch(*words, "0.001 USDC").exit_code == 5
+    payee.before = lambda _handler, _action: False
+    payee.unit_type, payee.events = "event", 3
+    fetch(path=STREAM).data  # noqa: B018
+    assert payee.highest() == 4_000
+    payee.unit_type = "request"
+    refused = fetch(*words, "0.001 USDC")
+    assert (refused.exit_code, refused.error["code"]) == (4, "above-limit")
+    assert refused.error["hint"] == '--max-amount "0.002 USDC"'
+    assert payee.highest() == 4_000
+    assert fetch(*words, "0.002 USDC").data["body"] == PAID_BODY.decode()
+    assert payee.highest() == 5_000
+
+
 def test_stream_tops_up(payee, fetch):
     """A stream that needs more than the deposit gets a top-up in mid-stream, inside the rule."""
     payee.events, payee.unit_type, payee.suggested_deposit = 5, "event", 3_000
