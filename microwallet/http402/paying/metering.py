@@ -25,7 +25,9 @@ from microwallet.http402.wire.events import (
 )
 
 _MOST_REPEATS = 3
-"""How often the server may ask for what it was given already."""
+"""How often the server may ask for what it was given already, where it has accepted no more since."""
+_MOST_ASKED_AGAIN = 100
+"""How often it may ask for that at all: what it says to have accepted is only its word."""
 
 
 class MeteredStream:
@@ -39,6 +41,8 @@ class MeteredStream:
         self._reader = EventReader()
         self._splitter = EventSplitter()
         self._repeats = 0
+        self._asked_again = 0
+        """How often the newest voucher was asked for again."""
         self._accepted = 0
         self._events = 0
         self.has_ended = False
@@ -136,7 +140,8 @@ class MeteredStream:
             if needed.accepted_cumulative > self._accepted:
                 self._accepted, self._repeats = needed.accepted_cumulative, 0
             self._repeats += 1
-            if self._repeats > _MOST_REPEATS:
+            self._asked_again += 1
+            if self._repeats > _MOST_REPEATS or self._asked_again > _MOST_ASKED_AGAIN:
                 raise PaymentRefused("the stream asks again and again for a voucher that it was given")
             yield from self._hand_over(newest)
             return
@@ -163,6 +168,7 @@ class MeteredStream:
             ) from error
         self._held = replace(held, channel=more.channel, deposited=more.deposited)
         self._purchases.append(more.purchase)
+        self._asked_again = 0
         yield from self._hand_over(more.purchase)
 
     def _hand_over(self, purchase: Purchase) -> Steps[None]:

@@ -347,6 +347,25 @@ def test_stream_that_repeats_itself(fetch, payee):
     assert payee.highest() == 2_000
 
 
+def test_stream_that_repeats_itself_and_accepts_a_little_more_each_time(fetch, payee):
+    """By its word something has come in between, without end: it is left as well."""
+
+    def before(handler, action):
+        if action is None or handler.command == "HEAD":
+            return False
+        asked = {"channel_id": action.voucher.channel_id, "required_cumulative": 1_000, "deposit": 1}
+        events = [NeedVoucher(accepted_cumulative=number, **asked).to_event() for number in range(1, 500)]
+        handler.answer(200, {"Content-Type": "text/event-stream"}, b"".join(events))
+        return True
+
+    fetch()
+    payee.before = before
+    stopped = fetch("--max-amount", "0.005 USDC", path=STREAM)
+    assert (stopped.exit_code, stopped.error["code"]) == (4, "payment-refused")
+    assert len(payee.vouchers) < 110
+    assert payee.highest() == 2_000
+
+
 @pytest.mark.parametrize(("name", "value"), [("price", 2_000), ("unit_type", "request")])
 def test_stream_that_changes_its_offer(fetch, payee, books, name, value):
     """The fresh challenge for a voucher of a stream is at another price, or would have its events counted no
