@@ -156,15 +156,18 @@ def _reason(error: httpx.HTTPError) -> str:
     return _NUMBERS.sub("", str(error)).strip() or type(error).__name__
 
 
-def cut_off(error: httpx.TransportError, *, has_receipt: bool) -> NetworkError | OutcomeUnknown:
+def cut_off(error: httpx.TransportError, stream: MeteredStream) -> NetworkError | OutcomeUnknown:
     """A stream that ended without its end; what it cost is known if a receipt came last."""
-    if has_receipt:
+    hint = f"microwallet channel show {stream.channel.name}"
+    if stream.has_ended:
         return NetworkError(
-            f"the stream broke off before its end: {_reason(error)}; its receipt tells what it has cost"
+            f"the stream broke off before its end: {_reason(error)}; its receipt tells what it has cost",
+            hint=hint,
         )
     return OutcomeUnknown(
         f"the stream broke off without a receipt, so that what it cost is not known: {error}; all that was"
-        " authorized for it counts as spent"
+        " authorized for it counts as spent",
+        hint=hint,
     )
 
 

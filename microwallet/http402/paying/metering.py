@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from microwallet.domain.channel import PayerChannel
 from microwallet.domain.money import Amount
 from microwallet.domain.purchase import Purchase
 from microwallet.errors import AboveLimit, ConfirmationRequired, MalformedMessage, PaymentRefused
@@ -49,6 +50,11 @@ class MeteredStream:
         """Whether the server said by a receipt that this is all."""
         self.payment: BookedPayment | None = None
         """Once it is settled."""
+
+    @property
+    def channel(self) -> PayerChannel:
+        """What it is paid from."""
+        return self._held.channel
 
     @property
     def reserved(self) -> int:

@@ -190,7 +190,7 @@ class _PaidStream(httpx.SyncByteStream):
             if left := self._stream.left():
                 yield left
         except httpx.TransportError as error:
-            raise cut_off(error, has_receipt=self._stream.has_ended) from error
+            raise cut_off(error, self._stream) from error
         finally:
             self.close()
 

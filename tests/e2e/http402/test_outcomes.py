@@ -613,6 +613,28 @@ def test_a_stream_into_a_pipe_that_closes(alice, payee, fetch):
     assert said.endswith(b"error: what reads the output has gone away\n")
 
 
+def test_a_stream_that_broke_off_is_looked_up_by_its_channel(alice, fetch, payee):
+    """It is not repeated under its key: the hint is the command that tells what became of it."""
+
+    def before(handler, action):
+        if action is None:
+            return False
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        handler.wfile.write(b"data: half\n\n")
+        handler.close_connection = True
+        return True
+
+    payee.unit_type, payee.before = "event", before
+    broken = fetch(path=STREAM)
+    assert (broken.exit_code, broken.error["code"]) == (5, "outcome-unknown")
+    [(channel, _)] = payee.vouchers
+    assert broken.error["hint"] == f"microwallet channel show {channel}"
+    assert alice.run(*broken.error["hint"].split()[1:]).succeeded()
+
+
 def test_a_cut_stream_with_a_step_counts_all_that_was_signed_for_it(alice, payee):
     """What the payee's smallest step raised beyond the events asked for, it may have charged: it is spent."""
     payee.events, payee.unit_type, payee.min_voucher_delta = 10_000, "event", 7_000
