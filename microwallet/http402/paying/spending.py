@@ -208,23 +208,29 @@ class Spending:
     def buy_more(self, held: Held, terms: VoucherTerms, *, continues: bool = False) -> Steps[Held]:
         """Commit another purchase on the same channel, topped up where its deposit does not cover it."""
         funded = Funded(channel=self.newest(held.channel))
-        try:
-            reserved = self.reserve(funded.channel, terms, continues=continues)
-        except AmountExceedsDeposit:
-            channel = funded.channel
-            above = channel.authorized + max(1, terms.min_voucher_delta)
-            needed = max(terms.at_least, channel.spent + terms.cost, above)
-            missing = needed - channel.state.deposit
-            topped_up = Funding(self.client, held.choice).top_up(channel, max(1, missing))
-            funded = yield from self._handed_over(held.choice, topped_up)
-            reserved = self.reserve(funded.channel, terms, continues=continues)
-            yield from self.tell_deposit(held.choice, funded, reserved.purchase)
+        races = 0
+        while True:
+            funded = yield from self._handed_over(held.choice, funded)
+            try:
+                reserved = self.reserve(funded.channel, terms, continues=continues)
+            except AmountExceedsDeposit:
+                races += funded.is_new  # others were faster
+                if races > _MOST_RACES:
+                    raise
+                channel = self.newest(funded.channel)
+                above = channel.authorized + max(1, terms.min_voucher_delta)
+                needed = max(terms.at_least, channel.spent + terms.cost, above)
+                missing = needed - channel.state.deposit
+                funded = Funding(self.client, held.choice).top_up(channel, max(1, missing))
+            else:
+                break
+        yield from self.tell_deposit(held.choice, funded, reserved.purchase)
         return replace(
             held,
             channel=funded.channel,
             purchase=reserved.purchase,
             reserved=reserved,
-            deposited=held.deposited or funded.is_new,
+            deposited=held.deposited or funded.is_new or races > 0,
         )
 
     def signed_again(self, held: Held, required: int) -> int | None:

@@ -9,9 +9,12 @@ import httpx
 import pytest
 from http402.payee_double import PAID_BODY, STREAM, break_off
 
+from microwallet.domain.purchase import VoucherTerms
 from microwallet.errors import AboveLimit, OutcomeUnknown, UsageError
+from microwallet.http402.paying import spending
 from microwallet.http402.paying.async_transport import AsyncPayingTransport
 from microwallet.http402.paying.transport import PayingTransport
+from microwallet.ledger.purchases import HttpRequest
 from microwallet.paying import limits_of, paying_client
 from microwallet.wallet import Wallet
 
@@ -128,3 +131,28 @@ def test_async_stream_stops_at_the_limit(open_client, payee):
     asyncio.run(program())
     assert payee.highest() == 6_000
     assert len(payee.channels) == 1
+
+
+def test_a_stream_tops_up_again_where_others_were_faster(open_client, payee, monkeypatch):
+    """Another process pays from its top-up first: it goes on with one more, as a request does."""
+    payee.unit_type, payee.events, payee.suggested_deposit = "event", 4, 2_000
+    handed_over, faster = spending.Spending._handed_over, []
+
+    def taken(self, choice, funded):
+        found = yield from handed_over(self, choice, funded)
+        if found.top_up is not None and not faster:
+            request = HttpRequest(idempotency_key="another", method="GET", url=payee.url, fingerprint=b"f")
+            terms = VoucherTerms(cost=found.channel.state.deposit - found.channel.authorized, most=10_000)
+            faster.append(
+                self.client.ledger.purchases.reserve(found.channel.channel_id, request, terms, now=0)
+            )
+        return found
+
+    monkeypatch.setattr(spending.Spending, "_handed_over", taken)
+    with (
+        open_client() as paying,
+        httpx.Client(transport=PayingTransport(lambda: paying, httpx.HTTPTransport())) as client,
+    ):
+        answer = client.get(payee.url + STREAM)
+    assert faster
+    assert answer.text.count("data: event") == 4
