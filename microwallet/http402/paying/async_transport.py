@@ -31,7 +31,9 @@ from microwallet.http402.paying.messages import (
     cut_off,
     may_be_problem,
     no_answer,
+    not_ended,
     outgoing,
+    reading_seconds,
     told_by,
     with_body,
 )
@@ -188,11 +190,15 @@ class AsyncExchange:
             response = self._response = await self._inner.handle_async_request(request)
             if not (sending.is_head or may_be_problem(response)):
                 return answer_of(response)
-            body = bytearray()
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > PROBLEM_LIMIT:
-                    break
+            body, seconds = bytearray(), reading_seconds(self._request)
+            try:
+                async with asyncio.timeout(seconds):
+                    async for chunk in response.aiter_raw():
+                        body += chunk
+                        if len(body) > PROBLEM_LIMIT:
+                            break
+            except TimeoutError:
+                raise not_ended(seconds or 0) from None
             await response.aclose()
         except httpx.TransportError as error:
             raise no_answer(self._request, error) from error

@@ -85,6 +85,17 @@ def may_be_problem(response: httpx.Response) -> bool:
     return is_error and _media_type(response) == MEDIA_TYPE
 
 
+def reading_seconds(request: httpx.Request) -> float | None:
+    """How long a refusal may take to be read, as a whole: as long as each wait for an answer that is paid."""
+    seconds: float | None = request.extensions.get("timeout", {}).get("read")
+    return seconds
+
+
+def not_ended(seconds: float) -> httpx.ReadTimeout:
+    """A refusal that goes on for longer than that."""
+    return httpx.ReadTimeout(f"what it answers did not end within {seconds:g} seconds")
+
+
 def _media_type(response: httpx.Response) -> str:
     field: str = response.headers.get("content-type", "")
     return field.partition(";")[0].strip().lower()

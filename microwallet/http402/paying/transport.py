@@ -30,7 +30,9 @@ from microwallet.http402.paying.messages import (
     cut_off,
     may_be_problem,
     no_answer,
+    not_ended,
     outgoing,
+    reading_seconds,
     told_by,
     with_body,
 )
@@ -140,8 +142,10 @@ class Exchange:
             response = self._response = self._inner.handle_request(outgoing(self._request, sending))
             if not (sending.is_head or may_be_problem(response)):
                 return answer_of(response)
-            body = bytearray()
+            body, seconds, begun = bytearray(), reading_seconds(self._request), time.monotonic()
             for chunk in response.iter_raw():
+                if seconds is not None and time.monotonic() - begun > seconds:
+                    raise not_ended(seconds)
                 body += chunk
                 if len(body) > PROBLEM_LIMIT:
                     break

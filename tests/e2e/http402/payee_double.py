@@ -192,6 +192,18 @@ def break_off(handler: Handler, action: Any) -> bool:
     return False
 
 
+def drip(handler: Handler, status: int, headers: dict[str, str], *, most: int) -> bool:
+    """An answer whose body comes byte by byte, ten a second, until it is not read any more or has so many."""
+    handler.send_response(status)
+    for name, value in {**headers, "Content-Length": str(most)}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    for _ in range(most):
+        handler.wfile.write(b"x")
+        time.sleep(0.1)
+    return True
+
+
 class _Handler(Handler):
     protocol_version = "HTTP/1.1"
     payee: Payee

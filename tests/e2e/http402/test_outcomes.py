@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
 import pytest
-from http402.payee_double import PAID_BODY, STREAM, break_off
+from http402.payee_double import PAID_BODY, STREAM, break_off, drip
 
 from microwallet.http402.wire.events import RECEIPT, NeedVoucher, encode_event
-from microwallet.http402.wire.problems import ProblemType
+from microwallet.http402.wire.problems import MEDIA_TYPE, ProblemType
 from microwallet.http402.wire.receipt import SessionReceipt
 from microwallet.http402.wire.session_payload import OpenAction, TopUpAction, VoucherAction
 from microwallet.wallet import Wallet
@@ -130,6 +130,25 @@ def test_slow_server(fetch, payee):
     assert fetch("--timeout", "0.3").exit_code == 3
     payee.before = lambda _handler, action: action is not None and (bool(time.sleep(1.5)) or True)
     assert fetch("--timeout", "0.3").exit_code == 5
+
+
+def test_a_refusal_that_drips(fetch, payee):
+    """Byte by byte, without end: it has the timeout as a whole. What is paid for may take longer."""
+    fetch()
+    problem = {"Content-Type": MEDIA_TYPE}
+    payee.before = lambda handler, _action: drip(handler, 402, problem, most=200)
+    before = time.monotonic()
+    refused = fetch("--timeout", "1")
+    assert (refused.exit_code, refused.error["code"]) == (3, "network")
+    assert "1 seconds" in refused.error["message"]
+    for status in (402, 410):
+        payee.before = lambda handler, action, status=status: (
+            action is not None and drip(handler, status, problem, most=200)
+        )
+        assert fetch("--timeout", "1").exit_code == 5
+    assert time.monotonic() - before < 15
+    payee.before = lambda handler, action: action is not None and drip(handler, 200, {}, most=20)
+    assert fetch("--timeout", "1").data["body"] == "x" * 20
 
 
 def test_upstream_errors(fetch, payee, books):

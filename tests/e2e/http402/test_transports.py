@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import contextmanager
 
 import httpx
 import pytest
-from http402.payee_double import PAID_BODY, STREAM, break_off
+from http402.payee_double import PAID_BODY, STREAM, break_off, drip
 
 from microwallet.domain.purchase import VoucherTerms
-from microwallet.errors import AboveLimit, OutcomeUnknown, UsageError
+from microwallet.errors import AboveLimit, NetworkError, OutcomeUnknown, UsageError
 from microwallet.http402.paying import spending
 from microwallet.http402.paying.async_transport import AsyncPayingTransport
 from microwallet.http402.paying.transport import PayingTransport
@@ -156,3 +157,20 @@ def test_a_stream_tops_up_again_where_others_were_faster(open_client, payee, mon
         answer = client.get(payee.url + STREAM)
     assert faster
     assert answer.text.count("data: event") == 4
+
+
+def test_an_async_client_does_not_wait_for_a_refusal_without_end(open_client, payee):
+    """What comes byte by byte has its timeout as a whole; an answer that was paid for has not."""
+
+    async def program():
+        transport = AsyncPayingTransport(open_client, httpx.AsyncHTTPTransport())
+        async with httpx.AsyncClient(transport=transport, timeout=1) as client:
+            payee.before = lambda handler, _action: drip(handler, 402, {}, most=200)
+            before = time.monotonic()
+            with pytest.raises(NetworkError, match="1 seconds"):
+                await client.get(payee.url)
+            assert time.monotonic() - before < 5
+            payee.before = lambda handler, action: action is not None and drip(handler, 200, {}, most=20)
+            assert (await client.get(payee.url)).text == "x" * 20
+
+    asyncio.run(program())
