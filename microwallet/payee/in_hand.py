@@ -21,8 +21,10 @@ from microwallet.errors import LedgerUnwritable
 
 SLOTS = 2**16
 """Sums in a file. Channels that share one are waited for together, which harms nobody."""
-_WIDTH = 20
+_WIDTH = 24
 """Bytes of a sum: a few thousand million requests for as much as a voucher can authorize."""
+_COUNT_BITS = 32
+"""Of a sum, its lowest: how many requests there are, of which some reserve nothing."""
 _PREFIX = "payee-in-hand-"
 _LOOK_SECONDS = 0.02
 """Between two looks at what others have in hand."""
@@ -36,6 +38,13 @@ class InHand:
 
     def reserved(self, channel_ids: Iterable[ChannelId]) -> Mapping[ChannelId, int]:
         """Base units reserved for requests through channels; or more, if others share their slots."""
+        return {one: found >> _COUNT_BITS for one, found in self._sums_of(channel_ids).items()}
+
+    def has(self, *channel_ids: ChannelId) -> bool:
+        """Whether there are any through channels."""
+        return any(self._sums_of(channel_ids).values())
+
+    def _sums_of(self, channel_ids: Iterable[ChannelId]) -> Mapping[ChannelId, int]:
         found = dict.fromkeys(channel_ids, 0)
         for path in self._home.glob(f"{_PREFIX}*"):
             with _opened(path) as descriptor:
@@ -44,10 +53,6 @@ class InHand:
                         kept = os.pread(descriptor, _WIDTH, _offset(channel_id))
                         found[channel_id] += int.from_bytes(kept, "little")
         return found
-
-    def has(self, channel_id: ChannelId) -> bool:
-        """Whether there are any through a channel."""
-        return self.reserved([channel_id])[channel_id] > 0
 
     async def until_none(self, channel_id: ChannelId, *, within: float) -> None:
         """Wait until nobody has one of a channel, for so many seconds at most."""
@@ -80,23 +85,27 @@ class InHandHere(InHand):
             ) from error
         self._sums = mmap.mmap(self._descriptor, SLOTS * _WIDTH)
 
-    def begin(self, channel_id: ChannelId, amount: int) -> None:
-        """One more, which may cost `amount` base units: before it is sold."""
-        self._add(channel_id, amount)
+    def begin(self, channel_id: ChannelId, amount: int = 0) -> None:
+        """One more: before it is sold."""
+        self._add(channel_id, 1, amount)
+
+    def reserve(self, channel_id: ChannelId, amount: int) -> None:
+        """What one has reserved, base units: in the transaction in which that is recorded."""
+        self._add(channel_id, 0, amount)
 
     def end(self, channel_id: ChannelId, amount: int) -> None:
-        """One less: what it costs is certain, and recorded."""
-        self._add(channel_id, -amount)
+        """One less, and what it has reserved: what it costs is certain, and recorded."""
+        self._add(channel_id, -1, -amount)
 
     def close(self) -> None:
         """Nothing is served here any more."""
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
-    def _add(self, channel_id: ChannelId, amount: int) -> None:
+    def _add(self, channel_id: ChannelId, count: int, amount: int) -> None:
         start = _offset(channel_id)
         end = start + _WIDTH
-        total = int.from_bytes(self._sums[start:end], "little") + amount
+        total = int.from_bytes(self._sums[start:end], "little") + count + (amount << _COUNT_BITS)
         self._sums[start:end] = total.to_bytes(_WIDTH, "little")
 
 

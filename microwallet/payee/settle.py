@@ -226,7 +226,7 @@ class Settlement:
         if action is Action.CLOSE:
             closing = [item.channel.channel_id for item in planned]
             self._vouchers.begin_closes(closing)
-            if any(self._in_hand.reserved(closing).values()):
+            if self._in_hand.has(*closing):
                 self._reporter.say("waiting for requests that are being served")
                 self._in_hand.wait(closing, within=within)
         try:

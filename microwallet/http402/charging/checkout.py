@@ -106,6 +106,8 @@ class Presented:
     granted: Grant | None = None
     """What it bought, as soon as that is committed: to be given back if it is not served then."""
     _in_hand: ChannelId | None = None
+    _reserved = 0
+    """Base units, as soon as it is sold."""
     _seen: Seen | None = None
     """The credential that its own begins like."""
     _action: OpenAction | VoucherAction | None = None
@@ -170,13 +172,13 @@ class Presented:
     def leave(self) -> None:
         """It is in hand no more, if it was."""
         if self._in_hand is not None:
-            self._checkout.in_hand.end(self._in_hand, self.offer.price.reserved)
+            self._checkout.in_hand.end(self._in_hand, self._reserved)
             self._in_hand = None
 
     def _begin(self, channel_id: ChannelId) -> None:
         """A close that comes later waits for it; one that came before leaves it nothing."""
         self._in_hand = channel_id
-        self._checkout.in_hand.begin(channel_id, self.offer.price.reserved)
+        self._checkout.in_hand.begin(channel_id)
         self._is_closing = channel_id in self._checkout.closing
 
 
@@ -208,7 +210,9 @@ class Purchase(Presented):
             order = Order(handover, price.reserved, key, fingerprint, is_stream, may_repeat)
         else:
             order = Order(handover, price.reserved, None, None, is_stream)
-        self._sold = sales.sell(rows, order, self._checkout.clock(), is_closing=self._is_closing)
+        self._sold = sold = sales.sell(rows, order, self._checkout.clock(), is_closing=self._is_closing)
+        self._reserved = sold.reserved
+        self._checkout.in_hand.reserve(handover.channel_id, self._reserved)
 
     def finish(self) -> Grant | Answer:
         """The grant, or the answer of the time before; Refused where what that was is unknown."""

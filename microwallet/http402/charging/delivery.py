@@ -165,7 +165,7 @@ class Delivery:
         """What the request costs is certain, or each event is charged by itself."""
         if self._is_in_hand:
             self._is_in_hand = False
-            self._gateway.in_hand.end(self._grant.channel.channel_id, self._grant.offer.price.reserved)
+            self._gateway.in_hand.end(self._grant.channel.channel_id, self._grant.sold.reserved)
 
     async def _undo(self) -> None:
         """Give it back, once: the voucher may have bought again by then. What is cancelled here goes on."""

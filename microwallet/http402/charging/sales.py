@@ -57,6 +57,11 @@ class Sold(NamedTuple):
     is_repeat: bool = False
     """Whether it is to be served again: its answer is not kept."""
 
+    @property
+    def reserved(self) -> int:
+        """Base units charged for it that are not certain before it is answered."""
+        return 0 if self.is_replay else self.sale.cost
+
 
 class StreamEnded(Exception):
     """A later stream has taken the channel over, or the channel ends."""

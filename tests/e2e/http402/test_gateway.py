@@ -595,6 +595,33 @@ def test_what_is_not_sold_is_in_nobody_s_hand(counter):
     assert not counter.gateway.in_hand.has(PAYER.channel_id)
 
 
+def test_what_is_not_sold_reserves_nothing(counter):
+    """A close leaves nothing to the payer for requests that are refused, or made again for one price."""
+    counter.app.body = b"x" * 70_000
+    reserved, challenge, app = [], counter.challenge(), counter.app
+
+    async def served(*connection):
+        reserved.append(counter.in_hand.reserved([PAYER.channel_id])[PAYER.channel_id])
+        await app(*connection)
+
+    async def refused():
+        asking = asyncio.create_task(counter.paid(PAYER, PAYER.pay(1000), challenge=challenge))
+        was_in_hand = False
+        while not asking.done():
+            was_in_hand |= counter.in_hand.has(PAYER.channel_id)
+            assert counter.in_hand.reserved([PAYER.channel_id]) == {PAYER.channel_id: 0}
+            await asyncio.sleep(0)
+        assert was_in_hand
+        return await asking
+
+    counter.application._app = served
+    for _ in range(2):
+        headers = {"idempotency-key": "k"}
+        assert counter.pay(PAYER, PAYER.pay(1000), headers=headers, challenge=challenge).status_code == 200
+    assert reserved == [1000, 0]
+    assert problem(asyncio.run(refused())) == "session/insufficient-balance"
+
+
 def test_nothing_is_sold_while_a_close_is_waited_for(counter):
     """It would be in nobody's hand when the close is sent; what was sold before is told again."""
     challenge, key = counter.challenge(), {"idempotency-key": "k"}
