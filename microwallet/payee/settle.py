@@ -109,8 +109,10 @@ class Settlement:
         """What there is to do for `selection`, by the chain's newest states. Sends nothing."""
         return selection.plan(self._refresh(selection.channel_ids or None))
 
-    def _charged(self, channels: Sequence[PayeeChannel]) -> Sequence[PayeeChannel]:
+    def certain(self, channels: Sequence[PayeeChannel]) -> Sequence[PayeeChannel]:
         """Channels with what was charged for certain as what was spent."""
+        if not channels:
+            return channels
         charged = self._vouchers.charged([one.channel_id for one in channels], self._in_hand.reserved)
         return [replace(one, spent=charged[one.channel_id]) for one in channels]
 
@@ -153,7 +155,7 @@ class Settlement:
             concerned = [item.channel.channel_id for item in planned]
             channels = self._refresh(concerned)
             if not by_payer:
-                channels = self._charged(channels)
+                channels = self.certain(channels)
             current = {channel.channel_id: channel for channel in channels}
             still = [
                 item.renewed(current[item.channel.channel_id])

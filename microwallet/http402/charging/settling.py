@@ -92,18 +92,19 @@ class Settling:
         return None
 
     def _due(self) -> Collection[PayeeChannel]:
-        policy = self._policy
+        """Channels to settle: what requests in hand have reserved does not count, as it is not taken."""
+        policy, certain = self._policy, self._settlement.certain
         due = {
             channel.channel_id: channel
             for token, least in policy.above.items()
-            for channel in self._vouchers.owing(policy.chain_id, policy.payee, token, least)
+            for channel in certain(self._vouchers.owing(policy.chain_id, policy.payee, token, least))
             if channel.unsettled >= max(least, 1)
         }
         if policy.idle_seconds is not None:
             idle = self._vouchers.idle(
                 policy.chain_id, policy.payee, since=self._clock() - policy.idle_seconds
             )
-            due |= {channel.channel_id: channel for channel in idle if channel.unsettled}
+            due |= {channel.channel_id: channel for channel in certain(idle) if channel.unsettled}
         return due.values()
 
 

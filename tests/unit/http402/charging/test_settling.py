@@ -53,6 +53,7 @@ class Till:
         self.at = accepted_at
         self.now = NOW
         self.error = None
+        self.reserved = 0
         self.executed = []
         self.told = []
         self.reads = 0
@@ -78,6 +79,9 @@ class Till:
     def look(self):
         return Looked(channels=self.channels, payees={PAYEE}, chain_time=self.now)
 
+    def certain(self, channels):
+        return [replace(one, spent=one.spent - self.reserved) for one in channels]
+
     @property
     def states(self):
         return {one.channel_id: one.state for one in self.channels}
@@ -96,7 +100,7 @@ class Till:
             outcome.fail(planned, self.error)
         elif action is Action.SETTLE:
             for item in planned:
-                place = self.channels.index(item.channel)
+                place = [one.channel_id for one in self.channels].index(item.channel.channel_id)
                 state = replace(item.channel.state, settled=item.capture_amount)
                 self.channels[place] = replace(item.channel, state=state)
         return outcome
@@ -113,6 +117,19 @@ def test_above_a_sum(spent, is_due):
     """From the very sum on, in what was charged and is not settled yet."""
     assert bool(Till(channel(spent), above={USDC.token: 1000}).settles()) is is_due
     assert bool(Till(channel(spent + 500, settled=500), above={USDC.token: 1000}).settles()) is is_due
+
+
+def test_what_is_reserved_is_not_due():
+    """It is not taken while requests are in hand: what is left would be worth no transaction."""
+    for policy in ({"above": {USDC.token: 1000}}, {"idle_seconds": 0}):
+        till = Till(channel(1200), **policy)
+        till.reserved = 1200
+        assert not till.settles()
+    till = Till(channel(1200), above={USDC.token: 1000})
+    till.reserved = 201
+    assert not till.settles()
+    till.reserved = 200
+    assert till.settles()
 
 
 def test_above_nothing():
