@@ -161,7 +161,6 @@ class Shop:
         self._routes = assortment.routes
         self._policy = assortment.policy
         self._emit = emit
-        self._in_hand = InHandHere(wallet.paths.home)
         self._store = wallet.ledger.sessions
         self._chain = Desk("chain", self._payee_chain, threads=CHAIN_THREADS)
         self._openings = Desk("openings", self._payee_chain, threads=CHAIN_THREADS)
@@ -179,6 +178,7 @@ class Shop:
             secrets=RotatingSecrets(challenge_key(wallet.paths.keys / "challenge-key"), wallet.now),
             relayed_tokens=self._relayed_tokens(),
         )
+        self._in_hand = InHandHere(wallet.paths.home)  # last: where all this fails, nobody would close it
         self.gateway = Gateway(
             terms,
             self._routes,

@@ -78,6 +78,7 @@ class InHandHere(InHand):
     def __init__(self, home: Path) -> None:
         super().__init__(home)
         try:
+            self.reserved(())  # removes files of the dead: where nothing is settled, nobody else does
             self._descriptor, self._path = _make(home)
         except OSError as error:
             raise LedgerUnwritable(

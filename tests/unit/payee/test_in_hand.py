@@ -64,6 +64,17 @@ def test_what_a_gateway_leaves_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_gateway_that_is_killed_at_every_start(tmp_path):
+    """Its files do not fill the disk, though nobody ever settles."""
+    command = [sys.executable, "-c", SERVE, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for _ in range(2):
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "serving\n"
+            process.kill()
+        assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_waiting_for_no_longer_than_is_said(gateways):
     """What another has in hand is waited for."""
     first, second = gateways
