@@ -44,6 +44,7 @@ class EventMeter:
         self._is_metered = grant.offer.price.unit is Unit.EVENT and not sold.is_replay
         self._prepaid = 1 if self._is_metered else 0
         self._units = 0
+        self._is_charging = False
         self._splitter = EventSplitter()
         self._end = b""
         """Of what was delivered as it came."""
@@ -70,7 +71,7 @@ class EventMeter:
         self._leaving.cancel()
         if self._is_over or not self._is_metered:
             return
-        if self._units == 0:
+        if self._units == 0 or self._is_charging:  # which was cancelled, and may be recorded all the same
             await self._give_back()
         if not has_left:
             await self._write(self._receipt())
@@ -91,6 +92,7 @@ class EventMeter:
         paid = min(self._prepaid, wanted)
         self._prepaid -= paid
         if paid < wanted:
+            self._is_charging = True
             try:
                 count, sold = await self._till.charge_units(
                     self._sold,
@@ -101,6 +103,7 @@ class EventMeter:
             except StreamEnded:
                 await self._close()
                 raise ClientGone("the channel pays for this stream no more") from None
+            self._is_charging = False
             self._stands(sold)
             paid += count
         return paid
@@ -147,7 +150,9 @@ class EventMeter:
         self._sold = self._grant.bill.sold = sold
 
     async def _give_back(self) -> None:
-        self._stands(await self._till.charge_nothing(self._grant.sold.sale))
+        """Charge no more than was delivered."""
+        cost = self._units * self._grant.offer.price.amount.base_units
+        self._stands(await self._till.charge_no_more(self._grant.sold.sale, cost))
 
     async def _write(self, content: bytes) -> None:
         await self._send({"type": "http.response.body", "body": content, "more_body": True})

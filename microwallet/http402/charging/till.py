@@ -56,9 +56,9 @@ class Till:
         """
         return self._surely(lambda rows: sales.undo(rows, sale))
 
-    def charge_nothing(self, sale: Sale) -> asyncio.Future[Sold]:
-        """What was sold was begun, and nothing of it was used: as surely as `undo`."""
-        return self._surely(lambda rows: sales.settle_cost(rows, sale, 0))
+    def charge_no_more(self, sale: Sale, cost: int) -> asyncio.Future[Sold]:
+        """What was sold was begun, and no more of it was used: as surely as `undo`."""
+        return self._surely(lambda rows: sales.settle_cost(rows, sale, cost))
 
     async def settle_cost(self, sale: Sale, cost: int) -> Sold:
         """Charge a sale for what was used, no more than was reserved."""

@@ -314,6 +314,29 @@ def test_an_application_that_breaks_off_keeps_what_it_delivered(counter):
     assert (listener.receipt().units, listener.receipt().spent) == (2, 200)
 
 
+@pytest.mark.parametrize(("first", "units"), [(b"data: 0\n\n", 1), (b"", 0)])
+def test_a_stream_that_is_cancelled_costs_what_it_delivered(counter, first, units):
+    """However far it is with what comes next: what the receipt tells is what the books say."""
+    listening = []
+
+    async def chunks():
+        yield first
+        asyncio.get_running_loop().call_soon(listening[0].cancel)
+        yield b"data: 1\n\ndata: 2\n\n"
+
+    async def listen():
+        listening.append(asyncio.current_task())
+        await listener.listen(1000)
+
+    counter.app.chunks = chunks
+    listener = Listener(counter)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(listen())
+    assert len(listener.data()) == units
+    assert (listener.receipt().units, listener.receipt().spent) == (units, 100 * units)
+    assert amounts(counter) == (1000, 100 * units)
+
+
 def test_a_stream_at_a_fixed_price(sold_by):
     """Passes as it is, with its receipt at the end."""
     counter = sold_by({"path": "/**", "price": "1000"})
