@@ -110,11 +110,12 @@ class Settlement:
         return selection.plan(self._refresh(selection.channel_ids or None))
 
     def certain(self, channels: Sequence[PayeeChannel]) -> Sequence[PayeeChannel]:
-        """Channels with what was charged for certain as what was spent."""
+        """Channels with what was charged for certain as what was spent, as far as their vouchers go: better
+        ones may have come since they were read."""
         if not channels:
             return channels
         charged = self._vouchers.charged([one.channel_id for one in channels], self._in_hand.reserved)
-        return [replace(one, spent=charged[one.channel_id]) for one in channels]
+        return [replace(one, spent=min(charged[one.channel_id], one.authorized)) for one in channels]
 
     def _refresh(self, channel_ids: Iterable[ChannelId] | None) -> Sequence[PayeeChannel]:
         """Those of the channels, of all for None, that can still change, as the chain has them now."""

@@ -121,6 +121,25 @@ def test_what_is_reserved_for_requests_that_are_being_served(
     assert [done.captured for done in outcome.channels] == [captured]
 
 
+def test_what_is_sold_while_the_chain_is_asked(payee, payers, monkeypatch):
+    """It is for the next settlement: no more is captured than the voucher authorizes that is sent."""
+    opened, amounts = payers.open(payee.address), iter((6_000, 7_000, 8_000))
+    payee.accept(opened.voucher(5_000))
+    refresh = settle.refresh
+
+    def asked(*arguments, **options):
+        refreshed = refresh(*arguments, **options)
+        payee.accept(opened.voucher(next(amounts)))
+        return refreshed
+
+    monkeypatch.setattr(settle, "refresh", asked)
+    with Wallet.open(environment=payee.home.environment) as wallet:
+        planned = wallet.settlement.plan(Selection(action=Action.SETTLE))
+        outcome = wallet.settlement.execute(Action.SETTLE, planned)
+    assert outcome.failed == []
+    assert [done.captured for done in outcome.channels] == [6_000]
+
+
 def test_a_close_that_failed_is_no_close(payee, payers, chain):
     """The payee cannot pay for gas: the channel goes on being paid through."""
     opened = payers.open(payee.address)
