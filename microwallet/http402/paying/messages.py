@@ -169,16 +169,15 @@ def _reason(error: httpx.HTTPError) -> str:
 
 def cut_off(error: httpx.TransportError, stream: MeteredStream) -> NetworkError | OutcomeUnknown:
     """A stream that ended without its end; what it cost is known if a receipt came last."""
-    hint = f"microwallet channel show {stream.channel.name}"
     if stream.has_ended:
         return NetworkError(
             f"the stream broke off before its end: {_reason(error)}; its receipt tells what it has cost",
-            hint=hint,
+            hint="asked for again, it is another stream, which is paid for as well",
         )
     return OutcomeUnknown(
-        f"the stream broke off without a receipt, so that what it cost is not known: {error}; all that was"
-        " authorized for it counts as spent",
-        hint=hint,
+        f"the stream broke off without a receipt, so that what it cost is not known: {_reason(error)}; all that"
+        " was authorized for it counts as spent",
+        hint=f"microwallet channel show {stream.channel.name}",
     )
 
 

@@ -540,6 +540,7 @@ def test_a_stream_whose_upstream_dies(serve, alice, bob):
     broken = alice.run(*words, "--json")
     assert (broken.exit_code, broken.error["code"]) == (3, "network")
     assert "its receipt tells what it has cost" in broken.error["message"]
+    assert "another stream" in broken.error["hint"]
     [paying] = alice.run("channel", "list", "--json").data["channels"]
     assert (paying["spent"], channels(bob)[0].spent) == ("2000", 2000)
 
