@@ -14,13 +14,15 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 
 from microwallet.domain.identifiers import ChannelId
 from microwallet.errors import LedgerUnwritable
 
 SLOTS = 2**16
-"""Sums in a file. Channels that share one are waited for together, which harms nobody."""
+"""Sums in a file. Of channels that share one the payers are left what is reserved for either: which they
+are differs from file to file, and no payer can make an id that shares one with another."""
 _WIDTH = 24
 """Bytes of a sum: a few thousand million requests for as much as a voucher can authorize."""
 _COUNT_BITS = 32
@@ -50,7 +52,7 @@ class InHand:
             with _opened(path) as descriptor:
                 if descriptor is not None:
                     for channel_id in found:
-                        kept = os.pread(descriptor, _WIDTH, _offset(channel_id))
+                        kept = os.pread(descriptor, _WIDTH, _offset(path, channel_id))
                         found[channel_id] += int.from_bytes(kept, "little")
         return found
 
@@ -104,14 +106,16 @@ class InHandHere(InHand):
         os.close(self._descriptor)
 
     def _add(self, channel_id: ChannelId, count: int, amount: int) -> None:
-        start = _offset(channel_id)
+        start = _offset(self._path, channel_id)
         end = start + _WIDTH
         total = int.from_bytes(self._sums[start:end], "little") + count + (amount << _COUNT_BITS)
         self._sums[start:end] = total.to_bytes(_WIDTH, "little")
 
 
-def _offset(channel_id: ChannelId) -> int:
-    return int(channel_id[2:6], 16) * _WIDTH
+def _offset(path: Path, channel_id: ChannelId) -> int:
+    """By the file's name, which is random."""
+    digest = blake2b(channel_id.encode(), digest_size=2, key=path.name.encode()).digest()
+    return int.from_bytes(digest, "little") * _WIDTH
 
 
 def _make(home: Path) -> tuple[int, Path]:
