@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache, partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -87,6 +88,7 @@ class InHandHere(InHand):
                 f"what is being served cannot be counted in {home}: {error.strerror}", hint=f"df -h {home}"
             ) from error
         self._sums = mmap.mmap(self._descriptor, SLOTS * _WIDTH)
+        self._offset = lru_cache(SLOTS)(partial(_offset, self._path))
 
     def begin(self, channel_id: ChannelId, amount: int = 0) -> None:
         """One more: before it is sold."""
@@ -106,7 +108,7 @@ class InHandHere(InHand):
         os.close(self._descriptor)
 
     def _add(self, channel_id: ChannelId, count: int, amount: int) -> None:
-        start = _offset(self._path, channel_id)
+        start = self._offset(channel_id)
         end = start + _WIDTH
         total = int.from_bytes(self._sums[start:end], "little") + count + (amount << _COUNT_BITS)
         self._sums[start:end] = total.to_bytes(_WIDTH, "little")

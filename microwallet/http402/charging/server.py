@@ -45,6 +45,7 @@ class _Server(uvicorn.Server):
             loop.add_signal_handler(number, self.stop)
         if self._parent is not None:
             loop.add_reader(self._parent, self._lose_parent, self._parent)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ending_signals())  # a worker is born with them blocked
         yield
 
     def stop(self) -> None:

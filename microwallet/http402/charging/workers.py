@@ -64,7 +64,8 @@ class Workers:
         self._failed, self._failures = os.pipe()
 
     def run(self) -> Worker | int:
-        """Fork; returns in each worker at once, and in the parent when all have ended: the exit code.
+        """Fork; returns in each worker at once, the ending signals blocked until it serves, and in the parent
+        when all have ended: the exit code.
 
         The ending signals go on to the workers. One that is killed is replaced; one that fails by itself
         ends them all. Raises what the first has told of, or MicrowalletError once too many were replaced.
@@ -77,6 +78,7 @@ class Workers:
                     number, is_first = self._missing.pop(0)
                     process = os.fork()
                     if process == 0:
+                        before |= awaited - {signal.SIGCHLD}  # until it can be stopped by them
                         os.setpgid(0, 0)  # what is typed at the terminal reaches the parent alone
                         os.close(self._parent_alive)
                         os.close(self._failed)

@@ -175,8 +175,8 @@ def cut_off(error: httpx.TransportError, stream: MeteredStream) -> NetworkError 
             hint="asked for again, it is another stream, which is paid for as well",
         )
     return OutcomeUnknown(
-        f"the stream broke off without a receipt, so that what it cost is not known: {_reason(error)}; all that"
-        " was authorized for it counts as spent",
+        f"the stream broke off without a receipt, so that what it cost is not known: {_reason(error)}; all"
+        " that was authorized for it counts as spent",
         hint=f"microwallet channel show {stream.channel.name}",
     )
 
