@@ -241,7 +241,7 @@ class Spending:
             return None
         terms = replace(self.terms(held.choice), cost=0, at_least=required, takes_headroom=False)
         signed = self.reserve(channel, terms, continues=True).purchase
-        purchases.settle([signed], 0)
+        purchases.give_back([signed])  # it buys nothing itself
         return signed.cumulative_amount
 
     def _handed_over(self, choice: Choice, funded: Funded) -> Steps[Funded]:
