@@ -77,7 +77,7 @@ def test_a_close_takes_what_is_left_once_all_is_served(payee, payers, chain):
     opened, other = payers.open(payee.address), payers.open(payee.address)
     payee.accept(opened.voucher(5_000), other.voucher(700))
     with closing(InHandHere(payee.home.path)) as in_hand:
-        in_hand.begin(opened.channel_id, 5_000)
+        in_hand.reserve(opened.channel_id, 5_000)
         close = payee.home.start("payee", "close", "--all", "--yes", "--json", stdout=subprocess.PIPE)
         with Ledger.open(payee.home.path / "ledger.sqlite3") as ledger:
             deadline = time.monotonic() + 30
@@ -89,7 +89,7 @@ def test_a_close_takes_what_is_left_once_all_is_served(payee, payers, chain):
                 account = rows.account(opened.channel_id)
                 assert account.is_closing
                 rows.save(account._replace(spent=2_000))
-        in_hand.end(opened.channel_id, 5_000)
+        in_hand.reserve(opened.channel_id, -5_000)
         told = json.loads(close.communicate(timeout=60)[0])["data"]["channels"]
     assert {one["channelId"]: one["captured"] for one in told} == {
         opened.channel_id: "2000",
@@ -115,7 +115,7 @@ def test_what_is_reserved_for_requests_that_are_being_served(
         Wallet.open(environment=payee.home.environment) as wallet,
         closing(InHandHere(payee.home.path)) as in_hand,
     ):
-        in_hand.begin(opened.channel_id, 1_000)
+        in_hand.reserve(opened.channel_id, 1_000)
         planned = wallet.settlement.plan(Selection(action=action))
         outcome = wallet.settlement.execute(action, planned, by_payer=by_payer)
     assert [done.captured for done in outcome.channels] == [captured]

@@ -22,10 +22,16 @@ SERVE = f"""
 import sys, time
 from pathlib import Path
 from microwallet.payee.in_hand import InHandHere
-InHandHere(Path(sys.argv[1])).begin("{CHANNEL}", 7)
+InHandHere(Path(sys.argv[1])).reserve("{CHANNEL}", 7)
 print("serving", flush=True)
 time.sleep(60)
 """
+
+
+def take_in_hand(gateway, amount):
+    """A request that reserves `amount`."""
+    gateway.begin(CHANNEL)
+    gateway.reserve(CHANNEL, amount)
 
 
 @pytest.fixture
@@ -38,9 +44,9 @@ def gateways(tmp_path):
 def test_what_is_reserved(tmp_path, gateways):
     """The sum of what began and did not end, wherever, of the channel that is asked for."""
     first, second = gateways
-    first.begin(CHANNEL, 3)
-    first.begin(CHANNEL, MOST)
-    second.begin(CHANNEL, MOST)
+    take_in_hand(first, 3)
+    take_in_hand(first, MOST)
+    take_in_hand(second, MOST)
     for seen_by in (first, second, InHand(tmp_path)):
         assert seen_by.reserved([CHANNEL, OTHER]) == {CHANNEL: 2 * MOST + 3, OTHER: 0}
     first.end(CHANNEL, MOST)
@@ -53,7 +59,7 @@ def test_what_is_reserved(tmp_path, gateways):
 def test_channels_whose_ids_are_alike(gateways):
     """A payer makes its ids: none is to keep a close from taking what another channel owes."""
     first, second = gateways
-    first.begin(CHANNEL, 3)
+    take_in_hand(first, 3)
     alike = [CHANNEL[:-4] + f"{number:04x}" for number in range(20)]
     assert sum(second.reserved(alike).values()) <= 3  # one may happen to share the place
 
@@ -61,7 +67,7 @@ def test_channels_whose_ids_are_alike(gateways):
 def test_what_a_gateway_leaves_behind(tmp_path):
     """Nothing counts of one that has ended or was killed, and no file stays."""
     with closing(InHandHere(tmp_path)) as ended:
-        ended.begin(CHANNEL, 5)
+        take_in_hand(ended, 5)
     command = [sys.executable, "-c", SERVE, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -86,7 +92,7 @@ def test_a_gateway_that_is_killed_at_every_start(tmp_path):
 def test_waiting_for_no_longer_than_is_said(gateways):
     """What another has in hand is waited for."""
     first, second = gateways
-    second.begin(CHANNEL, 1)
+    take_in_hand(second, 1)
     for wait in (
         lambda: asyncio.run(first.until_none(CHANNEL, within=0.1)),
         lambda: first.wait([OTHER, CHANNEL], within=0.1),
@@ -108,8 +114,8 @@ def test_waiting_ends_with_the_last_request(gateways):
             one.end(CHANNEL, 1)
         await waiting
 
-    first.begin(CHANNEL, 1)
-    second.begin(CHANNEL, 1)
+    take_in_hand(first, 1)
+    take_in_hand(second, 1)
     asyncio.run(wait())
 
 
