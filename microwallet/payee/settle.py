@@ -106,8 +106,12 @@ class Settlement:
         return senders
 
     def plan(self, selection: Selection) -> list[PlannedCapture]:
-        """What there is to do for `selection`, by the chain's newest states. Sends nothing."""
-        return selection.plan(self._refresh(selection.channel_ids or None))
+        """What there is to do for `selection`, by the chain's newest states. Sends nothing.
+
+        A close may yet take what is reserved for requests in hand, for which it waits.
+        """
+        channels = self._refresh(selection.channel_ids or None)
+        return selection.plan(self.certain(channels) if selection.action is Action.SETTLE else channels)
 
     def certain(self, channels: Sequence[PayeeChannel]) -> Sequence[PayeeChannel]:
         """Channels with what was charged for certain as what was spent, as far as their vouchers go: better

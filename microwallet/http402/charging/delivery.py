@@ -6,14 +6,22 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from functools import lru_cache
 
-from microwallet.http402.charging.answers import KEPT_LIMIT, Answer, Headers, pack, receipt_headers
-from microwallet.http402.charging.asgi import Message, Send
+from microwallet.http402.charging.answers import (
+    KEPT_LIMIT,
+    Answer,
+    Headers,
+    pack,
+    problem_answer,
+    receipt_headers,
+)
+from microwallet.http402.charging.asgi import Message, Send, send_answer
 from microwallet.http402.charging.checkout import Grant
 from microwallet.http402.charging.gateway import Gateway
 from microwallet.http402.charging.metering import EventMeter
 from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.routes import Unit
 from microwallet.http402.wire.events import EVENT_STREAM
+from microwallet.http402.wire.problems import Problem, ProblemType
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -63,6 +71,15 @@ class Delivery:
             await self._keep(message, self._kept)
         else:
             await self._send(message)
+
+    async def give_up(self) -> None:
+        """The server ends before the application has: what is not answered costs nothing, and is told so."""
+        if self._status is None:
+            await self._undo()
+            problem = Problem(type=ProblemType.TRY_AGAIN, detail="the server ends; nothing was charged")
+            answer = problem_answer(problem)
+            self._status = answer.status
+            await send_answer(answer, self._send)
 
     async def end(self) -> None:
         """The application has ended, or failed: what was not answered costs nothing."""

@@ -6,6 +6,8 @@ never reach it, nor do its own reach the client.
 
 from __future__ import annotations
 
+import asyncio
+
 from microwallet.http402.charging.answers import Answer
 from microwallet.http402.charging.asgi import Application, Receive, Scope, Send, send_answer
 from microwallet.http402.charging.checkout import Grant
@@ -39,6 +41,9 @@ class PaymentMiddleware:
                 await self._app(outcome.scope, request.receive, delivery.send)
             except ClientGone:
                 pass
+            except asyncio.CancelledError:
+                await delivery.give_up()
+                raise
             finally:
                 await delivery.end()
         elif isinstance(outcome, Answer):

@@ -486,10 +486,10 @@ class TestEnding:
         assert channels(bob)[0].spent == 1000
 
     def test_a_second_interrupt_forces_the_end(self, serve, pay, upstream, bob):
-        """130 at once; the request that was not answered costs nothing."""
-        gateway = serve()
+        """130 at once; the request that was not answered costs nothing, and is told so."""
+        gateway, done = serve(), []
         pay(gateway.url + "/first").data  # noqa: B018
-        thread = threading.Thread(target=lambda: pay(gateway.url + "/slow"))
+        thread = threading.Thread(target=lambda: done.append(pay(gateway.url + "/slow")))
         thread.start()
         while upstream.asked[-1][0] != "/slow":
             time.sleep(0.01)
@@ -500,8 +500,11 @@ class TestEnding:
         assert gateway.end(signal.SIGINT) == 130
         assert time.monotonic() - begun < 5
         assert channels(bob)[0].spent == 1000
-        upstream.slow.set()
         thread.join()
+        told = done[0].data
+        assert (told["status"], told["payment"]) == (503, None)
+        assert json.loads(told["body"])["detail"] == "the server ends; nothing was charged"
+        assert gateway.requests.end()[-2]["status"] == 503
 
     def test_a_settlement_that_is_not_mined_is_finished_by_the_next(self, serve, pay, bob, chain):
         """Stopped while it waits, it ends in time with 0; started again, it sends nothing twice."""

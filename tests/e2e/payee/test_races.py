@@ -117,6 +117,7 @@ def test_what_is_reserved_for_requests_that_are_being_served(
     ):
         in_hand.reserve(opened.channel_id, 1_000)
         planned = wallet.settlement.plan(Selection(action=action))
+        assert [one.captured for one in planned] == [4_000 if action is Action.SETTLE else 5_000]
         outcome = wallet.settlement.execute(action, planned, by_payer=by_payer)
     assert [done.captured for done in outcome.channels] == [captured]
 
