@@ -23,7 +23,7 @@ from microwallet.http402.wire.body_digest import body_digest, matches
 from microwallet.http402.wire.challenge import Challenge, ChallengeSecrets
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.encoding import encode_object
-from microwallet.http402.wire.events import NeedVoucher, encode_event
+from microwallet.http402.wire.events import RECEIPT, NeedVoucher, encode_event
 from microwallet.http402.wire.problems import MEDIA_TYPE, Problem, ProblemType
 from microwallet.http402.wire.receipt import SessionReceipt
 from microwallet.http402.wire.session_payload import (
@@ -143,6 +143,16 @@ class Payee:
             ).to_object()
         )
 
+    def asking_and_telling(self, channel_id: str, *, spent: int, units: int = 1) -> tuple[bytes, bytes]:
+        """Events of a stream on a channel of which 2,000 were accepted: one asks for 3,000, a receipt tells
+        what was `spent`."""
+        told: dict[str, Any] = {"channel_id": channel_id, "accepted_cumulative": 2_000}
+        need = NeedVoucher(required_cumulative=3_000, deposit=100_000, **told)
+        receipt = SessionReceipt(
+            timestamp=0, challenge_id="x", chain_id=self.chain.chain_id, spent=spent, units=units, **told
+        )
+        return need.to_event(), encode_event(RECEIPT, receipt.to_object())
+
     def capture(self, known: Known) -> str:
         """Close a channel on the chain, with what is spent of its best voucher; the transaction."""
         chain, account = self.chain, known.account
@@ -231,6 +241,10 @@ class _Handler(Handler):
         if kind.status == 402:
             headers["WWW-Authenticate"] = self.payee.challenge(self.body).to_field()
         self.answer(kind.status, headers, Problem(type=kind, detail=detail, extensions=extensions).to_body())
+
+    def stream(self, *events: bytes) -> None:
+        """These events, whoever pays for them."""
+        self.answer(200, {"Content-Type": "text/event-stream"}, b"".join(events))
 
     def _paid(self, credential: Credential, action: Any) -> None:
         payee, challenge = self.payee, credential.challenge
@@ -367,7 +381,7 @@ class _Handler(Handler):
             self.wfile.write(b"data: event %d\n\n" % number)
         receipt = payee.receipt(known, challenge, units=payee.events)
         if receipt is not None:
-            self.wfile.write(encode_event("payment-receipt", receipt))
+            self.wfile.write(encode_event(RECEIPT, receipt))
 
     def _close(self, known: Known, challenge: Challenge) -> None:
         receipt = self.payee.receipt(known, challenge, transaction_hash=self.payee.capture(known))

@@ -13,9 +13,8 @@ import pytest
 from http402.payee_double import STREAM, payee_address, serving
 
 from microwallet.domain.identifiers import checksum_address
-from microwallet.http402.wire.events import RECEIPT, NeedVoucher, encode_event
+from microwallet.http402.wire.events import NeedVoucher
 from microwallet.http402.wire.problems import ProblemType
-from microwallet.http402.wire.receipt import SessionReceipt
 from microwallet.http402.wire.session_payload import OpenAction, VoucherAction
 
 LIMIT = 10_000
@@ -336,7 +335,7 @@ def test_stream_that_repeats_itself(fetch, payee):
             "deposit": "1",
         }
         event = f"event: payment-need-voucher\ndata: {json.dumps(document)}\n\n".encode()
-        handler.answer(200, {"Content-Type": "text/event-stream"}, event * 1_000)
+        handler.stream(event * 1_000)
         return True
 
     fetch()
@@ -355,7 +354,7 @@ def test_stream_that_repeats_itself_and_accepts_a_little_more_each_time(fetch, p
             return False
         asked = {"channel_id": action.voucher.channel_id, "required_cumulative": 1_000, "deposit": 1}
         events = [NeedVoucher(accepted_cumulative=number, **asked).to_event() for number in range(1, 500)]
-        handler.answer(200, {"Content-Type": "text/event-stream"}, b"".join(events))
+        handler.stream(*events)
         return True
 
     fetch()
@@ -395,7 +394,7 @@ def test_stream_that_sends_more_than_was_signed(fetch, payee, books):
     def before(handler, action):
         if action is None:
             return False
-        handler.answer(200, {"Content-Type": "text/event-stream"}, b"data: x\n\n" * 50)
+        handler.stream(b"data: x\n\n" * 50)
         return True
 
     payee.unit_type, payee.before = "event", before
@@ -423,7 +422,7 @@ def test_stream_that_takes_what_was_signed_beside_it(fetch, payee, books):
     def before(handler, action):
         if action is None:
             return False
-        handler.answer(200, {"Content-Type": "text/event-stream"}, b"data: x\n\n" * 2)
+        handler.stream(b"data: x\n\n" * 2)
         return True
 
     payee.unit_type, payee.before = "event", before
@@ -443,14 +442,8 @@ def test_stream_that_goes_on_after_its_receipt(fetch, payee):
     def before(handler, action):
         if action is None or handler.command == "HEAD":
             return False
-        told = {"channel_id": channel, "accepted_cumulative": 2_000}
-        receipt = SessionReceipt(
-            timestamp=0, challenge_id="x", chain_id=payee.chain.chain_id, spent=1_000, units=0, **told
-        )
-        need = NeedVoucher(required_cumulative=3_000, deposit=100_000, **told)
-        told_first = encode_event(RECEIPT, receipt.to_object())
-        events = told_first + b"data: 0\n\n" + need.to_event() + b"data: 1\n\n"
-        handler.answer(200, {"Content-Type": "text/event-stream"}, events)
+        need, receipt = payee.asking_and_telling(channel, spent=1_000, units=0)
+        handler.stream(receipt, b"data: 0\n\n", need, b"data: 1\n\n")
         return True
 
     payee.unit_type, payee.before = "event", before
@@ -472,7 +465,7 @@ def test_stream_that_begins_again_under_its_key(fetch, payee):
         need = NeedVoucher(
             channel_id=channel, required_cumulative=6_000, accepted_cumulative=5_000, deposit=100_000
         )
-        handler.answer(200, {"Content-Type": "text/event-stream"}, need.to_event())
+        handler.stream(need.to_event())
         return True
 
     payee.before = before
@@ -508,13 +501,8 @@ def test_stream_that_is_sold_again_under_its_key(alice, fetch, payee, books, is_
     def before(handler, action):
         if action is None or handler.command == "HEAD":
             return False
-        told = {"channel_id": channel, "accepted_cumulative": 2_000}
-        need = NeedVoucher(required_cumulative=3_000, deposit=100_000, **told)
-        receipt = SessionReceipt(
-            timestamp=0, challenge_id="x", chain_id=payee.chain.chain_id, spent=3_000, units=1, **told
-        )
-        events = need.to_event() + b"data: again\n\n" + encode_event(RECEIPT, receipt.to_object())
-        handler.answer(200, {"Content-Type": "text/event-stream"}, events)
+        need, receipt = payee.asking_and_telling(channel, spent=3_000)
+        handler.stream(need, b"data: again\n\n", receipt)
         return True
 
     payee.before = before

@@ -14,9 +14,7 @@ from contextlib import ExitStack, suppress
 import pytest
 from http402.payee_double import PAID_BODY, STREAM, break_off, drip
 
-from microwallet.http402.wire.events import RECEIPT, NeedVoucher, encode_event
 from microwallet.http402.wire.problems import MEDIA_TYPE, ProblemType
-from microwallet.http402.wire.receipt import SessionReceipt
 from microwallet.http402.wire.session_payload import OpenAction, TopUpAction, VoucherAction
 from microwallet.wallet import Wallet
 
@@ -369,13 +367,8 @@ def test_a_stream_that_ends_before_the_voucher_that_it_asked_for(payee, fetch):
     def before(handler, action):
         if action is None or handler.command == "HEAD":
             return False
-        told = {"channel_id": channel, "accepted_cumulative": 2_000}
-        need = NeedVoucher(required_cumulative=3_000, deposit=100_000, **told)
-        receipt = SessionReceipt(
-            timestamp=0, challenge_id="x", chain_id=payee.chain.chain_id, spent=2_000, units=1, **told
-        )
-        events = b"data: event\n\n" + need.to_event() + encode_event(RECEIPT, receipt.to_object())
-        handler.answer(200, {"Content-Type": "text/event-stream"}, events)
+        need, receipt = payee.asking_and_telling(channel, spent=2_000)
+        handler.stream(b"data: event\n\n", need, receipt)
         return True
 
     payee.before = before
