@@ -132,6 +132,7 @@ def work(
             listening,
             tls=tls,
             ready=ready,
+            ending=shop.gateway.till.hear_no_more,
             background=(*shop.background, shop.watch_chain) if tells_of_chain else shop.background,
             until_closed=until_closed,
             tracebacks=tracebacks,

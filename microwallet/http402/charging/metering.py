@@ -109,7 +109,10 @@ class EventMeter:
         return paid
 
     async def _await_voucher(self) -> None:
-        """Ask for a voucher, and wait until one has come. ClientGone if none does."""
+        """Ask for a voucher, and wait until one has come. ClientGone if none does: the stream is over, or
+        breaks off where that is because the server ends."""
+        if self._till.hears_no_more:
+            raise ClientGone("no voucher can come any more")
         account, price = self._sold.account, self._grant.offer.price
         needed = max(price.amount.base_units, account.accepted + price.min_voucher_delta - account.spent)
         need = NeedVoucher(

@@ -32,9 +32,10 @@ Background = Callable[[], Awaitable[None]]
 class _Server(uvicorn.Server):
     """Is stopped by signals, and by the end of a parent; a second SIGINT sets `forced`."""
 
-    def __init__(self, config: uvicorn.Config, parent: int | None) -> None:
+    def __init__(self, config: uvicorn.Config, parent: int | None, ending: Callable[[], None]) -> None:
         super().__init__(config)
         self._parent = parent
+        self._ending = ending
         self.forced = asyncio.Event()
 
     @contextmanager
@@ -51,6 +52,7 @@ class _Server(uvicorn.Server):
     def stop(self) -> None:
         """Take no more requests, and end when those in hand are done."""
         self.should_exit = True
+        self._ending()
 
     def _interrupt(self) -> None:
         if self.should_exit:
@@ -68,14 +70,16 @@ def serve(
     *,
     tls: ssl.SSLContext | None = None,
     ready: Callable[[], None] = lambda: None,
+    ending: Callable[[], None] = lambda: None,
     background: Sequence[Background] = (),
     until_closed: int | None = None,
     tracebacks: bool = False,
 ) -> None:
     """Serve until one of the ending signals: then no request is taken any more, those in hand are finished.
 
-    Another SIGINT raises Interrupted at once. What a `background` raises ends the serving too, and is
-    raised. `until_closed` is the end of a pipe: closing the other one is as good as SIGTERM.
+    `ending` is called then. Another SIGINT raises Interrupted at once. What a `background` raises ends the
+    serving too, and is raised. `until_closed` is the end of a pipe: closing the other one is as good as
+    SIGTERM.
     """
     config = uvicorn.Config(
         app,
@@ -96,7 +100,7 @@ def serve(
         logger.addHandler(logging.NullHandler())
     _raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(_Server(config, until_closed), listening, ready, background))
+        runner.run(_run(_Server(config, until_closed, ending), listening, ready, background))
 
 
 async def _run(

@@ -34,6 +34,8 @@ class Till:
         self._news: dict[ChannelId, asyncio.Event] = {}
         self._unsure: set[asyncio.Future[Any]] = set()
         """What is tried until it is done."""
+        self.hears_no_more = False
+        """Whether no voucher can come any more, as the server takes no more requests."""
 
     def do(self, job: Job[T]) -> Awaitable[T]:
         """What a job tells once it is durable; raises what it raises, or LedgerError."""
@@ -43,6 +45,12 @@ class Till:
         """Wake what waits for a better voucher."""
         if (news := self._news.pop(channel_id, None)) is not None:
             news.set()
+
+    def hear_no_more(self) -> None:
+        """No voucher can come any more: nothing waits for one."""
+        self.hears_no_more = True
+        for channel_id in list(self._news):
+            self.tell_of_voucher(channel_id)
 
     async def account(self, channel_id: ChannelId) -> SessionAccount:
         """The account of a channel; Refused if it is not known."""
@@ -75,8 +83,9 @@ class Till:
         await self._commit.run(lambda rows: rows.keep_answer(sale, packed))
 
     async def voucher_above(self, channel_id: ChannelId, accepted: int) -> None:
-        """Wait until a better voucher than one over `accepted` has come, here or to another process."""
-        while True:
+        """Wait until a better voucher than one over `accepted` has come, here or to another process, or none
+        can come here any more."""
+        while not self.hears_no_more:
             news = self._news.setdefault(channel_id, asyncio.Event())
             account = await self._commit.run(lambda rows: rows.account(channel_id))
             if account is None or account.accepted > accepted or account.is_closing:

@@ -5,14 +5,21 @@ draft-evm-session-00, sections "Insufficient Balance During Streaming" and "Rece
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.money import Amount
 from microwallet.domain.purchase import Purchase
-from microwallet.errors import AboveLimit, ConfirmationRequired, MalformedMessage, PaymentRefused
-from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
+from microwallet.errors import (
+    AboveLimit,
+    ConfirmationRequired,
+    MalformedMessage,
+    OutcomeUnknown,
+    PaymentRefused,
+)
+from microwallet.http402.paying.exchange import NoAnswer, NotSent, Pause, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.receipts import BookedPayment
 from microwallet.http402.paying.spending import Held
@@ -27,6 +34,8 @@ from microwallet.http402.wire.events import (
 
 _MOST_REPEATS = 3
 """How often the server may ask for what it was given already, where it has accepted no more since."""
+_SENT_AGAIN_AFTER = (0.2, 1.0)
+"""Seconds after which a voucher is sent again that had no answer."""
 _MOST_ASKED_AGAIN = 100
 """How often it may ask for that at all: what it says to have accepted is only its word."""
 
@@ -195,9 +204,14 @@ class MeteredStream:
         return replace(held, choice=choice)
 
     def _voucher(self, held: Held, purchase: Purchase) -> Steps[ServerAnswer]:
+        """Send it, and again where no answer comes: it buys nothing by itself."""
         field = self._handshake.spending.signer(held.channel).voucher(
             held.choice.challenge, purchase.cumulative_amount
         )
+        for seconds in _SENT_AGAIN_AFTER:
+            with suppress(NotSent, NoAnswer):
+                return (yield Sending(authorization=field, is_head=True))
+            yield Pause(seconds)
         return (yield Sending(authorization=field, is_head=True))
 
     def _sent(self, steps: Steps[Any]) -> Steps[Any]:
@@ -205,4 +219,8 @@ class MeteredStream:
         try:
             return (yield from steps)
         except (NotSent, NoAnswer) as error:
-            raise PaymentRefused(f"a voucher of the stream could not be handed over: {error}") from error
+            raise OutcomeUnknown(
+                f"the stream was stopped, as it could not be paid on: {error}; all that was authorized for it"
+                " counts as spent",
+                hint=f"microwallet channel show {self.channel.name}",
+            ) from error

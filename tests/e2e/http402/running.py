@@ -24,8 +24,8 @@ class Upstream(LocalServer):
     """What stands behind a gateway: it says what it got.
 
     /slow takes as long as `slow` says, /status/503 has that status, /slow/status/503 both, /stream has five
-    events, /dying two before the connection breaks off, /large is more than a gateway keeps, /to/here leads
-    to /here.
+    events, /halting the first of them before it takes as long, /dying two before the connection breaks off,
+    /large is more than a gateway keeps, /to/here leads to /here.
     """
 
     def __init__(self):
@@ -53,6 +53,16 @@ class _Upstream(Handler):
         if self.path == "/stream":
             events = b"".join(b"data: event %d\n\n" % number for number in range(5))
             self.answer(200, {"content-type": "text/event-stream"}, events)
+            return
+        if self.path == "/halting":
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream")
+            self.send_header("connection", "close")
+            self.end_headers()
+            self.wfile.write(b"data: event 0\n\n")
+            self.server.slow.wait(20)
+            self.wfile.write(b"".join(b"data: event %d\n\n" % number for number in range(1, 5)))
+            self.close_connection = True
             return
         if self.path == "/dying":
             self.send_response(200)

@@ -39,6 +39,7 @@ class Listener:
         self._reader = EventReader()
         self._coming = asyncio.Condition()
         self.ended = False
+        self.is_whole = False
 
     async def listen(self, amount, *, path="/"):
         challenge = only_challenge(await self.counter.asked(path=path))
@@ -57,6 +58,7 @@ class Listener:
                 self.status = message["status"]
                 self.headers = dict(message["headers"])
                 return
+            self.is_whole = not message.get("more_body", False)
             async with self._coming:
                 self.events += self._reader.feed(message.get("body", b""))
                 self._coming.notify_all()
@@ -146,6 +148,27 @@ def test_no_voucher_ends_it(counter, monkeypatch):
     listener = Listener(counter)
     asyncio.run(listener.listen(200))
     assert (listener.data(), listener.receipt().units) == (["0", "1"], 2)
+    assert amounts(counter) == (200, 200)
+
+
+@pytest.mark.parametrize("is_waiting", [True, False])
+def test_it_breaks_off_where_no_voucher_can_come(counter, is_waiting):
+    """As the server ends: with the receipt for what was delivered, and without asking for another voucher."""
+    sells(counter, 10)
+    listener = Listener(counter)
+
+    async def scene():
+        stream = asyncio.create_task(listener.listen(200))
+        if is_waiting:
+            await listener.until("payment-need-voucher")
+        counter.gateway.till.hear_no_more()
+        async with asyncio.timeout(5):
+            await stream
+
+    asyncio.run(scene())
+    assert (listener.data(), listener.receipt().units) == (["0", "1"], 2)
+    assert is_waiting == any(one.type == "payment-need-voucher" for one in listener.events)
+    assert not listener.is_whole
     assert amounts(counter) == (200, 200)
 
 

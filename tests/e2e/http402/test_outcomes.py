@@ -359,6 +359,31 @@ def test_stream_is_paid_as_it_runs(alice, payee):
     assert payee.highest() == 6_000
 
 
+@pytest.mark.parametrize(("lost", "exit_code"), [(2, 0), (100, 5)])
+def test_a_voucher_of_a_stream_that_gets_lost(payee, fetch, lost, exit_code):
+    """It is sent again, so often; then the stream is stopped, and what was signed for it counts as spent."""
+    channel = fetch().data["payment"]["channelId"]
+    payee.unit_type, missing = "event", [None] * lost
+
+    def before(handler, action):
+        if action is None or handler.command != "HEAD" or not missing:
+            return False
+        missing.pop()
+        return hang_up(handler, action)
+
+    payee.before = before
+    done = fetch(path=STREAM)
+    assert done.exit_code == exit_code
+    if exit_code:
+        assert len(missing) == lost - 3
+        assert (done.error["code"], done.error["hint"]) == (
+            "outcome-unknown",
+            f"microwallet channel show {channel}",
+        )
+    else:
+        assert done.data["payment"]["receiptProblems"] == []
+
+
 def test_a_stream_that_ends_before_the_voucher_that_it_asked_for(payee, fetch):
     """Its receipt tells of the vouchers until then, and there is nothing wrong with that."""
     channel = fetch().data["payment"]["channelId"]

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from unittest.mock import ANY
@@ -54,6 +54,13 @@ def channels(home):
     """A payee's channels, as its ledger has them."""
     with Wallet.open(environment=home.environment) as wallet:
         return wallet.ledger.vouchers.list(finalized=True)
+
+
+def listens(url):
+    """Whether somebody takes connections there."""
+    with suppress(OSError), socket.create_connection((httpx.URL(url).host, httpx.URL(url).port)):
+        return True
+    return False
 
 
 def fails(bob, *arguments, **options):
@@ -446,6 +453,28 @@ class TestEnding:
         assert done[0].data["body"] == "you asked for /slow"
         assert gateway.process.wait(timeout=20) == 0
         assert gateway.events.next("stopped")["unsettled"][0]["unsettled"] == "2000"
+
+    def test_a_stream_that_would_need_a_voucher_breaks_off(self, serve, alice, bob, upstream):
+        """None can come any more: the payer is told what the stream cost by then."""
+        gateway = serve(sells=(*PRICE, "--per", "event"))
+        stream = alice.start(
+            *("fetch", gateway.url + "/halting", "--deposit", "1 USDC", "--max-amount", "0.005 USDC"),
+            *("--yes", "--json"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        while not channels(bob) or channels(bob)[0].spent < 1000:
+            time.sleep(0.05)
+        gateway.process.send_signal(signal.SIGTERM)
+        while listens(gateway.url):
+            time.sleep(0.05)
+        upstream.slow.set()
+        said = json.loads(stream.communicate(timeout=20)[0])["error"]
+        assert (stream.returncode, said["code"]) == (3, "network")
+        assert "its receipt tells what it has cost" in said["message"]
+        assert gateway.process.wait(timeout=20) == 0
+        [paying] = alice.run("channel", "list", "--json").data["channels"]
+        assert (paying["spent"], channels(bob)[0].spent) == ("1000", 1000)
 
     @pytest.mark.parametrize("workers", ["1", "2"])
     def test_a_hangup_that_is_ignored(self, serve, pay, workers):
