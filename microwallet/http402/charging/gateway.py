@@ -44,7 +44,7 @@ from microwallet.http402.charging.offers import Offer, Terms, offer_of
 from microwallet.http402.charging.once import Once
 from microwallet.http402.charging.opening import Opening
 from microwallet.http402.charging.page import payment_page, wants_page
-from microwallet.http402.charging.paths import canonical_path
+from microwallet.http402.charging.paths import canonical_path, path_below
 from microwallet.http402.charging.refusal import Refused, refused
 from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.routes import Routes
@@ -67,7 +67,7 @@ IN_HAND_SECONDS = 10.0
 PLACES_KEPT = 4096
 """Requests of which it is remembered where they go."""
 LONGEST_KEPT = 512
-"""Bytes of method and path together; of longer ones it is found out each time."""
+"""Bytes of method, path and its root together; of longer ones it is found out each time."""
 
 _HANDS_OVER = {"POST": ("GET",), "HEAD": ("POST", "PUT", "PATCH", "DELETE")}
 """With which method something is handed over for what others buy."""
@@ -121,9 +121,9 @@ class Gateway:
 
     def admit(self, request: Request) -> Coroutine[Any, Any, Place | Grant | Answer]:
         """What becomes of a request: a grant to serve it, the place that is free, or the answer to it."""
-        method, raw_path = request.method, request.raw_path
-        is_kept = len(method) + len(raw_path) <= LONGEST_KEPT
-        place = (self._place if is_kept else self._find_place)(method, raw_path)
+        method, raw_path, root = request.method, request.raw_path, request.root
+        is_kept = len(method) + len(raw_path) + len(root) <= LONGEST_KEPT
+        place = (self._place if is_kept else self._find_place)(method, raw_path, root)
         if isinstance(place, Answer) or place.offer is None:
             return _at_once(place)
         if request.credentials:
@@ -263,19 +263,20 @@ class Gateway:
             return page_answer(page, challenge)
         return unpaid_answer(offer.unpaid, _VARY, challenge)
 
-    def _find_place(self, method: str, raw_path: bytes) -> Place | Answer:
+    def _find_place(self, method: str, raw_path: bytes, root: str) -> Place | Answer:
         """Where a request goes, by its path as it stood in the request line; the answer if nowhere."""
         try:
             path = canonical_path(raw_path.decode("latin-1"))
         except MalformedMessage:
             return _BAD_REQUEST
-        route = self._routes.find(method, path)
+        below = path_below(root, path)
+        route = self._routes.find(method, below)
         if route is not None:
             if route.price is None:
                 return Place.of(path, None)
             return Place.of(path, self._offers[id(route)], hands_over=method == "HEAD")
         for other in _HANDS_OVER.get(method, ()):
-            route = self._routes.find(other, path)
+            route = self._routes.find(other, below)
             if route is not None and route.price is not None:
                 return Place.of(path, self._offers[id(route)], hands_over=True, is_other=True)
         return _NOT_FOUND

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
 
 from microwallet.errors import MalformedMessage
 
@@ -32,6 +33,15 @@ def canonical_path(raw: str) -> str:
     if any(escape in path for escape in _TREACHEROUS):
         raise MalformedMessage(f"{raw[:80]!r} has a slash, a backslash or a zero byte in disguise")
     return path
+
+
+def path_below(root: str, path: str) -> str:
+    """What of a canonical path an application finds its own routes by: all but the root path, without
+    escapes, under which it is mounted. A path that is not below it is taken as it is, as Starlette does.
+    """
+    if not root or not f"{unquote(path)}/".startswith(f"{root}/"):
+        return path
+    return "/" + "/".join(path[1:].split("/")[root.count("/") :])
 
 
 def _unescaped(escape: re.Match[str]) -> str:

@@ -79,6 +79,8 @@ class Request:
         self.scope = scope
         self.method: str = scope["method"]
         self.raw_path: bytes = scope["raw_path"]
+        self.root: str = scope.get("root_path", "")
+        """Where the application is mounted: its own routes are below that."""
         self.credentials: list[bytes] = []
         """The Authorization fields of the scheme Payment."""
         self.idempotency_keys: list[str] = []

@@ -6,9 +6,13 @@ import asyncio
 import dataclasses
 import time
 
+import httpx
 import pytest
 from counter import EURC, NOW, PAYER, Payer, amounts, credential, only_challenge, problem, receipt
 from migrated import migrate
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from microwallet.domain.identifiers import checksum_address
 from microwallet.domain.voucher import VoucherKey
@@ -718,8 +722,6 @@ def test_another_authorization_is_the_applications(sold_by):
 @pytest.mark.parametrize("path", ["//a", "/a/../b", "/%2e%2e/b", "/a%2fb", "/a%00", "/a\\b", "/./a", "/a//b"])
 def test_no_side_door(sold_by, path):
     """A path that another program might read as a free one is no path."""
-    import httpx
-
     counter = sold_by({"path": "/b", "free": True}, {"path": "/**", "price": "1000"})
 
     async def raw():
@@ -745,6 +747,34 @@ def test_no_side_door(sold_by, path):
 
     assert httpx.codes(asyncio.run(raw())) == 400
     assert counter.app.requests == []
+
+
+@pytest.mark.parametrize(
+    ("root", "path"),
+    [
+        ("", "/article"),
+        ("/api", "/api/article"),
+        ("/api", "/article"),
+        ("/api/v 1", "/api/v%201/%61rticle"),
+        ("/art", "/article"),
+    ],
+)
+def test_a_route_is_found_as_the_application_finds_its_own(sold_by, root, path):
+    """Below the root path, where there is one: by which path it is asked for, nothing is for nothing."""
+    counter = sold_by({"path": "/article", "price": "1000"}, {"path": "/**", "free": True})
+    app = Starlette(routes=[Route("/article", lambda _request: PlainTextResponse("sold"))])
+    transport = httpx.ASGITransport(PaymentMiddleware(app, counter.gateway), root_path=root)
+
+    async def ask():
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            unpaid = await client.get(path)
+            challenge = only_challenge(unpaid)
+            return unpaid, await client.get(
+                path, headers={"authorization": credential(PAYER, PAYER.pay(1000), challenge)}
+            )
+
+    unpaid, paid = asyncio.run(ask())
+    assert (unpaid.status_code, paid.status_code, paid.text) == (402, 200, "sold")
 
 
 def test_what_fits_no_route_is_not_there(sold_by):
