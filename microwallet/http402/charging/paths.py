@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from microwallet.errors import MalformedMessage
 
@@ -33,6 +33,11 @@ def canonical_path(raw: str) -> str:
     if any(escape in path for escape in _TREACHEROUS):
         raise MalformedMessage(f"{raw[:80]!r} has a slash, a backslash or a zero byte in disguise")
     return path
+
+
+def raw_path(path: str) -> bytes:
+    """The raw path that a path without escapes may have had, for servers that do not tell it."""
+    return quote(path, safe="/!$&'()*+,;=:@").encode()
 
 
 def path_below(root: str, path: str) -> str:

@@ -8,6 +8,7 @@ from enum import Enum, auto
 from functools import lru_cache
 
 from microwallet.http402.charging.asgi import Message, Receive, Scope, plain_name
+from microwallet.http402.charging.paths import raw_path
 from microwallet.http402.wire.credential import is_payment
 
 BODY_SECONDS = 30.0
@@ -78,7 +79,7 @@ class Request:
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self.method: str = scope["method"]
-        self.raw_path: bytes = scope["raw_path"]
+        self.raw_path: bytes = scope.get("raw_path") or raw_path(scope["path"])
         self.root: str = scope.get("root_path", "")
         """Where the application is mounted: its own routes are below that."""
         self.credentials: list[bytes] = []

@@ -777,6 +777,26 @@ def test_a_route_is_found_as_the_application_finds_its_own(sold_by, root, path):
     assert (unpaid.status_code, paid.status_code, paid.text) == (402, 200, "sold")
 
 
+@pytest.mark.parametrize("unknown", [{}, {"raw_path": None}])
+def test_a_server_that_does_not_know_how_a_path_was_written(sold_by, unknown):
+    """ASGI leaves it open: it is sold by the path without escapes then, and none slips through."""
+    counter = sold_by({"path": "/a%20b", "free": True}, {"path": "/**", "price": "1000"})
+
+    async def ask(path):
+        sent = []
+        scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": [], **unknown}
+
+        async def send(message):
+            sent.append(message)
+
+        await counter.application(scope, None, send)
+        return sent[0]["status"]
+
+    paths = ["/a b", "/a%20b", "/a b/../c", "//a b", "/\u00e9"]
+    assert [asyncio.run(ask(path)) for path in paths] == [200, 402, 400, 400, 402]
+    assert [one[1] for one in counter.app.requests] == ["/a%20b"]
+
+
 def test_what_fits_no_route_is_not_there(sold_by):
     """And one spelling is matched and forwarded."""
     counter = sold_by({"path": "/a b".replace(" ", "%20"), "price": "1000"}, {"path": "/free", "free": True})
