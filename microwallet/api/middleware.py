@@ -83,7 +83,7 @@ class PaymentMiddleware:
         except MicrowalletError as error:
             hint = f" (hint: {error.hint})" if error.hint else ""
             await send({"type": "lifespan.startup.failed", "message": f"{error.message}{hint}"})
-            return
+            raise  # as Starlette does: its TestClient waits for the end of what does not
 
         async def receiving() -> Message:
             return news.pop() if news else await receive()

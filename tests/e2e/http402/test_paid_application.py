@@ -221,13 +221,15 @@ def test_lives_as_long_as_the_application(application, bob, chain):
     ],
 )
 def test_a_wrong_table_fails_the_start(application, options, message):
-    """The server is told what is wrong, and the application never starts."""
+    """The server is told what is wrong, and the application never starts. Then it is raised, as Starlette
+    does: its TestClient takes the application for started without that, and waits for its end for ever."""
     app = application(**options)
 
     async def program():
-        async with alive(app) as started:
-            assert started["type"] == "lifespan.startup.failed"
-            assert message in started["message"]
+        with pytest.raises(microwallet.UsageError, match=message):
+            async with alive(app) as started:
+                assert started["type"] == "lifespan.startup.failed"
+                assert message in started["message"]
 
     asyncio.run(program())
     assert app.state.said == []
