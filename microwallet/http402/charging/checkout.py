@@ -34,6 +34,8 @@ from microwallet.http402.wire.session_payload import OpenAction, VoucherAction
 from microwallet.payee.in_hand import InHandHere
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_BY_SERVER = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
+"""Extensions of ASGI by which a server sends a file itself: what is in it cannot be counted here."""
 
 
 class Place(NamedTuple):
@@ -227,6 +229,8 @@ class Purchase(Presented):
         # Events are counted, so they must be readable.
         fields = self._request.fields_but(b"accept-encoding") if unit is Unit.EVENT else self._request.fields
         scope = self._place.scope(self._request, [*fields, *known.payer_fields, amount])
+        if unit is Unit.EVENT and (extensions := scope.get("extensions")):
+            scope["extensions"] = {name: extensions[name] for name in extensions if name not in _BY_SERVER}
         self.granted = Grant(self.offer, sold, known, challenge_id, receipt, scope, Bill(known, sold))
         return self.granted
 

@@ -12,9 +12,11 @@ import pytest
 from counter import PAYER, amounts, credential, only_challenge
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.responses import FileResponse
 
 from microwallet.http402.charging import metering
 from microwallet.http402.charging.metering import is_charged
+from microwallet.http402.charging.middleware import PaymentMiddleware
 from microwallet.http402.wire.events import EventReader, EventSplitter, NeedVoucher
 from microwallet.http402.wire.receipt import SessionReceipt
 
@@ -121,6 +123,24 @@ def test_no_client_has_events_made_unreadable(counter, name):
     sells(counter, 1)
     counter.pay(PAYER, PAYER.pay(1000), headers={name: "gzip"})
     assert not any(b"encoding" in name for name in counter.app.requests[0][2])
+
+
+def test_no_events_go_around_the_meter(counter, tmp_path):
+    """A server that sends files by itself, by their path, is not asked to: nobody would count what is in
+    them."""
+    (tmp_path / "events").write_bytes(b"".join(b"data: %d\n\n" % number for number in range(3)))
+    sends = FileResponse(tmp_path / "events", media_type="text/event-stream")
+    metered = PaymentMiddleware(sends, counter.gateway)
+    asked = {"http.response.pathsend": {}, "http.response.zerocopysend": {}}
+
+    async def by_a_server_that_sends_files(scope, receive, send):
+        await metered({**scope, "extensions": asked}, receive, send)
+
+    counter.application = by_a_server_that_sends_files
+    listener = Listener(counter)
+    asyncio.run(listener.listen(5000))
+    assert listener.data() == ["0", "1", "2"]
+    assert (listener.receipt().units, amounts(counter)) == (3, (5000, 300))
 
 
 def test_what_is_delivered_is_what_is_paid(counter):
