@@ -36,8 +36,10 @@ def http_date(seconds: int) -> bytes:
 
 async def send_answer(answer: Answer, send: Send, *, with_body: bool = True) -> None:
     """Send a whole answer; one to a HEAD without its body."""
-    headers = [*answer.headers, (b"date", http_date(int(time.time())))]
-    if not any(name == b"content-length" for name, _ in headers):
+    headers, told = list(answer.headers), {name for name, _ in answer.headers}
+    if b"date" not in told:  # one that is kept has that of then
+        headers.append((b"date", http_date(int(time.time()))))
+    if b"content-length" not in told:
         headers.append((b"content-length", str(len(answer.body)).encode()))
     start = {"type": "http.response.start", "status": answer.status, "headers": headers}
     await send(start if answer.warning is None else {**start, WARNING: answer.warning})

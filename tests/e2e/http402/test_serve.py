@@ -182,6 +182,14 @@ class TestSelling:
         assert request_line("request", again).endswith(f"  {again['channelId'][:10]}  paid before")
         assert request_line("request", first).endswith("  0.001 USDC")
 
+    def test_what_comes_again_has_one_date(self, serve, pay):
+        """That of the answer that is kept, without another one of now."""
+        gateway = serve()
+        words = (gateway.url + "/kept", "--idempotency-key", "k")
+        first, again = (pay(*words).data["headers"]["date"] for _ in range(2))
+        assert isinstance(first, str)
+        assert again == first
+
     def test_text_is_for_people(self, bob, upstream):
         """Without --json one line when it listens and one when it stops; --quiet drops the requests'."""
         process = bob.start(
