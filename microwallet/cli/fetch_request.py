@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import mimetypes
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ _BODY_LIMIT = 256 * 1024 * 1024
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
 _ALIKE = 0.65
 _FORM = "application/x-www-form-urlencoded"
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""Of a header. RFC 9110, section 5.6.2."""
+_OWN = ("payment-receipt", "accept-payment", "idempotency-key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +52,7 @@ class Wanted:
             headers.append(("Content-Type", f"multipart/form-data; boundary={self._boundary()}"))
         shown = [pair for pair in headers if pair[0].lower() not in own] + list(self.headers)
         try:
-            return client.build_request(
+            request = client.build_request(
                 self.method,
                 self.url,
                 headers=shown,
@@ -58,6 +62,12 @@ class Wanted:
             )
         except (httpx.InvalidURL, ValueError, TypeError) as error:
             raise UsageError(f"the request cannot be made: {error}") from error
+        said, size = request.headers.get("Content-Length"), len(request.read())
+        if said not in (None, str(size)):
+            raise UsageError(
+                f"Content-Length is {said!r}, and the body has {size} bytes", hint="leave it out"
+            )
+        return request
 
     def _boundary(self) -> str:
         """Between the parts of a form: the same for the same form, which is then the same request."""
@@ -106,11 +116,13 @@ def _mistyped(method: str) -> str | None:
 
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
-    if not colon or not name.strip() or not text.isprintable() or not text.isascii():
+    name = name.strip()
+    if not colon or not _NAME.fullmatch(name) or not text.isprintable() or not text.isascii():
         raise UsageError(f"{text[:80]!r} is no header", hint='-H "Accept: application/json"')
-    if name.strip().lower() in ("payment-receipt", "accept-payment", "idempotency-key"):
-        raise UsageError(f"{name.strip()} is set by microwallet", hint="--idempotency-key KEY")
-    return name.strip(), value.strip()
+    if name.lower() in _OWN:
+        hint = "--idempotency-key KEY" if name.lower() == "idempotency-key" else "leave it out"
+        raise UsageError(f"{name} is set by microwallet", hint=hint)
+    return name, value.strip()
 
 
 def _data(text: str) -> bytes:

@@ -198,6 +198,8 @@ def test_no_answer_to_the_question(alice, payee, typed, said):
         ("http://user@127.0.0.1:9/",),
         ("http://127.0.0.1:9/", "-H", "no colon"),
         ("http://127.0.0.1:9/", "-H", "Payment-Receipt: x"),
+        ("http://127.0.0.1:9/", "-H", "Two Words: x"),
+        ("http://127.0.0.1:9/", "-H", "Content-Length: 3", "-d", "abcdef"),
         ("http://127.0.0.1:9/", "-d", "x", "-F", "a=b"),
         ("http://127.0.0.1:9/", "-F", "a"),
         ("http://127.0.0.1:9/", "-d", "@/nowhere"),
@@ -216,6 +218,22 @@ def test_wrong_arguments(alice, words):
     """What cannot be a request is exit 2 before anything is sent."""
     refused = alice.run("fetch", *words, "--json")
     assert (refused.exit_code, refused.stderr) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("header", "message", "hint"),
+    [
+        ("Two Words: x", "'Two Words: x' is no header", '-H "Accept: application/json"'),
+        ("Content-Length: 3", "Content-Length is '3', and the body has 6 bytes", "leave it out"),
+        ("Accept-Payment: x", "Accept-Payment is set by microwallet", "leave it out"),
+        ("Idempotency-Key: x", "Idempotency-Key is set by microwallet", "--idempotency-key KEY"),
+    ],
+)
+def test_headers_that_cannot_be_sent(fetch, seen, header, message, hint):
+    """What is wrong with a header, and what to write; it was called a server that cannot be reached."""
+    refused = fetch("-d", "abcdef", "-H", header)
+    assert (refused.error["message"], refused.error["hint"]) == (message, hint)
+    assert seen == []
 
 
 def test_limits_are_settings(alice, fetch, payee):
