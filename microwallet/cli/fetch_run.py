@@ -16,7 +16,7 @@ from microwallet.cli.fetch_request import Wanted
 from microwallet.cli.fetch_view import answer_document, is_metered, payments_of, say_payment
 from microwallet.cli.result import print_json, success_envelope
 from microwallet.domain.secret_fields import without_secrets
-from microwallet.errors import HttpStatus, Interrupted, MicrowalletError, OutcomeUnknown
+from microwallet.errors import HttpStatus, Interrupted, MicrowalletError, NetworkError, OutcomeUnknown
 
 if TYPE_CHECKING:
     import httpx
@@ -75,6 +75,8 @@ class _Fetch:
                 self._end(response)
             except NotWritten as error:
                 raise self._unwritten(error, response) from error
+        except httpx.TooManyRedirects as error:
+            raise self._with_data(_endless(request, error, client.max_redirects), response) from error
         except httpx.HTTPError as error:
             raise self._with_data(unread(request, error), response) from error
         except MicrowalletError as error:
@@ -94,8 +96,9 @@ class _Fetch:
             return
         self._say_payments(response)
         if response.next_request is not None and payments_of(response):
-            url = without_secrets(str(response.next_request.url))
-            Stderr().say(f"what was paid for leads to {url}: --follow goes there")
+            to = response.next_request.url
+            follow = ": --follow goes there" if to.scheme in ("http", "https") and not to.userinfo else ""
+            Stderr().say(f"what was paid for leads to {without_secrets(str(to))}{follow}")
         if (response.request.method, response.status_code) == ("HEAD", 402) and not flags.no_pay:
             Stderr().say("a HEAD is not paid for: a GET is")
         data = self._data(response)
@@ -140,6 +143,14 @@ class _Fetch:
             self._say_payments(response)
             error.data = self._data(response)
         return error
+
+
+def _endless(request: httpx.Request, error: httpx.TooManyRedirects, most: int) -> NetworkError:
+    first, last = (without_secrets(str(one.url)) for one in (request, error.request))
+    return NetworkError(
+        f"{first} was redirected {most} times, and then to {last}",
+        hint="--verbose  (tells where each one leads)",
+    )
 
 
 def _interrupted(request: httpx.Request) -> MicrowalletError:

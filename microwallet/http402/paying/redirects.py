@@ -11,12 +11,14 @@ from itertools import takewhile
 import httpx
 
 from microwallet.domain.money import Amount, Asset
-from microwallet.errors import AboveLimit
+from microwallet.domain.secret_fields import without_secrets
+from microwallet.errors import AboveLimit, NetworkError, UsageError
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.exchange import Asked
 from microwallet.http402.paying.funding import DepositAboveLimit
 from microwallet.http402.paying.messages import asked_by
 from microwallet.http402.paying.metering import MeteredStream
+from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import BookedPayment
 
 _HOPS = "hops"
@@ -35,11 +37,13 @@ class Hop:
 
     @classmethod
     def of(cls, request: httpx.Request) -> Hop:
-        """The next hop; the body of the request must have been read."""
+        """The next hop; the body of the request must have been read. NetworkError for a redirect to what is
+        no place for a request."""
         hops: list[Hop] = request.extensions.setdefault(_HOPS, [])
         before = tuple(takewhile(lambda hop: hop.request is not request, hops))
         asked = asked_by(request)
         if before:
+            _check_target(before[-1].asked.url, asked.url)
             first = before[0].asked
             is_told = any(hop.payment is not None for hop in before)
             key = first.key if is_told else first.idempotency_key
@@ -87,3 +91,13 @@ class Hop:
             if (payment := hop.payment) is not None:
                 taken[payment.channel.asset] += payment.taken
         return taken
+
+
+def _check_target(url: str, target: str) -> None:
+    try:
+        Origin.of(target)
+    except UsageError as error:
+        raise NetworkError(
+            f"the redirect of {without_secrets(url)} cannot be followed: {error.message}",
+            hint="without --follow the answer that leads there is printed",
+        ) from error

@@ -305,3 +305,5 @@ def test_redirects_are_bounded(fetch, payee):
     endless = fetch("--follow")
     assert (endless.exit_code, endless.error["code"]) == (3, "network")
     assert len(payee.seen) < 15
+    assert endless.error["message"] == f"{payee.url}/ was redirected 10 times, and then to {payee.url}/again"
+    assert endless.error["hint"] == "--verbose  (tells where each one leads)"

@@ -19,17 +19,19 @@ def leads_to(payee):
     """Makes the first page send on to a path, paid as everything or free."""
 
     def lead(*, free, to=TARGET):
+        place = to if "://" in to else payee.url + to
+
         def before(handler, action):
             if handler.path != "/" or (action is None and not free):
                 return False
             if free:
-                handler.answer(302, {"Location": payee.url + to}, b"")
+                handler.answer(302, {"Location": place}, b"")
                 return True
 
             def answer(status, headers, body):
                 del handler.answer
                 status = 302 if status == 200 else status
-                handler.answer(status, {**headers, "Location": payee.url + to}, body)
+                handler.answer(status, {**headers, "Location": place}, body)
 
             handler.answer = answer
             return False
@@ -116,6 +118,25 @@ def test_a_redirect_that_was_paid_for_is_told_of(fetch, leads_to, payee):
     assert "leads to" not in fetch("--follow").stderr
     leads_to(free=True)
     assert "leads to" not in fetch().stderr
+
+
+@pytest.mark.parametrize("free", [True, False])
+@pytest.mark.parametrize(
+    ("to", "why"),
+    [
+        ("ftp://elsewhere/", "'ftp://elsewhere/' is no http or https URL"),
+        ("http://me@elsewhere/", "no URL with a user name in it is paid"),
+    ],
+)
+def test_a_redirect_that_cannot_be_followed_is_the_servers(fetch, payee, leads_to, free, to, why):
+    """What was typed is right: the server that leads there is named, and what was paid until then told."""
+    leads_to(free=free, to=to)
+    failed = fetch("--follow")
+    assert (failed.exit_code, failed.error["code"]) == (3, "network")
+    assert failed.error["message"] == f"the redirect of {payee.url}/ cannot be followed: {why}"
+    assert failed.error["hint"] == "without --follow the answer that leads there is printed"
+    assert len(failed.json["data"]["payments"]) == (not free)
+    assert "--follow goes there" not in fetch().stderr
 
 
 def test_a_lost_answer_of_a_target_is_had_by_the_whole_command(fetch, alice, payee, leads_to):
