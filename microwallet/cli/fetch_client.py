@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from microwallet.cli.context import confirm
@@ -37,7 +37,7 @@ def fetch_client(wallet: Wallet, wanted: Wanted, flags: FetchFlags, proxy: str |
     seconds = flags.seconds
     may_need_tls = flags.follow or proxy is not None or wanted.url.startswith("https:")
     with _without(_COMMAND_LINE_OF_HTTPX, *(() if may_need_tls else (_HTTP_2,))):
-        inner, beside = _http(proxy, tls=may_need_tls)
+        inner, beside = _http(proxy, tls=may_need_tls, seconds=seconds)
     import httpx
 
     if flags.verbose:
@@ -66,16 +66,21 @@ def _without(*names: str) -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
-def _http(proxy: str | None, *, tls: bool) -> tuple[httpx.BaseTransport, httpx.BaseTransport]:
+def _http(proxy: str | None, *, tls: bool, seconds: float) -> tuple[httpx.BaseTransport, httpx.BaseTransport]:
     """What sends, and what sends beside a stream."""
     import httpx
 
+    transport: Callable[..., httpx.HTTPTransport] = httpx.HTTPTransport
     if proxy is not None:
         check_proxy(proxy)
+        if proxy.lower().startswith("socks"):
+            from microwallet.cli.fetch_socks import SocksTransport
+
+            transport = partial(SocksTransport, seconds)
     try:
         # Loading the certificates takes longer than a request; a context without any trusts nobody.
         trusted = httpx.create_ssl_context() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        first, second = (httpx.HTTPTransport(verify=trusted, http2=tls, proxy=proxy) for _ in range(2))
+        first, second = (transport(verify=trusted, http2=tls, proxy=proxy) for _ in range(2))
         return first, second
     except (ValueError, httpx.InvalidURL) as error:
         raise no_proxy(proxy or "") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 
 import pexpect
 import pytest
@@ -296,6 +297,28 @@ def test_a_proxy_that_refuses_is_named(fetch, proxy):
     refused = fetch("--proxy", url, url="https://shop.example")
     assert (refused.exit_code, refused.error["code"]) == (3, "network")
     assert f"https://shop.example cannot be reached: the proxy {url} says 501" in refused.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(b"", "nothing within 0.5 seconds"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what is no SOCKS 5")],
+    ids=["silent", "http"],
+)
+def test_a_proxy_that_speaks_no_socks_is_named(fetch, payee, answer, said):
+    """It is not waited for without end, and no defect of ours."""
+    taken = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def take():
+            taken.append(listening.accept()[0])
+            taken[0].sendall(answer)
+
+        threading.Thread(target=take, daemon=True).start()
+        url = f"socks5://127.0.0.1:{listening.getsockname()[1]}"
+        failed = fetch("--proxy", url, "--timeout", "0.5", timeout=20)
+    taken[0].close()
+    assert (failed.exit_code, failed.error["code"]) == (3, "network")
+    assert failed.error["message"] == f"{payee.url} cannot be reached: the proxy {url} says {said}"
 
 
 def test_redirects_are_bounded(fetch, payee):
