@@ -140,7 +140,9 @@ def _field(text: str) -> tuple[str, tuple[str | None, bytes, str | None]]:
         raise UsageError(f"{text[:80]!r} is no form field", hint="-F name=value, or -F name=@FILE")
     if not value.startswith("@"):
         return name, (None, value.encode(), None)
-    source, _, kind = value[1:].partition(";type=")
+    source, *options = re.split(";(?=type=|filename=)", value[1:])
+    given = dict(option.split("=", 1) for option in options)
     content = read_all(source, limit=_BODY_LIMIT, what="a request")
-    guessed = kind or mimetypes.guess_type(source)[0] or "application/octet-stream"
-    return name, (Path(source).name, content, guessed)
+    shown = given.get("filename", "").strip('"') or Path(source).name
+    kind = given.get("type") or mimetypes.guess_type(shown)[0] or "application/octet-stream"
+    return name, (shown, content, kind)

@@ -86,6 +86,24 @@ def test_files_in_body_and_form(fetch, seen, tmp_path, alice, payee):
     assert answer.read_bytes() == b"ok\x00\xff"
 
 
+@pytest.mark.parametrize(
+    ("options", "name", "kind"),
+    [
+        ("", b"data.bin", b"application/octet-stream"),
+        (";filename=o.csv", b"o.csv", b"text/csv"),
+        (";type=text/plain; charset=utf-8;filename=o.csv", b"o.csv", b"text/plain; charset=utf-8"),
+        (';filename="o.csv";type=text/plain', b"o.csv", b"text/plain"),
+    ],
+)
+def test_a_file_of_a_form_has_the_name_and_type_given(fetch, seen, tmp_path, options, name, kind):
+    """As curl has them, in any order; the type is guessed from the name where none is given."""
+    file = tmp_path / "data.bin"
+    file.write_bytes(b"x")
+    fetch("-F", f"file=@{file}{options}").succeeded()
+    [(_, _, form)] = seen
+    assert b'name="file"; filename="' + name + b'"\r\nContent-Type: ' + kind + b"\r\n\r\nx\r\n" in form
+
+
 def test_headers_on_demand(seen, alice, payee):
     """-i prints the headers on stdout, -v on stderr, and no secret in them."""
     secret = ("-H", "Authorization: Bearer s3cret", "-H", "X-Api-Key: s3cret")
