@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from functools import partial
@@ -71,29 +71,30 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
         exchange = AsyncExchange(self._inner, request, self._books)
         hop = Hop.of(request)
         handshake = Handshake(lambda: hop.within(self._opened()), hop.asked)
+        self._books.begin(handshake)
         try:
             with hop.counted():
                 outcome = await exchange.drive(handshake.run())
             if not isinstance(outcome, Streaming):
-                await self._books.do(handshake.close)
+                await self._books.end(handshake)
         except BaseException:
             async with AsyncExitStack() as leaving:  # all of it, even where it is cancelled again
-                leaving.push_async_callback(self._books.do, handshake.close)
+                leaving.push_async_callback(self._books.end, handshake)
                 leaving.push_async_callback(exchange.close)
             raise
         response = exchange.newest()
         if isinstance(outcome, Streaming):
             outcome = MeteredStream(handshake, outcome)
-            response.stream = _PaidStream(
-                outcome, response, AsyncExchange(self._beside, request, self._books), self._books
-            )
+            beside = AsyncExchange(self._beside, request, self._books)
+            ended = partial(self._books.end, handshake)
+            response.stream = _PaidStream(outcome, response, beside, self._books, ended)
         elif isinstance(outcome, BookedPayment):
             response.stream = _PaidBody(response, hop.asked)
         hop.outcome = outcome
         return told_by(response, outcome)
 
     async def aclose(self) -> None:
-        """Close the transports inside, the client, and the thread."""
+        """Close the transports inside, and as soon as no request is in hand the client and the thread."""
         await self._inner.aclose()
         await self._beside.aclose()
         await self._books.close()
@@ -110,27 +111,42 @@ class BooksThread:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="microwallet")
         self.opened = ExitStack()
+        self._in_hand: set[Handshake] = set()
         self._is_closed = False
+        self._has_ended = False
 
-    async def do(self, work: Callable[[], Value]) -> Value:
-        """Do something there; once begun it is done to its end, even where nobody waits any more.
-
-        UsageError once it is closed.
-        """
+    def begin(self, handshake: Handshake) -> None:
+        """Stay open until this one has ended. UsageError once it is closed."""
         if self._is_closed:
             raise UsageError("this transport is closed")
-        return await self._begun(work)
+        self._in_hand.add(handshake)
+
+    async def end(self, handshake: Handshake) -> None:
+        """Let go of what it holds; again, it does nothing."""
+        if handshake not in self._in_hand:
+            return
+        try:
+            await self.do(handshake.close)
+        finally:
+            self._in_hand.discard(handshake)
+            await self._end_if_unused()
+
+    async def do(self, work: Callable[[], Value]) -> Value:
+        """Do something there for what has begun; it is done to its end, even where nobody waits any more."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
 
     async def close(self) -> None:
-        """Close what was opened, and end the thread; again, it does nothing."""
-        if self._is_closed:
-            return
+        """Close what was opened, and end the thread, once nothing is in hand; again, it does nothing."""
         self._is_closed = True
-        await self._begun(self.opened.close)
-        self._thread.shutdown(wait=False)
+        await self._end_if_unused()
 
-    async def _begun(self, work: Callable[[], Value]) -> Value:
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
+    async def _end_if_unused(self) -> None:
+        if self._is_closed and not self._in_hand and not self._has_ended:
+            self._has_ended = True
+            try:
+                await self.do(self.opened.close)
+            finally:
+                self._thread.shutdown(wait=False)
 
 
 class AsyncExchange:
@@ -229,12 +245,18 @@ class _PaidStream(httpx.AsyncByteStream):
     """The server's own events, byte for byte; what has been passed on pays for what comes next."""
 
     def __init__(
-        self, stream: MeteredStream, response: httpx.Response, exchange: AsyncExchange, books: BooksThread
+        self,
+        stream: MeteredStream,
+        response: httpx.Response,
+        exchange: AsyncExchange,
+        books: BooksThread,
+        ended: Callable[[], Awaitable[None]],
     ) -> None:
         self._stream = stream
         self._inner = response.stream
         self._exchange = exchange
         self._books = books
+        self._ended = ended
         self._is_over = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -255,8 +277,10 @@ class _PaidStream(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         """Close the connections, and record what the stream cost: all of it, even where it is cancelled."""
         async with AsyncExitStack() as leaving:
-            settle = partial(self._stream.settle, was_left=not self._is_over)
-            leaving.push_async_callback(self._books.do, settle)
+            leaving.push_async_callback(self._ended)
+            if self._stream.payment is None:
+                settle = partial(self._stream.settle, was_left=not self._is_over)
+                leaving.push_async_callback(self._books.do, settle)
             leaving.push_async_callback(self._inner.aclose)  # type: ignore[union-attr]
             if not self._is_over:
                 self._is_over = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from contextlib import contextmanager
 
@@ -77,6 +78,34 @@ def test_an_async_transport_is_closed_as_often_as_one_likes(open_client, payee):
             await httpx.AsyncClient(transport=transport).get(payee.url)
 
     asyncio.run(program())
+
+
+def test_an_async_transport_that_is_closed_finishes_what_is_in_hand(open_client, payee):
+    """A request whose answer is lost by that names its key; a stream is settled when it is left."""
+    paying, go_on = asyncio.Event(), threading.Event()
+
+    async def program():
+        def wait(handler, action):
+            if action is not None and handler.path != STREAM and handler.command == "GET":
+                loop.call_soon_threadsafe(paying.set)
+                go_on.wait(10)
+
+        loop = asyncio.get_running_loop()
+        payee.unit_type, payee.before = "event", wait
+        transport = AsyncPayingTransport(open_client, httpx.AsyncHTTPTransport())
+        client = httpx.AsyncClient(transport=transport)
+        stream = await client.send(client.build_request("GET", payee.url + STREAM), stream=True)
+        request = asyncio.create_task(client.get(payee.url))
+        await paying.wait()
+        await client.aclose()
+        go_on.set()
+        with pytest.raises(OutcomeUnknown) as lost:
+            await request
+        await stream.aclose()
+        assert lost.value.data["idempotencyKey"] in lost.value.hint
+        return stream.extensions["payment"].payment
+
+    assert asyncio.run(program()).amount >= 1_000
 
 
 def test_async_requests_share_a_channel(open_client, payee, books):
