@@ -206,6 +206,8 @@ class AsyncExchange:
             response = self._response = await self._inner.handle_async_request(request)
             if not (sending.is_head or may_be_problem(response)):
                 return answer_of(response)
+            if response.is_stream_consumed:  # the transport inside has read it
+                return answer_of(response, response.content)
             body, seconds = bytearray(), reading_seconds(self._request)
             try:
                 async with asyncio.timeout(seconds):

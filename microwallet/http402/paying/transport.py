@@ -142,6 +142,8 @@ class Exchange:
             response = self._response = self._inner.handle_request(outgoing(self._request, sending))
             if not (sending.is_head or may_be_problem(response)):
                 return answer_of(response)
+            if response.is_stream_consumed:  # the transport inside has read it
+                return answer_of(response, response.content)
             body, seconds, begun = bytearray(), reading_seconds(self._request), time.monotonic()
             for chunk in response.iter_raw():
                 if seconds is not None and time.monotonic() - begun > seconds:

@@ -66,6 +66,34 @@ def test_a_paid_answer_that_breaks_off_is_no_mere_failure(open_client, payee):
         client.get(payee.url)
 
 
+def test_a_transport_inside_that_reads_answers_is_paid_through(open_client, payee):
+    """As one that keeps a log does, or httpx's own MockTransport: the refusal it has read is understood."""
+
+    class Reading(httpx.HTTPTransport):
+        def handle_request(self, request):
+            answer = super().handle_request(request)
+            answer.read()
+            return answer
+
+    class AsyncReading(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request):
+            answer = await super().handle_async_request(request)
+            await answer.aread()
+            return answer
+
+    async def program():
+        transport = AsyncPayingTransport(open_client, AsyncReading())
+        async with httpx.AsyncClient(transport=transport) as client:
+            return await client.get(payee.url)
+
+    with (
+        open_client() as paying,
+        httpx.Client(transport=PayingTransport(lambda: paying, Reading())) as client,
+    ):
+        assert client.get(payee.url).content == PAID_BODY
+    assert asyncio.run(program()).content == PAID_BODY
+
+
 def test_an_async_transport_is_closed_as_often_as_one_likes(open_client, payee):
     """A client closes its transport, and a program may; a request after that is told why it is not paid."""
 
