@@ -204,7 +204,7 @@ class AsyncExchange:
         try:
             request = outgoing(self._request, sending)
             response = self._response = await self._inner.handle_async_request(request)
-            if not (sending.is_head or may_be_problem(response)):
+            if not (sending.is_head or may_be_problem(response, sending)):
                 return answer_of(response)
             if response.is_stream_consumed:  # the transport inside has read it
                 return answer_of(response, response.content)

@@ -77,10 +77,12 @@ def outgoing(request: httpx.Request, sending: Sending) -> httpx.Request:
     )
 
 
-def may_be_problem(response: httpx.Response) -> bool:
-    """Whether the body is for the handshake: a refusal, not an answer that was paid for."""
+def may_be_problem(response: httpx.Response, sending: Sending) -> bool:
+    """Whether the body is for the handshake: a refusal, not an answer that was paid for, or is free."""
     if response.status_code == 402:
         return True
+    if sending.authorization is None:
+        return False
     is_error = 400 <= response.status_code < 500 and "payment-receipt" not in response.headers
     return is_error and _media_type(response) == MEDIA_TYPE
 

@@ -140,7 +140,7 @@ class Exchange:
             return NO_WORD
         try:
             response = self._response = self._inner.handle_request(outgoing(self._request, sending))
-            if not (sending.is_head or may_be_problem(response)):
+            if not (sending.is_head or may_be_problem(response, sending)):
                 return answer_of(response)
             if response.is_stream_consumed:  # the transport inside has read it
                 return answer_of(response, response.content)

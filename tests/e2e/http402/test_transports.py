@@ -94,6 +94,25 @@ def test_a_transport_inside_that_reads_answers_is_paid_through(open_client, paye
     assert asyncio.run(program()).content == PAID_BODY
 
 
+def test_a_free_problem_comes_whole(open_client, payee):
+    """However much it says: it is the program's, and not for the handshake."""
+    body = b'{"detail": "%s"}' % (b"x" * 300_000)
+    headers = {"Content-Type": "application/problem+json"}
+    payee.before = lambda handler, _: handler.answer(404, headers, body) is None
+
+    async def program():
+        transport = AsyncPayingTransport(open_client, httpx.AsyncHTTPTransport())
+        async with httpx.AsyncClient(transport=transport) as client:
+            return await client.get(payee.url)
+
+    with (
+        open_client() as paying,
+        httpx.Client(transport=PayingTransport(lambda: paying, httpx.HTTPTransport())) as client,
+    ):
+        assert client.get(payee.url).content == body
+    assert asyncio.run(program()).content == body
+
+
 def test_an_async_transport_is_closed_as_often_as_one_likes(open_client, payee):
     """A client closes its transport, and a program may; a request after that is told why it is not paid."""
 
