@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
@@ -63,7 +64,6 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
         self._inner = inner
         self._beside = beside or inner
         self._books = BooksThread()
-        self._client: PayingClient | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send, pay, send again."""
@@ -100,23 +100,36 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
         await self._books.close()
 
     def _opened(self) -> PayingClient:
-        if self._client is None:
-            self._client = self._books.opened.enter_context(self._open_client())
-        return self._client
+        if self._books.client is None:
+            self._books.client = self._books.opened.enter_context(self._open_client())
+        return self._books.client
 
 
 class BooksThread:
     """One thread on which everything but HTTP is done, and what was opened there."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="microwallet")
-        self.opened = ExitStack()
-        self._in_hand: set[Handshake] = set()
         self._is_closed = False
         self._has_ended = False
+        self._of_parent: list[ExitStack] = []
+        self._start()
+
+    def _start(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="microwallet")
+        self.opened = ExitStack()
+        self.client: PayingClient | None = None
+        self._in_hand: set[Handshake] = set()
+        self._pid = os.getpid()
+
+    def _start_in_child(self) -> None:
+        """A child has no thread of its parent's, and what was opened there must not be used, nor closed."""
+        if self._pid != os.getpid():
+            self._of_parent.append(self.opened)
+            self._start()
 
     def begin(self, handshake: Handshake) -> None:
         """Stay open until this one has ended. UsageError once it is closed."""
+        self._start_in_child()
         if self._is_closed:
             raise UsageError("this transport is closed")
         self._in_hand.add(handshake)
@@ -137,6 +150,7 @@ class BooksThread:
 
     async def close(self) -> None:
         """Close what was opened, and end the thread, once nothing is in hand; again, it does nothing."""
+        self._start_in_child()
         self._is_closed = True
         await self._end_if_unused()
 

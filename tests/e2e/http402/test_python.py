@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -397,6 +398,32 @@ def test_a_forked_child_opens_its_own_ledger(alice, bob, opened):
         wallet.pay(channel, "0.001 USDC")
         assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
         assert str(wallet.channel(channel).authorized) == "0.012 USDC"
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_pays_through_an_async_transport(alice, payee, opened):
+    """What the parent has paid through before has a thread of its own there: the child waited for ever."""
+
+    async def pay(transport):
+        request = httpx.Request("GET", payee.url, headers={"Connection": "close"})
+        return await (await transport.handle_async_request(request)).aread()
+
+    with opened(alice) as wallet:
+        transport = microwallet.AsyncPayingTransport(wallet=wallet, max_deposit="1 USDC")
+        assert asyncio.run(pay(transport)) == PAID_BODY
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            status = 1
+            try:
+                status = int(asyncio.run(pay(transport)) != PAID_BODY)
+                asyncio.run(transport.aclose())
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert asyncio.run(pay(transport)) == PAID_BODY
+        asyncio.run(transport.aclose())
+        assert payee.highest() == 3_000
 
 
 def test_a_server_that_is_not_there(alice, opened):
