@@ -22,6 +22,7 @@ _ARGUMENTS = {
 
 _WORDS = {
     "--password-file FILE": 'password_file="FILE" to Wallet.open',
+    "use -H for credentials": "headers={...} for credentials",
     "the same command as before": "the same call as before",
 }
 

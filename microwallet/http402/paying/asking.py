@@ -37,7 +37,7 @@ class Asking:
         """Nothing is opened for a request that turns out to be free."""
         self._open_client = open_client
         self.asked = asked
-        self.origin = Origin.of(asked.url)
+        self.origin = Origin.named_in(asked.url)
 
     @cached_property
     def client(self) -> PayingClient:
@@ -53,6 +53,7 @@ class Asking:
 
     def choose(self, answer: ServerAnswer) -> Choice:
         """What is to be paid, by which of its challenges; NoPayableChallenge if by none of them."""
+        Origin.of(self.asked.url)
         if not self.client.is_private(self.origin):
             raise NoPayableChallenge(
                 f"{self.origin} wants to be paid over plain http, where others could read along",

@@ -11,6 +11,7 @@ from microwallet.errors import UsageError
 from microwallet.http402.loopback import is_loopback
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_USER = re.compile(r"(?<=//)[^/?#]*@")
 _EXAMPLE = "write it whole: https://example.com/path"
 
 
@@ -25,16 +26,23 @@ class Origin:
 
     @classmethod
     def of(cls, url: str) -> Self:
-        """The origin of an absolute http or https URL; UsageError for anything else."""
+        """The origin of an absolute http or https URL that may be paid; UsageError for anything else."""
+        origin = cls.named_in(url)
+        if "@" in urlsplit(url).netloc:
+            raise UsageError("no URL with a user name in it is paid", hint="use -H for credentials")
+        return origin
+
+    @classmethod
+    def named_in(cls, url: str) -> Self:
+        """As `of`, for any URL that may be asked: also one with a user name in it."""
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError as error:
             raise UsageError("the URL cannot be read", hint=_EXAMPLE) from error
-        if "@" in parts.netloc:
-            raise UsageError("no URL with a user name in it is paid", hint="use -H for credentials")
         if parts.scheme not in _DEFAULT_PORTS or not host:
-            raise UsageError(f"{url[:200]!r} is no http or https URL", hint=_whole(url))
+            shown = _USER.sub("", url, count=1)[:200]
+            raise UsageError(f"{shown!r} is no http or https URL", hint=_whole(url))
         if port is None:
             port = _DEFAULT_PORTS[parts.scheme]
         return cls(scheme=parts.scheme, host=host.rstrip("."), port=port)

@@ -62,7 +62,7 @@ class Spending:
     def __init__(self, client: PayingClient, asked: Asked) -> None:
         self.client = client
         self.asked = asked
-        self.origin = Origin.of(asked.url)
+        self.origin = Origin.named_in(asked.url)
         self.is_new_key = asked.idempotency_key is None
         self.request = HttpRequest(
             idempotency_key=asked.own_key,

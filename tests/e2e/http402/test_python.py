@@ -150,6 +150,22 @@ def test_what_is_free_needs_no_wallet(home, payee):
         _ = wallet.address
 
 
+def test_a_url_with_a_user_name_is_asked_and_not_paid(alice, payee, opened):
+    """What is free comes as before; what is not says why it is not paid."""
+    named = payee.url.replace("://", "://user:word@")
+    payee.before = lambda handler, _: handler.path == "/free" and handler.answer(200, {}, b"free") is None
+    with (
+        opened(alice) as wallet,
+        httpx.Client(transport=microwallet.PayingTransport(wallet=wallet, max_deposit="1 USDC")) as client,
+    ):
+        assert client.get(named + "/free").content == b"free"
+        with pytest.raises(microwallet.UsageError, match="user name") as refused:
+            client.get(named)
+        assert (payee.vouchers, refused.value.hint) == ([], "headers={...} for credentials")
+        with pytest.raises(httpx.ConnectError):
+            client.get("http://user:word@127.0.0.1:1/")
+
+
 def test_limits_hold_in_a_program(alice, payee, opened):
     """The price is held against `max_amount`, all deposits for a payee against `max_deposit`."""
     with opened(alice) as wallet:
