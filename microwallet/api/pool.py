@@ -87,10 +87,17 @@ class WalletPool:
     def close(self) -> None:
         """Close what is not lent; what is lent is closed when it is given back."""
         with self._changing:
+            self._leave_to_parent()
             free, self._free, self._closed = self._free, [], True
-        if self._pid == os.getpid():
-            for wallet in free:
-                wallet.__exit__()
+        for wallet in free:
+            wallet.__exit__()
+
+    def _leave_to_parent(self) -> None:
+        """A connection must not be used, nor closed, in a child of the process that opened it."""
+        if self._pid != os.getpid():
+            self._of_parent += self._free
+            self._free, self._pid = [], os.getpid()
+            self.sessions.clear()
 
     @contextmanager
     def lend(self) -> Iterator[Wallet]:
@@ -98,10 +105,7 @@ class WalletPool:
         with self._changing:
             if self._closed:
                 raise UsageError("this wallet is closed")
-            if self._pid != os.getpid():
-                # A connection must not be used, nor closed, in a child of the process that opened it.
-                self._of_parent, self._free, self._pid = self._free, [], os.getpid()
-                self.sessions.clear()
+            self._leave_to_parent()
             wallet = self._free.pop() if self._free else self.base.twin(any_thread=True)
         try:
             yield wallet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -414,6 +415,24 @@ def test_a_forked_child_opens_its_own_ledger(alice, bob, opened):
         wallet.pay(channel, "0.001 USDC")
         assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
         assert str(wallet.channel(channel).authorized) == "0.012 USDC"
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_closes_no_ledger_of_its_parent(alice, opened, open_files):
+    """One that closes the wallet without using it: SQLite's connections are closed where they were opened."""
+    with opened(alice) as wallet:
+        wallet.channels()
+        before = open_files(alice)
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                wallet.close()
+                gc.collect()
+                status = int(open_files(alice) != before)
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
