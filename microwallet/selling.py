@@ -39,6 +39,7 @@ from microwallet.http402.charging.server import serve
 from microwallet.http402.charging.settings import Settings
 from microwallet.http402.charging.settling import Settling, SettlingPolicy
 from microwallet.http402.charging.signed_deposit import RelayedToken
+from microwallet.http402.wire.challenge import PAYMENT_AUTHORIZATION
 from microwallet.payee.exclusive import exclusive, settling_lock, watch_lock
 from microwallet.payee.in_hand import InHandHere
 from microwallet.payee.watch import LONGEST_PAUSE
@@ -75,6 +76,8 @@ class Assortment:
     routes: Routes
     policy: SettlingPolicy
     fees: FeePolicy | None = None
+    requires_auth: bool = False
+    """Whether what is sold uses Authorization itself."""
 
     @classmethod
     def of(cls, wallet: Wallet, settings: Settings) -> Assortment:
@@ -99,6 +102,7 @@ class Assortment:
             routes=parse_routes(settings.routes, amount, names),
             policy=policy,
             fees=fee_policy(settings.pay_fees_from, settings.gas_budget, amount, names),
+            requires_auth=settings.requires_auth,
         )
 
 
@@ -177,6 +181,7 @@ class Shop:
             chain_id=wallet.network.chain_id,
             escrow_contract=wallet.escrow_contract,
             secrets=RotatingSecrets(challenge_key(wallet.paths.keys / "challenge-key"), wallet.now),
+            header=PAYMENT_AUTHORIZATION if assortment.requires_auth else None,
             relayed_tokens=self._relayed_tokens(),
         )
         self._in_hand = InHandHere(wallet.paths.home)  # last: where all this fails, nobody would close it

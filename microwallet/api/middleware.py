@@ -44,6 +44,7 @@ class PaymentMiddleware:
         password_file: str | Path | None = None,
         settle_above: str | Amount | None = None,
         settle_idle: str | None = None,
+        requires_auth: bool = False,
     ) -> None:
         """`routes`: tables with `path` ("/articles/*", "/**") and `price` ("0.001 USDC") or `free` (True),
         and as needed `method`, `per` ("request", "event", "header"), `units-header`, `max-units`,
@@ -53,7 +54,8 @@ class PaymentMiddleware:
 
         A channel whose payer wants its money back is closed in time, here or by another process of the home.
         `settle_above` settles a channel once so much is unsettled on it, else 1 USDC; `settle_idle` ("10m")
-        once it was not used for so long.
+        once it was not used for so long. `requires_auth`: payers are told to pay in a field of its own,
+        `Payment-Authorization`, as the application has its own use for `Authorization`.
 
         Raises UsageError for `routes` that are none; opening does for a wrong route, and KeyUnavailable for a
         key that is locked.
@@ -66,6 +68,7 @@ class PaymentMiddleware:
         )
         self._settle_above = () if settle_above is None else (str(check_amount(settle_above)),)
         self._settle_idle = settle_idle
+        self._requires_auth = requires_auth
         self._service: _Service | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,7 +117,10 @@ class PaymentMiddleware:
         from microwallet.selling import Assortment, Shop
 
         settings = Settings(
-            routes=self._routes, settle_above=self._settle_above, settle_idle=self._settle_idle
+            routes=self._routes,
+            settle_above=self._settle_above,
+            settle_idle=self._settle_idle,
+            requires_auth=self._requires_auth,
         )
         assortment = Assortment.of(wallet, settings)
         wallet.accounts.secret(wallet.account.name)  # locked keys are found out now, not when a close is due

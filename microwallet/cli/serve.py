@@ -39,6 +39,12 @@ def serve(
     suggested_deposit: Annotated[
         str | None, _option("--suggested-deposit", "AMOUNT", "What payers might deposit.", WHAT)
     ] = None,
+    requires_auth: Annotated[
+        bool,
+        typer.Option(
+            "--requires-auth", help="Leave Authorization to what stands behind.", rich_help_panel=WHAT
+        ),
+    ] = False,
     config: Annotated[
         Path | None,
         _option("--config", "FILE", "TOML with routes and all this; see: help selling.", WHAT),
@@ -99,6 +105,7 @@ def serve(
         "free": free,
         "description": description,
         "suggested-deposit": suggested_deposit,
+        "requires-auth": requires_auth or None,
         "host": host,
         "port": port,
         "tls-cert": tls_cert,

@@ -40,6 +40,8 @@ class Terms:
     chain_id: ChainId
     escrow_contract: Address
     secrets: RotatingSecrets
+    header: str | None = None
+    """The field that credentials are to come in, if not in Authorization."""
     relayed_tokens: Mapping[Address, RelayedToken] = field(default_factory=dict)
     """Tokens of which payers' deposits are brought onto the chain here, at the gateway's cost."""
 
@@ -69,6 +71,7 @@ class Offer:
             expires_at=now + CHALLENGE_SECONDS,
             digest=digest,
             description=self.price.description,
+            header=self.terms.header,
             opaque={"nonce": secrets.token_hex(_NONCE_BYTES), "route": self.name},
         )
 
@@ -79,6 +82,7 @@ class Offer:
             and challenge.realm == self.terms.realm
             and (challenge.method, challenge.intent) == (METHOD, INTENT)
             and challenge.description == self.price.description
+            and challenge.header == self.terms.header
             and challenge.opaque is not None
             and decode_object(challenge.opaque, what="opaque", limit=REQUEST_LIMIT).get("route") == self.name
         )

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from microwallet.http402.charging.asgi import Message, Receive, Scope, plain_name
 from microwallet.http402.charging.paths import raw_path
+from microwallet.http402.wire.challenge import PAYMENT_AUTHORIZATION
 from microwallet.http402.wire.credential import is_payment
 
 BODY_SECONDS = 30.0
@@ -29,12 +30,14 @@ class _Use(Enum):
     """What the gateway does with a field."""
 
     CREDENTIAL = auto()
+    CREDENTIAL_BESIDE = auto()
     IDEMPOTENCY_KEY = auto()
     BODY = auto()
     CONNECTION = auto()
     KEPT_BACK = auto()
 
 
+_BESIDE = PAYMENT_AUTHORIZATION.lower().encode()
 _USES = {
     b"authorization": _Use.CREDENTIAL,
     b"idempotency-key": _Use.IDEMPOTENCY_KEY,
@@ -46,6 +49,8 @@ _USES = {
 
 def _use_of(name: bytes) -> _Use | None:
     """What a field of this name, of which the first bytes do, is for; None for one that is only forwarded."""
+    if name == _BESIDE:
+        return _Use.CREDENTIAL_BESIDE
     plain = plain_name(name)
     if plain.startswith(_OURS) or plain == b"accept-payment":
         return _Use.KEPT_BACK
@@ -83,7 +88,7 @@ class Request:
         self.root: str = scope.get("root_path", "")
         """Where the application is mounted: its own routes are below that."""
         self.credentials: list[bytes] = []
-        """The Authorization fields of the scheme Payment."""
+        """What the scheme Payment has in Authorization fields, and in those for it alone."""
         self.idempotency_keys: list[str] = []
         self.has_body = scope.get("http_version") in _UNANNOUNCED and self.method not in _WITHOUT_BODY
         self._receive = receive
@@ -168,6 +173,10 @@ class Request:
             if is_payment(value):
                 self.credentials.append(value)
                 return True
+        elif use is _Use.CREDENTIAL_BESIDE:
+            if is_payment(value):
+                self.credentials.append(value)
+            return True
         elif use is _Use.IDEMPOTENCY_KEY:
             self.idempotency_keys.append(value.decode("latin-1"))
         elif use is _Use.BODY:

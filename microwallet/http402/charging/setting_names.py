@@ -31,6 +31,7 @@ _EXAMPLES: Mapping[str, Any] = {
     "tls-cert": "cert.pem",
     "tls-key": "key.pem",
     "behind-tls-proxy": ["127.0.0.1"],
+    "requires-auth": True,
     "method": "GET",
     "path": "/articles/**",
     "free": True,

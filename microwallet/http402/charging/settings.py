@@ -48,6 +48,8 @@ class Settings:
     tls_key: str | None = None
     behind_tls_proxy: Sequence[str] = ()
     """Addresses and networks of proxies in front that do TLS."""
+    requires_auth: bool = False
+    """Whether what is sold uses Authorization itself: credentials come in a field of their own then."""
     routes: Sequence[Mapping[str, Any]] = ()
     """Tables as `routes.parse_routes` takes them."""
     names: SettingNames = field(default_factory=SettingNames)

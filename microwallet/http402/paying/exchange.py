@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from microwallet.http402.wire.challenge import AUTHORIZATION
 from microwallet.http402.wire.problems import ToldProblem
 
 Result = TypeVar("Result")
@@ -36,6 +37,8 @@ class Asked:
     """The program's own command that makes the whole request again under a key."""
     is_stream: bool = False
     """Whether server-sent events are asked for."""
+    has_authorization: bool = False
+    """Whether it has an Authorization of its own."""
 
     @property
     def key(self) -> str:
@@ -75,6 +78,8 @@ class Sending:
     """The same request, or with `is_head` no more than its URL, and the credential that goes with it."""
 
     authorization: str | None = field(default=None, repr=False)
+    credential_field: str = AUTHORIZATION
+    """Where that goes."""
     idempotency_key: str | None = None
     is_head: bool = False
 

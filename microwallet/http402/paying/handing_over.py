@@ -80,12 +80,18 @@ def tell(choice: Choice, field_of: Callable[[Challenge], str]) -> Steps[None]:
 def _handed(choice: Choice, field_of: Callable[[Challenge], str]) -> Steps[ServerAnswer]:
     """What the payee says to a credential that comes by a HEAD; with a fresh challenge once more, as the
     first may be bound to a body."""
-    answer = yield Sending(authorization=field_of(choice.challenge), is_head=True)
+    answer = yield _credential(choice.challenge, field_of)
     if answer.status == 402:
         fresh = _same_offer(answer, choice.request)
         if fresh is not None:
-            answer = yield Sending(authorization=field_of(fresh), is_head=True)
+            answer = yield _credential(fresh, field_of)
     return answer
+
+
+def _credential(challenge: Challenge, field_of: Callable[[Challenge], str]) -> Sending:
+    return Sending(
+        authorization=field_of(challenge), credential_field=challenge.credential_field, is_head=True
+    )
 
 
 def _same_offer(answer: ServerAnswer, request: SessionRequest) -> Challenge | None:

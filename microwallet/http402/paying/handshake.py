@@ -20,6 +20,7 @@ from microwallet.http402.paying.funding import Funding, Preview
 from microwallet.http402.paying.receipts import BookedPayment
 from microwallet.http402.paying.remedies import Remedies, counts
 from microwallet.http402.paying.spending import Held, Spending
+from microwallet.http402.wire.challenge import AUTHORIZATION
 from microwallet.http402.wire.problems import ProblemType
 
 _BY_INTERMEDIARIES = frozenset({502, 504})
@@ -50,7 +51,7 @@ class Handshake:
         """Nothing is opened for a request that turns out to be free."""
         self.asked = asked
         self._asking = Asking(open_client, asked)
-        self._has_told_key = False
+        self._said: set[str] = set()
         self._spending: Spending | None = None
         self.unanswered: OutcomeUnknown | None = None
         """What is to be said of a payment that was sent, where nobody waits for its answer any more."""
@@ -119,12 +120,19 @@ class Handshake:
             field = signer.voucher(challenge, amount)
         else:
             field = signer.open(challenge, amount, held.open_hash)
-        if self.spending.is_new_key and not self._has_told_key:
-            self.client.reporter.say(f"idempotency key: {self.asked.key}")
-            self._has_told_key = True
+        if self.spending.is_new_key:
+            self._say_once(f"idempotency key: {self.asked.key}")
+        if self.asked.has_authorization and challenge.credential_field == AUTHORIZATION:
+            self._say_once(
+                f"the payment to {self._asking.origin} takes the place of the request's Authorization"
+            )
         self.unanswered = self._unknown(held, "no answer came")
         try:
-            answer = yield Sending(authorization=field, idempotency_key=self.spending.request.idempotency_key)
+            answer = yield Sending(
+                authorization=field,
+                credential_field=challenge.credential_field,
+                idempotency_key=self.spending.request.idempotency_key,
+            )
         except NotSent as error:
             self.spending.give_back(held)
             raise NetworkError(
@@ -135,6 +143,11 @@ class Handshake:
             raise self._unknown(held, f"no answer came: {error}") from error
         self.unanswered = None
         return answer
+
+    def _say_once(self, note: str) -> None:
+        if note not in self._said:
+            self._said.add(note)
+            self.client.reporter.say(note)
 
     def _unknown(self, held: Held, why: str) -> OutcomeUnknown:
         """The purchase stays counted as spent, and its voucher goes out again under the same key alone."""

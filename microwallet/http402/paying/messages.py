@@ -53,6 +53,7 @@ def asked_by(request: httpx.Request) -> Asked:
         body=request.content,
         idempotency_key=request.extensions.get(IDEMPOTENCY_KEY),
         is_stream=EVENT_STREAM in request.headers.get("accept", ""),
+        has_authorization="authorization" in request.headers,
         repeats=request.extensions.get(REPEATS),
     )
 
@@ -64,7 +65,7 @@ def outgoing(request: httpx.Request, sending: Sending) -> httpx.Request:
     if EVENT_STREAM in headers.get("accept", ""):
         headers["Accept-Encoding"] = "identity"  # its events are read along
     if sending.authorization is not None:
-        headers["Authorization"] = sending.authorization
+        headers[sending.credential_field] = sending.authorization
     if sending.idempotency_key is not None:
         headers["Idempotency-Key"] = sending.idempotency_key
     if sending.is_head:

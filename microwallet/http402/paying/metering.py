@@ -205,14 +205,14 @@ class MeteredStream:
 
     def _voucher(self, held: Held, purchase: Purchase) -> Steps[ServerAnswer]:
         """Send it, and again where no answer comes: it buys nothing by itself."""
-        field = self._handshake.spending.signer(held.channel).voucher(
-            held.choice.challenge, purchase.cumulative_amount
-        )
+        challenge = held.choice.challenge
+        field = self._handshake.spending.signer(held.channel).voucher(challenge, purchase.cumulative_amount)
+        sending = Sending(authorization=field, credential_field=challenge.credential_field, is_head=True)
         for seconds in _SENT_AGAIN_AFTER:
             with suppress(NotSent, NoAnswer):
-                return (yield Sending(authorization=field, is_head=True))
+                return (yield sending)
             yield Pause(seconds)
-        return (yield Sending(authorization=field, is_head=True))
+        return (yield sending)
 
     def _sent(self, steps: Steps[Any]) -> Steps[Any]:
         """Do steps whose requests must be answered."""

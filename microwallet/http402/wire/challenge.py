@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from microwallet.errors import MalformedMessage
@@ -33,8 +33,13 @@ _PARAMETERS = (
     "expires",
     "digest",
     "description",
+    "header",
     "opaque",
 )
+AUTHORIZATION = "Authorization"
+PAYMENT_AUTHORIZATION = "Payment-Authorization"
+"""Where a server that uses `Authorization` itself wants the credential."""
+_FIELDS = {one.lower(): one for one in (AUTHORIZATION, PAYMENT_AUTHORIZATION)}
 _REQUIRED = ("id", "realm", "method", "intent", "request")
 
 
@@ -51,6 +56,8 @@ class Challenge:
     expires: str | None = None
     digest: str | None = None
     description: str | None = None
+    header: str | None = None
+    """The field that is to carry the credential, if it is told; `credential_field` is what it means."""
     opaque: str | None = None
 
     @classmethod
@@ -84,6 +91,8 @@ class Challenge:
             parse_rfc3339(self.expires)
         if self.digest is not None:
             parse_digest(self.digest)
+        if self.header is not None and self.header.lower() not in _FIELDS:
+            raise MalformedMessage(f"{self.header[:40]!r} is no field for a credential")
         if self.opaque is not None:
             opaque = decode_object(self.opaque, what="challenge's opaque", limit=REQUEST_LIMIT)
             if not all(isinstance(value, str) for value in opaque.values()):
@@ -92,6 +101,11 @@ class Challenge:
     def request_object(self) -> dict[str, Any]:
         """The decoded `request`."""
         return decode_object(self.request, what="challenge's request", limit=REQUEST_LIMIT)
+
+    @property
+    def credential_field(self) -> str:
+        """The name of the field that carries the credential."""
+        return AUTHORIZATION if self.header is None else _FIELDS[self.header.lower()]
 
     def has_expired(self, now: int) -> bool:
         """Whether credentials for it must not be sent, or accepted, any more at Unix second `now`."""
@@ -148,6 +162,7 @@ class ChallengeSecrets:
         expires_at: int,
         digest: str | None = None,
         description: str | None = None,
+        header: str | None = None,
         opaque: Mapping[str, str] | None = None,
     ) -> Challenge:
         """A new challenge until Unix second `expires_at`; its id is bound to all but the description.
@@ -157,9 +172,8 @@ class ChallengeSecrets:
         encoded = request if isinstance(request, str) else encode_object(request)
         expires = rfc3339(expires_at)
         encoded_opaque = None if opaque is None else encode_object(opaque)
-        slots = (realm, method, intent, encoded, expires, digest, encoded_opaque)
-        return Challenge(
-            id=_bound_id(slots, self.secrets[0]),
+        unbound = Challenge(
+            id="",
             realm=realm,
             method=method,
             intent=intent,
@@ -167,25 +181,28 @@ class ChallengeSecrets:
             expires=expires,
             digest=digest,
             description=description,
+            header=header,
             opaque=encoded_opaque,
         )
+        return replace(unbound, id=_bound_id(unbound, self.secrets[0]))
 
     def issued(self, challenge: Challenge) -> bool:
         """Whether the id of an echoed challenge is bound to its parameters by one of these secrets."""
-        slots = (
-            challenge.realm,
-            challenge.method,
-            challenge.intent,
-            challenge.request,
-            challenge.expires,
-            challenge.digest,
-            challenge.opaque,
-        )
-        expected = [_bound_id(slots, secret) for secret in self.secrets]
+        expected = [_bound_id(challenge, secret) for secret in self.secrets]
         return any(hmac.compare_digest(challenge.id.encode(), one.encode()) for one in expected)
 
 
-def _bound_id(slots: Sequence[str | None], secret: bytes) -> str:
-    """By the draft's "HMAC-SHA256 Binding". Only the realm, which is first, may hold a bar: no two
-    challenges read the same."""
+def _bound_id(challenge: Challenge, secret: bytes) -> str:
+    """By the draft's "HMAC-SHA256 Binding". Only the realm, which is first, may hold a bar, and a header is
+    no digest: no two challenges read the same."""
+    slots = (
+        challenge.realm,
+        challenge.method,
+        challenge.intent,
+        challenge.request,
+        challenge.expires,
+        challenge.digest,
+        *(() if challenge.header is None else (challenge.header,)),
+        challenge.opaque,
+    )
     return base64url(hmac.digest(secret, "|".join([slot or "" for slot in slots]).encode(), hashlib.sha256))

@@ -33,7 +33,7 @@ class Credential:
 
     @classmethod
     def parse(cls, value: str) -> Self:
-        """The credential in an `Authorization` field; MalformedMessage if it is none."""
+        """The credential that a field carries; MalformedMessage if it is none."""
         scheme, _, token = value.partition(" ")
         token = token.strip(" ")
         if len(value) > CREDENTIAL_LIMIT or scheme.lower() != _SCHEME or not token:
@@ -55,7 +55,7 @@ class Credential:
         return cls(challenge=Challenge.parse(challenge), payload=payload, source=source)
 
     def to_field(self) -> str:
-        """The value of an `Authorization` field."""
+        """The value of the challenge's `credential_field`."""
         document: dict[str, Any] = {"challenge": self.challenge.parameters(), "payload": dict(self.payload)}
         if self.source is not None:
             document["source"] = self.source
@@ -68,5 +68,5 @@ def payer_source(chain_id: ChainId, address: str) -> str:
 
 
 def is_payment(authorization: bytes) -> bool:
-    """Whether an `Authorization` field is of this scheme."""
+    """Whether what an `Authorization` field carries is of this scheme."""
     return authorization[:8].lower() in _SCHEMES

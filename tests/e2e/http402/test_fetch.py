@@ -117,6 +117,13 @@ def test_headers_on_demand(seen, alice, payee):
     assert failed.stderr == f"error: {payee.url}/?a=1&token=... answered 404\n"
 
 
+def test_a_payment_in_place_of_what_the_request_says_of_itself(fetch):
+    """There is one Authorization: who sends another one is told, and pays all the same."""
+    told = "the payment takes the place of the request's own Authorization\n"
+    paid = fetch("-H", "Authorization: Bearer t")
+    assert (paid.exit_code, paid.stderr.count(told), told in fetch().stderr) == (0, 1, False)
+
+
 def test_verbose_of_an_answer_is_harmless_and_tells_no_secret(alice, payee):
     """Cookies and secrets of an address are left out, and what a terminal would obey."""
 

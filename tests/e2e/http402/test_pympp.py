@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+import pytest
 from eth_abi import encode
 from eth_account import Account
 from eth_account.messages import encode_typed_data
@@ -162,25 +163,31 @@ class Anything(BaseModel, extra="allow"):
 SESSION = Method(name="evm", intent="session", request_model=Anything, payload_model=Anything)
 
 
-def test_their_client_pays_our_gateway(serve, chain):
-    """An open on chain, vouchers and a close by pympp's client; the chain pays what was used."""
+@pytest.mark.parametrize("requires_auth", [False, True])
+def test_their_client_pays_our_gateway(serve, chain, upstream, requires_auth):
+    """An open on chain, vouchers and a close by pympp's client; the chain pays what was used. Where what is
+    sold uses Authorization itself, it gets that as it was sent."""
     account = Account.from_key(keccak(text="a payer of pympp"))
     chain.node.add_native(account.address, 10**18)
     chain.node.mint(chain.token, account.address, DEPOSIT)
-    payer, gateway = Payer(chain=chain, account=account), serve()
+    payer = Payer(chain=chain, account=account)
+    gateway = serve(*(["--requires-auth"] if requires_auth else []))
+    own = {"Authorization": "Bearer t"} if requires_auth else {}
     method = ClientMethod(method=SESSION, create_credential=payer.credential)
 
     async def program() -> list[Receipt]:
         receipts = []
         async with httpx.AsyncClient(transport=PaymentTransport(methods=[method])) as client:
             for payer.closes in (False, False, False, True):
-                answer = await client.get(gateway.url)
+                answer = await client.get(gateway.url, headers=own)
                 body = b"" if payer.closes else b"you asked for /"
                 assert (answer.status_code, answer.content) == (200, body)
                 receipts.append(Receipt.from_payment_receipt(answer.headers["payment-receipt"]))
         return receipts
 
     receipts = asyncio.run(program())
+    assert {fields.get("authorization") for _, fields in upstream.asked} == {own.get("Authorization")}
+    assert not any("payment-authorization" in fields for _, fields in upstream.asked)
     assert {(one.status, one.method, one.reference) for one in receipts} == {
         ("success", "evm", payer.channel_id)
     }
@@ -247,26 +254,30 @@ class Session:
 
 
 @contextmanager
-def their_server(intent: Session, request: dict[str, Any]):
-    """pympp's verification behind HTTP; its URL."""
+def their_server(intent: Session, request: dict[str, Any], header: str | None):
+    """pympp's verification behind HTTP; its URL. With a `header` of its own for payments, what is sold there
+    is for whoever has a token."""
 
     class TheirServer(Handler):
         def respond(self) -> None:
             try:
                 outcome = asyncio.run(
                     verify_or_challenge(
-                        authorization=self.headers.get("Authorization"),
+                        authorization=self.headers.get(header or "Authorization"),
                         intent=intent,
                         request=request,
                         realm="their shop",
                         secret_key="s" * 32,
                         method="evm",
+                        header=header,
                     )
                 )
             except PaymentError as error:
                 self.answer(error.status, {}, str(error).encode())
                 return
-            if isinstance(outcome, Challenge):
+            if header and self.headers.get("Authorization") != "Bearer t":
+                self.answer(401, {}, b"")
+            elif isinstance(outcome, Challenge):
                 field = outcome.to_www_authenticate("their shop")
                 self.answer(402, {"WWW-Authenticate": field}, b"pay")
             else:
@@ -277,8 +288,10 @@ def their_server(intent: Session, request: dict[str, Any]):
         yield server.url
 
 
-def test_our_fetch_pays_their_server(alice, chain):
-    """The open and two vouchers of ours are verified by pympp and eth-account; we read their receipts."""
+@pytest.mark.parametrize("header", [None, "Payment-Authorization"])
+def test_our_fetch_pays_their_server(alice, chain, header):
+    """The open and two vouchers of ours are verified by pympp and eth-account; we read their receipts. Where
+    payments have a field of their own, the request's Authorization goes beside them."""
     payee = to_checksum_address(keccak(text="a payee of pympp")[12:])
     request = {
         "amount": str(PRICE),
@@ -287,9 +300,10 @@ def test_our_fetch_pays_their_server(alice, chain):
         "methodDetails": {"chainId": chain.chain_id, "escrowContract": chain.escrow_contract},
     }
     intent = Session(chain=chain)
-    with their_server(intent, request) as url:
-        first = alice.run("fetch", url, "--deposit", "1 USDC", "--yes", "--json").data
-        second = alice.run("fetch", url, "--json").data
+    own = ("-H", "Authorization: Bearer t") if header else ()
+    with their_server(intent, request, header) as url:
+        first = alice.run("fetch", url, *own, "--deposit", "1 USDC", "--yes", "--json").data
+        second = alice.run("fetch", url, *own, "--json").data
     assert [one["body"].encode() for one in (first, second)] == [ARTICLE, ARTICLE]
     payments = [one["payment"] for one in (first, second)]
     assert [one["receiptProblems"] for one in payments] == [[], []]

@@ -73,6 +73,8 @@ def test_a_required_parameter_is_missing(name):
         {"digest": "sha-256=:abc:"},
         {"opaque": encode_object({"a": 1})},
         {"opaque": encode_object({"a": {"b": "c"}})},
+        {"header": "Host"},
+        {"header": ""},
         {"id": 7},
         {"realm": None},
     ],
@@ -96,17 +98,33 @@ def test_an_id_is_bound_to_every_parameter(name):
         digest="sha-256=:BBBB:",
         opaque={"a": "c"},
         description="cake",
+        header="Payment-Authorization",
     )
     changed = dataclasses.replace(challenge, **{name: getattr(other, name)})
     assert SECRETS.issued(challenge)
     assert SECRETS.issued(changed) == (name == "description")
 
 
-@pytest.mark.parametrize("name", ["expires", "digest", "opaque"])
+@pytest.mark.parametrize("name", ["expires", "digest", "header", "opaque"])
 def test_an_id_is_bound_to_what_is_absent(name):
     """Leaving out an optional parameter is a change too, and so is moving it to another slot."""
-    challenge = new_challenge(opaque={"a": "b"}, digest="sha-256=:AAAA:")
+    challenge = new_challenge(opaque={"a": "b"}, digest="sha-256=:AAAA:", header="Payment-Authorization")
     assert not SECRETS.issued(dataclasses.replace(challenge, **{name: None}))
+
+
+@pytest.mark.parametrize(
+    ("header", "field"),
+    [
+        (None, "Authorization"),
+        ("authorization", "Authorization"),
+        ("payment-authorization", "Payment-Authorization"),
+    ],
+)
+def test_it_says_which_field_carries_the_credential(header, field):
+    """That for authorization, or one beside it, however it is spelled; the echo has it as it was."""
+    challenge = new_challenge(header=header)
+    assert challenge.credential_field == field
+    assert challenge.parameters().get("header") == header
 
 
 def test_secrets_rotate():

@@ -32,6 +32,7 @@ def their_challenge(**optional) -> mpp.Challenge:
         {"expires": "2026-01-01T00:00:00Z"},
         {"digest": body_digest.body_digest(b"body")},
         {"meta": {"order": "7", "a": "b"}},
+        {"header": "Payment-Authorization", "meta": {"a": "b"}},
         {
             "expires": "2026-01-01T00:00:00.123Z",
             "digest": "sha-256=:AAAA:",
@@ -54,15 +55,22 @@ def test_we_read_their_challenge(optional):
     assert ChallengeSecrets([SECRET.encode()]).issued(ours)
 
 
-def test_they_read_our_challenge():
+@pytest.mark.parametrize("header", [None, "Payment-Authorization"])
+def test_they_read_our_challenge(header):
     """Every parameter; it is bound as they bind theirs."""
     ours = ChallengeSecrets([SECRET.encode()]).challenge(
-        REQUEST, **COMMON, expires_at=1_770_000_000, digest="sha-256=:AAAA:", opaque={"a": "b"}
+        REQUEST,
+        **COMMON,
+        expires_at=1_770_000_000,
+        digest="sha-256=:AAAA:",
+        header=header,
+        opaque={"a": "b"},
     )
     theirs = mpp.Challenge.from_www_authenticate(ours.to_field())
     assert theirs.request == REQUEST
     assert theirs.verify(SECRET, COMMON["realm"])
     assert (theirs.id, theirs.opaque, theirs.expires) == (ours.id, {"a": "b"}, ours.expires)
+    assert theirs.credential_header == ours.credential_field
 
 
 def test_credentials_are_read_both_ways():
