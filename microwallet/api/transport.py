@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import httpx
@@ -13,6 +13,7 @@ from microwallet.api.hints import by_client, for_programs
 from microwallet.api.pool import WalletPool, open_adapters, pool_of
 from microwallet.api.results import HttpPayment, http_payment_result
 from microwallet.domain.money import Amount
+from microwallet.errors import UsageError
 from microwallet.http402.paying import transport
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.messages import IDEMPOTENCY_KEY, PAYMENT, as_httpx
@@ -108,11 +109,17 @@ class PayingTerms:
 
 
 def prepare(request: httpx.Request) -> None:
-    """Ready a request of a program; UsageError if it has an idempotency key that cannot be sent."""
+    """Ready a request of a program: a key in the field for it is its key, unless it could be none here.
+
+    UsageError if the extension is an idempotency key that cannot be sent.
+    """
     by_client(request)
     key = request.extensions.get(IDEMPOTENCY_KEY)
     if key is not None:
         check_http_key(key)
+    elif (sent := request.headers.get("Idempotency-Key")) is not None:
+        with suppress(UsageError):
+            request.extensions[IDEMPOTENCY_KEY] = check_http_key(sent)
 
 
 def payment_of(response: httpx.Response) -> HttpPayment | None:
