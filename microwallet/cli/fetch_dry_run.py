@@ -26,7 +26,7 @@ def show_dry_run(
         document = None if would is None else _document(would, network)
         print_json(success_envelope({"wouldPay": document}))
     else:
-        text = f"{response.status_code}: nothing to pay" if would is None else _text(would)
+        text = f"{response.status_code}: nothing would be paid" if would is None else _text(would)
         write((text + "\n").encode())
 
 

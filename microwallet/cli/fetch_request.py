@@ -26,7 +26,7 @@ _ALIKE = 0.65
 _FORM = "application/x-www-form-urlencoded"
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """Of a header. RFC 9110, section 5.6.2."""
-_OWN = ("payment-receipt", "accept-payment", "idempotency-key")
+_OWN = ("payment-receipt", "payment-authorization", "accept-payment", "idempotency-key", "transfer-encoding")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

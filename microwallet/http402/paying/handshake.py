@@ -123,9 +123,7 @@ class Handshake:
         if self.spending.is_new_key:
             self._say_once(f"idempotency key: {self.asked.key}")
         if self.asked.has_authorization and challenge.credential_field == AUTHORIZATION:
-            self._say_once(
-                f"the payment to {self._asking.origin} takes the place of the request's Authorization"
-            )
+            self._say_once("the payment takes the place of the request's own Authorization")
         self.unanswered = self._unknown(held, "no answer came")
         try:
             answer = yield Sending(

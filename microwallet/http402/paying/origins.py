@@ -39,7 +39,8 @@ class Origin:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise UsageError("the URL cannot be read", hint=_EXAMPLE) from error
+            shown = _USER.sub("", url, count=1)[:200]
+            raise UsageError(f"{shown!r} cannot be read: {str(error)[:80]}", hint=_EXAMPLE) from error
         if parts.scheme not in _DEFAULT_PORTS or not host:
             shown = _USER.sub("", url, count=1)[:200]
             raise UsageError(f"{shown!r} is no http or https URL", hint=_whole(url))
