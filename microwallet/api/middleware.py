@@ -91,15 +91,33 @@ class PaymentMiddleware:
         async def receiving() -> Message:
             return news.pop() if news else await receive()
 
+        has_answered = False
+
         async def sending(message: Message) -> None:
+            nonlocal has_answered
+            has_answered = True
             if message["type"] in _STOPPED:  # once the server hears of it, nothing is waited for any more
                 await self._close()
             await send(message)
 
         try:
-            await self._app(scope, receiving, sending)
+            try:
+                await self._app(scope, receiving, sending)
+            except Exception:
+                if has_answered:
+                    raise
+            if not has_answered:  # it knows of no lifespan
+                await self._live_alone(receive, send)
         finally:
             await self._close()
+
+    async def _live_alone(self, receive: Receive, send: Send) -> None:
+        """Answer in place of an application that does not."""
+        await send({"type": "lifespan.startup.complete"})
+        while (await receive())["type"] != "lifespan.shutdown":
+            pass
+        await self._close()
+        await send({"type": "lifespan.shutdown.complete"})
 
     def _opened(self) -> _Service:
         if self._service is None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 
@@ -233,6 +234,40 @@ def test_a_wrong_table_fails_the_start(application, options, message):
 
     asyncio.run(program())
     assert app.state.said == []
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_an_application_without_lifespan(bob, chain, fails):
+    """One that knows requests alone: the middleware lives as long as the server says, and ends in order."""
+    lock = watch_lock(bob.path, chain.chain_id)
+
+    async def plain(scope, receive, send):
+        if scope["type"] == "http":
+            await PlainTextResponse("sold")(scope, receive, send)
+        elif fails:
+            raise ValueError("only http is known here")
+
+    plain.state = types.SimpleNamespace(said=[])
+    app = microwallet.PaymentMiddleware(
+        plain,
+        routes=ROUTES,
+        realm="api.example",
+        home=bob.path,
+        rpc_url=bob.settings["MICROWALLET_RPC_URL"],
+        password_file=bob.password_file,
+    )
+    app.state = plain.state
+
+    async def program():
+        async with alive(app) as started:
+            assert started["type"] == "lifespan.startup.complete"
+            await asyncio.sleep(0.05)
+            assert is_held(lock)
+            assert list(bob.path.glob("payee-in-hand-*"))
+        assert not is_held(lock)
+        assert not list(bob.path.glob("payee-in-hand-*"))
+
+    asyncio.run(program())
 
 
 def test_a_server_without_lifespan(application):
