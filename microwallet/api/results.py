@@ -63,6 +63,9 @@ class HttpPayment:
 
     channel: Channel
     amount: Amount
+    """What it cost, or may have cost at most."""
+    is_most: bool
+    """Whether it may have cost less: a stream that was left, of which no receipt said what was used."""
     cumulative_amount: Amount
     """Of the last voucher signed for it."""
     deposited: bool
@@ -152,6 +155,7 @@ def http_payment_result(payment: BookedPayment, *, now: int) -> HttpPayment:
     return HttpPayment(
         channel=channel_result(payment.channel, now=now),
         amount=Amount(payment.amount, asset),
+        is_most=payment.is_most,
         cumulative_amount=Amount(payment.cumulative_amount, asset),
         deposited=payment.deposited,
         paid_before=payment.paid_before,

@@ -82,8 +82,10 @@ def is_metered(response: httpx.Response) -> bool:
 def say_payment(payment: BookedPayment) -> None:
     """What was paid, what is left, and what is wrong with the receipt."""
     channel = payment.channel
-    up_to = "up to " if payment.is_most else ""
-    said = [f"paid {up_to}{Amount(payment.amount, channel.asset)} to {channel.descriptor.payee}"]
+    paid = f"{'up to ' if payment.is_most else ''}{Amount(payment.amount, channel.asset)}"
+    if payment.signed_before:
+        paid += f", {Amount(payment.signed_before, channel.asset)} of it signed before,"
+    said = [f"paid {paid} to {channel.descriptor.payee}"]
     if payment.paid_before:
         said = [f"{said[0]} before, under this idempotency key", "nothing new was paid"]
     if not channel.state.finalized:

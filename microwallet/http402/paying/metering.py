@@ -123,7 +123,8 @@ class MeteredStream:
                 is_left=not self.has_ended,
             )
             if payment.is_most and held.choice.is_open_ended:
-                payment = replace(payment, amount=max(payment.amount, chargeable))
+                before = max(0, chargeable - payment.amount)
+                payment = replace(payment, amount=payment.amount + before, signed_before=before)
             self.payment = payment
             self._handshake.close()
         return self.payment

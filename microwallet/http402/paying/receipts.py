@@ -141,6 +141,8 @@ class BookedPayment:
     """Base units that are taken of its limit: what it cost, or what was signed for it where that is more."""
     is_most: bool
     """Whether it may have cost less: it is paid for by what is used, and nothing said how much that was."""
+    signed_before: int = 0
+    """Base units of the `amount` that were signed for other requests, and may have been charged for it."""
     cumulative_amount: int
     """Of the last voucher that was signed for it."""
     idempotency_key: str
@@ -160,6 +162,7 @@ class BookedPayment:
             "intent": INTENT,
             "channelId": channel.channel_id,
             "amount": str(self.amount),
+            "isMost": self.is_most,
             "cumulativeAmount": str(self.cumulative_amount),
             "spent": str(channel.spent),
             "authorized": str(channel.authorized),

@@ -400,6 +400,7 @@ def test_a_stream_that_ends_before_the_voucher_that_it_asked_for(payee, fetch):
     payment = fetch(path=STREAM).data["payment"]
     assert payee.highest() == 3_000
     assert (payment["amount"], payment["spent"], payment["receiptProblems"]) == ("1000", "2000", [])
+    assert payment["isMost"] is False
 
 
 def test_stream_takes_what_is_signed_already(payee, fetch, books):
@@ -421,9 +422,9 @@ def test_stream_takes_what_is_signed_already(payee, fetch, books):
     assert channel.spent == channel.authorized == payee.highest()
 
 
-def test_a_stream_takes_what_one_before_it_left(payee, fetch, books):
+def test_a_stream_takes_what_one_before_it_left(alice, payee, fetch, books):
     """What was counted for a stream that was left, and not charged for it, the payee may charge for the next
-    one without asking: what that one is told to have cost at most has it too."""
+    one without asking: what that one is told to have cost at most has it too, and how much that is."""
     payee.price, payee.status = 9_000, 503
     fetch()
     payee.price, payee.status, payee.unit_type, payee.events = 1_000, 200, "event", 3
@@ -434,6 +435,8 @@ def test_a_stream_takes_what_one_before_it_left(payee, fetch, books):
     assert (first["amount"], second["amount"]) == ("9000", "8000")
     [channel], _ = books()
     assert channel.spent == channel.authorized == payee.highest() == 10_000
+    said = alice.run("fetch", payee.url + STREAM, *words).stderr
+    assert "paid up to 0.007 USDC, 0.006 USDC of it signed before, to 0x" in said
 
 
 def test_what_a_stream_got_of_one_before_it_was_charged(payee, fetch, alice):
@@ -633,6 +636,7 @@ def test_interrupted_stream_in_json(alice, payee, fetch):
     assert (process.returncode, document["error"]["code"]) == (130, "interrupted")
     assert document["data"]["body"].startswith("data: event 0")
     assert int(document["data"]["payment"]["amount"]) > 0
+    assert document["data"]["payment"]["isMost"] is True
 
 
 def test_a_stream_into_a_pipe_that_closes(alice, payee, fetch):
