@@ -30,6 +30,7 @@ from microwallet.http402.charging.proxy import ReverseProxy
 from microwallet.http402.charging.request_log import request_line
 from microwallet.http402.charging.settings import Settings
 from microwallet.http402.charging.workers import Worker, Workers
+from microwallet.payee.exclusive import is_held, settling_lock
 from microwallet.selling import Assortment, work
 from microwallet.wallet import Wallet
 
@@ -101,13 +102,14 @@ def sell(
     url = url_of(settings, listening)
     for account in {wallet.account, wallet.relayer or wallet.account}:
         wallet.accounts.secret(account.name)  # a locked key is found out now, not when a close is due
+    warnings = _warnings(wallet, settings, assortment)
 
     def work_as(worker: Worker) -> None:
         emit, log = output.events(), output.requests()
 
         def listens() -> None:
             if worker.number == 0 and worker.is_first:
-                for warning in _warnings(wallet, settings, assortment):
+                for warning in warnings:
                     emit("warning", {"message": warning})
                 emit("listening", _about(wallet, settings, url))
                 if then is not None:
@@ -154,8 +156,14 @@ def sell(
 
 
 def _warnings(wallet: Wallet, settings: Settings, assortment: Assortment) -> list[str]:
-    """What keeps requests from being sold, though it serves."""
-    return [*assortment.routes.warnings(), *certificate_warnings(settings, now=wallet.now())]
+    """What keeps requests from being sold, or settled as is asked for, though it serves."""
+    found = [*assortment.routes.warnings(), *certificate_warnings(settings, now=wallet.now())]
+    policy = assortment.policy
+    if is_held(settling_lock(wallet.paths.home, policy.chain_id, policy.payee)):
+        found.append(
+            "another gateway with this account in this home settles, as its own settings say, while it runs"
+        )
+    return found
 
 
 def _about(wallet: Wallet, settings: Settings, url: str) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from microwallet.escrow.reader import EscrowReader
 from microwallet.http402.charging.request_log import request_line
 from microwallet.http402.wire.challenge import offered_challenges
 from microwallet.ledger import database
+from microwallet.payee.exclusive import is_held, settling_lock
 from microwallet.wallet import Wallet
 
 
@@ -439,6 +440,17 @@ class TestSettling:
         assert gateway.end() == 0
         assert [line["status"] for line in gateway.requests.end()] == [402, 200]
 
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    def test_a_second_gateway_says_whose_settings_count(self, serve, bob, chain, workers):
+        """One of a home settles; of several workers of one gateway nothing is said."""
+        first, lock = serve("--workers", workers), settling_lock(bob.path, chain.chain_id, bob.address)
+        while not is_held(lock):
+            time.sleep(0.01)
+        second = serve()
+        assert [one["event"] for one in first.events.seen] == ["listening"]
+        [warning, _listening] = second.events.seen
+        assert warning["message"].startswith("another gateway with this account")
+
 
 class TestEnding:
     @pytest.mark.parametrize("workers", ["1", "2"])
@@ -642,7 +654,7 @@ class TestHealth:
             gateway.events.next("resumed")
             assert is_alone or pay(gateway.url).data["status"] == 200
             assert gateway.end() == 0
-        said = [event["event"] for event in gateway.events.end()]
+        said = [event["event"] for event in gateway.events.end() if event["event"] != "warning"]
         assert said == ["listening", "interrupted", "resumed", "stopped"]
 
     def test_it_says_that_the_disk_has_failed(self, bob, chain, monkeypatch):
