@@ -39,7 +39,8 @@ class DepositRelay:
     """Sends the deposits of payers from one account. Used by one thread; processes of a home agree.
 
     Invariant: an authorization has at most one live or mined transaction, however often it is handed
-    in, and the gas of the last hour's transactions is within the budget.
+    in, and the gas of the last hour's transactions is within the budget. Deposits of one payer come one
+    after the other: each is simulated with what the one before has left.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class DepositRelay:
         Whoever sent it: an authorization can be submitted by anyone. Refused if the payer or the
         chain is in the way; NetworkError and LedgerError as they come.
         """
-        with self._turns.turn(f"deposit {deposit.operation}"):
+        with self._turns.turn(f"deposits of {deposit.descriptor.payer}"):
             try:
                 receipt = self._brought(deposit)
             except TransactionReverted as error:

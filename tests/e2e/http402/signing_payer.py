@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import itertools
 import time
@@ -67,6 +68,13 @@ class SigningPayer(ChannelPayer):
         )
         if usdc:
             chain.node.mint(token or chain.token, self.address, usdc)
+
+    def with_salt(self, salt: str) -> SigningPayer:
+        """The same payer with another channel."""
+        other = copy.copy(self)
+        other.descriptor = dataclasses.replace(self.descriptor, salt=salt)
+        other.channel_id = other.descriptor.channel_id()
+        return other
 
     def open_authorization(self, value, *, valid_before=SOON) -> TransferAuthorization:
         return authorize_open(

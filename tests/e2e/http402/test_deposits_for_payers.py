@@ -110,6 +110,19 @@ def test_many_requests_at_once_send_it_once(shop, payer):
     assert shop.sent() == 1
 
 
+def test_deposits_of_one_payer_come_one_after_the_other(shop, payer, chain):
+    """Each of two alone is good, and the money is there for one: the other would revert, and costs no gas."""
+    opens = [payer.with_salt(salt).open(8_000_000) for salt in ("0x" + "12" * 32, "0x" + "34" * 32)]
+    chain.rpc.call("evm_setIntervalMining", [1])
+    try:
+        answers = shop.pay(*opens)
+    finally:
+        chain.rpc.call("evm_setIntervalMining", [0])
+        chain.rpc.call("evm_setAutomine", [True])
+    assert sorted(answer.status_code for answer in answers) == [200, 402]
+    assert shop.sent() == 1
+
+
 # What was tampered with costs no gas
 
 
