@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, ChannelState, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId, TxHash
-from microwallet.errors import LedgerError, MicrowalletError, NetworkError, TransactionReverted
+from microwallet.errors import (
+    ChannelNotOpen,
+    LedgerError,
+    MicrowalletError,
+    NetworkError,
+    TransactionReverted,
+)
 from microwallet.http402.charging.refusal import Refused, refused
 from microwallet.http402.charging.revert_problem import revert_problem
 from microwallet.http402.wire.problems import ProblemType
@@ -79,9 +85,12 @@ class Settling:
         Refused if the chain refuses, or if it is to be asked for again later; NetworkError.
         """
         selection = Selection(action=Action.CLOSE, channel_ids=[channel_id])
-        outcome = self._settlement.resume([self._policy.payee])
-        planned = self._settlement.plan(selection)
-        outcome.add(self._settlement.execute(Action.CLOSE, planned, by_payer=True))
+        try:
+            outcome = self._settlement.resume([self._policy.payee])
+            planned = self._settlement.plan(selection)
+            outcome.add(self._settlement.execute(Action.CLOSE, planned, by_payer=True))
+        except MicrowalletError as error:
+            raise _refusal(channel_id, error) from error
         self._watch.tell(outcome)
         for done in outcome.channels:
             if done.channel.channel_id == channel_id and done.channel.state.finalized:
@@ -114,5 +123,8 @@ def _refusal(channel_id: ChannelId, error: MicrowalletError) -> MicrowalletError
         return error
     if isinstance(error, TransactionReverted):
         return Refused(revert_problem(error, channel_id))
+    if isinstance(error, ChannelNotOpen):
+        detail = "the channel is not on the chain (any more)"
+        return refused(ProblemType.CHANNEL_NOT_FOUND, detail, channel_id)
     detail = f"the channel is not closed yet ({error.code}): ask again"
     return refused(ProblemType.TRY_AGAIN, detail, channel_id)

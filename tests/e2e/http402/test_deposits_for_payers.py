@@ -16,6 +16,7 @@ from microwallet.domain.voucher import VoucherKey
 from microwallet.escrow import calls
 from microwallet.escrow.authorizations import sign
 from microwallet.escrow.reader import selector
+from microwallet.http402.wire.session_payload import CloseAction
 
 STRANGER = checksum_address(b"\x77" * 20)
 KEY = VoucherKey(b"\x77" * 32)
@@ -286,6 +287,15 @@ def test_a_late_transaction_is_found_again(open_shop, bob, chain):
     chain.rpc.call("evm_setAutomine", [True])
     answer = open_shop().pay(action)
     assert (answer.status_code, shop.sent()) == (200, 1)
+
+
+def test_a_close_of_what_a_reorganisation_took(shop, payer, chain):
+    """The channel is not on the chain any more: the payer is told so."""
+    before = chain.rpc.call("evm_snapshot")
+    assert shop.pay(payer.open()).status_code == 200
+    assert chain.rpc.call("evm_revert", [before])
+    close = CloseAction(voucher=payer.voucher(PRICE))
+    assert shop.refused(close) == (410, "session/channel-not-found")
 
 
 def test_the_budget_of_an_hour(open_shop, chain):
