@@ -34,13 +34,17 @@ from microwallet.ledger.turns import Turns
 VALID_SECONDS = 30
 """For how long an authorization must be valid still: until its transaction is mined."""
 
+KEPT_GAS = 1_000_000
+"""Gas for which an account that brings deposits keeps the coin, at the price of now: it answers requested
+closes too, dozens in one transaction, and other deposits may be on their way."""
+
 
 class DepositRelay:
     """Sends the deposits of payers from one account. Used by one thread; processes of a home agree.
 
     Invariant: an authorization has at most one live or mined transaction, however often it is handed
-    in, and the gas of the last hour's transactions is within the budget. Deposits of one payer come one
-    after the other: each is simulated with what the one before has left.
+    in, and the gas of the last hour's transactions is within the budget; the coin for that of closes stays.
+    Deposits of one payer come one after the other: each is simulated with what the one before has left.
     """
 
     def __init__(
@@ -94,6 +98,8 @@ class DepositRelay:
         self._check_times(deposit)
         call = deposit.call()
         quoted = self._sender.quote(call, purpose=deposit.kind)
+        if quoted.balance < quoted.max_cost + quoted.fees.cost(KEPT_GAS):
+            raise InsufficientFunds(f"{self._sender.address} keeps what coin it has for the gas of closes")
         set_aside = self._gas_spending.set_aside(
             self._chain_id, quoted.max_cost, budget=self._gas_budget, now=self._clock()
         )

@@ -308,6 +308,18 @@ def test_the_budget_of_an_hour(open_shop, chain):
     assert [details["code"] for event, details in shop.events if event == "deposit-refused"] == ["gas-budget"]
 
 
+def test_the_gas_of_closes_is_kept(shop, payer, chain):
+    """An account with coin for a deposit and not for the closes after it: whoever had bought most could ask
+    for its money back then, and nothing could answer."""
+    fees = shop.wallet.fees()
+    chain.rpc.call("anvil_setBalance", [shop.payee, hex(fees.cost(500_000))])
+    assert shop.refused(payer.open()) == (503, "urn:microwallet:problem:try-again")
+    assert shop.sent() == 0
+    assert [details["code"] for _, details in shop.events] == ["insufficient-funds"]
+    chain.rpc.call("anvil_setBalance", [shop.payee, hex(fees.cost(1_500_000))])
+    assert shop.pay(payer.open()).status_code == 200
+
+
 def test_gas_that_is_too_dear(open_shop, make_wallet, chain):
     """Or that nobody has: 503, and the operator hears why."""
     frugal = make_wallet("frugal", MICROWALLET_MAX_FEE_GWEI="0.000001")
