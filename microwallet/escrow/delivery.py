@@ -78,6 +78,8 @@ class Delivery:
         self._deadline = deadline
         self._stuck_seconds = stuck_seconds
         self._bumps = 0
+        self._stuck_at: int | None = None
+        """The newest block when the last attempt was found stuck."""
         self._cost_said = False
 
     def prefer(self, transaction: SignedTransaction) -> None:
@@ -134,7 +136,8 @@ class Delivery:
                 if mined_nonces <= self._attempts[0].nonce and now - sent_at > patience:
                     self._send_again()
                     sent_at = now
-                if is_next and now - bumped_at > self._stuck_seconds and self._bump():
+                is_stuck = is_next and now - bumped_at > self._stuck_seconds
+                if is_stuck and self._is_passed_over() and self._bump():
                     self._broadcast(self._attempts[-1])
                     bumped_at = now
             except NetworkError as error:
@@ -183,6 +186,19 @@ class Delivery:
             if entry.transaction.nonce == first.nonce and entry.transaction.hash not in known:
                 self._attempts.append(entry.transaction)
 
+    def _is_passed_over(self) -> bool:
+        """Whether a block came without the stuck attempt, or it offers too little for the next one: while no
+        blocks come, a higher fee changes nothing, and would be paid once they do."""
+        block = self._rpc.call("eth_getBlockByNumber", ["latest", False])
+        if not isinstance(block, dict):
+            raise NetworkError(f"{self._rpc.shown} answered no newest block")
+        number = read_count(block.get("number"), self._rpc.shown)
+        base_fee = read_quantity(block.get("baseFeePerGas"), self._rpc.shown)
+        if self._stuck_at is None:
+            self._stuck_at = number
+        # From one block to the next the base fee rises by an eighth at most.
+        return number > self._stuck_at or 9 * base_fee > 8 * self._attempts[-1].max_fee_per_gas
+
     def _bump(self) -> bool:
         """Sign and journal an attempt with higher fees; False when there may be no more."""
         if self._bumps >= _BUMPS:
@@ -198,6 +214,7 @@ class Delivery:
             self._cost_said = True
             return False
         self._bumps += 1
+        self._stuck_at = None
         self._journal.replace(transaction)
         self._attempts.append(transaction)
         self._reporter.say(f"raising the fee of nonce {last.nonce}: {transaction.hash}")

@@ -328,6 +328,31 @@ class TestStuck:
         assert new.max_priority_fee_per_gas > old.max_priority_fee_per_gas
         assert payer.received() == ETHER
 
+    def test_no_more_is_offered_while_no_blocks_come(self, payer, held):
+        """It would change nothing, and be paid once they do come."""
+        first = pending(payer, "pay-1")
+        with pytest.raises(OutcomeUnknown):
+            payer.sender(stuck_seconds=0.2, wait_seconds=2).resume("pay-1")
+        held.release()
+        assert payer.sender().resume("pay-1").hash == first
+        assert payer.statuses("pay-1") == [MINED]
+
+    def test_more_is_offered_after_a_block_without_it(self, payer, held):
+        """Its price is good, and others are preferred."""
+        first = pending(payer, "pay-1")
+        with in_background(
+            payer, lambda journal: payer.sender(journal=journal, stuck_seconds=0.2).resume("pay-1")
+        ) as outcome:
+            time.sleep(1)
+            held.drop(first)
+            held.mine()
+            deadline = time.monotonic() + 10
+            while len(payer.entries("pay-1")) < 2 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            held.release()
+        assert outcome.value.hash != first
+        assert payer.statuses("pay-1") == [REPLACED, MINED]
+
     def test_a_fee_is_never_raised_above_the_cap(self, payer, held):
         """It stays pending, the outcome unknown, and the setting is named once."""
         pending(payer, "pay-1", max_fee_gwei=5)
