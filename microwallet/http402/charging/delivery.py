@@ -31,6 +31,7 @@ _LOOKED_AT = frozenset({b"payment-receipt", b"cache-control", b"content-encoding
 _NOT_OF_A_STREAM = frozenset({b"content-length", b"x-accel-buffering"})
 _UNBUFFERED = (b"x-accel-buffering", b"no")
 """For nginx, and others who know it, in front: it would hold back the event that asks for a voucher."""
+_NO_STORE = (b"cache-control", b"no-store")
 _UNDO_SECONDS = 5.0
 """For how long the client waits until what it paid is given back, which goes on."""
 
@@ -112,8 +113,9 @@ class Delivery:
         sold, till = self._grant.sold, self._gateway.till
         if status >= 500:
             await self._undo()
-            if not sold.is_replay:
-                fields.append(self._gateway.challenge_field(self._grant.offer))
+            if not sold.is_replay:  # no cache keeps a challenge
+                fields = [field for field in fields if field[0] != b"cache-control"]
+                fields += (_NO_STORE, self._gateway.challenge_field(self._grant.offer))
             self._status = status
             await self._send({**message, "headers": fields})
             return

@@ -110,6 +110,14 @@ def test_what_fails_is_given_back(counter, status):
     assert counter.pay(PAYER, PAYER.pay(1000)).status_code == 200
 
 
+def test_no_cache_keeps_the_challenge_of_what_failed(counter):
+    """Whatever the application lets caches do with its errors."""
+    counter.app.status, counter.app.headers = 501, [(b"Cache-Control", b"public, max-age=600")]
+    answer = counter.pay(PAYER, PAYER.pay(1000))
+    assert only_challenge(answer).id
+    assert answer.headers["cache-control"] == "no-store"
+
+
 def test_an_application_that_falls_over_costs_nothing(counter):
     """Whoever serves the gateway answers 500 then."""
     counter.app.fails = True
