@@ -15,6 +15,7 @@ from microwallet.http402.charging.answers import (
     receipt_headers,
 )
 from microwallet.http402.charging.asgi import Message, Send, send_answer
+from microwallet.http402.charging.caching import kept_private
 from microwallet.http402.charging.checkout import Grant
 from microwallet.http402.charging.gateway import Gateway
 from microwallet.http402.charging.metering import EventMeter
@@ -151,7 +152,9 @@ class Delivery:
             if name == units_field:
                 told.append(value)
                 continue
-            if name == b"payment-receipt" or (name == b"cache-control" and status < 400):
+            if name == b"payment-receipt":
+                continue
+            if name == b"cache-control" and status < 400 and not (value := kept_private(value)):
                 continue
             if name == b"content-type":
                 is_stream |= status < 400 and _is_event_stream(value)

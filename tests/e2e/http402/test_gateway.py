@@ -110,6 +110,28 @@ def test_what_fails_is_given_back(counter, status):
     assert counter.pay(PAYER, PAYER.pay(1000)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        ([b"no-store"], "no-store, private"),
+        ([b"public, max-age=600, s-maxage=9"], "max-age=600, private"),
+        (
+            [b"private", b'No-Cache="x-own, x-other", must-revalidate'],
+            'No-Cache="x-own, x-other", must-revalidate, private',
+        ),
+        ([b"public"], "private"),
+        ([b"max-age=600 public; no", b""], "no-store, private"),
+    ],
+)
+def test_what_is_paid_for_is_cached_no_more_than_the_application_allows(counter, said, heard):
+    """Shared caches keep nothing that was paid for; for others what the application said counts still."""
+    counter.app.headers = [(b"Cache-Control", value) for value in said]
+    for _ in range(2):
+        answer = counter.pay(PAYER, PAYER.pay(1000), headers={"idempotency-key": "k"})
+        assert answer.headers["cache-control"] == heard
+    assert len(counter.app.requests) == 1
+
+
 def test_no_cache_keeps_the_challenge_of_what_failed(counter):
     """Whatever the application lets caches do with its errors."""
     counter.app.status, counter.app.headers = 501, [(b"Cache-Control", b"public, max-age=600")]

@@ -1,0 +1,30 @@
+"""What caches are told of an answer that was paid for.
+
+draft-httpauth-payment-00, section "Caching"; RFC 9111, section 5.2.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+_DIRECTIVE = re.compile(rb"""([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:=(?:[^\s,"]+|"(?:[^"\\]|\\.)*"))?""")
+_SEPARATOR = re.compile(rb"[ \t]*(?:,[ \t]*)+|[ \t]*\Z")
+_OF_SHARED_CACHES = (b"public", b"private", b"s-maxage")
+
+
+@lru_cache(maxsize=64)
+def kept_private(field: bytes) -> bytes:
+    """A Cache-Control field of the application without what it says of shared caches, of which none keeps the
+    answer: `private` is to go with it. What cannot be read might forbid more: it is `no-store`."""
+    kept = []
+    at = len(field) - len(field.lstrip(b" \t,"))
+    while at < len(field):
+        directive = _DIRECTIVE.match(field, at)
+        separator = None if directive is None else _SEPARATOR.match(field, directive.end())
+        if directive is None or separator is None:
+            return b"no-store"
+        if directive[1].lower() not in _OF_SHARED_CACHES:
+            kept.append(directive[0])
+        at = separator.end()
+    return b", ".join(kept)
