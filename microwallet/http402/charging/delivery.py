@@ -41,8 +41,8 @@ class Delivery:
     """Sends one answer on, once what it costs is settled.
 
     Below 500 a request is charged: its price, the units that the application tells in a field, or the
-    events that are delivered. From 500 on, and where there is no answer, all is given back; a fresh
-    challenge says so, as an error that an intermediary makes up has none.
+    events that are delivered. From 500 on, by a 402, and where there is no answer, all is given back; a
+    fresh challenge says so, as an error that an intermediary makes up has none.
     """
 
     _status: int | None = None
@@ -63,7 +63,7 @@ class Delivery:
         """One message of the application. ClientGone once nobody listens to a stream any more."""
         if message["type"] == "http.response.start":
             if self._grant.bill.sold is None:
-                raise RuntimeError("an answer after one of 500 or above: what was paid is given back")
+                raise RuntimeError("an answer after one that costs nothing: what was paid is given back")
             await self._start(message)
         elif message["type"] != "http.response.body":
             await self._send(message)
@@ -103,7 +103,7 @@ class Delivery:
             if at is not None and not (fields and _is_event_stream(fields[at][1])):
                 return self._answer(message, status, fields, receipt)
         fields, told, is_stream = self._told(fields, status)
-        if receipt is None or is_stream or status >= 500:
+        if receipt is None or is_stream or _is_unserved(status):
             return self._charge(message, status, fields, told, is_stream=is_stream)
         return self._answer(message, status, fields, receipt)
 
@@ -112,9 +112,9 @@ class Delivery:
     ) -> None:
         """Find out what is to be paid, and answer."""
         sold, till = self._grant.sold, self._gateway.till
-        if status >= 500:
+        if _is_unserved(status):
             await self._undo()
-            if not sold.is_replay:  # no cache keeps a challenge
+            if status == 402 or not sold.is_replay:  # no cache keeps a challenge
                 fields = [field for field in fields if field[0] != b"cache-control"]
                 fields += (_NO_STORE, self._gateway.challenge_field(self._grant.offer))
             self._status = status
@@ -218,6 +218,11 @@ class Delivery:
             whole = Answer(status=self._status, headers=self._fields, body=b"".join(kept))
             self._kept = None
             await self._gateway.till.keep_answer(self._grant.sold.sale, pack(whole))
+
+
+def _is_unserved(status: int) -> bool:
+    """Whether nothing was sold: a payer takes a 402 for a refusal, whoever answers it."""
+    return status >= 500 or status == 402
 
 
 def _told_units(told: list[bytes]) -> int | None:

@@ -132,6 +132,28 @@ def test_what_is_paid_for_is_cached_no_more_than_the_application_allows(counter,
     assert len(counter.app.requests) == 1
 
 
+def test_what_asks_to_be_paid_itself_is_given_back(counter):
+    """A payer takes a 402 for a refusal: it has a challenge, as any, and its voucher can buy again."""
+    counter.app.status, counter.app.headers = 402, [(b"cache-control", b"max-age=600")]
+    answer = counter.pay(PAYER, PAYER.pay(1000))
+    assert (answer.status_code, receipt(answer)) == (402, None)
+    assert only_challenge(answer).id
+    assert answer.headers["cache-control"] == "no-store"
+    assert amounts(counter) == (1000, 0)
+    counter.app.status = 200
+    assert counter.pay(PAYER, PAYER.pay(1000)).status_code == 200
+
+
+def test_what_is_made_again_and_asks_to_be_paid_then(counter):
+    """A 402 has a challenge here too; what was served before stays charged."""
+    counter.app.body = b"x" * 70_000
+    for counter.app.status in (200, 402):
+        answer = counter.pay(PAYER, PAYER.pay(1000), headers={"idempotency-key": "k"})
+    assert answer.status_code == 402
+    assert only_challenge(answer).id
+    assert amounts(counter) == (1000, 1000)
+
+
 def test_no_cache_keeps_the_challenge_of_what_failed(counter):
     """Whatever the application lets caches do with its errors."""
     counter.app.status, counter.app.headers = 501, [(b"Cache-Control", b"public, max-age=600")]
