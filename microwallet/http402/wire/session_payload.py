@@ -219,8 +219,8 @@ def _deposit(top: WireObject) -> SentTransaction | SignedTransfer:
         payer=authorization.address("from"),
         to=authorization.address("to"),
         value=authorization.amount("value"),
-        valid_after=authorization.amount("validAfter"),
-        valid_before=authorization.amount("validBefore"),
+        valid_after=authorization.uint256("validAfter"),
+        valid_before=authorization.uint256("validBefore"),
         nonce=authorization.bytes32("nonce"),
         signature=top.signature("signature"),
     )

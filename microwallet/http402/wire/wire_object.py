@@ -16,6 +16,7 @@ from microwallet.errors import MalformedMessage
 TEXT_LIMIT = 2048
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,38}")
+_LONG_DECIMAL = re.compile(r"0|[1-9][0-9]{0,77}")
 _ADDRESS_LENGTH = 20
 
 
@@ -55,6 +56,13 @@ class WireObject:
 
     def optional_amount(self, name: str) -> int | None:
         return self.amount(name) if name in self else None
+
+    def uint256(self, name: str) -> int:
+        """A number of the chain, such as a time: a decimal string below 2**256 without leading zeros."""
+        value = self._fields.get(name)
+        if isinstance(value, str) and _LONG_DECIMAL.fullmatch(value) and (number := int(value)) < 2**256:
+            return number
+        raise self._error(name, "a decimal string below 2**256")
 
     def number(self, name: str) -> int:
         """A JSON number: a whole one from 1, below 2**53."""

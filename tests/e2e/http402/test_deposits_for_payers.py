@@ -103,6 +103,13 @@ def test_a_signature_tops_the_channel_up(shop, payer, form):
     assert receipt(answer).accepted_cumulative == (PRICE if form == "top_up" else 1_500_000)
 
 
+def test_a_signature_that_is_valid_for_ever(shop, payer):
+    """Until the highest number that the token knows, as many wallets sign it."""
+    forever = payer.signed_again(payer.open().deposit, valid_before=2**256 - 1)
+    assert shop.pay(dataclasses.replace(payer.open(), deposit=forever)).status_code == 200
+    assert shop.state(payer).deposit == 1_000_000
+
+
 def test_many_requests_at_once_send_it_once(shop, payer):
     """Whichever comes first; all are answered."""
     actions = [dataclasses.replace(payer.open(), voucher=payer.voucher(PRICE * n)) for n in range(1, 6)]

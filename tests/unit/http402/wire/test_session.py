@@ -196,6 +196,18 @@ class TestPayload:
                 with pytest.raises(MalformedMessage, match=name):
                     parse_payload({**whole, "authorization": {**whole["authorization"], name: wrong}})
 
+    @pytest.mark.parametrize("name", ["validAfter", "validBefore"])
+    def test_times_are_of_256_bits(self, name):
+        """As in the token's call: payers sign transfers that are valid for ever by the highest number."""
+        whole = payload_object(ACTIONS[1])
+        for told, is_read in ((2**256 - 1, True), (2**256, False), ("0" + "1" * 77, False), (-1, False)):
+            payload = {**whole, "authorization": {**whole["authorization"], name: str(told)}}
+            if is_read:
+                assert payload_object(parse_payload(payload)) == payload
+            else:
+                with pytest.raises(MalformedMessage, match=name):
+                    parse_payload(payload)
+
     def test_permit2_is_declined_by_name(self):
         """The message says what is taken instead."""
         payload = {**payload_object(ACTIONS[0]), "type": "permit2"}
