@@ -41,7 +41,7 @@ def hand_over(spending: Spending, choice: Choice, signed: SignedDeposit) -> Step
     signer = spending.signer(signed.channel)
     told: str | None = None
     try:
-        answer = yield from _handed(choice, lambda challenge: signer.deposit(challenge, signed))
+        answer = yield from _handed(spending, choice, lambda challenge: signer.deposit(challenge, signed))
     except NotSent as error:
         told = f"the payee cannot be reached: {error}"
         if not signed.resumed:
@@ -67,20 +67,28 @@ def tell_again(spending: Spending, choice: Choice, channel: PayerChannel, kind: 
     if signed is None:
         return False
     signer = spending.signer(signed.channel)
-    yield from tell(choice, lambda challenge: signer.deposit(challenge, signed))
+    yield from tell(spending, choice, lambda challenge: signer.deposit(challenge, signed))
     return True
 
 
-def tell(choice: Choice, field_of: Callable[[Challenge], str]) -> Steps[None]:
+def tell(spending: Spending, choice: Choice, field_of: Callable[[Challenge], str]) -> Steps[None]:
     """Send a credential that buys nothing; what comes of it shows with the voucher."""
     with suppress(NotSent, NoAnswer):
-        yield from _handed(choice, field_of)
+        yield from _handed(spending, choice, field_of)
 
 
-def _handed(choice: Choice, field_of: Callable[[Challenge], str]) -> Steps[ServerAnswer]:
+def _handed(spending: Spending, choice: Choice, field_of: Callable[[Challenge], str]) -> Steps[ServerAnswer]:
     """What the payee says to a credential that comes by a HEAD; with a fresh challenge once more, as the
-    first may be bound to a body."""
-    answer = yield _credential(choice.challenge, field_of)
+    first may be bound to a body. What the payee says instead where the offer has expired, and is another one
+    now."""
+    challenge = choice.challenge
+    if challenge.has_expired(spending.client.clock()):
+        answer = yield Sending()
+        renewed = _same_offer(answer, choice.request)
+        if renewed is None:
+            return answer
+        challenge = renewed
+    answer = yield _credential(challenge, field_of)
     if answer.status == 402:
         fresh = _same_offer(answer, choice.request)
         if fresh is not None:

@@ -101,6 +101,7 @@ class Handshake:
         else:
             held = self.spending.resumed(choice, begun)
         while True:
+            held = yield from self.remedies.in_time(held)
             answer = yield from self._submit(held)
             if answer.status in _BY_INTERMEDIARIES and not answer.challenges:
                 raise self._unknown(held, f"the answer is {answer.status}")

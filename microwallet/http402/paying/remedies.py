@@ -43,6 +43,16 @@ class Remedies:
         self._tried: Counter[str] = Counter()
         """How often each was used."""
 
+    def in_time(self, held: Held) -> Steps[Held]:
+        """With a challenge that can still be answered: a deposit may have taken longer than that."""
+        if not held.choice.challenge.has_expired(self._asking.client.clock()):
+            return held
+        try:
+            return replace(held, choice=(yield from self._offered_again(held, None)))
+        except GeneratorExit:  # it is given up, and was not sent
+            self._spending.give_back(held)
+            raise
+
     def mended(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
         """What to try next after a refusal, each thing so often; PaymentRefused when nothing is left."""
         kind = answer.problem.type
@@ -93,7 +103,7 @@ class Remedies:
             highest = spending.signed_again(held, problem.required_cumulative or 0)
         if highest is not None and self._may_try("highest"):
             signer = spending.signer(held.channel)
-            yield from tell(held.choice, lambda challenge: signer.voucher(challenge, highest))
+            yield from tell(spending, held.choice, lambda challenge: signer.voucher(challenge, highest))
             return held
         return None
 
@@ -109,9 +119,9 @@ class Remedies:
         enough = max(problem.required_cumulative or 0, held.purchase.cumulative_amount + 1)
         return channel.authorized if enough <= channel.authorized else None
 
-    def _offered_again(self, held: Held, answer: ServerAnswer) -> Steps[Choice]:
-        """A fresh challenge after a refusal, by which nothing was bought: where none comes that may be paid,
-        what was signed is not spent."""
+    def _offered_again(self, held: Held, answer: ServerAnswer | None) -> Steps[Choice]:
+        """A fresh challenge after a refusal, by which nothing was bought, or before anything is sent: where
+        none comes that may be paid, what was signed is not spent."""
         try:
             return (yield from self.renewed(held, answer, signed=counts(held)))
         except AboveLimit as error:

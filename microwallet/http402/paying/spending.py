@@ -260,7 +260,7 @@ class Spending:
         signer = self.signer(funded.channel)
         try:
             yield from tell(
-                choice, lambda challenge: signer.top_up(challenge, told.amount, told.transaction_hash)
+                self, choice, lambda challenge: signer.top_up(challenge, told.amount, told.transaction_hash)
             )
         except GeneratorExit:  # it is given up
             if purchase is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import time
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from microwallet.errors import AboveLimit, NetworkError, OutcomeUnknown, UsageEr
 from microwallet.http402.paying import spending
 from microwallet.http402.paying.async_transport import AsyncPayingTransport
 from microwallet.http402.paying.transport import PayingTransport
+from microwallet.http402.wire.credential import Credential
 from microwallet.ledger.purchases import HttpRequest
 from microwallet.paying import limits_of, paying_client
 from microwallet.wallet import Wallet
@@ -44,6 +46,36 @@ def test_an_existing_program_pays(open_client, payee):
         assert answer.extensions["payment"].amount == 1_000
         payee.before = lambda handler, _: bool(handler.answer(200, {}, b"free")) or True
         assert client.get(payee.url).extensions["payment"] is None
+
+
+def test_a_challenge_that_expires_meanwhile_is_not_answered(open_client, payee):
+    """While somebody is asked, or a deposit is mined: a fresh one is asked for, in the same payment."""
+    late, answered = 0, []
+
+    def think(_account, _plan):
+        nonlocal late
+        late += 1_000
+        payee.lifetime += 1_000
+
+    def note(handler, action):
+        if action is not None:
+            challenge = Credential.parse(handler.headers["Authorization"]).challenge
+            answered.append((type(action).__name__, challenge.has_expired(now())))
+
+    def now():
+        return int(time.time()) + late
+
+    payee.before = note
+    with open_client() as paying:
+        slow = dataclasses.replace(paying, clock=now, confirm=think)
+        with httpx.Client(transport=PayingTransport(lambda: slow, httpx.HTTPTransport())) as client:
+            assert client.get(payee.url).content == PAID_BODY
+            payee.price, payee.suggested_deposit = 10_000, 200_000
+            for _ in range(10):
+                assert client.get(payee.url).content == PAID_BODY
+    assert late == 2_000
+    assert {kind for kind, _ in answered} == {"OpenAction", "VoucherAction", "TopUpAction"}
+    assert [kind for kind, is_expired in answered if is_expired] == []
 
 
 def test_a_paid_answer_that_breaks_off_is_no_mere_failure(open_client, payee):
