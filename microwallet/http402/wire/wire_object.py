@@ -13,7 +13,7 @@ from microwallet.domain.identifiers import Address, checksum_address
 from microwallet.domain.voucher import CUMULATIVE_AMOUNT_LIMIT, SIGNATURE_LENGTH
 from microwallet.errors import MalformedMessage
 
-TEXT_LIMIT = 2048
+TEXT_LIMIT = 4096
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,38}")
 _LONG_DECIMAL = re.compile(r"0|[1-9][0-9]{0,77}")

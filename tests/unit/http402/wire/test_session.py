@@ -106,6 +106,12 @@ class TestRequest:
             assert SessionRequest.parse(request.to_object()) == request
             assert SessionRequest.parse({**request.to_object(), "more": 1}) == request
 
+    @pytest.mark.parametrize("name", ["description", "externalId", "unitType"])
+    def test_any_text_may_make_a_challenge_long(self, name):
+        """In base64url this is one of 4 KB, which are to be read at least."""
+        document = {**REQUEST.to_object(), name: "x" * 3_072}
+        assert SessionRequest.parse(document).amount == REQUEST.amount
+
     def test_the_drafts_example(self):
         """As printed there; its addresses count by their bytes, whatever the case of their letters."""
         request = SessionRequest.parse(
