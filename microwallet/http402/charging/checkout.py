@@ -226,8 +226,9 @@ class Purchase(Presented):
         if unit is Unit.REQUEST:
             receipt = receipt_headers(self._checkout.till.receipt(sold.account, challenge_id))
         amount = (b"x-payment-amount", b"%d" % sold.sale.cost)
-        # Events are counted, so they must be readable.
-        fields = self._request.fields_but(b"accept-encoding") if unit is Unit.EVENT else self._request.fields
+        # Events are counted, and a receipt comes after the last one, so they must be readable.
+        request, is_stream = self._request, unit is Unit.EVENT or self._request.wants_events
+        fields = request.fields_but(b"accept-encoding") if is_stream else request.fields
         scope = self._place.scope(self._request, [*fields, *known.payer_fields, amount])
         if unit is Unit.EVENT and (extensions := scope.get("extensions")):
             scope["extensions"] = {name: extensions[name] for name in extensions if name not in _BY_SERVER}

@@ -11,6 +11,7 @@ from microwallet.http402.charging.asgi import Message, Receive, Scope, plain_nam
 from microwallet.http402.charging.paths import raw_path
 from microwallet.http402.wire.challenge import PAYMENT_AUTHORIZATION
 from microwallet.http402.wire.credential import is_payment
+from microwallet.http402.wire.events import EVENT_STREAM
 
 BODY_SECONDS = 30.0
 """For how long a client may take to send a body that is read ahead."""
@@ -20,6 +21,7 @@ _UNANNOUNCED = ("2", "3")
 """Versions of HTTP in which a body may come without a field that tells of it."""
 _WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 """Methods of which a body means nothing: they have none unless it is told of."""
+_EVENT_STREAM = EVENT_STREAM.encode()
 _TELLING = 32
 """Bytes of a field's name that say what it is for; what is longer is not kept in memory."""
 _USUAL = 32
@@ -34,6 +36,7 @@ class _Use(Enum):
     IDEMPOTENCY_KEY = auto()
     BODY = auto()
     CONNECTION = auto()
+    ACCEPT = auto()
     KEPT_BACK = auto()
 
 
@@ -44,6 +47,7 @@ _USES = {
     b"content-length": _Use.BODY,
     b"transfer-encoding": _Use.BODY,
     b"connection": _Use.CONNECTION,
+    b"accept": _Use.ACCEPT,
 }
 
 
@@ -90,6 +94,8 @@ class Request:
         self.credentials: list[bytes] = []
         """What the scheme Payment has in Authorization fields, and in those for it alone."""
         self.idempotency_keys: list[str] = []
+        self.wants_events = False
+        """Whether server-sent events are asked for by name."""
         self.has_body = scope.get("http_version") in _UNANNOUNCED and self.method not in _WITHOUT_BODY
         self._receive = receive
         self.fields: list[tuple[bytes, bytes]] = list(scope["headers"])
@@ -183,6 +189,8 @@ class Request:
             self.has_body = self.has_body or name != b"content-length" or value != b"0"
         elif use is _Use.CONNECTION:
             return _takes_ours_away(value)
+        elif use is _Use.ACCEPT:
+            self.wants_events = self.wants_events or _EVENT_STREAM in value.lower()
         else:
             return True
         return False

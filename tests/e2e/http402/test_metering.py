@@ -125,6 +125,17 @@ def test_no_client_has_events_made_unreadable(counter, name):
     assert not any(b"encoding" in name for name in counter.app.requests[0][2])
 
 
+@pytest.mark.parametrize(
+    ("accept", "is_told"),
+    [("text/event-stream", False), ("application/json, Text/Event-Stream;q=0.5", False), ("text/html", True)],
+)
+def test_no_client_has_the_receipt_of_a_stream_left_out(sold_by, accept, is_told):
+    """At a fixed price too: what is compressed has none at its end, so where events are asked for none is."""
+    counter = sold_by({"path": "/**", "price": "1000"})
+    counter.pay(PAYER, PAYER.pay(1000), headers={"Accept": accept, "Accept-Encoding": "gzip"})
+    assert (b"accept-encoding" in counter.app.requests[0][2]) is is_told
+
+
 def test_no_events_go_around_the_meter(counter, tmp_path):
     """A server that sends files by itself, by their path, is not asked to: nobody would count what is in
     them."""
