@@ -9,10 +9,13 @@ from typing import Any, Self
 
 from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
+from microwallet.errors import MalformedMessage
 from microwallet.http402.wire.wire_object import WireObject
 
 METHOD = "evm"
 INTENT = "session"
+VERSION = 1
+"""Of the method, by draft-httpauth-payment-00, section "Versioning"."""
 
 
 class CredentialType(StrEnum):
@@ -59,6 +62,9 @@ class SessionRequest:
         """The request in a decoded object; MalformedMessage if a field is missing or wrong."""
         top = WireObject(request, "request")
         details = top.child("methodDetails")
+        version = details.number("version") if "version" in details else VERSION
+        if version != VERSION:
+            raise MalformedMessage(f"the offer is of version {version} of {METHOD}, which is not known here")
         channel_id = details.optional_bytes32("channelId")
         return cls(
             amount=top.amount("amount"),

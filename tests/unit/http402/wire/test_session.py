@@ -112,6 +112,15 @@ class TestRequest:
         document = {**REQUEST.to_object(), name: "x" * 3_072}
         assert SessionRequest.parse(document).amount == REQUEST.amount
 
+    def test_another_version_of_the_method_is_not_known(self):
+        """Where none is told it is the first; a later one may mean something else by the same fields."""
+        document = REQUEST.to_object()
+        document["methodDetails"]["version"] = 1
+        assert SessionRequest.parse(document) == REQUEST
+        document["methodDetails"]["version"] = 2
+        with pytest.raises(MalformedMessage, match="version 2"):
+            SessionRequest.parse(document)
+
     def test_the_drafts_example(self):
         """As printed there; its addresses count by their bytes, whatever the case of their letters."""
         request = SessionRequest.parse(
