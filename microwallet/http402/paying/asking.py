@@ -51,8 +51,9 @@ class Asking:
         except (NotSent, NoAnswer) as error:
             raise unreachable(self.origin, error) from error
 
-    def choose(self, answer: ServerAnswer) -> Choice:
-        """What is to be paid, by which of its challenges; NoPayableChallenge if by none of them."""
+    def choose(self, answer: ServerAnswer, *, is_head: bool = False) -> Choice:
+        """What is to be paid, by which of its challenges; NoPayableChallenge if by none of them. `is_head`:
+        what it answers is a HEAD, which had no body."""
         Origin.of(self.asked.url)
         if not self.client.is_private(self.origin):
             raise NoPayableChallenge(
@@ -67,8 +68,8 @@ class Asking:
             choice = choose(offered, self._rules(), now=self.client.clock())
         except UntrustedEscrow as error:
             raise self._refused_escrow(error) from error
-        digest = choice.challenge.digest
-        if digest is not None and not matches(digest, self.asked.body):
+        digest, body = choice.challenge.digest, b"" if is_head else self.asked.body
+        if digest is not None and not matches(digest, body):
             raise NoPayableChallenge("the server's offer is for another request body than the one sent")
         return choice
 

@@ -195,13 +195,13 @@ class MeteredStream:
             self._held = held = yield from self._renewed(held, None)
         answer = yield from self._sent(self._voucher(held, purchase))
         if answer.status == 402 and answer.challenges:
-            self._held = held = yield from self._renewed(held, answer)
+            self._held = held = yield from self._renewed(held, answer)  # for a HEAD, which has no body
             answer = yield from self._sent(self._voucher(held, purchase))
         if not 200 <= answer.status < 300:
             raise PaymentRefused(f"the server refuses a voucher of its own stream with {answer.status}")
 
     def _renewed(self, held: Held, answer: ServerAnswer | None) -> Steps[Held]:
-        choice = yield from self._handshake.remedies.renewed(held, answer)
+        choice = yield from self._handshake.remedies.renewed(held, answer, is_head=answer is not None)
         return replace(held, choice=choice)
 
     def _voucher(self, held: Held, purchase: Purchase) -> Steps[ServerAnswer]:

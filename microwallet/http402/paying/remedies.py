@@ -133,13 +133,21 @@ class Remedies:
             raise
 
     def renewed(
-        self, held: Held, answer: ServerAnswer | None, *, signed: str = "counts as spent"
+        self,
+        held: Held,
+        answer: ServerAnswer | None,
+        *,
+        signed: str = "counts as spent",
+        is_head: bool = False,
     ) -> Steps[Choice]:
-        """A fresh challenge for the same purchase. PaymentRefused if the offer is another one now, by which
-        is told whether what was `signed` counts: that of a stream does, which has had something for it."""
+        """A fresh challenge for the same purchase; PaymentRefused if the offer is another one now.
+
+        By that is told whether what was `signed` counts: that of a stream does, which has had something for
+        it. `is_head`: the answer is to a HEAD, and the challenge for what has no body.
+        """
         if answer is None or not answer.challenges:
-            answer = yield from self._asking.exchange()
-        choice = self._asking.choose(answer)
+            answer, is_head = (yield from self._asking.exchange()), False
+        choice = self._asking.choose(answer, is_head=is_head)
         before, now = held.choice.request, choice.request
         if _terms(before) != _terms(now):
             raise PaymentRefused(

@@ -359,6 +359,20 @@ def test_stream_is_paid_as_it_runs(alice, payee):
     assert payee.highest() == 6_000
 
 
+@pytest.mark.parametrize("binds_none", [False, True])
+def test_a_stream_for_a_body_is_paid_as_it_runs(fetch, payee, binds_none):
+    """Its vouchers go by HEADs: they need a challenge for no body, or for the empty one."""
+    payee.unit_type, payee.bind_body = "event", True
+
+    def bind(handler, _action):
+        payee.bind_body = binds_none or bool(handler.body)
+
+    payee.before = bind
+    done = fetch("POST", "-d", "question", "-H", "Accept: text/event-stream", path=STREAM)
+    assert (done.exit_code, done.data["payment"]["amount"]) == (0, "5000")
+    assert payee.highest() == 5_000
+
+
 @pytest.mark.parametrize(("lost", "exit_code"), [(2, 0), (100, 5)])
 def test_a_voucher_of_a_stream_that_gets_lost(payee, fetch, lost, exit_code):
     """It is sent again, so often; then the stream is stopped, and what was signed for it counts as spent."""
