@@ -81,7 +81,7 @@ class Offer:
             challenge.request == self.encoded_request
             and challenge.realm == self.terms.realm
             and (challenge.method, challenge.intent) == (METHOD, INTENT)
-            and challenge.description == self.price.description
+            and challenge.description in (self.price.description, _as_latin_1(self.price.description))
             and challenge.header == self.terms.header
             and challenge.opaque is not None
             and decode_object(challenge.opaque, what="opaque", limit=REQUEST_LIMIT).get("route") == self.name
@@ -91,6 +91,11 @@ class Offer:
     def relayed_token(self) -> RelayedToken | None:
         """How deposits are paid for; None where payers send them themselves."""
         return self.terms.relayed_tokens.get(self.price.amount.asset.token)
+
+
+def _as_latin_1(description: str | None) -> str | None:
+    """A description as browsers and Node read it in a field, whatever it was written in."""
+    return None if description is None else description.encode().decode("latin-1")
 
 
 def offer_of(terms: Terms, route: Route, price: Price) -> Offer:

@@ -319,6 +319,16 @@ def changed(challenge, **parameters):
     return Challenge.parse({**challenge.parameters(), **parameters})
 
 
+def test_a_description_may_be_read_as_latin_1(sold_by):
+    """As browsers and Node read fields, and cannot read them otherwise: their echo is known all the same."""
+    counter = sold_by({"path": "/**", "price": "1000", "description": "Käse ☕"})
+    field = dict(counter.ask().headers.raw)[b"www-authenticate"]
+    for number, encoding in enumerate(("latin-1", "utf-8"), 1):
+        (challenge,) = offered_challenges([field.decode(encoding)]).challenges
+        assert (challenge.description == "Käse ☕") is (encoding == "utf-8")
+        assert counter.pay(PAYER, PAYER.pay(1000 * number), challenge=challenge).status_code == 200
+
+
 def test_a_challenge_is_good_for_what_it_was_issued_for(sold_by):
     """Every field counts, the route too; what was never issued here is not known."""
     counter = sold_by({"path": "/a", "price": "1000", "description": "tea"}, {"path": "/b", "price": "1000"})
