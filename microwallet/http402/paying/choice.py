@@ -119,6 +119,19 @@ def signs_deposits(request: SessionRequest, *, wanted: bool, has_coin: Callable[
     return False
 
 
+def agreed_terms(request: SessionRequest) -> tuple[object, ...]:
+    """What of an offer was agreed to: a fresh one for the same may have another reference, or deposit."""
+    return (
+        request.recipient,
+        request.currency,
+        request.chain_id,
+        request.escrow_contract,
+        request.amount,
+        request.unit_type or REQUEST_UNIT,
+        request.max_units,
+    )
+
+
 def _checked(challenge: Challenge, rules: PayerRules, now: int) -> Choice:
     kind = f"{challenge.method}/{challenge.intent}"
     if (challenge.method, challenge.intent) != (METHOD, INTENT):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.money import Amount
 from microwallet.errors import MalformedMessage, NetworkError
-from microwallet.http402.paying.choice import Choice
+from microwallet.http402.paying.choice import Choice, agreed_terms
 from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.funding import Funded
 from microwallet.http402.wire.challenge import Challenge, offered_challenges
@@ -107,7 +107,7 @@ def _same_offer(answer: ServerAnswer, request: SessionRequest) -> Challenge | No
     with suppress(MalformedMessage):
         for challenge in offered_challenges(answer.challenges).challenges:
             with suppress(MalformedMessage):
-                if SessionRequest.parse(challenge.request_object()) == request:
+                if agreed_terms(SessionRequest.parse(challenge.request_object())) == agreed_terms(request):
                     return challenge
     return None
 

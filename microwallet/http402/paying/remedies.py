@@ -17,12 +17,11 @@ from microwallet.errors import (
     PaymentRefused,
 )
 from microwallet.http402.paying.asking import Asking
-from microwallet.http402.paying.choice import REQUEST_UNIT, Choice
+from microwallet.http402.paying.choice import REQUEST_UNIT, Choice, agreed_terms
 from microwallet.http402.paying.exchange import ServerAnswer, Steps
 from microwallet.http402.paying.handing_over import tell, tell_again
 from microwallet.http402.paying.spending import Held, Spending
 from microwallet.http402.wire.problems import ProblemType, ToldProblem
-from microwallet.http402.wire.session_request import SessionRequest
 from microwallet.ledger.deposits import DepositKind
 
 _NOTHING_BOUGHT = frozenset(
@@ -149,7 +148,7 @@ class Remedies:
             answer, is_head = (yield from self._asking.exchange()), False
         choice = self._asking.choose(answer, is_head=is_head)
         before, now = held.choice.request, choice.request
-        if _terms(before) != _terms(now):
+        if agreed_terms(before) != agreed_terms(now):
             raise PaymentRefused(
                 f"the server changed its offer in the middle of the payment: {_told(choice)}, and"
                 f" {_told(held.choice)} before; what was signed {signed}"
@@ -206,18 +205,6 @@ class Remedies:
             f" with {answer.status}: {answer.problem}; it {counts(held)}",
             hint=f"microwallet channel show {held.channel.name}",
         )
-
-
-def _terms(request: SessionRequest) -> tuple[object, ...]:
-    """What of an offer was agreed to."""
-    return (
-        request.recipient,
-        request.currency,
-        request.escrow_contract,
-        request.amount,
-        request.unit_type or REQUEST_UNIT,
-        request.max_units,
-    )
 
 
 def _told(choice: Choice) -> str:

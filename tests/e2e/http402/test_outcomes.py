@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import signal
@@ -265,6 +266,19 @@ def test_top_up_within_the_rule(fetch, payee, books):
     assert [type(action) for action in actions] == [OpenAction, TopUpAction, VoucherAction]
     [channel] = books()[0]
     assert (channel.state.deposit, channel.spent) == (3000, 2000)
+
+
+def test_top_up_for_a_body_where_each_offer_has_its_own_reference(fetch, payee):
+    """The payee is told of it under a fresh challenge for no body, the same in all that was agreed to."""
+    numbers = itertools.count()
+    payee.twist_request = lambda request: request | {"externalId": f"order {next(numbers)}"}
+
+    def bind(handler, _action):
+        payee.bind_body = bool(handler.body)
+
+    payee.before = bind
+    for _ in range(3):
+        assert fetch("-d", "question", "--deposit", "0.001 USDC").exit_code == 0
 
 
 def test_deposit_asks(fetch, payee, books):
