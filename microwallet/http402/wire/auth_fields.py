@@ -36,9 +36,14 @@ class AuthChallenge:
 def parse_auth_fields(values: Iterable[str]) -> list[AuthChallenge]:
     """The challenges of all fields of a response, in order; MalformedMessage if one breaks the grammar."""
     fields = list(values)
+    check_size(fields)
+    return [challenge for value in fields for challenge in _Parser(value).challenges()]
+
+
+def check_size(fields: Iterable[str]) -> None:
+    """MalformedMessage for fields that are too long together."""
     if sum(map(len, fields)) > FIELD_LIMIT:
         raise MalformedMessage(f"the WWW-Authenticate fields have more than {FIELD_LIMIT} characters")
-    return [challenge for value in fields for challenge in _Parser(value).challenges()]
 
 
 def quoted(value: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from microwallet.errors import MalformedMessage
-from microwallet.http402.wire.auth_fields import parse_auth_fields, quoted
+from microwallet.http402.wire.auth_fields import check_size, parse_auth_fields, quoted
 from microwallet.http402.wire.body_digest import parse_digest
 from microwallet.http402.wire.encoding import base64url, decode_object, encode_object
 from microwallet.http402.wire.timestamps import parse_rfc3339, rfc3339
@@ -129,16 +129,28 @@ class Offered:
 
 
 def offered_challenges(values: Iterable[str]) -> Offered:
-    """What the `WWW-Authenticate` fields of a response offer; other schemes are passed over."""
+    """What the `WWW-Authenticate` fields of a response offer; other schemes are passed over, and so is a
+    field that breaks the grammar, if another one offers something. Else MalformedMessage says why."""
+    fields = list(values)
+    check_size(fields)
     challenges: list[Challenge] = []
     rejected: list[MalformedMessage] = []
-    for one in parse_auth_fields(values):
-        if one.scheme != "payment":
-            continue
+    broken: MalformedMessage | None = None
+    for value in fields:
         try:
-            challenges.append(Challenge.parse(one.parameters))
+            found = parse_auth_fields([value])
         except MalformedMessage as error:
-            rejected.append(error)
+            broken = broken or error
+            continue
+        for one in found:
+            if one.scheme != "payment":
+                continue
+            try:
+                challenges.append(Challenge.parse(one.parameters))
+            except MalformedMessage as error:
+                rejected.append(error)
+    if broken is not None and not challenges:
+        raise broken
     return Offered(challenges=challenges, rejected=rejected)
 
 

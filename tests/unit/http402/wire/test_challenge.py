@@ -53,6 +53,15 @@ def test_a_required_parameter_is_missing(name):
     assert [f"the challenge has no {name}"] == [error.message for error in offered.rejected]
 
 
+@pytest.mark.parametrize("broken", ["Bearer realm=foo bar", 'Payment id="', "=a"])
+def test_a_field_that_cannot_be_read_is_passed_over(broken):
+    """Others may have written it; where nothing else is offered it is what is wrong."""
+    assert offered_challenges([broken, FIELD]) == offered_challenges([FIELD, broken])
+    assert len(offered_challenges([broken, FIELD]).challenges) == 1
+    with pytest.raises(MalformedMessage):
+        offered_challenges([broken, 'Basic realm="x"'])
+
+
 @pytest.mark.parametrize(
     "change",
     [
