@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from microwallet.domain.identifiers import NATIVE_TOKEN, Address, ChainId
 from microwallet.domain.money import Amount, Asset
-from microwallet.errors import AboveLimit, NoPayableChallenge, PaymentRefused
-from microwallet.http402.wire.challenge import Challenge, Offered
+from microwallet.errors import AboveLimit, MalformedMessage, NoPayableChallenge, PaymentRefused
+from microwallet.http402.wire.challenge import Challenge, Offered, offered_challenges
 from microwallet.http402.wire.session_request import INTENT, METHOD, CredentialType, SessionRequest
 from microwallet.http402.wire.timestamps import rfc3339
 
@@ -117,6 +118,15 @@ def signs_deposits(request: SessionRequest, *, wanted: bool, has_coin: Callable[
     if not can_send:
         raise NoPayableChallenge(f"it takes deposits by {', '.join(types)} only, which is not done here")
     return False
+
+
+def session_offers(values: Sequence[str], now: int) -> Iterator[tuple[Challenge, SessionRequest]]:
+    """The challenges of an answer that are for a session, can be read, and may be answered at Unix second
+    `now`; MalformedMessage where nothing can be read."""
+    for challenge in offered_challenges(values).challenges:
+        if (challenge.method, challenge.intent) == (METHOD, INTENT) and not challenge.has_expired(now):
+            with suppress(MalformedMessage):
+                yield challenge, SessionRequest.parse(challenge.request_object())
 
 
 def agreed_terms(request: SessionRequest) -> tuple[object, ...]:

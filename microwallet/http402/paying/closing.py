@@ -16,15 +16,15 @@ from microwallet.domain.channel import PayerChannel
 from microwallet.domain.purchase import Purchase
 from microwallet.domain.secret_fields import without_secrets
 from microwallet.domain.voucher import VoucherKey
-from microwallet.errors import MalformedMessage, PaymentRefused
+from microwallet.errors import PaymentRefused
+from microwallet.http402.paying.choice import session_offers
 from microwallet.http402.paying.credentials import Signer
 from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import read_receipt
 from microwallet.http402.paying.transport import Exchange
-from microwallet.http402.wire.challenge import Challenge, offered_challenges
+from microwallet.http402.wire.challenge import Challenge
 from microwallet.http402.wire.receipt import SessionReceipt
-from microwallet.http402.wire.session_request import INTENT, METHOD, SessionRequest
 from microwallet.payer.close import ClosedByPayee
 
 _NO_HEAD = frozenset({404, 405})
@@ -140,13 +140,5 @@ def _steps(
 
 def _challenge(answer: ServerAnswer, channel: PayerChannel, now: int) -> Challenge | None:
     """An offer of the channel's own payee."""
-    for challenge in offered_challenges(answer.challenges).challenges:
-        if (challenge.method, challenge.intent) != (METHOD, INTENT) or challenge.has_expired(now):
-            continue
-        try:
-            request = SessionRequest.parse(challenge.request_object())
-        except MalformedMessage:
-            continue
-        if request.fits(channel.descriptor):
-            return challenge
-    return None
+    offers = session_offers(answer.challenges, now)
+    return next((challenge for challenge, request in offers if request.fits(channel.descriptor)), None)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.money import Amount
 from microwallet.errors import MalformedMessage, NetworkError
-from microwallet.http402.paying.choice import Choice, agreed_terms
+from microwallet.http402.paying.choice import Choice, agreed_terms, session_offers
 from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.funding import Funded
-from microwallet.http402.wire.challenge import Challenge, offered_challenges
+from microwallet.http402.wire.challenge import Challenge
 from microwallet.http402.wire.session_request import SessionRequest
 from microwallet.ledger.deposits import DepositKind
 
@@ -84,13 +84,13 @@ def _handed(spending: Spending, choice: Choice, field_of: Callable[[Challenge], 
     challenge = choice.challenge
     if challenge.has_expired(spending.client.clock()):
         answer = yield Sending()
-        renewed = _same_offer(answer, choice.request)
+        renewed = _same_offer(spending, answer, choice.request)
         if renewed is None:
             return answer
         challenge = renewed
     answer = yield _credential(challenge, field_of)
     if answer.status == 402:
-        fresh = _same_offer(answer, choice.request)
+        fresh = _same_offer(spending, answer, choice.request)
         if fresh is not None:
             answer = yield _credential(fresh, field_of)
     return answer
@@ -102,13 +102,12 @@ def _credential(challenge: Challenge, field_of: Callable[[Challenge], str]) -> S
     )
 
 
-def _same_offer(answer: ServerAnswer, request: SessionRequest) -> Challenge | None:
+def _same_offer(spending: Spending, answer: ServerAnswer, request: SessionRequest) -> Challenge | None:
     """What cannot be read is no offer: what was handed over may have been taken all the same."""
     with suppress(MalformedMessage):
-        for challenge in offered_challenges(answer.challenges).challenges:
-            with suppress(MalformedMessage):
-                if agreed_terms(SessionRequest.parse(challenge.request_object())) == agreed_terms(request):
-                    return challenge
+        for challenge, offered in session_offers(answer.challenges, spending.client.clock()):
+            if agreed_terms(offered) == agreed_terms(request):
+                return challenge
     return None
 
 

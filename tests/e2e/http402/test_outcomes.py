@@ -15,8 +15,10 @@ from contextlib import ExitStack, suppress
 import pytest
 from http402.payee_double import PAID_BODY, STREAM, break_off, drip
 
+from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.problems import MEDIA_TYPE, ProblemType
 from microwallet.http402.wire.session_payload import OpenAction, TopUpAction, VoucherAction
+from microwallet.http402.wire.session_request import INTENT, METHOD
 from microwallet.wallet import Wallet
 
 
@@ -279,6 +281,31 @@ def test_top_up_for_a_body_where_each_offer_has_its_own_reference(fetch, payee):
     payee.before = bind
     for _ in range(3):
         assert fetch("-d", "question", "--deposit", "0.001 USDC").exit_code == 0
+
+
+def test_a_fresh_challenge_that_may_not_be_answered(fetch, payee):
+    """Of what is offered anew for a top-up, what has expired or is another way to pay is passed over."""
+    answered = []
+
+    def bind(handler, action):
+        payee.bind_body = bool(handler.body)
+        if not isinstance(action, TopUpAction):
+            return False
+        answered.append(Credential.parse(handler.headers["Authorization"]).challenge)
+        if len(answered) > 1:
+            return False
+        good, words = payee.challenge(b""), {"realm": "test", "method": METHOD, "intent": INTENT}
+        late = payee.secrets.challenge(payee.request(), **words, expires_at=1)
+        other = payee.secrets.challenge(payee.request(), **words | {"intent": "charge"}, expires_at=2**33)
+        offers = ", ".join(one.to_field() for one in (late, other, good))
+        handler.answer(402, {"WWW-Authenticate": offers}, b"")
+        return True
+
+    payee.before = bind
+    for _ in range(2):
+        assert fetch("-d", "question", "--deposit", "0.001 USDC").exit_code == 0
+    assert len(answered) == 2
+    assert {(one.intent, one.has_expired(int(time.time()))) for one in answered} == {(INTENT, False)}
 
 
 def test_deposit_asks(fetch, payee, books):
