@@ -43,7 +43,7 @@ def hand_over(spending: Spending, choice: Choice, signed: SignedDeposit) -> Step
     try:
         answer = yield from _handed(spending, choice, lambda challenge: signer.deposit(challenge, signed))
     except NotSent as error:
-        told = f"the payee cannot be reached: {error}"
+        told = f"the payee cannot be asked: {error}"
         if not signed.resumed:
             raise NetworkError(f"{told}; the deposit was not handed over") from error
     except NoAnswer as error:
@@ -79,14 +79,15 @@ def tell(spending: Spending, choice: Choice, field_of: Callable[[Challenge], str
 
 def _handed(spending: Spending, choice: Choice, field_of: Callable[[Challenge], str]) -> Steps[ServerAnswer]:
     """What the payee says to a credential that comes by a HEAD; with a fresh challenge once more, as the
-    first may be bound to a body. What the payee says instead where the offer has expired, and is another one
-    now."""
+    first may be bound to a body. NotSent also where the offer has expired, and the same is not made again."""
     challenge = choice.challenge
     if challenge.has_expired(spending.client.clock()):
-        answer = yield Sending()
-        renewed = _same_offer(spending, answer, choice.request)
+        try:
+            renewed = _same_offer(spending, (yield Sending()), choice.request)
+        except NoAnswer as error:
+            raise NotSent(str(error)) from error
         if renewed is None:
-            return answer
+            raise NotSent("its offer has expired, and it does not make the same again")
         challenge = renewed
     answer = yield _credential(challenge, field_of)
     if answer.status == 402:

@@ -98,6 +98,34 @@ def test_a_paid_answer_that_breaks_off_is_no_mere_failure(open_client, payee):
         client.get(payee.url)
 
 
+@pytest.mark.parametrize("is_free", [False, True])
+def test_a_deposit_whose_offer_changes_meanwhile_is_not_handed_over(open_client, payee, is_free):
+    """While somebody is asked: what was signed stays here, and is not said to be out."""
+    late = 0
+
+    def think(_account, _plan):
+        nonlocal late
+        late, payee.lifetime, payee.price = late + 1_000, 1_300, 2_000
+        if is_free:
+            payee.before = lambda handler, _: handler.answer(200, {}, b"free") is None
+
+    payee.twist_request = lambda request: (
+        request
+        | {
+            "methodDetails": request["methodDetails"]
+            | {"feePayer": True, "credentialTypes": ["authorization"]}
+        }
+    )
+    with open_client() as paying:
+        slow = dataclasses.replace(paying, clock=lambda: int(time.time()) + late, confirm=think)
+        with (
+            httpx.Client(transport=PayingTransport(lambda: slow, httpx.HTTPTransport())) as client,
+            pytest.raises(NetworkError, match="the deposit was not handed over"),
+        ):
+            client.get(payee.url)
+    assert [action for _, _, action in payee.seen if action is not None] == []
+
+
 def test_a_transport_inside_that_reads_answers_is_paid_through(open_client, payee):
     """As one that keeps a log does, or httpx's own MockTransport: the refusal it has read is understood."""
 
