@@ -41,7 +41,14 @@ _NEVER_LEFT = (
     httpx.ProxyError,  # before anything goes through it
     httpx.UnsupportedProtocol,
 )
-_OF_ONE_BODY = ("content-length", "content-type", "transfer-encoding", "content-encoding", "expect")
+_OF_ONE_REQUEST = (
+    "idempotency-key",
+    "content-length",
+    "content-type",
+    "transfer-encoding",
+    "content-encoding",
+    "expect",
+)
 
 
 def asked_by(request: httpx.Request) -> Asked:
@@ -69,7 +76,7 @@ def outgoing(request: httpx.Request, sending: Sending) -> httpx.Request:
     if sending.idempotency_key is not None:
         headers["Idempotency-Key"] = sending.idempotency_key
     if sending.is_head:
-        for name in _OF_ONE_BODY:
+        for name in _OF_ONE_REQUEST:
             headers.pop(name, None)
         return httpx.Request("HEAD", request.url, headers=headers, extensions=request.extensions)
     headers.pop("transfer-encoding", None)

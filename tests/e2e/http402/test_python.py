@@ -431,6 +431,25 @@ def test_a_forked_child_opens_its_own_ledger(alice, bob, opened):
         assert str(wallet.channel(channel).authorized) == "0.012 USDC"
 
 
+def test_a_key_in_the_field_for_it_goes_with_nothing_else(alice, payee, opened):
+    """What is handed over beside, by a HEAD, is another request: a server may take it for one that it has
+    answered under that key."""
+    payee.unit_type, keys = "event", []
+
+    def note(handler, action):
+        if handler.command == "HEAD" and action is not None:
+            keys.append(handler.headers.get("Idempotency-Key"))
+
+    payee.before = note
+    with (
+        opened(alice) as wallet,
+        httpx.Client(transport=microwallet.PayingTransport(wallet=wallet, max_deposit="1 USDC")) as client,
+    ):
+        client.get(payee.url + STREAM, headers={"Idempotency-Key": "order-7"})
+    assert keys
+    assert set(keys) == {None}
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_closes_no_ledger_of_its_parent(alice, opened, open_files):
     """One that closes the wallet without using it: SQLite's connections are closed where they were opened."""
