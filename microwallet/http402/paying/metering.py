@@ -35,7 +35,7 @@ from microwallet.http402.wire.events import (
 _MOST_REPEATS = 3
 """How often the server may ask for what it was given already, where it has accepted no more since."""
 _SENT_AGAIN_AFTER = (0.2, 1.0)
-"""Seconds after which a voucher is sent again that had no answer."""
+"""Seconds after which is sent again what had no answer: a voucher, or what asks for a challenge."""
 _MOST_ASKED_AGAIN = 100
 """How often it may ask for that at all: what it says to have accepted is only its word."""
 
@@ -192,28 +192,24 @@ class MeteredStream:
         handshake = self._handshake
         held = self._held
         if held.choice.challenge.has_expired(handshake.client.clock()):
-            self._held = held = yield from self._renewed(held, None)
+            answer = yield from self._sent(_sent_again(Sending()))
+            self._held = held = yield from self._renewed(held, answer, is_head=False)
         answer = yield from self._sent(self._voucher(held, purchase))
         if answer.status == 402 and answer.challenges:
-            self._held = held = yield from self._renewed(held, answer)  # for a HEAD, which has no body
+            self._held = held = yield from self._renewed(held, answer, is_head=True)
             answer = yield from self._sent(self._voucher(held, purchase))
         if not 200 <= answer.status < 300:
             raise PaymentRefused(f"the server refuses a voucher of its own stream with {answer.status}")
 
-    def _renewed(self, held: Held, answer: ServerAnswer | None) -> Steps[Held]:
-        choice = yield from self._handshake.remedies.renewed(held, answer, is_head=answer is not None)
+    def _renewed(self, held: Held, answer: ServerAnswer, *, is_head: bool) -> Steps[Held]:
+        choice = yield from self._handshake.remedies.renewed(held, answer, is_head=is_head)
         return replace(held, choice=choice)
 
     def _voucher(self, held: Held, purchase: Purchase) -> Steps[ServerAnswer]:
-        """Send it, and again where no answer comes: it buys nothing by itself."""
         challenge = held.choice.challenge
         field = self._handshake.spending.signer(held.channel).voucher(challenge, purchase.cumulative_amount)
         sending = Sending(authorization=field, credential_field=challenge.credential_field, is_head=True)
-        for seconds in _SENT_AGAIN_AFTER:
-            with suppress(NotSent, NoAnswer):
-                return (yield sending)
-            yield Pause(seconds)
-        return (yield sending)
+        return (yield from _sent_again(sending))
 
     def _sent(self, steps: Steps[Any]) -> Steps[Any]:
         """Do steps whose requests must be answered."""
@@ -225,3 +221,12 @@ class MeteredStream:
                 " counts as spent",
                 hint=f"microwallet channel show {self.channel.name}",
             ) from error
+
+
+def _sent_again(sending: Sending) -> Steps[ServerAnswer]:
+    """Send what buys nothing by itself, and again where no answer comes."""
+    for seconds in _SENT_AGAIN_AFTER:
+        with suppress(NotSent, NoAnswer):
+            return (yield sending)
+        yield Pause(seconds)
+    return (yield sending)

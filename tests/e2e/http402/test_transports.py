@@ -126,6 +126,32 @@ def test_a_deposit_whose_offer_changes_meanwhile_is_not_handed_over(open_client,
     assert [action for _, _, action in payee.seen if action is not None] == []
 
 
+@pytest.mark.parametrize("lost", [2, 100])
+def test_a_stream_that_asks_for_a_fresh_challenge_in_vain(open_client, payee, lost):
+    """It is asked for again as a voucher is sent again; then the stream is stopped, and counts as spent."""
+    late, missing = 0, [None] * lost
+    payee.unit_type = "event"
+
+    def before(handler, action):
+        nonlocal late
+        if action is not None and handler.command == "HEAD":
+            late, payee.lifetime = 1_000, 1_300
+        handler.close_connection = is_lost = bool(action is None and late and missing)
+        if is_lost:
+            missing.pop()
+        return is_lost
+
+    payee.before = before
+    with open_client() as paying:
+        slow = dataclasses.replace(paying, clock=lambda: int(time.time()) + late)
+        with httpx.Client(transport=PayingTransport(lambda: slow, httpx.HTTPTransport())) as client:
+            if lost == 2:
+                assert client.get(payee.url + STREAM).extensions["payment"].payment.amount == 5_000
+            else:
+                with pytest.raises(OutcomeUnknown, match="could not be paid on"):
+                    client.get(payee.url + STREAM)
+
+
 def test_a_transport_inside_that_reads_answers_is_paid_through(open_client, payee):
     """As one that keeps a log does, or httpx's own MockTransport: the refusal it has read is understood."""
 
