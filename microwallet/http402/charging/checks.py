@@ -35,7 +35,7 @@ def only_credential(credentials: list[bytes]) -> bytes:
 
 
 def read_credential(field: bytes) -> SessionCredential:
-    """The credential in an `Authorization` field; Refused if it cannot be read."""
+    """The credential that a field carries; Refused if it cannot be read."""
     try:
         credential = Credential.parse(field.decode("latin-1"))
     except MalformedMessage as error:

@@ -34,10 +34,10 @@ from microwallet.http402.wire.events import (
 
 _MOST_REPEATS = 3
 """How often the server may ask for what it was given already, where it has accepted no more since."""
-_SENT_AGAIN_AFTER = (0.2, 1.0)
-"""Seconds after which is sent again what had no answer: a voucher, or what asks for a challenge."""
 _MOST_ASKED_AGAIN = 100
 """How often it may ask for that at all: what it says to have accepted is only its word."""
+_SENT_AGAIN_AFTER = (0.2, 1.0)
+"""Seconds after which is sent again what had no answer: a voucher, or what asks for a challenge."""
 
 
 class MeteredStream:

@@ -21,6 +21,9 @@ from microwallet.http402.wire.timestamps import parse_rfc3339, rfc3339
 REQUEST_LIMIT = 16 * 1024
 """Characters of an encoded `request` or `opaque`."""
 SECRET_LENGTH = 32
+AUTHORIZATION = "Authorization"
+PAYMENT_AUTHORIZATION = "Payment-Authorization"
+"""Where a server that uses `Authorization` itself wants the credential."""
 
 _METHOD = re.compile(r"[a-z]+")
 _INTENT = re.compile(r"[A-Za-z0-9-]+")
@@ -36,11 +39,8 @@ _PARAMETERS = (
     "header",
     "opaque",
 )
-AUTHORIZATION = "Authorization"
-PAYMENT_AUTHORIZATION = "Payment-Authorization"
-"""Where a server that uses `Authorization` itself wants the credential."""
-_FIELDS = {one.lower(): one for one in (AUTHORIZATION, PAYMENT_AUTHORIZATION)}
 _REQUIRED = ("id", "realm", "method", "intent", "request")
+_FIELDS = {one.lower(): one for one in (AUTHORIZATION, PAYMENT_AUTHORIZATION)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,9 +37,7 @@ class Credential:
         scheme, _, token = value.partition(" ")
         token = token.strip(" ")
         if len(value) > CREDENTIAL_LIMIT or scheme.lower() != _SCHEME or not token:
-            raise MalformedMessage(
-                f"the Authorization field is no Payment credential of {CREDENTIAL_LIMIT} characters"
-            )
+            raise MalformedMessage(f"the field is no Payment credential of {CREDENTIAL_LIMIT} characters")
         document = decode_object(token, what="credential", limit=CREDENTIAL_LIMIT)
         challenge, payload, source = (
             document.get("challenge"),
@@ -67,6 +65,6 @@ def payer_source(chain_id: ChainId, address: str) -> str:
     return f"did:pkh:eip155:{chain_id}:{address}"
 
 
-def is_payment(authorization: bytes) -> bool:
-    """Whether what an `Authorization` field carries is of this scheme."""
-    return authorization[:8].lower() in _SCHEMES
+def is_payment(value: bytes) -> bool:
+    """Whether what a field carries is of this scheme."""
+    return value[:8].lower() in _SCHEMES
