@@ -35,7 +35,7 @@ from microwallet.payee.in_hand import InHandHere
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _BY_SERVER = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
-"""Extensions of ASGI by which a server sends a file itself: what is in it cannot be counted here."""
+"""Extensions of ASGI by which a server sends a file itself: what is in it is not seen here."""
 
 
 class Place(NamedTuple):
@@ -230,7 +230,7 @@ class Purchase(Presented):
         request, is_stream = self._request, unit is Unit.EVENT or self._request.wants_events
         fields = request.fields_but(b"accept-encoding") if is_stream else request.fields
         scope = self._place.scope(self._request, [*fields, *known.payer_fields, amount])
-        if unit is Unit.EVENT and (extensions := scope.get("extensions")):
+        if is_stream and (extensions := scope.get("extensions")):
             scope["extensions"] = {name: extensions[name] for name in extensions if name not in _BY_SERVER}
         self.granted = Grant(self.offer, sold, known, challenge_id, receipt, scope, Bill(known, sold))
         return self.granted

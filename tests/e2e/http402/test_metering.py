@@ -182,6 +182,21 @@ def test_no_voucher_ends_it(counter, monkeypatch):
     assert amounts(counter) == (200, 200)
 
 
+def test_no_stream_at_a_fixed_price_goes_around_its_receipt(sold_by, tmp_path):
+    """Nor is a server asked to send one itself that was asked for: the receipt comes after the last event."""
+    (tmp_path / "events").write_bytes(b"data: 1\n\n")
+    counter = sold_by({"path": "/**", "price": "1000"})
+    sends = FileResponse(tmp_path / "events", media_type="text/event-stream")
+    paid = PaymentMiddleware(sends, counter.gateway)
+
+    async def by_a_server_that_sends_files(scope, receive, send):
+        await paid({**scope, "extensions": {"http.response.pathsend": {}}}, receive, send)
+
+    counter.application = by_a_server_that_sends_files
+    answer = counter.pay(PAYER, PAYER.pay(1000), headers={"Accept": "text/event-stream"})
+    assert answer.text.startswith("data: 1\n\nevent: payment-receipt")
+
+
 @pytest.mark.parametrize("is_waiting", [True, False])
 def test_it_breaks_off_where_no_voucher_can_come(counter, is_waiting):
     """As the server ends: with the receipt for what was delivered, and without asking for another voucher."""
