@@ -146,6 +146,11 @@ def close_deadline(call: Call) -> int | None:
     return int.from_bytes(call.data[start : start + 32], "big")
 
 
+def names(call: Call, descriptor: ChannelDescriptor) -> bool:
+    """Whether a call is about this channel, alone or among others."""
+    return call.to == descriptor.escrow_contract and b"".join(map(word, _tuple(descriptor))) in call.data
+
+
 def request_close(descriptor: ChannelDescriptor) -> Call:
     """`requestClose`, sent by the payer: starts the grace period."""
     return _call("requestClose", descriptor, _tuple(descriptor))

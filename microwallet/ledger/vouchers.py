@@ -12,7 +12,7 @@ from microwallet.domain.handed_over import Counted
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.errors import AmbiguousReference, UnknownReference
 from microwallet.ledger.channels import CANDIDATES, SHORTEST_PREFIX, TOO_SHORT
-from microwallet.ledger.database import Database
+from microwallet.ledger.database import Database, to_text
 from microwallet.ledger.handed_over import CountedRows
 from microwallet.ledger.heads import move_accounts
 from microwallet.ledger.rows import (
@@ -214,6 +214,12 @@ class Vouchers:
         with self._database.read() as connection:
             return bool(connection.execute(query, (chain_id,)).fetchone()[0])
 
+    def closing(self, chain_id: ChainId) -> Sequence[PayeeChannel]:
+        """Those of them that are open on the chain, as far as is known."""
+        query = f"{_SELECT} WHERE chain_id = ? AND closing = 1 AND finalized = 0 AND deposit > ?"
+        with self._database.read() as connection:
+            return [_channel(row) for row in connection.execute(query, (chain_id, to_text(0)))]
+
     def end_closes(self, chain_id: ChainId) -> None:
         """Whatever was begun to close channels of a chain has ended, with success or without."""
         with self._database.write() as connection:
@@ -224,10 +230,23 @@ class Vouchers:
             )
 
     def record_states(self, states: Mapping[ChannelId, ChannelState], *, as_of: int) -> None:
-        """Store what the chain says of channels at `as_of`, Unix seconds; of many, not all at once."""
+        """Store what the chain says of channels at `as_of`, Unix seconds; of many, not all at once.
+
+        One that is open again though a close of ours was mined is closing: a reorganisation undid the close,
+        and anybody can have it mined again, with what it took then.
+        """
         self._write_in_parts(
-            f"UPDATE vouchers SET {STATE_ASSIGNMENTS} WHERE channel_id = ?",
-            [(*state_values(state, as_of), channel_id) for channel_id, state in states.items()],
+            f"""UPDATE vouchers SET {STATE_ASSIGNMENTS}, closing = CASE
+                WHEN ? AND (finalized = 1 OR deposit = ?) THEN max(closing, EXISTS (
+                    SELECT 1 FROM transactions AS t WHERE t.chain_id = vouchers.chain_id
+                    AND t.purpose = 'close' AND t.status = 'mined'
+                    AND coalesce(t.channel_id, vouchers.channel_id) = vouchers.channel_id))
+                ELSE closing END
+            WHERE channel_id = ?""",
+            [
+                (*state_values(state, as_of), state.exists and not state.finalized, to_text(0), channel_id)
+                for channel_id, state in states.items()
+            ],
         )
 
     def renew(self, chain_id: ChainId, *, as_of: int, before: int) -> None:

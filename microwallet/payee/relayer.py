@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from microwallet.domain.ports import JournalEntry, TransactionStatus
 from microwallet.escrow import authorizations, calls
-from microwallet.escrow.calls import Capture
+from microwallet.escrow.calls import Call, Capture
 from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.reader import EscrowReader
 from microwallet.escrow.signing import signed_call
@@ -71,5 +71,10 @@ def can_still_close(entry: JournalEntry, *, now: int) -> bool:
     if entry.status not in (TransactionStatus.REVERTED, TransactionStatus.REPLACED):
         return False
     call, _ = signed_call(entry.transaction)
+    return calls.close_deadline(call) is not None and not has_expired(call, now=now)
+
+
+def has_expired(call: Call, *, now: int) -> bool:
+    """Whether a close is by an authorization that nobody can use any more."""
     deadline = calls.close_deadline(call)
-    return deadline is not None and now <= deadline + EXPIRY_MARGIN
+    return deadline is not None and now > deadline + EXPIRY_MARGIN

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
-from microwallet.domain.ports import Reporter, TransactionJournal
+from microwallet.domain.ports import Reporter, TransactionJournal, TransactionStatus
 from microwallet.errors import KeyUnavailable, NetworkError, OutcomeUnknown, TransactionReverted
+from microwallet.escrow import calls
 from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import EscrowEvents
+from microwallet.escrow.signing import signed_call
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.ledger.vouchers import Vouchers
 from microwallet.payee.capture_sender import CaptureSender, most_gas
@@ -23,7 +25,7 @@ from microwallet.payee.in_hand import InHand
 from microwallet.payee.lookout import Looked, Lookout
 from microwallet.payee.outcome import RUN_AGAIN, Outcome, read_receipt
 from microwallet.payee.refresh import ReaderOf, refresh
-from microwallet.payee.relayer import Relayer, can_still_close
+from microwallet.payee.relayer import Relayer, can_still_close, has_expired
 
 WAIT_SECONDS = 60.0
 """For how long a close waits for requests in hand: as long as an upstream may take to answer."""
@@ -71,6 +73,7 @@ class Settlement:
         """
         outcome = Outcome()
         self._unknown.clear()
+        self._take_back_undone()
         senders = self._unfinished_senders(set(payees))
         if not senders:
             self._end_closes_of_the_dead()
@@ -89,6 +92,29 @@ class Settlement:
                         self._read_earlier(resumed.receipt, outcome)
             self._end_closes()
         return outcome
+
+    def _take_back_undone(self) -> None:
+        """Closes that were mined and are in no block any more, while their channels are open again: they are
+        unfinished, and will be sent again. NetworkError."""
+        reopened = {channel.channel_id: channel for channel in self._vouchers.closing(self._chain_id)}
+        if not reopened:
+            return
+        now = self._now()
+        for entry in self._journal.beginning_with(f"{Action.CLOSE}-"):
+            transaction = entry.transaction
+            if (
+                entry.status is not TransactionStatus.MINED
+                or transaction.chain_id != self._chain_id
+                or transaction.channel_id not in (None, *reopened)
+            ):
+                continue
+            call, _ = signed_call(transaction)
+            named = next((one for one in reopened.values() if calls.names(call, one.descriptor)), None)
+            if named is None or has_expired(call, now=now):
+                continue
+            rpc = self._reader_of(named.descriptor.escrow_contract).rpc
+            if rpc.call("eth_getTransactionReceipt", [transaction.hash]) is None:
+                self._journal.record(transaction.hash, TransactionStatus.BROADCAST)
 
     def _unfinished_senders(self, payees: set[Address]) -> dict[Address, TransactionSender]:
         """Accounts with something unfinished: payees, and whoever relays or has relayed for them."""
@@ -243,6 +269,10 @@ class Settlement:
 
     def _end_closes(self) -> None:
         """Let channels take vouchers again, unless something can still close one with what it had before."""
+        try:
+            self._take_back_undone()
+        except NetworkError:
+            return  # the next one asks
         unfinished = self._journal.unfinished(self._chain_id)
         ended = [
             entry

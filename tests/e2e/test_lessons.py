@@ -29,6 +29,7 @@ Where another file holds the test, this table says so; `test_the_table_is_true` 
 | a reorganisation was not foreseen (go-nitro#549), of an open | tests/e2e/channel/test_open_crash.py::test_a_reorganisation_of_the_open |
 | ... of a top up | tests/e2e/channel/test_sync.py::test_a_reorganised_top_up |
 | ... of a close | tests/e2e/payee/test_payee.py::test_a_close_undone_by_a_reorganisation_is_done_again |
+| ... of a close that could be mined again | tests/e2e/payee/test_payee.py::test_a_batch_that_a_reorganisation_undid_is_sent_again |
 | ... of a close, beside a new channel of its name | tests/unit/ledger/test_channels.py::test_a_reorganisation_gives_a_closed_channel_back_beside_its_successor |
 | a redemption that reverted was dropped (go-livepeer#4013) | tests/e2e/payee/test_payee.py::test_a_payer_that_turns_hostile_in_the_same_block_harms_nobody |
 | a redemption counted as done before it was (go-livepeer#2016) | tests/e2e/payee/test_payee.py::test_a_close_whose_fate_is_unknown_is_resolved_by_the_next_run |

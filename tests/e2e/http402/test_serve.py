@@ -31,8 +31,10 @@ from http402.signing_payer import PayingShop
 from migrated import migrate
 
 from microwallet.cli.serve_view import serve_line
+from microwallet.domain.identifiers import hexed
 from microwallet.errors import LedgerUnwritable
 from microwallet.escrow.reader import EscrowReader
+from microwallet.escrow.rpc import RpcError
 from microwallet.http402.charging.request_log import request_line
 from microwallet.http402.wire.challenge import offered_challenges
 from microwallet.ledger import database
@@ -393,6 +395,31 @@ class TestSettling:
         alice.run("channel", "close", channel_id, "--yes").succeeded()
         again = serve()
         assert again.events.next("closed")["captured"] == "1000"
+
+    def test_a_close_that_a_reorganisation_undid(self, serve, pay, alice, bob, chain):
+        """Anybody can have it mined again: the gateway does, and sells nothing on the channel until then."""
+        gateway = serve()
+        channel_id = pay(gateway.url).data["payment"]["channelId"]
+        alice.run("channel", "close", channel_id, "--yes").succeeded()
+        first = gateway.events.next("closed")
+        with Wallet.open(environment=bob.environment) as wallet:
+            [closing] = wallet.ledger.journal.beginning_with("close-")
+        chain.rpc.call("evm_setAutomine", [False])
+        try:
+            chain.rpc.call("anvil_reorg", [1, []])
+            gateway.events.next("reorganised")
+            alice.run("channel", "list").succeeded()
+            pay(gateway.url + "/2", "--timeout", "5", env={"MICROWALLET_WAIT_SECONDS": "1"})
+            with suppress(RpcError):  # a node that has it
+                chain.rpc.call("eth_sendRawTransaction", [hexed(closing.transaction.raw)])
+        finally:
+            chain.rpc.call("evm_setAutomine", [True])
+        chain.rpc.call("evm_mine")
+        state = EscrowReader(chain.rpc, chain.escrow_contract).channel_state(channel_id)
+        spent = {one.channel_id: one.spent for one in channels(bob)}
+        assert (state.finalized, state.settled, spent[channel_id]) == (True, 1000, 1000)
+        again = gateway.events.next("closed")
+        assert [again[one] for one in ("transactionHash", "captured")] == [first["transactionHash"], "1000"]
 
     def test_a_purse_without_coin_is_told(self, serve, pay, bob, chain):
         """It goes on selling; what is owed is kept."""

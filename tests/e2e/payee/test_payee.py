@@ -236,6 +236,23 @@ def test_a_close_undone_by_a_reorganisation_is_done_again(payee, payers, chain):
     assert payee.holds() == 2_000_000
 
 
+def test_a_batch_that_a_reorganisation_undid_is_sent_again(payee, payers, chain):
+    """It can be mined again, for what it took then: once that is known, no voucher is accepted."""
+    opened = [payers.open(payee.address) for _ in range(2)]
+    payee.accept(*(channel.voucher(1_000) for channel in opened))
+    snapshot = chain.rpc.call("evm_snapshot")
+    [first] = payee.run("close", "--all", "--yes").data["transactions"]
+    chain.rpc.call("evm_revert", [snapshot])
+    assert {row["status"] for row in payee.run("list").data["channels"]} == {"open"}
+    late = payee.run("accept", "-", input=opened[0].voucher(1_500))
+    assert late.exit_code == 4
+    assert "close" in late.stdout
+    data = payee.run("close", "--all", "--yes").data
+    assert [row["transactionHash"] for row in data["transactions"]] == [first["transactionHash"]]
+    assert {row["captured"] for row in data["channels"]} == {"1000"}
+    assert (payee.holds(), payee.sent()) == (2_000, 1)
+
+
 def test_a_close_that_is_buried_is_not_asked_about_again(payee, payers, chain):
     """Sixty-four blocks later a finalized channel needs no chain any more."""
     opened = payers.open(payee.address)

@@ -167,6 +167,27 @@ def test_an_authorization_that_was_shown_keeps_the_channel_shut(payee, payers, c
     assert "close" in late.stdout
 
 
+@pytest.mark.parametrize("expired", [False, True])
+def test_a_close_that_a_reorganisation_undid(payee, payers, chain, sent, expired):
+    """It is sent again, and not once its authorization has expired: it could only revert."""
+    opened = payers.open(payee.address)
+    payee.accept(opened.voucher(1_000))
+    snapshot = chain.rpc.call("evm_snapshot")
+    [first] = relay(payee, "close", "--all").data["transactions"]
+    chain.rpc.call("evm_revert", [snapshot])
+    payee.run("list").data  # noqa: B018
+    assert payee.run("accept", "-", input=opened.voucher(1_500)).exit_code == 4
+    if expired:
+        with Wallet.open(environment=payee.home.environment) as wallet:
+            settlement = wallet.settlement
+            settlement._now = lambda: wallet.now() + 3600
+            assert settlement.resume([payee.address]).transactions == []
+        payee.accept(opened.voucher(1_500))
+    [closed] = relay(payee, "close", "--all").data["transactions"]
+    assert (closed["transactionHash"] == first["transactionHash"]) is not expired
+    assert (payee.holds(), sent()) == (1_500 if expired else 1_000, 1)
+
+
 def test_a_close_that_a_killed_process_began(payee, payers):
     """The channel takes vouchers again as soon as anybody looks: nothing was signed."""
     opened = payers.open(payee.address)
