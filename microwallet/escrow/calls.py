@@ -16,8 +16,13 @@ from microwallet.escrow.reader import selector
 
 _APPROVE = selector("approve(address,uint256)")
 _TRANSFER = selector("transfer(address,uint256)")
-_DEADLINE_WORD = 8
-"""After the five of the descriptor, the two amounts and the nonce."""
+_DEADLINE_WORDS = {
+    "openWithAuthorization": 7,
+    "topUpWithAuthorization": 8,
+    "settleWithAuthorization": 8,
+    "closeWithAuthorization": 8,
+}
+"""Where each has the end of its authorization, counted from its first argument."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,10 +145,17 @@ def close_with_authorization(
 
 def close_deadline(call: Call) -> int | None:
     """Unix seconds until which the payee's authorization inside `closeWithAuthorization` may be used."""
-    if call.data[:4] != _selector_of("closeWithAuthorization"):
-        return None
-    start = 4 + _DEADLINE_WORD * 32
-    return int.from_bytes(call.data[start : start + 32], "big")
+    return deadline(call) if call.data[:4] == _selector_of("closeWithAuthorization") else None
+
+
+def deadline(call: Call) -> int | None:
+    """Unix seconds after which a call can only revert, as the authorization inside has expired; None where
+    there is none."""
+    for name, position in _DEADLINE_WORDS.items():
+        if call.data[:4] == _selector_of(name):
+            start = 4 + position * 32
+            return int.from_bytes(call.data[start : start + 32], "big")
+    return None
 
 
 def names(call: Call, descriptor: ChannelDescriptor) -> bool:

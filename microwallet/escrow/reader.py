@@ -66,8 +66,7 @@ class EscrowReader:
 
     def head(self, block: str | int = "latest") -> Head:
         """The newest block, or another one by number or tag."""
-        found = self.rpc.call("eth_getBlockByNumber", [block_tag(block), False])
-        return _head(found, self.rpc.shown)
+        return read_head(self.rpc, block)
 
     def next_block_time(self) -> int:
         """Unix seconds the next block may carry: the pending one's, where the server tells it.
@@ -268,6 +267,11 @@ def _state(words: list[int], where: str) -> ChannelState:
         close_requested_at=close_requested_at,
         finalized=finalized == 1,
     )
+
+
+def read_head(rpc: Rpc, block: str | int = "latest") -> Head:
+    """The newest block of a chain, or another one by number or tag."""
+    return _head(rpc.call("eth_getBlockByNumber", [block_tag(block), False]), rpc.shown)
 
 
 def _head(found: Any, where: str) -> Head:

@@ -15,21 +15,23 @@ from microwallet.domain.ports import (
     TransactionStatus,
 )
 from microwallet.errors import (
+    KeyUnavailable,
     LedgerBusy,
+    LedgerCorrupt,
     MicrowalletError,
     OutcomeUnknown,
     PaymentRefused,
     TransactionReplaced,
     TransactionReverted,
 )
-from microwallet.escrow.calls import Call
+from microwallet.escrow.calls import Call, deadline
 from microwallet.escrow.delivery import CANCEL, Delivery, Receipt
 from microwallet.escrow.fees import Fees, bump, cap_in_wei
 from microwallet.escrow.networks import Network
 from microwallet.escrow.quotes import Quote, current_fees, quote, with_margin
-from microwallet.escrow.reader import read_count
+from microwallet.escrow.reader import read_count, read_head
 from microwallet.escrow.rpc import Rpc
-from microwallet.escrow.signing import Intent, sign_transaction
+from microwallet.escrow.signing import Intent, sign_transaction, signed_call
 
 STUCK_SECONDS = 30
 """A transaction that is next in line and still pending after this long is offered a higher fee."""
@@ -127,7 +129,8 @@ class TransactionSender:
         """Bring an operation's transaction to its end: the receipt once it is mined.
 
         None when there is nothing to bring to an end: never signed, reverted, replaced by another
-        transaction, or cancelled. A mined one that a reorganisation took out is sent again.
+        transaction, or cancelled, as what could only revert is. A mined one that a reorganisation took out is
+        sent again.
         """
         entries = self._entries(operation, purpose)
         if not entries:
@@ -142,6 +145,9 @@ class TransactionSender:
             delivery.prefer(mined.transaction)
         elif not any(entry.status.is_live for entry in entries):
             return self._mined_after_all(operation, purpose)
+        expired = self._cancelling_expired([entry.transaction for entry in entries])
+        if expired is not None:
+            delivery = self._delivery(expired)
         try:
             return delivery.deliver()
         except TransactionReplaced:
@@ -150,9 +156,9 @@ class TransactionSender:
     def resume_all(self, *, wait_seconds: float = 1) -> list[Resumed]:
         """Bring forward every unfinished transaction of this account, lowest nonce first.
 
-        Each is looked up, sent again where it is not mined, and waited for shortly; not those behind
-        one that is not mined. Never raises for what became of one; a chain that cannot be asked is a
-        NetworkError.
+        Each is looked up, sent again where it is not mined, or cancelled where it could only revert, and
+        waited for shortly; not those behind one that is not mined. Never raises for what became of one; a
+        chain that cannot be asked is a NetworkError.
         """
         unfinished = self._journal.unfinished(self._network.chain_id, sender=self.address)
         found = []
@@ -217,6 +223,26 @@ class TransactionSender:
             )
         raise LedgerBusy(f"no nonce of {self.address} stayed free: many transactions are sent at once")
 
+    def _cancelling_expired(
+        self, attempts: Sequence[SignedTransaction]
+    ) -> Sequence[SignedTransaction] | None:
+        """The attempts and a journaled cancellation, where none is mined and all could only revert, as an
+        authorization inside has expired; else None."""
+        deadlines = [_deadline(transaction) for transaction in attempts]
+        known = [end for end in deadlines if end is not None]
+        if len(known) < len(deadlines) or read_head(self._rpc).timestamp <= max(known):
+            return None
+        requests = [("eth_getTransactionReceipt", [transaction.hash]) for transaction in attempts]
+        if any(self._rpc.batch(requests)):
+            return None
+        cancelling = self._cancellation(attempts)
+        self._journal.replace(cancelling)
+        first = attempts[0]
+        self._reporter.say(
+            f"cancelling {first.purpose} {first.hash}, which has expired, by {cancelling.hash}"
+        )
+        return [*attempts, cancelling]
+
     def _cancellation(self, live: Sequence[SignedTransaction]) -> SignedTransaction:
         highest = Fees(
             max_fee_per_gas=max(transaction.max_fee_per_gas for transaction in live),
@@ -254,13 +280,14 @@ class TransactionSender:
         receipt: Receipt | None = None
         failure: MicrowalletError | None = None
         try:
-            receipt = self._delivery(attempts, wait_seconds=wait_seconds).deliver()
+            sent = self._cancelling_expired(attempts) or attempts
+            receipt = self._delivery(sent, wait_seconds=wait_seconds).deliver()
             status = TransactionStatus.REPLACED if receipt is None else TransactionStatus.MINED
         except TransactionReplaced as error:
             status, failure = TransactionStatus.REPLACED, error
         except TransactionReverted as error:
             status, failure = TransactionStatus.REVERTED, error
-        except (OutcomeUnknown, PaymentRefused) as error:
+        except (KeyUnavailable, OutcomeUnknown, PaymentRefused) as error:
             failure = error
             self._reporter.say(f"still pending: {first.purpose} at nonce {first.nonce}, {first.hash}")
         return Resumed(
@@ -334,6 +361,14 @@ class TransactionSender:
             gas=gas,
             fees=fees,
         )
+
+
+def _deadline(transaction: SignedTransaction) -> int | None:
+    """Unix seconds after which it can only revert; None where nothing in it expires, or it cannot be read."""
+    try:
+        return deadline(signed_call(transaction)[0])
+    except LedgerCorrupt:
+        return None
 
 
 def _is_for(entry: JournalEntry, purpose: str | None) -> bool:

@@ -12,11 +12,14 @@ from counter import problem, receipt
 from http402.signing_payer import LEAST, PRICE, PayingShop, SigningPayer
 
 from microwallet.domain.identifiers import checksum_address, keccak, word
+from microwallet.domain.ports import TransactionStatus
 from microwallet.domain.voucher import VoucherKey
 from microwallet.escrow import calls
 from microwallet.escrow.authorizations import sign
 from microwallet.escrow.reader import selector
 from microwallet.http402.wire.session_payload import CloseAction
+from microwallet.ledger.deposits import DepositKind
+from microwallet.wallet import Wallet
 
 STRANGER = checksum_address(b"\x77" * 20)
 KEY = VoucherKey(b"\x77" * 32)
@@ -294,6 +297,37 @@ def test_a_late_transaction_is_found_again(open_shop, bob, chain):
     chain.rpc.call("evm_setAutomine", [True])
     answer = open_shop().pay(action)
     assert (answer.status_code, shop.sent()) == (200, 1)
+
+
+@pytest.mark.parametrize("kind", [DepositKind.OPEN, DepositKind.TOP_UP])
+@pytest.mark.parametrize("again", ["payer", "payee"])
+def test_what_expired_before_it_was_mined(open_shop, bob, chain, kind, again):
+    """A transaction that the node dropped could only revert: its nonce is used up for less gas."""
+    shop = open_shop(dataclasses.replace(bob, settings={**bob.settings, "MICROWALLET_WAIT_SECONDS": "1"}))
+    payer, ends = SigningPayer(chain, shop.payee), int(time.time()) + 300
+    if kind is DepositKind.OPEN:
+        action = payer.opening(PRICE, payer.transfer(payer.open_authorization(10**6, valid_before=ends)))
+    else:
+        assert shop.pay(payer.open()).status_code == 200
+        topping = payer.transfer(payer.top_up_authorization(500_000, valid_before=ends))
+        action = dataclasses.replace(payer.top_up(), deposit=topping)
+    chain.rpc.call("evm_setAutomine", [False])
+    assert shop.refused(action) == (503, "urn:microwallet:problem:try-again")
+    journal = shop.wallet.ledger.journal
+    [sent] = [entry.transaction for entry in journal.unfinished(chain.chain_id)]
+    chain.rpc.call("anvil_dropTransaction", [sent.hash])
+    chain.rpc.call("evm_setAutomine", [True])
+    chain.rpc.call("evm_increaseTime", [hex(600)])
+    chain.rpc.call("evm_mine")
+    if again == "payer":
+        assert shop.refused(action)[0] == 409
+    else:
+        with Wallet.open(environment=bob.environment) as wallet:
+            wallet.settlement.resume([shop.payee])
+    assert journal.unfinished(chain.chain_id) == []
+    [cancelled, cancelling] = journal.of_operation(sent.operation)
+    assert (cancelled.status, cancelling.status) == (TransactionStatus.REPLACED, TransactionStatus.MINED)
+    assert (cancelling.transaction.purpose, cancelling.gas_used) == ("cancel", 21_000)
 
 
 def test_a_close_of_what_a_reorganisation_took(shop, payer, chain):
