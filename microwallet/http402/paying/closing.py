@@ -126,11 +126,7 @@ def _steps(
     challenge = _challenge(answer, channel, now())
     if challenge is None:
         raise PaymentRefused(f"{url} no longer offers to be paid through this channel")
-    answer = yield Sending(
-        authorization=field_of(challenge),
-        credential_field=challenge.credential_field,
-        is_head=may_buy or knows_head,
-    )
+    answer = yield Sending.answering(challenge, field_of(challenge), is_head=may_buy or knows_head)
     if not 200 <= answer.status < 300:
         asked = "say what it counts" if may_buy else "close the channel"
         raise PaymentRefused(f"the payee does not {asked}, it answers {answer.status}: {answer.problem}")

@@ -7,9 +7,9 @@ import secrets
 import shlex
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Self, TypeVar
 
-from microwallet.http402.wire.challenge import AUTHORIZATION
+from microwallet.http402.wire.challenge import AUTHORIZATION, Challenge
 from microwallet.http402.wire.problems import ToldProblem
 
 Result = TypeVar("Result")
@@ -82,6 +82,23 @@ class Sending:
     """Where that goes."""
     idempotency_key: str | None = None
     is_head: bool = False
+
+    @classmethod
+    def answering(
+        cls,
+        challenge: Challenge,
+        credential: str,
+        *,
+        idempotency_key: str | None = None,
+        is_head: bool = False,
+    ) -> Self:
+        """With the credential for a challenge, in the field that it names."""
+        return cls(
+            authorization=credential,
+            credential_field=challenge.credential_field,
+            idempotency_key=idempotency_key,
+            is_head=is_head,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,18 +89,12 @@ def _handed(spending: Spending, choice: Choice, field_of: Callable[[Challenge], 
         if renewed is None:
             raise NotSent("its offer has expired, and it does not make the same again")
         challenge = renewed
-    answer = yield _credential(challenge, field_of)
+    answer = yield Sending.answering(challenge, field_of(challenge), is_head=True)
     if answer.status == 402:
         fresh = _same_offer(spending, answer, choice.request)
         if fresh is not None:
-            answer = yield _credential(fresh, field_of)
+            answer = yield Sending.answering(fresh, field_of(fresh), is_head=True)
     return answer
-
-
-def _credential(challenge: Challenge, field_of: Callable[[Challenge], str]) -> Sending:
-    return Sending(
-        authorization=field_of(challenge), credential_field=challenge.credential_field, is_head=True
-    )
 
 
 def _same_offer(spending: Spending, answer: ServerAnswer, request: SessionRequest) -> Challenge | None:

@@ -127,11 +127,8 @@ class Handshake:
             self._say_once("the payment takes the place of the request's own Authorization")
         self.unanswered = self._unknown(held, "no answer came")
         try:
-            answer = yield Sending(
-                authorization=field,
-                credential_field=challenge.credential_field,
-                idempotency_key=self.spending.request.idempotency_key,
-            )
+            key = self.spending.request.idempotency_key
+            answer = yield Sending.answering(challenge, field, idempotency_key=key)
         except NotSent as error:
             self.spending.give_back(held)
             raise NetworkError(

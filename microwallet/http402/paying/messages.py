@@ -59,7 +59,7 @@ def asked_by(request: httpx.Request) -> Asked:
         url=url,
         body=request.content,
         idempotency_key=request.extensions.get(IDEMPOTENCY_KEY),
-        is_stream=EVENT_STREAM in request.headers.get("accept", ""),
+        is_stream=_wants_events(request.headers),
         has_authorization="authorization" in request.headers,
         repeats=request.extensions.get(REPEATS),
     )
@@ -69,7 +69,7 @@ def outgoing(request: httpx.Request, sending: Sending) -> httpx.Request:
     """The request to send for a step: the program's own is not changed."""
     headers = request.headers.copy()
     headers["Accept-Payment"] = f"{METHOD}/{INTENT}"
-    if EVENT_STREAM in headers.get("accept", ""):
+    if _wants_events(headers):
         headers["Accept-Encoding"] = "identity"  # its events are read along
     if sending.authorization is not None:
         headers[sending.credential_field] = sending.authorization
@@ -83,6 +83,11 @@ def outgoing(request: httpx.Request, sending: Sending) -> httpx.Request:
     return httpx.Request(
         request.method, request.url, headers=headers, content=request.content, extensions=request.extensions
     )
+
+
+def _wants_events(headers: httpx.Headers) -> bool:
+    accepted: str = headers.get("accept", "")
+    return EVENT_STREAM in accepted.lower()
 
 
 def may_be_problem(response: httpx.Response, sending: Sending) -> bool:

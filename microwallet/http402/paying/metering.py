@@ -208,8 +208,7 @@ class MeteredStream:
     def _voucher(self, held: Held, purchase: Purchase) -> Steps[ServerAnswer]:
         challenge = held.choice.challenge
         field = self._handshake.spending.signer(held.channel).voucher(challenge, purchase.cumulative_amount)
-        sending = Sending(authorization=field, credential_field=challenge.credential_field, is_head=True)
-        return (yield from _sent_again(sending))
+        return (yield from _sent_again(Sending.answering(challenge, field, is_head=True)))
 
     def _sent(self, steps: Steps[Any]) -> Steps[Any]:
         """Do steps whose requests must be answered."""
