@@ -16,6 +16,7 @@ from microwallet.cli.fetch_secrets import SecretWords
 from microwallet.cli.source import read_all
 from microwallet.errors import UsageError
 from microwallet.http402.paying.origins import Origin
+from microwallet.http402.wire.auth_fields import TCHARS
 
 if TYPE_CHECKING:
     import httpx
@@ -24,8 +25,6 @@ _BODY_LIMIT = 256 * 1024 * 1024
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
 _ALIKE = 0.65
 _FORM = "application/x-www-form-urlencoded"
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""Of a header. RFC 9110, section 5.6.2."""
 _OWN = ("payment-receipt", "payment-authorization", "accept-payment", "idempotency-key", "transfer-encoding")
 
 
@@ -117,7 +116,7 @@ def _mistyped(method: str) -> str | None:
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     name = name.strip()
-    if not colon or not _NAME.fullmatch(name) or not text.isprintable() or not text.isascii():
+    if not colon or not re.fullmatch(TCHARS, name) or not text.isprintable() or not text.isascii():
         raise UsageError(f"{text[:80]!r} is no header", hint='-H "Accept: application/json"')
     if name.lower() in _OWN:
         hint = "--idempotency-key KEY" if name.lower() == "idempotency-key" else "leave it out"

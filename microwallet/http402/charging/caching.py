@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-_DIRECTIVE = re.compile(rb"""([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:=(?:[^\s,"]+|"(?:[^"\\]|\\.)*"))?""")
+from microwallet.http402.wire.auth_fields import TCHARS
+
+_DIRECTIVE = re.compile(rb"""(%b)(?:=(?:[^\s,"]+|"(?:[^"\\]|\\.)*"))?""" % TCHARS.encode())
 _SEPARATOR = re.compile(rb"[ \t]*(?:,[ \t]*)+|[ \t]*\Z")
 _OF_SHARED_CACHES = (b"public", b"private", b"s-maxage")
 

@@ -39,11 +39,9 @@ class Origin:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            shown = _USER.sub("", url, count=1)[:200]
-            raise UsageError(f"{shown!r} cannot be read: {str(error)[:80]}", hint=_EXAMPLE) from error
+            raise UsageError(f"{_shown(url)!r} cannot be read: {str(error)[:80]}", hint=_EXAMPLE) from error
         if parts.scheme not in _DEFAULT_PORTS or not host:
-            shown = _USER.sub("", url, count=1)[:200]
-            raise UsageError(f"{shown!r} is no http or https URL", hint=_whole(url))
+            raise UsageError(f"{_shown(url)!r} is no http or https URL", hint=_whole(url))
         if port is None:
             port = _DEFAULT_PORTS[parts.scheme]
         return cls(scheme=parts.scheme, host=host.rstrip("."), port=port)
@@ -57,6 +55,11 @@ class Origin:
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{host}{port}"
+
+
+def _shown(url: str) -> str:
+    """A URL without what may be a password, as far as it is told."""
+    return _USER.sub("", url, count=1)[:200]
 
 
 def _whole(url: str) -> str:

@@ -14,7 +14,10 @@ from microwallet.errors import MalformedMessage
 FIELD_LIMIT = 64 * 1024
 """Characters of all fields together; a challenge should have less than 8 KB, a server may offer several."""
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+TCHARS = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+"""What the name of a field, scheme, parameter or directive is made of. RFC 9110, section 5.6.2."""
+
+_TOKEN = re.compile(TCHARS)
 _SPACE = re.compile(r"[ \t]*")
 _COMMAS = re.compile(r"(?:[ \t]*,)*[ \t]*")
 _EQUALS = re.compile(r"[ \t]*=[ \t]*")
