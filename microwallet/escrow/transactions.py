@@ -185,11 +185,9 @@ class TransactionSender:
             receipt = delivery.receipt_of(transaction)
             if receipt is not None:
                 return self.resume(operation)
-        cancelling = self._cancellation(live)
-        self._journal.replace(cancelling)
-        self._reporter.say(f"cancelling nonce {cancelling.nonce} by {cancelling.hash}")
+        attempts = self._cancelling(live, f"nonce {live[0].nonce}")
         try:
-            return self._delivery([*live, cancelling]).deliver()
+            return self._delivery(attempts).deliver()
         except TransactionReplaced:
             return None
 
@@ -235,13 +233,15 @@ class TransactionSender:
         requests = [("eth_getTransactionReceipt", [transaction.hash]) for transaction in attempts]
         if any(self._rpc.batch(requests)):
             return None
-        cancelling = self._cancellation(attempts)
-        self._journal.replace(cancelling)
         first = attempts[0]
-        self._reporter.say(
-            f"cancelling {first.purpose} {first.hash}, which has expired, by {cancelling.hash}"
-        )
-        return [*attempts, cancelling]
+        return self._cancelling(attempts, f"{first.purpose} {first.hash}, which has expired,")
+
+    def _cancelling(self, live: Sequence[SignedTransaction], what: str) -> Sequence[SignedTransaction]:
+        """The attempts, and a cancellation of `what` they are, which is journaled."""
+        cancelling = self._cancellation(live)
+        self._journal.replace(cancelling)
+        self._reporter.say(f"cancelling {what} by {cancelling.hash}")
+        return [*live, cancelling]
 
     def _cancellation(self, live: Sequence[SignedTransaction]) -> SignedTransaction:
         highest = Fees(
