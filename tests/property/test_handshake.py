@@ -18,7 +18,7 @@ from microwallet.domain.purchase import VoucherTerms
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import MicrowalletError, NetworkError, PaymentRefused
 from microwallet.http402.paying.client import Limits, PayingClient
-from microwallet.http402.paying.exchange import Asked, NoAnswer, NotSent, ServerAnswer
+from microwallet.http402.paying.exchange import NO_WORD, Asked, NoAnswer, NotSent, Pause, ServerAnswer
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.wire.challenge import ChallengeSecrets
@@ -147,6 +147,8 @@ class Server:
 
     def answer(self, sending):
         """The next line of the script."""
+        if isinstance(sending, Pause):
+            return NO_WORD
         self.exchanges += 1
         if sending.authorization is not None:
             action = parse_payload(Credential.parse(sending.authorization).payload)
