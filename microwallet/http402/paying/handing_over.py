@@ -13,6 +13,8 @@ from microwallet.domain.channel import PayerChannel
 from microwallet.domain.money import Amount
 from microwallet.errors import MalformedMessage, NetworkError
 from microwallet.http402.paying.choice import Choice, agreed_terms, session_offers
+from microwallet.http402.paying.client import PayingClient
+from microwallet.http402.paying.credentials import Signer
 from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.funding import Funded
 from microwallet.http402.wire.challenge import Challenge
@@ -20,7 +22,6 @@ from microwallet.http402.wire.session_request import SessionRequest
 from microwallet.ledger.deposits import DepositKind
 
 if TYPE_CHECKING:
-    from microwallet.http402.paying.spending import Spending
     from microwallet.payer.signed_deposit import SignedDeposit
 
 _TAKEN_SECONDS = 30.0
@@ -29,19 +30,20 @@ _REFUSED_SECONDS = 3.0
 """How long it is looked for where the payee says that it did not: its word proves nothing."""
 
 
-def hand_over(spending: Spending, choice: Choice, signed: SignedDeposit) -> Steps[Funded]:
+def hand_over(
+    client: PayingClient, signer: Signer, choice: Choice, signed: SignedDeposit, *, again: str
+) -> Steps[Funded]:
     """Hand a signed deposit over, and wait until the chain has it: a channel that can pay.
 
     By a HEAD, so that nothing is asked for that would have to be paid before. Raises NetworkError where it
-    never left, OutcomeUnknown where it left and is not on the chain.
+    never left, OutcomeUnknown where it left and is not on the chain: the command `again` goes on with it.
     """
     from microwallet.payer.signed_deposit import await_signed
 
-    account = spending.client.account(signed.channel.descriptor.escrow_contract)
-    signer = spending.signer(signed.channel)
+    account = client.account(signed.channel.descriptor.escrow_contract)
     told: str | None = None
     try:
-        answer = yield from _handed(spending, choice, lambda challenge: signer.deposit(challenge, signed))
+        answer = yield from _handed(client, choice, lambda challenge: signer.deposit(challenge, signed))
     except NotSent as error:
         told = f"the payee cannot be asked: {error}"
         if not signed.resumed:
@@ -52,38 +54,41 @@ def hand_over(spending: Spending, choice: Choice, signed: SignedDeposit) -> Step
         if not 200 <= answer.status < 300:
             told = _refusal(answer, choice, signed)
     seconds = _TAKEN_SECONDS if told is None else _REFUSED_SECONDS
-    made = await_signed(account, signed, seconds=seconds, told=told, again=spending.again())
+    made = await_signed(account, signed, seconds=seconds, told=told, again=again)
     return Funded(channel=made.channel, is_new=True)
 
 
-def tell_again(spending: Spending, choice: Choice, channel: PayerChannel, kind: DepositKind) -> Steps[bool]:
+def tell_again(
+    client: PayingClient, signer: Signer, choice: Choice, channel: PayerChannel, kind: DepositKind
+) -> Steps[bool]:
     """Hand over once more what is on the chain: a payee that crashed then may not know of it.
 
     What comes of it shows with the voucher. False if no such deposit was signed for the channel.
     """
     from microwallet.payer.signed_deposit import signed_again
 
-    signed = signed_again(spending.client.ledger, spending.client.account, channel, kind)
+    signed = signed_again(client.ledger, client.account, channel, kind)
     if signed is None:
         return False
-    signer = spending.signer(signed.channel)
-    yield from tell(spending, choice, lambda challenge: signer.deposit(challenge, signed))
+    yield from tell(client, choice, lambda challenge: signer.deposit(challenge, signed))
     return True
 
 
-def tell(spending: Spending, choice: Choice, field_of: Callable[[Challenge], str]) -> Steps[None]:
+def tell(client: PayingClient, choice: Choice, field_of: Callable[[Challenge], str]) -> Steps[None]:
     """Send a credential that buys nothing; what comes of it shows with the voucher."""
     with suppress(NotSent, NoAnswer):
-        yield from _handed(spending, choice, field_of)
+        yield from _handed(client, choice, field_of)
 
 
-def _handed(spending: Spending, choice: Choice, field_of: Callable[[Challenge], str]) -> Steps[ServerAnswer]:
+def _handed(
+    client: PayingClient, choice: Choice, field_of: Callable[[Challenge], str]
+) -> Steps[ServerAnswer]:
     """What the payee says to a credential that comes by a HEAD; with a fresh challenge once more, as the
     first may be bound to a body. NotSent also where the offer has expired, and the same is not made again."""
     challenge = choice.challenge
-    if challenge.has_expired(spending.client.clock()):
+    if challenge.has_expired(client.clock()):
         try:
-            renewed = _same_offer(spending, (yield Sending()), choice.request)
+            renewed = _same_offer(client, (yield Sending()), choice.request)
         except NoAnswer as error:
             raise NotSent(str(error)) from error
         if renewed is None:
@@ -91,16 +96,16 @@ def _handed(spending: Spending, choice: Choice, field_of: Callable[[Challenge], 
         challenge = renewed
     answer = yield Sending.answering(challenge, field_of(challenge), is_head=True)
     if answer.status == 402:
-        fresh = _same_offer(spending, answer, choice.request)
+        fresh = _same_offer(client, answer, choice.request)
         if fresh is not None:
             answer = yield Sending.answering(fresh, field_of(fresh), is_head=True)
     return answer
 
 
-def _same_offer(spending: Spending, answer: ServerAnswer, request: SessionRequest) -> Challenge | None:
+def _same_offer(client: PayingClient, answer: ServerAnswer, request: SessionRequest) -> Challenge | None:
     """What cannot be read is no offer: what was handed over may have been taken all the same."""
     with suppress(MalformedMessage):
-        for challenge, offered in session_offers(answer.challenges, spending.client.clock()):
+        for challenge, offered in session_offers(answer.challenges, client.clock()):
             if agreed_terms(offered) == agreed_terms(request):
                 return challenge
     return None

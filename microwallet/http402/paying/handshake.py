@@ -150,7 +150,7 @@ class Handshake:
         price = Amount(held.purchase.cost, held.channel.asset)
         return OutcomeUnknown(
             f"{price} may have been paid to {held.channel.descriptor.payee}, but {why}",
-            hint=self.spending.again(),
+            hint=self.asked.again,
             data={"idempotencyKey": self.asked.key},
         )
 

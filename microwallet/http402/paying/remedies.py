@@ -90,10 +90,9 @@ class Remedies:
         if kind is ProblemType.CHANNEL_NOT_FOUND and held.open_hash is None and self._may_try("open"):
             if (told := spending.open_hash(held.channel)) is not None:
                 return replace(held, open_hash=told)
-            is_told = yield from tell_again(spending, held.choice, held.channel, DepositKind.OPEN)
-            return held if is_told else None
+            return held if (yield from self._tell_again(held, DepositKind.OPEN)) else None
         if kind is ProblemType.AMOUNT_EXCEEDS_DEPOSIT and self._may_try(f"top-up for {held.purchase.id}"):
-            if not (yield from tell_again(spending, held.choice, held.channel, DepositKind.TOP_UP)):
+            if not (yield from self._tell_again(held, DepositKind.TOP_UP)):
                 yield from spending.tell_deposit(held.choice, spending.topped_up(held.channel))
             return held
         wants_more = kind in _WANTS_MORE
@@ -102,9 +101,17 @@ class Remedies:
             highest = spending.signed_again(held, problem.required_cumulative or 0)
         if highest is not None and self._may_try("highest"):
             signer = spending.signer(held.channel)
-            yield from tell(spending, held.choice, lambda challenge: signer.voucher(challenge, highest))
+            yield from tell(
+                spending.client, held.choice, lambda challenge: signer.voucher(challenge, highest)
+            )
             return held
         return None
+
+    def _tell_again(self, held: Held, kind: DepositKind) -> Steps[bool]:
+        """Hand over once more what was signed for the channel's deposit, if anything was."""
+        spending = self._spending
+        signer = spending.signer(held.channel)
+        return tell_again(spending.client, signer, held.choice, held.channel, kind)
 
     def _may_try(self, remedy: str) -> bool:
         """Whether a remedy may be tried; it is now."""

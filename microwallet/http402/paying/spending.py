@@ -246,9 +246,10 @@ class Spending:
 
     def _handed_over(self, choice: Choice, funded: Funded) -> Steps[Funded]:
         """Hand a signed deposit over to be made; see hand_over."""
-        if funded.signed is None:
+        if (signed := funded.signed) is None:
             return funded
-        return (yield from hand_over(self, choice, funded.signed))
+        signer = self.signer(signed.channel)
+        return (yield from hand_over(self.client, signer, choice, signed, again=self.asked.again))
 
     def tell_deposit(self, choice: Choice, funded: Funded, purchase: Purchase | None = None) -> Steps[None]:
         """Tell the payee of a top-up before the voucher of a `purchase` from it leaves.
@@ -260,7 +261,9 @@ class Spending:
         signer = self.signer(funded.channel)
         try:
             yield from tell(
-                self, choice, lambda challenge: signer.top_up(challenge, told.amount, told.transaction_hash)
+                self.client,
+                choice,
+                lambda challenge: signer.top_up(challenge, told.amount, told.transaction_hash),
             )
         except GeneratorExit:  # it is given up
             if purchase is not None:
@@ -368,10 +371,6 @@ class Spending:
                     top_up = ToldTopUp(amount=deposit.amount, transaction_hash=sent.hash)
                     return Funded(channel=channel, top_up=top_up)
         return Funded(channel=channel)
-
-    def again(self) -> str:
-        """The command that goes on with this purchase."""
-        return self.asked.again
 
     def _pin(self, choice: Choice) -> None:
         """From the first payment on, this origin is paid to this payee alone."""
