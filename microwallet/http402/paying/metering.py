@@ -188,7 +188,8 @@ class MeteredStream:
         yield from self._hand_over(more.purchase)
 
     def _hand_over(self, purchase: Purchase) -> Steps[None]:
-        """Send a voucher beside the stream; once more with a fresh challenge if the first has expired."""
+        """Send a voucher beside the stream; once more with a fresh challenge if the first has expired, and
+        after the payee was told of the last top-up: an answer to a HEAD does not say what is missing."""
         handshake = self._handshake
         held = self._held
         if held.choice.challenge.has_expired(handshake.client.clock()):
@@ -197,6 +198,8 @@ class MeteredStream:
         answer = yield from self._sent(self._voucher(held, purchase))
         if answer.status == 402 and answer.challenges:
             self._held = held = yield from self._renewed(held, answer, is_head=True)
+            answer = yield from self._sent(self._voucher(held, purchase))
+        if answer.status == 402 and (yield from handshake.remedies.told_of_top_up(held)):
             answer = yield from self._sent(self._voucher(held, purchase))
         if not 200 <= answer.status < 300:
             raise PaymentRefused(f"the server refuses a voucher of its own stream with {answer.status}")

@@ -92,8 +92,7 @@ class Remedies:
                 return replace(held, open_hash=told)
             return held if (yield from self._tell_again(held, DepositKind.OPEN)) else None
         if kind is ProblemType.AMOUNT_EXCEEDS_DEPOSIT and self._may_try(f"top-up for {held.purchase.id}"):
-            if not (yield from self._tell_again(held, DepositKind.TOP_UP)):
-                yield from spending.tell_deposit(held.choice, spending.topped_up(held.channel))
+            yield from self.told_of_top_up(held)
             return held
         wants_more = kind in _WANTS_MORE
         highest = self._unseen(held, problem) if wants_more else None
@@ -106,6 +105,15 @@ class Remedies:
             )
             return held
         return None
+
+    def told_of_top_up(self, held: Held) -> Steps[bool]:
+        """Tell the payee of the channel's last top-up: it may not know of one by another command. False if
+        there was none."""
+        if (yield from self._tell_again(held, DepositKind.TOP_UP)):
+            return True
+        funded = self._spending.topped_up(held.channel)
+        yield from self._spending.tell_deposit(held.choice, funded)
+        return funded.top_up is not None
 
     def _tell_again(self, held: Held, kind: DepositKind) -> Steps[bool]:
         """Hand over once more what was signed for the channel's deposit, if anything was."""

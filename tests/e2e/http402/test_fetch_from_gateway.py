@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -226,6 +227,23 @@ def test_a_stream_that_uses_up_a_deposit_after_an_error(alice, bob, serve):
         words = ("--deposit", "0.005 USDC", "--max-amount", "0.01 USDC", "--yes", "--json")
         payment = alice.run("fetch", url + path, *words).data["payment"]
         assert (payment["spent"], payment["receiptProblems"]) == (spent, [])
+    assert books(alice, "channels") == books(bob, "vouchers")
+
+
+def test_a_stream_whose_channel_another_command_tops_up(alice, bob, serve, upstream):
+    """The payee has not heard of that deposit when a voucher of the stream needs it: it is told, once."""
+    url = serve(sells=("--price", "0.001 USDC", "--per", "event")).url
+    with ThreadPoolExecutor(1) as pool:
+        words = ("--deposit", "0.001 USDC", "--max-amount", "0.01 USDC", "--yes", "--json")
+        stream = pool.submit(alice.run, "fetch", f"{url}/halting", *words)
+        while not upstream.asked:
+            time.sleep(0.05)
+        alice.run("channel", "top-up", "--yes", bob.address, "0.05 USDC").succeeded()
+        upstream.slow.set()
+        done = stream.result()
+    assert done.exit_code == 0, done.stdout
+    payment = done.data["payment"]
+    assert (payment["spent"], payment["deposit"], payment["receiptProblems"]) == ("5000", "51000", [])
     assert books(alice, "channels") == books(bob, "vouchers")
 
 
