@@ -220,6 +220,7 @@ class Wallet:
             max_fee_gwei=self.configuration.get("max-fee-gwei"),
             wait_seconds=self.configuration.get("wait-seconds"),
             reporter=self.reporter,
+            gas_budget=self.ledger.gas_spending,
         )
 
     def fees(self) -> Fees:

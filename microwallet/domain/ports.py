@@ -103,6 +103,17 @@ class TransactionJournal(Protocol):
         """Every entry whose operation begins with a text, oldest first."""
 
 
+class GasBudget(Protocol):
+    """What transactions may cost whose gas is paid for others, by operation."""
+
+    def set_more_aside(self, operation: str, wei: int) -> bool:
+        """Let no less than `wei` be set aside before a transaction is signed again; False if there is no
+        room for it. True for an operation that no budget pays for."""
+
+    def record(self, operation: str, wei: int) -> None:
+        """What an operation's transaction cost in the end."""
+
+
 class Reporter(Protocol):
     """Where use cases say what they wait for; the command line prints it on stderr."""
 

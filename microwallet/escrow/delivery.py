@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from microwallet.domain.identifiers import TxHash, hexed
-from microwallet.domain.ports import Reporter, SignedTransaction, TransactionJournal, TransactionStatus
+from microwallet.domain.ports import (
+    GasBudget,
+    Reporter,
+    SignedTransaction,
+    TransactionJournal,
+    TransactionStatus,
+)
 from microwallet.errors import (
     InsufficientFunds,
     MicrowalletError,
@@ -41,6 +47,12 @@ address may lag behind each other."""
 _REFUSALS = (NodeAnswer.INSUFFICIENT_FUNDS, NodeAnswer.INVALID, NodeAnswer.UNDERPRICED)
 
 Resign = Callable[[SignedTransaction, Call, int], SignedTransaction]
+Cancel = Callable[[Sequence[SignedTransaction], str], Sequence[SignedTransaction]]
+"""The attempts at a nonce, and a journaled cancellation of what they are said to be."""
+
+
+class OutOfBudget(PaymentRefused):
+    """A higher fee that the gas budget has no room for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +77,9 @@ class Delivery:
         attempts: Sequence[SignedTransaction],
         *,
         resign: Resign,
+        cancel: Cancel,
         reporter: Reporter,
+        gas_budget: GasBudget | None,
         deadline: float,
         stuck_seconds: float,
     ) -> None:
@@ -74,13 +88,16 @@ class Delivery:
         self._journal = journal
         self._attempts = list(attempts)
         self._resign = resign
+        self._cancel = cancel
         self._reporter = reporter
+        self._gas_budget = gas_budget
         self._deadline = deadline
         self._stuck_seconds = stuck_seconds
         self._bumps = 0
         self._stuck_at: int | None = None
         """The newest block when the last attempt was found stuck."""
-        self._cost_said = False
+        self.not_raised: PaymentRefused | None = None
+        """Why the fee was not raised."""
 
     def prefer(self, transaction: SignedTransaction) -> None:
         """Make one attempt the one that is broadcast."""
@@ -99,11 +116,13 @@ class Delivery:
         """
         answer, refusal = self._broadcast(self._attempts[-1])
         last = self._attempts[-1]
-        while answer is NodeAnswer.UNDERPRICED and self._bump():
+        while answer is NodeAnswer.UNDERPRICED and self._bump(is_stuck=False):
             answer, refusal = self._broadcast(self._attempts[-1])
         trouble: MicrowalletError | None = None
         if refusal is not None and answer in _REFUSALS:
             trouble = self._refused(answer, refusal)
+            if answer is NodeAnswer.UNDERPRICED and self.not_raised is not None:
+                trouble = self.not_raised
             if fresh or answer is NodeAnswer.INVALID:
                 # No node has it, so its nonce is free for the next one, which takes its place.
                 for attempt in self._attempts:
@@ -137,7 +156,7 @@ class Delivery:
                     self._send_again()
                     sent_at = now
                 is_stuck = is_next and now - bumped_at > self._stuck_seconds
-                if is_stuck and self._is_passed_over() and self._bump():
+                if is_stuck and self._is_passed_over() and self._bump(is_stuck=True):
                     self._broadcast(self._attempts[-1])
                     bumped_at = now
             except NetworkError as error:
@@ -199,26 +218,43 @@ class Delivery:
         # From one block to the next the base fee rises by an eighth at most.
         return number > self._stuck_at or 9 * base_fee > 8 * self._attempts[-1].max_fee_per_gas
 
-    def _bump(self) -> bool:
-        """Sign and journal an attempt with higher fees; False when there may be no more."""
+    def _bump(self, *, is_stuck: bool) -> bool:
+        """Sign and journal an attempt with higher fees; False when there may be no more.
+
+        Where a budget has no room for what `is_stuck`, it is a cancellation: what this account sends after
+        it, as closes, is not to wait.
+        """
         if self._bumps >= _BUMPS:
             return False
         self._take_over_new_attempts()
-        last = self._attempts[-1]
-        call, gas = signed_call(last)
         try:
-            transaction = self._resign(last, call, gas)
+            self._offer_more(is_stuck=is_stuck)
         except PaymentRefused as refusal:
-            if not self._cost_said:
-                self._reporter.say(f"not raising the fee of {last.hash}: {refusal.message}")
-            self._cost_said = True
+            self._tell_not_raised(refusal)
             return False
         self._bumps += 1
         self._stuck_at = None
-        self._journal.replace(transaction)
-        self._attempts.append(transaction)
-        self._reporter.say(f"raising the fee of nonce {last.nonce}: {transaction.hash}")
         return True
+
+    def _offer_more(self, *, is_stuck: bool) -> None:
+        last = self._attempts[-1]
+        call, gas = signed_call(last)
+        try:
+            raised = self._resign(last, call, gas)
+        except OutOfBudget as refusal:
+            if not is_stuck:
+                raise
+            self._tell_not_raised(refusal)
+            self._attempts = list(self._cancel(self._attempts, f"{last.purpose} {last.hash}"))
+            return
+        self._journal.replace(raised)
+        self._attempts.append(raised)
+        self._reporter.say(f"raising the fee of nonce {last.nonce}: {raised.hash}")
+
+    def _tell_not_raised(self, refusal: PaymentRefused) -> None:
+        if self.not_raised is None:
+            self._reporter.say(f"not raising the fee of {self._attempts[-1].hash}: {refusal.message}")
+        self.not_raised = refusal
 
     def _earlier_one_lives(self) -> bool:
         """Whether the nonce is used up, or another attempt at it is still in a pool."""
@@ -247,6 +283,8 @@ class Delivery:
             block_number=receipt.block_number,
             gas_used=receipt.gas_used,
         )
+        if self._gas_budget is not None and receipt.effective_gas_price is not None:
+            self._gas_budget.record(transaction.operation, receipt.gas_used * receipt.effective_gas_price)
         if not succeeded:
             raise self._reverted(transaction, receipt)
         return receipt

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.domain.ports import (
+    GasBudget,
     JournalEntry,
     Reporter,
     SignedTransaction,
@@ -25,7 +26,7 @@ from microwallet.errors import (
     TransactionReverted,
 )
 from microwallet.escrow.calls import Call, deadline
-from microwallet.escrow.delivery import CANCEL, Delivery, Receipt
+from microwallet.escrow.delivery import CANCEL, Delivery, OutOfBudget, Receipt
 from microwallet.escrow.fees import Fees, bump, cap_in_wei
 from microwallet.escrow.networks import Network
 from microwallet.escrow.quotes import Quote, current_fees, quote, with_margin
@@ -72,6 +73,7 @@ class TransactionSender:
         wait_seconds: float,
         reporter: Reporter,
         stuck_seconds: float = STUCK_SECONDS,
+        gas_budget: GasBudget | None = None,
     ) -> None:
         self._rpc = rpc
         self._network = network
@@ -83,6 +85,7 @@ class TransactionSender:
         self._wait_seconds = wait_seconds
         self._stuck_seconds = stuck_seconds
         self._reporter = reporter
+        self._gas_budget = gas_budget
 
     def quote(self, call: Call, *, purpose: str, caller: Address | None = None) -> Quote:
         """Simulate and price a call; nothing is signed. Raises as `send` does before signing.
@@ -117,10 +120,12 @@ class TransactionSender:
         asked = quoted or self.quote(call, purpose=purpose)
         intent = Intent(operation=operation, purpose=purpose, channel_id=channel_id)
         transaction = self._reserved(intent, call, asked)
-        delivered = self._delivery([transaction]).deliver(fresh=True)
+        delivery = self._delivery([transaction])
+        delivered = delivery.deliver(fresh=True)
         if delivered is None:
+            why = f": {delivery.not_raised.message}" if delivery.not_raised else ""
             raise TransactionReplaced(
-                f"{purpose} was cancelled at nonce {transaction.nonce} before it was mined",
+                f"{purpose} was cancelled at nonce {transaction.nonce} before it was mined{why}",
                 data={"transactionHash": transaction.hash},
             )
         return delivered
@@ -334,17 +339,22 @@ class TransactionSender:
             self._journal,
             attempts,
             resign=self._bumped,
+            cancel=self._cancelling,
             reporter=self._reporter,
+            gas_budget=self._gas_budget,
             deadline=time.monotonic() + (self._wait_seconds if wait_seconds is None else wait_seconds),
             stuck_seconds=self._stuck_seconds,
         )
 
     def _bumped(self, last: SignedTransaction, call: Call, gas: int) -> SignedTransaction:
-        """The same transaction with higher fees."""
+        """The same transaction with higher fees; PaymentRefused where the cap or a budget is in the way."""
         offered = Fees(
             max_fee_per_gas=last.max_fee_per_gas, max_priority_fee_per_gas=last.max_priority_fee_per_gas
         )
         fees = bump(offered, current_fees(self._rpc, self._network, cap=self._cap), cap=self._cap)
+        budget = self._gas_budget if last.purpose != CANCEL else None
+        if budget is not None and not budget.set_more_aside(last.operation, fees.cost(gas)):
+            raise OutOfBudget(f"the gas budget of the last hour has no room for more for this {last.purpose}")
         intent = Intent(operation=last.operation, purpose=last.purpose, channel_id=last.channel_id)
         return self._signed(self.secret(), intent, nonce=last.nonce, call=call, gas=gas, fees=fees)
 

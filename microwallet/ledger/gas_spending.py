@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sqlite3
+from collections.abc import Callable
 
 from microwallet.domain.identifiers import ChainId
 from microwallet.ledger.database import Database, to_text
@@ -11,36 +12,65 @@ BUDGET_SECONDS = 60 * 60
 """The time a budget is for: at every moment, the last hour."""
 
 
-@dataclass(frozen=True, slots=True)
-class SetAside:
-    """Wei that are set aside for one transaction."""
-
-    id: int
-
-
 class GasSpending:
-    """What the payers' deposits cost the payee; processes of a home share one budget."""
+    """What the payers' deposits cost the payee; processes of a home share one budget.
 
-    def __init__(self, database: Database) -> None:
+    Implements domain.ports.GasBudget: whichever process brings a deposit's transaction to its end, what was
+    set aside for its operation keeps up with what it can cost.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], int]) -> None:
         self._database = database
+        self._clock = clock
 
-    def set_aside(self, chain_id: ChainId, wei: int, *, budget: int, now: int) -> SetAside | None:
-        """Set `wei` aside before a transaction is signed; None if the last hour's budget has not got it.
+    def set_aside(self, chain_id: ChainId, operation: str, wei: int, *, budget: int) -> bool:
+        """Set `wei` aside before an operation's transaction is signed; False if the last hour's budget has
+        not got it.
 
-        Atomic over processes. What is not corrected by `record` counts in full.
+        Atomic over processes. It counts in full for an hour, and for as long as the transaction can still be
+        mined, unless `record` corrects it.
         """
         with self._database.write() as connection:
-            connection.execute("DELETE FROM gas_spending WHERE created_at <= ?", (now - BUDGET_SECONDS,))
-            rows = connection.execute("SELECT wei FROM gas_spending WHERE chain_id = ?", (chain_id,))
-            if sum(int(row[0]) for row in rows) + wei > budget:
-                return None
-            added = connection.execute(
-                "INSERT INTO gas_spending (chain_id, wei, created_at) VALUES (?, ?, ?) RETURNING id",
-                (chain_id, to_text(wei), now),
+            if self._counted(connection, chain_id) + wei > budget:
+                return False
+            connection.execute(
+                "INSERT INTO gas_spending (chain_id, operation, wei, budget, created_at)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (chain_id, operation, to_text(wei), to_text(budget), self._clock()),
             )
-            return SetAside(added.fetchone()[0])
+            return True
 
-    def record(self, set_aside: SetAside, wei: int) -> None:
-        """What the transaction cost in the end."""
+    def set_more_aside(self, operation: str, wei: int) -> bool:
+        """Let no less than `wei` be set aside for an operation whose transaction is signed again; False if
+        the budget has not got it. True for one that no budget pays for."""
         with self._database.write() as connection:
-            connection.execute("UPDATE gas_spending SET wei = ? WHERE id = ?", (to_text(wei), set_aside.id))
+            row = connection.execute(
+                "SELECT id, chain_id, wei, budget FROM gas_spending WHERE operation = ?"
+                " ORDER BY id DESC LIMIT 1",
+                (operation,),
+            ).fetchone()
+            if row is None or wei <= int(row[2]):
+                return True
+            if self._counted(connection, row[1]) - int(row[2]) + wei > int(row[3]):
+                return False
+            connection.execute("UPDATE gas_spending SET wei = ? WHERE id = ?", (to_text(wei), row[0]))
+            return True
+
+    def record(self, operation: str, wei: int) -> None:
+        """What an operation's transaction cost in the end: it counts for an hour from when that is known."""
+        with self._database.write() as connection:
+            connection.execute(
+                """UPDATE gas_spending SET wei = :wei, created_at = :now
+                WHERE id = (SELECT max(id) FROM gas_spending WHERE operation = :operation) AND wei <> :wei""",
+                {"operation": operation, "wei": to_text(wei), "now": self._clock()},
+            )
+
+    def _counted(self, connection: sqlite3.Connection, chain_id: ChainId) -> int:
+        """Wei that the last hour's transactions cost, at most; what is older is forgotten."""
+        connection.execute(
+            """DELETE FROM gas_spending WHERE created_at <= ? AND operation NOT IN
+                (SELECT operation FROM transactions WHERE status IN ('signed', 'broadcast'))""",
+            (self._clock() - BUDGET_SECONDS,),
+        )
+        rows = connection.execute("SELECT wei FROM gas_spending WHERE chain_id = ?", (chain_id,))
+        return sum(int(row[0]) for row in rows)

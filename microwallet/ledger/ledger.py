@@ -108,7 +108,7 @@ class Ledger:
         """What was paid lately for the deposits of payers."""
         from microwallet.ledger.gas_spending import GasSpending
 
-        return GasSpending(self.database)
+        return GasSpending(self.database, clock=lambda: int(time.time()))
 
     @cached_property
     def journal(self) -> Journal:

@@ -370,4 +370,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             FROM vouchers AS v LEFT JOIN heads AS h ON h.id = v.head AND h.holds_account = 1
                 LEFT JOIN sales AS s ON s.position = h.position""",
     ),
+    (
+        # Whose transaction gas is for, and the budget that it is to stay within where its fee is raised.
+        "ALTER TABLE gas_spending ADD COLUMN operation TEXT NOT NULL DEFAULT ''",
+        f"ALTER TABLE gas_spending ADD COLUMN {_amount('budget')} DEFAULT '{0:039d}'",
+    ),
 )

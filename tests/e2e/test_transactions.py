@@ -33,8 +33,9 @@ from microwallet.escrow.fees import GWEI, Fees
 from microwallet.escrow.networks import built_in_networks
 from microwallet.escrow.reader import EscrowReader
 from microwallet.escrow.rpc import Rpc
-from microwallet.escrow.signing import Intent, sign_transaction
+from microwallet.escrow.signing import Intent, sign_transaction, signed_call
 from microwallet.escrow.transactions import TransactionSender
+from microwallet.ledger.gas_spending import GasSpending
 from microwallet.ledger.ledger import Ledger
 
 SECRET = b"\x61" * 32
@@ -91,6 +92,8 @@ def payer(chain, tmp_path):
         nonce=lambda: int(chain.rpc.call("eth_getTransactionCount", [SENDER, "latest"]), 16),
         ledger_path=tmp_path / "ledger.sqlite3",
         said=said.lines,
+        spending=ledger.gas_spending,
+        set_aside=lambda operation: set_aside(ledger, operation),
     )
     ledger.database.close()
 
@@ -353,6 +356,41 @@ class TestStuck:
         assert outcome.value.hash != first
         assert payer.statuses("pay-1") == [REPLACED, MINED]
 
+    def test_what_is_set_aside_grows_with_the_offer(self, payer, held):
+        """A raise counts before it is signed, and once it is mined what was truly paid."""
+        pending(payer, "pay-1")
+        first = payer.entries("pay-1")[0].transaction
+        assert payer.spending.set_aside(31337, "pay-1", 21_000 * first.max_fee_per_gas, budget=10**16)
+        with in_background(payer, lambda journal: hasty(payer, journal).resume("pay-1")) as outcome:
+            held.next_base_fee(40 * GWEI)
+            held.mine()
+            wait_until(lambda: len(payer.entries("pay-1")) > 1)
+            raised = payer.entries("pay-1")[-1].transaction
+            assert payer.set_aside("pay-1") == 21_000 * raised.max_fee_per_gas
+            held.release()
+        assert payer.set_aside("pay-1") == 21_000 * outcome.value.effective_gas_price
+
+    def test_a_raise_that_the_budget_has_no_room_for(self, payer, held):
+        """It is cancelled, which costs less: what is signed after it by this account, as closes, is not to
+        wait for it."""
+        sender = payer.sender(wait_seconds=0.3, gas_budget=payer.spending)
+        call = calls.Call(to=BOB, data=bytes(10_000))
+        with pytest.raises(OutcomeUnknown):
+            sender.send(call, operation="pay-1", purpose="send")
+        first = payer.entries("pay-1")[0].transaction
+        cost = signed_call(first)[1] * first.max_fee_per_gas
+        assert payer.spending.set_aside(31337, "pay-1", cost, budget=cost)
+        with in_background(payer, lambda journal: hasty(payer, journal).resume("pay-1")) as outcome:
+            time.sleep(1)
+            held.drop(first.hash)
+            held.mine()
+            wait_until(lambda: len(payer.entries("pay-1")) > 1)
+            held.release()
+        assert outcome.value is None
+        assert payer.statuses("pay-1") == [REPLACED, MINED]
+        assert payer.entries("pay-1")[1].transaction.purpose == "cancel"
+        assert payer.set_aside("pay-1") < cost / 3
+
     def test_a_fee_is_never_raised_above_the_cap(self, payer, held):
         """It stays pending, the outcome unknown, and the setting is named once."""
         pending(payer, "pay-1", max_fee_gwei=5)
@@ -610,6 +648,19 @@ def foreign(*, nonce, intent=None, receiver=SENDER, amount=0, gwei=100):
         gas=21_000,
         fees=Fees(max_fee_per_gas=gwei * GWEI, max_priority_fee_per_gas=gwei * GWEI // 10),
     )
+
+
+def hasty(payer, journal):
+    """A sender in another thread that soon offers more, within the budget."""
+    spending = GasSpending(journal._database, lambda: int(time.time()))
+    return payer.sender(journal=journal, stuck_seconds=0.2, gas_budget=spending)
+
+
+def set_aside(ledger, operation):
+    """Wei that count for an operation by now."""
+    with ledger.database.read() as connection:
+        rows = connection.execute("SELECT wei FROM gas_spending WHERE operation = ?", (operation,))
+        return sum(int(row[0]) for row in rows)
 
 
 def start_sending(chain, payer, operation, *, count=None):

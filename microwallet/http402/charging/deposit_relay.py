@@ -100,26 +100,22 @@ class DepositRelay:
         quoted = self._sender.quote(call, purpose=deposit.kind)
         if quoted.balance < quoted.max_cost + quoted.fees.cost(KEPT_GAS):
             raise InsufficientFunds(f"{self._sender.address} keeps what coin it has for the gas of closes")
-        set_aside = self._gas_spending.set_aside(
-            self._chain_id, quoted.max_cost, budget=self._gas_budget, now=self._clock()
-        )
-        if set_aside is None:
+        if not self._gas_spending.set_aside(
+            self._chain_id, deposit.operation, quoted.max_cost, budget=self._gas_budget
+        ):
             self._say(deposit, "gas-budget", "the gas budget of the last hour is spent")
             raise refused(
                 ProblemType.TRY_AGAIN,
                 "no more gas is paid for deposits this hour: deposit by a transaction of yours, or later",
                 deposit.channel_id,
             )
-        receipt = self._sender.send(
+        return self._sender.send(
             call,
             operation=deposit.operation,
             purpose=deposit.kind,
             channel_id=deposit.channel_id,
             quoted=quoted,
         )
-        price = receipt.effective_gas_price or quoted.fees.max_fee_per_gas
-        self._gas_spending.record(set_aside, receipt.gas_used * price)
-        return receipt
 
     def _has_landed(self, deposit: CheckedDeposit) -> bool:
         """Whether the chain has the deposit, whoever sent it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -17,8 +18,10 @@ from microwallet.domain.voucher import VoucherKey
 from microwallet.escrow import calls
 from microwallet.escrow.authorizations import sign
 from microwallet.escrow.reader import selector
+from microwallet.escrow.transactions import TransactionSender
 from microwallet.http402.wire.session_payload import CloseAction
 from microwallet.ledger.deposits import DepositKind
+from microwallet.ledger.ledger import Ledger
 from microwallet.wallet import Wallet
 
 STRANGER = checksum_address(b"\x77" * 20)
@@ -347,6 +350,47 @@ def test_the_budget_of_an_hour(open_shop, chain):
         assert shop.refused(payer.open()) == (503, "urn:microwallet:problem:try-again")
     assert shop.sent() == 0
     assert [details["code"] for event, details in shop.events if event == "deposit-refused"] == ["gas-budget"]
+
+
+def test_a_raise_that_the_budget_has_no_room_for(shop, payer, chain, monkeypatch):
+    """The deposit is cancelled, as closes would wait behind it: 503, the operator hears of it, and what
+    counts is what was paid."""
+    monkeypatch.setitem(TransactionSender.__init__.__kwdefaults__, "stuck_seconds", 0.2)
+
+    def pass_over():
+        shop.wait_for_pooled(shop.payee)
+        with Ledger.open(shop.wallet.paths.ledger) as ledger:
+            [first] = ledger.journal.unfinished(chain.chain_id)
+            with ledger.database.write() as connection:
+                connection.execute("UPDATE gas_spending SET budget = wei")
+            time.sleep(1)
+            chain.rpc.call("anvil_dropTransaction", [first.transaction.hash])
+            chain.rpc.call("evm_mine")
+            deadline = time.monotonic() + 20
+            while len(ledger.journal.unfinished(chain.chain_id)) < 2 and time.monotonic() < deadline:
+                time.sleep(0.05)
+        chain.rpc.call("evm_setAutomine", [True])
+        chain.rpc.call("evm_mine")
+        return first
+
+    chain.rpc.call("evm_setAutomine", [False])
+    with ThreadPoolExecutor() as threads:
+        passing = threads.submit(pass_over)
+        told = shop.refused(payer.open())
+        first = passing.result()
+    assert told == (503, "urn:microwallet:problem:try-again")
+    journal = shop.wallet.ledger.journal
+    cancelling = journal.of_operation(first.transaction.operation)[-1]
+    assert (cancelling.transaction.purpose, cancelling.gas_used) == ("cancel", 21_000)
+    assert (shop.sent(), shop.state(payer).exists) == (1, False)
+    [(event, details)] = shop.events
+    assert (event, details["code"]) == ("deposit-refused", "transaction-replaced")
+    assert "the gas budget of the last hour" in details["message"]
+    paid = chain.rpc.call("eth_getTransactionReceipt", [cancelling.transaction.hash])["effectiveGasPrice"]
+    with shop.wallet.ledger.database.read() as connection:
+        [(wei,)] = connection.execute("SELECT wei FROM gas_spending").fetchall()
+    assert int(wei) == 21_000 * int(paid, 16)
+    assert shop.pay(payer.open()).status_code == 200
 
 
 def test_the_gas_of_closes_is_kept(shop, payer, chain):
