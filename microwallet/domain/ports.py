@@ -110,6 +110,9 @@ class GasBudget(Protocol):
         """Let no less than `wei` be set aside before a transaction is signed again; False if there is no
         room for it. True for an operation that no budget pays for."""
 
+    def set_aside_in_any_case(self, operation: str, wei: int) -> None:
+        """The same for what must be signed, room or not."""
+
     def record(self, operation: str, wei: int) -> None:
         """What an operation's transaction cost in the end."""
 

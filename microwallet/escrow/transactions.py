@@ -255,14 +255,20 @@ class TransactionSender:
         )
         call = Call(to=self.address)
         gas = read_count(self._rpc.call("eth_estimateGas", [call.request(self.address)]), self._rpc.shown)
-        return self._signed(
-            self.secret(),
-            Intent(operation=live[0].operation, purpose=CANCEL, channel_id=live[0].channel_id),
-            nonce=live[0].nonce,
-            call=call,
-            gas=with_margin(gas, call),
-            fees=bump(highest, current_fees(self._rpc, self._network, cap=self._cap), cap=self._cap),
-        )
+        gas = with_margin(gas, call)
+        fees = bump(highest, current_fees(self._rpc, self._network, cap=self._cap), cap=self._cap)
+        self._set_more_aside(live[0].operation, CANCEL, fees.cost(gas))
+        intent = Intent(operation=live[0].operation, purpose=CANCEL, channel_id=live[0].channel_id)
+        return self._signed(self.secret(), intent, nonce=live[0].nonce, call=call, gas=gas, fees=fees)
+
+    def _set_more_aside(self, operation: str, purpose: str, wei: int) -> None:
+        """OutOfBudget where the gas budget has no room for it; a cancellation needs none."""
+        if self._gas_budget is None:
+            return
+        if purpose == CANCEL:
+            self._gas_budget.set_aside_in_any_case(operation, wei)
+        elif not self._gas_budget.set_more_aside(operation, wei):
+            raise OutOfBudget(f"the gas budget of the last hour has no room for more for this {purpose}")
 
     def _buried(self, entry: JournalEntry) -> Receipt | None:
         """The receipt as journaled, where the block is so deep that a server may have forgotten it."""
@@ -352,9 +358,7 @@ class TransactionSender:
             max_fee_per_gas=last.max_fee_per_gas, max_priority_fee_per_gas=last.max_priority_fee_per_gas
         )
         fees = bump(offered, current_fees(self._rpc, self._network, cap=self._cap), cap=self._cap)
-        budget = self._gas_budget if last.purpose != CANCEL else None
-        if budget is not None and not budget.set_more_aside(last.operation, fees.cost(gas)):
-            raise OutOfBudget(f"the gas budget of the last hour has no room for more for this {last.purpose}")
+        self._set_more_aside(last.operation, last.purpose, fees.cost(gas))
         intent = Intent(operation=last.operation, purpose=last.purpose, channel_id=last.channel_id)
         return self._signed(self.secret(), intent, nonce=last.nonce, call=call, gas=gas, fees=fees)
 

@@ -43,18 +43,11 @@ class GasSpending:
     def set_more_aside(self, operation: str, wei: int) -> bool:
         """Let no less than `wei` be set aside for an operation whose transaction is signed again; False if
         the budget has not got it. True for one that no budget pays for."""
-        with self._database.write() as connection:
-            row = connection.execute(
-                "SELECT id, chain_id, wei, budget FROM gas_spending WHERE operation = ?"
-                " ORDER BY id DESC LIMIT 1",
-                (operation,),
-            ).fetchone()
-            if row is None or wei <= int(row[2]):
-                return True
-            if self._counted(connection, row[1]) - int(row[2]) + wei > int(row[3]):
-                return False
-            connection.execute("UPDATE gas_spending SET wei = ? WHERE id = ?", (to_text(wei), row[0]))
-            return True
+        return self._set_more_aside(operation, wei, is_needed=False)
+
+    def set_aside_in_any_case(self, operation: str, wei: int) -> None:
+        """The same for a cancellation: room or not, as it frees a nonce that closes may wait for."""
+        self._set_more_aside(operation, wei, is_needed=True)
 
     def record(self, operation: str, wei: int) -> None:
         """What an operation's transaction cost in the end: it counts for an hour from when that is known."""
@@ -64,6 +57,20 @@ class GasSpending:
                 WHERE id = (SELECT max(id) FROM gas_spending WHERE operation = :operation) AND wei <> :wei""",
                 {"operation": operation, "wei": to_text(wei), "now": self._clock()},
             )
+
+    def _set_more_aside(self, operation: str, wei: int, *, is_needed: bool) -> bool:
+        with self._database.write() as connection:
+            row = connection.execute(
+                "SELECT id, chain_id, wei, budget FROM gas_spending WHERE operation = ?"
+                " ORDER BY id DESC LIMIT 1",
+                (operation,),
+            ).fetchone()
+            if row is None or wei <= int(row[2]):
+                return True
+            if not is_needed and self._counted(connection, row[1]) - int(row[2]) + wei > int(row[3]):
+                return False
+            connection.execute("UPDATE gas_spending SET wei = ? WHERE id = ?", (to_text(wei), row[0]))
+            return True
 
     def _counted(self, connection: sqlite3.Connection, chain_id: ChainId) -> int:
         """Wei that the last hour's transactions cost, at most; what is older is forgotten."""

@@ -446,6 +446,25 @@ class TestStuck:
 
 
 class TestCancel:
+    def test_a_cancellation_counts_in_the_budget(self, payer, held):
+        """It is made however little room there is, and so is a higher offer for it."""
+        pending(payer, "pay-1")
+        assert payer.spending.set_aside(31337, "pay-1", 5, budget=5)
+        with pytest.raises(OutcomeUnknown):
+            payer.sender(wait_seconds=0.3, gas_budget=payer.spending).cancel("pay-1")
+        cancelling = payer.entries("pay-1")[-1].transaction
+        assert payer.set_aside("pay-1") == 21_000 * cancelling.max_fee_per_gas
+        with in_background(payer, lambda journal: hasty(payer, journal).resume("pay-1")):
+            held.next_base_fee(40 * GWEI)
+            held.mine()
+            wait_until(lambda: len(payer.entries("pay-1")) > 2)
+            raised = payer.entries("pay-1")[-1].transaction
+            assert payer.set_aside("pay-1") == 21_000 * raised.max_fee_per_gas
+            held.release()
+        paid = payer.entries("pay-1")[-1]
+        assert (paid.transaction.purpose, paid.status) == ("cancel", MINED)
+        assert 0 < payer.set_aside("pay-1") < 21_000 * raised.max_fee_per_gas
+
     def test_a_pending_transaction_is_cancelled_at_its_nonce(self, payer, held):
         """A transfer of nothing to oneself takes its place, journaled before it is sent."""
         pending(payer, "pay-1")

@@ -108,6 +108,18 @@ def test_a_raise_needs_room(spending):
     assert not spending.set_aside(CHAIN, "three", 1, budget=100)
 
 
+def test_what_must_be_sent_is_counted(spending):
+    """A cancellation is allowed whatever there is room for, and leaves less to others."""
+    assert spending.set_aside(CHAIN, "one", 60, budget=100)
+    spending.set_aside_in_any_case("one", 150)
+    assert not spending.set_more_aside("one", 151)
+    assert not spending.set_aside(CHAIN, "two", 1, budget=150)
+    spending.set_aside_in_any_case("one", 20)
+    assert not spending.set_aside(CHAIN, "two", 1, budget=150)
+    spending.set_aside_in_any_case("a payment of the payee's own", 10**30)
+    assert spending.set_aside(CHAIN, "two", 50, budget=200)
+
+
 def test_the_newest_transaction_of_an_operation_is_meant(spending):
     """One that failed has cost what it has; a budget has no say in what was never set aside for."""
     assert spending.set_aside(CHAIN, "one", 50, budget=100)
