@@ -18,21 +18,21 @@ from microwallet.domain.ports import (
 from microwallet.errors import (
     KeyUnavailable,
     LedgerBusy,
-    LedgerCorrupt,
     MicrowalletError,
     OutcomeUnknown,
     PaymentRefused,
     TransactionReplaced,
     TransactionReverted,
 )
-from microwallet.escrow.calls import Call, deadline
+from microwallet.escrow.calls import Call
 from microwallet.escrow.delivery import CANCEL, Delivery, OutOfBudget, Receipt
 from microwallet.escrow.fees import Fees, bump, cap_in_wei
+from microwallet.escrow.hopeless import why_hopeless
 from microwallet.escrow.networks import Network
 from microwallet.escrow.quotes import Quote, current_fees, quote, with_margin
-from microwallet.escrow.reader import read_count, read_head
+from microwallet.escrow.reader import read_count
 from microwallet.escrow.rpc import Rpc
-from microwallet.escrow.signing import Intent, sign_transaction, signed_call
+from microwallet.escrow.signing import Intent, sign_transaction
 
 STUCK_SECONDS = 30
 """A transaction that is next in line and still pending after this long is offered a higher fee."""
@@ -150,9 +150,9 @@ class TransactionSender:
             delivery.prefer(mined.transaction)
         elif not any(entry.status.is_live for entry in entries):
             return self._mined_after_all(operation, purpose)
-        expired = self._cancelling_expired([entry.transaction for entry in entries])
-        if expired is not None:
-            delivery = self._delivery(expired)
+        hopeless = self._cancelling_hopeless([entry.transaction for entry in entries])
+        if hopeless is not None:
+            delivery = self._delivery(hopeless)
         try:
             return delivery.deliver()
         except TransactionReplaced:
@@ -226,20 +226,14 @@ class TransactionSender:
             )
         raise LedgerBusy(f"no nonce of {self.address} stayed free: many transactions are sent at once")
 
-    def _cancelling_expired(
+    def _cancelling_hopeless(
         self, attempts: Sequence[SignedTransaction]
     ) -> Sequence[SignedTransaction] | None:
-        """The attempts and a journaled cancellation, where none is mined and all could only revert, as an
-        authorization inside has expired; else None."""
-        deadlines = [_deadline(transaction) for transaction in attempts]
-        known = [end for end in deadlines if end is not None]
-        if len(known) < len(deadlines) or read_head(self._rpc).timestamp <= max(known):
+        """The attempts and a journaled cancellation, where they can only revert; else None."""
+        why = why_hopeless(self._rpc, attempts)
+        if why is None:
             return None
-        requests = [("eth_getTransactionReceipt", [transaction.hash]) for transaction in attempts]
-        if any(self._rpc.batch(requests)):
-            return None
-        first = attempts[0]
-        return self._cancelling(attempts, f"{first.purpose} {first.hash}, which has expired,")
+        return self._cancelling(attempts, f"{attempts[0].purpose} {attempts[0].hash}, which {why},")
 
     def _cancelling(self, live: Sequence[SignedTransaction], what: str) -> Sequence[SignedTransaction]:
         """The attempts, and a cancellation of `what` they are, which is journaled."""
@@ -291,7 +285,7 @@ class TransactionSender:
         receipt: Receipt | None = None
         failure: MicrowalletError | None = None
         try:
-            sent = self._cancelling_expired(attempts) or attempts
+            sent = self._cancelling_hopeless(attempts) or attempts
             receipt = self._delivery(sent, wait_seconds=wait_seconds).deliver()
             status = TransactionStatus.REPLACED if receipt is None else TransactionStatus.MINED
         except TransactionReplaced as error:
@@ -375,14 +369,6 @@ class TransactionSender:
             gas=gas,
             fees=fees,
         )
-
-
-def _deadline(transaction: SignedTransaction) -> int | None:
-    """Unix seconds after which it can only revert; None where nothing in it expires, or it cannot be read."""
-    try:
-        return deadline(signed_call(transaction)[0])
-    except LedgerCorrupt:
-        return None
 
 
 def _is_for(entry: JournalEntry, purpose: str | None) -> bool:

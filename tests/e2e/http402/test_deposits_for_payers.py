@@ -15,6 +15,7 @@ from http402.signing_payer import LEAST, PRICE, PayingShop, SigningPayer
 from microwallet.domain.identifiers import checksum_address, keccak, word
 from microwallet.domain.ports import TransactionStatus
 from microwallet.domain.voucher import VoucherKey
+from microwallet.errors import OutcomeUnknown
 from microwallet.escrow import calls
 from microwallet.escrow.authorizations import sign
 from microwallet.escrow.reader import selector
@@ -331,6 +332,54 @@ def test_what_expired_before_it_was_mined(open_shop, bob, chain, kind, again):
     [cancelled, cancelling] = journal.of_operation(sent.operation)
     assert (cancelled.status, cancelling.status) == (TransactionStatus.REPLACED, TransactionStatus.MINED)
     assert (cancelling.transaction.purpose, cancelling.gas_used) == ("cancel", 21_000)
+
+
+@pytest.mark.parametrize("kind", [DepositKind.OPEN, DepositKind.TOP_UP])
+@pytest.mark.parametrize("again", ["payer", "payee"])
+def test_what_would_revert_before_it_was_mined(open_shop, bob, chain, kind, again):
+    """Where the payer's money went elsewhere while the node had dropped it: it is cancelled for less gas."""
+    shop = open_shop(dataclasses.replace(bob, settings={**bob.settings, "MICROWALLET_WAIT_SECONDS": "1"}))
+    payer = SigningPayer(chain, shop.payee, usdc=1_500_000)
+    if kind is DepositKind.TOP_UP:
+        assert shop.pay(payer.open()).status_code == 200
+    action = payer.open() if kind is DepositKind.OPEN else payer.top_up()
+    chain.rpc.call("evm_setAutomine", [False])
+    assert shop.refused(action) == (503, "urn:microwallet:problem:try-again")
+    journal = shop.wallet.ledger.journal
+    [sent] = [entry.transaction for entry in journal.unfinished(chain.chain_id)]
+    chain.rpc.call("anvil_dropTransaction", [sent.hash])
+    held = shop.reader.token_balance(chain.token, payer.address)
+    chain.rpc.call("evm_setAutomine", [True])
+    shop.send_as(payer.address, calls.transfer(chain.token, STRANGER, held))
+    if again == "payer":
+        assert shop.refused(action) == (402, "session/insufficient-balance")
+    else:
+        with Wallet.open(environment=bob.environment) as wallet:
+            wallet.settlement.resume([shop.payee])
+    assert journal.unfinished(chain.chain_id) == []
+    [cancelled, cancelling] = journal.of_operation(sent.operation)
+    assert (cancelled.status, cancelling.status) == (TransactionStatus.REPLACED, TransactionStatus.MINED)
+    assert (cancelling.transaction.purpose, cancelling.gas_used) == ("cancel", 21_000)
+
+
+def test_what_needs_one_before_it_is_not_cancelled(open_shop, bob, chain):
+    """A top-up that is pending behind the open of its channel would revert alone; both are sent again."""
+    shop = open_shop(dataclasses.replace(bob, settings={**bob.settings, "MICROWALLET_WAIT_SECONDS": "1"}))
+    payer = SigningPayer(chain, shop.payee)
+    chain.rpc.call("evm_setAutomine", [False])
+    assert shop.refused(payer.open())[0] == 503
+    opened = shop.wallet.ledger.journal.unfinished(chain.chain_id)[0].transaction
+    sender = shop.wallet.sender()
+    call = calls.top_up_with_authorization(payer.descriptor, 500_000, payer.top_up_authorization(500_000))
+    quoted = dataclasses.replace(sender.quote(calls.Call(to=STRANGER), purpose="send"), gas=300_000)
+    with pytest.raises(OutcomeUnknown):
+        sender.send(call, operation="topUp-1", purpose="topUp", quoted=quoted)
+    for entry in shop.wallet.ledger.journal.unfinished(chain.chain_id)[::-1]:
+        chain.rpc.call("anvil_dropTransaction", [entry.transaction.hash])
+    chain.rpc.call("evm_setAutomine", [True])
+    assert [one.status for one in sender.resume_all()] == [TransactionStatus.MINED] * 2
+    assert shop.reader.transaction_count(opened.sender) == 2
+    assert shop.state(payer).deposit == 1_500_000
 
 
 def test_a_close_of_what_a_reorganisation_took(shop, payer, chain):
