@@ -344,6 +344,8 @@ class Shop:
             own.sender(payer_of_gas, secret=cache(lambda: own.accounts.secret(payer_of_gas.name))),
             own.reader,
             chain_id=own.network.chain_id,
+            journal=own.ledger.journal,
+            sender_of=lambda address: own.sender(own.account_of(address)),
             turns=own.ledger.turns,
             gas_spending=own.ledger.gas_spending,
             gas_budget=0 if self._fees is None else self._fees.gas_budget,

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from microwallet.domain.identifiers import ChainId
+from microwallet.domain.identifiers import Address, ChainId
+from microwallet.domain.ports import TransactionJournal, TransactionStatus
 from microwallet.errors import (
     InsufficientFunds,
     LedgerError,
@@ -40,7 +41,8 @@ closes too, dozens in one transaction, and other deposits may be on their way.""
 
 
 class DepositRelay:
-    """Sends the deposits of payers from one account. Used by one thread; processes of a home agree.
+    """Sends the deposits of payers from one account, and finishes what others have sent. Used by one thread;
+    processes of a home agree.
 
     Invariant: an authorization has at most one live or mined transaction, however often it is handed
     in, and the gas of the last hour's transactions is within the budget; the coin for that of closes stays.
@@ -53,6 +55,8 @@ class DepositRelay:
         reader: EscrowReader,
         *,
         chain_id: ChainId,
+        journal: TransactionJournal,
+        sender_of: Callable[[Address], TransactionSender],
         turns: Turns,
         gas_spending: GasSpending,
         gas_budget: int,
@@ -63,6 +67,8 @@ class DepositRelay:
         self._reader = reader
         self._chain_id = chain_id
         self._events = EscrowEvents(reader, chain_id)
+        self._journal = journal
+        self._sender_of = sender_of
         self._turns = turns
         self._gas_spending = gas_spending
         self._gas_budget = gas_budget
@@ -95,6 +101,10 @@ class DepositRelay:
         receipt = self._sender.resume(deposit.operation, deposit.kind)
         if receipt is not None or self._has_landed(deposit):
             return receipt
+        for former in self._former_senders(deposit):
+            receipt = self._sender_of(former).resume(deposit.operation, deposit.kind)
+            if receipt is not None:
+                return receipt
         self._check_times(deposit)
         call = deposit.call()
         quoted = self._sender.quote(call, purpose=deposit.kind)
@@ -116,6 +126,17 @@ class DepositRelay:
             channel_id=deposit.channel_id,
             quoted=quoted,
         )
+
+    def _former_senders(self, deposit: CheckedDeposit) -> list[Address]:
+        """Other accounts that sent it, as relayers of before, and whose transaction can still be mined."""
+        entries = self._journal.of_operation(deposit.operation)
+        senders = {
+            entry.transaction.sender
+            for entry in entries
+            if entry.transaction.chain_id == self._chain_id
+            and entry.status not in (TransactionStatus.REVERTED, TransactionStatus.REPLACED)
+        }
+        return sorted(senders - {self._sender.address})
 
     def _has_landed(self, deposit: CheckedDeposit) -> bool:
         """Whether the chain has the deposit, whoever sent it."""

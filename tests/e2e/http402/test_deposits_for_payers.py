@@ -303,6 +303,37 @@ def test_a_late_transaction_is_found_again(open_shop, bob, chain):
     assert (answer.status_code, shop.sent()) == (200, 1)
 
 
+@pytest.mark.parametrize("is_dropped", [False, True])
+@pytest.mark.parametrize("has_key", [True, False])
+def test_what_another_relayer_has_sent(open_shop, bob, chain, is_dropped, has_key):
+    """A gateway that starts anew with another one sends no second transaction for the same credential."""
+    carol = bob.with_account("carol")
+    chain.node.add_native(carol.address, 10**18)
+    hasty = {**bob.settings, "MICROWALLET_WAIT_SECONDS": "1", "MICROWALLET_ACCOUNT": "bob"}
+    before = open_shop(dataclasses.replace(bob, settings={**hasty, "MICROWALLET_RELAYER": "carol"}))
+    payer = SigningPayer(chain, before.payee)
+    action = payer.open()
+    chain.rpc.call("evm_setAutomine", [False])
+    assert before.refused(action)[0] == 503
+    [sent] = before.wallet.ledger.journal.unfinished(chain.chain_id)
+    assert sent.transaction.sender == carol.address
+    if is_dropped:
+        chain.rpc.call("anvil_dropTransaction", [sent.transaction.hash])
+    key = bob.path / "keys" / "accounts" / "carol.json"
+    if not has_key:
+        key.rename(key.with_suffix(".away"))
+    shop = open_shop(dataclasses.replace(bob, settings=hasty))
+    assert shop.refused(action) == (503, "urn:microwallet:problem:try-again")
+    assert len(shop.wallet.ledger.journal.of_operation(sent.transaction.operation)) == 1
+    assert [details["code"] for _, details in shop.events] == ([] if has_key else ["key-unavailable"])
+    if not has_key:
+        key.with_suffix(".away").rename(key)
+    chain.rpc.call("evm_setAutomine", [True])
+    chain.rpc.call("evm_mine")
+    assert shop.pay(action).status_code == 200
+    assert (shop.sent(), shop.sent(carol.address)) == (0, 1)
+
+
 @pytest.mark.parametrize("kind", [DepositKind.OPEN, DepositKind.TOP_UP])
 @pytest.mark.parametrize("again", ["payer", "payee"])
 def test_what_expired_before_it_was_mined(open_shop, bob, chain, kind, again):
