@@ -19,6 +19,7 @@ from microwallet.http402.charging.channel_book import ChannelBook, KnownChannel
 from microwallet.http402.charging.checks import check_signature
 from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
+from microwallet.http402.charging.in_turn import InTurn
 from microwallet.http402.charging.offers import Offer, Terms
 from microwallet.http402.charging.once import Once
 from microwallet.http402.charging.refusal import refused
@@ -31,6 +32,8 @@ PATIENCE_SECONDS = 20.0
 """How long to wait for a transaction that the payer says was sent."""
 MOST_WAITING = 32
 """Transactions that are waited for at most: anybody can name one that never comes."""
+MOST_OF_PAYER = 8
+"""Deposits of one payer that wait at most for another one of it to be brought onto the chain."""
 _PAUSE, _LONGEST_PAUSE = 0.25, 2.0
 
 
@@ -49,6 +52,7 @@ class Opening:
         self._chain = chain
         self._relay = relay
         self._in_hand = Once[int]()
+        self._of_payer = InTurn[int](limit=MOST_OF_PAYER)
         self._waiting = 0
 
     async def open(self, action: OpenAction, source: str | None, offer: Offer) -> KnownChannel:
@@ -117,7 +121,13 @@ class Opening:
             raise refused(ProblemType.VERIFICATION_FAILED, detail, channel_id)
         deposit = check_signed(offer.relayed_token, descriptor, transfer, top_up_salt=top_up_salt)
         relay = self._relay
-        total = await self._in_hand.run(deposit.operation, lambda: relay.run(lambda own: own.bring(deposit)))
+
+        async def bring() -> int:
+            return await self._of_payer.run(  # so that one payer keeps no threads from others
+                descriptor.payer, lambda: relay.run(lambda own: own.bring(deposit))
+            )
+
+        total = await self._in_hand.run(deposit.operation, bring)
         return await self._patiently(lambda chain: chain.holding(channel_id, total), channel_id)
 
     async def _patiently(

@@ -23,6 +23,7 @@ from microwallet.escrow.transactions import TransactionSender
 from microwallet.http402.wire.session_payload import CloseAction
 from microwallet.ledger.deposits import DepositKind
 from microwallet.ledger.ledger import Ledger
+from microwallet.selling import RELAY_THREADS
 from microwallet.wallet import Wallet
 
 STRANGER = checksum_address(b"\x77" * 20)
@@ -136,6 +137,30 @@ def test_deposits_of_one_payer_come_one_after_the_other(shop, payer, chain):
         chain.rpc.call("evm_setAutomine", [True])
     assert sorted(answer.status_code for answer in answers) == [200, 402]
     assert shop.sent() == 1
+
+
+def test_one_payer_keeps_no_others_waiting(shop, payer, chain):
+    """Of as many deposits as there are threads, one is being sent: somebody else's is sent at once."""
+    opens = [payer.with_salt(f"0x{n:064x}").open(LEAST) for n in range(1, RELAY_THREADS + 1)]
+    other = SigningPayer(chain, shop.payee)
+    pooled = []
+
+    def release():
+        shop.wait_for_pooled(shop.payee)
+        time.sleep(2)
+        pending = chain.rpc.call("txpool_content")["pending"]
+        pooled.extend(number for nonces in pending.values() for number in nonces)
+        chain.rpc.call("evm_setAutomine", [True])
+        chain.rpc.call("evm_mine")
+
+    chain.rpc.call("evm_setAutomine", [False])
+    with ThreadPoolExecutor() as threads:
+        releasing = threads.submit(release)
+        answers = shop.pay(*opens, other.open())
+        releasing.result()
+    assert {answer.status_code for answer in answers} == {200}
+    assert len(pooled) == 2
+    assert shop.sent() == RELAY_THREADS + 1
 
 
 # What was tampered with costs no gas
