@@ -520,6 +520,17 @@ def test_a_channel_that_is_not_on_chain_keeps_its_voucher(payee, payers, chain):
     assert f"channel {opened.channel_id} is not on the chain any more" in listed.stderr
 
 
+def test_a_voucher_right_after_an_open_was_undone(payee, payers, chain):
+    """Nobody has looked since: what accepts asks the chain, and rejects it, whether it knew the channel."""
+    snapshot = chain.rpc.call("evm_snapshot")
+    known, unknown = (payers.open(payee.address) for _ in range(2))
+    payee.accept(known.voucher(5))
+    chain.rpc.call("evm_revert", [snapshot])
+    late = payee.run("accept", "-", input=known.voucher(6) + unknown.voucher(6))
+    assert late.exit_code == 4
+    assert late.json["data"]["rejectedByReason"] == {"channel-not-found": 2}
+
+
 def test_a_channel_that_the_chain_was_not_asked_about_is_not_missing(payee, payers, tmp_path):
     """A restored voucher: only the chain can tell what became of its channel."""
     payee.accept(payers.open(payee.address).voucher(5))
