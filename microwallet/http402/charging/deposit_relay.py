@@ -22,6 +22,7 @@ from microwallet.errors import (
 from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import ChannelOpened, EscrowEvents, TopUp
 from microwallet.escrow.reader import EscrowReader
+from microwallet.escrow.signing import signed_call
 from microwallet.escrow.token_features import authorization_state, authorization_was_carried_out
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.http402.charging.refusal import Refused, refused
@@ -37,7 +38,7 @@ VALID_SECONDS = 30
 
 KEPT_GAS = 1_000_000
 """Gas for which an account that brings deposits keeps the coin, at the price of now: it answers requested
-closes too, dozens in one transaction, and other deposits may be on their way."""
+closes too, dozens in one transaction."""
 
 
 class DepositRelay:
@@ -108,7 +109,7 @@ class DepositRelay:
         self._check_times(deposit)
         call = deposit.call()
         quoted = self._sender.quote(call, purpose=deposit.kind)
-        if quoted.balance < quoted.max_cost + quoted.fees.cost(KEPT_GAS):
+        if quoted.balance < self._pending_cost() + quoted.max_cost + quoted.fees.cost(KEPT_GAS):
             raise InsufficientFunds(f"{self._sender.address} keeps what coin it has for the gas of closes")
         if not self._gas_spending.set_aside(
             self._chain_id, deposit.operation, quoted.max_cost, budget=self._gas_budget
@@ -126,6 +127,16 @@ class DepositRelay:
             channel_id=deposit.channel_id,
             quoted=quoted,
         )
+
+    def _pending_cost(self) -> int:
+        """Wei that what the account has sent and is not mined yet costs at most."""
+        most: dict[int, int] = {}
+        for entry in self._journal.unfinished(self._chain_id, sender=self._sender.address):
+            transaction = entry.transaction
+            call, gas = signed_call(transaction)
+            cost = call.value + gas * transaction.max_fee_per_gas
+            most[transaction.nonce] = max(cost, most.get(transaction.nonce, 0))
+        return sum(most.values())
 
     def _former_senders(self, deposit: CheckedDeposit) -> list[Address]:
         """Other accounts that sent it, as relayers of before, and whose transaction can still be mined."""

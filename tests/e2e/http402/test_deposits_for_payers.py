@@ -20,6 +20,7 @@ from microwallet.escrow import calls
 from microwallet.escrow.authorizations import sign
 from microwallet.escrow.reader import selector
 from microwallet.escrow.transactions import TransactionSender
+from microwallet.http402.charging.deposit_relay import KEPT_GAS
 from microwallet.http402.wire.session_payload import CloseAction
 from microwallet.ledger.deposits import DepositKind
 from microwallet.ledger.ledger import Ledger
@@ -508,6 +509,26 @@ def test_the_gas_of_closes_is_kept(shop, payer, chain):
     assert [details["code"] for _, details in shop.events] == ["insufficient-funds"]
     chain.rpc.call("anvil_setBalance", [shop.payee, hex(fees.cost(1_500_000))])
     assert shop.pay(payer.open()).status_code == 200
+
+
+def test_the_gas_of_closes_is_kept_from_many_at_once(open_shop, bob, chain):
+    """What is on its way has not been paid yet, and will be: each alone would leave enough."""
+    shop = open_shop(dataclasses.replace(bob, settings={**bob.settings, "MICROWALLET_WAIT_SECONDS": "1"}))
+    first, second = (SigningPayer(chain, shop.payee) for _ in range(2))
+    chain.rpc.call("evm_setAutomine", [False])
+    assert shop.refused(first.open())[0] == 503
+    with shop.wallet.ledger.database.read() as connection:
+        [(wei,)] = connection.execute("SELECT wei FROM gas_spending").fetchall()
+    kept = shop.wallet.fees().cost(KEPT_GAS)
+    chain.rpc.call("anvil_setBalance", [shop.payee, hex(kept + int(wei) * 3 // 2)])
+    assert shop.refused(second.open())[0] == 503
+    assert len(shop.wallet.ledger.journal.unfinished(chain.chain_id)) == 1
+    assert [details["code"] for _, details in shop.events] == ["insufficient-funds"]
+    chain.rpc.call("anvil_setBalance", [shop.payee, hex(kept + int(wei) * 5 // 2)])
+    assert shop.refused(second.open())[0] == 503
+    assert len(shop.wallet.ledger.journal.unfinished(chain.chain_id)) == 2
+    chain.rpc.call("evm_setAutomine", [True])
+    chain.rpc.call("evm_mine")
 
 
 def test_gas_that_is_too_dear(open_shop, make_wallet, chain):
