@@ -50,6 +50,8 @@ class Accepted:
     """Whether the payee has begun to close the channel, and that has not ended."""
     ended_closes: int
     """How often that has ended, with success or without."""
+    is_open: bool
+    """Whether the channel was open when the chain was last asked about it."""
 
 
 class LiveRow(NamedTuple):
@@ -275,8 +277,8 @@ class Vouchers:
 
 
 def _accepted(connection: sqlite3.Connection, channel_ids: Iterable[ChannelId]) -> dict[ChannelId, Accepted]:
-    query = """SELECT authorized, spent, signature, closing, ended_closes FROM current_vouchers
-        WHERE channel_id = ?"""
+    query = """SELECT authorized, spent, signature, closing, ended_closes, deposit, finalized
+        FROM current_vouchers WHERE channel_id = ?"""
     rows = {one: connection.execute(query, (one,)).fetchone() for one in channel_ids}
     return {
         channel_id: Accepted(
@@ -285,6 +287,7 @@ def _accepted(connection: sqlite3.Connection, channel_ids: Iterable[ChannelId]) 
             signature=row[2],
             is_closing=bool(row[3]),
             ended_closes=row[4],
+            is_open=int(row[5]) > 0 and not row[6],
         )
         for channel_id, row in rows.items()
         if row

@@ -236,11 +236,16 @@ class Acceptance:
             if known.state_at not in fresh:
                 stale.setdefault(known.descriptor.escrow_contract, []).append(channel_id)
         for escrow_contract, ids in stale.items():
-            for channel_id, accepted in self._vouchers.accepted(ids).items():
+            held = self._vouchers.accepted(ids)
+            for channel_id, accepted in held.items():
                 self._known[channel_id].ended_closes = accepted.ended_closes
-            for channel_id, state in self._chain.states(escrow_contract, ids).items():
+            states = self._chain.states(escrow_contract, ids)
+            for channel_id, state in states.items():
                 known = self._known[channel_id]
                 known.state, known.state_at = state, self._now()
+            # Written down as any look at the chain is: a close of it may have been undone.
+            reopened = {one: states[one] for one, row in held.items() if not row.is_open}
+            self._vouchers.record_states(reopened, as_of=self._now())
 
     def _is_payable(self, numbered: _Numbered, tally: Tally) -> bool:
         """Whether the chain's state of its channel allows a voucher."""
