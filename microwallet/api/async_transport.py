@@ -35,7 +35,7 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
     ) -> None:
         """As PayingTransport, with an AsyncHTTPTransport to send."""
         pool = WalletPool(open_adapters()) if wallet is None else pool_of(wallet)
-        self._own = pool if wallet is None else None
+        self._pool, self._is_own = pool, wallet is None
         terms = PayingTerms(pool, max_amount, max_deposit, payee)
         self._paying = async_transport.AsyncPayingTransport(
             terms.client, inner or httpx.AsyncHTTPTransport(), beside=beside
@@ -43,6 +43,7 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send, pay, send again; raises what PayingTransport does."""
+        self._pool.check_open()  # the client that is lent to its thread would pay on
         prepare(request)
         with as_httpx(), for_programs():
             response = await self._paying.handle_async_request(request)
@@ -53,8 +54,8 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close the transports inside, and the wallet if it was opened here."""
         await self._paying.aclose()
-        if self._own is not None:
-            self._own.close()
+        if self._is_own:
+            self._pool.close()
 
 
 class _Stream(httpx.AsyncByteStream):

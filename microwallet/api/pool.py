@@ -92,6 +92,11 @@ class WalletPool:
         for wallet in free:
             wallet.__exit__()
 
+    def check_open(self) -> None:
+        """UsageError once it is closed."""
+        if self._closed:
+            raise UsageError("this wallet is closed")
+
     def _leave_to_parent(self) -> None:
         """A connection must not be used, nor closed, in a child of the process that opened it."""
         if self._pid != os.getpid():
@@ -103,8 +108,7 @@ class WalletPool:
     def lend(self) -> Iterator[Wallet]:
         """A wallet for the thread that has it. UsageError once the pool is closed."""
         with self._changing:
-            if self._closed:
-                raise UsageError("this wallet is closed")
+            self.check_open()
             self._leave_to_parent()
             wallet = self._free.pop() if self._free else self.base.twin(any_thread=True)
         try:

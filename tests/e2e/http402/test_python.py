@@ -227,6 +227,28 @@ def test_streams_of_threads_have_a_channel_each(alice, payee, opened):
         assert len(wallet.channels()) == 2
 
 
+def test_a_closed_wallet_pays_no_more(alice, payee, opened):
+    """Its transports say so, the one that holds what it has opened too; nothing more is signed."""
+
+    async def program(wallet):
+        paying = microwallet.AsyncPayingTransport(wallet=wallet, max_deposit="1 USDC")
+        async with httpx.AsyncClient(transport=paying) as client:
+            assert (await client.get(payee.url)).content == PAID_BODY
+            wallet.close()
+            with pytest.raises(microwallet.UsageError, match="wallet is closed"):
+                await client.get(payee.url)
+
+    wallet = opened(alice)
+    asyncio.run(program(wallet))
+    paying = microwallet.PayingTransport(wallet=wallet)
+    with (
+        httpx.Client(transport=paying) as client,
+        pytest.raises(microwallet.UsageError, match="wallet is closed"),
+    ):
+        client.get(payee.url)
+    assert payee.highest() == 1_000
+
+
 ROUTE = {"path": "/**", "price": "1 USDC"}
 
 
