@@ -73,7 +73,7 @@ class WalletPool:
         self._free: list[Wallet] = []
         self._of_parent: list[Wallet] = []
         self._keys: dict[ChannelId, VoucherKey] = {}
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()  # a dropped stream gives back wherever garbage is collected
         self._unlocking = threading.Lock()
         self._pid = os.getpid()
         self._closed = False

@@ -76,7 +76,7 @@ class _File:
         self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
         self._users: set[Turns] = set()
         self._holders: dict[int, Turns] = {}
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()  # a dropped stream gives back wherever garbage is collected
 
     @classmethod
     def open(cls, path: Path, user: Turns) -> _File:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import httpx
 
@@ -118,7 +119,7 @@ class BooksThread:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="microwallet")
         self.opened = ExitStack()
         self.client: PayingClient | None = None
-        self._in_hand: set[Handshake] = set()
+        self._in_hand: WeakSet[Handshake] = WeakSet()
         self._pid = os.getpid()
 
     def _start_in_child(self) -> None:
@@ -274,6 +275,9 @@ class _PaidStream(httpx.AsyncByteStream):
         self._books = books
         self._ended = ended
         self._is_over = False
+
+    def __del__(self) -> None:
+        self._stream.drop()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:

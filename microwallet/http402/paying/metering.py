@@ -129,6 +129,11 @@ class MeteredStream:
             self._handshake.close()
         return self.payment
 
+    def drop(self) -> None:
+        """Nobody has it any more, nor has closed it: its channel is free for another. What was reserved
+        for it stays counted."""
+        self._handshake.close()
+
     def _check_limit(self) -> None:
         """The payee may charge what was signed before for something else, without asking: not beyond the
         limit of this request."""

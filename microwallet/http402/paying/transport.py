@@ -185,6 +185,9 @@ class _PaidStream(httpx.SyncByteStream):
         self._exchange = exchange
         self._is_over = False
 
+    def __del__(self) -> None:
+        self._stream.drop()
+
     def __iter__(self) -> Iterator[bytes]:
         try:
             for chunk in self._inner:  # type: ignore[union-attr]

@@ -227,6 +227,31 @@ def test_streams_of_threads_have_a_channel_each(alice, payee, opened):
         assert len(wallet.channels()) == 2
 
 
+def test_a_stream_that_is_dropped_holds_no_channel(alice, payee, opened):
+    """Nobody has closed it, or read of it: the next stream is paid from the same channel. What was signed for
+    the first one stays counted."""
+    payee.unit_type = "event"
+
+    async def program(wallet):
+        paying = microwallet.AsyncPayingTransport(wallet=wallet)
+        async with httpx.AsyncClient(transport=paying) as client:
+            await client.send(client.build_request("GET", payee.url + STREAM), stream=True)
+            gc.collect()
+            await client.get(payee.url + STREAM)
+
+    with opened(alice) as wallet:
+        paying = microwallet.PayingTransport(wallet=wallet, max_deposit="1 USDC")
+        with httpx.Client(transport=paying) as client:
+            client.send(client.build_request("GET", payee.url + STREAM), stream=True)
+            gc.collect()
+            client.get(payee.url + STREAM)
+        [channel] = wallet.channels()
+        assert str(channel.spent) == "0.006 USDC"
+        asyncio.run(program(wallet))
+        [channel] = wallet.channels()
+        assert str(channel.spent) == "0.012 USDC"
+
+
 def test_a_closed_wallet_pays_no_more(alice, payee, opened):
     """Its transports say so, the one that holds what it has opened too; nothing more is signed."""
 
