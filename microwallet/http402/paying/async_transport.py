@@ -111,7 +111,8 @@ class BooksThread:
 
     def __init__(self) -> None:
         self._is_closed = False
-        self._has_ended = False
+        self.has_ended = False
+        """Whether nothing can be done there any more."""
         self._of_parent: list[ExitStack] = []
         self._start()
 
@@ -156,8 +157,8 @@ class BooksThread:
         await self._end_if_unused()
 
     async def _end_if_unused(self) -> None:
-        if self._is_closed and not self._in_hand and not self._has_ended:
-            self._has_ended = True
+        if self._is_closed and not self._in_hand and not self.has_ended:
+            self.has_ended = True
             try:
                 await self.do(self.opened.close)
             finally:
@@ -298,7 +299,7 @@ class _PaidStream(httpx.AsyncByteStream):
         """Close the connections, and record what the stream cost: all of it, even where it is cancelled."""
         async with AsyncExitStack() as leaving:
             leaving.push_async_callback(self._ended)
-            if self._stream.payment is None:
+            if self._stream.payment is None and not self._books.has_ended:  # else it has failed, and was told
                 settle = partial(self._stream.settle, was_left=not self._is_over)
                 leaving.push_async_callback(self._books.do, settle)
             leaving.push_async_callback(self._inner.aclose)  # type: ignore[union-attr]

@@ -13,9 +13,10 @@ import pytest
 from http402.payee_double import PAID_BODY, STREAM, break_off, drip
 
 from microwallet.domain.purchase import VoucherTerms
-from microwallet.errors import AboveLimit, NetworkError, OutcomeUnknown, UsageError
+from microwallet.errors import AboveLimit, LedgerBusy, NetworkError, OutcomeUnknown, UsageError
 from microwallet.http402.paying import spending
 from microwallet.http402.paying.async_transport import AsyncPayingTransport
+from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.paying.transport import PayingTransport
 from microwallet.http402.wire.credential import Credential
 from microwallet.ledger.purchases import HttpRequest
@@ -239,6 +240,26 @@ def test_an_async_transport_that_is_closed_finishes_what_is_in_hand(open_client,
         return stream.extensions["payment"].payment
 
     assert asyncio.run(program()).amount >= 1_000
+
+
+def test_a_stream_that_cannot_be_settled_after_its_transport_was_closed(open_client, payee, monkeypatch):
+    """It is told why, once; closing it again, as httpx does, does nothing."""
+
+    def fail(*_arguments, **_options):
+        raise LedgerBusy("another process has it")
+
+    async def program():
+        payee.unit_type = "event"
+        transport = AsyncPayingTransport(open_client, httpx.AsyncHTTPTransport())
+        client = httpx.AsyncClient(transport=transport)
+        stream = await client.send(client.build_request("GET", payee.url + STREAM), stream=True)
+        monkeypatch.setattr(MeteredStream, "settle", fail)
+        await client.aclose()
+        with pytest.raises(LedgerBusy):
+            await stream.aclose()
+        await stream.stream.aclose()
+
+    asyncio.run(program())
 
 
 def test_async_requests_share_a_channel(open_client, payee, books):
