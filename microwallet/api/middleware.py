@@ -61,6 +61,8 @@ class PaymentMiddleware:
         key that is locked.
         """
         self._app = app
+        self._root_path = getattr(app, "root_path", None)
+        """Of an application that sets its own, as FastAPI does: it finds its routes below that."""
         self._routes = _tables(routes)
         self._realm = realm
         self._open_wallet: Callable[[], Wallet] = lambda: open_adapters(
@@ -76,6 +78,8 @@ class PaymentMiddleware:
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         else:
+            if self._root_path:
+                scope["root_path"] = self._root_path
             await self._opened().charged(scope, receive, send)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:

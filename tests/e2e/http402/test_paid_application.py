@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
@@ -279,6 +280,28 @@ def test_a_server_without_lifespan(application):
             assert (await client.get("/article")).status_code == 402
 
     asyncio.run(program())
+
+
+@pytest.mark.filterwarnings("ignore:The `root_path` parameter is deprecated")
+def test_an_application_with_a_root_path_of_its_own(bob):
+    """Wrapped from around it: FastAPI finds its routes below that, and nothing is free by another path."""
+    fast = FastAPI(root_path="/api")
+    fast.add_route("/article", article)
+    app = microwallet.PaymentMiddleware(
+        fast,
+        routes=[ROUTES[0], {"path": "/**", "free": True}],
+        realm="api.example",
+        home=bob.path,
+        rpc_url=bob.settings["MICROWALLET_RPC_URL"],
+        password_file=bob.password_file,
+    )
+
+    async def program():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return [(await client.get(path)).status_code for path in ("/article", "/api/article")]
+
+    assert asyncio.run(program()) == [402, 402]
 
 
 def test_two_workers_share_what_they_were_paid(served, alice, bob):
