@@ -147,7 +147,8 @@ class PaymentMiddleware:
         assortment = Assortment.of(wallet, settings)
         wallet.accounts.secret(wallet.account.name)  # locked keys are found out now, not when a close is due
         shop = Shop(wallet, assortment, realm=self._realm, emit=_log)
-        return _Service(wallet, shop, middleware.PaymentMiddleware(self._app, shop.gateway))
+        charged = middleware.PaymentMiddleware(self._app, shop.gateway, is_dated=False)  # servers add a Date
+        return _Service(wallet, shop, charged)
 
     async def _close(self) -> None:
         if self._service is not None:

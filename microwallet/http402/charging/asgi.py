@@ -34,10 +34,11 @@ def http_date(seconds: int) -> bytes:
     return formatdate(seconds, usegmt=True).encode()
 
 
-async def send_answer(answer: Answer, send: Send, *, with_body: bool = True) -> None:
-    """Send a whole answer; one to a HEAD without its body."""
+async def send_answer(answer: Answer, send: Send, *, with_body: bool = True, is_dated: bool = True) -> None:
+    """Send a whole answer; one to a HEAD without its body. `is_dated`: with a Date, which other servers than
+    our own add themselves."""
     headers, told = list(answer.headers), {name for name, _ in answer.headers}
-    if b"date" not in told:  # one that is kept has that of then
+    if is_dated and b"date" not in told:  # one that is kept has that of then
         headers.append((b"date", http_date(int(time.time()))))
     if b"content-length" not in told:
         headers.append((b"content-length", str(len(answer.body)).encode()))

@@ -14,7 +14,7 @@ from microwallet.http402.charging.answers import (
     problem_answer,
     receipt_headers,
 )
-from microwallet.http402.charging.asgi import Message, Send, send_answer
+from microwallet.http402.charging.asgi import Message, Send
 from microwallet.http402.charging.caching import kept_private
 from microwallet.http402.charging.checkout import Grant
 from microwallet.http402.charging.gateway import Gateway
@@ -74,14 +74,15 @@ class Delivery:
         else:
             await self._send(message)
 
-    async def give_up(self) -> None:
-        """The server ends before the application has: what is not answered costs nothing, and is told so."""
-        if self._status is None:
-            await self._undo()
-            problem = Problem(type=ProblemType.TRY_AGAIN, detail="the server ends; nothing was charged")
-            answer = problem_answer(problem)
-            self._status = answer.status
-            await send_answer(answer, self._send)
+    async def give_up(self) -> Answer | None:
+        """The server ends before the application has: what is not answered costs nothing. The answer that
+        says so, for what has none."""
+        if self._status is not None:
+            return None
+        await self._undo()
+        problem = Problem(type=ProblemType.TRY_AGAIN, detail="the server ends; nothing was charged")
+        self._status = problem.status
+        return problem_answer(problem)
 
     async def end(self) -> None:
         """The application has ended, or failed: what was not answered costs nothing."""

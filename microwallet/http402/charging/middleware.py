@@ -23,9 +23,11 @@ BILL = "microwallet.bill"
 class PaymentMiddleware:
     """Serves what the gateway grants, and answers everything else itself."""
 
-    def __init__(self, app: Application, gateway: Gateway) -> None:
+    def __init__(self, app: Application, gateway: Gateway, *, is_dated: bool = True) -> None:
+        """`is_dated`: its own answers have a Date, as the server adds none."""
         self._app = app
         self._gateway = gateway
+        self._is_dated = is_dated
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection's request, as ASGI 3 has it."""
@@ -42,14 +44,15 @@ class PaymentMiddleware:
             except ClientGone:
                 pass
             except asyncio.CancelledError:
-                await delivery.give_up()
+                if (ending := await delivery.give_up()) is not None:
+                    await send_answer(ending, send, is_dated=self._is_dated)
                 raise
             finally:
                 await delivery.end()
         elif isinstance(outcome, Answer):
             if outcome.bill is not None:
                 scope[BILL] = outcome.bill
-            await send_answer(outcome, send, with_body=request.method != "HEAD")
+            await send_answer(outcome, send, with_body=request.method != "HEAD", is_dated=self._is_dated)
         else:
             await self._app(outcome.scope(request, request.fields), request.receive, send)
 

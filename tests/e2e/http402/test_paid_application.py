@@ -304,6 +304,13 @@ def test_an_application_with_a_root_path_of_its_own(bob):
     assert asyncio.run(program()) == [402, 402]
 
 
+def test_an_answer_has_one_date(served):
+    """The server's own, which every answer gets from it."""
+    with served(PROGRAM, workers=1) as (url, _):
+        for path in ("/article", "/nothing"):
+            assert len(httpx.get(url + path).headers.get_list("date")) == 1
+
+
 def test_two_workers_share_what_they_were_paid(served, alice, bob):
     """Forty requests in parallel on one channel, answered by both, and a stream whose vouchers come to
     either; the books agree, and the channel closes over HTTP with what was charged."""
