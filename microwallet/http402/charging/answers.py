@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from microwallet.http402.charging.bill import Bill
+from microwallet.http402.charging.caching import PRIVATE
 from microwallet.http402.charging.page import PAGE_HEADERS
 from microwallet.http402.wire.problems import MEDIA_TYPE, Problem
 from microwallet.http402.wire.receipt import SessionReceipt
@@ -64,7 +65,7 @@ def plain_answer(status: int, title: str, detail: str) -> Answer:
 
 def receipt_headers(receipt: SessionReceipt) -> list[tuple[bytes, bytes]]:
     """The fields that a successful answer carries."""
-    return [(b"payment-receipt", receipt.to_field().encode()), (b"cache-control", b"private")]
+    return [(b"payment-receipt", receipt.to_field().encode()), PRIVATE]
 
 
 def receipt_answer(receipt: SessionReceipt) -> Answer:

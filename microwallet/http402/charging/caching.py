@@ -10,9 +10,13 @@ from functools import lru_cache
 
 from microwallet.http402.wire.auth_fields import TCHARS
 
+PRIVATE = (b"cache-control", b"private")
+
 _DIRECTIVE = re.compile(rb"""(%b)(?:=(?:[^\s,"]+|"(?:[^"\\]|\\.)*"))?""" % TCHARS.encode())
 _SEPARATOR = re.compile(rb"[ \t]*(?:,[ \t]*)+|[ \t]*\Z")
 _OF_SHARED_CACHES = (b"public", b"private", b"s-maxage")
+_FIELDS_OF_SHARED_CACHES = (b"cdn-cache-control", b"surrogate-control", b"edge-control", b"x-accel-expires")
+"""Or what their names end with. RFC 9213, and those before it."""
 
 
 @lru_cache(maxsize=64)
@@ -30,3 +34,9 @@ def kept_private(field: bytes) -> bytes:
             kept.append(directive[0])
         at = separator.end()
     return b", ".join(kept)
+
+
+def is_for_shared_caches(name: bytes) -> bool:
+    """Whether a field, its name in lowercase, is for caches that are shared, and counts more to them than
+    Cache-Control."""
+    return name.endswith(_FIELDS_OF_SHARED_CACHES)

@@ -15,7 +15,7 @@ from microwallet.http402.charging.answers import (
     receipt_headers,
 )
 from microwallet.http402.charging.asgi import Message, Send
-from microwallet.http402.charging.caching import kept_private
+from microwallet.http402.charging.caching import PRIVATE, is_for_shared_caches, kept_private
 from microwallet.http402.charging.checkout import Grant
 from microwallet.http402.charging.gateway import Gateway
 from microwallet.http402.charging.metering import EventMeter
@@ -138,8 +138,10 @@ class Delivery:
     def _answer(self, message: Message, status: int, fields: Fields, receipt: Headers) -> Awaitable[None]:
         """Begin the answer: what it costs is certain, or each event is charged by itself."""
         self._decided()
+        if status >= 400:
+            fields, receipt = [*fields, PRIVATE], ()
         self._status, self._fields = status, fields
-        return self._send({**message, "headers": [*fields, *receipt] if status < 400 else fields})
+        return self._send({**message, "headers": [*fields, *receipt]})
 
     def _told(self, answered: Fields, status: int) -> tuple[Fields, list[bytes], bool]:
         """The fields that the client sees, what is told of units, and whether events follow, to be read."""
@@ -153,9 +155,9 @@ class Delivery:
             if name == units_field:
                 told.append(value)
                 continue
-            if name == b"payment-receipt":
+            if name == b"payment-receipt" or is_for_shared_caches(name):
                 continue
-            if name == b"cache-control" and status < 400 and not (value := kept_private(value)):
+            if name == b"cache-control" and not _is_unserved(status) and not (value := kept_private(value)):
                 continue
             if name == b"content-type":
                 is_stream |= status < 400 and _is_event_stream(value)
@@ -235,7 +237,7 @@ def _told_units(told: list[bytes]) -> int | None:
 def _only_type(names: tuple[bytes, ...]) -> int | None:
     """Where the content type of an answer with these fields is, or some other field if it has none; None
     where there is more to look at, or to leave out."""
-    if any(name != name.lower() or name in _LOOKED_AT for name in names):
+    if any(name != name.lower() or name in _LOOKED_AT or is_for_shared_caches(name) for name in names):
         return None
     types = [at for at, name in enumerate(names) if name == b"content-type"]
     return None if len(types) > 1 else types[0] if types else 0

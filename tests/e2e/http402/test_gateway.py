@@ -132,6 +132,27 @@ def test_what_is_paid_for_is_cached_no_more_than_the_application_allows(counter,
     assert len(counter.app.requests) == 1
 
 
+@pytest.mark.parametrize("said", [[], [(b"Cache-Control", b"public, s-maxage=600")]])
+def test_an_error_that_was_paid_for_is_for_its_payer_alone(counter, said):
+    """A cache may keep a 404 of which nothing is said, and knows nothing of the field it was paid in."""
+    counter.app.status, counter.app.headers = 404, said
+    for _ in range(2):
+        answer = counter.pay(PAYER, PAYER.pay(1000), headers={"idempotency-key": "k"})
+        assert (answer.status_code, answer.headers.get_list("cache-control")) == (404, ["private"])
+    assert len(counter.app.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CDN-Cache-Control", "Vercel-CDN-Cache-Control", "Surrogate-Control", "X-Accel-Expires", "Edge-Control"],
+)
+@pytest.mark.parametrize("status", [200, 404, 503])
+def test_what_is_told_to_shared_caches_alone_does_not_reach_them(counter, name, status):
+    """To those that know it, it counts more than Cache-Control."""
+    counter.app.status, counter.app.headers = status, [(name.encode(), b"600")]
+    assert name not in counter.pay(PAYER, PAYER.pay(1000)).headers
+
+
 def test_what_asks_to_be_paid_itself_is_given_back(counter):
     """A payer takes a 402 for a refusal: it has a challenge, as any, and its voucher can buy again."""
     counter.app.status, counter.app.headers = 402, [(b"cache-control", b"max-age=600")]
