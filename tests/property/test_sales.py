@@ -107,6 +107,9 @@ class Selling(RuleBasedStateMachine):
             replay = self.run_in(sales.sell, order, 1)
             assert replay.is_replay
             assert replay.sale == earlier
+            if amount <= DEPOSIT and not self.is_closing:
+                self.accepted = max(self.accepted, amount)
+            assert replay.account.accepted == self.accepted
             return
         if self.is_closing:
             with pytest.raises(Refused) as raised:

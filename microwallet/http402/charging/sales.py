@@ -7,6 +7,7 @@ not yet bought still does while what is authorized and not spent covers the cost
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NamedTuple
 
 from microwallet.domain.identifiers import ChannelId
@@ -79,6 +80,8 @@ def sell(rows: SessionRows, order: Order, now: int, *, is_closing: bool = False)
         if earlier.fingerprint != order.fingerprint:
             detail = "the idempotency key was used for another request"
             raise refused(ProblemType.IDEMPOTENCY_MISMATCH, detail)
+        with suppress(Refused):  # it is answered all the same
+            account = _taken(rows, account, handover, now)
         is_repeat = order.may_repeat and earlier.answer is None and earlier.repeats < MOST_REPEATS
         if is_repeat:
             earlier = earlier._replace(repeats=earlier.repeats + 1)
@@ -110,11 +113,7 @@ def sell(rows: SessionRows, order: Order, now: int, *, is_closing: bool = False)
 
 def take(rows: SessionRows, handover: Handover, now: int) -> SessionAccount:
     """Accept a voucher that buys nothing by itself; Refused if it cannot be accepted."""
-    account = _claimed(rows, handover)
-    accepted = _accepted(account, handover)
-    if accepted is not account:
-        rows.save_voucher(accepted, handover.signature, now=now)
-    return accepted
+    return _taken(rows, _claimed(rows, handover), handover, now)
 
 
 def settle_cost(rows: SessionRows, sale: Sale, cost: int) -> Sold:
@@ -178,6 +177,13 @@ def _claimed(rows: SessionRows, handover: Handover) -> SessionAccount:
     ):
         raise served_another()
     return known_account(rows, channel_id)
+
+
+def _taken(rows: SessionRows, account: SessionAccount, handover: Handover, now: int) -> SessionAccount:
+    accepted = _accepted(account, handover)
+    if accepted is not account:
+        rows.save_voucher(accepted, handover.signature, now=now)
+    return accepted
 
 
 def _accepted(account: SessionAccount, handover: Handover) -> SessionAccount:

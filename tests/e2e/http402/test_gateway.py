@@ -235,6 +235,19 @@ def test_the_same_key_is_answered_as_before(counter):
     assert counter.pay(PAYER, PAYER.pay(2000), "PUT", "/order", content=b"tea").content == b"another"
 
 
+def test_a_better_voucher_with_the_same_key_is_kept(sold_by):
+    """It is the payer's word, and buys nothing; one that cannot be accepted is answered all the same."""
+    counter = sold_by({"path": "/**", "price": "1000", "min-voucher-delta": "1000"})
+    key = {"idempotency-key": "order-1"}
+    for amount, accepted in ((1000, 1000), (3000, 3000), (3999, 3000), (2000, 3000), (2_000_000, 3000)):
+        answer = counter.pay(PAYER, PAYER.pay(amount), headers=key)
+        assert (answer.status_code, receipt(answer).accepted_cumulative) == (200, accepted)
+        assert amounts(counter) == (accepted, 1000)
+    assert counter.ledger.vouchers.get(PAYER.channel_id).signature == PAYER.voucher(3000).signature
+    assert len(counter.app.requests) == 1
+    assert counter.pay(PAYER, PAYER.pay(3000)).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [("POST", "/order", b"tea"), ("PUT", "/other", b"tea"), ("PUT", "/order", b"tee")],
