@@ -35,7 +35,7 @@ def test_threads_are_waited_for():
         "threading.Thread(target=lambda: (time.sleep(0.5), print('the end'))).start()\n",
         "--version",
     )
-    assert done.stdout.endswith("\nthe end\n")
+    assert "the end" in done.stdout.splitlines()  # wherever: it may take longer to say the version
     assert done.returncode == 0
 
 
