@@ -9,6 +9,7 @@ from typing import Any
 
 from microwallet.domain.channel import ChannelState, PayerChannel
 from microwallet.domain.identifiers import Address, ChannelId, is_address, parse_address
+from microwallet.domain.money import Amount
 from microwallet.errors import AmbiguousReference, UnknownReference, UsageError, did_you_mean
 from microwallet.ledger.database import Database, to_text
 from microwallet.ledger.rows import (
@@ -47,8 +48,8 @@ class Channels:
                 return matches[0]
             if matches:
                 raise AmbiguousReference(
-                    f"{reference!r} means {len(matches)} channels:\n{_listing(matches)}",
-                    hint="name one by its label, or by its id or more characters of it",
+                    f"{reference!r} means {len(matches)} channels:\n{_listing(matches, with_money=True)}",
+                    hint=f"name one by its label, or by its id or more characters of it: {matches[0].name}",
                 )
             known = connection.execute(f"{_SELECT} ORDER BY {_NEWEST} LIMIT {CANDIDATES}")
             labels = connection.execute("SELECT DISTINCT label FROM channels WHERE label IS NOT NULL")
@@ -225,12 +226,18 @@ def _unknown(reference: str, known: Sequence[PayerChannel], labels: Sequence[str
     )
 
 
-def _listing(channels: Sequence[PayerChannel]) -> str:
+def _listing(channels: Sequence[PayerChannel], *, with_money: bool = False) -> str:
     return "\n".join(
         f"  {channel.channel_id}  {channel.label or '-'}  to {channel.descriptor.payee}"
-        + ("  finalized" if channel.state.finalized else "")
+        + ("  finalized" if channel.state.finalized else _left(channel) if with_money else "")
         for channel in channels
     )
+
+
+def _left(channel: PayerChannel) -> str:
+    deposit = Amount(channel.state.deposit, channel.asset)
+    left = Amount(channel.remaining, channel.asset) if channel.voucher_known else "an unknown part"
+    return f"  {left} of {deposit} left"
 
 
 def _channel(row: tuple[Any, ...]) -> PayerChannel:
