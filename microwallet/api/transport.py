@@ -18,6 +18,7 @@ from microwallet.http402.paying import transport
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.messages import IDEMPOTENCY_KEY, PAYMENT, as_httpx
 from microwallet.http402.paying.metering import MeteredStream
+from microwallet.http402.paying.patience import PatientTransport
 from microwallet.paying import check_http_key, limits_of
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class PayingTransport(httpx.BaseTransport):
         max_deposit: str | Amount | None = None,
         payee: str | None = None,
     ) -> None:
-        """`inner` sends, else an HTTPTransport as httpx makes it; `wallet` pays, else the user's own.
+        """`inner` sends, else an HTTPTransport as httpx makes it, but that its read timeout is for the header
+        of an answer as a whole; `wallet` pays, else the user's own.
 
         `beside` sends the vouchers of a metered stream while it runs, else `inner` does. Where `inner` speaks
         HTTP/2 give another one: a server may take one request at a time on a connection, and httpx would wait
@@ -56,7 +58,7 @@ class PayingTransport(httpx.BaseTransport):
         up, and payments come from open channels alone. `payee`: the only one to be paid; else it is for each
         origin the one that was paid first. Raises UsageError for an amount that is none.
         """
-        self._inner = inner or httpx.HTTPTransport()
+        self._inner = inner or PatientTransport()
         self._beside = beside or self._inner
         pool = WalletPool(open_adapters()) if wallet is None else pool_of(wallet)
         self._own = pool if wallet is None else None

@@ -70,7 +70,9 @@ def _http(proxy: str | None, *, tls: bool, seconds: float) -> tuple[httpx.BaseTr
     """What sends, and what sends beside a stream."""
     import httpx
 
-    transport: Callable[..., httpx.HTTPTransport] = httpx.HTTPTransport
+    from microwallet.http402.paying.patience import PatientTransport
+
+    transport: Callable[..., httpx.HTTPTransport] = PatientTransport
     if proxy is not None:
         check_proxy(proxy)
         if proxy.lower().startswith("socks"):

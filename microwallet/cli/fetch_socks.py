@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import httpcore
-import httpx
+
+from microwallet.http402.paying.patience import PatientTransport
 
 _FIRST = (b"\x05", b"\x01")
 """How an answer begins, and one to a user name and a password. RFC 1928, RFC 1929."""
 
 
-class SocksTransport(httpx.HTTPTransport):
+class SocksTransport(PatientTransport):
     """What sends through a SOCKS proxy. ProxyError for one that is none: httpcore waits for its first
     answers without end, and lets through what cannot be read of them."""
 

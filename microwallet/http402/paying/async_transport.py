@@ -40,6 +40,7 @@ from microwallet.http402.paying.messages import (
     with_body,
 )
 from microwallet.http402.paying.metering import MeteredStream
+from microwallet.http402.paying.patience import patient
 from microwallet.http402.paying.receipts import BookedPayment
 from microwallet.http402.paying.redirects import Hop
 from microwallet.http402.wire.problems import PROBLEM_LIMIT
@@ -219,7 +220,8 @@ class AsyncExchange:
             return NO_WORD
         try:
             request = outgoing(self._request, sending)
-            response = self._response = await self._inner.handle_async_request(request)
+            async with patient(request):
+                response = self._response = await self._inner.handle_async_request(request)
             if not (sending.is_head or may_be_problem(response, sending)):
                 return answer_of(response)
             if response.is_stream_consumed:  # the transport inside has read it

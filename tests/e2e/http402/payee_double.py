@@ -214,6 +214,24 @@ def drip(handler: Handler, status: int, headers: dict[str, str], *, most: int) -
     return True
 
 
+HEADERS_WITHOUT_END = (
+    (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    (b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),
+    (b"HTTP/1.1 200 OK\r\nX-Drip: ", b"x"),
+)
+"""How one begins, and what comes then again and again."""
+
+
+def drip_header(handler: Handler, sent: tuple[bytes, bytes]) -> bool:
+    """One of those, ten parts a second for twenty seconds, or until it is not read any more."""
+    begin, again = sent
+    handler.wfile.write(begin)
+    for _ in range(200):
+        handler.wfile.write(again)
+        time.sleep(0.1)
+    return True
+
+
 class _Handler(Handler):
     protocol_version = "HTTP/1.1"
     payee: Payee

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
 import pytest
-from http402.payee_double import PAID_BODY, STREAM, break_off, drip
+from http402.payee_double import HEADERS_WITHOUT_END, PAID_BODY, STREAM, break_off, drip, drip_header
 
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.problems import MEDIA_TYPE, ProblemType
@@ -150,6 +150,39 @@ def test_a_refusal_that_drips(fetch, payee):
     assert time.monotonic() - before < 15
     payee.before = lambda handler, action: action is not None and drip(handler, 200, {}, most=20)
     assert fetch("--timeout", "1").data["body"] == "x" * 20
+
+
+@pytest.mark.parametrize("is_free", [True, False])
+@pytest.mark.parametrize("sent", HEADERS_WITHOUT_END, ids=["100", "103", "bytes"])
+def test_a_header_without_end(fetch, payee, sent, is_free):
+    """It has the timeout as a whole, as what comes before it: exit 3 before a credential left, 5 after it."""
+    fetch()
+    payee.before = lambda handler, action: (is_free or action is not None) and drip_header(handler, sent)
+    before = time.monotonic()
+    ended = fetch("--timeout", "1")
+    assert time.monotonic() - before < 10
+    assert "timed out" in ended.error["message"]
+    if is_free:
+        assert (ended.exit_code, ended.error["code"]) == (3, "network")
+    else:
+        assert (ended.exit_code, ended.error["code"]) == (5, "outcome-unknown")
+        assert ended.error["hint"].startswith(f"microwallet fetch {payee.url}/ --timeout 1 ")
+
+
+def test_a_header_that_takes_its_time(fetch, payee):
+    """Within the timeout it is waited for, and the answer after it may take longer."""
+    fetch()
+
+    def before(handler, action):
+        if action is None:
+            return False
+        for part in (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"):
+            time.sleep(0.3)
+            handler.wfile.write(part)
+        return drip(handler, 200, {}, most=20)
+
+    payee.before = before
+    assert fetch("--timeout", "1.5").data["body"] == "x" * 20
 
 
 def test_upstream_errors(fetch, payee, books):

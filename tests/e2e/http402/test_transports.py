@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from http402.payee_double import PAID_BODY, STREAM, break_off, drip
+from http402.payee_double import HEADERS_WITHOUT_END, PAID_BODY, STREAM, break_off, drip, drip_header
 
 from microwallet.domain.purchase import VoucherTerms
 from microwallet.errors import AboveLimit, LedgerBusy, NetworkError, OutcomeUnknown, UsageError
@@ -355,5 +355,25 @@ def test_an_async_client_does_not_wait_for_a_refusal_without_end(open_client, pa
             assert time.monotonic() - before < 5
             payee.before = lambda handler, action: action is not None and drip(handler, 200, {}, most=20)
             assert (await client.get(payee.url)).text == "x" * 20
+
+    asyncio.run(program())
+
+
+@pytest.mark.parametrize("sent", HEADERS_WITHOUT_END, ids=["100", "103", "bytes"])
+def test_an_async_client_does_not_wait_for_a_header_without_end(open_client, payee, sent):
+    """As `fetch`: it has the timeout as a whole, and what was paid by then may have been served."""
+
+    async def program():
+        transport = AsyncPayingTransport(open_client, httpx.AsyncHTTPTransport())
+        async with httpx.AsyncClient(transport=transport, timeout=1) as client:
+            assert (await client.get(payee.url)).content == PAID_BODY
+            payee.before = lambda handler, action: action is not None and drip_header(handler, sent)
+            before = time.monotonic()
+            with pytest.raises(OutcomeUnknown, match="timed out"):
+                await client.get(payee.url)
+            assert time.monotonic() - before < 5
+            payee.before = lambda handler, _action: drip_header(handler, sent)
+            with pytest.raises(NetworkError, match="timed out"):
+                await client.get(payee.url)
 
     asyncio.run(program())
