@@ -56,8 +56,11 @@ class Books:
     """Whether the payee charges nothing of it any more that it had not charged by then."""
 
     def cost(self, told: ToldReceipt) -> int:
-        """What the request cost: the units that were used, where that is within what was reserved for it, or
-        was received."""
+        """What the request cost: the units that were used, or what was received where that is more, within
+        what was reserved for it, or was received."""
+        return max(self._told_cost(told), self._received)
+
+    def _told_cost(self, told: ToldReceipt) -> int:
         units = self._units(told)
         return self._most if units is None else min(units * self.price, self._most)
 
@@ -67,7 +70,8 @@ class Books:
         """What a receipt with these problems confirms, or leaves open.
 
         An error has none, and a stream that was left neither, which the payee may go on charging until
-        `charged_until`: what they cost counts as spent until the payee tells later of less.
+        `charged_until`: what they cost counts as spent until the payee tells later of less. So does what was
+        received beyond the units that a receipt tells of.
         """
         cost = self.cost(told)
         is_told = self.is_counted(told) if is_by_use else told.receipt is not None
@@ -75,7 +79,7 @@ class Books:
         if told.receipt is not None and not problems and self.is_final:
             uncharged = max(0, self.least_spent + cost - told.receipt.spent)
         return Confirmation(
-            untold=0 if is_told else cost - self.delivered,
+            untold=cost - self._told_cost(told) if is_told else cost - self.delivered,
             uncharged=uncharged,
             known_unconfirmed=self.unconfirmed,
             charged_until=charged_until,
@@ -92,8 +96,12 @@ class Books:
         return receipt.units
 
     @property
+    def _received(self) -> int:
+        return min(self.delivered, self.agreed)
+
+    @property
     def _most(self) -> int:
-        return max(self.reserved, min(self.delivered, self.agreed))
+        return max(self.reserved, self._received)
 
     def problems(self, told: ToldReceipt) -> list[str]:
         """What in a receipt cannot be true."""
@@ -117,10 +125,10 @@ class Books:
             (
                 "spent",
                 receipt.spent,
-                max(0, self.least_spent - self.unconfirmed) + self.cost(told),
+                max(0, self.least_spent - self.unconfirmed) + self._told_cost(told),
                 max(channel.spent, self.most_spent),
             ),
-            ("cost by units", units_cost, 0, self._most),
+            ("cost by units", units_cost, 0 if receipt.units is None else self._received, self._most),
         ]
         for name, said, least, most in ranges:
             if not least <= said <= most:

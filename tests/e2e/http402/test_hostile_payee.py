@@ -387,6 +387,28 @@ def test_stream_that_changes_its_offer(fetch, payee, books, name, value):
     assert stopped.json["data"]["payment"]["spent"] == "2000"
 
 
+@pytest.mark.parametrize("is_less_spent", [True, False])
+def test_stream_whose_receipt_tells_of_less_than_came(fetch, payee, books, is_less_spent):
+    """It is told, and what came counts as spent: the payee may charge for it later. Once a later receipt
+    shows that it does not, it is spent no more."""
+    less = 3_000 if is_less_spent else 0
+
+    def twist(receipt):
+        lower = receipt | {"spent": str(int(receipt["spent"]) - less)}
+        return lower | {"units": 2} if "units" in receipt else receipt
+
+    payee.unit_type, payee.twist_receipt = "event", twist
+    payment = fetch("--deposit", "1 USDC", path=STREAM).data["payment"]
+    assert (payment["amount"], payment["spent"], payment["isMost"]) == ("5000", "5000", False)
+    assert payment["receiptProblems"] == ["the receipt's cost by units is 2000, by our books it is 5000"]
+    [channel], _ = books()
+    assert (channel.authorized, channel.spent) == (5_000, 5_000)
+    payee.unit_type = "request"
+    payee.twist_receipt = lambda receipt: receipt | {"spent": str(int(receipt["spent"]) - less)}
+    after = fetch().data["payment"]
+    assert (after["spent"], after["receiptProblems"]) == (str(6_000 - less), [])
+
+
 def test_stream_that_sends_more_than_was_signed(fetch, payee, books):
     """Events that no voucher was there for, and that it did not ask for: it can take no more than was signed,
     and gets no more with the next request than that costs."""
