@@ -39,7 +39,7 @@ def fetch(
     ] = None,
     form: Annotated[
         Texts,
-        typer.Option("-F", "--form", metavar="FIELD", help="Of a form: name=text or name=@FILE."),
+        typer.Option("-F", "--form", metavar="FIELD", help="Of a form: name=text, name=@FILE or name=<FILE."),
     ] = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="FILE", help="Where the body goes.")

@@ -38,5 +38,5 @@ def _words(context: typer.Context, secret: SecretWords) -> Iterator[str]:
 
 def _reads_stdin(given: dict[str, Any]) -> bool:
     return any(text in ("-", "@-") for text in given["data"] or ()) or any(
-        text.partition("=")[2].partition(";")[0] == "@-" for text in given["form"] or ()
+        text.partition("=")[2].partition(";")[0] in ("@-", "<-") for text in given["form"] or ()
     )

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import mimetypes
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,11 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
 _ALIKE = 0.65
 _FORM = "application/x-www-form-urlencoded"
 _OWN = ("payment-receipt", "payment-authorization", "accept-payment", "idempotency-key", "transfer-encoding")
+
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"(?=$|;(?:type|filename)=)', re.DOTALL)
+"""A text of a form's field that would else mean something: curl's quoting."""
+_OPTION = re.compile(";(?=type=|filename=)")
+_TYPE = re.compile(r"[^/\s]+/[^;,\s]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,11 +143,30 @@ def _field(text: str) -> tuple[str, tuple[str | None, bytes, str | None]]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise UsageError(f"{text[:80]!r} is no form field", hint="-F name=value, or -F name=@FILE")
-    if not value.startswith("@"):
-        return name, (None, value.encode(), None)
-    source, *options = re.split(";(?=type=|filename=)", value[1:])
+    quoted = _QUOTED.match(value)
+    start, *options = re.split(_OPTION, value[quoted.end() :] if quoted else value)
     given = dict(option.split("=", 1) for option in options)
-    content = read_all(source, limit=_BODY_LIMIT, what="a request")
-    shown = given.get("filename", "").strip('"') or Path(source).name
-    kind = given.get("type") or mimetypes.guess_type(shown)[0] or "application/octet-stream"
-    return name, (shown, content, kind)
+    shown, kind = given.get("filename", "").strip('"') or None, given.get("type")
+    if kind is not None and _TYPE.match(kind) is None:
+        again = SecretWords().quoted("form", f"{_OPTION.split(text)[0]};type=text/plain")
+        raise UsageError(f"{kind!r} of the form's field {name} is no content type", hint=f"-F {again}")
+    if quoted:
+        return name, (shown, re.sub(r"\\(.)", r"\1", quoted[1]).encode(), kind)
+    if not start.startswith(("@", "<")):
+        return name, (shown, start.encode(), kind)
+    content = _content(name, start)
+    if start.startswith("<"):
+        return name, (shown, content, kind)
+    shown = shown or Path(start[1:]).name
+    return name, (shown, content, kind or mimetypes.guess_type(shown)[0] or "application/octet-stream")
+
+
+def _content(name: str, start: str) -> bytes:
+    """Of the file that a field names by @ or <."""
+    try:
+        return read_all(start[1:], limit=_BODY_LIMIT, what="a request")
+    except UsageError as error:
+        if start.startswith("<") and not Path(start[1:]).exists():
+            text = shlex.quote(f'{name}="{start}"')
+            raise UsageError(error.message, hint=f"-F {text}  (the text itself)") from error
+        raise

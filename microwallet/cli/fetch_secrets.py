@@ -9,7 +9,7 @@ from collections.abc import Callable
 from microwallet.domain.secret_fields import ENDING, FIELDS
 
 _HEADER = re.compile(rf"^([^:]*{ENDING}) *:.*", re.IGNORECASE | re.DOTALL)
-_FORM_FIELD = re.compile(rf"^([^=]*{ENDING}\]?)=(?!@).+", re.IGNORECASE | re.DOTALL)
+_FORM_FIELD = re.compile(rf"^([^=]*{ENDING}\]?)=(?![@<]).+", re.IGNORECASE | re.DOTALL)
 _USER = re.compile(r"^([^:/@]*://)?.*@", re.DOTALL)
 
 _PLACE = re.compile("\0([^\0]*)\0")

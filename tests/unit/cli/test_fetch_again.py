@@ -63,6 +63,7 @@ def test_a_secret_in_the_url_is_left_to_be_filled_in():
         ("-d", '{"q": "what is a token=?"}'),
         ("-d", "monkeys=3&q=$HOME"),
         ("-F", "token=@token.txt"),
+        ("-F", "token=<token.txt"),
         ("-F", "text=my token=1"),
         ("-L", "-x", "http://127.0.0.1:3128", "--rpc-url", "http://127.0.0.1:8545", "--yes"),
     ],
@@ -78,6 +79,7 @@ def test_data_on_stdin_has_to_come_again():
     """The comment says so, beside what has to be set."""
     told = hint(URL, "-d", "-", "-H", "Authorization: Bearer s3cret")
     assert told.endswith("  # with the same data on stdin and $AUTHORIZATION")
+    assert hint(URL, "-F", "text=<-").endswith("  # with the same data on stdin")
 
 
 @pytest.mark.parametrize("name", ["Authorization", "cookie", "X-API-KEY", "x-amz-security-token"])

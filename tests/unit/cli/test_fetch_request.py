@@ -1,0 +1,53 @@
+"""The request that `microwallet fetch` makes of its flags."""
+
+from __future__ import annotations
+
+import pytest
+
+from microwallet.cli.fetch_request import wanted
+from microwallet.errors import UsageError
+
+
+def field(text):
+    """What a field of a form becomes: file name, content and type."""
+    [(name, sent)] = wanted(["http://x"], [], [], [text]).files
+    assert name == "a"
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "kind"),
+    [
+        ("a=1", b"1", None),
+        ("a=", b"", None),
+        ("a=1;b=2", b"1;b=2", None),
+        ("a=<p>;type=text/html", b"from a file\n", "text/html"),
+        ("a=1;type=text/html; charset=utf-8", b"1", "text/html; charset=utf-8"),
+        ('a="<p>"', b"<p>", None),
+        ('a="@p";type=text/plain', b"@p", "text/plain"),
+        (r'a="say \"1\\2\";type=x"', rb'say "1\2";type=x', None),
+        ('a="1" and "2"', b'"1" and "2"', None),
+        ("a=<p>", b"from a file\n", None),
+    ],
+)
+def test_a_field_of_a_form_is_what_curl_makes_of_it(text, content, kind, tmp_path, monkeypatch):
+    """A text, in quotes where it would mean something else, or the text of a file; with a type."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p>").write_text("from a file\n")
+    assert field(text) == (None, content, kind)
+
+
+@pytest.mark.parametrize("text", ["a=1;type=", "a=1;type=x", "a=@p;type=", "a=<p;type=/x", "a=@p;type=x y/z"])
+def test_a_type_that_is_none(text, tmp_path, monkeypatch):
+    """It is refused, before anything is read or sent."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="of the form's field a is no content type") as refused:
+        field(text)
+    assert refused.value.hint == f"-F '{text.partition(';')[0]};type=text/plain'"
+
+
+def test_a_field_without_its_file():
+    """The file is named, and how a text is sent that begins as one."""
+    with pytest.raises(UsageError, match="nowhere") as refused:
+        field("a=<nowhere")
+    assert refused.value.hint == "-F 'a=\"<nowhere\"'  (the text itself)"
