@@ -5,13 +5,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urldefrag, urlsplit
 
 from microwallet.cli.fetch_secrets import SecretWords
 
 _METHOD, _URL, _USER = ("-X", "--request"), ("--url",), ("-u", "--user")
 _HEAD, _NAMED = ("-I", "--head"), ("-O", "--remote-name")
 _TRUSTED, _ANY_CERTIFICATE = ("--cacert",), ("-k", "--insecure")
+_IN_QUERY, _ENCODED = ("-G", "--get"), ("--data-urlencode",)
+_UPLOAD, _COOKIE, _FORM = ("-T", "--upload-file"), ("-b", "--cookie"), ("-F", "--form")
 _GLOBAL = {"-s": "-q", "--silent": "-q", "-q": "-q", "--quiet": "-q", "--debug": "--debug"}
 _UNNEEDED = ("-S", "--show-error", "-N", "--no-buffer", "-g", "--globoff", "--compressed")
 _TEXT = {"--data-raw": "--data", "--data-binary": "--data"}
@@ -24,8 +26,15 @@ _OTHERWISE = {
 }
 """How `fetch` calls these."""
 _HEADERS = {"-A": "User-Agent", "--user-agent": "User-Agent", "-e": "Referer", "--referer": "Referer"}
-_TAKE_VALUE = frozenset({*_METHOD, *_URL, *_USER, *_TRUSTED, *_HEADERS})
-_ALONE = frozenset({*_HEAD, *_NAMED, *_ANY_CERTIFICATE, *_GLOBAL, *_UNNEEDED})
+_TAKE_VALUE = frozenset({*_METHOD, *_URL, *_USER, *_TRUSTED, *_HEADERS, *_ENCODED, *_UPLOAD, *_COOKIE})
+_ALONE = frozenset({*_HEAD, *_NAMED, *_ANY_CERTIFICATE, *_IN_QUERY, *_GLOBAL, *_UNNEEDED})
+_NO_COOKIES = '-H "Cookie: NAME=VALUE"  (no file of cookies is read or kept)'
+UNLIKE = {
+    **dict.fromkeys((*_COOKIE, "-c", "--cookie-jar"), _NO_COOKIES),
+    "--retry": "--idempotency-key KEY  (with it the same command again pays once)",
+    "--connect-timeout": "--timeout SECONDS  (for each wait)",
+}
+"""What `fetch` has in place of options that it cannot be told to do."""
 _BASIC = '"Authorization: Basic $(printf %s "$CREDENTIALS" | base64 | tr -d \'\\n\')"'
 
 
@@ -83,10 +92,12 @@ class _Line:
         self._secret = SecretWords()
         self._words: list[str] = []
         self._globals: list[str] = []
+        self._data: list[tuple[str, str]] = []
+        """Options for the body, each with what it says."""
         self._flags: list[str] = []
         self._trusted: str | None = None
         self._method: str | None = None
-        self._is_named = self._is_any = False
+        self._is_named = self._is_any = self._is_query = self._is_upload = False
         self._needs: list[str] = []
 
     def take(self, name: str, value: str) -> None:
@@ -110,6 +121,23 @@ class _Line:
         elif name in _GLOBAL:
             self._globals.append(_GLOBAL[name])
         elif name not in _UNNEEDED:
+            self._take_content(name, value)
+
+    def _take_content(self, name: str, value: str) -> None:
+        """One that says what is sent, or that `fetch` knows."""
+        if name in _IN_QUERY:
+            self._is_query = True
+        elif name in _UPLOAD:
+            self._method = self._method or "PUT"
+            self._data.append(("--data", "-" if value == "-" else f"@{value}"))
+            self._is_upload = True
+        elif name in _ENCODED:
+            self._data.append(("--data", _encoded(value)))
+        elif name in _COOKIE:
+            if "=" not in value:
+                raise LookupError(name)  # a file
+            self._own("-H", f"Cookie: {value}")
+        else:
             self._own(name, value)
 
     def told(self, before: Sequence[str]) -> str:
@@ -118,6 +146,13 @@ class _Line:
         if len(methods) > 1:
             raise LookupError
         method = self._method or next(iter(methods), None)
+        if self._is_upload and url.endswith("/"):
+            raise LookupError  # to which curl adds the name of the file
+        if self._is_query:
+            url = self._with_query(url)
+        else:
+            for name, value in reversed(self._data):
+                self._flags[:0] = [name, self._secret.quoted("data", value)]
         if self._is_named:
             self._flags += ["--output", shlex.quote(urlsplit(url).path.rpartition("/")[2] or "index.html")]
         if self._is_any and not url.startswith("http:"):
@@ -129,12 +164,37 @@ class _Line:
         needs = [*self._needs, *(f"the same ${name}" for name in self._secret.variables)]
         return " ".join(line) + (f"  # with {' and '.join(dict.fromkeys(needs))}" if needs else "")
 
+    def _with_query(self, url: str) -> str:
+        """The URL with all data in its query; LookupError for what is in files, or in a form."""
+        texts = [text for _, text in self._data]
+        if any(text == "-" or text.startswith("@") for text in texts) or set(self._flags) & {*_FORM}:
+            raise LookupError
+        url = urldefrag(url).url
+        return url + ("&" if urlsplit(url).query else "?") + "&".join(texts) if texts else url
+
     def _own(self, name: str, value: str) -> None:
         if name in _TEXT and (value == "-" or (name == "--data-raw" and value.startswith("@"))):
             raise LookupError(name)  # a text to curl, a file to `fetch`
         if name in _HEADERS:
             name, value = "-H", f"{_HEADERS[name]}: {value}"
         own = _OTHERWISE.get(name, name)
+        if self._known[own].name == "data":
+            self._data.append((own, value))
+            return
         self._flags.append(own)
         if not self._known[own].is_flag:
             self._flags.append(self._secret.quoted(self._known[own].name, value))
+
+
+def _encoded(text: str) -> str:
+    """What `--data-urlencode` makes of a text; LookupError for one in a file, or that `fetch` would look for
+    in one."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        name, value = "", text
+        if "@" in text:
+            raise LookupError(text)
+    encoded = f"{name}{'=' if name else ''}{quote(value, safe='')}"
+    if encoded == "-" or encoded.startswith("@"):
+        raise LookupError(text)
+    return encoded

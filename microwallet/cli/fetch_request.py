@@ -94,6 +94,10 @@ def wanted(words: Sequence[str], headers: Sequence[str], data: Sequence[str], fo
             f"{words[1]!r} is no URL: the method comes first",
             hint=f"microwallet fetch {words[1]} {SecretWords().quoted('first', words[0])}",
         )
+    if len(words) == 2 and words[0].startswith(("{", "[")):
+        raise _json_of_curl(words[1], words[0])
+    if len(words) == 2 and words[1].startswith(("{", "[")):
+        raise _json_of_curl(words[0], words[1])
     url = words[-1].partition("#")[0]
     Origin.of(url)
     method = words[0].upper() if len(words) == 2 else "POST" if data or form else "GET"
@@ -110,6 +114,16 @@ def wanted(words: Sequence[str], headers: Sequence[str], data: Sequence[str], fo
         headers=[_header(text) for text in headers],
         content=b"&".join(_data(text) for text in data) if data else None,
         files=[_field(text) for text in form],
+    )
+
+
+def _json_of_curl(url: str, text: str) -> UsageError:
+    """For curl it is what `--json` sends."""
+    quoted = SecretWords().quoted
+    return UsageError(
+        "--json takes no value, it prints one document: data is sent by -d",
+        hint=f"microwallet fetch {quoted('second', url)} -H 'Content-Type: application/json'"
+        f" -d {quoted('data', text)}",
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from microwallet.cli.fetch_curl import of_curl
+from microwallet.cli.fetch_curl import UNLIKE, of_curl
 from microwallet.errors import UsageError
 
 _UNKNOWN_COMMAND = re.compile(r"(No such command '([^']*)'\. Did you mean '([^']*)')[^?]*\?")
@@ -23,7 +23,8 @@ def usage_error(error: typer.TyperException, arguments: Sequence[str]) -> UsageE
     path = context.command_path if context is not None else "microwallet"
     hint = None
     if context is not None and path == "microwallet fetch":
-        hint = of_curl(arguments, context.command.params)
+        option = str(getattr(error, "option_name", None))
+        hint = of_curl(arguments, context.command.params) or UNLIKE.get(option)
     if hint is None:
         meant = _meant(error, list(arguments))
         hint = shlex.join(["microwallet", *meant]) if meant else f"{path} --help"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -78,6 +79,11 @@ def test_hint_is_the_command_meant(typed, said, hint, capsys):
         ("http://x --data-binary @q.json --fail-with-body", "http://x --data @q.json --fail"),
         ("-A me -e http://y http://x", "http://x -H 'User-Agent: me' -H 'Referer: http://y'"),
         ("-k http://x", "http://x"),
+        ("-G http://x -d a=b -d c", "http://x?a=b&c"),
+        ("--get 'http://x/?q=1#part' --data-urlencode 'a=b c&d'", "'http://x/?q=1&a=b%20c%26d'"),
+        ("-XPUT -G http://x -d a", "PUT http://x?a"),
+        ("--data-urlencode 'a=b c' --data-urlencode =é http://x", "http://x --data a=b%20c --data %C3%A9"),
+        ("-T up.bin http://x/to", "PUT http://x/to --data @up.bin"),
     ],
 )
 def test_a_command_line_of_curl_is_translated(typed, meant, capsys):
@@ -93,6 +99,7 @@ def test_a_command_line_of_curl_is_translated(typed, meant, capsys):
         ("--cacert ca.pem https://x", "SSL_CERT_FILE=ca.pem microwallet fetch https://x"),
         ("-kL https://x", "SSL_CERT_FILE=FILE microwallet fetch https://x -L"),
         ("-s http://x/?key=a", 'microwallet -q fetch "http://x/?key=$KEY"  # with the same $KEY'),
+        ("-b a=1 http://x", 'microwallet fetch http://x -H "Cookie: $COOKIE"  # with the same $COOKIE'),
     ],
 )
 def test_what_curl_does_by_a_flag_stands_elsewhere(typed, hint, capsys):
@@ -116,7 +123,48 @@ def test_the_user_of_curl_is_a_header(capsys):
     assert printed.stdout == "fetch|http://x|-H|Authorization: Basic Ym9iOnNlY3JldA==|"
 
 
-@pytest.mark.parametrize("typed", ["--data-raw @q http://x", "--data-binary - http://x", "-X", "-I a b c"])
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("--retry 3 http://x", "--idempotency-key KEY  (with it the same command again pays once)"),
+        ("-b jar http://x", '-H "Cookie: NAME=VALUE"  (no file of cookies is read or kept)'),
+        ("-c jar http://x", '-H "Cookie: NAME=VALUE"  (no file of cookies is read or kept)'),
+        ("--connect-timeout 3 http://x", "--timeout SECONDS  (for each wait)"),
+    ],
+)
+def test_what_has_no_counterpart_is_said(typed, hint, capsys):
+    """What does something like it is named, and what there is not."""
+    assert main(["fetch", *shlex.split(typed)]) == 2
+    assert _hint(capsys) == hint
+
+
+@pytest.mark.parametrize(
+    "words", [["--json", '{"a": "$1"}', "http://x"], ["http://x", "--json", '{"a": "$1"}']]
+)
+def test_the_json_of_curl_is_data(words, capsys):
+    """Ours takes no value: the hint sends it."""
+    assert main(["fetch", *words]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "--json takes no value" in error["message"]
+    type_, data = "Content-Type: application/json", '{"a": "$1"}'
+    assert shlex.split(error["hint"]) == ["microwallet", "fetch", "http://x", "-H", type_, "-d", data]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "--data-raw @q http://x",
+        "--data-binary - http://x",
+        "-X",
+        "-I a b c",
+        "-G -d @q http://x",
+        "-G -F a=b http://x",
+        "--data-urlencode @q http://x",
+        "--data-urlencode a@q http://x",
+        "-T up.bin http://x/to/",
+        "--data-urlencode - http://x",
+    ],
+)
 def test_what_is_not_sure_is_not_translated(typed, capsys):
     """Text that `fetch` would take for a file, a value that is missing, a word too many."""
     assert main(["fetch", *shlex.split(typed)]) == 2
