@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from microwallet.cli.context import Stderr, open_wallet, verbosity
 from microwallet.cli.result import print_result, streaming
 from microwallet.cli.serve_view import serve_line, unsettled, what_is_sold
 from microwallet.domain.ports import Quiet
-from microwallet.errors import LedgerChanged, LedgerUnwritable
+from microwallet.errors import Interrupted, LedgerChanged, LedgerUnwritable
 from microwallet.http402.charging.asgi import Application
 from microwallet.http402.charging.line_log import LineLog, write_line
 from microwallet.http402.charging.listening import (
@@ -109,9 +109,7 @@ def sell(
 
         def listens() -> None:
             if worker.number == 0 and worker.is_first:
-                for warning in warnings:
-                    emit("warning", {"message": warning})
-                emit("listening", _about(wallet, settings, url))
+                _tell_start(emit, warnings, _about(wallet, settings, url))
                 if then is not None:
                     emit(*then(url))
 
@@ -136,10 +134,10 @@ def sell(
                 tracebacks=verbosity.debug,
             )
 
+    forced: Interrupted | None = None
     try:
         if settings.workers == 1:
-            work_as(Worker(number=0, is_first=True))
-            code = 0
+            code, forced = 0, _forced(work_as)
         else:
             text = None if output.as_json else serve_line
             emit = partial(write_line, sys.stdout.fileno(), text=text)
@@ -152,7 +150,18 @@ def sell(
         _tell(output, "interrupted", {"code": error.code, "message": error.message})
         raise
     _tell(output, "stopped", {"unsettled": owed})
+    if forced is not None:
+        raise forced
     return code
+
+
+def _forced(work_as: Callable[[Worker], None]) -> Interrupted | None:
+    """Work alone; what a second Ctrl-C has raised."""
+    try:
+        work_as(Worker(number=0, is_first=True))
+    except Interrupted as error:
+        return error
+    return None
 
 
 def _warnings(wallet: Wallet, settings: Settings, assortment: Assortment) -> list[str]:
@@ -164,6 +173,12 @@ def _warnings(wallet: Wallet, settings: Settings, assortment: Assortment) -> lis
             "another gateway with this account in this home settles, as its own settings say, while it runs"
         )
     return found
+
+
+def _tell_start(emit: LineLog, warnings: Sequence[str], about: Mapping[str, Any]) -> None:
+    for warning in warnings:
+        emit("warning", {"message": warning})
+    emit("listening", about)
 
 
 def _about(wallet: Wallet, settings: Settings, url: str) -> dict[str, Any]:

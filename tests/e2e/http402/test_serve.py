@@ -581,6 +581,8 @@ class TestEnding:
         assert (told["status"], told["payment"]) == (503, None)
         assert json.loads(told["body"])["detail"] == "the server ends; nothing was charged"
         assert gateway.requests.end()[-2]["status"] == 503
+        last = gateway.events.end()[-1]
+        assert (last["event"], [one["unsettled"] for one in last["unsettled"]]) == ("stopped", ["1000"])
 
     def test_a_settlement_that_is_not_mined_is_finished_by_the_next(self, serve, pay, bob, chain):
         """Stopped while it waits, it ends in time with 0; started again, it sends nothing twice."""
