@@ -8,7 +8,7 @@ import ssl
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from microwallet.domain.identifiers import Address, ChannelId, TxHash
@@ -32,6 +32,7 @@ from microwallet.http402.charging.gateway import Gateway
 from microwallet.http402.charging.health import HEALTH_PATH, Health
 from microwallet.http402.charging.middleware import PaymentMiddleware
 from microwallet.http402.charging.offers import Terms
+from microwallet.http402.charging.renewal import keep_renewed
 from microwallet.http402.charging.request_log import RequestLog
 from microwallet.http402.charging.rotating_secrets import RotatingSecrets, challenge_key
 from microwallet.http402.charging.routes import Routes, parse_routes
@@ -67,6 +68,10 @@ ANSWERS_KEPT_SECONDS = 24 * 60 * 60
 """How long an answer is kept for the same request again."""
 
 Log = Callable[[str, Mapping[str, Any]], None]
+
+
+def _nobody(_event: str, _details: Mapping[str, Any]) -> None:
+    """Tells nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,12 +129,18 @@ def work(
 ) -> None:
     """Sell what `app` serves until a signal comes, as http402.charging.server.serve does.
 
-    `emit` tells what happens to channels and, if it `tells_of_chain`, that the chain cannot be reached; `log`
-    tells each request. Raises LedgerChanged once others have migrated or replaced the ledger, and
-    LedgerUnwritable once its disk has failed.
+    `emit` tells what happens to channels and, if it `tells_of_chain`, that the chain cannot be reached, or
+    the certificate was renewed; `log` tells each request. Raises LedgerChanged once others have migrated or
+    replaced the ledger, and LedgerUnwritable once its disk has failed.
     """
     shop = Shop(wallet, assortment, realm=realm, emit=emit)
     grace = FINISH_SECONDS
+    background = [*shop.background]
+    if tells_of_chain:
+        background.append(shop.watch_chain)
+    if tls is not None:
+        tell = emit if tells_of_chain else _nobody
+        background.append(partial(keep_renewed, tls, settings, tell))
     try:
         serve(
             shop.front(app, proxies=settings.behind_tls_proxy, log=log),
@@ -137,7 +148,7 @@ def work(
             tls=tls,
             ready=ready,
             ending=shop.gateway.till.hear_no_more,
-            background=(*shop.background, shop.watch_chain) if tells_of_chain else shop.background,
+            background=background,
             until_closed=until_closed,
             tracebacks=tracebacks,
         )
@@ -160,7 +171,7 @@ class Shop:
         assortment: Assortment,
         *,
         realm: str,
-        emit: Log = lambda _event, _details: None,
+        emit: Log = _nobody,
     ) -> None:
         self._wallet = wallet
         self._routes = assortment.routes

@@ -72,19 +72,24 @@ def url_of(settings: Settings, listening: socket.socket) -> str:
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
     """The certificate, loaded; None without TLS. UsageError if it and its key are not good."""
-    certificate, key = settings.tls_cert, settings.tls_key
-    if certificate is None or key is None:
+    if settings.tls_cert is None or settings.tls_key is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["http/1.1"])
+    load_certificate(context, settings)
+    return context
+
+
+def load_certificate(context: ssl.SSLContext, settings: Settings) -> None:
+    """Load certificate and key for the connections that come from now on; UsageError as tls_context."""
+    certificate, key = str(settings.tls_cert), str(settings.tls_key)
     try:
         contents = (Path(certificate).read_bytes(), Path(key).read_bytes())
         context.load_cert_chain(certificate, key, password=_no_password)
     except ssl.SSLError as error:
         raise _no_pair(certificate, key, contents, error.reason) from error
     except OSError as error:
-        raise _unreadable(error) from error
-    return context
+        raise _unreadable(error, certificate) from error
 
 
 def certificate_warnings(settings: Settings, *, now: int) -> list[str]:
@@ -108,8 +113,8 @@ def certificate_warnings(settings: Settings, *, now: int) -> list[str]:
     return [f"{one}, and it is {rfc3339(now)} here: clients refuse it" for one in said]
 
 
-def _unreadable(error: OSError) -> UsageError:
-    file = Path(error.filename)
+def _unreadable(error: OSError, certificate: str) -> UsageError:
+    file = Path(error.filename or certificate)
     looked_at = file.parent if isinstance(error, FileNotFoundError) else file
     return UsageError(f"{file} cannot be read: {error.strerror}", hint=f"ls -l {shlex.quote(str(looked_at))}")
 

@@ -293,6 +293,32 @@ class TestTransport:
             httpx.get(gateway.url.replace("https", "http"))
         assert gateway.end() == 0
 
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_certificate_that_is_renewed(self, serve, tmp_path, workers):
+        """New connections get it without a start anew; until there is a pair the old one stays in use."""
+        authority = Authority(tmp_path)
+        certificate, key = authority.issue()
+        gateway = serve("--tls-cert", certificate, "--tls-key", key, "--workers", str(workers))
+        port = int(gateway.url.rpartition(":")[2])
+
+        def served():
+            return {ssl.get_server_certificate(("127.0.0.1", port), timeout=5) for _ in range(8)}
+
+        usual = key.read_bytes()
+        assert served() == {certificate.read_text()}
+        old = served()
+        authority.issue()
+        renewed_key = key.read_bytes()
+        key.write_bytes(usual)
+        assert "no certificate and its key" in gateway.events.next("warning")["message"]
+        assert served() == old
+        key.write_bytes(renewed_key)
+        assert gateway.events.next("certificate-renewed")["message"] == str(certificate)
+        deadline = time.monotonic() + 15  # for the other worker
+        while served() != {certificate.read_text()}:
+            assert time.monotonic() < deadline
+        assert gateway.end() == 0
+
     def test_a_certificate_that_is_none(self, bob, tmp_path):
         """Exit 2 before anything listens, in a dry run too; an encrypted key asks nobody at the terminal."""
         folders = [tmp_path / name for name in ("usual", "encrypted", "other")]
