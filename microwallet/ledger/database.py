@@ -59,7 +59,8 @@ class Database:
         """A descriptor of SQLite's log."""
         self._may_be_lost = False
         """Whether the disk failed when what was written should have become durable."""
-        self._file = _file_at(path)
+        with translated(path):
+            self._file = _file_at(path)
 
     @classmethod
     def open(
@@ -225,8 +226,8 @@ class Database:
 
         Nothing else: a ledger that cannot be read just now is told of where it is needed.
         """
-        self._check_place()
-        with suppress(sqlite3.Error):
+        with suppress(OSError, sqlite3.Error):
+            self._check_place()
             known_version(self._connection, self.path)
 
     def check_usable(self) -> None:
@@ -274,10 +275,11 @@ class Database:
 
 
 def _file_at(path: Path) -> tuple[int, int] | None:
-    """Which file a path leads to, whatever it is called; None if there is none."""
+    """Which file a path leads to, whatever it is called; None if there is none. OSError where that cannot be
+    told, as of a file system that is away for a moment."""
     try:
         found = path.stat()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import sqlite3
@@ -11,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -141,6 +143,25 @@ def test_a_ledger_that_is_replaced_while_it_is_open(tmp_path, by):
                 use(database)
         path.unlink(missing_ok=True)
         (tmp_path / "moved").rename(path)
+        sell_once(database)
+
+
+@pytest.mark.parametrize("failure", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ETIMEDOUT])
+def test_a_ledger_that_cannot_be_looked_at_is_not_replaced(tmp_path, monkeypatch, failure):
+    """As where its file system is away for a moment: nothing is recorded until it is there again."""
+    path = tmp_path / "ledger.sqlite3"
+    with Database.open(path) as database:
+        sell_once(database)
+
+        def away(self, **_):
+            raise OSError(failure, os.strerror(failure), str(self))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "stat", away)
+            database.check_usable()
+            for use in (sell_once, Database.check_writable):
+                with pytest.raises(LedgerUnwritable, match=os.strerror(failure)):
+                    use(database)
         sell_once(database)
 
 
