@@ -48,7 +48,7 @@ class Channels:
                 return matches[0]
             if matches:
                 raise AmbiguousReference(
-                    f"{reference!r} means {len(matches)} channels:\n{_listing(matches, with_money=True)}",
+                    f"{reference!r} means {len(matches)} channels:\n{_choice(matches)}",
                     hint=f"name one by its label, or by its id or more characters of it: {matches[0].name}",
                 )
             known = connection.execute(f"{_SELECT} ORDER BY {_NEWEST} LIMIT {CANDIDATES}")
@@ -226,18 +226,31 @@ def _unknown(reference: str, known: Sequence[PayerChannel], labels: Sequence[str
     )
 
 
-def _listing(channels: Sequence[PayerChannel], *, with_money: bool = False) -> str:
+def _listing(channels: Sequence[PayerChannel]) -> str:
     return "\n".join(
         f"  {channel.channel_id}  {channel.label or '-'}  to {channel.descriptor.payee}"
-        + ("  finalized" if channel.state.finalized else _left(channel) if with_money else "")
+        + ("  finalized" if channel.state.finalized else "")
+        for channel in channels
+    )
+
+
+def _choice(channels: Sequence[PayerChannel]) -> str:
+    """What tells channels apart that are to be chosen from."""
+    has_payees = len({channel.descriptor.payee for channel in channels}) > 1
+    return "\n".join(
+        f"  {channel.channel_id}  {channel.label or '-'}"
+        + (f"  to {channel.descriptor.payee}" if has_payees else "")
+        + f"  {_left(channel)}"
         for channel in channels
     )
 
 
 def _left(channel: PayerChannel) -> str:
+    if channel.state.finalized:
+        return "finalized"
     deposit = Amount(channel.state.deposit, channel.asset)
     left = Amount(channel.remaining, channel.asset) if channel.voucher_known else "an unknown part"
-    return f"  {left} of {deposit} left"
+    return f"{left} of {deposit} left"
 
 
 def _channel(row: tuple[Any, ...]) -> PayerChannel:

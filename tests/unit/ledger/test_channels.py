@@ -134,14 +134,14 @@ def test_a_prefix_of_two_is_ambiguous_and_a_short_one_unknown(ledger):
 
 
 def test_channels_to_choose_from_are_told_with_what_is_left(ledger):
-    """Id, label and money of each, and a hint that can be typed."""
+    """Id, label and money of each, no payee, which all have, and a hint that can be typed."""
     ledger.channels.add(ONE.payer_channel(deposit=10_000_000, authorized=1_500_000, label="my tea"), now=1)
     ledger.channels.add(TWO.payer_channel(deposit=1_000_000), now=2)
     with pytest.raises(AmbiguousReference) as ambiguous:
         ledger.channels.find(PAYEE)
     assert ambiguous.value.message.splitlines()[1:] == [
-        f"  {ONE.channel_id}  my tea  to {PAYEE}  8.5 USDC of 10 USDC left",
-        f"  {TWO.channel_id}  -  to {PAYEE}  1 USDC of 1 USDC left",
+        f"  {ONE.channel_id}  my tea  8.5 USDC of 10 USDC left",
+        f"  {TWO.channel_id}  -  1 USDC of 1 USDC left",
     ]
     assert ambiguous.value.hint == "name one by its label, or by its id or more characters of it: 'my tea'"
 
