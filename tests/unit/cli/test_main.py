@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -50,3 +51,31 @@ def test_streams_that_are_closed(closed):
     """The exit code is as without that."""
     done = ended(f"import sys; sys.{closed} = None", "voucher", "verify", "--nonsense")
     assert done.returncode == 2
+
+
+INTERRUPTED = """
+import sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "microwallet.cli.command":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+from microwallet.__main__ import start
+start()
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]], ids=str)
+def test_ctrl_c_while_it_is_loaded(words):
+    """Which takes longer than most commands: an error like any other, and no traceback."""
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, "balance", *words], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 130
+    if words:
+        assert json.loads(ended.stdout)["error"]["code"] == "interrupted"
+        assert ended.stderr == ""
+    else:
+        assert (ended.stdout, ended.stderr) == ("", "error: interrupted\n")
