@@ -38,8 +38,8 @@ def command(app: typer.Typer, name: str, *examples: str, **settings: Any) -> Cal
 
 
 def help_text(function: Callable[..., object], *examples: str) -> str:
-    """What a command does, and below it lines to type, kept as they are."""
-    described = inspect.cleandoc(function.__doc__ or "")
+    """What a command does, in paragraphs of one line, and below it lines to type, kept as they are."""
+    described = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(function.__doc__ or ""))
     return described + "\n\n\b" + "\n".join(examples)
 
 

@@ -65,3 +65,12 @@ def test_a_flag_alone_takes_no_value(words, capsys):
     """The help of --yes, --json and --help names no value beside them, and no type."""
     assert main([*words, "--help"]) == 0
     assert "bool" not in capsys.readouterr().out
+
+
+def test_the_help_of_a_command_breaks_its_lines_where_the_terminal_ends(capsys, monkeypatch):
+    """Not where its source does."""
+    monkeypatch.setenv("COLUMNS", "80")
+    main(["channel", "close", "--help"])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    at = lines.index("A payee that was paid over HTTP is asked to close at once. Any other has 15")
+    assert lines[at + 1 : at + 3] == ["minutes to take what it is owed; withdraw then.", ""]
