@@ -14,6 +14,7 @@ from weakref import WeakSet
 import httpx
 
 from microwallet.errors import MicrowalletError, UsageError
+from microwallet.http402.paying.async_patience import patient
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.exchange import (
     NO_WORD,
@@ -40,7 +41,6 @@ from microwallet.http402.paying.messages import (
     with_body,
 )
 from microwallet.http402.paying.metering import MeteredStream
-from microwallet.http402.paying.patience import patient
 from microwallet.http402.paying.receipts import BookedPayment
 from microwallet.http402.paying.redirects import Hop
 from microwallet.http402.wire.problems import PROBLEM_LIMIT

@@ -4,11 +4,9 @@ before it included. httpcore has that patience for each read, so that a server c
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import httpcore
@@ -16,11 +14,11 @@ import httpx
 
 from microwallet.http402.paying.messages import reading_seconds
 
-_TRACE = "trace"
+TRACE = "trace"
 """Extension of a request: what httpcore calls as it goes on."""
-_BEGINS = "receive_response_headers.started"
-_ENDS = ("receive_response_headers.complete", "receive_response_headers.failed")
-_TIMED_OUT = "timed out"
+BEGINS = "receive_response_headers.started"
+ENDS = ("receive_response_headers.complete", "receive_response_headers.failed")
+TIMED_OUT = "timed out"
 
 
 class PatientTransport(httpx.HTTPTransport):
@@ -35,17 +33,17 @@ class PatientTransport(httpx.HTTPTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send; ReadTimeout where the header takes too long."""
         extensions, waiting, seconds = request.extensions, self._waiting, reading_seconds(request)
-        told = extensions.get(_TRACE)
+        told = extensions.get(TRACE)
 
         def trace(event: str, info: dict[str, Any]) -> None:
-            if event.endswith(_BEGINS):
+            if event.endswith(BEGINS):
                 waiting.until = None if seconds is None else time.monotonic() + seconds
-            elif event.endswith(_ENDS):
+            elif event.endswith(ENDS):
                 waiting.until = None
             if told is not None:
                 told(event, info)
 
-        request.extensions = {**extensions, _TRACE: trace}
+        request.extensions = {**extensions, TRACE: trace}
         try:
             return super().handle_request(request)
         finally:
@@ -86,7 +84,7 @@ class _Stream(httpcore.NetworkStream):
         if (until := self._waiting.until) is not None:
             left = until - time.monotonic()
             if left <= 0:
-                raise httpcore.ReadTimeout(_TIMED_OUT)
+                raise httpcore.ReadTimeout(TIMED_OUT)
             timeout = left if timeout is None else min(left, timeout)
         return self._inner.read(max_bytes, timeout)
 
@@ -101,25 +99,3 @@ class _Stream(httpcore.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)
-
-
-@asynccontextmanager
-async def patient(request: httpx.Request) -> AsyncIterator[None]:
-    """While a request is sent on the event loop, by a transport that tells how it goes on as httpx's does."""
-    seconds, told = reading_seconds(request), request.extensions.get(_TRACE)
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(None) as limit:
-
-            async def trace(event: str, info: dict[str, Any]) -> None:
-                if event.endswith(_BEGINS):
-                    limit.reschedule(None if seconds is None else loop.time() + seconds)
-                elif event.endswith(_ENDS) and not limit.expired():
-                    limit.reschedule(None)
-                if told is not None:
-                    await told(event, info)
-
-            request.extensions = {**request.extensions, _TRACE: trace}
-            yield
-    except TimeoutError as error:
-        raise httpx.ReadTimeout(_TIMED_OUT) from error

@@ -29,9 +29,9 @@ def test_opens_and_pays_then_pays_from_it(fetch, payee):
 
 
 def test_paying_from_a_channel_loads_nothing_slow(fetch, alice, payee):
-    """A fetch that pays from an open channel imports no web3, no eth_account, no rich, no HTTP/2."""
+    """A fetch that pays from an open channel imports no web3, no rich, no HTTP/2, no asyncio."""
     fetch()
-    slow = {"web3", "eth_account", "rich", "pygments", "click", "hpack"}
+    slow = {"web3", "eth_account", "rich", "pygments", "click", "hpack", "asyncio"}
     assert not alice.imports("fetch", payee.url + "/", "--json") & slow
 
 
