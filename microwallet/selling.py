@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from microwallet.http402.charging.gateway import Gateway
 from microwallet.http402.charging.health import HEALTH_PATH, Health
 from microwallet.http402.charging.middleware import PaymentMiddleware
 from microwallet.http402.charging.offers import Terms
-from microwallet.http402.charging.renewal import keep_renewed
+from microwallet.http402.charging.renewal import Certificate
 from microwallet.http402.charging.request_log import RequestLog
 from microwallet.http402.charging.rotating_secrets import RotatingSecrets, challenge_key
 from microwallet.http402.charging.routes import Routes, parse_routes
@@ -119,7 +118,7 @@ def work(
     listening: socket.socket,
     *,
     realm: str,
-    tls: ssl.SSLContext | None = None,
+    certificate: Certificate | None = None,
     ready: Callable[[], None],
     emit: Log,
     log: Log | None,
@@ -138,14 +137,13 @@ def work(
     background = [*shop.background]
     if tells_of_chain:
         background.append(shop.watch_chain)
-    if tls is not None:
-        tell = emit if tells_of_chain else _nobody
-        background.append(partial(keep_renewed, tls, settings, tell))
+    if certificate is not None:
+        background.append(partial(certificate.keep_renewed, emit if tells_of_chain else _nobody))
     try:
         serve(
             shop.front(app, proxies=settings.behind_tls_proxy, log=log),
             listening,
-            tls=tls,
+            tls=None if certificate is None else certificate.context,
             ready=ready,
             ending=shop.gateway.till.hear_no_more,
             background=background,

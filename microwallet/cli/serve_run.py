@@ -27,6 +27,7 @@ from microwallet.http402.charging.listening import (
     url_of,
 )
 from microwallet.http402.charging.proxy import ReverseProxy
+from microwallet.http402.charging.renewal import Certificate
 from microwallet.http402.charging.request_log import request_line
 from microwallet.http402.charging.settings import Settings
 from microwallet.http402.charging.workers import Worker, Workers
@@ -98,7 +99,7 @@ def sell(
 
     Nothing is opened before the fork but what processes may share: the keys, unlocked, and the socket.
     """
-    listening, tls = bind(settings), tls_context(settings)
+    listening, certificate = bind(settings), Certificate.load(settings)
     url = url_of(settings, listening)
     for account in {wallet.account, wallet.relayer or wallet.account}:
         wallet.accounts.secret(account.name)  # a locked key is found out now, not when a close is due
@@ -125,7 +126,7 @@ def sell(
                 app,
                 listening,
                 realm=settings.realm or url.partition("//")[2],
-                tls=tls,
+                certificate=certificate,
                 ready=listens,
                 emit=emit,
                 log=log,

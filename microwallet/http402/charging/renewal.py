@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from microwallet.errors import UsageError
 from microwallet.http402.charging.listening import certificate_warnings, load_certificate, tls_context
@@ -17,36 +17,56 @@ from microwallet.http402.charging.settings import Settings
 RENEWAL_SECONDS = 5.0
 """Between two looks at the files of a certificate and its key."""
 
+Tell = Callable[[str, Mapping[str, Any]], None]
+"""Takes an event and what it has to say."""
+_Looks = list[tuple[int, int, int] | None]
+"""What tells one version of the two files from another; None for one that is not there."""
 
-async def keep_renewed(
-    context: ssl.SSLContext, settings: Settings, tell: Callable[[str, Mapping[str, Any]], None]
-) -> None:
-    """Load the files of `tls_context` again when they change; what is no pair, as one of them may have been
-    written before the other, leaves the old one in use, and is told where it stays so for a look more."""
-    used = seen = told = _looks(settings)
-    while True:
-        await asyncio.sleep(RENEWAL_SECONDS)
-        before, seen = seen, _looks(settings)
-        if seen == used:
-            continue
-        try:
-            tls_context(settings)  # tried before the context in use is touched
-            load_certificate(context, settings)
-        except UsageError as error:
-            if seen == before != told:
-                told = seen
-                tell("warning", {"message": f"{error.message}: the certificate of before stays in use"})
-            continue
-        used = seen
-        tell("certificate-renewed", {"message": str(settings.tls_cert)})
+
+class Certificate:
+    """The certificate of a gateway and its key, and which version of their files that is. It can be loaded
+    before a fork: whoever keeps it finds out what has changed since."""
+
+    def __init__(self, settings: Settings, context: ssl.SSLContext, loaded: _Looks) -> None:
+        self._settings = settings
+        self._loaded = loaded
+        self.context = context
+
+    @classmethod
+    def load(cls, settings: Settings) -> Self | None:
+        """None without TLS; UsageError as tls_context."""
+        looks = _looks(settings)  # before they are read, so that what changes meanwhile is found
+        context = tls_context(settings)
+        return None if context is None else cls(settings, context, looks)
+
+    async def keep_renewed(self, tell: Tell) -> None:
+        """Load the files again when they change; what is no pair, as one of them may have been written before
+        the other, leaves the old one in use, and is told where it stays so for a look more."""
+        seen = told = self._loaded
+        while True:
+            before, seen = seen, _looks(self._settings)
+            if seen != self._loaded:
+                try:
+                    self._load(seen, tell)
+                except UsageError as error:
+                    if seen == before != told:
+                        told, kept = seen, "the certificate of before stays in use"
+                        tell("warning", {"message": f"{error.message}: {kept}"})
+            await asyncio.sleep(RENEWAL_SECONDS)
+
+    def _load(self, looks: _Looks, tell: Tell) -> None:
+        tls_context(self._settings)  # tried before the context in use is touched
+        load_certificate(self.context, self._settings)
+        self._loaded = looks
+        tell("certificate-renewed", {"message": str(self._settings.tls_cert)})
         with suppress(OSError):  # gone again: the next look finds out
-            for warning in certificate_warnings(settings, now=int(time.time())):
+            for warning in certificate_warnings(self._settings, now=int(time.time())):
                 tell("warning", {"message": warning})
 
 
-def _looks(settings: Settings) -> list[tuple[int, int, int] | None]:
-    """What tells one version of the files from another; None for one that is not there."""
-    looks: list[tuple[int, int, int] | None] = []
+def _looks(settings: Settings) -> _Looks:
+    """Of inode, bytes and nanoseconds of the last change, where links lead."""
+    looks: _Looks = []
     for name in (settings.tls_cert, settings.tls_key):
         looks.append(None)
         with suppress(OSError):
