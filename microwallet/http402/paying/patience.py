@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import httpcore
@@ -27,8 +28,12 @@ class PatientTransport(httpx.HTTPTransport):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._waiting = _Waiting()
+        self._wrap_connections(partial(_PatientStream, self._waiting))
+
+    def _wrap_connections(self, wrap: Callable[[httpcore.NetworkStream], httpcore.NetworkStream]) -> None:
+        """Let each connection that is made from now on be what `wrap` makes of it."""
         pool: Any = self._pool
-        pool._network_backend = _Backend(pool._network_backend, self._waiting)  # noqa: SLF001  # httpx takes none
+        pool._network_backend = _Backend(pool._network_backend, wrap)  # noqa: SLF001  # httpx takes none
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send; ReadTimeout where the header takes too long."""
@@ -57,9 +62,13 @@ class _Waiting(threading.local):
 
 
 class _Backend(httpcore.NetworkBackend):
-    def __init__(self, inner: httpcore.NetworkBackend, waiting: _Waiting) -> None:
+    def __init__(
+        self,
+        inner: httpcore.NetworkBackend,
+        wrap: Callable[[httpcore.NetworkStream], httpcore.NetworkStream],
+    ) -> None:
         self._inner = inner
-        self._waiting = waiting
+        self._wrap = wrap
 
     def connect_tcp(
         self,
@@ -69,15 +78,39 @@ class _Backend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        stream = self._inner.connect_tcp(host, port, timeout, local_address, socket_options)
-        return _Stream(stream, self._waiting)
+        return self._wrap(self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
 
 
-class _Stream(httpcore.NetworkStream):
-    """A connection."""
+class WrappedStream(httpcore.NetworkStream):
+    """A connection that hands everything on to another one."""
 
-    def __init__(self, inner: httpcore.NetworkStream, waiting: _Waiting) -> None:
+    def __init__(self, inner: httpcore.NetworkStream) -> None:
         self._inner = inner
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """At most so many bytes, the first that come within so many seconds."""
+        return self._inner.read(max_bytes, timeout)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """All of them, each part within so many seconds."""
+        self._inner.write(buffer, timeout)
+
+    def close(self) -> None:
+        """Close the connection inside."""
+        self._inner.close()
+
+    def start_tls(self, *arguments: Any, **named: Any) -> httpcore.NetworkStream:
+        """What goes on over TLS is not wrapped."""
+        return self._inner.start_tls(*arguments, **named)
+
+    def get_extra_info(self, info: str) -> Any:
+        """Such as its socket."""
+        return self._inner.get_extra_info(info)
+
+
+class _PatientStream(WrappedStream):
+    def __init__(self, waiting: _Waiting, inner: httpcore.NetworkStream) -> None:
+        super().__init__(inner)
         self._waiting = waiting
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -86,16 +119,7 @@ class _Stream(httpcore.NetworkStream):
             if left <= 0:
                 raise httpcore.ReadTimeout(TIMED_OUT)
             timeout = left if timeout is None else min(left, timeout)
-        return self._inner.read(max_bytes, timeout)
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, timeout)
-
-    def close(self) -> None:
-        self._inner.close()
+        return super().read(max_bytes, timeout)
 
     def start_tls(self, *arguments: Any, **named: Any) -> httpcore.NetworkStream:
-        return _Stream(self._inner.start_tls(*arguments, **named), self._waiting)
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
+        return _PatientStream(self._waiting, super().start_tls(*arguments, **named))
