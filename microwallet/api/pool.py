@@ -71,9 +71,10 @@ class WalletPool:
         self.sessions: set[ChannelId] = set()
         """Channels that a stream of this program holds now."""
         self._free: list[Wallet] = []
-        self._of_parent: list[Wallet] = []
+        self._of_parent: list[list[Wallet]] = []
+        """Those that were free in it, and those that were lent by the time it forked."""
         self._keys: dict[ChannelId, VoucherKey] = {}
-        self._changing = threading.RLock()  # a dropped stream gives back wherever garbage is collected
+        self._changing = threading.Lock()
         self._unlocking = threading.Lock()
         self._pid = os.getpid()
         self._closed = False
@@ -100,7 +101,7 @@ class WalletPool:
     def _leave_to_parent(self) -> None:
         """A connection must not be used, nor closed, in a child of the process that opened it."""
         if self._pid != os.getpid():
-            self._of_parent += self._free
+            self._of_parent.append(self._free)
             self._free, self._pid = [], os.getpid()
             self.sessions.clear()
 
@@ -110,16 +111,28 @@ class WalletPool:
         with self._changing:
             self.check_open()
             self._leave_to_parent()
-            wallet = self._free.pop() if self._free else self.base.twin(any_thread=True)
+            free = self._free  # a child of this process has another
+            wallet = free.pop() if free else self.base.twin(any_thread=True)
         try:
             yield wallet
-        finally:
-            with self._changing:
-                keep = not self._closed
-                if keep:
-                    self._free.append(wallet)
-            if not keep:
-                wallet.__exit__()
+        except GeneratorExit:
+            # A stream was dropped unclosed. Garbage is collected in the middle of anything: no lock is taken,
+            # and what was closed meanwhile is left to the collector too.
+            free.append(wallet)
+            raise
+        except BaseException:
+            self._give_back(wallet, free)
+            raise
+        else:
+            self._give_back(wallet, free)
+
+    def _give_back(self, wallet: Wallet, free: list[Wallet]) -> None:
+        with self._changing:
+            keep = not self._closed
+            if keep:
+                free.append(wallet)
+        if not keep:
+            wallet.__exit__()
 
     @contextmanager
     def client(self, limits: Limits, *, may_deposit: bool) -> Iterator[PayingClient]:
