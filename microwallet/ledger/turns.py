@@ -92,8 +92,9 @@ class _File:
         """Give back what a user holds; the last one closes the file."""
         if self.pid != os.getpid():
             return  # of the parent
-        for offset in [offset for offset, holder in self._holders.items() if holder is user]:
-            self.give_back(offset, user)
+        for offset, holder in self._holders.copy().items():  # others come and go meanwhile
+            if holder is user:
+                self.give_back(offset, user)
         with self._opening:
             self._users.discard(user)
             if not self._users:
