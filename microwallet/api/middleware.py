@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,8 +62,7 @@ class PaymentMiddleware:
         key that is locked.
         """
         self._app = app
-        self._root_path = getattr(app, "root_path", None)
-        """Of an application that sets its own, as FastAPI does: it finds its routes below that."""
+        self._root_path = _root_path(app)
         self._routes = _tables(routes)
         self._realm = realm
         self._open_wallet: Callable[[], Wallet] = lambda: open_adapters(
@@ -154,6 +154,13 @@ class PaymentMiddleware:
         if self._service is not None:
             service, self._service = self._service, None
             await service.close()
+
+
+def _root_path(app: Application) -> str | None:
+    """Of FastAPI, if it sets its own: it finds its routes below that. What others call so, as Quart, may be a
+    folder."""
+    fastapi = sys.modules.get("fastapi")
+    return app.root_path if fastapi is not None and isinstance(app, fastapi.FastAPI) else None
 
 
 def _tables(routes: object) -> list[dict[str, Any]]:

@@ -311,6 +311,31 @@ def test_an_answer_has_one_date(served):
             assert len(httpx.get(url + path).headers.get_list("date")) == 1
 
 
+def test_a_root_path_that_is_a_folder(bob):
+    """As Quart has one: it says nothing of a request."""
+
+    class Application:
+        root_path = "/srv/application"
+
+        async def __call__(self, scope, receive, send):
+            await PlainTextResponse(scope["root_path"])(scope, receive, send)
+
+    app = microwallet.PaymentMiddleware(
+        Application(),
+        routes=[{"path": "/**", "free": True}],
+        realm="api.example",
+        home=bob.path,
+        rpc_url=bob.settings["MICROWALLET_RPC_URL"],
+        password_file=bob.password_file,
+    )
+
+    async def program():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+            return (await client.get("/article")).text
+
+    assert asyncio.run(program()) == ""
+
+
 def test_two_workers_share_what_they_were_paid(served, alice, bob):
     """Forty requests in parallel on one channel, answered by both, and a stream whose vouchers come to
     either; the books agree, and the channel closes over HTTP with what was charged."""
