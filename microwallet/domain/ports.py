@@ -106,12 +106,9 @@ class TransactionJournal(Protocol):
 class GasBudget(Protocol):
     """What transactions may cost whose gas is paid for others, by operation."""
 
-    def set_more_aside(self, operation: str, wei: int) -> bool:
+    def set_more_aside(self, operation: str, wei: int, *, is_needed: bool) -> bool:
         """Let no less than `wei` be set aside before a transaction is signed again; False if there is no
-        room for it. True for an operation that no budget pays for."""
-
-    def set_aside_in_any_case(self, operation: str, wei: int) -> None:
-        """The same for what must be signed, room or not."""
+        room for it, unless it `is_needed`. True for an operation that no budget pays for."""
 
     def record(self, operation: str, wei: int) -> None:
         """What an operation's transaction cost in the end."""

@@ -257,11 +257,8 @@ class TransactionSender:
 
     def _set_more_aside(self, operation: str, purpose: str, wei: int) -> None:
         """OutOfBudget where the gas budget has no room for it; a cancellation needs none."""
-        if self._gas_budget is None:
-            return
-        if purpose == CANCEL:
-            self._gas_budget.set_aside_in_any_case(operation, wei)
-        elif not self._gas_budget.set_more_aside(operation, wei):
+        budget, is_needed = self._gas_budget, purpose == CANCEL
+        if budget is not None and not budget.set_more_aside(operation, wei, is_needed=is_needed):
             raise OutOfBudget(f"the gas budget of the last hour has no room for more for this {purpose}")
 
     def _buried(self, entry: JournalEntry) -> Receipt | None:

@@ -40,25 +40,10 @@ class GasSpending:
             )
             return True
 
-    def set_more_aside(self, operation: str, wei: int) -> bool:
+    def set_more_aside(self, operation: str, wei: int, *, is_needed: bool) -> bool:
         """Let no less than `wei` be set aside for an operation whose transaction is signed again; False if
-        the budget has not got it. True for one that no budget pays for."""
-        return self._set_more_aside(operation, wei, is_needed=False)
-
-    def set_aside_in_any_case(self, operation: str, wei: int) -> None:
-        """The same for a cancellation: room or not, as it frees a nonce that closes may wait for."""
-        self._set_more_aside(operation, wei, is_needed=True)
-
-    def record(self, operation: str, wei: int) -> None:
-        """What an operation's transaction cost in the end: it counts for an hour from when that is known."""
-        with self._database.write() as connection:
-            connection.execute(
-                """UPDATE gas_spending SET wei = :wei, created_at = :now
-                WHERE id = (SELECT max(id) FROM gas_spending WHERE operation = :operation) AND wei <> :wei""",
-                {"operation": operation, "wei": to_text(wei), "now": self._clock()},
-            )
-
-    def _set_more_aside(self, operation: str, wei: int, *, is_needed: bool) -> bool:
+        the budget has not got it, unless it `is_needed`, as a cancellation: it frees a nonce that closes may
+        wait for. True for an operation that no budget pays for."""
         with self._database.write() as connection:
             row = connection.execute(
                 "SELECT id, chain_id, wei, budget FROM gas_spending WHERE operation = ?"
@@ -71,6 +56,15 @@ class GasSpending:
                 return False
             connection.execute("UPDATE gas_spending SET wei = ? WHERE id = ?", (to_text(wei), row[0]))
             return True
+
+    def record(self, operation: str, wei: int) -> None:
+        """What an operation's transaction cost in the end: it counts for an hour from when that is known."""
+        with self._database.write() as connection:
+            connection.execute(
+                """UPDATE gas_spending SET wei = :wei, created_at = :now
+                WHERE id = (SELECT max(id) FROM gas_spending WHERE operation = :operation) AND wei <> :wei""",
+                {"operation": operation, "wei": to_text(wei), "now": self._clock()},
+            )
 
     def _counted(self, connection: sqlite3.Connection, chain_id: ChainId) -> int:
         """Wei that the last hour's transactions cost, at most; what is older is forgotten."""

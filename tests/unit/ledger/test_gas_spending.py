@@ -101,22 +101,22 @@ def test_a_raise_needs_room(spending):
     """The highest offer of an operation counts, and one above the budget is not made."""
     assert spending.set_aside(CHAIN, "one", 60, budget=100)
     assert spending.set_aside(CHAIN, "two", 20, budget=100)
-    assert not spending.set_more_aside("one", 81)
-    assert spending.set_more_aside("one", 80)
+    assert not spending.set_more_aside("one", 81, is_needed=False)
+    assert spending.set_more_aside("one", 80, is_needed=False)
     assert not spending.set_aside(CHAIN, "three", 1, budget=100)
-    assert spending.set_more_aside("one", 70)
+    assert spending.set_more_aside("one", 70, is_needed=False)
     assert not spending.set_aside(CHAIN, "three", 1, budget=100)
 
 
 def test_what_must_be_sent_is_counted(spending):
     """A cancellation is allowed whatever there is room for, and leaves less to others."""
     assert spending.set_aside(CHAIN, "one", 60, budget=100)
-    spending.set_aside_in_any_case("one", 150)
-    assert not spending.set_more_aside("one", 151)
+    assert spending.set_more_aside("one", 150, is_needed=True)
+    assert not spending.set_more_aside("one", 151, is_needed=False)
     assert not spending.set_aside(CHAIN, "two", 1, budget=150)
-    spending.set_aside_in_any_case("one", 20)
+    assert spending.set_more_aside("one", 20, is_needed=True)
     assert not spending.set_aside(CHAIN, "two", 1, budget=150)
-    spending.set_aside_in_any_case("a payment of the payee's own", 10**30)
+    assert spending.set_more_aside("a payment of the payee's own", 10**30, is_needed=True)
     assert spending.set_aside(CHAIN, "two", 50, budget=200)
 
 
@@ -127,7 +127,7 @@ def test_the_newest_transaction_of_an_operation_is_meant(spending):
     assert spending.set_aside(CHAIN, "one", 50, budget=100)
     spending.record("one", 20)
     assert not spending.set_aside(CHAIN, "two", 71, budget=100)
-    assert spending.set_more_aside("a payment of the payee's own", 10**30)
+    assert spending.set_more_aside("a payment of the payee's own", 10**30, is_needed=False)
     assert spending.set_aside(CHAIN, "two", 70, budget=100)
 
 
