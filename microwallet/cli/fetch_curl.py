@@ -148,11 +148,12 @@ class _Line:
         method = self._method or next(iter(methods), None)
         if self._is_upload and url.endswith("/"):
             raise LookupError  # to which curl adds the name of the file
+        data: list[str] = []
         if self._is_query:
             url = self._with_query(url)
         else:
-            for name, value in reversed(self._data):
-                self._flags[:0] = [name, self._secret.quoted("data", value)]
+            for name, value in self._data:
+                data += [name, self._secret.quoted("data", value)]
         if self._is_named:
             self._flags += ["--output", shlex.quote(urlsplit(url).path.rpartition("/")[2] or "index.html")]
         if self._is_any and not url.startswith("http:"):
@@ -160,7 +161,7 @@ class _Line:
         line = [] if self._trusted is None else [f"SSL_CERT_FILE={self._trusted}"]
         line += ["microwallet", *dict.fromkeys((*before, *self._globals)), "fetch"]
         line += [] if method is None else [shlex.quote(method)]
-        line += [self._secret.quoted("second", url), *self._flags]
+        line += [self._secret.quoted("second", url), *data, *self._flags]
         needs = [*self._needs, *(f"the same ${name}" for name in self._secret.variables)]
         return " ".join(line) + (f"  # with {' and '.join(dict.fromkeys(needs))}" if needs else "")
 

@@ -94,10 +94,10 @@ def wanted(words: Sequence[str], headers: Sequence[str], data: Sequence[str], fo
             f"{words[1]!r} is no URL: the method comes first",
             hint=f"microwallet fetch {words[1]} {SecretWords().quoted('first', words[0])}",
         )
-    if len(words) == 2 and words[0].startswith(("{", "[")):
-        raise _json_of_curl(words[1], words[0])
-    if len(words) == 2 and words[1].startswith(("{", "[")):
-        raise _json_of_curl(words[0], words[1])
+    if len(words) == 2:
+        for text, url in (words, words[::-1]):
+            if text.startswith(("{", "[")):
+                raise _json_of_curl(url, text)
     url = words[-1].partition("#")[0]
     Origin.of(url)
     method = words[0].upper() if len(words) == 2 else "POST" if data or form else "GET"
