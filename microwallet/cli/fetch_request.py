@@ -161,7 +161,7 @@ def _field(text: str) -> tuple[str, tuple[str | None, bytes, str | None]]:
     start, *options = re.split(_OPTION, value[quoted.end() :] if quoted else value)
     given = dict(option.split("=", 1) for option in options)
     shown, kind = given.get("filename", "").strip('"') or None, given.get("type")
-    if kind is not None and _TYPE.match(kind) is None:
+    if kind is not None and not (_TYPE.match(kind) and kind.isprintable()):
         again = SecretWords().quoted("form", f"{_OPTION.split(text)[0]};type=text/plain")
         raise UsageError(f"{kind!r} of the form's field {name} is no content type", hint=f"-F {again}")
     if quoted:

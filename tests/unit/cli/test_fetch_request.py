@@ -37,7 +37,10 @@ def test_a_field_of_a_form_is_what_curl_makes_of_it(text, content, kind, tmp_pat
     assert field(text) == (None, content, kind)
 
 
-@pytest.mark.parametrize("text", ["a=1;type=", "a=1;type=x", "a=@p;type=", "a=<p;type=/x", "a=@p;type=x y/z"])
+@pytest.mark.parametrize(
+    "text",
+    ["a=1;type=", "a=1;type=x", "a=@p;type=", "a=<p;type=/x", "a=@p;type=x y/z", "a=1;type=x/y\r\nX: z"],
+)
 def test_a_type_that_is_none(text, tmp_path, monkeypatch):
     """It is refused, before anything is read or sent."""
     monkeypatch.chdir(tmp_path)
