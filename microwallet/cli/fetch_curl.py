@@ -146,8 +146,8 @@ class _Line:
         if len(methods) > 1:
             raise LookupError
         method = self._method or next(iter(methods), None)
-        if self._is_upload and url.endswith("/"):
-            raise LookupError  # to which curl adds the name of the file
+        if self._is_upload and (len(self._data) > 1 or url.endswith("/")):
+            raise LookupError  # curl sends a file alone, and adds its name to a folder's URL
         data: list[str] = []
         if self._is_query:
             url = self._with_query(url)

@@ -162,6 +162,9 @@ def test_the_json_of_curl_is_data(words, capsys):
         "--data-urlencode @q http://x",
         "--data-urlencode a@q http://x",
         "-T up.bin http://x/to/",
+        "-T up.bin -d a http://x/to",
+        "-T up.bin -T down.bin http://x/to",
+        "-G -T up.bin http://x/to",
         "--data-urlencode - http://x",
     ],
 )
