@@ -220,7 +220,7 @@ class Funding:
         pending = [one for one in self._client.ledger.deposits.pending() if one.channel_id in channels]
         deposited = sum(channels.values()) + sum(one.amount for one in pending)
         left = max(0, limits.max_deposits.get(asset.token, 0) - deposited)
-        suggested = request.suggested_deposit or _REQUESTS_A_DEPOSIT * request.amount
+        suggested = request.suggested_deposit or _REQUESTS_A_DEPOSIT * self._choice.reserved
         amount = min(max(suggested, missing), left, DEPOSIT_LIMIT - 1)
         if amount < missing:
             raise DepositAboveLimit(

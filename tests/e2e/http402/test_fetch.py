@@ -279,6 +279,18 @@ def test_limits_are_settings(alice, fetch, payee):
     assert alice.run("config", "set", "max-deposit", "1 DAI").exit_code == 2
 
 
+def test_a_deposit_that_nobody_suggested(fetch, payee):
+    """It is for a hundred requests, of as many units as one may have: not for a hundred units."""
+    payee.suggested_deposit, payee.price = None, 2
+    assert fetch("--dry-run", yes=False).data["wouldPay"]["deposit"] == "200"
+    payee.twist_request = lambda request: {
+        **request,
+        "unitType": "x-tokens",
+        "methodDetails": request["methodDetails"] | {"maxUnits": 40},
+    }
+    assert fetch("--dry-run", yes=False).data["wouldPay"]["deposit"] == "8000"
+
+
 @pytest.fixture
 def proxy():
     """A plain HTTP proxy that answers by itself; what it was asked for."""
