@@ -215,18 +215,24 @@ class Funding:
                     hint=f'--deposit "{needed}"',
                 )
             return given
-        channels = {channel.channel_id: channel.state.deposit for channel in self._channels()}
+        channels = self._channels()
+        ids = {channel.channel_id for channel in channels}
         # What is signed and not there yet may get there.
-        pending = [one for one in self._client.ledger.deposits.pending() if one.channel_id in channels]
-        deposited = sum(channels.values()) + sum(one.amount for one in pending)
+        pending = [one for one in self._client.ledger.deposits.pending() if one.channel_id in ids]
+        deposited = sum(one.state.deposit for one in channels) + sum(one.amount for one in pending)
         left = max(0, limits.max_deposits.get(asset.token, 0) - deposited)
         suggested = request.suggested_deposit or _REQUESTS_A_DEPOSIT * self._choice.reserved
         amount = min(max(suggested, missing), left, DEPOSIT_LIMIT - 1)
         if amount < missing:
+            silent = next((channel for channel in channels if not channel.voucher_known), None)
+            because, instead = "", ""
+            if silent is not None:
+                because = f"channel {silent.name} does not pay: its highest voucher is not known; "
+                instead = "microwallet channel sync --voucher FILE  (ask the payee for it), or "
             raise DepositAboveLimit(
                 f"a deposit of at least {needed} is needed, and {Amount(left, asset)} is left of what may be"
-                f" deposited for {request.recipient} (max-deposit); nothing was signed",
-                hint=f'--deposit "{needed}"',
+                f" deposited for {request.recipient} (max-deposit); {because}nothing was signed",
+                hint=f'{instead}--deposit "{needed}"',
                 in_all=Amount(deposited + missing, asset),
             )
         return Amount(amount, asset)

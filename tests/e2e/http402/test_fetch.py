@@ -291,6 +291,18 @@ def test_a_deposit_that_nobody_suggested(fetch, payee):
     assert fetch("--dry-run", yes=False).data["wouldPay"]["deposit"] == "8000"
 
 
+def test_the_limit_is_taken_by_a_channel_whose_voucher_is_unknown(alice, fetch):
+    """It is named, with what makes it pay again, before another deposit is."""
+    channel = fetch("--deposit", "1 USDC").data["payment"]["channelId"]
+    for file in alice.path.glob("ledger*"):
+        file.unlink()
+    alice.run("channel", "sync").succeeded()
+    refused = fetch()
+    assert refused.error["code"] == "above-limit"
+    assert f"channel {channel} does not pay: its highest voucher is not known" in refused.error["message"]
+    assert refused.error["hint"].startswith("microwallet channel sync --voucher FILE")
+
+
 @pytest.fixture
 def proxy():
     """A plain HTTP proxy that answers by itself; what it was asked for."""
