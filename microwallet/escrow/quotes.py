@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from microwallet.domain.identifiers import Address
+from microwallet.domain.identifiers import Address, hexed, word
 from microwallet.domain.money import format_units
 from microwallet.errors import InsufficientFunds, NetworkError
 from microwallet.escrow.calls import Call
 from microwallet.escrow.fees import GWEI, Fees, suggest
 from microwallet.escrow.networks import Network
-from microwallet.escrow.reader import read_count, read_quantity
+from microwallet.escrow.reader import read_count, read_quantity, selector
 from microwallet.escrow.reverts import revert_of
 from microwallet.escrow.rpc import Rpc, RpcError
 
 _PLAIN_TRANSFER = 21_000
+_DATA_FEE_ORACLE = Address("0x420000000000000000000000000000000000000F")
+"""Where rollups of the OP Stack tell what they take for a transaction's data, beside the gas."""
+_DATA_FEE = selector("getL1FeeUpperBound(uint256)")
+_FRAME = 100
+"""Bytes of an unsigned transaction around its data, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +30,13 @@ class Quote:
     fees: Fees
     chain_nonce: int
     balance: int
+    data_fee: int = 0
+    """Wei that a rollup takes for the data."""
 
     @property
     def max_cost(self) -> int:
-        """Wei the gas costs at most."""
-        return self.fees.cost(self.gas)
+        """Wei the transaction costs at most, beside its value."""
+        return self.fees.cost(self.gas) + self.data_fee
 
 
 def quote(
@@ -49,7 +56,8 @@ def quote(
     value and gas, PaymentRefused when gas is dearer than the cap.
     """
     request = call.request(caller or sender)
-    simulated, gas, block, priority_fee, held, nonce = rpc.try_batch(
+    asked = _DATA_FEE + word(len(call.data) + _FRAME)
+    simulated, gas, block, priority_fee, held, nonce, data_fee = rpc.try_batch(
         [
             ("eth_call", [request, "latest"]),
             ("eth_estimateGas", [request]),
@@ -58,6 +66,7 @@ def quote(
             ("eth_getBalance", [sender, "latest"]),
             # Pending, so that transactions another wallet sent with this key are counted.
             ("eth_getTransactionCount", [sender, "pending"]),
+            ("eth_call", [{"to": _DATA_FEE_ORACLE, "data": hexed(asked)}, "latest"]),
         ]
     )
     for answer in (block, held, nonce):
@@ -86,6 +95,10 @@ def quote(
         fees=fees,
         chain_nonce=read_count(nonce, where),
         balance=balance,
+        # Twice as much: it follows the price of another chain, until the transaction is mined.
+        data_fee=0
+        if isinstance(data_fee, RpcError) or data_fee == "0x"
+        else 2 * read_quantity(data_fee, where),
     )
     if balance < call.value + found.max_cost:
         raise _too_little(network, sender, balance, call.value + found.max_cost)
