@@ -12,6 +12,7 @@ from microwallet.cli.result import Result
 from microwallet.cli.table import table
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import format_units
+from microwallet.errors import NetworkError
 from microwallet.payer.balance import Balance
 
 app = new_group("What is on chain, locked, authorized and free.")
@@ -30,7 +31,11 @@ def balance(
         accounts = [wallet.account] if account else wallet.accounts.list()
         if not accounts:
             raise wallet.no_account
-        found = balances_of(wallet, accounts, offline=offline)
+        try:
+            found = balances_of(wallet, accounts, offline=offline)
+        except NetworkError as error:
+            error.hint = f"{error.hint or 'microwallet network check'}  (or add --offline)"
+            raise
         names = {account.address: account.name for account in accounts}
         return Result(
             data={

@@ -172,11 +172,11 @@ def test_list_and_show(alice, coffee, bob):
     assert (unknown.exit_code, unknown.error["code"]) == (2, "not-found")
     assert "coffee" in unknown.error["message"]
     down = {"MICROWALLET_RPC_URL": "http://127.0.0.1:9"}
-    for command in (("list",), ("show", "coffee")):
-        refused = alice.run("channel", *command, "--json", env=down)
+    for command in (("channel", "list"), ("channel", "show", "coffee"), ("balance",)):
+        refused = alice.run(*command, "--json", env=down)
         assert refused.exit_code == 3
         assert "--offline" in refused.error["hint"]
-        assert alice.run("channel", *command, "--offline", "--json", env=down).exit_code == 0
+        assert alice.run(*command, "--offline", "--json", env=down).exit_code == 0
 
 
 @pytest.mark.usefixtures("coffee")
