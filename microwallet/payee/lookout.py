@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
@@ -27,6 +27,8 @@ class Looked:
     """Of all channels that can still change."""
     chain_time: int | None
     """The chain's, Unix seconds; None when there was no channel to ask about."""
+    news: Container[ChannelId] = ()
+    """Those that the ledger had otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,8 @@ class Lookout:
             finalized = [one for chunk in asked for one, state in chunk.states.items() if state.finalized]
             confirmed += confirmed_closes(reader, finalized, head)
             chunks += asked
-        self._vouchers.record_states(_merged(chunk.news for chunk in chunks), as_of=now)
+        news = _merged(chunk.news for chunk in chunks)
+        self._vouchers.record_states(news, as_of=now)
         self._vouchers.renew(self._chain_id, as_of=now, before=now - STALE_SECONDS)
         self._vouchers.confirm_closes(confirmed)
         states = _merged(chunk.states for chunk in chunks)
@@ -91,6 +94,7 @@ class Lookout:
             channels=channels,
             payees={row.payee for chunk in chunks for row in chunk.rows},
             chain_time=chain_time,
+            news=news,
         )
 
     def _ask(self, reader: EscrowReader, rows: Sequence[LiveRow]) -> list[_Chunk]:

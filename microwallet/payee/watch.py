@@ -74,7 +74,7 @@ class Watch:
         """
         looked = self._settlement.look()
         for channel in looked.channels:
-            self._notice(channel)
+            self._notice(channel, is_news=channel.channel_id in looked.news)
         outcome = self._settlement.resume(looked.payees)
         due = [channel for channel in looked.channels if self._is_due(channel, looked.chain_time)]
         if due:
@@ -94,12 +94,13 @@ class Watch:
         time = max(self._now(), chain_time or 0)
         return channel.state.withdrawable_at - time <= self._margin
 
-    def _notice(self, channel: PayeeChannel) -> None:
+    def _notice(self, channel: PayeeChannel, *, is_news: bool) -> None:
         before = self._seen.get(channel.channel_id)
         state = self._seen[channel.channel_id] = channel.state
         if state.finalized:
-            if before is not None and not before.finalized:
-                # Not by us: by the payer's withdrawal, or by the payee in another process.
+            # Not by us: by the payer's withdrawal, or by the payee in another process. Where it was done
+            # while nobody watched, it is told if money was lost.
+            if (is_news and channel.unpaid) if before is None else not before.finalized:
                 self._emit("finalized", _about(channel) | {"unsettled": str(channel.unpaid)})
             return
         if not state.exists:

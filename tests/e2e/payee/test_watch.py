@@ -267,6 +267,18 @@ def test_a_withdrawal_that_was_missed_is_told(payee, payers, start, chain, gate)
     assert watcher.next("finalized")["unsettled"] == "6"
 
 
+def test_a_withdrawal_while_nobody_watched_is_told(payee, payers, chain):
+    """The next watcher says what was lost, once."""
+    opened = payers.open(payee.address)
+    payee.accept(opened.voucher(6))
+    payers.request_close(opened)
+    chain.node.advance(900)
+    payers.withdraw(opened)
+    looks = [payee.run("watch", "--once").lines for _ in range(2)]
+    lost = [[event["unsettled"] for event in look if event["event"] == "finalized"] for look in looks]
+    assert lost == [["6"], []]
+
+
 @pytest.mark.parametrize("arguments", [["--margin", "449s"], ["--margin", "16m"], ["--interval", "often"]])
 def test_times_that_make_no_sense_are_refused(payee, arguments):
     """A margin below half of the grace period, or what is no time: exit 2."""

@@ -40,8 +40,9 @@ CHANNEL = PayeeChannel(
 class Script:
     """Settling whose looks are given in advance: a state, or an error to raise."""
 
-    def __init__(self, *looks, chain_time=REQUESTED_AT):
+    def __init__(self, *looks, chain_time=REQUESTED_AT, news=()):
         self.looks = list(looks)
+        self.news = news
         self.chain_time = chain_time
         self.closed = []
 
@@ -49,7 +50,7 @@ class Script:
         look = self.looks.pop(0)
         if isinstance(look, Exception):
             raise look
-        return Looked(channels=[look], payees={ADDRESS}, chain_time=self.chain_time)
+        return Looked(channels=[look], payees={ADDRESS}, chain_time=self.chain_time, news=self.news)
 
     def resume(self, _payees):
         return Outcome()
@@ -101,6 +102,20 @@ def test_it_tells_each_change_once():
     for _ in range(8):
         watch.look()
     assert events == ["close-requested", "close-cancelled", "close-requested", "finalized", "reorganised"]
+
+
+@pytest.mark.parametrize(
+    ("settled", "news", "told"),
+    [(20, [CHANNEL.channel_id], ["finalized"]), (60, [CHANNEL.channel_id], []), (20, [], [])],
+    ids=["lost", "nothing-lost", "known-before"],
+)
+def test_what_was_lost_while_nobody_watched(settled, news, told):
+    """A close that the ledger learns of at the first look is told where money went with it, once."""
+    over = replace(CHANNEL, state=replace(CHANNEL.state, settled=settled, finalized=True))
+    watch, events = watching(Script(over, over, news=news))
+    watch.look()
+    watch.look()
+    assert events == told
 
 
 @pytest.mark.parametrize(
