@@ -74,7 +74,7 @@ def run_gateway(
         with open_wallet(
             network=settings.network, account=settings.account, relayer=settings.relayer, **wallet_flags
         ) as wallet:
-            _ = wallet.rpc  # an address that is none is refused now, not when a payer comes
+            _ = wallet.rpc, wallet.relayer  # what is none is refused now, not when a payer comes
             assortment = Assortment.of(wallet, settings)
             if dry_run:
                 for warning in _warnings(wallet, settings, assortment):

@@ -153,11 +153,12 @@ class TestSelling:
         assert gateway.events.seen[0] == {"event": "warning", "time": ANY, "message": said}
 
     def test_a_dry_run_refuses_what_a_start_would(self, bob):
-        """An address that others reach, without TLS: who tries the file out learns of it then."""
-        words = ("serve", "--upstream", "http://127.0.0.1:9", "--price", "0.001 USDC", "--host", "0.0.0.0")
-        for flags in ([], ["--dry-run"]):
-            refused = bob.run(*words, *flags)
-            assert (refused.exit_code, "in the clear" in refused.stderr) == (2, True)
+        """An open address without TLS, or no such relayer: who tries the file out learns of it then."""
+        words = ("serve", "--upstream", "http://127.0.0.1:9", "--price", "0.001 USDC")
+        for wrong, said in (("--host", "0.0.0.0"), "in the clear"), (("--relayer", "nobody"), "no account"):
+            for flags in ([], ["--dry-run"]):
+                refused = bob.run(*words, *wrong, *flags)
+                assert (refused.exit_code, said in refused.stderr) == (2, True)
 
     def test_an_upstream_that_is_away_is_told(self, serve, pay):
         """The line of a request says why it got a 502, and that it cost nothing; clients are not told."""
