@@ -67,5 +67,6 @@ def balances(
 
 
 def _promised(channel: PayerChannel) -> int:
-    """What vouchers can still take out of a channel."""
-    return max(0, min(channel.authorized, channel.state.deposit) - channel.state.settled)
+    """What vouchers can still take out of a channel: all, where the highest one is not known."""
+    authorized = channel.authorized if channel.voucher_known else channel.state.deposit
+    return max(0, min(authorized, channel.state.deposit) - channel.state.settled)

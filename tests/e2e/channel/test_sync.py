@@ -64,6 +64,13 @@ def test_a_lost_ledger_is_rebuilt(fresh, coffee, bob, tmp_path):
     assert (paid["cumulativeAmount"], paid["channelId"]) == ("4000000", coffee["channelId"])
 
 
+def test_nothing_of_a_channel_whose_voucher_is_unknown_is_free(fresh, coffee):
+    """Its payee may have a voucher for all of it; none of it can be paid until that is known."""
+    fresh.run("channel", "sync").succeeded()
+    (held,) = [one for one in fresh.run("balance", "--json").data["balances"] if one["asset"] == "USDC"]
+    assert (held["locked"], held["authorized"], held["free"]) == (coffee["deposit"], coffee["deposit"], "0")
+
+
 def test_the_highest_of_many_vouchers_counts(fresh, coffee, bob):
     """Lines in any order, bare or in an envelope: the highest is taken, and authorized never falls."""
     envelope = json.dumps({"schema": 1, "ok": True, "data": json.loads(coffee["voucher"])})
