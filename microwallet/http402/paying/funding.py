@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from microwallet.domain.channel import ChannelStatus, PayerChannel
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.domain.money import DEPOSIT_LIMIT, Amount
-from microwallet.errors import AboveLimit, PaymentRefused
+from microwallet.errors import AboveLimit, ChannelNotOpen, PaymentRefused
 from microwallet.http402.paying.choice import Choice, signs_deposits
 from microwallet.http402.paying.client import PayingClient
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
@@ -79,14 +79,17 @@ class Funding:
             return Funded(channel=found)
         request = self._choice.request
         with self._client.ledger.turns.turn(f"fund {self._client.payer} {request.recipient}"):
-            if (found := self._suitable(cost, without)) is not None:
-                return Funded(channel=found)
-            short = self._short(without)
-            return (
-                self._open(cost, without)
-                if short is None
-                else self._topped_up(short, self._missing(short, cost))
-            )
+            while True:
+                if (found := self._suitable(cost, without)) is not None:
+                    return Funded(channel=found)
+                if (short := self._short(without)) is None:
+                    return self._open(cost, without)
+                try:
+                    return self._topped_up(short, self._missing(short, cost))
+                except ChannelNotOpen:
+                    current = self._client.ledger.channels.get(short.channel_id) or short
+                    if not current.state.finalized:
+                        raise  # else the payee has closed it, and the ledger knows now: on without it
 
     def fitting(self, cost: int, without: Collection[ChannelId] = ()) -> Sequence[PayerChannel]:
         """The channels with `cost` base units left, the one the server suggests first."""

@@ -84,6 +84,16 @@ def test_side_by_side_errors_and_close(alice, bob, gateway):
     assert again["channelId"] != channel
 
 
+def test_channel_without_enough_left_that_the_payee_has_closed(alice, bob, gateway):
+    """It takes no more deposits: another one is opened, which pays."""
+    words = ("fetch", gateway + "/", "--deposit", "0.001 USDC", "--yes", "--json")
+    first = alice.run(*words).data["payment"]["channelId"]
+    bob.run("payee", "close", "--all", "--yes", "--json").succeeded()
+    again = alice.run(*words).data["payment"]
+    assert again["channelId"] != first
+    assert (again["spent"], again["deposit"]) == ("1000", "1000")
+
+
 @pytest.fixture
 def shop(bob):
     """The address of an application of bob's that sells by the event, by the unit and by the request."""
