@@ -49,6 +49,13 @@ def refresh(
         # Another process recorded what it heard meanwhile, later than we did or earlier.
         current = [ledger.channels.get(channel.channel_id) or channel for channel in channels]
         return refresh(ledger, reader_of, current, now=now)
+    # What was signed while the chain was asked may be settled by now: the ledger has it before the payee.
+    channels = [
+        ledger.channels.get(channel.channel_id) or channel
+        if states[channel.channel_id].settled > channel.authorized
+        else channel
+        for channel in channels
+    ]
     older = [
         channel.channel_id
         for channel in channels

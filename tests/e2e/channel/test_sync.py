@@ -10,6 +10,9 @@ import pytest
 
 from microwallet.devnet.local_chain import local_chain
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD
+from microwallet.escrow.reader import EscrowReader
+from microwallet.payer.refresh import refresh
+from microwallet.wallet import Wallet
 
 TEN = 10_000_000
 
@@ -127,6 +130,25 @@ def test_sync_again_changes_nothing(alice, coffee):
         (channel,) = synced["channels"]
         assert (channel["label"], channel["authorized"]) == ("coffee", "3000000")
         assert channel["channelId"] == coffee["channelId"]
+
+
+def test_what_is_paid_and_settled_while_a_list_waits_for_the_chain_is_no_old_copy(alice, coffee, payee_takes):
+    """More is settled than was signed when it asked, not than is signed by now: the channel pays on."""
+
+    class Slow(EscrowReader):
+        def channel_states(self, *arguments):
+            if not coffee.get("paid"):
+                coffee["paid"] = coffee["voucher"] = alice.run("pay", "coffee", "4", "--json").data
+                payee_takes(coffee, 7_000_000, close=False)
+            return super().channel_states(*arguments)
+
+    with Wallet.open(environment=alice.environment) as wallet:
+        channels = wallet.ledger.channels.list(finalized=False)
+        reader = Slow(wallet.rpc, wallet.escrow_contract)
+        refreshed = refresh(wallet.ledger, lambda _: reader, channels, now=wallet.now())
+    assert [(one.state.settled, one.authorized) for one in refreshed.channels] == [(7_000_000, 7_000_000)]
+    assert refreshed.notes == []
+    assert alice.run("pay", "coffee", "1", "--json").data["cumulativeAmount"] == "8000000"
 
 
 def test_an_older_ledger_is_noticed(alice, coffee, payee_takes):
