@@ -97,7 +97,10 @@ class Remedies:
         wants_more = kind in _WANTS_MORE
         highest = self._unseen(held, problem) if wants_more else None
         if highest is None and wants_more and held.is_resumed:
-            highest = spending.signed_again(held, problem.required_cumulative or 0)
+            signed = yield from spending.signed_again(held, problem.required_cumulative or 0)
+            if signed is not None:
+                highest = signed.purchase.cumulative_amount
+                held = replace(held, channel=signed.channel, deposited=signed.deposited)
         if highest is not None and self._may_try("highest"):
             signer = spending.signer(held.channel)
             yield from tell(

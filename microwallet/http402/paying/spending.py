@@ -233,16 +233,17 @@ class Spending:
             deposited=held.deposited or funded.is_new or races > 0,
         )
 
-    def signed_again(self, held: Held, required: int) -> int | None:
-        """The cumulative amount that the payee waits for, signed for what counts as spent already: a stream
-        took what was signed for this purchase. None where it is no more than was signed, or than counts."""
+    def signed_again(self, held: Held, required: int) -> Steps[Held | None]:
+        """With a voucher for what the payee waits for in all, signed for what counts as spent already: a
+        stream took what was signed for this purchase. None where it is no more than was signed, or than
+        counts."""
         purchases, channel = self.client.ledger.purchases, self.newest(held.channel)
         if not channel.authorized < required <= purchases.counted(channel.channel_id):
             return None
         terms = replace(self.terms(held.choice), cost=0, at_least=required, takes_headroom=False)
-        signed = self.reserve(channel, terms, continues=True).purchase
-        purchases.give_back([signed])  # it buys nothing itself
-        return signed.cumulative_amount
+        signed = yield from self.buy_more(held, terms, continues=True)
+        purchases.give_back([signed.purchase])  # it buys nothing itself
+        return signed
 
     def _handed_over(self, choice: Choice, funded: Funded) -> Steps[Funded]:
         """Hand a signed deposit over to be made; see hand_over."""

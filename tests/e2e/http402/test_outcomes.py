@@ -577,6 +577,23 @@ def test_a_request_is_signed_for_again_within_its_limit(fetch, payee):
     assert payee.highest() == 5_000
 
 
+def test_a_request_is_signed_for_again_beyond_the_deposit(fetch, payee, books):
+    """A stream took what was signed for it, and all that was deposited: the channel is topped up for it."""
+    fetch("--deposit", "0.004 USDC")
+    payee.before = hang_up
+    words = ("--idempotency-key", "k", "--max-amount", "0.002 USDC")
+    assert fetch(*words).exit_code == 5
+    payee.before = lambda _handler, _action: False
+    payee.unit_type, payee.events = "event", 3
+    fetch(path=STREAM).data  # noqa: B018
+    assert payee.highest() == 4_000
+    payee.unit_type = "request"
+    assert fetch(*words, "--deposit", "0.004 USDC").data["body"] == PAID_BODY.decode()
+    [channel], _ = books()
+    assert channel.spent == channel.authorized == payee.highest() == 5_000
+    assert channel.state.deposit == 8_000
+
+
 def test_stream_tops_up(payee, fetch):
     """A stream that needs more than the deposit gets a top-up in mid-stream, inside the rule."""
     payee.events, payee.unit_type, payee.suggested_deposit = 5, "event", 3_000
