@@ -11,6 +11,7 @@ from microwallet.api.pool import pool_of
 from microwallet.api.results import Accepted, Balance, Capture, Channel, Payment
 from microwallet.api.wallet import HTTP_SECONDS, Wallet
 from microwallet.domain.money import Amount
+from microwallet.http402.paying.to_its_end import to_its_end
 
 if TYPE_CHECKING:
     import httpx
@@ -169,4 +170,4 @@ class AsyncWallet:
 async def _done(
     work: Callable[Arguments, Value], *arguments: Arguments.args, **options: Arguments.kwargs
 ) -> Value:
-    return await asyncio.shield(asyncio.to_thread(work, *arguments, **options))
+    return await to_its_end(asyncio.ensure_future(asyncio.to_thread(work, *arguments, **options)))

@@ -43,6 +43,7 @@ from microwallet.http402.paying.messages import (
 from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.paying.receipts import BookedPayment
 from microwallet.http402.paying.redirects import Hop
+from microwallet.http402.paying.to_its_end import to_its_end
 from microwallet.http402.wire.problems import PROBLEM_LIMIT
 
 Value = TypeVar("Value")
@@ -149,7 +150,7 @@ class BooksThread:
 
     async def do(self, work: Callable[[], Value]) -> Value:
         """Do something there for what has begun; it is done to its end, even where nobody waits any more."""
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
+        return await to_its_end(asyncio.get_running_loop().run_in_executor(self._thread, work))
 
     async def close(self) -> None:
         """Close what was opened, and end the thread, once nothing is in hand; again, it does nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import threading
 import time
 from contextlib import contextmanager
@@ -13,7 +14,14 @@ import pytest
 from http402.payee_double import HEADERS_WITHOUT_END, PAID_BODY, STREAM, break_off, drip, drip_header
 
 from microwallet.domain.purchase import VoucherTerms
-from microwallet.errors import AboveLimit, LedgerBusy, NetworkError, OutcomeUnknown, UsageError
+from microwallet.errors import (
+    AboveLimit,
+    ConfirmationRequired,
+    LedgerBusy,
+    NetworkError,
+    OutcomeUnknown,
+    UsageError,
+)
 from microwallet.http402.paying import spending
 from microwallet.http402.paying.async_transport import AsyncPayingTransport
 from microwallet.http402.paying.metering import MeteredStream
@@ -240,6 +248,37 @@ def test_an_async_transport_that_is_closed_finishes_what_is_in_hand(open_client,
         return stream.extensions["payment"].payment
 
     assert asyncio.run(program()).amount >= 1_000
+
+
+def test_what_fails_after_it_was_cancelled_is_not_told_to_the_loop(alice, payee):
+    """Nobody waits for it any more: the event loop would print it with all its traceback."""
+    asked, go_on, told = threading.Event(), threading.Event(), []
+
+    def refuse(_account, _plan):
+        asked.set()
+        go_on.wait(10)
+        raise ConfirmationRequired("nobody agreed")
+
+    @contextmanager
+    def opened():
+        with Wallet.open(environment=alice.environment) as wallet:
+            yield paying_client(wallet, limits_of(wallet), confirm=refuse)
+
+    async def program():
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+        transport = AsyncPayingTransport(opened, httpx.AsyncHTTPTransport())
+        async with httpx.AsyncClient(transport=transport) as client:
+            request = asyncio.create_task(client.get(payee.url))
+            await asyncio.to_thread(asked.wait, 10)
+            request.cancel()
+            await asyncio.sleep(0)
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await request
+        gc.collect()
+
+    asyncio.run(program())
+    assert told == []
 
 
 def test_a_stream_that_cannot_be_settled_after_its_transport_was_closed(open_client, payee, monkeypatch):
