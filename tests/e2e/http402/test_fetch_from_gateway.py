@@ -339,3 +339,14 @@ def fetch_once(alice, gateway):
     """One paid request; its channel."""
     told = alice.run("fetch", gateway, "--deposit", "1 USDC", "--yes", "--json").data
     return told["payment"]["channelId"]
+
+
+def test_step_beyond_the_deposit_of_a_channel_that_the_payee_has_closed(alice, bob, shop):
+    """What is left would pay, the smallest step does not fit: another channel is opened, which pays."""
+    words = ("fetch", shop + "/steps", "--deposit", "0.007 USDC", "--yes", "--json")
+    payments = [alice.run(*words).data["payment"] for _ in range(5)]
+    assert (payments[-1]["spent"], payments[-1]["authorized"]) == ("5000", "5000")
+    bob.run("payee", "close", "--all", "--yes", "--json").succeeded()
+    again = alice.run(*words).data["payment"]
+    assert (again["spent"], again["deposit"]) == ("1000", "7000")
+    assert again["channelId"] != payments[-1]["channelId"]
