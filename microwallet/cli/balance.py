@@ -6,13 +6,12 @@ from typing import Any
 
 from microwallet.balances import balances_of
 from microwallet.cli.command import command, new_group
-from microwallet.cli.context import open_wallet
+from microwallet.cli.context import open_wallet, or_offline
 from microwallet.cli.options import AccountName, Json, NetworkName, Offline, RpcUrl
 from microwallet.cli.result import Result
 from microwallet.cli.table import table
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import format_units
-from microwallet.errors import NetworkError
 from microwallet.payer.balance import Balance
 
 app = new_group("What is on chain, locked, authorized and free.")
@@ -31,11 +30,8 @@ def balance(
         accounts = [wallet.account] if account else wallet.accounts.list()
         if not accounts:
             raise wallet.no_account
-        try:
+        with or_offline():
             found = balances_of(wallet, accounts, offline=offline)
-        except NetworkError as error:
-            error.hint = f"{error.hint or 'microwallet network check'}  (or add --offline)"
-            raise
         names = {account.address: account.name for account in accounts}
         return Result(
             data={

@@ -14,11 +14,10 @@ from microwallet.cli.channel_top_up import top_up
 from microwallet.cli.channel_view import channel_details, channel_document, channel_table
 from microwallet.cli.channel_withdraw import withdraw
 from microwallet.cli.command import TakesAmount, command, new_group
-from microwallet.cli.context import open_wallet
+from microwallet.cli.context import open_wallet, or_offline
 from microwallet.cli.options import Json, NetworkName, Offline, RpcUrl
 from microwallet.cli.result import Result
 from microwallet.domain.channel import PayerChannel
-from microwallet.errors import NetworkError
 from microwallet.wallet import Wallet
 
 app = new_group("Channels you pay through.")
@@ -93,10 +92,7 @@ def _refreshed(wallet: Wallet, channels: list[PayerChannel]) -> tuple[list[Payer
 
     chain_id = wallet.network.chain_id
     here = [channel for channel in channels if channel.descriptor.chain_id == chain_id]
-    try:
+    with or_offline():
         refreshed = refresh(wallet.ledger, wallet.reader_of, here, now=wallet.now())
-    except NetworkError as error:
-        error.hint = f"{error.hint or 'microwallet network check'}  (or add --offline)"
-        raise
     newest = {channel.channel_id: channel for channel in refreshed.channels}
     return [newest.get(channel.channel_id, channel) for channel in channels], list(refreshed.notes)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from microwallet.errors import ConfirmationRequired, Interrupted
+from microwallet.errors import ConfirmationRequired, Interrupted, NetworkError
 from microwallet.wallet import Wallet
 
 
@@ -58,6 +58,16 @@ def open_wallet(
     named = {"network": network, "account": account, "rpc-url": rpc_url, "password-file": password_file}
     prompt: Callable[[str], str] | None = ask_secret if has_terminal() else None
     return Wallet.open(environment=os.environ, flags=named | flags, prompt=prompt, reporter=Stderr())
+
+
+@contextmanager
+def or_offline() -> Iterator[None]:
+    """Where the chain cannot be asked, the hint names `--offline` too."""
+    try:
+        yield
+    except NetworkError as error:
+        error.hint = f"{error.hint or 'microwallet network check'}  (or add --offline)"
+        raise
 
 
 def ask_secret(question: str) -> str:

@@ -146,7 +146,8 @@ def test_a_failed_check_does_not_send_one_back_to_itself(run):
 def test_a_chain_that_is_another_is_looked_for_by_its_name(alice):
     """The network that was named, not the one in use: `alice` has a chain behind every name."""
     asked = alice.run("balance", "--network", "base-sepolia", "--json")
-    assert (asked.exit_code, asked.error["hint"]) == (3, "microwallet network show base-sepolia")
+    hint = "microwallet network show base-sepolia  (or add --offline)"
+    assert (asked.exit_code, asked.error["hint"]) == (3, hint)
 
 
 def test_a_close_that_failed_is_not_nothing_to_close(alice, make_wallet):
