@@ -14,7 +14,7 @@ from microwallet.errors import UsageError
 from microwallet.http402.charging.listening import certificate_warnings, load_certificate, tls_context
 from microwallet.http402.charging.settings import Settings
 
-RENEWAL_SECONDS = 5.0
+RENEWAL_SECONDS = 2.0
 """Between two looks at the files of a certificate and its key."""
 
 Tell = Callable[[str, Mapping[str, Any]], None]
