@@ -87,9 +87,8 @@ class Funding:
                 try:
                     return self._topped_up(short, self._missing(short, cost))
                 except ChannelNotOpen:
-                    current = self._client.ledger.channels.get(short.channel_id) or short
-                    if not current.state.finalized:
-                        raise  # else the payee has closed it, and the ledger knows now: on without it
+                    if not self._is_closed(short):
+                        raise  # else on without it
 
     def fitting(self, cost: int, without: Collection[ChannelId] = ()) -> Sequence[PayerChannel]:
         """The channels with `cost` base units left, the one the server suggests first."""
@@ -109,6 +108,17 @@ class Funding:
                 return Funded(channel=current)
             return self._topped_up(current, missing)
 
+    def refilled(
+        self, channel: PayerChannel, missing: int, *, cost: int, without: Collection[ChannelId]
+    ) -> Funded:
+        """`top_up`; where the payee has closed the channel, another one as by `channel`."""
+        try:
+            return self.top_up(channel, missing)
+        except ChannelNotOpen:
+            if not self._is_closed(channel):
+                raise
+            return self.channel(cost, without=without)
+
     def preview(self, cost: int) -> Preview:
         """What `channel` would do, told from the ledger alone."""
         if (found := self._suitable(cost, ())) is not None:
@@ -117,6 +127,10 @@ class Funding:
         if short is None:
             return Preview(way="open", channel=None, deposit=self._deposit(cost))
         return Preview(way="topUp", channel=short, deposit=self._deposit(self._missing(short, cost)))
+
+    def _is_closed(self, channel: PayerChannel) -> bool:
+        """Whether the ledger knows by now that nothing can be paid from a channel any more."""
+        return (self._client.ledger.channels.get(channel.channel_id) or channel).state.finalized
 
     def _suitable(self, cost: int, without: Collection[ChannelId]) -> PayerChannel | None:
         return next(iter(self.fitting(cost, without)), None)

@@ -148,12 +148,8 @@ class Spending:
                 races += funded.is_new
                 if races > _MOST_RACES:
                     raise
-                try:
-                    funded = funding.top_up(channel, max(terms.cost, terms.min_voucher_delta))
-                except ChannelNotOpen:
-                    if not self.newest(channel).state.finalized:
-                        raise
-                    funded = funding.channel(terms.cost, without=without)  # of those that are not closed
+                missing = max(terms.cost, terms.min_voucher_delta)
+                funded = funding.refilled(channel, missing, cost=terms.cost, without=without)
             except ChannelNotOpen:
                 if funded.is_new:
                     raise
