@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import Authority
 
 from microwallet.http402.charging import renewal
 from microwallet.http402.charging.renewal import Certificate
@@ -23,14 +19,14 @@ def settings(tmp_path, monkeypatch):
     """Those of a certificate that is there; it is looked at often."""
     monkeypatch.setattr(renewal, "RENEWAL_SECONDS", 0.02)
     settings = Settings(tls_cert=str(tmp_path / "cert.pem"), tls_key=str(tmp_path / "key.pem"))
-    write(settings, issue())
+    write(settings, issue(settings))
     return settings
 
 
 def test_what_was_renewed_before_it_is_kept(settings):
     """As for a worker that takes the place of another one: its parent has loaded the files long ago."""
     certificate = Certificate.load(settings)
-    renewed = issue()
+    renewed = issue(settings)
     write(settings, renewed)
     assert served(certificate) == (renewed[0], ["certificate-renewed"])
 
@@ -40,7 +36,7 @@ def test_links_that_lead_elsewhere(settings, tmp_path):
     names = (settings.tls_cert, settings.tls_key)
     for version in ("1", "2"):
         (tmp_path / version).mkdir()
-        for name, content in zip(names, issue(), strict=True):
+        for name, content in zip(names, issue(settings), strict=True):
             (tmp_path / version / Path(name).name).write_bytes(content)
     for name in names:
         link(Path(name), "1")
@@ -93,21 +89,6 @@ def write(settings, contents):
         Path(name).write_bytes(content)
 
 
-def issue():
+def issue(settings):
     """A certificate of its own, and its key, in PEM."""
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    return signed.public_bytes(pem), key.private_bytes(
-        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    return [path.read_bytes() for path in Authority(Path(settings.tls_cert).parent).issue()]
