@@ -77,6 +77,24 @@ def overtaken(shop, call, *, sender=STRANGER):
         rpc.call("evm_setAutomine", [True])
 
 
+def sent_and_dropped(shop, chain, action):
+    """The transaction of a deposit that is sent, and that the node drops before it is mined."""
+    chain.rpc.call("evm_setAutomine", [False])
+    assert shop.refused(action) == (503, "urn:microwallet:problem:try-again")
+    [sent] = [entry.transaction for entry in shop.wallet.ledger.journal.unfinished(chain.chain_id)]
+    chain.rpc.call("anvil_dropTransaction", [sent.hash])
+    return sent
+
+
+def assert_cancelled(shop, chain, sent):
+    """It is no more to be sent, and cost a cancellation."""
+    journal = shop.wallet.ledger.journal
+    assert journal.unfinished(chain.chain_id) == []
+    [cancelled, cancelling] = journal.of_operation(sent.operation)
+    assert (cancelled.status, cancelling.status) == (TransactionStatus.REPLACED, TransactionStatus.MINED)
+    assert (cancelling.transaction.purpose, cancelling.gas_used) == ("cancel", 21_000)
+
+
 def test_it_says_that_gas_is_paid(shop):
     """By `feePayer`, with both ways to deposit, and with a deposit suggested that is worth it."""
     request = shop.request()
@@ -372,11 +390,7 @@ def test_what_expired_before_it_was_mined(open_shop, bob, chain, kind, again):
         assert shop.pay(payer.open()).status_code == 200
         topping = payer.transfer(payer.top_up_authorization(500_000, valid_before=ends))
         action = dataclasses.replace(payer.top_up(), deposit=topping)
-    chain.rpc.call("evm_setAutomine", [False])
-    assert shop.refused(action) == (503, "urn:microwallet:problem:try-again")
-    journal = shop.wallet.ledger.journal
-    [sent] = [entry.transaction for entry in journal.unfinished(chain.chain_id)]
-    chain.rpc.call("anvil_dropTransaction", [sent.hash])
+    sent = sent_and_dropped(shop, chain, action)
     chain.rpc.call("evm_setAutomine", [True])
     chain.rpc.call("evm_increaseTime", [hex(600)])
     chain.rpc.call("evm_mine")
@@ -385,10 +399,7 @@ def test_what_expired_before_it_was_mined(open_shop, bob, chain, kind, again):
     else:
         with Wallet.open(environment=bob.environment) as wallet:
             wallet.settlement.resume([shop.payee])
-    assert journal.unfinished(chain.chain_id) == []
-    [cancelled, cancelling] = journal.of_operation(sent.operation)
-    assert (cancelled.status, cancelling.status) == (TransactionStatus.REPLACED, TransactionStatus.MINED)
-    assert (cancelling.transaction.purpose, cancelling.gas_used) == ("cancel", 21_000)
+    assert_cancelled(shop, chain, sent)
 
 
 @pytest.mark.parametrize("kind", [DepositKind.OPEN, DepositKind.TOP_UP])
@@ -400,11 +411,7 @@ def test_what_would_revert_before_it_was_mined(open_shop, bob, chain, kind, agai
     if kind is DepositKind.TOP_UP:
         assert shop.pay(payer.open()).status_code == 200
     action = payer.open() if kind is DepositKind.OPEN else payer.top_up()
-    chain.rpc.call("evm_setAutomine", [False])
-    assert shop.refused(action) == (503, "urn:microwallet:problem:try-again")
-    journal = shop.wallet.ledger.journal
-    [sent] = [entry.transaction for entry in journal.unfinished(chain.chain_id)]
-    chain.rpc.call("anvil_dropTransaction", [sent.hash])
+    sent = sent_and_dropped(shop, chain, action)
     held = shop.reader.token_balance(chain.token, payer.address)
     chain.rpc.call("evm_setAutomine", [True])
     shop.send_as(payer.address, calls.transfer(chain.token, STRANGER, held))
@@ -413,10 +420,7 @@ def test_what_would_revert_before_it_was_mined(open_shop, bob, chain, kind, agai
     else:
         with Wallet.open(environment=bob.environment) as wallet:
             wallet.settlement.resume([shop.payee])
-    assert journal.unfinished(chain.chain_id) == []
-    [cancelled, cancelling] = journal.of_operation(sent.operation)
-    assert (cancelled.status, cancelling.status) == (TransactionStatus.REPLACED, TransactionStatus.MINED)
-    assert (cancelling.transaction.purpose, cancelling.gas_used) == ("cancel", 21_000)
+    assert_cancelled(shop, chain, sent)
 
 
 def test_what_needs_one_before_it_is_not_cancelled(open_shop, bob, chain):
