@@ -24,18 +24,29 @@ class SessionAccount(NamedTuple):
     stream: int = 0
     """The number of the stream that is the channel's session; an earlier one has ended."""
     is_closing: bool = False
-    """Whether a close is pending, by payer or payee: what is paid now could come too late."""
+    """Whether the payee's close is being sent: what is paid now could come too late."""
+    is_close_requested: bool = False
+    """Whether the payer has requested a close."""
     is_finalized: bool = False
 
     def with_accepted(self, accepted: int) -> SessionAccount:
         """The account with a higher voucher."""
-        channel_id, deposit, _, spent, stream, is_closing, is_finalized = self
-        return SessionAccount(channel_id, deposit, accepted, spent, stream, is_closing, is_finalized)
+        channel_id, deposit, _, spent, stream, is_closing, is_requested, is_finalized = self
+        return SessionAccount(
+            channel_id, deposit, accepted, spent, stream, is_closing, is_requested, is_finalized
+        )
 
     def with_spent(self, spent: int) -> SessionAccount:
         """The account with more charged, or something given back."""
-        channel_id, deposit, accepted, _, stream, is_closing, is_finalized = self
-        return SessionAccount(channel_id, deposit, accepted, spent, stream, is_closing, is_finalized)
+        channel_id, deposit, accepted, _, stream, is_closing, is_requested, is_finalized = self
+        return SessionAccount(
+            channel_id, deposit, accepted, spent, stream, is_closing, is_requested, is_finalized
+        )
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the channel takes vouchers."""
+        return not (self.is_closing or self.is_close_requested or self.is_finalized)
 
     @property
     def available(self) -> int:

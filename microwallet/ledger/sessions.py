@@ -48,7 +48,7 @@ class SessionRows:
         if account is not None:
             return account
         row = self._execute(
-            """SELECT v.deposit, v.closing OR v.close_requested_at, v.finalized,
+            """SELECT v.deposit, v.closing, v.close_requested_at > 0, v.finalized,
                 v.authorized, v.spent, v.stream, h.id, h.holds_account, h.position,
                 s.number, s.cumulative_amount, s.spent, s.stream
             FROM vouchers AS v LEFT JOIN heads AS h ON h.id = v.head LEFT JOIN sales AS s USING (position)
@@ -57,16 +57,16 @@ class SessionRows:
         ).fetchone()
         if row is None:
             return None
-        deposit, is_closing, is_finalized, *held, head_id, holds_account, position, number = row[:10]
-        authorized, spent, stream = row[10:] if holds_account else held
+        deposit, *ending = row[:4]
+        *held, head_id, holds_account, position, number = row[4:11]
+        authorized, spent, stream = row[11:] if holds_account else held
         account = SessionAccount(
             channel_id,
             int(deposit),
             int(authorized),
             int(spent),
             stream,
-            is_closing=is_closing == 1,
-            is_finalized=is_finalized == 1,
+            *map(bool, ending),
         )
         self._known.learn(account, Head(head_id, position, number or 0, holds_account=holds_account == 1))
         return account

@@ -114,7 +114,7 @@ class Selling(RuleBasedStateMachine):
         if self.is_closing:
             with pytest.raises(Refused) as raised:
                 self.run_in(sales.sell, order, 1)
-            assert raised.value.problem.type is ProblemType.VERIFICATION_FAILED
+            assert raised.value.problem.type is ProblemType.TRY_AGAIN
             return
         if amount <= DEPOSIT:
             self.accepted = max(self.accepted, amount)

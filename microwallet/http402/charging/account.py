@@ -22,7 +22,12 @@ def accept(
     where less of it is confirmed than the account says.
     """
     deposit = account.deposit if deposit is None else deposit
-    check_goes_on(account.channel_id, is_finalized=account.is_finalized, is_closing=account.is_closing)
+    check_goes_on(
+        account.channel_id,
+        is_finalized=account.is_finalized,
+        is_close_requested=account.is_close_requested,
+        is_closing=account.is_closing,
+    )
     if cumulative_amount <= account.accepted:
         return account
     if cumulative_amount - account.accepted < min_voucher_delta:
@@ -35,12 +40,19 @@ def accept(
     return account.with_accepted(cumulative_amount)
 
 
-def check_goes_on(channel_id: ChannelId, *, is_finalized: bool, is_closing: bool) -> None:
-    """Refused if a channel takes no more vouchers: it is finalized, or a close of it is pending."""
+def check_goes_on(
+    channel_id: ChannelId, *, is_finalized: bool, is_close_requested: bool, is_closing: bool = False
+) -> None:
+    """Refused if a channel takes no more vouchers: it is finalized, or is about to be.
+
+    The payee's own close will be over soon, one way or the other: it is to be asked again then.
+    """
     if is_finalized:
         raise refused(ProblemType.CHANNEL_FINALIZED, "the channel is finalized: open a new one", channel_id)
+    if is_close_requested:
+        raise refused(ProblemType.VERIFICATION_FAILED, "the payer has requested a close", channel_id)
     if is_closing:
-        raise refused(ProblemType.VERIFICATION_FAILED, "a close of the channel is pending", channel_id)
+        raise refused(ProblemType.TRY_AGAIN, "the channel is being closed; nothing was charged", channel_id)
 
 
 def check_covers(channel_id: ChannelId, deposit: int, cumulative_amount: int) -> None:

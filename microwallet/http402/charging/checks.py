@@ -64,7 +64,9 @@ def check_takes(known: KnownChannel, voucher: SignedVoucher, top_up: TopUpAction
     A pending close is no matter of the deposit, which would cancel it: the voucher comes too late.
     """
     state = known.state
-    check_goes_on(known.channel_id, is_finalized=state.finalized, is_closing=state.close_requested_at > 0)
+    check_goes_on(
+        known.channel_id, is_finalized=state.finalized, is_close_requested=state.close_requested_at > 0
+    )
     check_covers(known.channel_id, state.deposit + top_up.additional_deposit, voucher.cumulative_amount)
 
 

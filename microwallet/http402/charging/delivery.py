@@ -11,7 +11,7 @@ from microwallet.http402.charging.answers import (
     Answer,
     Headers,
     pack,
-    problem_answer,
+    plain_answer,
     receipt_headers,
 )
 from microwallet.http402.charging.asgi import Message, Send
@@ -22,7 +22,6 @@ from microwallet.http402.charging.metering import EventMeter
 from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.routes import Unit
 from microwallet.http402.wire.events import EVENT_STREAM
-from microwallet.http402.wire.problems import Problem, ProblemType
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -33,6 +32,7 @@ _NOT_OF_A_STREAM = frozenset({b"content-length", b"x-accel-buffering"})
 _UNBUFFERED = (b"x-accel-buffering", b"no")
 """For nginx, and others who know it, in front: it would hold back the event that asks for a voucher."""
 _NO_STORE = (b"cache-control", b"no-store")
+_ENDS = plain_answer(503, "Service Unavailable", "the server ends; nothing was charged")
 _UNDO_SECONDS = 5.0
 """For how long the client waits until what it paid is given back, which goes on."""
 
@@ -80,9 +80,8 @@ class Delivery:
         if self._status is not None:
             return None
         await self._undo()
-        problem = Problem(type=ProblemType.TRY_AGAIN, detail="the server ends; nothing was charged")
-        self._status = problem.status
-        return problem_answer(problem)
+        self._status = _ENDS.status
+        return _ENDS
 
     async def end(self) -> None:
         """The application has ended, or failed: what was not answered costs nothing."""

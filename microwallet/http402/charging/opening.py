@@ -176,7 +176,7 @@ def _check_covered(transfer: SignedTransfer, voucher: SignedVoucher, needed: int
 
 
 def _check_state(state: ChannelState, channel_id: ChannelId, needed: int) -> None:
-    check_goes_on(channel_id, is_finalized=state.finalized, is_closing=state.close_requested_at > 0)
+    check_goes_on(channel_id, is_finalized=state.finalized, is_close_requested=state.close_requested_at > 0)
     if state.deposit - state.settled < needed:
         detail = f"{state.deposit - state.settled} is deposited and not settled, {needed} is needed"
         raise refused(ProblemType.INSUFFICIENT_BALANCE, detail, channel_id)

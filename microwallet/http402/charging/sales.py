@@ -150,7 +150,7 @@ def charge_units(rows: SessionRows, sale: Sale, amount: int, *, wanted: int, str
     charged then may not be captured with the rest.
     """
     account = known_account(rows, sale.channel_id)
-    if account.stream != stream or account.is_closing or account.is_finalized:
+    if account.stream != stream or not account.goes_on:
         raise StreamEnded
     count = min(wanted, account.available // amount) if amount else wanted
     if count and amount:

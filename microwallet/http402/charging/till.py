@@ -88,7 +88,7 @@ class Till:
         while not self.hears_no_more:
             news = self._news.setdefault(channel_id, asyncio.Event())
             account = await self._commit.run(lambda rows: rows.account(channel_id))
-            if account is None or account.accepted > accepted or account.is_closing:
+            if account is None or account.accepted > accepted or not account.goes_on:
                 self._news.pop(channel_id, None)
                 return
             with suppress(TimeoutError):

@@ -105,6 +105,8 @@ class Handshake:
             answer = yield from self._submit(held)
             if answer.status in _BY_INTERMEDIARIES and not answer.challenges:
                 raise self._unknown(held, f"the answer is {answer.status}")
+            if (yield from self.remedies.waited(held, answer)):
+                continue
             if answer.status >= 500:
                 self.spending.give_back(held)
                 self.client.reporter.say(_after_an_error(held, answer.status))

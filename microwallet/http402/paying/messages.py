@@ -17,7 +17,7 @@ from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import BookedPayment
 from microwallet.http402.wire.events import EVENT_STREAM
-from microwallet.http402.wire.problems import MEDIA_TYPE, read_problem
+from microwallet.http402.wire.problems import MEDIA_TYPE, ProblemType, read_problem
 from microwallet.http402.wire.session_request import INTENT, METHOD
 
 PAYMENT = "payment"
@@ -96,8 +96,10 @@ def may_be_problem(response: httpx.Response, sending: Sending) -> bool:
         return True
     if sending.authorization is None:
         return False
-    is_error = 400 <= response.status_code < 500 and "payment-receipt" not in response.headers
-    return is_error and _media_type(response) == MEDIA_TYPE
+    status = response.status_code
+    is_refusal = 400 <= status < 500 or status == ProblemType.TRY_AGAIN.status
+    is_unpaid = is_refusal and "payment-receipt" not in response.headers
+    return is_unpaid and _media_type(response) == MEDIA_TYPE
 
 
 def reading_seconds(request: httpx.Request) -> float | None:

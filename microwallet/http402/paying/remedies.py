@@ -18,7 +18,7 @@ from microwallet.errors import (
 )
 from microwallet.http402.paying.asking import Asking
 from microwallet.http402.paying.choice import REQUEST_UNIT, Choice, agreed_terms
-from microwallet.http402.paying.exchange import ServerAnswer, Steps
+from microwallet.http402.paying.exchange import Pause, ServerAnswer, Steps
 from microwallet.http402.paying.handing_over import tell, tell_again
 from microwallet.http402.paying.spending import Held, Spending
 from microwallet.http402.wire.problems import ProblemType, ToldProblem
@@ -29,6 +29,8 @@ _NOTHING_BOUGHT = frozenset(
 )
 _WANTS_MORE = frozenset({ProblemType.INSUFFICIENT_BALANCE, ProblemType.DELTA_TOO_SMALL})
 _GONE = frozenset({ProblemType.CHANNEL_NOT_FOUND, ProblemType.CHANNEL_FINALIZED})
+_WAITS = (0.5, 1.0, *(2.0,) * 9)
+"""Seconds between the tries where the payee cannot tell yet: as long as a close, or a deposit, may take."""
 _TRIES = {"outrun": 8}
 """How often a remedy is tried, if not once: a stream may take what is signed for others again and again."""
 
@@ -51,6 +53,22 @@ class Remedies:
         except GeneratorExit:  # it is given up, and was not sent
             self._spending.give_back(held)
             raise
+
+    def waited(self, held: Held, answer: ServerAnswer) -> Steps[bool]:
+        """Wait where the payee asks for the same again, since it cannot sell or refuse yet, as while a close
+        of its own is being sent. False where there is nothing to wait for, or no more."""
+        often = self._tried["wait"]
+        if answer.problem.type is not ProblemType.TRY_AGAIN or often == len(_WAITS):
+            return False
+        self._tried["wait"] += 1
+        if not often:
+            self._asking.client.reporter.say(f"{self._asking.origin} asks to try again: {answer.problem}")
+        try:
+            yield Pause(_WAITS[often])
+        except GeneratorExit:  # it is given up, and was not taken
+            self._spending.give_back(held)
+            raise
+        return True
 
     def mended(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
         """What to try next after a refusal, each thing so often; PaymentRefused when nothing is left."""

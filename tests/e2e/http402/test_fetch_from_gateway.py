@@ -94,6 +94,30 @@ def test_channel_without_enough_left_that_the_payee_has_closed(alice, bob, gatew
     assert (again["spent"], again["deposit"]) == ("1000", "1000")
 
 
+def test_while_a_close_of_the_payee_is_being_sent(alice, bob, gateway, chain):
+    """What is asked for waits until it is done, and is paid from another channel."""
+    words = ("fetch", gateway + "/", "--deposit", "0.1 USDC", "--yes", "--json")
+    first = alice.run(*words).data["payment"]["channelId"]
+    chain.rpc.call("evm_setAutomine", [False])
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            closing = pool.submit(bob.run, "payee", "close", "--all", "--yes", "--json")
+            deadline = time.monotonic() + 15
+            while chain.rpc.call("txpool_status", [])["pending"] == "0x0" and time.monotonic() < deadline:
+                time.sleep(0.05)
+            fetching = pool.submit(alice.run, *words)
+            time.sleep(1)
+            assert not fetching.done()
+            chain.rpc.call("evm_setAutomine", [True])
+            chain.rpc.call("evm_mine", [])
+            closing.result().succeeded()
+    finally:
+        chain.rpc.call("evm_setAutomine", [True])
+    fetched = fetching.result()
+    assert "asks to try again: the channel is being closed" in fetched.stderr
+    assert fetched.data["payment"]["channelId"] != first
+
+
 @pytest.fixture
 def shop(bob):
     """The address of an application of bob's that sells by the event, by the unit and by the request."""

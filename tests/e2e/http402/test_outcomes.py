@@ -360,6 +360,24 @@ def test_channel_opened_by_hand(alice, fetch, payee, books):
     assert len(books()[0]) == 1
 
 
+def test_a_payee_that_cannot_tell_yet(fetch, payee, books):
+    """The same voucher is sent again, and buys once."""
+    told = []
+
+    def not_yet(handler, action):
+        if action is None or len(told) == 2:
+            return False
+        told.append(action.voucher.cumulative_amount)
+        handler.refuse(ProblemType.TRY_AGAIN, "not yet")
+        return True
+
+    payee.before = not_yet
+    ran = fetch()
+    assert ran.data["payment"]["cumulativeAmount"] == "1000"
+    assert (told, ran.stderr.count("asks to try again: not yet")) == ([1000, 1000], 1)
+    assert [one[1:] for one in books()[1]] == [(1000, 1000, "paid")]
+
+
 def test_channel_that_the_payee_closed(fetch, payee, books):
     """A channel that is finalized on chain is marked, and a new one pays, once."""
     first = fetch().data["payment"]["channelId"]

@@ -44,11 +44,14 @@ def test_the_deposit_is_the_end():
 
 
 def test_a_channel_that_takes_no_more():
-    """Closing or finalized: not even a voucher it has already."""
+    """Finalized, or about to be: not even a voucher it has already. The payee's own close is soon over."""
     closing = ACCOUNT._replace(is_closing=True)
+    requested = ACCOUNT._replace(is_close_requested=True, is_closing=True)
     finalized = ACCOUNT._replace(is_finalized=True, is_closing=True)
+    assert [one.goes_on for one in (ACCOUNT, closing, requested, finalized)] == [True, False, False, False]
     for account, problem in (
-        (closing, ProblemType.VERIFICATION_FAILED),
+        (closing, ProblemType.TRY_AGAIN),
+        (requested, ProblemType.VERIFICATION_FAILED),
         (finalized, ProblemType.CHANNEL_FINALIZED),
     ):
         for amount in (100, 200):
