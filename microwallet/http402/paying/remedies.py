@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from microwallet.domain.channel import PayerChannel
 from microwallet.domain.money import Amount
 from microwallet.errors import (
     AboveLimit,
@@ -97,6 +98,8 @@ class Remedies:
             return (yield from self._raised(held, answer))
         if kind in _GONE and self._may_try("reopen"):
             return (yield from self._reopened(held))
+        if kind is ProblemType.AMOUNT_EXCEEDS_DEPOSIT and self._may_try("shrink"):
+            return (yield from self._shrunk(held, answer))
         raise self._refusal(held, answer)
 
     def _informed(self, held: Held, problem: ToldProblem) -> Steps[Held | None]:
@@ -216,15 +219,8 @@ class Remedies:
 
     def _reopened(self, held: Held) -> Steps[Held]:
         """The payee says that the channel is gone: the chain is asked, and another channel is used."""
-        from microwallet.payer.refresh import refresh
-
-        channel, client = held.channel, self._asking.client
-        account = client.account(channel.descriptor.escrow_contract)
-        refreshed = refresh(client.ledger, lambda _: account.reader, [channel], now=client.clock())
-        for note in refreshed.notes:
-            client.reporter.say(note)
-        state = refreshed.channels[0].state
-        client.reporter.say(
+        channel, state = held.channel, self._refreshed(held.channel).state
+        self._asking.client.reporter.say(
             f"the payee no longer takes channel {channel.name}, which is"
             f" {'finalized' if state.finalized else 'open still'}"
         )
@@ -234,6 +230,32 @@ class Remedies:
         return (
             yield from self._spending.buy(choice, self._spending.terms(choice), without=[channel.channel_id])
         )
+
+    def _shrunk(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
+        """The payee was told of the deposits and sees less: a reorganisation may have undone one. What the
+        chain has pays, or another deposit."""
+        before = self._spending.newest(held.channel)
+        now = self._refreshed(before)
+        if now.state.deposit >= before.state.deposit:
+            raise self._refusal(held, answer)
+        asset = before.asset
+        self._asking.client.reporter.say(
+            f"the chain has {Amount(now.state.deposit, asset)} on channel {before.name},"
+            f" not {Amount(before.state.deposit, asset)}"
+        )
+        choice = self._asking.choose((yield from self._asking.exchange()))
+        return (yield from self._spending.buy(choice, self._spending.terms(choice)))
+
+    def _refreshed(self, channel: PayerChannel) -> PayerChannel:
+        """A channel as the chain has it now."""
+        from microwallet.payer.refresh import refresh
+
+        client = self._asking.client
+        account = client.account(channel.descriptor.escrow_contract)
+        refreshed = refresh(client.ledger, lambda _: account.reader, [channel], now=client.clock())
+        for note in refreshed.notes:
+            client.reporter.say(note)
+        return refreshed.channels[0]
 
     def _refusal(self, held: Held, answer: ServerAnswer) -> PaymentRefused:
         return PaymentRefused(

@@ -1007,6 +1007,21 @@ def test_a_payee_that_has_not_heard_of_a_top_up_is_told_for_each_voucher(fetch, 
     assert [type(action) for _, _, action in payee.seen[-7:]].count(TopUpAction) == 2
 
 
+def test_channel_whose_top_up_a_reorganisation_undid(fetch, alice, books, chain):
+    """The payee sees less than this ledger has: the chain is asked, and the channel topped up once more."""
+    words = ("--deposit", "0.002 USDC")
+    channel = fetch(*words).data["payment"]["channelId"]
+    before = chain.rpc.call("evm_snapshot")
+    alice.run("channel", "top-up", channel, "0.005 USDC", "--yes").succeeded()
+    assert chain.rpc.call("evm_revert", [before])
+    assert fetch(*words).data["payment"]["deposit"] == "7000"
+    again = fetch(*words)
+    payment = again.data["payment"]
+    assert (payment["channelId"], payment["spent"], payment["deposit"]) == (channel, "3000", "4000")
+    assert f"the chain has 0.002 USDC on channel {channel}, not 0.007 USDC" in again.stderr
+    assert sum(cost for _, _, cost, status in books()[1] if status == "paid") == 3000
+
+
 def test_a_close_that_is_only_looked_at_does_nothing_at_the_payee(alice, fetch, payee):
     """What it counts of payments by hand is asked for by HEADs, whatever the method of the purchase was; that
     is said before, and a key that is locked does not keep from looking."""
