@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 from microwallet.errors import MalformedMessage
 from microwallet.http402.wire.accept_payment import parse_accept_payment
 from microwallet.http402.wire.auth_fields import parse_auth_fields, quoted
-from microwallet.http402.wire.body_digest import parse_digest
-from microwallet.http402.wire.challenge import Challenge, ChallengeSecrets, offered_challenges
+from microwallet.http402.wire.body_digest import body_digest, parse_digest
+from microwallet.http402.wire.challenge import (
+    AUTHORIZATION,
+    PAYMENT_AUTHORIZATION,
+    Challenge,
+    ChallengeForm,
+    ChallengeSecrets,
+    offered_challenges,
+)
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.encoding import base64url, decode_object, encode_object
 from microwallet.http402.wire.events import (
@@ -86,6 +93,27 @@ def test_a_challenge_survives_field_and_echo(request, realm, description, opaque
     assert credential.challenge == challenge
     assert SECRETS.issued(credential.challenge)
     assert credential.payload == challenge.request_object() == request
+
+
+@given(
+    visible,
+    st.none() | visible,
+    st.sampled_from([None, AUTHORIZATION, PAYMENT_AUTHORIZATION]),
+    st.none() | st.binary().map(body_digest),
+    st.dictionaries(visible, visible, max_size=3),
+)
+def test_a_form_issues_what_the_secrets_do(realm, description, header, digest, opaque):
+    """The field of an offer to everybody is the same as that of a challenge that is made by itself."""
+    fixed = {
+        "request": CHALLENGE.request,
+        "realm": realm,
+        "method": "evm",
+        "intent": "session",
+        "description": description,
+        "header": header,
+    }
+    issued = {"expires_at": 7, "digest": digest, "opaque": opaque}
+    assert ChallengeForm(**fixed).field(SECRETS, **issued) == SECRETS.challenge(**fixed, **issued).to_field()
 
 
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))

@@ -136,7 +136,7 @@ class Gateway:
 
     def challenge_field(self, offer: Offer, *, digest: str | None = None) -> tuple[bytes, bytes]:
         """A fresh challenge."""
-        return b"www-authenticate", offer.challenge(self._clock(), digest=digest).to_field().encode()
+        return b"www-authenticate", offer.challenge_field(self._clock(), digest=digest)
 
     async def _paid(self, request: Request, place: Place, offer: Offer) -> Grant | Answer:
         """What becomes of a request with a credential: mostly it is like one before but for its voucher."""

@@ -16,7 +16,7 @@ from microwallet.http402.charging.rotating_secrets import RotatingSecrets
 from microwallet.http402.charging.routes import Price, Route
 from microwallet.http402.charging.signed_deposit import RelayedToken
 from microwallet.http402.wire.body_digest import body_digest
-from microwallet.http402.wire.challenge import REQUEST_LIMIT, Challenge
+from microwallet.http402.wire.challenge import REQUEST_LIMIT, Challenge, ChallengeForm
 from microwallet.http402.wire.encoding import decode_object, encode_object
 from microwallet.http402.wire.problems import Problem, ProblemType
 from microwallet.http402.wire.session_request import INTENT, METHOD, CredentialType, SessionRequest
@@ -56,24 +56,21 @@ class Offer:
     """Of the route; a challenge for one is none for another."""
     request: SessionRequest
     encoded_request: str
+    form: ChallengeForm
     unpaid: bytes
     """The problem document that is sent with a challenge: the price in words."""
     units_field: bytes | None
     """Where the upstream says how many units were used."""
 
-    def challenge(self, now: int, *, digest: str | None = None) -> Challenge:
+    def challenge_field(self, now: int, *, digest: str | None = None) -> bytes:
         """A challenge nobody had before, until CHALLENGE_SECONDS from Unix second `now`."""
-        return self.terms.secrets.current.challenge(
-            self.encoded_request,
-            realm=self.terms.realm,
-            method=METHOD,
-            intent=INTENT,
+        field = self.form.field(
+            self.terms.secrets.current,
             expires_at=now + CHALLENGE_SECONDS,
             digest=digest,
-            description=self.price.description,
-            header=self.terms.header,
             opaque={"nonce": secrets.token_hex(_NONCE_BYTES), "route": self.name},
         )
+        return field.encode()
 
     def asked_by(self, challenge: Challenge) -> bool:
         """Whether a challenge that was issued here is one for this offer, as it is now."""
@@ -100,22 +97,32 @@ def _as_latin_1(description: str | None) -> str | None:
 
 def offer_of(terms: Terms, route: Route, price: Price) -> Offer:
     """The offer of a priced route. UsageError if no field could carry it, or a client might not take it."""
-    request = _session_request(terms, price)
+    request, name = _session_request(terms, price), f"{route.method} /{'/'.join(route.pattern)}"
+    encoded_request = encode_object(request.to_object())
+    try:
+        form = ChallengeForm(
+            realm=terms.realm,
+            method=METHOD,
+            intent=INTENT,
+            request=encoded_request,
+            description=price.description,
+            header=terms.header,
+        )
+    except MalformedMessage as error:
+        raise UsageError(f"route {name}: {error.message}") from error
     offer = Offer(
         terms=terms,
         price=price,
-        name=f"{route.method} /{'/'.join(route.pattern)}",
+        name=name,
         request=request,
-        encoded_request=encode_object(request.to_object()),
+        encoded_request=encoded_request,
+        form=form,
         unpaid=Problem(
             type=ProblemType.PAYMENT_REQUIRED, detail=f"this costs {price}: see WWW-Authenticate"
         ).to_body(),
         units_field=None if price.header is None else price.header.encode(),
     )
-    try:
-        size = len(offer.challenge(0, digest=body_digest(b"")).to_field().encode())
-    except MalformedMessage as error:
-        raise UsageError(f"route {offer.name}: {error.message}") from error
+    size = len(offer.challenge_field(0, digest=body_digest(b"")))
     if size >= CHALLENGE_LIMIT:
         raise UsageError(
             f"route {offer.name}: its challenge has {size} bytes, {CHALLENGE_LIMIT - 1} are the most;"

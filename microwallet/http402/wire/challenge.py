@@ -204,6 +204,51 @@ class ChallengeSecrets:
         return any(hmac.compare_digest(challenge.id.encode(), one.encode()) for one in expected)
 
 
+class ChallengeForm:
+    """What the challenges of one offer have in common, written out once: the field that everybody is
+    answered with who does not pay is filled in, as `ChallengeSecrets.challenge` would make it."""
+
+    def __init__(
+        self,
+        *,
+        realm: str,
+        method: str,
+        intent: str,
+        request: str,
+        description: str | None = None,
+        header: str | None = None,
+    ) -> None:
+        """`request` has been encoded already. MalformedMessage for what no field could carry."""
+        common = {"realm": realm, "method": method, "intent": intent, "request": request}
+        told = {"description": description, "header": header}
+        self._bound = "|".join([*common.values(), ""])
+        self._bound_header = "" if header is None else f"{header}|"
+        self._common = _parameters(common)
+        self._told = _parameters({name: value for name, value in told.items() if value is not None})
+
+    def field(
+        self,
+        secrets: ChallengeSecrets,
+        *,
+        expires_at: int,
+        opaque: Mapping[str, str],
+        digest: str | None = None,
+    ) -> str:
+        """The value of a `WWW-Authenticate` field with a new challenge until Unix second `expires_at`."""
+        expires, encoded = rfc3339(expires_at), encode_object(opaque)
+        bound = f"{self._bound}{expires}|{digest or ''}|{self._bound_header}{encoded}"
+        digested = "" if digest is None else _parameters({"digest": digest})
+        return (
+            f'Payment id="{_hmac_id(bound, secrets.secrets[0])}"{self._common}, expires="{expires}"'
+            f'{digested}{self._told}, opaque="{encoded}"'
+        )
+
+
+def _parameters(named: Mapping[str, str]) -> str:
+    """More auth-params of a field."""
+    return "".join([f", {name}={quoted(value)}" for name, value in named.items()])
+
+
 def _bound_id(challenge: Challenge, secret: bytes) -> str:
     """By the draft's "HMAC-SHA256 Binding". Only the realm, which is first, may hold a bar, and a header is
     no digest: no two challenges read the same."""
@@ -217,4 +262,8 @@ def _bound_id(challenge: Challenge, secret: bytes) -> str:
         *(() if challenge.header is None else (challenge.header,)),
         challenge.opaque,
     )
-    return base64url(hmac.digest(secret, "|".join([slot or "" for slot in slots]).encode(), hashlib.sha256))
+    return _hmac_id("|".join([slot or "" for slot in slots]), secret)
+
+
+def _hmac_id(bound: str, secret: bytes) -> str:
+    return base64url(hmac.digest(secret, bound.encode(), hashlib.sha256))
