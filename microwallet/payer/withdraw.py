@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from microwallet.domain.channel import PayerChannel
@@ -33,19 +32,13 @@ class Withdrawal:
         return self.channel.state.deposit - self.channel.state.settled
 
 
-def withdraw(
-    account: PayingAccount,
-    channel: PayerChannel,
-    *,
-    wait: bool,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Withdrawal:
+def withdraw(account: PayingAccount, channel: PayerChannel, *, wait: bool) -> Withdrawal:
     """Take the unsettled rest. With `wait`, stays until the grace period is over by the chain's clock.
 
     Raises CloseNotReady before that time, ChannelNotOpen when no close is requested. A channel that
     is finalized already, before or while waiting, is told as it is.
     """
-    waiting = _Waiting(account, sleep)
+    waiting = _Waiting(account)
     while True:
         channel = waiting.look(channel) if wait else newest(account, channel)
         if channel.state.finalized:
@@ -67,9 +60,8 @@ def withdraw(
 class _Waiting:
     """Patience: says what is awaited, and stands a chain that is out of reach for a while."""
 
-    def __init__(self, account: PayingAccount, sleep: Callable[[float], None]) -> None:
+    def __init__(self, account: PayingAccount) -> None:
         self._account = account
-        self._sleep = sleep
         self._said: int | None = None
         self._heard_at = account.clock()
 
@@ -81,7 +73,7 @@ class _Waiting:
                 if self._account.clock() - self._heard_at > _SILENCE_LIMIT:
                     raise
                 self._account.reporter.say(f"still waiting: {error.message}")
-                self._sleep(_LONGEST_PAUSE)
+                time.sleep(_LONGEST_PAUSE)
             else:
                 self._heard_at = self._account.clock()
                 return found
@@ -92,7 +84,7 @@ class _Waiting:
                 f"waiting {left} seconds for the end of the grace period (Ctrl-C is safe)"
             )
             self._said = left
-        self._sleep(max(0.2, min(_LONGEST_PAUSE, left)))
+        time.sleep(max(0.2, min(_LONGEST_PAUSE, left)))
 
 
 def _send(account: PayingAccount, channel: PayerChannel) -> Withdrawal:

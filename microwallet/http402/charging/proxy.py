@@ -16,6 +16,8 @@ from microwallet.http402.charging.answers import plain_answer
 from microwallet.http402.charging.asgi import Receive, Scope, Send, plain_name, send_answer
 
 CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 60.0
+"""How long the upstream may be silent."""
 CONNECTIONS = 200
 
 _HOP_BY_HOP = frozenset(
@@ -41,11 +43,8 @@ _OURS = frozenset({b"host", b"forwarded", b"x-forwarded-for", b"x-forwarded-host
 class ReverseProxy:
     """Forwards every request to one upstream, and its answers back, chunk by chunk."""
 
-    def __init__(self, upstream: str, *, answer_seconds: float = 60.0) -> None:
-        """`upstream` is an http or https URL without a path; UsageError for anything else.
-
-        `answer_seconds`: how long the upstream may be silent.
-        """
+    def __init__(self, upstream: str) -> None:
+        """`upstream` is an http or https URL without a path; UsageError for anything else."""
         parts = urlsplit(upstream)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
             meant = urlsplit(whole_url(upstream, otherwise="http://127.0.0.1:9000"))
@@ -66,8 +65,8 @@ class ReverseProxy:
         self._host = parts.netloc.encode()
         self._timeout = {
             "connect": CONNECT_SECONDS,
-            "read": answer_seconds,
-            "write": answer_seconds,
+            "read": ANSWER_SECONDS,
+            "write": ANSWER_SECONDS,
             "pool": CONNECT_SECONDS,
         }
         self._pool = httpcore.AsyncConnectionPool(max_connections=CONNECTIONS, keepalive_expiry=15)

@@ -40,8 +40,6 @@ class SettlingPolicy:
     """By token: base units unsettled on a channel from which it is settled at once."""
     idle_seconds: int | None = None
     """Seconds without a new voucher after which what is unsettled is settled."""
-    margin: int = CLOSE_GRACE_PERIOD
-    """Of the grace period that must be left when a requested close is answered: all of it, at once."""
 
 
 class Settling:
@@ -60,7 +58,8 @@ class Settling:
         self._vouchers = vouchers
         self._policy = policy
         self._clock = clock
-        self._watch = Watch(settlement, margin=policy.margin, now=clock, emit=emit)
+        # All of the grace period is to be left when a requested close is answered: at once.
+        self._watch = Watch(settlement, margin=CLOSE_GRACE_PERIOD, now=clock, emit=emit)
         self._pause = 0
         self._next_try = 0
 
