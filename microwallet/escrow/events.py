@@ -1,4 +1,4 @@
-"""The escrow's events: how a wallet finds its channels on chain, and a payee the ones it is paid by."""
+"""The escrow's events: how a payer finds its channels on chain, and what a transaction did to one."""
 
 from __future__ import annotations
 
@@ -115,46 +115,29 @@ class EscrowEvents:
         self,
         *,
         payer: Address | None = None,
-        payee: Address | None = None,
-        channel_id: ChannelId | None = None,
         names: tuple[str, ...] = tuple(TOPICS),
         from_block: int = 0,
         to_block: int | None = None,
     ) -> list[ChannelEvent]:
-        """Events that match every filter given, oldest first; `to_block` is included.
+        """Events of these names, of one payer if it is given, oldest first; `to_block` is included.
 
-        What a server adds of other contracts or channels is left out; a channel id that does not
+        What a server adds of other contracts or payers is left out; a channel id that does not
         fit its descriptor, or a malformed log, is a NetworkError.
         """
         last = self._reader.head().number if to_block is None else to_block
         topics: list[Any] = [
             [TOPICS[name] for name in names],
-            channel_id,
+            None,
             None if payer is None else hexed(word(payer)),
-            None if payee is None else hexed(word(payee)),
         ]
         found = (self.decode(log) for log in self._logs(topics, from_block, last))
-        return [
-            event
-            for event in found
-            if event is not None
-            and payer in (None, event.payer)
-            and payee in (None, event.payee)
-            and channel_id in (None, event.channel_id)
-        ]
+        return [event for event in found if event is not None and payer in (None, event.payer)]
 
     def opened(
-        self,
-        *,
-        payer: Address | None = None,
-        payee: Address | None = None,
-        from_block: int = 0,
-        to_block: int | None = None,
+        self, *, payer: Address, from_block: int = 0, to_block: int | None = None
     ) -> list[ChannelOpened]:
-        """The channels opened by a payer or for a payee, oldest first."""
-        events = self.read(
-            payer=payer, payee=payee, names=("ChannelOpened",), from_block=from_block, to_block=to_block
-        )
+        """The channels opened by a payer, oldest first."""
+        events = self.read(payer=payer, names=("ChannelOpened",), from_block=from_block, to_block=to_block)
         return [event for event in events if isinstance(event, ChannelOpened)]
 
     def decode(self, log: Any) -> ChannelEvent | None:

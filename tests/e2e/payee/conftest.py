@@ -112,7 +112,8 @@ class Payers:
     def closes(self, opened: Opened) -> int:
         """How often a channel was closed on the chain as it is now."""
         events = EscrowEvents(self.reader, self.chain.chain_id)
-        return len(events.read(channel_id=opened.channel_id, names=("ChannelClosed",)))
+        closed = events.read(names=("ChannelClosed",))
+        return sum(event.channel_id == opened.channel_id for event in closed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
