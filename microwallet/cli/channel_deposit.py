@@ -8,7 +8,6 @@ import typer
 
 from microwallet.cli.channel_view import channel_document
 from microwallet.cli.context import Stderr
-from microwallet.domain.money import format_units
 from microwallet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def way_and_fee(paying: PayingAccount, plan: OpenPlan | TopUpPlan) -> list[tuple
     if plan.max_fee == 0:
         rows.append(("  fee", "none: it is signed here, and the payee brings it onto the chain"))
     elif plan.max_fee is not None:
-        rows.append(("  fee", f"at most {format_units(plan.max_fee, 18)} {paying.network.native_symbol}"))
+        rows.append(("  fee", f"at most {paying.network.coins(plan.max_fee)}"))
     return rows
 
 

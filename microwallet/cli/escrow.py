@@ -15,7 +15,6 @@ from microwallet.cli.options import AccountName, DryRun, Json, NetworkName, Pass
 from microwallet.cli.result import Result
 from microwallet.cli.table import named
 from microwallet.domain.identifiers import parse_address
-from microwallet.domain.money import format_units
 from microwallet.errors import TransactionReverted
 from microwallet.escrow.artifacts import artifact
 from microwallet.escrow.deployment import (
@@ -103,7 +102,7 @@ def _deployed(wallet: Wallet, *, yes: bool, dry_run: bool) -> Result:
             ("  escrow", wallet.escrow_contract),
             ("  from", f"{wallet.account.name} {wallet.account.address}"),
             ("  network", f"{chain.name} (chain {chain.chain_id})"),
-            ("  fee", f"at most {format_units(quoted.max_cost, 18)} {chain.native_symbol}"),
+            ("  fee", f"at most {chain.coins(quoted.max_cost)}"),
         ]
     )
     if dry_run:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from microwallet.domain.money import format_units
 from microwallet.errors import PaymentRefused, TransactionReverted
 from microwallet.wallet import Wallet
 
@@ -32,5 +31,4 @@ def max_fee(wallet: Wallet, cost: Callable[[], int]) -> MaxFee:
         return MaxFee(wei=None, text=f"at most {cap}")
     except PaymentRefused as error:
         return MaxFee(wei=None, text=error.message)
-    most = f"{format_units(wei, 18)} {wallet.network.native_symbol}"
-    return MaxFee(wei=wei, text=f"at most {most} now, and never above {cap}")
+    return MaxFee(wei=wei, text=f"at most {wallet.network.coins(wei)} now, and never above {cap}")

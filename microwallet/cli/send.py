@@ -24,7 +24,7 @@ from microwallet.cli.options import (
 )
 from microwallet.cli.result import Result
 from microwallet.cli.table import named
-from microwallet.domain.money import format_units, unit_of
+from microwallet.domain.money import unit_of
 from microwallet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _summary(wallet: Wallet, planned: Transfer, receiver: Address) -> str:
             ("  to", receiver),
             ("  from", f"{wallet.account.name} {wallet.account.address}"),
             ("  network", f"{network.name} (chain {network.chain_id})"),
-            ("  fee", f"at most {format_units(planned.quote.max_cost, 18)} {network.native_symbol}"),
+            ("  fee", f"at most {network.coins(planned.quote.max_cost)}"),
         ]
     )
 

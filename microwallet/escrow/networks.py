@@ -11,11 +11,13 @@ from typing import Any
 
 from microwallet.config import Configuration
 from microwallet.domain.identifiers import Address, ChainId, parse_address
+from microwallet.domain.money import format_units
 from microwallet.errors import NotTrusted, UnknownReference, UsageError
 from microwallet.escrow.artifacts import artifact
 from microwallet.escrow.local_chains import only_devnet
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+NATIVE_DECIMALS = 18
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9.\-]{0,19}", re.ASCII)
 _USE = "microwallet network use"
 _LOCAL = "anvil"
@@ -82,6 +84,10 @@ class Network:
     allowed: bool = True
     """Whether money may move here: testnets always, others once the user turned them on."""
     built_in: bool = False
+
+    def coins(self, wei: int) -> str:
+        """So much of the chain's coin, as a person reads it."""
+        return f"{format_units(wei, NATIVE_DECIMALS)} {self.native_symbol}"
 
 
 @cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from microwallet.domain.identifiers import Address, hexed, word
-from microwallet.domain.money import format_units
 from microwallet.errors import InsufficientFunds, NetworkError
 from microwallet.escrow.calls import Call
 from microwallet.escrow.fees import GWEI, Fees, suggest
@@ -130,10 +129,9 @@ def with_margin(gas: int, call: Call) -> int:
 
 
 def _too_little(network: Network, sender: Address, balance: int, needed: int) -> InsufficientFunds:
-    symbol = network.native_symbol
     hint = network.faucets[0] if network.faucets else "microwallet balance"
     return InsufficientFunds(
-        f"{sender} holds {format_units(balance, 18)} {symbol} on {network.name}; up to"
-        f" {format_units(needed, 18)} {symbol} is needed for this transaction and its gas",
+        f"{sender} holds {network.coins(balance)} on {network.name}; up to {network.coins(needed)} is needed"
+        " for this transaction and its gas",
         hint=hint.replace("ACCOUNT", sender),
     )

@@ -11,12 +11,11 @@ from microwallet.config import Configuration
 from microwallet.domain.identifiers import NATIVE_TOKEN, Address, ChainId, is_address, parse_address
 from microwallet.domain.money import Asset, names_asset
 from microwallet.errors import NotTrusted, UnknownReference, UsageError, did_you_mean
-from microwallet.escrow.networks import SYMBOL, Network
+from microwallet.escrow.networks import NATIVE_DECIMALS, SYMBOL, Network
 
 if TYPE_CHECKING:
     from microwallet.escrow.reader import EscrowReader
 
-NATIVE_DECIMALS = 18
 USDC_DECIMALS = 6
 _MOST_DECIMALS = 36
 _RESERVED = frozenset({"wei", "gwei", "ether", "all"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from microwallet.domain.money import Amount, format_units
+from microwallet.domain.money import Amount
 from microwallet.errors import InsufficientFunds, NetworkError, NotTrusted
 from microwallet.escrow.artifacts import artifact
 from microwallet.escrow.deployment import Deployment, deployment_of
@@ -64,13 +64,12 @@ def require_funds(account: PayingAccount, amount: Amount, gas: int) -> int:
 def _require_coin(account: PayingAccount, held: int, value: int, max_fee: int) -> None:
     if held >= value + max_fee:
         return
-    symbol = account.network.native_symbol
-    needed = f"{format_units(value + max_fee, 18)} {symbol}"
-    purpose = f"{format_units(value, 18)} {symbol} and gas" if value else "gas"
+    coins, needed = account.network.coins, value + max_fee
+    purpose = f"{coins(value)} and gas" if value else "gas"
     raise InsufficientFunds(
-        f"{account.name} ({account.address}) holds {format_units(held, 18)} {symbol} on"
-        f" {account.network.name}; up to {needed} is needed for {purpose}",
-        hint=_fund_hint(account, f"{format_units(value + max_fee - held, 18)} {symbol}", native=True),
+        f"{account.name} ({account.address}) holds {coins(held)} on {account.network.name}; up to"
+        f" {coins(needed)} is needed for {purpose}",
+        hint=_fund_hint(account, coins(needed - held), native=True),
     )
 
 
