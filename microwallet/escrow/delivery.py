@@ -318,10 +318,9 @@ class Delivery:
     def _refused(self, answer: NodeAnswer, refusal: RpcError) -> MicrowalletError:
         last = self._attempts[-1]
         if answer is NodeAnswer.INSUFFICIENT_FUNDS:
-            hint = self._network.faucets[0] if self._network.faucets else None
             return InsufficientFunds(
                 f"{last.sender} cannot pay for {last.purpose}: {refusal.rpc_message}",
-                hint=hint.replace("ACCOUNT", last.sender) if hint else "microwallet balance",
+                hint=self._network.faucet_hint(last.sender),
             )
         if answer is NodeAnswer.UNDERPRICED:
             return PaymentRefused(

@@ -89,6 +89,10 @@ class Network:
         """So much of the chain's coin, as a person reads it."""
         return f"{format_units(wei, NATIVE_DECIMALS)} {self.native_symbol}"
 
+    def faucet_hint(self, address: Address) -> str:
+        """Where an address gets some of the coin."""
+        return self.faucets[0].replace("ACCOUNT", address) if self.faucets else "microwallet balance"
+
 
 @cache
 def built_in_networks() -> Mapping[str, Network]:

@@ -129,9 +129,8 @@ def with_margin(gas: int, call: Call) -> int:
 
 
 def _too_little(network: Network, sender: Address, balance: int, needed: int) -> InsufficientFunds:
-    hint = network.faucets[0] if network.faucets else "microwallet balance"
     return InsufficientFunds(
         f"{sender} holds {network.coins(balance)} on {network.name}; up to {network.coins(needed)} is needed"
         " for this transaction and its gas",
-        hint=hint.replace("ACCOUNT", sender),
+        hint=network.faucet_hint(sender),
     )
