@@ -91,14 +91,13 @@ def open_(
 
 def open_summary(paying: PayingAccount, plan: OpenPlan) -> str:
     """What is about to be opened, for a person to agree to."""
-    request, network = plan.request, paying.network
-    asset = request.deposit.asset
+    request, asset = plan.request, plan.request.deposit.asset
     lines = [
         ("open a channel", begun_text(plan)),
         ("  deposit", str(request.deposit)),
         ("  payee", request.payee),
         ("  from", f"{paying.name} {paying.address}"),
-        ("  network", f"{network.name} (chain {network.chain_id})"),
+        ("  network", paying.network.described),
         ("  asset", f"{asset.symbol} {'(the coin of the chain)' if asset.is_native else asset.token}"),
         *way_and_fee(paying, plan),
     ]

@@ -71,7 +71,7 @@ def top_up(
 
 def top_up_summary(paying: PayingAccount, plan: TopUpPlan) -> str:
     """What is about to be added, for a person to agree to."""
-    channel, network = plan.channel, paying.network
+    channel = plan.channel
     lines = [
         ("top up a channel", begun_text(plan)),
         ("  amount", str(plan.amount)),
@@ -79,7 +79,7 @@ def top_up_summary(paying: PayingAccount, plan: TopUpPlan) -> str:
         ("  deposit now", money(channel, channel.state.deposit)),
         ("  payee", channel.descriptor.payee),
         ("  from", f"{paying.name} {paying.address}"),
-        ("  network", f"{network.name} (chain {network.chain_id})"),
+        ("  network", paying.network.described),
         *way_and_fee(paying, plan),
     ]
     if plan.cancels_close:

@@ -68,7 +68,7 @@ def ending_summary(
             ("  payee", channel.descriptor.payee),
             ("  deposit", money(channel, channel.state.deposit)),
             *rows,
-            ("  network", f"{wallet.network.name} (chain {wallet.network.chain_id})"),
+            ("  network", wallet.network.described),
             ("  fee", fee),
         ]
     )

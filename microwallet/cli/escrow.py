@@ -95,14 +95,13 @@ def _deployed(wallet: Wallet, *, yes: bool, dry_run: bool) -> Result:
         return _shown(wallet, Deployment.DEPLOYED)
     sender = wallet.sender()
     quoted = sender.quote(call, purpose="deploy")
-    chain = wallet.network
     summary = named(
         [
             ("deploy the escrow", ""),
             ("  escrow", wallet.escrow_contract),
             ("  from", f"{wallet.account.name} {wallet.account.address}"),
-            ("  network", f"{chain.name} (chain {chain.chain_id})"),
-            ("  fee", f"at most {chain.coins(quoted.max_cost)}"),
+            ("  network", wallet.network.described),
+            ("  fee", f"at most {wallet.network.coins(quoted.max_cost)}"),
         ]
     )
     if dry_run:
@@ -127,7 +126,7 @@ def _shown(wallet: Wallet, found: Deployment) -> Result:
     }
     rows = {
         "escrow": wallet.escrow_contract,
-        "network": f"{wallet.network.name} (chain {chain_id})",
+        "network": wallet.network.described,
         "status": str(found).replace("-", " "),
         "also trusted": ", ".join(others) or "-",
     }

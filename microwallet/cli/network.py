@@ -75,7 +75,7 @@ def use(name: Name, json: Json = False) -> Result:
     network = resolve_network(configuration, name)
     with configuration.editing() as content:
         content["network"] = network.name
-    text = f"{network.name} (chain {network.chain_id}) is in use"
+    text = f"{network.described} is in use"
     chosen = configuration.resolve("network")
     notes = [] if chosen.value == name else [f"not here: the {chosen.source} says {chosen.value}"]
     return Result(data=network_document(network, name), text=text, notes=notes)
@@ -133,7 +133,7 @@ def allow(
     configuration = open_wallet().configuration
     network = find_network(configuration, name, command="microwallet network allow")
     if not network.allowed:
-        warning = f"what is lost on {name} (chain {network.chain_id}) is lost for real"
+        warning = f"what is lost on {network.described} is lost for real"
         confirm_by_name(name, confirm, warning, to="turn it on")
         allow_network(configuration, name)
     return network_details(find_network(configuration, name), configuration.get("network"))

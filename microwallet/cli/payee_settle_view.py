@@ -21,7 +21,7 @@ _SHOWN = 20
 def summary(action: Action, planned: Sequence[PlannedCapture], wallet: Wallet, fee: MaxFee) -> str:
     """One screen before anything is sent: amounts, payees, network and the most that the fee is."""
     count = f"{len(planned)} channels" if len(planned) > 1 else "1 channel"
-    lines = [f"{action} {count} on {wallet.network.name} (chain {wallet.network.chain_id})"]
+    lines = [f"{action} {count} on {wallet.network.described}"]
     for item in planned[:_SHOWN]:
         channel = item.channel
         refund = ""

@@ -102,15 +102,14 @@ def send(
 
 
 def _summary(wallet: Wallet, planned: Transfer, receiver: Address) -> str:
-    network = wallet.network
     return named(
         [
             ("send", ""),
             ("  amount", planned.amount),
             ("  to", receiver),
             ("  from", f"{wallet.account.name} {wallet.account.address}"),
-            ("  network", f"{network.name} (chain {network.chain_id})"),
-            ("  fee", f"at most {network.coins(planned.quote.max_cost)}"),
+            ("  network", wallet.network.described),
+            ("  fee", f"at most {wallet.network.coins(planned.quote.max_cost)}"),
         ]
     )
 

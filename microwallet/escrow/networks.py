@@ -85,6 +85,11 @@ class Network:
     """Whether money may move here: testnets always, others once the user turned them on."""
     built_in: bool = False
 
+    @property
+    def described(self) -> str:
+        """Its name and the chain's id, as a person reads them."""
+        return f"{self.name} (chain {self.chain_id})"
+
     def coins(self, wei: int) -> str:
         """So much of the chain's coin, as a person reads it."""
         return f"{format_units(wei, NATIVE_DECIMALS)} {self.native_symbol}"
