@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
@@ -23,15 +23,6 @@ STALE_SECONDS = 60
 ReaderOf = Callable[[Address], "EscrowReader"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refreshed:
-    """The channels of one chain that can still change, and the chain's time, Unix seconds."""
-
-    channels: Sequence[PayeeChannel]
-    chain_time: int | None
-    """None when there was no channel to ask about."""
-
-
 def refresh(
     vouchers: Vouchers,
     chain_id: ChainId,
@@ -39,8 +30,8 @@ def refresh(
     channel_ids: Iterable[ChannelId] | None = None,
     *,
     now: int,
-) -> Refreshed:
-    """Ask the chain for the state of every channel whose close is not confirmed, and store it.
+) -> Sequence[PayeeChannel]:
+    """Ask the chain for the state of every channel whose close is not confirmed, and store it; the channels.
 
     Only those of `channel_ids`, if given: whoever closes one need not wait for thousands.
 
@@ -50,20 +41,16 @@ def refresh(
     known = vouchers.live(chain_id, channel_ids)
     states: dict[ChannelId, ChannelState] = {}
     confirmed: list[ChannelId] = []
-    chain_time: int | None = None
     for escrow_contract, channels in _by_escrow(known).items():
         reader = reader_of(escrow_contract)
         head = reader.head()
-        chain_time = head.timestamp
-        states |= _states(reader, [channel.channel_id for channel in channels])
-        finalized = [channel.channel_id for channel in channels if states[channel.channel_id].finalized]
+        ids = [channel.channel_id for channel in channels]
+        states |= zip(ids, reader.channel_states(ids), strict=True)
+        finalized = [channel_id for channel_id in ids if states[channel_id].finalized]
         confirmed += confirmed_closes(reader, finalized, head)
     _store(vouchers, known, states, now=now)
     vouchers.confirm_closes(confirmed)
-    return Refreshed(
-        channels=[replace(channel, state=states[channel.channel_id], as_of=now) for channel in known],
-        chain_time=chain_time,
-    )
+    return [replace(channel, state=states[channel.channel_id], as_of=now) for channel in known]
 
 
 def _store(
@@ -95,10 +82,6 @@ def confirmed_closes(reader: EscrowReader, finalized: Sequence[ChannelId], head:
         # A server without history, or an escrow younger than that: all is asked again next time.
         return []
     return [channel_id for channel_id, state in zip(finalized, deep, strict=True) if state.finalized]
-
-
-def _states(reader: EscrowReader, channel_ids: Sequence[ChannelId]) -> dict[ChannelId, ChannelState]:
-    return dict(zip(channel_ids, reader.channel_states(channel_ids), strict=True))
 
 
 def _by_escrow(channels: Iterable[PayeeChannel]) -> dict[Address, list[PayeeChannel]]:

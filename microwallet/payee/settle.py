@@ -149,7 +149,7 @@ class Settlement:
 
     def _refresh(self, channel_ids: Iterable[ChannelId] | None) -> Sequence[PayeeChannel]:
         """Those of the channels, of all for None, that can still change, as the chain has them now."""
-        return refresh(self._vouchers, self._chain_id, self._reader_of, channel_ids, now=self._now()).channels
+        return refresh(self._vouchers, self._chain_id, self._reader_of, channel_ids, now=self._now())
 
     def look(self) -> Looked:
         """Look at all channels that can still change; it tells those that have changed since the look before

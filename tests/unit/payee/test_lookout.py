@@ -209,19 +209,19 @@ def test_some_of_them_for_what_is_done_once(ledger, chain, named):
     chain.of = dict.fromkeys(CHANNELS, replace(STATE, settled=7))
     wanted = [CHANNELS[number] for number in named]
     refreshed = refresh(ledger.vouchers, CHAIN, lambda _: chain, wanted, now=NOW)
-    assert [one.channel_id for one in refreshed.channels] == wanted
-    assert all(one.state.settled == 7 for one in refreshed.channels)
+    assert [one.channel_id for one in refreshed] == wanted
+    assert all(one.state.settled == 7 for one in refreshed)
     assert chain.decoded == len(wanted)
     stored = {one.channel_id: one.state.settled for one in ledger.vouchers.list(finalized=True)}
     assert stored == {one: 7 * (one in wanted) for one in CHANNELS}
-    assert len(refresh(ledger.vouchers, CHAIN, lambda _: chain, now=NOW).channels) == len(CHANNELS)
+    assert len(refresh(ledger.vouchers, CHAIN, lambda _: chain, now=NOW)) == len(CHANNELS)
 
 
 def test_a_channel_that_is_named_twice(ledger, chain):
     """By its id and by the beginning of it: it is one channel, and settled or closed once."""
     named = [CHANNELS[5], CHANNELS[2], CHANNELS[5]]
     refreshed = refresh(ledger.vouchers, CHAIN, lambda _: chain, named, now=NOW)
-    assert [one.channel_id for one in refreshed.channels] == [CHANNELS[5], CHANNELS[2]]
+    assert [one.channel_id for one in refreshed] == [CHANNELS[5], CHANNELS[2]]
 
 
 def test_a_channel_whose_close_is_confirmed(ledger, chain):
@@ -229,5 +229,5 @@ def test_a_channel_whose_close_is_confirmed(ledger, chain):
     closed = {CHANNELS[0]: replace(STATE, finalized=True)}
     ledger.vouchers.record_states(closed, as_of=NOW)
     ledger.vouchers.confirm_closes(closed)
-    assert not refresh(ledger.vouchers, CHAIN, lambda _: chain, closed, now=NOW).channels
+    assert not refresh(ledger.vouchers, CHAIN, lambda _: chain, closed, now=NOW)
     assert chain.decoded == 0
