@@ -163,7 +163,8 @@ def sign_permit(
     return Permit(value=value, deadline=deadline, signature=sign(secret, digest))
 
 
-def authorize_settle(
+def authorize_capture(
+    type_text: str,
     secret: bytes,
     descriptor: ChannelDescriptor,
     *,
@@ -172,21 +173,19 @@ def authorize_settle(
     nonce: int,
     deadline: int,
 ) -> PayeeAuthorization:
-    """The payee's word for `settleWithAuthorization`. draft-evm-session-00, "Payee-initiated functions"."""
-    return _payee(SETTLE_TYPE, secret, descriptor, cumulative_amount, capture_amount, nonce, deadline)
+    """The payee's word for `settleWithAuthorization` (SETTLE_TYPE) or `closeWithAuthorization` (CLOSE_TYPE).
 
-
-def authorize_close(
-    secret: bytes,
-    descriptor: ChannelDescriptor,
-    *,
-    cumulative_amount: int,
-    capture_amount: int,
-    nonce: int,
-    deadline: int,
-) -> PayeeAuthorization:
-    """The payee's word for `closeWithAuthorization`."""
-    return _payee(CLOSE_TYPE, secret, descriptor, cumulative_amount, capture_amount, nonce, deadline)
+    draft-evm-session-00, "Payee-initiated functions".
+    """
+    separator = domain_separator(descriptor.chain_id, descriptor.escrow_contract)
+    members = (descriptor.channel_id(), cumulative_amount, capture_amount, nonce, deadline)
+    return PayeeAuthorization(
+        cumulative_amount=cumulative_amount,
+        capture_amount=capture_amount,
+        nonce=nonce,
+        deadline=deadline,
+        signature=sign(secret, _digest(separator, type_text, *members)),
+    )
 
 
 def sign(secret: bytes, digest: bytes) -> bytes:
@@ -219,34 +218,6 @@ def _authorize(
         nonce=nonce,
         signature=sign(secret, digest),
         top_up_salt=top_up_salt,
-    )
-
-
-def _payee(
-    type_text: str,
-    secret: bytes,
-    descriptor: ChannelDescriptor,
-    cumulative_amount: int,
-    capture_amount: int,
-    nonce: int,
-    deadline: int,
-) -> PayeeAuthorization:
-    separator = domain_separator(descriptor.chain_id, descriptor.escrow_contract)
-    digest = _digest(
-        separator,
-        type_text,
-        descriptor.channel_id(),
-        cumulative_amount,
-        capture_amount,
-        nonce,
-        deadline,
-    )
-    return PayeeAuthorization(
-        cumulative_amount=cumulative_amount,
-        capture_amount=capture_amount,
-        nonce=nonce,
-        deadline=deadline,
-        signature=sign(secret, digest),
     )
 
 

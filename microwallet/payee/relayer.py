@@ -47,8 +47,8 @@ class Relayer:
         payee, is_close = capture.descriptor.payee, action is Action.CLOSE
         plain = calls.close(capture) if is_close else calls.settle(capture)
         quoted = self.sender.quote(plain, purpose=action, caller=payee)
-        authorize = authorizations.authorize_close if is_close else authorizations.authorize_settle
-        authorization = authorize(
+        authorization = authorizations.authorize_capture(
+            authorizations.CLOSE_TYPE if is_close else authorizations.SETTLE_TYPE,
             self.secret(),
             capture.descriptor,
             cumulative_amount=capture.cumulative_amount,

@@ -219,9 +219,9 @@ class TestPayee:
         """The payee signs, anyone submits, and only at the amount signed."""
         channel = escrow.opened(10 * USDC)
         voucher = escrow.capture(channel, 5 * USDC)
-        authorize = getattr(authorizations, f"authorize_{kind}")
         submit = getattr(calls, f"{kind}_with_authorization")
-        signed = authorize(
+        signed = authorizations.authorize_capture(
+            getattr(authorizations, f"{kind.upper()}_TYPE"),
             SECRETS["payee"],
             channel,
             cumulative_amount=5 * USDC,

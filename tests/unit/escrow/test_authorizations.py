@@ -121,8 +121,15 @@ def test_a_permit_is_eip_2612():
 @pytest.mark.parametrize("kind", ["Settle", "Close"])
 def test_a_payee_authorizes_one_capture(kind):
     """Channel, cumulative amount, capture amount, nonce and deadline in the escrow's domain."""
-    authorize = getattr(authorizations, f"authorize_{kind.lower()}")
-    mine = authorize(SECRET, DESCRIPTOR, cumulative_amount=100, capture_amount=60, nonce=2**255, deadline=5)
+    mine = authorizations.authorize_capture(
+        getattr(authorizations, f"{kind.upper()}_TYPE"),
+        SECRET,
+        DESCRIPTOR,
+        cumulative_amount=100,
+        capture_amount=60,
+        nonce=2**255,
+        deadline=5,
+    )
     members = [
         ("bytes32", "channelId"),
         ("uint128", "cumulativeAmount"),

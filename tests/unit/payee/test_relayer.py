@@ -8,7 +8,7 @@ from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import ChainId, checksum_address
 from microwallet.domain.ports import JournalEntry, TransactionStatus
 from microwallet.escrow import calls
-from microwallet.escrow.authorizations import authorize_close, authorize_settle
+from microwallet.escrow.authorizations import CLOSE_TYPE, SETTLE_TYPE, authorize_capture
 from microwallet.escrow.fees import Fees
 from microwallet.escrow.signing import Intent, sign_transaction
 from microwallet.payee.relayer import EXPIRY_MARGIN, can_still_close
@@ -27,10 +27,10 @@ DESCRIPTOR = ChannelDescriptor(
 DEADLINE = 1_800_000_000
 MEMBERS = {"cumulative_amount": 2**127, "capture_amount": 7, "nonce": 2**256 - 1, "deadline": DEADLINE}
 CLOSE = calls.close_with_authorization(
-    DESCRIPTOR, authorize_close(SECRET, DESCRIPTOR, **MEMBERS), b"\x01" * 65
+    DESCRIPTOR, authorize_capture(CLOSE_TYPE, SECRET, DESCRIPTOR, **MEMBERS), b"\x01" * 65
 )
 SETTLE = calls.settle_with_authorization(
-    DESCRIPTOR, authorize_settle(SECRET, DESCRIPTOR, **MEMBERS), b"\x01" * 65
+    DESCRIPTOR, authorize_capture(SETTLE_TYPE, SECRET, DESCRIPTOR, **MEMBERS), b"\x01" * 65
 )
 PLAIN = calls.close(
     calls.Capture(descriptor=DESCRIPTOR, cumulative_amount=9, capture_amount=7, signature=b"\x01" * 65)
