@@ -129,7 +129,6 @@ def channel_result(channel: PayerChannel | PayeeChannel, *, now: int) -> Channel
     is_known = not isinstance(channel, PayerChannel) or channel.voucher_known
     status = state.status(now=now)
     is_closing = status in (ChannelStatus.CLOSING, ChannelStatus.WITHDRAWABLE)
-    unsettled = 0 if state.finalized else max(0, min(channel.spent, state.deposit) - state.settled)
     return Channel(
         channel_id=channel.channel_id,
         payer=descriptor.payer,
@@ -143,7 +142,7 @@ def channel_result(channel: PayerChannel | PayeeChannel, *, now: int) -> Channel
         authorized=amount(channel.authorized) if is_known else None,
         spent=amount(channel.spent),
         remaining=amount(channel.remaining) if is_known else None,
-        unsettled=amount(unsettled),
+        unsettled=amount(channel.unsettled),
         withdrawable_at=state.withdrawable_at if is_closing else None,
         label=channel.label if isinstance(channel, PayerChannel) else None,
     )

@@ -90,9 +90,9 @@ def _left(channel: Channel) -> Iterator[tuple[str, str]]:
         yield "remaining", money(channel, channel.remaining) if is_known else "unknown"
         return
     yield "refunded", money(channel, state.deposit - state.settled)
-    not_captured = min(channel.spent, state.deposit) - state.settled
-    if is_known and not_captured > 0:
-        yield "not captured", f"{money(channel, not_captured)} was spent and not taken by the payee: refunded"
+    if is_known and channel.unpaid:
+        spent = money(channel, channel.unpaid)
+        yield "not captured", f"{spent} was spent and not taken by the payee: refunded"
 
 
 def status_of(channel: Channel, *, now: int) -> ChannelStatus:

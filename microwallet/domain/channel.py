@@ -111,6 +111,16 @@ class Channel:
         """Base units that can still be authorized: none once the channel is finalized."""
         return 0 if self.state.finalized else max(0, self.state.deposit - self.authorized)
 
+    @property
+    def unpaid(self) -> int:
+        """Base units that were charged beyond what has been settled; lost to the payee once finalized."""
+        return max(0, min(self.spent, self.state.deposit) - self.state.settled)
+
+    @property
+    def unsettled(self) -> int:
+        """Base units that the payee can still take: none once the channel is finalized."""
+        return 0 if self.state.finalized else self.unpaid
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayerChannel(Channel):
@@ -131,13 +141,3 @@ class PayeeChannel(Channel):
     """A channel this wallet is paid through, with the signature of its best voucher."""
 
     signature: bytes
-
-    @property
-    def unpaid(self) -> int:
-        """Base units that were charged beyond what has been settled; lost once finalized."""
-        return max(0, min(self.spent, self.state.deposit) - self.state.settled)
-
-    @property
-    def unsettled(self) -> int:
-        """Base units still to be had: none once the channel is finalized."""
-        return 0 if self.state.finalized else self.unpaid
