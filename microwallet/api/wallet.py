@@ -166,7 +166,7 @@ class Wallet:
                 before_commit=lambda: None,
                 now=wallet.now(),
             )
-            after = wallet.ledger.channels.get(signed.channel.channel_id) or signed.channel
+            after = wallet.ledger.channels.newest(signed.channel)
             asset = after.asset
             return Payment(
                 channel=channel_result(after, now=wallet.now()),
@@ -216,9 +216,8 @@ class Wallet:
 
         with self._pool.lend() as wallet:
             synced = sync([wallet.paying_account()], wallet.asset_of)
-            ids = [channel.channel_id for channel in synced.channels]
-            found = [wallet.ledger.channels.get(one) for one in ids]
-            return [channel_result(one, now=wallet.now()) for one in found if one is not None]
+            found = [wallet.ledger.channels.newest(channel) for channel in synced.channels]
+            return [channel_result(channel, now=wallet.now()) for channel in found]
 
     def balances(self, *, offline: bool = False) -> list[Balance]:
         """What the account has, asset by asset; `offline` from the ledger alone."""

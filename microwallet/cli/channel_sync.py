@@ -54,7 +54,7 @@ def sync(
 
 def _result(wallet: Wallet, synced: Synced, imported: list[ImportedVoucher], notes: list[str]) -> Result:
     now = wallet.now()
-    channels = [wallet.ledger.channels.get(channel.channel_id) or channel for channel in synced.channels]
+    channels = [wallet.ledger.channels.newest(channel) for channel in synced.channels]
     data = {
         "channels": [channel_document(channel, now=now) for channel in channels],
         "added": list(synced.added),

@@ -60,6 +60,10 @@ class Channels:
         with self._database.read() as connection:
             return read_channel(connection, channel_id)
 
+    def newest(self, channel: PayerChannel) -> PayerChannel:
+        """A channel as the ledger has it now."""
+        return self.get(channel.channel_id) or channel
+
     def list(self, *, finalized: bool, since: int | None = None) -> Sequence[PayerChannel]:
         """Channels, oldest first; those that are finalized only when asked for, or when they were
         found to be at `since` or later, Unix seconds."""

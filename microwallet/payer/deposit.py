@@ -234,7 +234,7 @@ def visible(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> 
     )
     deadline = time.monotonic() + _VISIBLE_SECONDS
     while True:
-        channel = channels.get(channel_id) or channel
+        channel = channels.newest(channel)
         head = account.reader.head()
         if head.number >= block:
             state = account.reader.channel_state(channel_id)

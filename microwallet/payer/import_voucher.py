@@ -54,7 +54,7 @@ def import_vouchers(ledger: Ledger, lines: Iterable[bytes]) -> list[ImportedVouc
     for channel, amount in best.values():
         ledger.channels.import_voucher(channel.channel_id, amount)
     return [
-        ImportedVoucher(channel=ledger.channels.get(channel.channel_id) or channel, cumulative_amount=amount)
+        ImportedVoucher(channel=ledger.channels.newest(channel), cumulative_amount=amount)
         for channel, amount in best.values()
     ]
 

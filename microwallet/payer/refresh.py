@@ -47,11 +47,11 @@ def refresh(
     news = {one: state for one, state in states.items() if not (state.finalized and state == before[one])}
     if not ledger.channels.record_states(news, before=before, as_of=as_of):
         # Another process recorded what it heard meanwhile, later than we did or earlier.
-        current = [ledger.channels.get(channel.channel_id) or channel for channel in channels]
+        current = [ledger.channels.newest(channel) for channel in channels]
         return refresh(ledger, reader_of, current, now=now)
     # What was signed while the chain was asked may be settled by now: the ledger has it before the payee.
     channels = [
-        ledger.channels.get(channel.channel_id) or channel
+        ledger.channels.newest(channel)
         if states[channel.channel_id].settled > channel.authorized
         else channel
         for channel in channels

@@ -103,7 +103,7 @@ class Funding:
     def top_up(self, channel: PayerChannel, missing: int) -> Funded:
         """Add to the deposit of a channel, at least `missing` base units."""
         with self._client.ledger.turns.turn(f"fund {self._client.payer} {channel.descriptor.payee}"):
-            current = self._client.ledger.channels.get(channel.channel_id) or channel
+            current = self._client.ledger.channels.newest(channel)
             if current.state.deposit - channel.state.deposit >= missing:
                 return Funded(channel=current)
             return self._topped_up(current, missing)
@@ -130,7 +130,7 @@ class Funding:
 
     def _is_closed(self, channel: PayerChannel) -> bool:
         """Whether the ledger knows by now that nothing can be paid from a channel any more."""
-        return (self._client.ledger.channels.get(channel.channel_id) or channel).state.finalized
+        return self._client.ledger.channels.newest(channel).state.finalized
 
     def _suitable(self, cost: int, without: Collection[ChannelId]) -> PayerChannel | None:
         return next(iter(self.fitting(cost, without)), None)
@@ -192,7 +192,7 @@ class Funding:
         account = self._client.account(channel.descriptor.escrow_contract)
         is_gasless = self._is_gasless(account, DepositKind.TOP_UP)
         begun = self._begun_top_up(account, channel, missing)
-        current = self._client.ledger.channels.get(channel.channel_id) or channel
+        current = self._client.ledger.channels.newest(channel)
         if begun is None and current.state.deposit - channel.state.deposit >= missing:
             return Funded(channel=current)  # one that was handed over has landed just now
         plan = plan_top_up(

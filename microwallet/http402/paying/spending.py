@@ -274,7 +274,7 @@ class Spending:
 
     def newest(self, channel: PayerChannel) -> PayerChannel:
         """A channel as the ledger has it now."""
-        return self.client.ledger.channels.get(channel.channel_id) or channel
+        return self.client.ledger.channels.newest(channel)
 
     def signer(self, channel: PayerChannel) -> Signer:
         """What signs for a channel: its key is fetched once."""
