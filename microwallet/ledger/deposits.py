@@ -147,12 +147,22 @@ class Deposits:
         method: str | None = None,
         authorization_expires_at: int | None = None,
     ) -> None:
-        """Store a deposit's status, and how it is made when that is decided."""
+        """Store a deposit's status, and how it is made when that is decided.
+
+        The end of what was signed for it never comes nearer: what was signed before can still be used.
+        """
         with self._database.write() as connection:
             connection.execute(
-                """UPDATE deposits SET status = ?, method = coalesce(?, method),
-                authorization_expires_at = coalesce(?, authorization_expires_at) WHERE idempotency_key = ?""",
-                (status, method, authorization_expires_at, idempotency_key),
+                """UPDATE deposits SET status = :status, method = coalesce(:method, method),
+                authorization_expires_at = coalesce(
+                    max(authorization_expires_at, :ends), :ends, authorization_expires_at)
+                WHERE idempotency_key = :key""",
+                {
+                    "status": status,
+                    "method": method,
+                    "ends": authorization_expires_at,
+                    "key": idempotency_key,
+                },
             )
 
     def abandon(self, deposit: Deposit) -> None:

@@ -65,6 +65,16 @@ def test_what_is_recorded_is_not_taken_back_by_omission(ledger):
     assert ledger.deposits.pending() == []
 
 
+def test_what_was_signed_for_longer_ends_no_sooner(ledger):
+    """A clock that was set back makes a later signature end earlier: the one before can still be used."""
+    begin(ledger, ONE)
+    for ends in (99, 50):
+        ledger.deposits.record(
+            "k1", DepositStatus.PENDING, method="authorization", authorization_expires_at=ends
+        )
+    assert ledger.deposits.find("k1").authorization_expires_at == 99
+
+
 def test_an_abandoned_open_gives_its_label_free_and_can_be_revived(ledger):
     """Its channel stays, without the label; the same key takes it up again, with the label if it is free."""
     first, _ = begin(ledger, ONE, "k1", "coffee")
