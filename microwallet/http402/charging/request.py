@@ -87,7 +87,7 @@ class Request:
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
-        self.method: str = scope["method"]
+        self.method: str = scope["method"].upper()  # not all servers see to that
         self.raw_path: bytes = scope.get("raw_path") or raw_path(scope["path"])
         self.root: str = scope.get("root_path", "")
         """Where the application is mounted: its own routes are below that."""

@@ -874,6 +874,19 @@ def test_a_route_is_found_as_the_application_finds_its_own(sold_by, root, path):
     assert (unpaid.status_code, paid.status_code, paid.text) == (402, 200, "sold")
 
 
+def test_a_server_that_hands_on_a_method_in_lowercase(sold_by):
+    """Some do, against ASGI, and many an application takes it for the one in capitals: so is it paid for."""
+    counter = sold_by({"method": "GET", "path": "/article", "price": "1000"}, {"path": "/**", "free": True})
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "get", "path": "/article", "query_string": b"", "headers": []}
+    asyncio.run(counter.application(scope, None, send))
+    assert (sent[0]["status"], counter.app.requests) == (402, [])
+
+
 @pytest.mark.parametrize("unknown", [{}, {"raw_path": None}])
 def test_a_server_that_does_not_know_how_a_path_was_written(sold_by, unknown):
     """ASGI leaves it open: it is sold by the path without escapes then, and none slips through."""
