@@ -208,7 +208,8 @@ class Purchase(Presented):
         is_stream = price.unit is Unit.EVENT
         if request.idempotency_keys:
             may_repeat = request.method in _SAFE and not request.has_body and not is_stream
-            key, fingerprint = only_key(request), fingerprint_of(request, self._place.path)
+            key = only_key(request)
+            fingerprint = fingerprint_of(request, self._place.path) + self.offer.price_digest
             order = Order(handover, price.reserved, key, fingerprint, is_stream, may_repeat)
         else:
             order = Order(handover, price.reserved, None, None, is_stream)

@@ -6,6 +6,7 @@ Schema".
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ CHALLENGE_SECONDS = 300
 CHALLENGE_LIMIT = 8 * 1024
 """Bytes that a challenge should stay below."""
 _NONCE_BYTES = 12
+_PRICE_DIGEST_BYTES = 8
 _SIGNED_OR_SENT = (CredentialType.AUTHORIZATION, CredentialType.HASH)
 
 
@@ -57,6 +59,8 @@ class Offer:
     request: SessionRequest
     encoded_request: str
     form: ChallengeForm
+    price_digest: bytes
+    """Tells what one request is sold for."""
     unpaid: bytes
     """The problem document that is sent with a challenge: the price in words."""
     units_field: bytes | None
@@ -117,6 +121,7 @@ def offer_of(terms: Terms, route: Route, price: Price) -> Offer:
         request=request,
         encoded_request=encoded_request,
         form=form,
+        price_digest=_price_digest(price),
         unpaid=Problem(
             type=ProblemType.PAYMENT_REQUIRED, detail=f"this costs {price}: see WWW-Authenticate"
         ).to_body(),
@@ -129,6 +134,12 @@ def offer_of(terms: Terms, route: Route, price: Price) -> Offer:
             " shorten the description"
         )
     return offer
+
+
+def _price_digest(price: Price) -> bytes:
+    amount = price.amount
+    text = f"{amount.base_units} {amount.asset.token} {price.unit} {price.max_units}"
+    return hashlib.sha256(text.encode()).digest()[:_PRICE_DIGEST_BYTES]
 
 
 def _session_request(terms: Terms, price: Price) -> SessionRequest:

@@ -19,6 +19,8 @@ from microwallet.http402.wire.problems import ProblemType
 
 MOST_REPEATS = 3
 """How often a request is served again for one price: as often as its answer may get lost, not for ever."""
+_OF_REQUEST = 32
+"""Bytes of a fingerprint that tell requests apart; those behind them tell what the request was sold for."""
 
 
 class Handover(NamedTuple):
@@ -43,6 +45,7 @@ class Order(NamedTuple):
     """Base units to charge, or to reserve."""
     idempotency_key: str | None = None
     fingerprint: bytes | None = None
+    """Of the request, and of its price: it is not served again where that is another one by now."""
     is_stream: bool = False
     """Whether it is its channel's session from now on."""
     may_repeat: bool = False
@@ -77,12 +80,17 @@ def sell(rows: SessionRows, order: Order, now: int, *, is_closing: bool = False)
     handover, key = order.handover, order.idempotency_key
     account = _claimed(rows, handover)
     if key is not None and (earlier := rows.sale_by_key(handover.channel_id, key)) is not None:
-        if earlier.fingerprint != order.fingerprint:
+        if _request_of(earlier) != _request_of(order):
             detail = "the idempotency key was used for another request"
             raise refused(ProblemType.IDEMPOTENCY_MISMATCH, detail)
         with suppress(Refused):  # it is answered all the same
             account = _taken(rows, account, handover, now)
-        is_repeat = order.may_repeat and earlier.answer is None and earlier.repeats < MOST_REPEATS
+        is_repeat = (
+            order.may_repeat
+            and earlier.answer is None
+            and earlier.repeats < MOST_REPEATS
+            and earlier.fingerprint == order.fingerprint
+        )
         if is_repeat:
             earlier = earlier._replace(repeats=earlier.repeats + 1)
             rows.save_repeats(earlier)
@@ -109,6 +117,11 @@ def sell(rows: SessionRows, order: Order, now: int, *, is_closing: bool = False)
     else:
         raise insufficient(accepted, order.cost, "this voucher has bought already")
     return Sold(sale, charged)
+
+
+def _request_of(sold: Order | Sale) -> bytes | None:
+    """What tells requests apart, without their price."""
+    return sold.fingerprint and sold.fingerprint[:_OF_REQUEST]
 
 
 def take(rows: SessionRows, handover: Handover, now: int) -> SessionAccount:

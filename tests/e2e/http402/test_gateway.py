@@ -286,6 +286,23 @@ def test_a_large_answer_is_made_again_only_where_that_is_safe(counter):
     assert (amounts(counter), len(counter.app.requests)) == ((2000, 2000), 3)
 
 
+@pytest.mark.parametrize(
+    "cheap",
+    [{"price": "10"}, {"price": "10", "per": "header", "units-header": "x-units", "max-units": 100}],
+)
+def test_what_is_made_again_is_what_was_paid_for(sold_by, cheap):
+    """Another gateway of the same home may sell something dearer under the same path."""
+    one = sold_by({"path": "/**", **cheap})
+    other = sold_by({"path": "/**", "price": "1000"}, realm="another")
+    one.app.body, one.app.headers = b"x" * 70_000, [(b"x-units", b"1")]
+    key = {"idempotency-key": "k"}
+    assert one.pay(PAYER, PAYER.pay(1000), headers=key).status_code == 200
+    answer = other.pay(PAYER, PAYER.pay(1000), headers=key)
+    assert (answer.status_code, problem(answer)) == (409, "urn:microwallet:problem:outcome-unknown")
+    assert (amounts(one), other.app.requests) == ((1000, 10), [])
+    assert one.pay(PAYER, PAYER.pay(1000), headers=key).status_code == 200
+
+
 # Bad credentials
 
 
