@@ -53,6 +53,12 @@ class PlannedCapture:
         """Whether a close cannot take so little any more, as more was settled since it was planned."""
         return action is Action.CLOSE and not self.channel.state.finalized and self.captured < 0
 
+    @property
+    def is_beyond(self) -> bool:
+        """Whether it would take more than was charged, as some of that was given back since it was chosen."""
+        state, spent = self.channel.state, self.channel.spent
+        return self.chosen and not state.finalized and self.capture_amount > max(spent, state.settled)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:

@@ -195,9 +195,11 @@ class Settlement:
             ]
             outrun = TransactionReverted("more was settled meanwhile than was to be captured", hint=RUN_AGAIN)
             outcome.fail([item for item in still if item.is_outrun(action)], outrun)
+            less = TransactionReverted("less was charged in the end than was to be captured", hint=RUN_AGAIN)
+            outcome.fail([item for item in still if item.is_beyond], less)
             free = []
             for item in still:
-                if not item.is_due(action):
+                if item.is_beyond or not item.is_due(action):
                     continue
                 if (unknown := self._held_back(item)) is not None:
                     outcome.fail([item], unknown)

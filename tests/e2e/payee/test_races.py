@@ -122,6 +122,30 @@ def test_what_is_reserved_for_requests_that_are_being_served(
     assert [done.captured for done in outcome.channels] == [captured]
 
 
+def test_no_more_is_captured_than_was_charged_in_the_end(payee, payers, monkeypatch):
+    """What the payee chose may have been given back, while the close waited for what was being served."""
+    monkeypatch.setattr(settle, "WAIT_SECONDS", 0.1)
+    opened = payers.open(payee.address)
+    payee.accept(opened.voucher(5_000))
+    with (
+        Wallet.open(environment=payee.home.environment) as wallet,
+        closing(InHandHere(payee.home.path)) as in_hand,
+    ):
+        in_hand.reserve(opened.channel_id, 1_000)
+        planned = {
+            capture: wallet.settlement.plan(
+                Selection(action=Action.CLOSE, channel_ids=[opened.channel_id], capture=capture)
+            )
+            for capture in ("0.005", "0.004")
+        }
+        refused = wallet.settlement.execute(Action.CLOSE, planned["0.005"])
+        done = wallet.settlement.execute(Action.CLOSE, planned["0.004"])
+    assert [(one.code, one.channel.channel_id) for one in refused.failed] == [
+        ("transaction-reverted", opened.channel_id)
+    ]
+    assert (refused.channels, [one.captured for one in done.channels]) == ([], [4_000])
+
+
 def test_what_is_sold_while_the_chain_is_asked(payee, payers, monkeypatch):
     """It is for the next settlement: no more is captured than the voucher authorizes that is sent."""
     opened, amounts = payers.open(payee.address), iter((6_000, 7_000, 8_000))
