@@ -15,7 +15,7 @@ from typing import Any
 from microwallet.domain.identifiers import Address, ChainId, hexed, keccak, word
 from microwallet.domain.voucher import VoucherKey
 from microwallet.escrow.authorizations import TokenDomain, permit_digest, receive_digest, sign
-from microwallet.escrow.reader import EscrowReader, bytes_if_any, read_bytes, selector
+from microwallet.escrow.reader import EscrowReader, block_tag, bytes_if_any, read_bytes, selector
 from microwallet.escrow.rpc import Request, RpcError
 
 _FOREVER = 2**256 - 1
@@ -77,9 +77,12 @@ def permit_nonce(reader: EscrowReader, token: Address, owner: Address) -> int:
     return int.from_bytes(read_bytes(answer, reader.rpc.shown)[:32], "big")
 
 
-def authorization_state(reader: EscrowReader, token: Address, authorizer: Address, nonce: bytes) -> bool:
-    """EIP-3009: whether the token has carried out an authorization, whoever submitted it."""
-    answer = reader.rpc.call(*reader.view(token, _AUTHORIZATION_STATE + word(authorizer) + nonce))
+def authorization_state(
+    reader: EscrowReader, token: Address, authorizer: Address, nonce: bytes, block: str | int = "latest"
+) -> bool:
+    """EIP-3009: whether the token has carried out an authorization by a block, whoever submitted it."""
+    data = _AUTHORIZATION_STATE + word(authorizer) + nonce
+    answer = reader.rpc.call(*reader.view(token, data, block_tag(block)))
     return int.from_bytes(read_bytes(answer, reader.rpc.shown), "big") == 1
 
 

@@ -7,10 +7,11 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
-from microwallet.domain.channel import PayerChannel
+from microwallet.domain.channel import NO_CHANNEL, ChannelState, PayerChannel
 from microwallet.domain.identifiers import TxHash
 from microwallet.domain.ports import JournalEntry, TransactionStatus
 from microwallet.errors import (
+    EscrowMissing,
     IdempotencyMismatch,
     NetworkError,
     OutcomeUnknown,
@@ -18,6 +19,7 @@ from microwallet.errors import (
     TransactionReverted,
 )
 from microwallet.escrow import calls
+from microwallet.escrow.rpc import RpcError
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 from microwallet.payer.pay import check_idempotency_key
 from microwallet.payer.paying_account import PayingAccount
@@ -224,31 +226,42 @@ def _give_up(account: PayingAccount, deposit: Deposit) -> None:
 def visible(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> PayerChannel:
     """The channel with the deposit in it, recorded, from a node that may lag."""
     channel_id, channels = channel.channel_id, account.ledger.channels
-    block = max(
-        (
-            entry.block_number
-            for entry in account.ledger.journal.of_operation(deposit.idempotency_key)
-            if entry.status is TransactionStatus.MINED and entry.block_number is not None
-        ),
-        default=0,
-    )
     deadline = time.monotonic() + _VISIBLE_SECONDS
     while True:
         channel = channels.newest(channel)
         head = account.reader.head()
-        if head.number >= block:
-            state = account.reader.channel_state(channel_id)
-            as_of = max(account.clock(), head.timestamp)
-            if state.exists and channels.record_states(
-                {channel_id: state}, before={channel_id: channel.state}, as_of=as_of
-            ):
-                return replace(channel, state=state, as_of=as_of)
+        state = _state_with(account, deposit, channel, head.number)
+        as_of = max(account.clock(), head.timestamp)
+        if state.exists and channels.record_states(
+            {channel_id: state}, before={channel_id: channel.state}, as_of=as_of
+        ):
+            return replace(channel, state=state, as_of=as_of)
         if time.monotonic() > deadline:
             raise OutcomeUnknown(
                 f"the {NOUNS[deposit.kind]} of channel {channel.channel_id} was mined, and the chain"
                 " does not show it: it may have been reorganised"
             )
         time.sleep(0.2)
+
+
+def _state_with(account: PayingAccount, deposit: Deposit, channel: PayerChannel, block: int) -> ChannelState:
+    """The state of a channel at a block that has its deposit; NO_CHANNEL at one that has not, or that the
+    node which is asked has not got yet: the newest it has may be older."""
+    mined = [
+        entry.block_number
+        for entry in own_entries(account, deposit)
+        if entry.status is TransactionStatus.MINED and entry.block_number is not None
+    ]
+    try:
+        if mined:
+            is_in = max(mined) <= block
+        else:
+            is_in = deposit.kind is DepositKind.OPEN or authorization_used(
+                account, deposit, channel.descriptor, block
+            )
+        return account.reader.channel_state(channel.channel_id, block) if is_in else NO_CHANNEL
+    except (RpcError, EscrowMissing):
+        return NO_CHANNEL
 
 
 def made_deposit(

@@ -127,15 +127,17 @@ def deposit_call(
     assert_never(way)
 
 
-def authorization_used(account: PayingAccount, deposit: Deposit, descriptor: ChannelDescriptor) -> bool:
-    """Whether the token has carried out this deposit's authorization, whoever submitted it."""
+def authorization_used(
+    account: PayingAccount, deposit: Deposit, descriptor: ChannelDescriptor, block: str | int = "latest"
+) -> bool:
+    """Whether the token has carried out this deposit's authorization by a block, whoever submitted it."""
     if Way(deposit.method) is not Way.AUTHORIZATION or descriptor.token == NATIVE_TOKEN:
         return False
     if deposit.kind is DepositKind.OPEN:
         nonce = authorizations.open_nonce(descriptor)
     else:
         nonce = authorizations.top_up_nonce(descriptor, deposit.amount, top_up_salt(deposit))
-    return authorization_state(account.reader, descriptor.token, descriptor.payer, nonce)
+    return authorization_state(account.reader, descriptor.token, descriptor.payer, nonce, block)
 
 
 def _allowance(account: PayingAccount, asset: Asset) -> int:

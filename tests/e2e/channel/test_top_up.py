@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 
+from microwallet.domain.money import Amount
+from microwallet.escrow.calls import top_up_with_authorization
 from microwallet.escrow.reader import EscrowReader
+from microwallet.escrow.rpc import RpcError
 from microwallet.payer.refresh import refresh
+from microwallet.payer.signed_deposit import await_signed
+from microwallet.payer.top_up import plan_top_up, sign_top_up
+from microwallet.payer.top_up import top_up as make
 from microwallet.wallet import Wallet
 
 LONG = pytest.mark.long
@@ -58,6 +65,45 @@ def test_a_list_that_asked_before_does_not_undo_it(alice):
         refreshed = refresh(wallet.ledger, lambda _: reader, channels, now=wallet.now())
     assert [channel.state.deposit for channel in refreshed.channels] == [15_000_000]
     assert alice.run("pay", "coffee", "12", "--json").data["remaining"] == "3000000"
+
+
+@pytest.mark.parametrize(
+    ("sender", "behind"), [("payer", "state"), ("somebody else", "state"), ("somebody else", "head")]
+)
+@pytest.mark.usefixtures("coffee")
+def test_a_node_that_is_behind_does_not_hide_it(alice, sender, behind):
+    """Of several behind one address the one that is asked for the state may lag: the channel is told with the
+    deposit in it all the same, so that nobody makes it twice."""
+    lagging = []
+
+    class TwoNodes(EscrowReader):
+        def head(self, block="latest"):
+            return super().head(lagging.pop() if lagging and behind == "head" else block)
+
+        def channel_states(self, channel_ids, block=None):
+            if lagging and behind == "state":
+                newest = lagging.pop()
+                if block is not None and block > newest:
+                    raise RpcError("header not found", error_code=-32000, error_data=None, where="it")
+                block = newest
+            return super().channel_states(channel_ids, block)
+
+    with Wallet.open(environment=alice.environment) as wallet:
+        (channel,) = wallet.ledger.channels.list(finalized=False)
+        account = wallet.paying_account()
+        account = replace(account, reader=TwoNodes(wallet.rpc, wallet.escrow_contract))
+        plan = plan_top_up(account, channel, Amount(5_000_000, channel.asset), idempotency_key="t1")
+        if sender == "payer":
+            lagging.append(account.reader.head().number)
+            made = make(account, plan)
+        else:
+            signed = sign_top_up(account, plan)
+            call = top_up_with_authorization(channel.descriptor, 5_000_000, signed.authorization)
+            lagging.append(account.reader.head().number)
+            account.sender.send(call, operation="of another wallet", purpose="other")
+            made = await_signed(account, signed, seconds=30, told=None, again="")
+        found = wallet.ledger.channels.get(channel.channel_id)
+    assert (made.channel.state.deposit, found.state.deposit, lagging) == (15_000_000, 15_000_000, [])
 
 
 def test_adds_native_coin(alice, bob, witness):
