@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import Address
@@ -84,6 +84,7 @@ def _sign_deposit(
             method=Way.AUTHORIZATION,
             authorization_expires_at=ends,
         )
+        deposit = replace(deposit, method=Way.AUTHORIZATION, authorization_expires_at=ends)
     return _signed(account, deposit, channel, ends or 0, resumed=resumed)
 
 

@@ -16,6 +16,7 @@ from microwallet.payer.refresh import refresh
 from microwallet.payer.signed_deposit import await_signed
 from microwallet.payer.top_up import plan_top_up, sign_top_up
 from microwallet.payer.top_up import top_up as make
+from microwallet.payer.ways import Way
 from microwallet.wallet import Wallet
 
 LONG = pytest.mark.long
@@ -104,6 +105,20 @@ def test_a_node_that_is_behind_does_not_hide_it(alice, sender, behind):
             made = await_signed(account, signed, seconds=30, told=None, again="")
         found = wallet.ledger.channels.get(channel.channel_id)
     assert (made.channel.state.deposit, found.state.deposit, lagging) == (15_000_000, 15_000_000, [])
+
+
+@pytest.mark.usefixtures("coffee")
+def test_one_begun_by_permit_is_seen_once_it_was_handed_over(alice):
+    """It is signed as an authorization for the payee to send, and its end is looked for as that of one."""
+    with Wallet.open(environment=alice.environment) as wallet:
+        (channel,) = wallet.ledger.channels.list(finalized=False)
+        account, amount = wallet.paying_account(), Amount(5_000_000, channel.asset)
+        plan = plan_top_up(account, channel, amount, idempotency_key="t1", way=Way.PERMIT)
+        signed = sign_top_up(account, plan)
+        call = top_up_with_authorization(channel.descriptor, 5_000_000, signed.authorization)
+        account.sender.send(call, operation="of the payee", purpose="other")
+        made = await_signed(account, signed, seconds=1, told=None, again="")
+    assert made.channel.state.deposit == 15_000_000
 
 
 def test_adds_native_coin(alice, bob, witness):
