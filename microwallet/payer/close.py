@@ -9,14 +9,14 @@ from enum import StrEnum
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import TxHash
-from microwallet.errors import ChannelNotOpen, TransactionReverted
+from microwallet.errors import ChannelNotOpen, OutcomeUnknown, TransactionReverted
 from microwallet.escrow import calls
 from microwallet.escrow.delivery import Receipt
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.refresh import refresh
 
 _VISIBLE_SECONDS = 15
-"""How long the nodes behind one address may lag behind what the payee has seen."""
+"""How long the nodes behind one address may lag behind what the payee, or another of them, has seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,24 @@ def newest(account: PayingAccount, channel: PayerChannel) -> PayerChannel:
     return refreshed.channels[0]
 
 
+def shown(
+    account: PayingAccount, channel: PayerChannel, is_done: Callable[[PayerChannel], bool], what: str
+) -> PayerChannel:
+    """The channel as soon as the chain shows what was mined; OutcomeUnknown if it does not."""
+    deadline = time.monotonic() + _VISIBLE_SECONDS
+    while True:
+        channel = newest(account, channel)
+        if is_done(channel):
+            return channel
+        if time.monotonic() > deadline:
+            raise OutcomeUnknown(
+                f"the {what} of channel {channel.name} was mined, and the chain does not show it: it may have"
+                " been reorganised",
+                hint="microwallet channel sync",
+            )
+        time.sleep(0.2)
+
+
 def require_on_chain(channel: PayerChannel) -> None:
     """ChannelNotOpen unless the channel exists on the chain."""
     if not channel.state.exists:
@@ -127,4 +145,4 @@ def _request(account: PayingAccount, channel: PayerChannel) -> Closing:
         if _is_ending(channel):
             return _closing(account, channel, None)
         raise
-    return _closing(account, newest(account, channel), receipt)
+    return _closing(account, shown(account, channel, _is_ending, "request to close"), receipt)

@@ -10,7 +10,7 @@ from microwallet.errors import ChannelNotOpen, CloseNotReady, NetworkError, Tran
 from microwallet.escrow import calls
 from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.reverts import ContractReverted
-from microwallet.payer.close import newest, require_on_chain
+from microwallet.payer.close import newest, require_on_chain, shown
 from microwallet.payer.paying_account import PayingAccount
 
 _LONGEST_PAUSE = 5.0
@@ -101,7 +101,8 @@ def _send(account: PayingAccount, channel: PayerChannel) -> Withdrawal:
             if found.state.finalized:
                 return Withdrawal(channel=found, receipt=None)
             raise
-        return Withdrawal(channel=newest(account, channel), receipt=receipt)
+        taken = shown(account, channel, lambda found: found.state.finalized, "withdrawal")
+        return Withdrawal(channel=taken, receipt=receipt)
 
 
 def _require_requested(channel: PayerChannel) -> None:

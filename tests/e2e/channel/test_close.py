@@ -5,8 +5,14 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+from dataclasses import replace
 
 import pytest
+
+from microwallet.escrow.reader import EscrowReader
+from microwallet.payer.close import CloseStage, close
+from microwallet.payer.withdraw import withdraw
+from microwallet.wallet import Wallet
 
 GRACE = 900
 
@@ -42,6 +48,28 @@ def test_close_says_when_the_money_can_be_taken(alice, witness):
     again = alice.run("channel", "close", "coffee", "--json").data
     assert (again["stage"], again["status"], again["transactionHash"]) == ("requested", "closing", None)
     assert witness.of(alice.address).transactions == 2
+
+
+@pytest.mark.usefixtures("coffee")
+def test_a_node_that_is_behind_is_not_believed(alice, chain):
+    """Of several behind one address the one that is asked afterwards may lag: nothing is over too soon."""
+    blocks = []
+
+    class TwoNodes(EscrowReader):
+        def channel_states(self, channel_ids, _block=None):
+            return super().channel_states(channel_ids, blocks.pop(0) if blocks else None)
+
+    with Wallet.open(environment=alice.environment) as wallet:
+        (channel,) = wallet.ledger.channels.list(finalized=False)
+        account = wallet.paying_account()
+        account = replace(account, reader=TwoNodes(wallet.rpc, wallet.escrow_contract))
+        blocks[:] = [None, account.reader.head().number]
+        closing = close(account, channel)
+        assert (closing.stage, closing.seconds_left > GRACE - 60) == (CloseStage.REQUESTED, True)
+        chain.node.advance(GRACE)
+        blocks[:] = [None, account.reader.head().number]
+        assert withdraw(account, channel, wait=False).channel.state.finalized
+        assert (wallet.ledger.channels.get(channel.channel_id).state.finalized, blocks) == (True, [])
 
 
 def test_withdraw_to_the_second(alice, coffee, chain, witness):
