@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -222,13 +223,14 @@ class Vouchers:
         with self._database.read() as connection:
             return [_channel(row) for row in connection.execute(query, (chain_id, to_text(0)))]
 
-    def end_closes(self, chain_id: ChainId) -> None:
-        """Whatever was begun to close channels of a chain has ended, with success or without."""
+    def end_closes(self, chain_id: ChainId, *, but: Collection[ChannelId] = ()) -> None:
+        """Whatever was begun to close channels of a chain has ended, with success or without: `but` for some,
+        of which that is not seen yet."""
         with self._database.write() as connection:
             connection.execute(
                 """UPDATE vouchers SET closing = 0, ended_closes = ended_closes + 1
-                WHERE chain_id = ? AND closing = 1""",
-                (chain_id,),
+                WHERE chain_id = ? AND closing = 1 AND channel_id NOT IN (SELECT value FROM json_each(?))""",
+                (chain_id, json.dumps(list(but))),
             )
 
     def record_states(self, states: Mapping[ChannelId, ChannelState], *, as_of: int) -> None:

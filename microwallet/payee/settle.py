@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import groupby
@@ -90,15 +90,20 @@ class Settlement:
                             self._unknown[resumed.channel_id] = resumed.error
                     if resumed.receipt is not None:
                         self._read_earlier(resumed.receipt, outcome)
+            self._record_closes(outcome)
             self._end_closes()
         return outcome
 
-    def _take_back_undone(self) -> None:
+    def _take_back_undone(self) -> Collection[ChannelId]:
         """Closes that were mined and are in no block any more, while their channels are open again: they are
-        unfinished, and will be sent again. NetworkError."""
+        unfinished, and will be sent again. NetworkError.
+
+        Returns the channels whose closes are in a block: whichever node told that they are open is behind.
+        """
         reopened = {channel.channel_id: channel for channel in self._vouchers.closing(self._chain_id)}
+        closed: set[ChannelId] = set()
         if not reopened:
-            return
+            return closed
         now = self._now()
         for entry in self._journal.beginning_with(f"{Action.CLOSE}-"):
             transaction = entry.transaction
@@ -109,12 +114,16 @@ class Settlement:
             ):
                 continue
             call, _ = signed_call(transaction)
-            named = next((one for one in reopened.values() if calls.names(call, one.descriptor)), None)
-            if named is None or has_expired(call, now=now):
+            named = [one for one in reopened.values() if calls.names(call, one.descriptor)]
+            if not named:
                 continue
-            rpc = self._reader_of(named.descriptor.escrow_contract).rpc
-            if rpc.call("eth_getTransactionReceipt", [transaction.hash]) is None:
+            rpc = self._reader_of(named[0].descriptor.escrow_contract).rpc
+            receipt = rpc.call("eth_getTransactionReceipt", [transaction.hash])
+            if isinstance(receipt, dict) and receipt.get("status") == "0x1":
+                closed.update(one.channel_id for one in named)
+            elif receipt is None and not has_expired(call, now=now):
                 self._journal.record(transaction.hash, TransactionStatus.BROADCAST)
+        return closed
 
     def _unfinished_senders(self, payees: set[Address]) -> dict[Address, TransactionSender]:
         """Accounts with something unfinished: payees, and whoever relays or has relayed for them."""
@@ -217,6 +226,7 @@ class Settlement:
                 )
                 sender.send(action, group)
             if outcome.channels:
+                self._record_closes(outcome)
                 self._record(concerned)
         return outcome
 
@@ -270,9 +280,10 @@ class Settlement:
             self._end_closes()
 
     def _end_closes(self) -> None:
-        """Let channels take vouchers again, unless something can still close one with what it had before."""
+        """Let channels take vouchers again, unless something can still close one with what it had before, or
+        has closed it though a node does not know yet."""
         try:
-            self._take_back_undone()
+            closed = self._take_back_undone()
         except NetworkError:
             return  # the next one asks
         unfinished = self._journal.unfinished(self._chain_id)
@@ -285,7 +296,7 @@ class Settlement:
         if not any(entry.transaction.purpose == Action.CLOSE for entry in unfinished) and not any(
             can_still_close(entry, now=now) for entry in ended
         ):
-            self._vouchers.end_closes(self._chain_id)
+            self._vouchers.end_closes(self._chain_id, but=closed)
 
     def _end_closes_of_the_dead(self) -> None:
         """Those that a killed process began, or whose authorization has expired meanwhile."""
@@ -301,6 +312,12 @@ class Settlement:
 
     def _events_of(self, escrow_contract: Address) -> EscrowEvents:
         return EscrowEvents(self._reader_of(escrow_contract), self._chain_id)
+
+    def _record_closes(self, outcome: Outcome) -> None:
+        """Which channels are closed, as the receipts tell: a node that is asked about them may be behind."""
+        states = [(done.channel.channel_id, done.channel.state) for done in outcome.channels]
+        closed = {channel_id: state for channel_id, state in states if state.finalized}
+        self._vouchers.record_states(closed, as_of=self._now())
 
     def _record(self, channel_ids: Iterable[ChannelId]) -> None:
         """What the chain says afterwards; the transaction counts whether or not it can be asked."""

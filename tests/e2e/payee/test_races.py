@@ -12,6 +12,7 @@ import pytest
 from microwallet.accepting import acceptance_of
 from microwallet.domain.ports import SignedTransaction
 from microwallet.errors import KeyUnavailable, UsageError
+from microwallet.escrow.reader import EscrowReader
 from microwallet.ledger.at_risk import money_at_risk
 from microwallet.ledger.ledger import Ledger
 from microwallet.payee import settle
@@ -144,6 +145,37 @@ def test_no_more_is_captured_than_was_charged_in_the_end(payee, payers, monkeypa
         ("transaction-reverted", opened.channel_id)
     ]
     assert (refused.channels, [one.captured for one in done.channels]) == ([], [4_000])
+
+
+def test_a_node_that_is_behind_does_not_open_a_closed_channel(payee, payers, chain, monkeypatch):
+    """Of several behind one address the one that is asked afterwards may lag: what was sold through the
+    channel meanwhile would never be paid."""
+    opened, encoded_states = payers.open(payee.address), EscrowReader.encoded_states
+    payee.accept(opened.voucher(5_000))
+    with Wallet.open(environment=payee.home.environment) as wallet:
+        settlement, newest = wallet.settlement, wallet.reader.head().number
+
+        def account():
+            with wallet.ledger.sessions.transaction() as rows:
+                return rows.account(opened.channel_id)
+
+        def encoded(reader, chunks, block=None):
+            return encoded_states(reader, chunks, newest if block is None else block)
+
+        monkeypatch.setattr(EscrowReader, "encoded_states", encoded)
+        done = settlement.execute(Action.CLOSE, settlement.plan(Selection(action=Action.CLOSE)))
+        assert [one.captured for one in done.channels] == [5_000]
+        assert account().is_closing
+        for _ in range(2):
+            settlement.resume(settlement.look().payees)
+            assert account().is_closing
+        monkeypatch.undo()
+        settlement.resume(settlement.look().payees)
+        assert account().is_finalized
+        assert not wallet.ledger.vouchers.is_closing(chain.chain_id)
+        monkeypatch.setattr(EscrowReader, "encoded_states", encoded)
+        settlement.resume(settlement.look().payees)
+        assert account().is_closing
 
 
 def test_what_is_sold_while_the_chain_is_asked(payee, payers, monkeypatch):
