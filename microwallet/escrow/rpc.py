@@ -23,6 +23,7 @@ _FIRST_PAUSE = 0.15
 _RATE_LIMITED = frozenset({-32005, -32029, 429})
 _READS = ("eth_", "net_", "web3_")
 _NOT_READS = frozenset({"eth_sendTransaction"})
+_LOCAL_CHAIN = 31337  # what `devnet up` starts unless it is told another id
 
 
 class RpcError(NetworkError):
@@ -174,6 +175,8 @@ class Rpc:
         hint = f"microwallet network check{self._name}"
         if self.is_local:
             up = f"microwallet devnet up --port {self._endpoints[0].port}"
+            if self.chain_id not in (None, _LOCAL_CHAIN):
+                up += f" --chain-id {self.chain_id}"
             hint = f"microwallet network show{self._name}" if listens else up
         raise NetworkError(f"the chain could not be asked: {said}", hint=hint)
 

@@ -184,6 +184,20 @@ def test_nobody_listens():
     assert caught.value.hint == f"microwallet devnet up --port {port}"
 
 
+@pytest.mark.parametrize(("chain_id", "flag"), [(31337, ""), (84532, " --chain-id 84532")])
+def test_nobody_listens_for_a_chain(chain_id, flag):
+    """What is to be started is a chain with the id that is asked for."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with (
+        Rpc([f"http://127.0.0.1:{port}"], timeout=10, chain_id=chain_id) as rpc,
+        pytest.raises(NetworkError) as caught,
+    ):
+        rpc.call("eth_blockNumber")
+    assert caught.value.hint == f"microwallet devnet up --port {port}{flag}"
+
+
 def test_a_server_that_is_no_chain():
     """What listens is no local chain that is down: the hint is where its address is read."""
     with (
