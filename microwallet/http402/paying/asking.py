@@ -56,10 +56,7 @@ class Asking:
         what it answers is a HEAD, which had no body."""
         Origin.of(self.asked.url)
         if not self.client.is_private(self.origin):
-            raise NoPayableChallenge(
-                f"{self.origin} wants to be paid over plain http, where others could read along",
-                hint="use an https URL",
-            )
+            raise self._read_along()
         try:
             offered = offered_challenges(answer.challenges)
         except MalformedMessage as error:
@@ -72,6 +69,18 @@ class Asking:
         if digest is not None and not matches(digest, body):
             raise NoPayableChallenge("the server's offer is for another request body than the one sent")
         return choice
+
+    def _read_along(self) -> NoPayableChallenge:
+        """Why nothing is paid in plain: this machine itself is not private where a proxy stands before it."""
+        if self.origin.is_private:
+            return NoPayableChallenge(
+                f"{self.origin} wants to be paid over plain http, through a proxy that could read along",
+                hint="leave out --proxy, or use an https URL",
+            )
+        return NoPayableChallenge(
+            f"{self.origin} wants to be paid over plain http, where others could read along",
+            hint="use an https URL",
+        )
 
     def _unreadable(self, answer: ServerAnswer, error: MalformedMessage) -> MalformedMessage:
         """What the server sent instead of challenges, without what a terminal would obey."""

@@ -323,6 +323,8 @@ def test_proxy_is_used_and_never_paid_through_in_plain(fetch, payee, proxy):
     refused = fetch("--proxy", url)
     assert asked == [payee.url + "/"]
     assert (refused.exit_code, refused.error["code"]) == (4, "no-payable-challenge")
+    assert "through a proxy" in refused.error["message"]
+    assert refused.error["hint"] == "leave out --proxy, or use an https URL"
     assert fetch(url="http://example.com", env={"http_proxy": url}).exit_code == 4
     assert asked[1:] == ["http://example.com/"]
     assert fetch(env={"http_proxy": url}).exit_code == 0
