@@ -253,7 +253,7 @@ def _price(
     if unit not in tuple(Unit):
         raise names.wrong("per", f"is {unit!r}; {did_you_mean(unit, Unit)}", number)
     header, max_units = table.get("units-header"), table.get("max-units")
-    if (unit == Unit.HEADER) != (header is not None and max_units is not None):
+    if {header is not None, max_units is not None} != {unit == Unit.HEADER}:
         place = names.name("", number).rstrip()
         keys = ("units-header", "max-units")
         raise UsageError(

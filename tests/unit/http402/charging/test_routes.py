@@ -185,6 +185,8 @@ class TestRoutes:
             ({"path": "/a", "price": "1", "per": "token"}, "per is 'token'"),
             ({"path": "/a", "price": "1", "per": "header"}, "go together"),
             ({"path": "/a", "price": "1", "units-header": "x", "max-units": 5}, "go together"),
+            ({"path": "/a", "price": "1", "units-header": "x"}, "go together"),
+            ({"path": "/a", "price": "1", "per": "event", "max-units": 5}, "go together"),
             (
                 {"path": "/a", "price": "1", "per": "header", "units-header": "x", "max-units": 0},
                 "at least 1",
