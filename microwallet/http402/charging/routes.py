@@ -12,6 +12,7 @@ from microwallet.domain.money import Amount
 from microwallet.errors import InvalidAmount, UsageError, did_you_mean
 from microwallet.http402.charging.paths import canonical_path
 from microwallet.http402.charging.setting_names import SettingNames
+from microwallet.http402.wire.auth_fields import TCHARS
 
 ANY_METHOD = "*"
 _OF_INTERMEDIARIES = ("CONNECT", "TRACE")
@@ -260,6 +261,8 @@ def _price(
             f'{place} units-header and max-units go together with per = "header"',
             hint=", ".join(['per = "header"', *(names.example(key) for key in keys)]),
         )
+    if header is not None and not re.fullmatch(TCHARS, header):
+        raise names.wrong("units-header", f"is {header!r}; the name of a field is expected", number)
     if max_units is not None and max_units < 1:
         raise names.wrong("max-units", f"is {max_units}; at least 1 is expected", number)
     with names.naming("price", number):

@@ -188,6 +188,10 @@ class TestRoutes:
             ({"path": "/a", "price": "1", "units-header": "x"}, "go together"),
             ({"path": "/a", "price": "1", "per": "event", "max-units": 5}, "go together"),
             (
+                {"path": "/a", "price": "1", "per": "header", "units-header": "X Tokens:", "max-units": 5},
+                "units-header is 'X Tokens:'; the name of a field is expected",
+            ),
+            (
                 {"path": "/a", "price": "1", "per": "header", "units-header": "x", "max-units": 0},
                 "at least 1",
             ),
