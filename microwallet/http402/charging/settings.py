@@ -14,6 +14,7 @@ from microwallet.errors import UsageError
 from microwallet.http402.charging.behind_proxy import networks
 from microwallet.http402.charging.routes import EXPECTED
 from microwallet.http402.charging.setting_names import GUIDE, SettingNames
+from microwallet.http402.wire.auth_fields import quoted
 
 DEFAULT_PORT = 8402
 WORKERS_LIMIT = 64
@@ -118,6 +119,11 @@ class Settings:
         with names.naming("behind-tls-proxy"):
             networks(self.behind_tls_proxy)
         _ = self.idle_seconds
+        with names.naming("realm"):
+            quoted(self.realm or "")
+        for number, route in enumerate(self.routes, start=1):
+            with names.naming("description", number):
+                quoted(str(route.get("description", "")))
 
 
 _TYPES: Mapping[str, type] = {

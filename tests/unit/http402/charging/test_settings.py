@@ -108,6 +108,8 @@ def test_one_line_is_routes():
         ("tls-cert = 'a'", "go together"),
         ("tls-cert = 'a'\ntls-key = 'b'\nbehind-tls-proxy = ['::1']", "either"),
         ("[[routes", "is no TOML"),
+        ('realm = "a\\nb"', r"gateway.toml: realm: 'a\nb' holds a control character"),
+        ('[[routes]]\ndescription = "a\\nb"', r"route 1: description: 'a\nb' holds a control character"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(file, text, said):
