@@ -13,14 +13,16 @@ GWEI = 10**9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fees:
-    """Wei per gas: the most that is paid in all, and the part that goes to the block's builder."""
+    """Wei per gas: the most that is offered, and the part of it that goes to the block's builder."""
 
     max_fee_per_gas: int
     max_priority_fee_per_gas: int
+    data_fee_per_gas: int = 0
+    """What a rollup takes beside for the data of a transaction, at most, by its gas."""
 
     def cost(self, gas: int) -> int:
         """Wei that `gas` costs at most."""
-        return gas * self.max_fee_per_gas
+        return gas * (self.max_fee_per_gas + self.data_fee_per_gas)
 
 
 def cap_in_wei(max_fee_gwei: float) -> int:

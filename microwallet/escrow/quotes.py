@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from microwallet.domain.identifiers import Address, hexed, word
 from microwallet.errors import InsufficientFunds, NetworkError
@@ -11,7 +11,7 @@ from microwallet.escrow.fees import GWEI, Fees, suggest
 from microwallet.escrow.networks import Network
 from microwallet.escrow.reader import read_count, read_quantity, selector
 from microwallet.escrow.reverts import revert_of
-from microwallet.escrow.rpc import Rpc, RpcError
+from microwallet.escrow.rpc import Request, Rpc, RpcError
 
 _PLAIN_TRANSFER = 21_000
 _DATA_FEE_ORACLE = Address("0x420000000000000000000000000000000000000F")
@@ -19,6 +19,9 @@ _DATA_FEE_ORACLE = Address("0x420000000000000000000000000000000000000F")
 _DATA_FEE = selector("getL1FeeUpperBound(uint256)")
 _FRAME = 100
 """Bytes of an unsigned transaction around its data, at most."""
+_USUAL_SIZE = 1000
+_GAS_PER_BYTE = 40
+"""The gas of a call is at least that for each byte of its transaction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,6 @@ def quote(
     value and gas, PaymentRefused when gas is dearer than the cap.
     """
     request = call.request(caller or sender)
-    asked = _DATA_FEE + word(len(call.data) + _FRAME)
     simulated, gas, block, priority_fee, held, nonce, data_fee = rpc.try_batch(
         [
             ("eth_call", [request, "latest"]),
@@ -65,7 +67,7 @@ def quote(
             ("eth_getBalance", [sender, "latest"]),
             # Pending, so that transactions another wallet sent with this key are counted.
             ("eth_getTransactionCount", [sender, "pending"]),
-            ("eth_call", [{"to": _DATA_FEE_ORACLE, "data": hexed(asked)}, "latest"]),
+            _data_fee_of(len(call.data) + _FRAME),
         ]
     )
     for answer in (block, held, nonce):
@@ -94,10 +96,7 @@ def quote(
         fees=fees,
         chain_nonce=read_count(nonce, where),
         balance=balance,
-        # Twice as much: it follows the price of another chain, until the transaction is mined.
-        data_fee=0
-        if isinstance(data_fee, RpcError) or data_fee == "0x"
-        else 2 * read_quantity(data_fee, where),
+        data_fee=_most_data_fee(data_fee, where),
     )
     if balance < call.value + found.max_cost:
         raise _too_little(network, sender, balance, call.value + found.max_cost)
@@ -105,13 +104,19 @@ def quote(
 
 
 def current_fees(rpc: Rpc, network: Network, *, cap: int) -> Fees:
-    """What a transaction should offer now."""
-    block, priority_fee = rpc.try_batch(
-        [("eth_getBlockByNumber", ["latest", False]), ("eth_maxPriorityFeePerGas", [])]
+    """What a transaction should offer now, and what comes to that on a rollup."""
+    block, priority_fee, data_fee = rpc.try_batch(
+        [
+            ("eth_getBlockByNumber", ["latest", False]),
+            ("eth_maxPriorityFeePerGas", []),
+            _data_fee_of(_USUAL_SIZE),
+        ]
     )
     if isinstance(block, RpcError):
         raise block
-    return suggested_fees(block, priority_fee, network=network, cap=cap, where=rpc.shown)
+    offered = suggested_fees(block, priority_fee, network=network, cap=cap, where=rpc.shown)
+    per_gas = -(-_most_data_fee(data_fee, rpc.shown) // (_USUAL_SIZE * _GAS_PER_BYTE))
+    return replace(offered, data_fee_per_gas=per_gas)
 
 
 def suggested_fees(block: object, priority_fee: object, *, network: Network, cap: int, where: str) -> Fees:
@@ -121,6 +126,20 @@ def suggested_fees(block: object, priority_fee: object, *, network: Network, cap
         raise NetworkError(f"{network.name} tells no base fee: transactions of EIP-1559 are needed")
     tip = GWEI if isinstance(priority_fee, RpcError) else read_quantity(priority_fee, where)
     return suggest(base_fee=read_quantity(base_fee, where), priority_fee=tip, cap=cap)
+
+
+def _data_fee_of(size: int) -> Request:
+    """Asks what a rollup takes for so many bytes."""
+    data = hexed(_DATA_FEE + word(size))
+    return "eth_call", [{"to": _DATA_FEE_ORACLE, "data": data}, "latest"]
+
+
+def _most_data_fee(answer: object, where: str) -> int:
+    """Twice what it says: it follows the price of another chain, until the transaction is mined. 0 where
+    nobody answers."""
+    if isinstance(answer, RpcError) or answer == "0x":
+        return 0
+    return 2 * read_quantity(answer, where)
 
 
 def with_margin(gas: int, call: Call) -> int:

@@ -139,10 +139,13 @@ def test_what_was_said_to_have_failed_is_looked_at_again(alice, bob, chain, rece
 def test_a_rollup_takes_a_fee_for_the_data(alice, bob, chain):
     """Beside the gas, by its oracle, and perhaps more by the time it is mined: all of the coin leaves it."""
     command = ("send", bob.address, "all ETH", "--dry-run", "--json")
-    before = alice.run(*command).data
+    opening = ("channel", "open", bob.address, "1 USDC", "--dry-run", "--json")
+    before, opening_before = alice.run(*command).data, int(alice.run(*opening).data["maxFee"])
     oracle = "0x420000000000000000000000000000000000000F"
     chain.rpc.call("anvil_setCode", [oracle, "0x64e8d4a5100060005260206000f3"])  # 10**12 wei for each call
     after = alice.run(*command).data
     assert int(after["maxFee"]) - int(before["maxFee"]) == 2 * 10**12
     assert int(before["amount"]) - int(after["amount"]) >= 2 * 10**12
+    opening_after = int(alice.run(*opening).data["maxFee"])
+    assert 2 * 10**12 <= opening_after - opening_before < 12 * 10**12
     alice.run("send", bob.address, "all ETH", "--yes").succeeded()
