@@ -248,14 +248,9 @@ class Remedies:
 
     def _refreshed(self, channel: PayerChannel) -> PayerChannel:
         """A channel as the chain has it now."""
-        from microwallet.payer.refresh import refresh
+        from microwallet.payer.close import newest
 
-        client = self._asking.client
-        account = client.account(channel.descriptor.escrow_contract)
-        refreshed = refresh(client.ledger, lambda _: account.reader, [channel], now=client.clock())
-        for note in refreshed.notes:
-            client.reporter.say(note)
-        return refreshed.channels[0]
+        return newest(self._asking.client.account(channel.descriptor.escrow_contract), channel)
 
     def _refusal(self, held: Held, answer: ServerAnswer) -> PaymentRefused:
         return PaymentRefused(
