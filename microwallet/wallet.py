@@ -257,6 +257,12 @@ class Wallet:
             clock=self.now,
         )
 
+    def account_paying(self, channel: PayerChannel) -> PayingAccount:
+        """The account that pays a channel, over its escrow; KeyUnavailable if its key is not here."""
+        descriptor = channel.descriptor
+        payer = self.account_of(descriptor.payer)
+        return self.paying_account(payer, escrow_contract=descriptor.escrow_contract)
+
     def account_of(self, address: Address) -> Account:
         """The account with this address; KeyUnavailable if its key is not here."""
         for account in self.accounts.list():

@@ -332,14 +332,8 @@ class Wallet:
         """A channel, and the account that pays it."""
         with self._pool.lend() as wallet:
             known = _find(wallet, channel)
-            descriptor = known.descriptor
-            _require_network(wallet, known.channel_id, descriptor.chain_id)
-            account = wallet.account_of(descriptor.payer)
-            yield (
-                wallet,
-                wallet.paying_account(account, escrow_contract=descriptor.escrow_contract),
-                known,
-            )
+            _require_network(wallet, known.channel_id, known.descriptor.chain_id)
+            yield wallet, wallet.account_paying(known), known
 
 
 def _text(amount: str | Amount, asset: Asset) -> str:

@@ -58,12 +58,7 @@ def paying_account_of(
     """As wallet_of_channel, with the account that pays the channel; KeyUnavailable without its key."""
     with wallet_of_channel(reference, network=network, rpc_url=rpc_url, password_file=password_file) as found:
         wallet, channel = found
-        payer, escrow_contract = channel.descriptor.payer, channel.descriptor.escrow_contract
-        yield (
-            wallet,
-            channel,
-            wallet.paying_account(wallet.account_of(payer), escrow_contract=escrow_contract),
-        )
+        yield wallet, channel, wallet.account_paying(channel)
 
 
 def _network_name(wallet: Wallet, channel: PayerChannel) -> str:
