@@ -51,7 +51,7 @@ def asset_of(configuration: Configuration, network: Network, token: Address) -> 
 def resolve_asset(
     configuration: Configuration,
     network: Network,
-    reader: EscrowReader | None,
+    reader: EscrowReader,
     text: str | None = None,
     *,
     amount: str | None = None,
@@ -59,14 +59,14 @@ def resolve_asset(
     """The asset that `text` names: a known symbol, a unit of the coin, or the address of any ERC-20.
 
     `amount` is what was typed with it, for the hint. Without a text it is the setting `token`, else
-    the network's USDC, else its coin. An address that is not known is read from the chain by `reader`;
-    with no reader it is UnknownReference.
+    the network's USDC, else its coin. An address that is not known is read from the chain.
     """
     wanted = text or configuration.get("token")
     if wanted is None:
         return known_assets(configuration, network)[1 if network.usdc is not None else 0]
     if is_address(wanted):
-        return _by_address(configuration, network, reader, parse_address(wanted))
+        token = parse_address(wanted)
+        return asset_of(configuration, network, token) or read_asset(configuration, network, reader, token)
     assets = known_assets(configuration, network)
     for asset in assets:
         if names_asset(wanted, asset):
@@ -163,19 +163,6 @@ def _meant(
     if amount is not None and (number := amount.strip()).endswith(text):
         return f'"{number.removesuffix(text)}{symbol}"'
     return f"--token {symbol}"
-
-
-def _by_address(
-    configuration: Configuration, network: Network, reader: EscrowReader | None, token: Address
-) -> Asset:
-    known = asset_of(configuration, network, token)
-    if known is not None:
-        return known
-    if reader is None:
-        raise UnknownReference(
-            f"the token {token} is not known here", hint=f"microwallet network token add {token}"
-        )
-    return read_asset(configuration, network, reader, token)
 
 
 def _added_tokens(configuration: Configuration, chain_id: ChainId) -> Iterator[Asset]:

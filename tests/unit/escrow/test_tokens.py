@@ -102,12 +102,6 @@ def test_a_symbol_that_another_process_gave_away_meanwhile_is_refused(configured
     assert resolve_asset(configured(**first.user), SEPOLIA, None, "EURX") == one
 
 
-def test_an_unknown_address_needs_the_chain(configured):
-    """Decimals are never guessed: offline, an unknown token is refused."""
-    with pytest.raises(UnknownReference, match="not known here"):
-        resolve_asset(configured(), SEPOLIA, None, OTHER)
-
-
 @pytest.mark.parametrize(
     "entry",
     [
