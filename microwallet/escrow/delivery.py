@@ -139,7 +139,7 @@ class Delivery:
         seen_gone = 0
         while True:
             try:
-                found, mined_nonces = self._look()
+                found, mined_nonces = look(self._rpc, self._attempts)
                 for attempt, receipt in zip(self._attempts, found, strict=True):
                     if _is_mined(receipt):
                         outcome = self._finished(attempt, receipt)
@@ -166,14 +166,6 @@ class Delivery:
                 raise self._unknown(trouble) from trouble
             time.sleep(min(pause, left))
             pause = min(pause * 1.4, _LONGEST_PAUSE)
-
-    def _look(self) -> tuple[list[Any], int]:
-        sender = self._attempts[0].sender
-        *receipts, count = self._rpc.batch(
-            [("eth_getTransactionReceipt", [attempt.hash]) for attempt in self._attempts]
-            + [("eth_getTransactionCount", [sender, "latest"])]
-        )
-        return receipts, read_count(count, self._rpc.shown)
 
     def _broadcast(self, transaction: SignedTransaction) -> tuple[NodeAnswer, RpcError | None]:
         self._journal.begin_sending(transaction.hash)
@@ -258,7 +250,7 @@ class Delivery:
 
     def _earlier_one_lives(self) -> bool:
         """Whether the nonce is used up, or another attempt at it is still in a pool."""
-        found, mined_nonces = self._look()
+        found, mined_nonces = look(self._rpc, self._attempts)
         return (
             mined_nonces > self._attempts[0].nonce
             or any(_is_mined(receipt) for receipt in found)
@@ -337,6 +329,15 @@ class Delivery:
             f"{last.purpose} was sent as {last.hash} and is not mined yet{why}",
             data={"transactionHash": last.hash},
         )
+
+
+def look(rpc: Rpc, attempts: Sequence[SignedTransaction]) -> tuple[list[Any], int]:
+    """The receipts of attempts at one nonce, and how many nonces of their sender are used up in blocks."""
+    *receipts, count = rpc.batch(
+        [("eth_getTransactionReceipt", [attempt.hash]) for attempt in attempts]
+        + [("eth_getTransactionCount", [attempts[0].sender, "latest"])]
+    )
+    return receipts, read_count(count, rpc.shown)
 
 
 def _logs(found: Any, where: str) -> tuple[Any, ...]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from microwallet.domain.ports import SignedTransaction
 from microwallet.errors import LedgerCorrupt
 from microwallet.escrow.calls import deadline
-from microwallet.escrow.reader import read_count, read_head
+from microwallet.escrow.delivery import look
+from microwallet.escrow.reader import read_head
 from microwallet.escrow.rpc import Rpc, RpcError
 from microwallet.escrow.signing import signed_call
 
@@ -23,17 +24,13 @@ def why_hopeless(rpc: Rpc, attempts: Sequence[SignedTransaction]) -> str | None:
     is_expired = read_head(rpc).timestamp > max(known)
     if not is_expired and not _reverts(rpc, attempts[-1]):
         return None
-    first = attempts[0]
-    *receipts, count = rpc.batch(
-        [("eth_getTransactionReceipt", [transaction.hash]) for transaction in attempts]
-        + [("eth_getTransactionCount", [first.sender, "latest"])]
-    )
+    receipts, mined_nonces = look(rpc, attempts)
     if any(receipts):
         return None
     if is_expired:
         return "has expired"
     # One that waits for others may need what they do.
-    return "would revert" if read_count(count, rpc.shown) == first.nonce else None
+    return "would revert" if mined_nonces == attempts[0].nonce else None
 
 
 def _reverts(rpc: Rpc, transaction: SignedTransaction) -> bool:
