@@ -118,7 +118,7 @@ class Demo:
             channel_id=opened["channelId"],
             chain_id=self._chain.chain_id,
             escrow_contract=self._chain.escrow_contract,
-            on_chain_transactions=self._transactions(payer) + self._transactions(payee),
+            on_chain_transactions=sum(map(self._reader.transaction_count, (payer, payee))),
             open_gas=opened["gasUsed"],
             close_gas=transaction["gasUsed"],
             gas_price=int(self._chain.rpc.call("eth_gasPrice"), 16),
@@ -208,9 +208,6 @@ class Demo:
         holders = (payer, payee, self._chain.escrow_contract)
         found = self._reader.balances([(self._chain.token, holder) for holder in holders])
         return Balances(payer=found[0], payee=found[1], escrow=found[2])
-
-    def _transactions(self, account: Address) -> int:
-        return int(self._chain.rpc.call("eth_getTransactionCount", [account, "latest"]), 16)
 
 
 def _deposit_for(price: Amount, payments: int) -> Amount:
