@@ -13,10 +13,7 @@ from microwallet.errors import ChannelNotOpen, OutcomeUnknown, TransactionRevert
 from microwallet.escrow import calls
 from microwallet.escrow.delivery import Receipt
 from microwallet.payer.paying_account import PayingAccount
-from microwallet.payer.refresh import refresh
-
-_VISIBLE_SECONDS = 15
-"""How long the nodes behind one address may lag behind what the payee, or another of them, has seen."""
+from microwallet.payer.refresh import VISIBLE_SECONDS, refresh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +82,7 @@ def shown(
     account: PayingAccount, channel: PayerChannel, is_done: Callable[[PayerChannel], bool], what: str
 ) -> PayerChannel:
     """The channel as soon as the chain shows what was mined; OutcomeUnknown if it does not."""
-    deadline = time.monotonic() + _VISIBLE_SECONDS
+    deadline = time.monotonic() + VISIBLE_SECONDS
     while True:
         channel = newest(account, channel)
         if is_done(channel):
@@ -110,7 +107,7 @@ def require_on_chain(channel: PayerChannel) -> None:
 
 def _finalized(account: PayingAccount, channel: PayerChannel, *, wait: bool) -> PayerChannel:
     """The channel as soon as the chain shows it finalized, or as it is when that has taken too long."""
-    deadline = time.monotonic() + (_VISIBLE_SECONDS if wait else 0)
+    deadline = time.monotonic() + (VISIBLE_SECONDS if wait else 0)
     while True:
         channel = newest(account, channel)
         if channel.state.finalized or time.monotonic() > deadline:

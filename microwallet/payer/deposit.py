@@ -23,6 +23,7 @@ from microwallet.escrow.rpc import RpcError
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 from microwallet.payer.pay import check_idempotency_key
 from microwallet.payer.paying_account import PayingAccount
+from microwallet.payer.refresh import VISIBLE_SECONDS
 from microwallet.payer.ways import (
     Way,
     authorization_used,
@@ -30,9 +31,6 @@ from microwallet.payer.ways import (
     signing_ends,
     way_now,
 )
-
-_VISIBLE_SECONDS = 15
-"""How long the nodes behind one address may lag behind the one that told of a receipt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +224,7 @@ def _give_up(account: PayingAccount, deposit: Deposit) -> None:
 def visible(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> PayerChannel:
     """The channel with the deposit in it, recorded, from a node that may lag."""
     channel_id, channels = channel.channel_id, account.ledger.channels
-    deadline = time.monotonic() + _VISIBLE_SECONDS
+    deadline = time.monotonic() + VISIBLE_SECONDS
     while True:
         channel = channels.newest(channel)
         head = account.reader.head()
