@@ -103,10 +103,6 @@ class ReverseProxy:
             answer = _LATE if isinstance(error, httpcore.TimeoutException) else _AWAY
             await send_answer(replace(answer, warning=_why(error)), send)
 
-    async def close(self) -> None:
-        """Close the connections to the upstream."""
-        await self._pool.aclose()
-
     def _request_headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         headers = [one for one in _end_to_end(scope["headers"]) if plain_name(one[0]) not in _OURS]
         asked_host = [value for name, value in scope["headers"] if name == b"host"][:1]
