@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,50 +45,36 @@ Capture = Annotated[
 ]
 
 
-def settle(
-    channels: Channels = None,
-    all: All = False,
-    minimum: Minimum = None,
-    capture: Capture = None,
-    yes: Yes = False,
-    dry_run: DryRun = False,
-    network: NetworkName = None,
-    account: AccountName = None,
-    relayer: RelayerName = None,
-    rpc_url: RpcUrl = None,
-    password_file: PasswordFile = None,
-    json: Json = False,
-) -> Result:
-    """Take what is owed; the channels stay open."""
-    with open_wallet(
-        network=network, account=account, rpc_url=rpc_url, password_file=password_file, relayer=relayer
-    ) as wallet:
-        named = _named(wallet, channels or [], all=all, capture=capture)
-        selection = _selection(wallet, "settle", named, account, minimum, capture)
-        return _capture(wallet, selection, named, all=all, yes=yes, dry_run=dry_run)
+def _capturing(verb: str, described: str) -> Callable[..., Result]:
+    """The command that settles, or the one that closes: they are told the same."""
+
+    def capture_all(
+        channels: Channels = None,
+        all: All = False,
+        minimum: Minimum = None,
+        capture: Capture = None,
+        yes: Yes = False,
+        dry_run: DryRun = False,
+        network: NetworkName = None,
+        account: AccountName = None,
+        relayer: RelayerName = None,
+        rpc_url: RpcUrl = None,
+        password_file: PasswordFile = None,
+        json: Json = False,
+    ) -> Result:
+        with open_wallet(
+            network=network, account=account, rpc_url=rpc_url, password_file=password_file, relayer=relayer
+        ) as wallet:
+            named = _named(wallet, channels or [], all=all, capture=capture)
+            selection = _selection(wallet, verb, named, account, minimum, capture)
+            return _capture(wallet, selection, named, all=all, yes=yes, dry_run=dry_run)
+
+    capture_all.__doc__ = described
+    return capture_all
 
 
-def close(
-    channels: Channels = None,
-    all: All = False,
-    minimum: Minimum = None,
-    capture: Capture = None,
-    yes: Yes = False,
-    dry_run: DryRun = False,
-    network: NetworkName = None,
-    account: AccountName = None,
-    relayer: RelayerName = None,
-    rpc_url: RpcUrl = None,
-    password_file: PasswordFile = None,
-    json: Json = False,
-) -> Result:
-    """Take what is owed, refund the payers, and finalize the channels."""
-    with open_wallet(
-        network=network, account=account, rpc_url=rpc_url, password_file=password_file, relayer=relayer
-    ) as wallet:
-        named = _named(wallet, channels or [], all=all, capture=capture)
-        selection = _selection(wallet, "close", named, account, minimum, capture)
-        return _capture(wallet, selection, named, all=all, yes=yes, dry_run=dry_run)
+settle = _capturing("settle", "Take what is owed; the channels stay open.")
+close = _capturing("close", "Take what is owed, refund the payers, and finalize the channels.")
 
 
 def _named(
