@@ -12,6 +12,7 @@ from typing import Any
 
 from microwallet.domain.identifiers import Address, ChannelId, TxHash
 from microwallet.domain.money import Amount, unit_of
+from microwallet.domain.ports import Emit
 from microwallet.errors import (
     Interrupted,
     LedgerChanged,
@@ -66,8 +67,6 @@ USABLE_SECONDS = 1.0
 ANSWERS_KEPT_SECONDS = 24 * 60 * 60
 """How long an answer is kept for the same request again."""
 
-Log = Callable[[str, Mapping[str, Any]], None]
-
 
 def _nobody(_event: str, _details: Mapping[str, Any]) -> None:
     """Tells nobody."""
@@ -120,8 +119,8 @@ def work(
     realm: str,
     certificate: Certificate | None = None,
     ready: Callable[[], None],
-    emit: Log,
-    log: Log | None,
+    emit: Emit,
+    log: Emit | None,
     until_closed: int | None = None,
     tells_of_chain: bool = True,
     tracebacks: bool = False,
@@ -169,7 +168,7 @@ class Shop:
         assortment: Assortment,
         *,
         realm: str,
-        emit: Log = _nobody,
+        emit: Emit = _nobody,
     ) -> None:
         self._wallet = wallet
         self._routes = assortment.routes
@@ -206,7 +205,7 @@ class Shop:
             clock=wallet.now,
         )
 
-    def front(self, app: Application, *, proxies: Sequence[str] = (), log: Log | None = None) -> Application:
+    def front(self, app: Application, *, proxies: Sequence[str] = (), log: Emit | None = None) -> Application:
         """`app`, paid for, as clients reach it: with what is told of health and requests."""
         fronted: Application = PaymentMiddleware(app, self.gateway)
         if proxies:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -134,7 +134,7 @@ class _Events:
         """Why stdout did not take one of them."""
         self._has_reader = True
 
-    def __call__(self, event: str, details: dict[str, Any]) -> None:
+    def __call__(self, event: str, details: Mapping[str, Any]) -> None:
         """Print an event."""
         line = self._line(event, details)
         try:
@@ -151,7 +151,7 @@ class _Events:
         if self.lost is not None and not self._has_reader:
             raise self.lost
 
-    def _line(self, event: str, details: dict[str, Any]) -> str:
+    def _line(self, event: str, details: Mapping[str, Any]) -> str:
         if not self._as_json:
             return event_line(event, details)
         import json

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from microwallet.domain.identifiers import Address, ChainId, ChannelId, TxHash
+
+Emit = Callable[[str, Mapping[str, Any]], None]
+"""Told of an event, by its name and what there is to say of it."""
 
 
 class TransactionStatus(StrEnum):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, ChannelState, PayeeChannel
 from microwallet.domain.identifiers import ChannelId
+from microwallet.domain.ports import Emit
 from microwallet.errors import LedgerBusy, NetworkError, OutcomeUnknown, UsageError
 from microwallet.payee.captures import Action, Selection
 from microwallet.payee.outcome import Outcome
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 LONGEST_PAUSE = 60.0
 """Seconds between two looks at most, however long the chain has been silent."""
-
-Emit = Callable[[str, dict[str, Any]], None]
 
 
 def check_margin(seconds: int) -> int:

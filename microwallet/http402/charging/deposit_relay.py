@@ -6,10 +6,9 @@ draft-evm-session-00, sections "Server-Paid Fees" and "Transaction Outcome Check
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from microwallet.domain.identifiers import Address, ChainId
-from microwallet.domain.ports import TransactionJournal, TransactionStatus
+from microwallet.domain.ports import Emit, TransactionJournal, TransactionStatus
 from microwallet.errors import (
     InsufficientFunds,
     LedgerError,
@@ -62,7 +61,7 @@ class DepositRelay:
         gas_spending: GasSpending,
         gas_budget: int,
         clock: Callable[[], int],
-        emit: Callable[[str, dict[str, Any]], None],
+        emit: Emit,
     ) -> None:
         self._sender = sender
         self._reader = reader

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+from microwallet.domain.ports import Emit
 from microwallet.errors import UsageError
 from microwallet.http402.charging.listening import certificate_warnings, load_certificate, tls_context
 from microwallet.http402.charging.settings import Settings
@@ -17,8 +17,6 @@ from microwallet.http402.charging.settings import Settings
 RENEWAL_SECONDS = 2.0
 """Between two looks at the files of a certificate and its key."""
 
-Tell = Callable[[str, Mapping[str, Any]], None]
-"""Takes an event and what it has to say."""
 _Looks = list[tuple[int, int, int] | None]
 """What tells one version of the two files from another; None for one that is not there."""
 
@@ -39,7 +37,7 @@ class Certificate:
         context = tls_context(settings)
         return None if context is None else cls(settings, context, looks)
 
-    async def keep_renewed(self, tell: Tell) -> None:
+    async def keep_renewed(self, emit: Emit) -> None:
         """Load the files again when they change; what is no pair, as one of them may have been written before
         the other, leaves the old one in use, and is told where it stays so for a look more."""
         seen = told = self._loaded
@@ -47,21 +45,21 @@ class Certificate:
             before, seen = seen, _looks(self._settings)
             if seen != self._loaded:
                 try:
-                    self._load(seen, tell)
+                    self._load(seen, emit)
                 except UsageError as error:
                     if seen == before != told:
                         told, kept = seen, "the certificate of before stays in use"
-                        tell("warning", {"message": f"{error.message}: {kept}"})
+                        emit("warning", {"message": f"{error.message}: {kept}"})
             await asyncio.sleep(RENEWAL_SECONDS)
 
-    def _load(self, looks: _Looks, tell: Tell) -> None:
+    def _load(self, looks: _Looks, emit: Emit) -> None:
         tls_context(self._settings)  # tried before the context in use is touched
         load_certificate(self.context, self._settings)
         self._loaded = looks
-        tell("certificate-renewed", {"message": str(self._settings.tls_cert)})
+        emit("certificate-renewed", {"message": str(self._settings.tls_cert)})
         with suppress(OSError):  # gone again: the next look finds out
             for warning in certificate_warnings(self._settings, now=int(time.time())):
-                tell("warning", {"message": warning})
+                emit("warning", {"message": warning})
 
 
 def _looks(settings: Settings) -> _Looks:

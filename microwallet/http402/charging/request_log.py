@@ -7,10 +7,10 @@ either, as they carry keys, nor are fields, bodies and client addresses.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from microwallet.domain.money import format_units
+from microwallet.domain.ports import Emit
 from microwallet.http402.charging.asgi import WARNING, Application, Message, Receive, Scope, Send
 from microwallet.http402.charging.bill import Bill
 from microwallet.http402.charging.line_log import Details
@@ -23,7 +23,7 @@ PATH_LIMIT = 512
 class RequestLog:
     """An application whose requests are logged, and whose defects do not leave it."""
 
-    def __init__(self, app: Application, log: Callable[[str, Details], None]) -> None:
+    def __init__(self, app: Application, log: Emit) -> None:
         self._app = app
         self._log = log
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, ChannelState, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId, TxHash
+from microwallet.domain.ports import Emit
 from microwallet.errors import (
     ChannelNotOpen,
     LedgerError,
@@ -20,7 +21,7 @@ from microwallet.http402.wire.problems import ProblemType
 from microwallet.ledger.vouchers import Vouchers
 from microwallet.payee.captures import Action, Selection
 from microwallet.payee.settle import Settlement
-from microwallet.payee.watch import Emit, Watch
+from microwallet.payee.watch import Watch
 
 FIRST_PAUSE, LONGEST_PAUSE = 60, 3600
 """Seconds without another try after settling failed: a minute, then twice as long, to an hour."""

@@ -8,10 +8,10 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from microwallet.domain.ports import Emit
 from microwallet.errors import LedgerError, MicrowalletError
 from microwallet.http402.charging.ending_signals import ending_signals
 
@@ -49,9 +49,7 @@ class Workers:
     Nothing may be open in it that processes must not share: no thread, loop, database or connection.
     """
 
-    def __init__(
-        self, count: int, listening: socket.socket, emit: Callable[[str, Mapping[str, Any]], None]
-    ) -> None:
+    def __init__(self, count: int, listening: socket.socket, emit: Emit) -> None:
         self._missing = [(number, True) for number in range(count)]
         self._listening = listening
         self._emit = emit
