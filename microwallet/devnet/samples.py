@@ -8,6 +8,7 @@ from typing import Any
 
 from microwallet.http402.charging.answers import Answer, plain_answer
 from microwallet.http402.charging.asgi import Receive, Scope, Send, send_answer
+from microwallet.http402.charging.caching import NO_STORE
 from microwallet.http402.wire.events import EVENT_STREAM
 
 PAUSE_SECONDS = 0.05
@@ -79,7 +80,7 @@ async def sample_api(scope: Scope, _receive: Receive, send: Send) -> None:
 
 
 async def _stream(send: Send) -> None:
-    headers = [(b"content-type", EVENT_STREAM.encode()), (b"cache-control", b"no-store")]
+    headers = [(b"content-type", EVENT_STREAM.encode()), NO_STORE]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     for word in _TEXT.split():
         await send({"type": "http.response.body", "body": f"data: {word}\n\n".encode(), "more_body": True})

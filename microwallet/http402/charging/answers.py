@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from microwallet.http402.charging.bill import Bill
-from microwallet.http402.charging.caching import PRIVATE
+from microwallet.http402.charging.caching import NO_STORE, PRIVATE
 from microwallet.http402.charging.page import PAGE_HEADERS
 from microwallet.http402.wire.problems import MEDIA_TYPE, Problem
 from microwallet.http402.wire.receipt import SessionReceipt
@@ -18,7 +18,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 KEPT_LIMIT = 64 * 1024
 """Bytes of an answer's body that is kept for replays."""
 
-_PROBLEM_HEADERS = ((b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"no-store"))
+_PROBLEM_HEADERS = ((b"content-type", MEDIA_TYPE.encode()), NO_STORE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ def page_answer(page: bytes, *more: tuple[bytes, bytes]) -> Answer:
     headers = [(name.encode(), value.encode()) for name, value in PAGE_HEADERS.items()]
     return Answer(
         status=402,
-        headers=[*headers, (b"cache-control", b"no-store"), (b"vary", b"accept"), *more],
+        headers=[*headers, NO_STORE, (b"vary", b"accept"), *more],
         body=page,
     )
 

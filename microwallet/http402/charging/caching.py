@@ -11,6 +11,7 @@ from functools import lru_cache
 from microwallet.http402.wire.auth_fields import TCHARS
 
 PRIVATE = (b"cache-control", b"private")
+NO_STORE = (b"cache-control", b"no-store")
 
 _DIRECTIVE = re.compile(rb"""(%b)(?:=(?:[^\s,"]+|"(?:[^"\\]|\\.)*"))?""" % TCHARS.encode())
 _SEPARATOR = re.compile(rb"[ \t]*(?:,[ \t]*)+|[ \t]*\Z")

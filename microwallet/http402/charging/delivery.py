@@ -15,7 +15,7 @@ from microwallet.http402.charging.answers import (
     receipt_headers,
 )
 from microwallet.http402.charging.asgi import Message, Send
-from microwallet.http402.charging.caching import PRIVATE, is_for_shared_caches, kept_private
+from microwallet.http402.charging.caching import NO_STORE, PRIVATE, is_for_shared_caches, kept_private
 from microwallet.http402.charging.checkout import Grant
 from microwallet.http402.charging.gateway import Gateway
 from microwallet.http402.charging.metering import EventMeter
@@ -31,7 +31,6 @@ _LOOKED_AT = frozenset({b"payment-receipt", b"cache-control", b"content-encoding
 _NOT_OF_A_STREAM = frozenset({b"content-length", b"x-accel-buffering"})
 _UNBUFFERED = (b"x-accel-buffering", b"no")
 """For nginx, and others who know it, in front: it would hold back the event that asks for a voucher."""
-_NO_STORE = (b"cache-control", b"no-store")
 _ENDS = plain_answer(503, "Service Unavailable", "the server ends; nothing was charged")
 _UNDO_SECONDS = 5.0
 """For how long the client waits until what it paid is given back, which goes on."""
@@ -116,7 +115,7 @@ class Delivery:
             await self._undo()
             if status == 402 or not sold.is_replay:  # no cache keeps a challenge
                 fields = [field for field in fields if field[0] != b"cache-control"]
-                fields += (_NO_STORE, self._gateway.challenge_field(self._grant.offer))
+                fields += (NO_STORE, self._gateway.challenge_field(self._grant.offer))
             self._status = status
             await self._send({**message, "headers": fields})
             return

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from microwallet.errors import MicrowalletError
 from microwallet.http402.charging.answers import Answer
 from microwallet.http402.charging.asgi import Application, Receive, Scope, Send, send_answer
+from microwallet.http402.charging.caching import NO_STORE
 
 HEALTH_PATH = "/healthz"
 CHECK_SECONDS = 5.0
@@ -48,7 +49,7 @@ class Health:
         is_ok = all(outcome == "ok" for outcome in self._found.values())
         return Answer(
             status=200 if is_ok else 503,
-            headers=[(b"content-type", b"application/json"), (b"cache-control", b"no-store")],
+            headers=[(b"content-type", b"application/json"), NO_STORE],
             body=json.dumps({"status": "ok" if is_ok else "failing", **self._found}).encode(),
         )
 
