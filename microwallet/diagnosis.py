@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from microwallet.errors import MicrowalletError
+from microwallet.keys.key_files import Store
 from microwallet.wallet import Wallet
 
 
@@ -105,10 +106,9 @@ def _keys(wallet: Wallet) -> Finding:
         return Finding(name="keys", ok=True, detail="no account yet: microwallet account create main")
     stores = sorted({account.store for account in accounts})
     named = ", ".join(account.name for account in accounts)
-    if "keyring" in stores:
-        for account in accounts:
-            if account.store == "keyring":
-                wallet.accounts.secret(account.name)
+    for account in accounts:
+        if account.store is Store.KEYRING:
+            wallet.accounts.secret(account.name)
     return Finding(name="keys", ok=True, detail=f"{named} in {' and '.join(stores)}")
 
 

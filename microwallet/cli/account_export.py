@@ -13,6 +13,7 @@ from microwallet.cli.context import confirm_by_name, open_wallet
 from microwallet.cli.options import Json, PasswordFile
 from microwallet.cli.result import Result
 from microwallet.errors import UsageError
+from microwallet.keys.key_files import Store
 from microwallet.keys.private_files import create_private_file
 
 
@@ -35,7 +36,7 @@ def export(
             exported: Any = "0x" + wallet.accounts.secret(chosen.name).hex()
         else:
             what = f"the key of account {chosen.name}"
-            password = wallet.passwords.password(what, new=chosen.store == "keyring")
+            password = wallet.passwords.password(what, new=chosen.store is Store.KEYRING)
             exported = wallet.accounts.export_keystore(chosen.name, password)
     text = exported if raw else json_text.dumps(exported)
     data: dict[str, Any] = {"name": chosen.name, "address": chosen.address}

@@ -22,11 +22,11 @@ _NAME = re.compile(r"(?!0x)[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """A named key; `store` is `keyring` or `file`."""
+    """A named key, and where it is kept."""
 
     name: str
     address: Address
-    store: str
+    store: Store
 
 
 class Accounts:
@@ -148,4 +148,4 @@ class Accounts:
 
 
 def _account(key_file: KeyFile) -> Account:
-    return Account(name=key_file.name, address=key_file.address, store=key_file.store.value)
+    return Account(name=key_file.name, address=key_file.address, store=key_file.store)

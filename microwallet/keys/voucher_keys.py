@@ -49,8 +49,8 @@ class VoucherKeys:
     ) -> None:
         self._files = voucher_key_files(folder, passwords, environment, say)
 
-    def put(self, channel_id: ChannelId, key: VoucherKey, store: str) -> None:
-        """Keep a channel's key in `store`, `keyring` or `file`; durable when it returns.
+    def put(self, channel_id: ChannelId, key: VoucherKey, store: Store) -> None:
+        """Keep a channel's key; durable when it returns.
 
         A resumed open may put the same key again; another key in its place is KeyUnavailable.
         """
@@ -60,7 +60,7 @@ class VoucherKeys:
             self._files.remove(known)
             known = None
         try:
-            known = known or self._files.create(name, key.secret, store=Store(store))
+            known = known or self._files.create(name, key.secret, store=store)
         except FileExistsError:  # another process resumed the same open
             known = self._files.find(name)
         if known is None or known.address != key.address:

@@ -10,6 +10,7 @@ import pytest
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import KeyMissing, KeyUnavailable, UnknownReference, UsageError
 from microwallet.keys.accounts import Accounts
+from microwallet.keys.key_files import Store
 from microwallet.keys.passwords import PasswordSource
 from microwallet.keys.voucher_keys import VoucherKeys
 
@@ -222,7 +223,7 @@ def test_an_exported_keystore_opens_elsewhere(accounts: Accounts) -> None:
 def test_a_new_password_holds_for_the_voucher_keys_too(accounts, voucher_keys, folder, said) -> None:
     """Else the channels of the account could not pay any more."""
     accounts.import_key("alice", KEY)
-    voucher_keys.put(CHANNEL, VoucherKey(KEY), "file")
+    voucher_keys.put(CHANNEL, VoucherKey(KEY), Store.FILE)
     assert accounts.change_password("alice", PasswordSource(None, lambda _: "new")) == 1
     new = PasswordSource(None, lambda _: "new")
     assert Accounts(folder, new, NO_KEYRING, said.append).secret("alice") == KEY
@@ -236,8 +237,8 @@ def test_a_change_of_password_cut_short_is_repeated(
     from microwallet.keys import key_files
 
     accounts.import_key("alice", KEY)
-    voucher_keys.put(CHANNEL, VoucherKey(KEY), "file")
-    voucher_keys.put("0x" + "33" * 32, VoucherKey(KEY), "file")
+    voucher_keys.put(CHANNEL, VoucherKey(KEY), Store.FILE)
+    voucher_keys.put("0x" + "33" * 32, VoucherKey(KEY), Store.FILE)
     write, written = key_files.replace_private_file, []
 
     def cut_short(path: Path, content: str) -> None:

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from microwallet.domain.identifiers import ChainId
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import KeyMissing, KeyUnavailable, UsageError
+from microwallet.keys.key_files import Store
 from microwallet.keys.voucher_keys import VoucherKeys, derive_voucher_key
 
 CHANNEL = "0x" + "22" * 32
@@ -65,7 +66,7 @@ def test_every_field_of_the_channel_changes_the_key(other: dict) -> None:
 
 def test_a_stored_key_comes_back(voucher_keys: VoucherKeys, folder: Path) -> None:
     """From an encrypted file with a light scrypt."""
-    voucher_keys.put(CHANNEL, KEY, "file")
+    voucher_keys.put(CHANNEL, KEY, Store.FILE)
     assert voucher_keys.get(CHANNEL).secret == KEY.secret
     assert KEY.secret.hex() not in (folder / "vouchers" / f"{CHANNEL}.json").read_text()
 
@@ -73,7 +74,7 @@ def test_a_stored_key_comes_back(voucher_keys: VoucherKeys, folder: Path) -> Non
 def test_a_stored_key_comes_back_from_the_keyring(folder, passwords, backends, said) -> None:
     """Without a password."""
     voucher_keys = VoucherKeys(folder, passwords, backends("Kept"), said.append)
-    voucher_keys.put(CHANNEL, KEY, "keyring")
+    voucher_keys.put(CHANNEL, KEY, Store.KEYRING)
     assert voucher_keys.get(CHANNEL).secret == KEY.secret
     assert said == []
 
@@ -81,30 +82,30 @@ def test_a_stored_key_comes_back_from_the_keyring(folder, passwords, backends, s
 def test_the_store_of_the_account_is_kept_to(folder, passwords, backends, said) -> None:
     """A keyring that appeared later is not asked where the account is a file."""
     voucher_keys = VoucherKeys(folder, passwords, backends("Broken"), said.append)
-    voucher_keys.put(CHANNEL, KEY, "file")
+    voucher_keys.put(CHANNEL, KEY, Store.FILE)
     assert voucher_keys.get(CHANNEL).secret == KEY.secret
     assert said == []
 
 
 def test_putting_again_is_fine(voucher_keys: VoucherKeys) -> None:
     """A resumed open does; another key in its place is refused."""
-    voucher_keys.put(CHANNEL, KEY, "file")
-    voucher_keys.put(CHANNEL, KEY, "file")
+    voucher_keys.put(CHANNEL, KEY, Store.FILE)
+    voucher_keys.put(CHANNEL, KEY, Store.FILE)
     with pytest.raises(KeyUnavailable, match="another voucher key"):
-        voucher_keys.put(CHANNEL, VoucherKey(b"\x12" * 32), "file")
+        voucher_keys.put(CHANNEL, VoucherKey(b"\x12" * 32), Store.FILE)
     assert voucher_keys.get(CHANNEL).secret == KEY.secret
 
 
 def test_putting_again_restores_what_the_keyring_lost(folder, passwords, backends, said) -> None:
     """The pointer alone is not taken for the key."""
     voucher_keys = VoucherKeys(folder, passwords, backends("Kept"), said.append)
-    voucher_keys.put(CHANNEL, KEY, "keyring")
+    voucher_keys.put(CHANNEL, KEY, Store.KEYRING)
     import keyring_plugins
 
     keyring_plugins.Kept.entries.clear()
     with pytest.raises(KeyMissing):
         voucher_keys.get(CHANNEL)
-    voucher_keys.put(CHANNEL, KEY, "keyring")
+    voucher_keys.put(CHANNEL, KEY, Store.KEYRING)
     assert voucher_keys.get(CHANNEL).secret == KEY.secret
 
 
@@ -123,7 +124,7 @@ def test_a_channel_id_is_no_path(voucher_keys: VoucherKeys) -> None:
 
 def test_paying_imports_nothing_slow(voucher_keys: VoucherKeys, folder: Path, tmp_path: Path) -> None:
     """Loading a key from a file needs neither eth_account nor keyring nor logging."""
-    voucher_keys.put(CHANNEL, KEY, "file")
+    voucher_keys.put(CHANNEL, KEY, Store.FILE)
     password_file = tmp_path / "pw"
     password_file.write_text("a password with späce")
     code = f"""
