@@ -76,21 +76,19 @@ def quote(
     where = rpc.shown
     balance = read_quantity(held, where)
     fees = suggested_fees(block, priority_fee, network=network, cap=cap, where=where)
+    least = call.value + fees.cost(_PLAIN_TRANSFER)
     if balance <= call.value:
-        raise _too_little(network, sender, balance, call.value + fees.cost(_PLAIN_TRANSFER))
+        raise _too_little(network, sender, balance, least)
     if isinstance(gas, RpcError) and not isinstance(simulated, RpcError):
         # Something that waits to be mined is in the way, and may never be mined.
         (gas,) = rpc.try_batch([("eth_estimateGas", [request, "latest"])])
-    # An idle local chain calls at the time of its last block, and estimates at that of its next one.
-    refusals = (simulated, gas) if isinstance(gas, RpcError) else ()
-    for answer in refusals:
-        if isinstance(answer, RpcError):
-            if answer.is_revert:
-                raise revert_of(answer, purpose)
-            if "insufficient" in answer.rpc_message.lower():
-                needed = call.value + fees.cost(_PLAIN_TRANSFER)
-                raise _too_little(network, sender, balance, needed) from answer
-            raise answer
+    if isinstance(gas, RpcError):  # an idle chain calls at the time of its last block, estimates at the next
+        refusal = simulated if isinstance(simulated, RpcError) else gas
+        if refusal.is_revert:
+            raise revert_of(refusal, purpose)
+        if "insufficient" in refusal.rpc_message.lower():
+            raise _too_little(network, sender, balance, least) from refusal
+        raise refusal
     found = Quote(
         gas=with_margin(read_count(gas, where), call),
         fees=fees,
@@ -145,6 +143,13 @@ def _most_data_fee(answer: object, where: str) -> int:
 def with_margin(gas: int, call: Call) -> int:
     """A quarter more than estimated, as state may change before it is mined."""
     return gas if gas == _PLAIN_TRANSFER and not call.data else gas * 5 // 4
+
+
+def _most_data_fee(data_fee: object, where: str) -> int:
+    """Twice what a rollup tells, 0 where none does: it follows the price of another chain until the
+    transaction is mined."""
+    is_told = not isinstance(data_fee, RpcError) and data_fee != "0x"
+    return 2 * read_quantity(data_fee, where) if is_told else 0
 
 
 def _too_little(network: Network, sender: Address, balance: int, needed: int) -> InsufficientFunds:
