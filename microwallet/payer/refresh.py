@@ -51,18 +51,13 @@ def refresh(
         # Another process recorded what it heard meanwhile, later than we did or earlier.
         current = [ledger.channels.newest(channel) for channel in channels]
         return refresh(ledger, reader_of, current, now=now)
+
+    def is_outrun(channel: PayerChannel) -> bool:
+        return states[channel.channel_id].settled > channel.authorized
+
     # What was signed while the chain was asked may be settled by now: the ledger has it before the payee.
-    channels = [
-        ledger.channels.newest(channel)
-        if states[channel.channel_id].settled > channel.authorized
-        else channel
-        for channel in channels
-    ]
-    older = [
-        channel.channel_id
-        for channel in channels
-        if channel.voucher_known and states[channel.channel_id].settled > channel.authorized
-    ]
+    channels = [ledger.channels.newest(one) if is_outrun(one) else one for one in channels]
+    older = [one.channel_id for one in channels if one.voucher_known and is_outrun(one)]
     if older:
         ledger.channels.forget_vouchers(older)
     refreshed = [
