@@ -16,7 +16,7 @@ from typing import Any
 from microwallet.domain.channel import ChannelState
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.domain.session import SessionAccount
-from microwallet.errors import LedgerError, MalformedMessage, NetworkError
+from microwallet.errors import LedgerError, MalformedMessage, MicrowalletError, NetworkError
 from microwallet.http402.charging.answers import (
     Answer,
     page_answer,
@@ -159,8 +159,8 @@ class Gateway:
         except Refused as refusal:
             return problem_answer(refusal.problem, _VARY, self.challenge_field(offer))
         except (NetworkError, LedgerError) as error:
-            detail = "it could not be checked or recorded just now; nothing was charged"
-            problem = Problem(type=ProblemType.TRY_AGAIN, detail=f"{detail} ({error.code})")
+            is_sold = presented is not None and presented.granted is not None
+            problem = _unrecorded(error) if is_sold else _unchecked(error)
             return replace(problem_answer(problem), warning=error.message)
         finally:
             if presented is not None and not isinstance(outcome, Grant):
@@ -280,6 +280,19 @@ class Gateway:
             if route is not None and route.price is not None:
                 return Place.of(path, self._offers[id(route)], hands_over=True, is_other=True)
         return _NOT_FOUND
+
+
+def _unchecked(error: MicrowalletError) -> Problem:
+    """Nothing was sold."""
+    detail = f"it could not be checked or recorded just now; nothing was charged ({error.code})"
+    return Problem(type=ProblemType.TRY_AGAIN, detail=detail)
+
+
+def _unrecorded(error: MicrowalletError) -> Problem:
+    """The disk failed under what was sold: it may be there when the gateway starts again. As where no answer
+    comes, it is asked for again under its key."""
+    detail = f"it was not served, and whether it was charged is not known ({error.code})"
+    return Problem(type=ProblemType.TRY_AGAIN, detail=detail, other_status=504)
 
 
 async def _at_once(outcome: Place | Answer) -> Place | Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import time
 
 import httpx
@@ -22,6 +23,8 @@ from microwallet.http402.charging.request_log import RequestLog, request_line
 from microwallet.http402.wire.body_digest import body_digest
 from microwallet.http402.wire.challenge import Challenge, offered_challenges
 from microwallet.http402.wire.encoding import base64url
+from microwallet.ledger import database
+from microwallet.ledger.ledger import Ledger
 
 
 def test_a_voucher_buys_a_request(counter):
@@ -71,6 +74,25 @@ def test_a_ledger_that_was_migrated_meanwhile(counter):
     assert "nothing was charged (ledger-too-new)" in answer.json()["detail"]
     migrate(path, by=0)
     assert (amounts(counter), counter.app.requests) == (before, [])
+
+
+def test_a_disk_that_fails_while_a_sale_is_recorded(counter, monkeypatch):
+    """It may be found there when the gateway starts again: nobody is told that nothing was charged. What
+    comes later is not recorded."""
+    challenge = counter.challenge()
+
+    def fail(_descriptor):
+        raise OSError(errno.EIO, "the disk failed")
+
+    monkeypatch.setattr(database, "_sync", fail)
+    answer = counter.pay(PAYER, PAYER.pay(1000), challenge=challenge)
+    assert (answer.status_code, answer.headers.get("www-authenticate")) == (504, None)
+    assert "whether it was charged is not known" in answer.json()["detail"]
+    later = counter.pay(PAYER, PAYER.pay(2000), challenge=challenge)
+    assert (later.status_code, "nothing was charged" in later.json()["detail"]) == (503, True)
+    assert counter.app.requests == []
+    with Ledger.open(counter.ledger.database.path) as ledger:
+        assert ledger.vouchers.get(PAYER.channel_id).spent == 1000
 
 
 def test_vouchers_may_come_in_any_order(counter):
