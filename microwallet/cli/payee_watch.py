@@ -14,7 +14,7 @@ import typer
 
 from microwallet.cli.context import Stderr, open_wallet
 from microwallet.cli.event_lines import event_line
-from microwallet.cli.options import Json, NetworkName, PasswordFile, RpcUrl
+from microwallet.cli.options import NetworkName, PasswordFile, RpcUrl
 from microwallet.cli.payee_service import watch_service
 from microwallet.cli.result import output_lost, streaming, writing
 from microwallet.domain.duration import parse_duration, whole_seconds
@@ -46,7 +46,7 @@ def watch(
     network: NetworkName = None,
     rpc_url: RpcUrl = None,
     password_file: PasswordFile = None,
-    json: Json = False,
+    json: Annotated[bool, typer.Option("--json", help="Print what happens, a JSON object a line.")] = False,
 ) -> None:
     """Follow the chain, and close with the best voucher when a payer requests a close."""
     from microwallet.payee.exclusive import exclusive, watch_lock

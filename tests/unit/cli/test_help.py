@@ -56,6 +56,13 @@ def test_one_may_say_yes_by_a_letter(path):
     assert flags in ([], [["--yes", "-y"]])
 
 
+@pytest.mark.parametrize("command", [("serve",), ("payee", "watch")], ids=" ".join)
+def test_what_prints_lines_does_not_promise_one_document(command):
+    """--json of what runs until it is stopped is an object a line."""
+    (json,) = (option for option in VERBS["microwallet", *command].params if option.name == "json")
+    assert json.help.endswith("a JSON object a line.")
+
+
 @pytest.mark.parametrize(
     "words",
     [(), ("channel",), *(path[1:] for path in VERBS)],
