@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager, contextmanager
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
@@ -285,6 +284,8 @@ def test_a_server_without_lifespan(application):
 @pytest.mark.filterwarnings("ignore:The `root_path` parameter is deprecated")
 def test_an_application_with_a_root_path_of_its_own(bob):
     """Wrapped from around it: FastAPI finds its routes below that, and nothing is free by another path."""
+    from fastapi import FastAPI
+
     fast = FastAPI(root_path="/api")
     fast.add_route("/article", article)
     app = microwallet.PaymentMiddleware(

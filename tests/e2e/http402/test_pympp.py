@@ -17,8 +17,6 @@ from typing import Any
 import httpx
 import pytest
 from eth_abi import encode
-from eth_account import Account
-from eth_account.messages import encode_typed_data
 from eth_utils import keccak, to_checksum_address
 from local_server import Handler, LocalServer
 from mpp import Challenge, Credential, Receipt
@@ -38,6 +36,8 @@ ARTICLE = b"an article worth paying for\n"
 
 def voucher_data(details: dict[str, Any], channel_id: str, amount: int) -> Any:
     """The typed data of a voucher, as the draft writes it."""
+    from eth_account.messages import encode_typed_data
+
     return encode_typed_data(
         domain_data={
             "name": "EVM Payment Channel",
@@ -167,6 +167,8 @@ SESSION = Method(name="evm", intent="session", request_model=Anything, payload_m
 def test_their_client_pays_our_gateway(serve, chain, upstream, requires_auth):
     """An open on chain, vouchers and a close by pympp's client; the chain pays what was used. Where what is
     sold uses Authorization itself, it gets that as it was sent."""
+    from eth_account import Account
+
     account = Account.from_key(keccak(text="a payer of pympp"))
     chain.node.add_native(account.address, 10**18)
     chain.node.mint(chain.token, account.address, DEPOSIT)
@@ -215,6 +217,8 @@ class Session:
 
     async def verify(self, credential: Credential, request: dict[str, Any]) -> Receipt:
         """Verify what a credential carries, and charge the price where it is a voucher."""
+        from eth_account import Account
+
         payload = credential.payload
         channel_id, amount = payload["channelId"], int(payload["cumulativeAmount"])
         self.actions.append(payload["action"])

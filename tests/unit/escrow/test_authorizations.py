@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 from eth_abi import encode
-from eth_account import Account
-from eth_account.messages import encode_typed_data
 
 from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import keccak
@@ -13,7 +11,8 @@ from microwallet.escrow import authorizations
 from microwallet.escrow.authorizations import TokenDomain, expiry
 
 SECRET = b"\x61" * 32
-PAYER = Account.from_key(SECRET).address
+PAYER = "0xeD5970f07eea5A9E7b359D3c5d3F82b34a8F1E15"
+"""The address of that key."""
 PAYEE = "0x4444444444444444444444444444444444444444"
 TOKEN = "0x5555555555555555555555555555555555555555"
 ESCROW = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
@@ -31,6 +30,9 @@ DESCRIPTOR = ChannelDescriptor(
 
 def signed_by_another(domain, kind, members, message):
     """The signature eth-account makes over the same typed data."""
+    from eth_account import Account
+    from eth_account.messages import encode_typed_data
+
     typed = encode_typed_data(
         domain_data=domain,
         message_types={kind: [{"type": t, "name": n} for t, n in members]},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from web3 import Web3
 
 from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import NATIVE_TOKEN
@@ -55,6 +54,8 @@ PAYEES_WORDS = (TUPLE, 50, 40, 6, 99, b"\x03" * 65, SIGNATURE)
 @pytest.fixture(scope="module")
 def contract():
     """The escrow as web3 knows it, without a chain."""
+    from web3 import Web3
+
     return Web3().eth.contract(address=ESCROW, abi=artifact("ChannelEscrow").abi)
 
 
@@ -123,6 +124,8 @@ def test_the_native_coin_is_sent_along():
 
 def test_approvals_and_transfers():
     """ERC-20 `approve` and `transfer`, and a plain transfer for the native coin."""
+    from web3 import Web3
+
     erc20 = Web3().eth.contract(address=TOKEN, abi=artifact("TestUSDC").abi)
     approve = bytes.fromhex(erc20.encode_abi("approve", (ESCROW, 5))[2:])
     transfer = bytes.fromhex(erc20.encode_abi("transfer", (TUPLE[1], 5))[2:])

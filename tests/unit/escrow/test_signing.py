@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from eth_account import Account
 
 from microwallet.domain.identifiers import hexed
 from microwallet.errors import LedgerCorrupt
@@ -18,6 +17,8 @@ TO = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
 
 
 def signed(secret, *, nonce, call, gas=21_000, fees=(10**9, 1), chain_id=31337):
+    from eth_account import Account
+
     offered = Fees(max_fee_per_gas=fees[0], max_priority_fee_per_gas=fees[1])
     return sign_transaction(
         secret,
@@ -38,6 +39,8 @@ def signed(secret, *, nonce, call, gas=21_000, fees=(10**9, 1), chain_id=31337):
 )
 def test_the_bytes_are_those_of_an_independent_library(secret, nonce, value, data):
     """eth-account signs the same transaction to the same bytes and hash, zeros and all."""
+    from eth_account import Account
+
     call = Call(to=TO, value=value, data=data)
     mine = signed(secret, nonce=nonce, call=call, gas=123_456, fees=(30 * 10**9, 0), chain_id=84532)
     theirs = Account.sign_transaction(
