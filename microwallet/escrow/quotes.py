@@ -145,13 +145,6 @@ def with_margin(gas: int, call: Call) -> int:
     return gas if gas == _PLAIN_TRANSFER and not call.data else gas * 5 // 4
 
 
-def _most_data_fee(data_fee: object, where: str) -> int:
-    """Twice what a rollup tells, 0 where none does: it follows the price of another chain until the
-    transaction is mined."""
-    is_told = not isinstance(data_fee, RpcError) and data_fee != "0x"
-    return 2 * read_quantity(data_fee, where) if is_told else 0
-
-
 def _too_little(network: Network, sender: Address, balance: int, needed: int) -> InsufficientFunds:
     return InsufficientFunds(
         f"{sender} holds {network.coins(balance)} on {network.name}; up to {network.coins(needed)} is needed"
