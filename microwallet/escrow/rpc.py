@@ -12,6 +12,7 @@ from typing import Any, Self
 from microwallet.domain.identifiers import ChainId
 from microwallet.domain.json_text import parse_json
 from microwallet.domain.one_line import one_line
+from microwallet.domain.retry_after import retry_after_seconds
 from microwallet.errors import NetworkError, UsageError, WrongChain
 from microwallet.escrow.transport import Deadline, Endpoint, TransportError
 
@@ -232,7 +233,7 @@ class Rpc:
         body = json.dumps(document, separators=(",", ":")).encode()
         status, retry_after, content = endpoint.post(body, deadline, reuse=reuse)
         if status == 429:
-            raise _Busy("is busy (HTTP 429)", _seconds(retry_after))
+            raise _Busy("is busy (HTTP 429)", retry_after_seconds(retry_after))
         answer = _parsed(status, content)
         where = endpoint.shown
         if single:
@@ -300,10 +301,6 @@ def _result(answer: Any, number: int, where: str) -> Any:
     if answer.get("id") != number or "result" not in answer:
         raise TransportError("answered another request", sent=True)
     return answer["result"]
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    return float(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else None
 
 
 def _pause(seconds: float | None, deadline: Deadline) -> None:

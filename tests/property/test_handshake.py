@@ -212,27 +212,31 @@ def test_a_purchase_on_a_channel_that_no_longer_fits(tmp_path, other):
         assert server.highest == 0
 
 
-def test_a_server_that_asks_to_try_again_for_ever(tmp_path):
-    """It is given up after some twenty seconds, or before: nothing counts as spent, and no more is signed."""
-    not_yet = ServerAnswer(
-        status=503, problem=read_problem(Problem(type=ProblemType.TRY_AGAIN, detail="not yet").to_body())
-    )
+@pytest.mark.parametrize(
+    ("retry_after", "waits"),
+    [(None, [1] * 20), (0, [1] * 20), (3, [3] * 6), (20, [20]), (21, [])],
+)
+def test_a_server_that_asks_to_try_again_for_ever(tmp_path, retry_after, waits):
+    """It is given up after twenty seconds, at once if it asks for more, or when nobody waits for it. Nothing
+    counts as spent then."""
+    problem = read_problem(Problem(type=ProblemType.TRY_AGAIN, detail="not yet").to_body())
+    not_yet = ServerAnswer(status=503, problem=problem, retry_after=retry_after)
     with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
         ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
         for is_given_up in (False, True):
             asked = Asked(method="GET", url="http://127.0.0.1/")
             handshake = Handshake(lambda: client(ledger), asked)
             server = Server(chain([ServerAnswer(status=402, challenges=[HONEST])], cycle([not_yet])))
-            steps, waited = handshake.run(), 0
-            answer = None
+            steps, waited, answer = handshake.run(), [], None
             with suppress(StopIteration):
                 while True:
                     asking = steps.send(answer)
-                    waited += asking.seconds if isinstance(asking, Pause) else 0
-                    if waited and is_given_up:
-                        steps.close()
+                    if isinstance(asking, Pause):
+                        waited.append(asking.seconds)
+                        if is_given_up:
+                            steps.close()
                     answer = server.answer(asking)
-            assert waited < 1 if is_given_up else 15 < waited < 25
+            assert waited == (waits[:1] if is_given_up else waits)
             [purchase] = ledger.purchases.of_request(handshake.spending.request)
             channel = ledger.channels.get(ONE.channel_id)
             assert (purchase.status, channel.authorized, channel.spent) == ("returned", 30, 0)

@@ -36,7 +36,7 @@ class Answer:
 
 def problem_answer(problem: Problem, *more: tuple[bytes, bytes]) -> Answer:
     """A problem as a response that no cache keeps."""
-    later = [(b"retry-after", b"2")] if problem.status == 503 else []
+    later = [(b"retry-after", b"1")] if problem.status == 503 else []
     return Answer(status=problem.status, headers=[*_PROBLEM_HEADERS, *later, *more], body=problem.to_body())
 
 

@@ -120,6 +120,8 @@ class ServerAnswer:
     """Whether server-sent events follow that can be read."""
     problem: ToldProblem = field(default_factory=ToldProblem)
     """What its problem document says, if it has one."""
+    retry_after: int | None = None
+    """Seconds to wait before the same is sent again, if it says so."""
 
 
 NO_WORD = ServerAnswer(status=0)

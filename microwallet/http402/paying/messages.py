@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from microwallet.domain.retry_after import retry_after_seconds
 from microwallet.errors import NetworkError, OutcomeUnknown
 from microwallet.http402.paying.asking import looking_at, unreachable
 from microwallet.http402.paying.exchange import Asked, NoAnswer, NotSent, Sending, ServerAnswer
@@ -131,6 +132,7 @@ def answer_of(response: httpx.Response, body: bytes = b"") -> ServerAnswer:
         receipt=response.headers.get("payment-receipt"),
         is_stream=_media_type(response) == EVENT_STREAM and not _is_encoded(response),
         problem=read_problem(body),
+        retry_after=retry_after_seconds(response.headers.get("retry-after")),
     )
 
 

@@ -30,8 +30,10 @@ _NOTHING_BOUGHT = frozenset(
 )
 _WANTS_MORE = frozenset({ProblemType.INSUFFICIENT_BALANCE, ProblemType.DELTA_TOO_SMALL})
 _GONE = frozenset({ProblemType.CHANNEL_NOT_FOUND, ProblemType.CHANNEL_FINALIZED})
-_WAITS = (0.5, 1.0, *(2.0,) * 9)
-"""Seconds between the tries where the payee cannot tell yet: as long as a close, or a deposit, may take."""
+_PATIENCE = 20
+"""Seconds that are waited in all where the payee cannot tell yet: a close, or a deposit, may take so long."""
+_PAUSE = 1
+"""Seconds between two tries where it does not say."""
 _TRIES = {"outrun": 8}
 """How often a remedy is tried, if not once: a stream may take what is signed for others again and again."""
 
@@ -44,6 +46,8 @@ class Remedies:
         self._spending = spending
         self._tried: Counter[str] = Counter()
         """How often each was used."""
+        self._waited = 0
+        """Seconds."""
 
     def in_time(self, held: Held) -> Steps[Held]:
         """With a challenge that can still be answered: a deposit may have taken longer than that."""
@@ -58,14 +62,14 @@ class Remedies:
     def waited(self, held: Held, answer: ServerAnswer) -> Steps[bool]:
         """Wait where the payee asks for the same again, since it cannot sell or refuse yet, as while a close
         of its own is being sent. False where there is nothing to wait for, or no more."""
-        often = self._tried["wait"]
-        if answer.problem.type is not ProblemType.TRY_AGAIN or often == len(_WAITS):
+        seconds = max(_PAUSE, answer.retry_after or 0)
+        if answer.problem.type is not ProblemType.TRY_AGAIN or self._waited + seconds > _PATIENCE:
             return False
-        self._tried["wait"] += 1
-        if not often:
+        if not self._waited:
             self._asking.client.reporter.say(f"{self._asking.origin} asks to try again: {answer.problem}")
+        self._waited += seconds
         try:
-            yield Pause(_WAITS[often])
+            yield Pause(seconds)
         except GeneratorExit:  # it is given up, and was not taken
             self._spending.give_back(held)
             raise

@@ -787,7 +787,7 @@ def test_nothing_is_sold_while_a_close_is_waited_for(counter):
 
     again, *refused = asyncio.run(pay_meanwhile())
     assert (again.status_code, again.content) == (200, b"served")
-    told = (503, "urn:microwallet:problem:try-again", "2")
+    told = (503, "urn:microwallet:problem:try-again", "1")
     assert [(one.status_code, problem(one), one.headers["retry-after"]) for one in refused] == [told] * 2
     assert amounts(counter) == (1000, 1000)
     assert counter.pay(PAYER, PAYER.pay(2000)).status_code == 200  # the close has not come about
