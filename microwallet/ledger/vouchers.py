@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -227,10 +226,12 @@ class Vouchers:
         """Whatever was begun to close channels of a chain has ended, with success or without: `but` for some,
         of which that is not seen yet."""
         with self._database.write() as connection:
-            connection.execute(
-                """UPDATE vouchers SET closing = 0, ended_closes = ended_closes + 1
-                WHERE chain_id = ? AND closing = 1 AND channel_id NOT IN (SELECT value FROM json_each(?))""",
-                (chain_id, json.dumps(list(but))),
+            closing = connection.execute(
+                "SELECT channel_id FROM vouchers WHERE chain_id = ? AND closing = 1", (chain_id,)
+            ).fetchall()
+            connection.executemany(
+                "UPDATE vouchers SET closing = 0, ended_closes = ended_closes + 1 WHERE channel_id = ?",
+                [row for row in closing if row[0] not in but],
             )
 
     def record_states(self, states: Mapping[ChannelId, ChannelState], *, as_of: int) -> None:
