@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from microwallet.cli.result import print_json, success_envelope
 from microwallet.cli.table import named
 from microwallet.domain.one_line import one_line
-from microwallet.http402.paying.choice import REQUEST_UNIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +67,7 @@ def _text(would: WouldPay) -> str:
     units = f", up to {request.max_units}" if request.max_units > 1 else ""
     description = request.description or choice.challenge.description
     lines = [
-        ("would pay", f"{choice.price} for each {request.unit_type or REQUEST_UNIT}{units}"),
+        ("would pay", f"{choice.price} for each {request.unit}{units}"),
         *([("for", one_line(description))] if description else []),
         ("to", request.recipient),
         ("from", ways[preview.way]),

@@ -13,6 +13,7 @@ from microwallet.errors import InvalidAmount, UsageError, did_you_mean
 from microwallet.http402.charging.paths import canonical_path
 from microwallet.http402.charging.setting_names import SettingNames
 from microwallet.http402.wire.auth_fields import TCHARS
+from microwallet.http402.wire.session_request import EVENT_UNIT, REQUEST_UNIT
 
 ANY_METHOD = "*"
 _OF_INTERMEDIARIES = ("CONNECT", "TRACE")
@@ -23,8 +24,8 @@ DEFAULT_REQUEST_UNITS = 1
 class Unit(StrEnum):
     """What a price is for."""
 
-    REQUEST = "request"
-    EVENT = "event"
+    REQUEST = REQUEST_UNIT
+    EVENT = EVENT_UNIT
     """A server-sent event."""
     HEADER = "header"
     """As many units as the upstream says in a header of its answer."""

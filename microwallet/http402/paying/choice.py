@@ -10,14 +10,17 @@ from microwallet.domain.identifiers import NATIVE_TOKEN, Address, ChainId
 from microwallet.domain.money import Amount, Asset
 from microwallet.errors import AboveLimit, MalformedMessage, NoPayableChallenge, PaymentRefused
 from microwallet.http402.wire.challenge import Challenge, Offered, offered_challenges
-from microwallet.http402.wire.session_request import INTENT, METHOD, CredentialType, SessionRequest
+from microwallet.http402.wire.session_request import (
+    EVENT_UNIT,
+    INTENT,
+    METHOD,
+    REQUEST_UNIT,
+    CredentialType,
+    SessionRequest,
+)
 from microwallet.http402.wire.timestamps import rfc3339
 
 PAYABLE_TYPES = frozenset({CredentialType.HASH, CredentialType.AUTHORIZATION})
-REQUEST_UNIT = "request"
-"""Of a price that is the same however much is answered."""
-EVENT_UNIT = "event"
-"""Of a price for each server-sent event."""
 
 
 class UntrustedEscrow(NoPayableChallenge):
@@ -137,7 +140,7 @@ def agreed_terms(request: SessionRequest) -> tuple[object, ...]:
         request.chain_id,
         request.escrow_contract,
         request.amount,
-        request.unit_type or REQUEST_UNIT,
+        request.unit,
         request.max_units,
     )
 
@@ -182,7 +185,6 @@ def _price(request: SessionRequest, asset: Asset, rules: PayerRules) -> Amount:
     most = Amount(request.amount * request.max_units, asset)
     limit = Amount(rules.max_amounts.get(asset.token, 0), asset)
     if limit < most:
-        unit = request.unit_type or "request"
         up_to = f", and up to {request.max_units} are sold at once" if request.max_units > 1 else ""
         allowed = (
             f"at most {limit} may be paid"
@@ -190,7 +192,7 @@ def _price(request: SessionRequest, asset: Asset, rules: PayerRules) -> Amount:
             else f"no maximum is set in {asset.symbol}"
         )
         raise AboveLimit(
-            f"each {unit} costs {price}{up_to}, and {allowed}; nothing was signed",
+            f"each {request.unit} costs {price}{up_to}, and {allowed}; nothing was signed",
             hint=f'--max-amount "{most}"',
         )
     return price

@@ -18,7 +18,7 @@ from microwallet.errors import (
     PaymentRefused,
 )
 from microwallet.http402.paying.asking import Asking
-from microwallet.http402.paying.choice import REQUEST_UNIT, Choice, agreed_terms
+from microwallet.http402.paying.choice import Choice, agreed_terms
 from microwallet.http402.paying.exchange import Pause, ServerAnswer, Steps
 from microwallet.http402.paying.handing_over import tell, tell_again
 from microwallet.http402.paying.spending import Held, Spending
@@ -265,7 +265,7 @@ class Remedies:
 
 
 def _told(choice: Choice) -> str:
-    return f"{choice.price} for each {choice.request.unit_type or REQUEST_UNIT} to {choice.request.recipient}"
+    return f"{choice.price} for each {choice.request.unit} to {choice.request.recipient}"
 
 
 def counts(held: Held) -> str:

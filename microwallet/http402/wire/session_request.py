@@ -16,6 +16,10 @@ METHOD = "evm"
 INTENT = "session"
 VERSION = 1
 """Of the method, by draft-httpauth-payment-00, section "Versioning"."""
+REQUEST_UNIT = "request"
+"""Of a price that is the same however much is answered."""
+EVENT_UNIT = "event"
+"""Of a price for each server-sent event."""
 
 
 class CredentialType(StrEnum):
@@ -84,6 +88,11 @@ class SessionRequest:
                 details.texts("credentialTypes") if "credentialTypes" in details else (CredentialType.HASH,)
             ),
         )
+
+    @property
+    def unit(self) -> str:
+        """What one unit is called; a request where nothing is told."""
+        return self.unit_type or REQUEST_UNIT
 
     def fits(self, descriptor: ChannelDescriptor) -> bool:
         """Whether a channel pays this payee, in this escrow, on this chain, with this token."""
