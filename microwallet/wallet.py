@@ -157,7 +157,7 @@ class Wallet:
         """The network in use."""
         from microwallet.escrow.networks import resolve_network
 
-        return resolve_network(self.configuration, self.configuration.get("network"))
+        return resolve_network(self.configuration)
 
     @cached_property
     def rpc(self) -> Rpc:

@@ -31,7 +31,7 @@ def fee_policy(
     pay_fees_from: str | None,
     gas_budget: str | None,
     amount: Callable[[str], Amount],
-    names: SettingNames = SettingNames(),  # noqa: B008  # frozen
+    names: SettingNames,
 ) -> FeePolicy | None:
     """The policy that two texts describe, read by `amount`; None if nobody's gas is paid."""
     if pay_fees_from is None:
