@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from microwallet.domain.channel import ChannelStatus, PayerChannel
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.domain.money import DEPOSIT_LIMIT, Amount
+from microwallet.domain.ports import TransactionStatus
 from microwallet.errors import AboveLimit, ChannelNotOpen, PaymentRefused
 from microwallet.http402.paying.choice import Choice, signs_deposits
 from microwallet.http402.paying.client import PayingClient
@@ -232,16 +233,12 @@ class Funding:
                     hint=f'--deposit "{needed}"',
                 )
             return given
-        channels = self._channels()
-        ids = {channel.channel_id for channel in channels}
-        # What is signed and not there yet may get there.
-        pending = [one for one in self._client.ledger.deposits.pending() if one.channel_id in ids]
-        deposited = sum(one.state.deposit for one in channels) + sum(one.amount for one in pending)
+        deposited = self._deposited()
         left = max(0, limits.max_deposits.get(asset.token, 0) - deposited)
         suggested = request.suggested_deposit or _REQUESTS_A_DEPOSIT * self._choice.reserved
         amount = min(max(suggested, missing), left, DEPOSIT_LIMIT - 1)
         if amount < missing:
-            silent = next((channel for channel in channels if not channel.voucher_known), None)
+            silent = next((channel for channel in self._channels() if not channel.voucher_known), None)
             because, instead = "", ""
             if silent is not None:
                 because = f"channel {silent.name} does not pay: its highest voucher is not known; "
@@ -253,6 +250,29 @@ class Funding:
                 in_all=Amount(deposited + missing, asset),
             )
         return Amount(amount, asset)
+
+    def _deposited(self, *, but: Deposit | None = None) -> int:
+        """Base units that are deposited for the payee, or may yet be: what is signed may get there."""
+        channels = self._channels()
+        ids = {channel.channel_id for channel in channels}
+        pending = [one for one in self._client.ledger.deposits.pending() if one.channel_id in ids]
+        return sum(one.state.deposit for one in channels) + sum(
+            one.amount for one in pending if but is None or one.idempotency_key != but.idempotency_key
+        )
+
+    def _may_go_on(self, account: PayingAccount, deposit: Deposit) -> bool:
+        """Whether a deposit that was begun, perhaps by hand, is within the limits, or was sent already."""
+        from microwallet.payer.deposit import own_entries
+
+        limits, asset = self._client.limits, self._choice.price.asset
+        if (given := limits.deposit) is not None:
+            most = given.base_units if given.asset == asset else 0
+        else:
+            most = limits.max_deposits.get(asset.token, 0) - self._deposited(but=deposit)
+        return deposit.amount <= most or any(
+            entry.status.is_live or entry.status is TransactionStatus.MINED
+            for entry in own_entries(account, deposit)
+        )
 
     def _is_gasless(self, account: PayingAccount, kind: DepositKind) -> bool:
         """Whether a deposit is signed for the payee to send."""
@@ -280,6 +300,7 @@ class Funding:
                 and self._is_ours(channel)
                 and json.loads(deposit.arguments).get("label") is None
                 and not self._died(account, deposit)
+                and self._may_go_on(account, deposit)
             ):
                 return deposit
         return None
@@ -292,7 +313,10 @@ class Funding:
             if deposit.channel_id == channel.channel_id and deposit.kind is DepositKind.TOP_UP
         ]
         live = [deposit for deposit in begun if not self._died(account, deposit)]
-        return next((deposit for deposit in live if deposit.amount >= missing), None)
+        return next(
+            (one for one in live if one.amount >= missing and self._may_go_on(account, one)),
+            None,
+        )
 
     def _died(self, account: PayingAccount, deposit: Deposit) -> bool:
         """Whether what was signed for a deposit has expired without being used: it is abandoned then."""

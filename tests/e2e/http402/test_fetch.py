@@ -5,11 +5,18 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+from dataclasses import replace
 
 import pexpect
 import pytest
 from http402.payee_double import PAID_BODY
 from local_server import Handler, LocalServer
+
+from microwallet.domain.money import Amount
+from microwallet.errors import NetworkError
+from microwallet.escrow.reader import EscrowReader
+from microwallet.payer.open import OpenRequest, open_channel, plan_open
+from microwallet.wallet import Wallet
 
 
 def test_opens_and_pays_then_pays_from_it(fetch, payee):
@@ -26,6 +33,32 @@ def test_opens_and_pays_then_pays_from_it(fetch, payee):
     assert second["channelId"] == payment["channelId"]
     assert (second["amount"], second["cumulativeAmount"], second["spent"]) == ("1000", "2000", "2000")
     assert payee.reader.channel_state(payment["channelId"]).deposit == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("flags", "exit_code", "deposited"), [((), 4, []), (("--deposit", "2 USDC"), 0, [2_000_000])]
+)
+def test_a_deposit_that_was_begun_before_is_within_the_limits(
+    fetch, alice, payee, flags, exit_code, deposited
+):
+    """One that was ordered by hand, of which nothing was sent, is not made by a fetch that may do less."""
+
+    class Away(EscrowReader):
+        def channel_states(self, *_):
+            raise NetworkError("away")
+
+    with Wallet.open(environment=alice.environment) as wallet:
+        amount = Amount.parse("100 USDC", wallet.resolve_asset("USDC"))
+        request = OpenRequest(payee=payee.address, deposit=amount, label=None, idempotency_key=None)
+        account = wallet.paying_account()
+        plan = plan_open(account, request)
+        with pytest.raises(NetworkError, match="away"):
+            open_channel(replace(account, reader=Away(wallet.rpc, wallet.escrow_contract)), plan)
+        fetched = fetch(*flags)
+        channels = wallet.ledger.channels.list(finalized=False)
+        states = [wallet.reader.channel_state(channel.channel_id) for channel in channels]
+    assert [state.deposit for state in states if state.exists] == deposited
+    assert fetched.exit_code == exit_code
 
 
 def test_paying_from_a_channel_loads_nothing_slow(fetch, alice, payee):
