@@ -52,6 +52,8 @@ def withdraw(account: PayingAccount, channel: PayerChannel, *, wait: bool) -> Wi
                 if error.name != "CloseNotReady":
                     raise
                 left = 1
+                if not wait:  # a top-up may have cancelled it
+                    _require_requested(newest(account, channel))
         if not wait:
             raise _not_ready(channel, left)
         waiting.pause(left)

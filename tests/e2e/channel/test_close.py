@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from microwallet.errors import ChannelNotOpen
 from microwallet.escrow.reader import EscrowReader
 from microwallet.payer.close import CloseStage, close
 from microwallet.payer.withdraw import withdraw
@@ -70,6 +71,26 @@ def test_a_node_that_is_behind_is_not_believed(alice, chain):
         blocks[:] = [None, account.reader.head().number]
         assert withdraw(account, channel, wait=False).channel.state.finalized
         assert (wallet.ledger.channels.get(channel.channel_id).state.finalized, blocks) == (True, [])
+
+
+@pytest.mark.usefixtures("coffee")
+def test_a_top_up_that_comes_before_the_withdrawal(alice, chain):
+    """It has cancelled the close: nobody is told to wait for the end of a grace period."""
+    alice.run("channel", "close", "coffee", "--yes").succeeded()
+    chain.node.advance(GRACE)
+
+    class Late(EscrowReader):
+        def next_block_time(self):
+            told = super().next_block_time()
+            alice.run("channel", "top-up", "coffee", "1 USDC", "--yes").succeeded()
+            return told
+
+    with Wallet.open(environment=alice.environment) as wallet:
+        (channel,) = wallet.ledger.channels.list(finalized=False)
+        account = wallet.paying_account()
+        account = replace(account, reader=Late(wallet.rpc, wallet.escrow_contract))
+        with pytest.raises(ChannelNotOpen, match="coffee is open"):
+            withdraw(account, channel, wait=False)
 
 
 def test_withdraw_to_the_second(alice, coffee, chain, witness):
