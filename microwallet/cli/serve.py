@@ -125,7 +125,8 @@ def serve(
     if try_out:
         from microwallet.cli.serve_try import run_trial
 
-        run_trial(flags, output)
+        unused = {"config": config, "rpc-url": rpc_url, "password-file": password_file}
+        run_trial(flags | unused | {"dry-run": dry_run or None}, output)
     wallet_flags = {"rpc_url": rpc_url, "password_file": password_file}
     run_gateway(config, flags, wallet_flags, dry_run=dry_run, output=output)
 

@@ -41,8 +41,19 @@ def test_its_lines_pay(trial, home):
     assert not payer.path.parent.exists()
 
 
-def test_it_sells_samples_alone(home):
-    """A price or an upstream beside it is a mistake."""
-    done = home.run("serve", "--try", "--price", "1 USDC")
+@pytest.mark.parametrize(
+    "flag",
+    [
+        ("--price", "1 USDC"),
+        ("--config", "gateway.toml"),
+        ("--rpc-url", "http://127.0.0.1:9"),
+        ("--password-file", "password"),
+        ("--dry-run",),
+    ],
+    ids=lambda flag: flag[0],
+)
+def test_it_sells_samples_alone(home, flag):
+    """What says what else is sold, or whose chain and keys are used, is a mistake beside it."""
+    done = home.run("serve", "--try", *flag)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "it has no --price" in done.stderr
+    assert f"it has no {flag[0]}" in done.stderr
