@@ -150,7 +150,7 @@ def no_answer(request: httpx.Request, error: httpx.TransportError) -> NotSent | 
     """Why there is no answer: because nothing left, or else it is not known."""
     why, proxy = _reason(error), request.extensions.get(PROXY)
     if not isinstance(error, _NEVER_LEFT):
-        return NoAnswer(why)
+        return NoAnswer(why if proxy is None else f"{why}, by way of the proxy {proxy}")
     if proxy is None or "ssl" in str(error).lower():  # with the server, through the proxy
         return NotSent(why)
     if isinstance(error, httpx.ProxyError):

@@ -408,6 +408,24 @@ def test_a_proxy_that_speaks_no_socks_is_named(fetch, payee, answer, said):
     assert failed.error["message"] == f"{payee.url} cannot be reached: the proxy {url} says {said}"
 
 
+def test_a_proxy_in_between_is_named_where_no_answer_comes(fetch, payee):
+    """What is no HTTP may be the fault of the proxy, such as one that speaks SOCKS alone."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def take():
+            taken, _ = listening.accept()
+            with taken:
+                taken.recv(4096)
+                taken.sendall(b"\x05\xff")
+
+        threading.Thread(target=take, daemon=True).start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        failed = fetch("--proxy", url, "--timeout", "5")
+    assert (failed.exit_code, failed.error["code"]) == (3, "network")
+    assert failed.error["message"].startswith(f"{payee.url} cannot be reached: ")
+    assert failed.error["message"].endswith(f", by way of the proxy {url}")
+
+
 def test_redirects_are_bounded(fetch, payee):
     """Redirects are followed when asked for, and not for ever."""
     payee.before = lambda handler, _: handler.answer(302, {"Location": payee.url + "/again"}, b"") or True
