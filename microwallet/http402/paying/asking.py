@@ -110,7 +110,8 @@ class Asking:
             assets=client.assets,
             max_amounts=limits.max_amounts,
             payer=client.payer,
-            known_payee=limits.payee or known,
+            known_payee=known,
+            named_payee=limits.payee,
             networks=client.networks,
         )
 

@@ -48,6 +48,8 @@ class PayerRules:
     payer: Address
     known_payee: Address | None = None
     """Whom this origin was paid to before, if the payer wants no other."""
+    named_payee: Address | None = None
+    """Whom alone the payer wants to pay, whoever was paid before."""
     networks: Mapping[ChainId, str] = field(default_factory=dict)
     """Names of other chains, to be told by."""
 
@@ -170,7 +172,12 @@ def _checked(challenge: Challenge, rules: PayerRules, now: int) -> Choice:
         )
     if request.recipient in (NATIVE_TOKEN, rules.payer, request.escrow_contract):
         raise NoPayableChallenge(f"its payee {request.recipient} cannot be one")
-    if rules.known_payee not in (None, request.recipient):
+    if rules.named_payee not in (None, request.recipient):
+        raise NoPayableChallenge(
+            f"its payee is {request.recipient}, not {rules.named_payee}",
+            hint=f"--payee {request.recipient}  (if that is who is meant)",
+        )
+    if rules.named_payee is None and rules.known_payee not in (None, request.recipient):
         raise NoPayableChallenge(
             f"its payee is {request.recipient}, and was {rules.known_payee} before",
             hint=f"--payee {request.recipient}  (if you know why it changed)",

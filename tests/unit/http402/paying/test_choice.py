@@ -113,6 +113,15 @@ def test_another_payee_than_before():
     assert chosen(offer(), rules=dataclasses.replace(RULES, known_payee=PAYEE)).request == REQUEST
 
 
+def test_another_payee_than_the_one_named():
+    """It is refused whoever was paid before, and nobody says that somebody was."""
+    with pytest.raises(NoPayableChallenge, match=f"its payee is {PAYEE}, not {OTHER}") as raised:
+        chosen(offer(), rules=dataclasses.replace(RULES, known_payee=PAYEE, named_payee=OTHER))
+    assert raised.value.hint == f"--payee {PAYEE}  (if that is who is meant)"
+    rules = dataclasses.replace(RULES, known_payee=OTHER, named_payee=PAYEE)
+    assert chosen(offer(), rules=rules).request == REQUEST
+
+
 def test_the_servers_order_counts():
     """Among offers that can all be paid the first is taken."""
     assert chosen(changed(amount=7), changed(amount=5)).price.base_units == 7
