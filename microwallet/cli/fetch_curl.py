@@ -28,10 +28,12 @@ _OTHERWISE = {
 _HEADERS = {"-A": "User-Agent", "--user-agent": "User-Agent", "-e": "Referer", "--referer": "Referer"}
 _TAKE_VALUE = frozenset({*_METHOD, *_URL, *_USER, *_TRUSTED, *_HEADERS, *_ENCODED, *_UPLOAD, *_COOKIE})
 _ALONE = frozenset({*_HEAD, *_NAMED, *_ANY_CERTIFICATE, *_IN_QUERY, *_GLOBAL, *_UNNEEDED})
+_ONCE = "--idempotency-key KEY  (with it the same command again pays once)"
 _NO_COOKIES = '-H "Cookie: NAME=VALUE"  (no file of cookies is read or kept)'
 UNLIKE = {
     **dict.fromkeys((*_COOKIE, "-c", "--cookie-jar"), _NO_COOKIES),
-    "--retry": "--idempotency-key KEY  (with it the same command again pays once)",
+    "--retry": _ONCE,
+    "--resume": _ONCE,  # of `pay`, which has no request to repeat
     "--connect-timeout": "--timeout SECONDS  (for each wait)",
 }
 """What `fetch` has in place of options that it cannot be told to do."""

@@ -127,6 +127,7 @@ def test_the_user_of_curl_is_a_header(capsys):
     ("typed", "hint"),
     [
         ("--retry 3 http://x", "--idempotency-key KEY  (with it the same command again pays once)"),
+        ("--resume K http://x", "--idempotency-key KEY  (with it the same command again pays once)"),
         ("-b jar http://x", '-H "Cookie: NAME=VALUE"  (no file of cookies is read or kept)'),
         ("-c jar http://x", '-H "Cookie: NAME=VALUE"  (no file of cookies is read or kept)'),
         ("--connect-timeout 3 http://x", "--timeout SECONDS  (for each wait)"),
