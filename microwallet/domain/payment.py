@@ -57,7 +57,7 @@ def next_payment(
     """
     require_open(channel, now=now)
     if step * count > channel.remaining:
-        raise _exceeds(channel, channel.name, step, count)
+        raise _exceeds(channel, step, count)
     return Payment(
         idempotency_key=idempotency_key,
         channel_id=channel.channel_id,
@@ -95,14 +95,14 @@ _HINTS = {
 }
 
 
-def _exceeds(channel: PayerChannel, name: str, step: int, count: int) -> AmountExceedsDeposit:
+def _exceeds(channel: PayerChannel, step: int, count: int) -> AmountExceedsDeposit:
     def amount(base_units: int) -> Amount:
         return Amount(base_units, channel.asset)
 
     wanted = f"{count} x {amount(step)} = {amount(step * count)}" if count > 1 else str(amount(step))
     missing = step * count - channel.remaining
     return AmountExceedsDeposit(
-        f"{wanted} does not fit in channel {name}: {amount(channel.remaining)} of the deposit of"
+        f"{wanted} does not fit in channel {channel.name}: {amount(channel.remaining)} of the deposit of"
         f" {amount(channel.state.deposit)} is left; nothing was signed",
-        hint=f'microwallet channel top-up {name} "{amount(missing)}"',
+        hint=f'microwallet channel top-up {channel.name} "{amount(missing)}"',
     )

@@ -6,6 +6,7 @@ import secrets
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.money import Amount
@@ -74,7 +75,9 @@ def pay(
     step = Amount.parse(amount, channel.asset).base_units
     recorded = ledger.payments.find(idempotency_key)
     if recorded is None:
-        plan = _planner(idempotency_key, step, count, memo, now)
+        plan = partial(
+            next_payment, idempotency_key=idempotency_key, step=step, count=count, memo=memo, now=now
+        )
         plan(channel)
         key = key_of(channel)
         before_commit()
@@ -127,14 +130,3 @@ def check_idempotency_key(text: object) -> str:
             f"{text[:80]!r} cannot be an idempotency key: 1 to {_KEY_LIMIT} printable characters"
         )
     return text
-
-
-def _planner(
-    idempotency_key: str, step: int, count: int, memo: str | None, now: int
-) -> Callable[[PayerChannel], Payment]:
-    def plan(channel: PayerChannel) -> Payment:
-        return next_payment(
-            channel, idempotency_key=idempotency_key, step=step, count=count, memo=memo, now=now
-        )
-
-    return plan
