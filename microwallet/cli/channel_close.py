@@ -123,10 +123,9 @@ def _closing(closing: Closing, *, now: int) -> Result:
     data = ending_document(channel, closing.receipt, now=now) | {"stage": str(closing.stage)}
     if closing.payee_transaction is not None:
         data["transactionHash"] = closing.payee_transaction
-        refunded = money(channel, channel.state.deposit - channel.state.settled)
         text = (
             f"the payee closed channel {name}: it got {money(channel, channel.state.settled)},"
-            f" {refunded} came back\ntransaction {closing.payee_transaction}"
+            f" {money(channel, channel.state.refundable)} came back\ntransaction {closing.payee_transaction}"
         )
         return Result(data=data, text=text)
     if closing.stage is CloseStage.CLOSED:

@@ -89,7 +89,7 @@ def _left(channel: Channel) -> Iterator[tuple[str, str]]:
     if not state.finalized:
         yield "remaining", money(channel, channel.remaining) if is_known else "unknown"
         return
-    yield "refunded", money(channel, state.deposit - state.settled)
+    yield "refunded", money(channel, state.refundable)
     if is_known and channel.unpaid:
         spent = money(channel, channel.unpaid)
         yield "not captured", f"{spent} was spent and not taken by the payee: refunded"

@@ -76,12 +76,12 @@ def ending_summary(
 
 def withdrawn(withdrawal: Withdrawal, *, now: int) -> Result:
     """What a withdrawal did."""
-    channel = withdrawal.channel
-    data = ending_document(channel, withdrawal.receipt, now=now) | {"refunded": str(withdrawal.refunded)}
+    channel, refunded = withdrawal.channel, withdrawal.channel.state.refundable
+    data = ending_document(channel, withdrawal.receipt, now=now) | {"refunded": str(refunded)}
     if withdrawal.receipt is None:
         return Result(data=data, text=finalized_text(channel))
     text = (
-        f"{money(channel, withdrawal.refunded)} withdrawn from channel {channel.name}"
+        f"{money(channel, refunded)} withdrawn from channel {channel.name}"
         f" to {channel.descriptor.payer}; the payee got {money(channel, channel.state.settled)}"
     )
     return Result(data=data, text=text + receipt_line(withdrawal.receipt))
@@ -89,10 +89,9 @@ def withdrawn(withdrawal: Withdrawal, *, now: int) -> Result:
 
 def finalized_text(channel: PayerChannel) -> str:
     """That nothing is left to do, and who got what."""
-    refunded = channel.state.deposit - channel.state.settled
     return (
         f"channel {channel.name} is finalized already: the payee got"
-        f" {money(channel, channel.state.settled)}, {money(channel, refunded)} came back"
+        f" {money(channel, channel.state.settled)}, {money(channel, channel.state.refundable)} came back"
     )
 
 
@@ -113,7 +112,7 @@ def _summary(wallet: Wallet, channel: PayerChannel, fee: MaxFee) -> str:
     state = channel.state
     rows = [
         ("  settled", money(channel, state.settled)),
-        ("  comes back", f"{money(channel, state.deposit - state.settled)} to {channel.descriptor.payer}"),
+        ("  comes back", f"{money(channel, state.refundable)} to {channel.descriptor.payer}"),
         (
             "  from",
             local_time(state.withdrawable_at) if state.close_requested_at else "no close is requested",

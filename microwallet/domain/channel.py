@@ -70,6 +70,11 @@ class ChannelState:
     def exists(self) -> bool:
         return self.deposit > 0
 
+    @property
+    def refundable(self) -> int:
+        """Base units that go back to the payer unless more is settled; they did, once finalized."""
+        return self.deposit - self.settled
+
     def status(self, *, now: int) -> ChannelStatus:
         """The status at `now`, Unix seconds."""
         if self.finalized:

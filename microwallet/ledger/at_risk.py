@@ -9,16 +9,16 @@ from microwallet.ledger.ledger import Ledger
 
 def money_at_risk(ledger: Ledger, address: Address) -> list[str]:
     """One line a channel that holds money of `address`, as its payer or its payee."""
-    lines = []
     paying = ledger.channels.list(finalized=False)
     dead = ledger.deposits.abandoned(paying)
-    for channel in paying:
-        if channel.descriptor.payer == address and channel.channel_id not in dead:
-            held = channel.state.deposit - channel.state.settled
-            lines.append(f"{channel.name} holds {Amount(held, channel.asset)}")
+    holding = [
+        f"{channel.name} holds {Amount(channel.state.refundable, channel.asset)}"
+        for channel in paying
+        if channel.descriptor.payer == address and channel.channel_id not in dead
+    ]
     owing = [
         f"{received.channel_id} owes {Amount(received.unsettled, received.asset)}"
         for received in ledger.vouchers.list(finalized=False)
         if received.descriptor.payee == address and received.unsettled
     ]
-    return lines + owing
+    return holding + owing

@@ -58,7 +58,7 @@ def balances(
                     address=address,
                     asset=asset,
                     on_chain=on_chain.get((token, address)),
-                    locked=sum(channel.state.deposit - channel.state.settled for channel in of_token),
+                    locked=sum(channel.state.refundable for channel in of_token),
                     authorized=sum(_promised(channel) for channel in of_token),
                     unsettled=sum(channel.unsettled for channel in owed if channel.asset.token == token),
                 )

@@ -26,11 +26,6 @@ class Withdrawal:
     channel: PayerChannel
     receipt: Receipt | None
 
-    @property
-    def refunded(self) -> int:
-        """Base units the payer got back over the channel's life."""
-        return self.channel.state.deposit - self.channel.state.settled
-
 
 def withdraw(account: PayingAccount, channel: PayerChannel, *, wait: bool) -> Withdrawal:
     """Take the unsettled rest. With `wait`, stays until the grace period is over by the chain's clock.

@@ -177,6 +177,6 @@ def _check_covered(transfer: SignedTransfer, voucher: SignedVoucher, needed: int
 
 def _check_state(state: ChannelState, channel_id: ChannelId, needed: int) -> None:
     check_goes_on(channel_id, is_finalized=state.finalized, is_close_requested=state.close_requested_at > 0)
-    if state.deposit - state.settled < needed:
-        detail = f"{state.deposit - state.settled} is deposited and not settled, {needed} is needed"
+    if state.refundable < needed:
+        detail = f"{state.refundable} is deposited and not settled, {needed} is needed"
         raise refused(ProblemType.INSUFFICIENT_BALANCE, detail, channel_id)
