@@ -76,3 +76,8 @@ def word(value: Address | str | int | bytes) -> bytes:
 def hexed(raw: bytes) -> str:
     """Lowercase 0x hex of raw bytes."""
     return "0x" + raw.hex()
+
+
+def unhexed(text: str) -> bytes:
+    """Raw bytes of hex, with or without 0x; ValueError for anything else."""
+    return bytes.fromhex(text.removeprefix("0x"))

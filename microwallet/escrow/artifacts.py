@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from microwallet.domain.identifiers import Address, parse_address
+from microwallet.domain.identifiers import Address, parse_address, unhexed
 
 _PACKAGE = Path(__file__).parent.parent
 _FOLDERS = {"ChannelEscrow": "escrow", "TestUSDC": "devnet"}
@@ -36,13 +36,9 @@ def artifact(name: str) -> Artifact:
     return Artifact(
         name=name,
         abi=tuple(content["abi"]),
-        bytecode=_bytes(content["bytecode"]),
-        deployed_bytecode=_bytes(content["deployedBytecode"]),
+        bytecode=unhexed(content["bytecode"]),
+        deployed_bytecode=unhexed(content["deployedBytecode"]),
         create2_factory=parse_address(create2["factory"]),
-        create2_salt=_bytes(create2["salt"]),
+        create2_salt=unhexed(create2["salt"]),
         address=parse_address(create2["address"]),
     )
-
-
-def _bytes(text: str) -> bytes:
-    return bytes.fromhex(text.removeprefix("0x"))

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from microwallet.domain.identifiers import Address, checksum_address
+from microwallet.domain.identifiers import Address, checksum_address, unhexed
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import KeyMissing, KeyUnavailable
 from microwallet.keys import keystore
@@ -197,7 +197,7 @@ def _described(name: str, path: Path, document: dict[str, Any]) -> KeyFile:
         store = Store.FILE
         if document["version"] != 3:
             raise ValueError("version")
-    raw = bytes.fromhex(document["address"].removeprefix("0x"))
+    raw = unhexed(document["address"])
     if len(raw) != 20:
         raise ValueError("address")
     return KeyFile(name=name, path=path, address=checksum_address(raw), store=store, document=document)

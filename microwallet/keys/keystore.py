@@ -10,7 +10,7 @@ import hmac
 import os
 from typing import Any
 
-from microwallet.domain.identifiers import keccak
+from microwallet.domain.identifiers import keccak, unhexed
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import KeyUnavailable, UsageError
 from microwallet.keys.private_keys import checked_secret
@@ -57,8 +57,8 @@ def decrypt(document: dict[str, Any], password: str, *, what: str, hint: str | N
     try:
         if crypto["cipher"] != "aes-128-ctr":
             raise UsageError(f"{what}: the cipher {crypto['cipher']!r} is not supported, only aes-128-ctr")
-        nonce = _bytes(crypto["cipherparams"]["iv"])
-        ciphertext, mac = _bytes(crypto["ciphertext"]), _bytes(crypto["mac"])
+        nonce = unhexed(crypto["cipherparams"]["iv"])
+        ciphertext, mac = unhexed(crypto["ciphertext"]), unhexed(crypto["mac"])
         derived = _derived(crypto, password, what)
         if not hmac.compare_digest(keccak(derived[16:32] + ciphertext), mac):
             raise KeyUnavailable(f"the password of {what} is wrong", hint=hint)
@@ -81,7 +81,7 @@ def _derived(crypto: dict[str, Any], password: str, what: str) -> bytes:
         if parameters["c"] > _ROUNDS_LIMIT:
             raise UsageError(f"{what} asks for more than {_ROUNDS_LIMIT} rounds of pbkdf2: it is refused")
         return hashlib.pbkdf2_hmac(
-            "sha256", _encoded(password), _bytes(parameters["salt"]), parameters["c"], 32
+            "sha256", _encoded(password), unhexed(parameters["salt"]), parameters["c"], 32
         )
     raise UsageError(f"{what}: the key derivation {crypto['kdf']!r} is not supported")
 
@@ -90,7 +90,7 @@ def _scrypt(password: str, parameters: dict[str, Any]) -> bytes:
     n, r, p = parameters["n"], parameters["r"], parameters["p"]
     return hashlib.scrypt(
         _encoded(password),
-        salt=_bytes(parameters["salt"]),
+        salt=unhexed(parameters["salt"]),
         n=n,
         r=r,
         p=p,
@@ -110,10 +110,6 @@ def _aes_128_ctr(key: bytes, nonce: bytes, data: bytes) -> bytes:
 def _encoded(password: str) -> bytes:
     """The bytes that were typed, even where the terminal does not speak UTF-8."""
     return password.encode("utf-8", "surrogateescape")
-
-
-def _bytes(text: str) -> bytes:
-    return bytes.fromhex(text.removeprefix("0x"))
 
 
 def _identifier() -> str:
