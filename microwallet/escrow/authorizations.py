@@ -58,7 +58,6 @@ class TransferAuthorization:
 class Permit:
     """A signed EIP-2612 permit of the payer for the escrow."""
 
-    value: int
     deadline: int
     signature: bytes
 
@@ -160,7 +159,7 @@ def sign_permit(
 ) -> Permit:
     """The owner's permit; `nonce` is the token's `nonces(owner)`."""
     digest = permit_digest(domain, owner=owner, spender=spender, value=value, nonce=nonce, deadline=deadline)
-    return Permit(value=value, deadline=deadline, signature=sign(secret, digest))
+    return Permit(deadline=deadline, signature=sign(secret, digest))
 
 
 def authorize_capture(

@@ -18,7 +18,7 @@ SIGNATURE = bytes(range(65))
 AUTHORIZATION = TransferAuthorization(
     value=9, valid_after=0, valid_before=77, nonce=b"\x01" * 32, signature=SIGNATURE, top_up_salt=b"\x02" * 32
 )
-PERMIT = Permit(value=9, deadline=88, signature=SIGNATURE)
+PERMIT = Permit(deadline=88, signature=SIGNATURE)
 PAYEES_WORD = PayeeAuthorization(
     cumulative_amount=50, capture_amount=40, nonce=6, deadline=99, signature=b"\x03" * 65
 )
