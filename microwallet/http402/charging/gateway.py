@@ -292,7 +292,7 @@ def _unrecorded(error: MicrowalletError) -> Problem:
     """The disk failed under what was sold: it may be there when the gateway starts again. As where no answer
     comes, it is asked for again under its key."""
     detail = f"it was not served, and whether it was charged is not known ({error.code})"
-    return Problem(type=ProblemType.TRY_AGAIN, detail=detail, other_status=504)
+    return Problem(type=ProblemType.OUTCOME_UNKNOWN, detail=detail, other_status=503)
 
 
 async def _at_once(outcome: Place | Answer) -> Place | Answer:

@@ -105,6 +105,8 @@ class Handshake:
             answer = yield from self._submit(held)
             if answer.status in _BY_INTERMEDIARIES and not answer.challenges:
                 raise self._unknown(held, f"the answer is {answer.status}")
+            if answer.status >= 500 and answer.problem.type is ProblemType.OUTCOME_UNKNOWN:
+                raise self._unknown(held, f"the answer is {answer.status}: {answer.problem}")
             if (yield from self.remedies.waited(held, answer)):
                 continue
             if answer.status >= 500:

@@ -16,7 +16,7 @@ import pytest
 from http402.payee_double import HEADERS_WITHOUT_END, PAID_BODY, STREAM, break_off, drip, drip_header
 
 from microwallet.http402.wire.credential import Credential
-from microwallet.http402.wire.problems import MEDIA_TYPE, ProblemType
+from microwallet.http402.wire.problems import MEDIA_TYPE, Problem, ProblemType
 from microwallet.http402.wire.session_payload import OpenAction, TopUpAction, VoucherAction
 from microwallet.http402.wire.session_request import INTENT, METHOD
 from microwallet.wallet import Wallet
@@ -284,6 +284,20 @@ def test_begun_before(fetch, payee, books):
     for _ in range(2):
         assert fetch("POST", "--idempotency-key", "k").exit_code == 5
         assert [one[1:] for one in books()[1]] == [(1000, 1000, "in-flight")]
+
+
+def test_a_payee_that_could_not_record_it(fetch, payee, books):
+    """What its failing disk may have is not taken for free: the same key has it later."""
+    unknown = Problem(type=ProblemType.OUTCOME_UNKNOWN, detail="the disk failed", other_status=503)
+    payee.before = lambda handler, action: (
+        action is not None and (handler.answer(503, {"Content-Type": MEDIA_TYPE}, unknown.to_body()) or True)
+    )
+    lost = fetch("--idempotency-key", "k")
+    assert (lost.exit_code, "the disk failed" in lost.error["message"]) == (5, True)
+    assert [one[1:] for one in books()[1]] == [(1000, 1000, "in-flight")]
+    payee.before = lambda *_: False
+    assert fetch("--idempotency-key", "k").data["payment"]["spent"] == "1000"
+    assert [one[1:] for one in books()[1]] == [(1000, 1000, "paid")]
 
 
 def test_units_that_were_used(fetch, payee):
