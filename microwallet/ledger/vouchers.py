@@ -29,6 +29,12 @@ WRITTEN_AT_ONCE = 200
 
 _SELECT = f"SELECT {SELECTED}, signature FROM current_vouchers"
 
+_STATE_IF_ASKED = ", ".join(
+    f"{column} = CASE WHEN excluded.as_of IS NULL THEN vouchers.{column} ELSE excluded.{column} END"
+    for column in ("deposit", "settled", "close_requested_at", "finalized", "as_of")
+)
+"""What the chain said of a channel, where it was asked: else what it said before stays."""
+
 Weigh = Callable[[Mapping[ChannelId, "Accepted"], Mapping[ChannelId, Counted]], Iterable[PayeeChannel]]
 """What becomes of channels: by what was accepted so far, of those that are known, and what was counted as
 handed over, of all."""
@@ -182,9 +188,7 @@ class Vouchers:
                 f"""INSERT INTO vouchers ({SELECTED}, created_at, signature, accepted_at) VALUES ({marks})
                 ON CONFLICT (channel_id) DO UPDATE
                 SET authorized = excluded.authorized, spent = excluded.spent, signature = excluded.signature,
-                    accepted_at = excluded.accepted_at, deposit = excluded.deposit,
-                    settled = excluded.settled, close_requested_at = excluded.close_requested_at,
-                    finalized = excluded.finalized, as_of = excluded.as_of
+                    accepted_at = excluded.accepted_at, {_STATE_IF_ASKED}
                 WHERE excluded.authorized >= vouchers.authorized""",
                 [(*channel_values(channel), now, channel.signature, now) for channel in channels],
             )

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from model import CHAIN, ESCROW, PAYEE, TOKEN, keyed
 
-from microwallet.domain.channel import PayeeChannel
+from microwallet.domain.channel import NO_CHANNEL, PayeeChannel
 from microwallet.errors import UnknownReference
 
 ONE = keyed(1)
@@ -33,6 +33,15 @@ def test_an_unknown_channel_lists_what_there_is(ledger):
             ledger.vouchers.find(reference)
     with pytest.raises(UnknownReference, match=r"^there is no channel .* at least four digits"):
         ledger.vouchers.find(ONE.channel_id[:5])
+
+
+def test_a_voucher_of_which_the_chain_was_not_asked(ledger):
+    """A better one takes nothing away of what the chain said of its channel before."""
+    known = replace(ONE.payee_channel(deposit=1000), authorized=7, spent=7, as_of=5)
+    better = replace(known, state=NO_CHANNEL, authorized=9, spent=9, as_of=None)
+    for one in (known, better):
+        ledger.vouchers.accept([ONE.channel_id], lambda *_, one=one: [one], now=1)
+    assert ledger.vouchers.get(ONE.channel_id) == replace(known, authorized=9, spent=9)
 
 
 def test_no_channel_at_all(ledger):
