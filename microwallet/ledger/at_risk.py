@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from microwallet.domain.channel import PayeeChannel
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import Amount
 from microwallet.ledger.ledger import Ledger
@@ -17,8 +18,14 @@ def money_at_risk(ledger: Ledger, address: Address) -> list[str]:
         if channel.descriptor.payer == address and channel.channel_id not in dead
     ]
     owing = [
-        f"{received.channel_id} owes {Amount(received.unsettled, received.asset)}"
+        f"{received.channel_id} owes {Amount(owed, received.asset)}"
         for received in ledger.vouchers.list(finalized=False)
-        if received.descriptor.payee == address and received.unsettled
+        if received.descriptor.payee == address and (owed := _owed(received))
     ]
     return holding + owing
+
+
+def _owed(channel: PayeeChannel) -> int:
+    """Base units. Where the chain was never asked, as of one that was restored, it may be all that was
+    charged."""
+    return channel.spent if channel.as_of is None else channel.unsettled

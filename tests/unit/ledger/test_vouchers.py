@@ -8,7 +8,9 @@ import pytest
 from model import CHAIN, ESCROW, PAYEE, TOKEN, keyed
 
 from microwallet.domain.channel import NO_CHANNEL, PayeeChannel
+from microwallet.domain.money import Amount
 from microwallet.errors import UnknownReference
+from microwallet.ledger.at_risk import money_at_risk
 
 ONE = keyed(1)
 
@@ -42,6 +44,14 @@ def test_a_voucher_of_which_the_chain_was_not_asked(ledger):
     for one in (known, better):
         ledger.vouchers.accept([ONE.channel_id], lambda *_, one=one: [one], now=1)
     assert ledger.vouchers.get(ONE.channel_id) == replace(known, authorized=9, spent=9)
+
+
+def test_what_is_at_risk_where_the_chain_was_not_asked(ledger):
+    """A voucher that was restored while no chain answers may be worth all that it says."""
+    restored = replace(ONE.payee_channel(deposit=0), authorized=9, spent=8, as_of=None)
+    ledger.vouchers.accept([ONE.channel_id], lambda *_: [restored], now=1)
+    (told,) = money_at_risk(ledger, PAYEE)
+    assert told == f"{ONE.channel_id} owes {Amount(8, restored.asset)}"
 
 
 def test_no_channel_at_all(ledger):
