@@ -19,7 +19,7 @@ from microwallet.domain.duration import whole_seconds
 from microwallet.domain.money import Amount, Asset, unit_of
 from microwallet.errors import InvalidAmount
 from microwallet.escrow.local_chains import Devnet
-from microwallet.escrow.networks import network_of_chain
+from microwallet.escrow.networks import MAINNETS, network_of_chain
 from microwallet.wallet import Wallet
 
 app = new_group("A local chain to try things on.")
@@ -153,7 +153,8 @@ def _next_steps(devnet: Devnet, wallet: Wallet) -> list[str]:
     if network is None:
         steps.append(
             f"no network has this chain id; add one: microwallet network add devnet"
-            f" --chain-id {devnet.chain_id} --rpc-url {devnet.rpc_url} --testnet"
+            f" --chain-id {devnet.chain_id} --rpc-url {devnet.rpc_url} --usdc {devnet.token}"
+            f"{'' if devnet.chain_id in MAINNETS else ' --testnet'}"
         )
     else:
         if network.name != configuration.get("network"):

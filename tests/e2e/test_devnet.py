@@ -165,6 +165,18 @@ class TestUp:
         )
         assert funded.data["balance"] == "2000000"
 
+    @pytest.mark.parametrize("chain_id", [4242, 1])
+    def test_a_chain_that_no_network_is_can_be_added(self, devnet_home, port, chain_id):
+        """The line to paste names the test USDC too, and is taken for the id of a mainnet as well."""
+        said = devnet_home.run("devnet", "up", "--port", port, "--chain-id", chain_id).stderr
+        (line,) = (line for line in said.splitlines() if line.startswith("no network has this chain id"))
+        _, _, typed = line.partition("add one: microwallet ")
+        devnet_home.run(*typed.split()).succeeded()
+        if chain_id == 1:
+            devnet_home.run("network", "allow", "devnet", "--confirm", "devnet").succeeded()
+        funded = devnet_home.run("devnet", "fund", OWNER, "2 USDC", "--network", "devnet", "--json")
+        assert funded.data["balance"] == "2000000"
+
     def test_a_program_that_is_not_anvil_is_an_error(self, devnet_home, port):
         """A program that ends at once is reported, and no chain is noted."""
         failed = devnet_home.run(
