@@ -89,15 +89,8 @@ def wanted(words: Sequence[str], headers: Sequence[str], data: Sequence[str], fo
         raise UsageError("the URL is missing", hint=f"microwallet fetch {method} URL")
     if data and form:
         raise UsageError("-d and -F do not go together", hint="send fields with one of them")
-    if len(words) == 2 and "://" in words[0] and words[1].isalpha():
-        raise UsageError(
-            f"{words[1]!r} is no URL: the method comes first",
-            hint=f"microwallet fetch {words[1]} {SecretWords().quoted('first', words[0])}",
-        )
     if len(words) == 2:
-        for text, url in (words, words[::-1]):
-            if text.startswith(("{", "[")):
-                raise _json_of_curl(url, text)
+        _check_order(*words)
     url = words[-1].partition("#")[0]
     Origin.of(url)
     method = words[0].upper() if len(words) == 2 else "POST" if data or form else "GET"
@@ -115,6 +108,23 @@ def wanted(words: Sequence[str], headers: Sequence[str], data: Sequence[str], fo
         content=b"&".join(_data(text) for text in data) if data else None,
         files=[_field(text) for text in form],
     )
+
+
+def _check_order(first: str, second: str) -> None:
+    """UsageError for two words that are not a method and a URL, in this order."""
+    if "://" in first and second.isalpha():
+        raise UsageError(
+            f"{second!r} is no URL: the method comes first",
+            hint=f"microwallet fetch {second} {SecretWords().quoted('first', first)}",
+        )
+    for text, url in ((first, second), (second, first)):
+        if text.startswith(("{", "[")):
+            raise _json_of_curl(url, text)
+    if "://" in first and "://" not in second:
+        raise UsageError(
+            f"{second[:40]!r} stands behind the URL, where nothing is expected",
+            hint='-H "NAME: VALUE" sends a header, -d NAME=VALUE data',
+        )
 
 
 def _json_of_curl(url: str, text: str) -> UsageError:

@@ -54,3 +54,11 @@ def test_a_field_without_its_file():
     with pytest.raises(UsageError, match="nowhere") as refused:
         field("a=<nowhere")
     assert refused.value.hint == "-F 'a=\"<nowhere\"'  (the text itself)"
+
+
+@pytest.mark.parametrize("word", ["X-Trace:1", "q=tea", "q==tea"])
+def test_what_stands_behind_the_url_is_no_url_that_lacks_a_scheme(word):
+    """As other clients write a header or a field of data: the flags that do it are named."""
+    with pytest.raises(UsageError, match=f"'{word}' stands behind the URL") as refused:
+        wanted(["https://shop.example/tea", word], [], [], [])
+    assert refused.value.hint == '-H "NAME: VALUE" sends a header, -d NAME=VALUE data'
