@@ -215,7 +215,16 @@ def find_network(configuration: Configuration, name: str | None = None, *, comma
             + (f"did you mean {close[0]}?" if close else f"there are: {', '.join(networks)}"),
             hint=hint,
         )
-    return network
+    return _with_its_faucet(network, configuration)
+
+
+def _with_its_faucet(network: Network, configuration: Configuration) -> Network:
+    """A local chain of this home gives its coins itself, whichever network has its id."""
+    named = configuration.get("rpc-url")
+    devnet = only_devnet(configuration.paths.devnet, network.chain_id)
+    if devnet is None or devnet.rpc_url not in ([named] if named else network.rpc_urls):
+        return network
+    return replace(network, faucets=built_in_networks()[_LOCAL].faucets)
 
 
 def network_of_chain(configuration: Configuration, chain_id: int) -> Network | None:

@@ -165,6 +165,15 @@ class TestUp:
         )
         assert funded.data["balance"] == "2000000"
 
+    def test_it_is_the_faucet_of_a_testnet_whose_id_it_has(self, devnet_home, port):
+        """What is missing there is not had from a website, while commands are pointed at it."""
+        url = devnet_home.run("devnet", "up", "--port", port, "--chain-id", 84532, "--json").data["rpcUrl"]
+        devnet_home.run("account", "create", "poor").succeeded()
+        there = ("--network", "base-sepolia", "--rpc-url", url, "--json")
+        poor = devnet_home.run("channel", "open", OWNER, "2 USDC", "--yes", *there)
+        assert poor.error["hint"] == 'microwallet devnet fund poor "2 USDC"'
+        assert "https://" in devnet_home.run("network", "show", "base-sepolia").stdout
+
     @pytest.mark.parametrize("chain_id", [4242, 1])
     def test_a_chain_that_no_network_is_can_be_added(self, devnet_home, port, chain_id):
         """The line to paste names the test USDC too, and is taken for the id of a mainnet as well."""
