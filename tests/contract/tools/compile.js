@@ -4,12 +4,11 @@
 
 const fs = require("fs");
 const path = require("path");
-const { createRequire } = require("module");
+const { compile: compiled, fromTools, load } = require("./compiler.js");
 
 const root = path.resolve(__dirname, "../../..");
 const modules = path.join(process.env.CONTRACT_TOOLS, "node_modules");
-const fromTools = createRequire(path.join(modules, "."));
-const solc = fromTools("solc");
+const solc = load();
 const { keccak256 } = fromTools("js-sha3");
 
 const CONTRACTS = ["microwallet/escrow/contract/ChannelEscrow.sol", "microwallet/devnet/contract/TestUSDC.sol"];
@@ -34,19 +33,25 @@ function sorted(value) {
 }
 
 function compile() {
-  const readImport = (name) => {
+  const sources = {};
+  const readSource = (name) => {
     const local = path.join(root, name);
-    return { contents: fs.readFileSync(fs.existsSync(local) ? local : path.join(modules, name), "utf8") };
+    const contents = fs.readFileSync(fs.existsSync(local) ? local : path.join(modules, name), "utf8");
+    sources[name] = { content: contents };
+    return { contents };
   };
+  CONTRACTS.forEach(readSource);
+  const looking = { language: "Solidity", sources: { ...sources }, settings: { outputSelection: {} } };
+  solc.compile(JSON.stringify(looking), { import: readSource }); // finds what they import, in a second
   const input = {
     language: "Solidity",
-    sources: Object.fromEntries(CONTRACTS.map((name) => [name, { content: readImport(name).contents }])),
+    sources,
     settings: {
       ...SETTINGS,
       outputSelection: { "*": { "*": ["abi", "evm.bytecode.object", "evm.deployedBytecode.object"] } },
     },
   };
-  const output = JSON.parse(solc.compile(JSON.stringify(input), { import: readImport }));
+  const output = JSON.parse(compiled(JSON.stringify(input)));
   const failures = (output.errors || []).filter((e) => e.severity === "error");
   if (failures.length) throw new Error(failures.map((e) => e.formattedMessage).join("\n"));
   return output.contracts;
