@@ -38,6 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """The long run starts every command as users do."""
     # What a shell runs in the background is started deaf to interrupts, and so would be what tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The same for hangups under `nohup`: with a handler this process lives on, and what it starts has none.
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
     Home.forks = sys.platform.startswith("linux") and not config.getoption("--long")
 
 
