@@ -103,10 +103,6 @@ class Handshake:
         while True:
             held = yield from self.remedies.in_time(held)
             answer = yield from self._submit(held)
-            if answer.status in _BY_INTERMEDIARIES and not answer.challenges:
-                raise self._unknown(held, f"the answer is {answer.status}")
-            if answer.status >= 500 and answer.problem.type is ProblemType.OUTCOME_UNKNOWN:
-                raise self._unknown(held, f"the answer is {answer.status}: {answer.problem}")
             if (yield from self.remedies.waited(held, answer)):
                 continue
             if answer.status >= 500:
@@ -142,6 +138,8 @@ class Handshake:
         except NoAnswer as error:
             raise self._unknown(held, f"no answer came: {error}") from error
         self.unanswered = None
+        if (why := _why_unknown(answer)) is not None:
+            raise self._unknown(held, why)
         return answer
 
     def _say_once(self, note: str) -> None:
@@ -163,6 +161,16 @@ class Handshake:
         if answer.is_stream:
             return Streaming(held=held)
         return self.spending.settled([held.purchase], held, answer.receipt, owes_receipt=answer.status < 400)
+
+
+def _why_unknown(answer: ServerAnswer) -> str | None:
+    """What came instead of the answer to a payment: an intermediary's word, or that of a payee whose disk
+    failed."""
+    if answer.status in _BY_INTERMEDIARIES and not answer.challenges:
+        return f"the answer is {answer.status}"
+    if answer.status >= 500 and answer.problem.type is ProblemType.OUTCOME_UNKNOWN:
+        return f"the answer is {answer.status}: {answer.problem}"
+    return None
 
 
 def _after_an_error(held: Held, status: int) -> str:
