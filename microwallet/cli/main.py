@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import threading
 from contextlib import suppress
@@ -104,6 +105,7 @@ def run() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started this: as good as /dev/null
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # to the end
+    _hear_of_endings()
     code = main(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -112,6 +114,13 @@ def run() -> None:
         if code == 0 and not isinstance(error, BrokenPipeError):
             code = _fail(output_lost(error), False)
     _end(code)
+
+
+def _hear_of_endings() -> None:
+    """`kill`, and a terminal that goes away, end a command as Ctrl-C does, which says what has been done."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # and not ignored, as by `nohup`
+            signal.signal(number, signal.default_int_handler)
 
 
 def _end(code: int) -> NoReturn:

@@ -728,8 +728,10 @@ def test_interrupted_before_the_answer(alice, payee, books, stage):
     assert (again.data["payment"]["spent"], len(books()[1])) == ("1000", 1)
 
 
-def test_interrupted_stream(alice, payee, fetch):
-    """Ctrl-C ends a stream with exit 130, and says what it has cost: its books are closed."""
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted_stream(alice, payee, fetch, ending):
+    """Ctrl-C, `kill` or a terminal that goes away ends a stream with exit 130, and says what it has cost: its
+    books are closed."""
     fetch()
     payee.events, payee.unit_type = 10_000, "event"
     process = alice.start(
@@ -745,7 +747,7 @@ def test_interrupted_stream(alice, payee, fetch):
     )
     while b"event 5" not in process.stdout.readline():
         pass
-    process.send_signal(signal.SIGINT)
+    process.send_signal(ending)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 130
     assert b"paid up to 0." in said
