@@ -28,7 +28,7 @@ from microwallet.escrow.calls import Call
 from microwallet.escrow.networks import Network
 from microwallet.escrow.reader import read_count, read_quantity
 from microwallet.escrow.reverts import contract_reverted
-from microwallet.escrow.rpc import Rpc, RpcError
+from microwallet.escrow.rpc import LAG_SECONDS, Rpc, RpcError
 from microwallet.escrow.signing import signed_call
 
 CANCEL = "cancel"
@@ -40,9 +40,6 @@ _REBROADCAST_SECONDS = 4.0
 _BLOCKED_SECONDS = 0.5
 """Where a lower nonce is missing: whoever signed it may have crashed before sending it."""
 _BUMPS = 5
-_SEEN_GONE = 3
-"""How often a foreign transaction must be seen at the nonce, a second apart: nodes behind one
-address may lag behind each other."""
 
 _REFUSALS = (NodeAnswer.INSUFFICIENT_FUNDS, NodeAnswer.INVALID, NodeAnswer.UNDERPRICED)
 
@@ -148,8 +145,8 @@ class Delivery:
                 if mined_nonces > self._attempts[0].nonce:
                     seen_gone += 1
                     pause = _LONGEST_PAUSE if seen_gone > 1 else pause
-                    if seen_gone > _SEEN_GONE:
-                        raise self._replaced()
+                    if seen_gone > LAG_SECONDS / _LONGEST_PAUSE:
+                        raise self._replaced()  # no node can have a receipt of ours
                 is_next = mined_nonces == self._attempts[0].nonce
                 patience = _REBROADCAST_SECONDS if is_next else _BLOCKED_SECONDS
                 if mined_nonces <= self._attempts[0].nonce and now - sent_at > patience:

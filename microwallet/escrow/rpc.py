@@ -19,6 +19,8 @@ from microwallet.escrow.transport import Deadline, Endpoint, TransportError
 Request = tuple[str, Sequence[Any]]
 
 BATCH_SIZE = 100
+LAG_SECONDS = 15
+"""How long the nodes behind one address may lag behind what somebody has seen on the chain."""
 _ROUNDS = 3
 _FIRST_PAUSE = 0.15
 _RATE_LIMITED = frozenset({-32005, -32029, 429})

@@ -12,8 +12,9 @@ from microwallet.domain.identifiers import TxHash
 from microwallet.errors import ChannelNotOpen, OutcomeUnknown, TransactionReverted
 from microwallet.escrow import calls
 from microwallet.escrow.delivery import Receipt
+from microwallet.escrow.rpc import LAG_SECONDS
 from microwallet.payer.paying_account import PayingAccount
-from microwallet.payer.refresh import VISIBLE_SECONDS, refresh
+from microwallet.payer.refresh import refresh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ def shown(
     account: PayingAccount, channel: PayerChannel, is_done: Callable[[PayerChannel], bool], what: str
 ) -> PayerChannel:
     """The channel as soon as the chain shows what was mined; OutcomeUnknown if it does not."""
-    deadline = time.monotonic() + VISIBLE_SECONDS
+    deadline = time.monotonic() + LAG_SECONDS
     while True:
         channel = newest(account, channel)
         if is_done(channel):
@@ -107,7 +108,7 @@ def require_on_chain(channel: PayerChannel) -> None:
 
 def _finalized(account: PayingAccount, channel: PayerChannel, *, wait: bool) -> PayerChannel:
     """The channel as soon as the chain shows it finalized, or as it is when that has taken too long."""
-    deadline = time.monotonic() + (VISIBLE_SECONDS if wait else 0)
+    deadline = time.monotonic() + (LAG_SECONDS if wait else 0)
     while True:
         channel = newest(account, channel)
         if channel.state.finalized or time.monotonic() > deadline:

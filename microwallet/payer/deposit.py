@@ -19,11 +19,10 @@ from microwallet.errors import (
     TransactionReverted,
 )
 from microwallet.escrow import calls
-from microwallet.escrow.rpc import RpcError
+from microwallet.escrow.rpc import LAG_SECONDS, RpcError
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 from microwallet.payer.pay import check_idempotency_key
 from microwallet.payer.paying_account import PayingAccount
-from microwallet.payer.refresh import VISIBLE_SECONDS
 from microwallet.payer.ways import (
     Way,
     authorization_used,
@@ -224,7 +223,7 @@ def _give_up(account: PayingAccount, deposit: Deposit) -> None:
 def visible(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> PayerChannel:
     """The channel with the deposit in it, recorded, from a node that may lag."""
     channel_id, channels = channel.channel_id, account.ledger.channels
-    deadline = time.monotonic() + VISIBLE_SECONDS
+    deadline = time.monotonic() + LAG_SECONDS
     while True:
         channel = channels.newest(channel)
         head = account.reader.head()

@@ -14,8 +14,6 @@ from microwallet.ledger.ledger import Ledger
 if TYPE_CHECKING:
     from microwallet.escrow.reader import EscrowReader
 
-VISIBLE_SECONDS = 15
-"""How long the nodes behind one address may lag behind what somebody has seen on the chain."""
 REORGANISATION_SECONDS = 3600
 """How long a finalized channel is looked at again: a reorganisation may give it back."""
 

@@ -367,7 +367,7 @@ class TestStuck:
             wait_until(lambda: len(payer.entries("pay-1")) > 1)
             raised = payer.entries("pay-1")[-1].transaction
             assert payer.set_aside("pay-1") == 21_000 * raised.max_fee_per_gas
-            held.release()
+            wait_until(lambda: held.release() and payer.nonce())
         assert payer.set_aside("pay-1") == 21_000 * outcome.value.effective_gas_price
 
     def test_a_raise_that_the_budget_has_no_room_for(self, payer, held):
@@ -425,8 +425,9 @@ class TestStuck:
         payer.send("pay-1")
         assert (payer.nonce(), payer.received()) == (1, ETHER)
 
-    def test_a_nonce_taken_by_another_wallet_means_replaced(self, chain, payer, held):
+    def test_a_nonce_taken_by_another_wallet_means_replaced(self, chain, payer, held, monkeypatch):
         """The same key used elsewhere with a higher fee: ours did not happen, and can be done anew."""
+        monkeypatch.setattr("microwallet.escrow.delivery.LAG_SECONDS", 2)
         pending(payer, "pay-1")
         rival = foreign(nonce=0)
         chain.rpc.call("eth_sendRawTransaction", [hexed(rival.raw)])
@@ -526,6 +527,26 @@ class TestReorganisation:
         assert (kept.hash, kept.block_number, kept.gas_used) == (first.hash, first.block_number, 21_000)
         assert kept.effective_gas_price is None
         assert payer.nonce() == 1
+
+    def test_nodes_that_lag_are_no_foreign_transaction(self, chain, payer):
+        """One counts the nonce, the others have no receipt for seconds: ours was mined all the same."""
+        hidden = []
+
+        def hide(request, answer):
+            if request["method"] == "eth_getTransactionReceipt" and len(hidden) < 6:
+                hidden.append(answer)
+                return answer | {"result": None}
+            return answer
+
+        with forwarder(chain.rpc_url, change=hide) as url, Rpc([url], timeout=5) as rpc:
+            assert payer.sender(rpc).send(
+                calls.transfer(NATIVE_TOKEN, BOB, ETHER),
+                operation="pay-1",
+                purpose="send",
+                quoted=payer.sender().quote(calls.transfer(NATIVE_TOKEN, BOB, ETHER), purpose="send"),
+            )
+        assert len(hidden) == 6
+        assert payer.statuses("pay-1") == [MINED]
 
 
 class TestTogether:
