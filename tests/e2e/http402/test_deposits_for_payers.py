@@ -392,7 +392,7 @@ def test_what_expired_before_it_was_mined(open_shop, bob, chain, kind, again):
         action = dataclasses.replace(payer.top_up(), deposit=topping)
     sent = sent_and_dropped(shop, chain, action)
     chain.rpc.call("evm_setAutomine", [True])
-    chain.rpc.call("evm_increaseTime", [hex(600)])
+    chain.rpc.call("evm_setNextBlockTimestamp", [ends + 300])
     chain.rpc.call("evm_mine")
     if again == "payer":
         assert shop.refused(action)[0] == 409
