@@ -281,10 +281,11 @@ def test_one_price_buys_no_endless_supply(counter):
 def test_a_channel_is_closed_once(counter):
     """However often that is asked for at the same time, and not again when it is finalized: each look at the
     chain would keep the payee from others."""
-    going_on = asyncio.Event()
+    begun, going_on = asyncio.Event(), asyncio.Event()
 
     async def close(channel_id):
         counter.closed.append(channel_id)
+        begun.set()
         await going_on.wait()
         return await Counter._close(counter, channel_id)
 
@@ -294,6 +295,7 @@ def test_a_channel_is_closed_once(counter):
         challenge = only_challenge(await counter.asked())
         fields = {"authorization": credential(PAYER, PAYER.close(0), challenge)}
         asked = [asyncio.create_task(counter.asked(headers=fields)) for _ in range(20)]
+        await begun.wait()
         await asyncio.sleep(0.2)
         counter.chain.channels[PAYER.channel_id] = replace(PAYER.state, finalized=True)
         going_on.set()
