@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -99,6 +99,18 @@ def test_a_close_takes_what_is_left_once_all_is_served(payee, payers, chain):
     assert payee.holds() == 2_700
 
 
+@contextmanager
+def serving_one(payee, opened):
+    """The payee's wallet, with 5,000 base units authorized and 1,000 of them reserved for a request."""
+    payee.accept(opened.voucher(5_000))
+    with (
+        Wallet.open(environment=payee.home.environment) as wallet,
+        closing(InHandHere(payee.home.path)) as in_hand,
+    ):
+        in_hand.reserve(opened.channel_id, 1_000)
+        yield wallet
+
+
 @pytest.mark.parametrize(
     ("action", "by_payer", "captured"),
     [(Action.SETTLE, False, 4_000), (Action.CLOSE, False, 4_000), (Action.CLOSE, True, 5_000)],
@@ -111,12 +123,7 @@ def test_what_is_reserved_for_requests_that_are_being_served(
     monkeypatch.setattr(settle, "WAIT_SECONDS", 0.1)
     monkeypatch.setattr(settle, "HURRY_SECONDS", 0.1)
     opened = payers.open(payee.address)
-    payee.accept(opened.voucher(5_000))
-    with (
-        Wallet.open(environment=payee.home.environment) as wallet,
-        closing(InHandHere(payee.home.path)) as in_hand,
-    ):
-        in_hand.reserve(opened.channel_id, 1_000)
+    with serving_one(payee, opened) as wallet:
         planned = wallet.settlement.plan(Selection(action=action))
         assert [one.captured for one in planned] == [4_000 if action is Action.SETTLE else 5_000]
         outcome = wallet.settlement.execute(action, planned, by_payer=by_payer)
@@ -127,12 +134,7 @@ def test_no_more_is_captured_than_was_charged_in_the_end(payee, payers, monkeypa
     """What the payee chose may have been given back, while the close waited for what was being served."""
     monkeypatch.setattr(settle, "WAIT_SECONDS", 0.1)
     opened = payers.open(payee.address)
-    payee.accept(opened.voucher(5_000))
-    with (
-        Wallet.open(environment=payee.home.environment) as wallet,
-        closing(InHandHere(payee.home.path)) as in_hand,
-    ):
-        in_hand.reserve(opened.channel_id, 1_000)
+    with serving_one(payee, opened) as wallet:
         planned = {
             capture: wallet.settlement.plan(
                 Selection(action=Action.CLOSE, channel_ids=[opened.channel_id], capture=capture)
