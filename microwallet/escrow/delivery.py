@@ -26,7 +26,7 @@ from microwallet.errors import (
 from microwallet.escrow.broadcast import NodeAnswer, answer_of
 from microwallet.escrow.calls import Call
 from microwallet.escrow.networks import Network
-from microwallet.escrow.reader import read_count, read_quantity
+from microwallet.escrow.reader import Mined, find_mined, read_count, read_mined, read_quantity
 from microwallet.escrow.reverts import contract_reverted
 from microwallet.escrow.rpc import LAG_SECONDS, Rpc, RpcError
 from microwallet.escrow.signing import signed_call
@@ -103,8 +103,8 @@ class Delivery:
 
     def receipt_of(self, transaction: SignedTransaction) -> Receipt | None:
         """The receipt of an attempt that was mined with success; None if it is in no block."""
-        found = self._rpc.call("eth_getTransactionReceipt", [transaction.hash])
-        return self._finished(transaction, found) if _is_mined(found) else None
+        mined = find_mined(self._rpc, transaction.hash)
+        return self._finished(transaction, mined) if mined else None
 
     def deliver(self, *, fresh: bool = False) -> Receipt | None:
         """Broadcast the last attempt and wait; None when a cancellation was mined instead.
@@ -137,9 +137,9 @@ class Delivery:
         while True:
             try:
                 found, mined_nonces = look(self._rpc, self._attempts)
-                for attempt, receipt in zip(self._attempts, found, strict=True):
-                    if _is_mined(receipt):
-                        outcome = self._finished(attempt, receipt)
+                for attempt, mined in zip(self._attempts, found, strict=True):
+                    if mined:
+                        outcome = self._finished(attempt, mined)
                         return None if attempt.purpose == CANCEL else outcome
                 now = time.monotonic()
                 if mined_nonces > self._attempts[0].nonce:
@@ -250,12 +250,12 @@ class Delivery:
         found, mined_nonces = look(self._rpc, self._attempts)
         return (
             mined_nonces > self._attempts[0].nonce
-            or any(_is_mined(receipt) for receipt in found)
+            or any(found)
             or any(self._broadcast(attempt)[0] is NodeAnswer.ACCEPTED for attempt in self._attempts[:-1])
         )
 
-    def _finished(self, transaction: SignedTransaction, found: dict[str, Any]) -> Receipt:
-        where = self._rpc.shown
+    def _finished(self, transaction: SignedTransaction, mined: Mined) -> Receipt:
+        where, found = self._rpc.shown, mined.fields
         if str(found.get("transactionHash", "")).lower() != transaction.hash:
             raise NetworkError(f"{where} answered the receipt of another transaction")
         receipt = Receipt(
@@ -263,18 +263,17 @@ class Delivery:
             block_number=read_count(found.get("blockNumber"), where),
             gas_used=read_count(found.get("gasUsed"), where),
             effective_gas_price=read_quantity(found.get("effectiveGasPrice"), where),
-            logs=_logs(found.get("logs"), where),
+            logs=mined.logs,
         )
-        succeeded = read_quantity(found.get("status"), where) == 1
         self._journal.record(
             transaction.hash,
-            TransactionStatus.MINED if succeeded else TransactionStatus.REVERTED,
+            TransactionStatus.MINED if mined.succeeded else TransactionStatus.REVERTED,
             block_number=receipt.block_number,
             gas_used=receipt.gas_used,
         )
         if self._gas_budget is not None and receipt.effective_gas_price is not None:
             self._gas_budget.record(transaction.operation, receipt.gas_used * receipt.effective_gas_price)
-        if not succeeded:
+        if not mined.succeeded:
             raise self._reverted(transaction, receipt)
         return receipt
 
@@ -328,20 +327,10 @@ class Delivery:
         )
 
 
-def look(rpc: Rpc, attempts: Sequence[SignedTransaction]) -> tuple[list[Any], int]:
-    """The receipts of attempts at one nonce, and how many nonces of their sender are used up in blocks."""
+def look(rpc: Rpc, attempts: Sequence[SignedTransaction]) -> tuple[list[Mined | None], int]:
+    """Which attempts at one nonce are mined, and how many nonces of their sender are used up in blocks."""
     *receipts, count = rpc.batch(
         [("eth_getTransactionReceipt", [attempt.hash]) for attempt in attempts]
         + [("eth_getTransactionCount", [attempts[0].sender, "latest"])]
     )
-    return receipts, read_count(count, rpc.shown)
-
-
-def _logs(found: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(found, list):
-        raise NetworkError(f"{where} answered a receipt without a list of logs")
-    return tuple(found)
-
-
-def _is_mined(receipt: Any) -> bool:
-    return isinstance(receipt, dict) and receipt.get("blockNumber") is not None
+    return [read_mined(receipt, rpc.shown) for receipt in receipts], read_count(count, rpc.shown)

@@ -24,8 +24,8 @@ def why_hopeless(rpc: Rpc, attempts: Sequence[SignedTransaction]) -> str | None:
     is_expired = read_head(rpc).timestamp > max(known)
     if not is_expired and not _reverts(rpc, attempts[-1]):
         return None
-    receipts, mined_nonces = look(rpc, attempts)
-    if any(receipts):
+    mined, mined_nonces = look(rpc, attempts)
+    if any(mined):
         return None
     if is_expired:
         return "has expired"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -47,6 +47,15 @@ class Head:
 
     number: int
     timestamp: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mined:
+    """A transaction that is in a block, with the fields of its receipt; not `succeeded` is reverted."""
+
+    succeeded: bool
+    logs: tuple[Any, ...]
+    fields: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +143,7 @@ class EscrowReader:
     def are_mined(self, hashes: Sequence[TxHash]) -> list[bool]:
         """Whether each transaction is in a block now, reverted or not."""
         receipts = self.rpc.batch([("eth_getTransactionReceipt", [one]) for one in hashes])
-        return [_is_in_block(receipt, self.rpc.shown) for receipt in receipts]
+        return [read_mined(receipt, self.rpc.shown) is not None for receipt in receipts]
 
     def native_balance(self, address: Address) -> int:
         """Wei an address holds."""
@@ -283,10 +292,24 @@ def _head(found: Any, where: str) -> Head:
     )
 
 
-def _is_in_block(receipt: Any, where: str) -> bool:
-    if receipt is not None and not isinstance(receipt, dict):
+def find_mined(rpc: Rpc, transaction_hash: TxHash) -> Mined | None:
+    """A transaction as it was mined; None while it is in no block."""
+    return read_mined(rpc.call("eth_getTransactionReceipt", [transaction_hash]), rpc.shown)
+
+
+def read_mined(receipt: Any, where: str) -> Mined | None:
+    """What an answered receipt says; None for a transaction in no block, NetworkError if it is no receipt."""
+    if receipt is None:
+        return None
+    if not isinstance(receipt, dict):
         raise NetworkError(f"{where} answered something that is not a receipt")
-    return receipt is not None and receipt.get("blockNumber") is not None
+    if receipt.get("blockNumber") is None:
+        return None  # some servers answer this while it is pending
+    logs = receipt.get("logs")
+    if not isinstance(logs, list):
+        raise NetworkError(f"{where} answered a receipt without a list of logs")
+    succeeded = read_quantity(receipt.get("status"), where) == 1
+    return Mined(succeeded=succeeded, logs=tuple(logs), fields=receipt)
 
 
 def _text(raw: bytes) -> str | None:

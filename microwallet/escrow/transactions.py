@@ -30,7 +30,7 @@ from microwallet.escrow.fees import Fees, bump, cap_in_wei
 from microwallet.escrow.hopeless import why_hopeless
 from microwallet.escrow.networks import Network
 from microwallet.escrow.quotes import Quote, current_fees, quote, with_margin
-from microwallet.escrow.reader import read_count
+from microwallet.escrow.reader import read_count, read_mined
 from microwallet.escrow.rpc import Rpc
 from microwallet.escrow.signing import Intent, sign_transaction
 
@@ -305,8 +305,9 @@ class TransactionSender:
         """The receipt of a transaction that a server had refused, or a reorganisation had made revert."""
         ended = [entry.transaction for entry in self._ours(operation) if _is_for(entry, purpose)]
         requests = [("eth_getTransactionReceipt", [transaction.hash]) for transaction in ended]
-        for transaction, found in zip(ended, self._rpc.batch(requests), strict=True):
-            if isinstance(found, dict) and found.get("status") == "0x1":
+        for transaction, receipt in zip(ended, self._rpc.batch(requests), strict=True):
+            mined = read_mined(receipt, self._rpc.shown)
+            if mined and mined.succeeded:
                 return self._delivery([transaction]).receipt_of(transaction)
         return None
 

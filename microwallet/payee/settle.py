@@ -15,6 +15,7 @@ from microwallet.errors import KeyUnavailable, NetworkError, OutcomeUnknown, Tra
 from microwallet.escrow import calls
 from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import EscrowEvents
+from microwallet.escrow.reader import find_mined
 from microwallet.escrow.signing import signed_call
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.ledger.vouchers import Vouchers
@@ -118,10 +119,10 @@ class Settlement:
             if not named:
                 continue
             rpc = self._reader_of(named[0].descriptor.escrow_contract).rpc
-            receipt = rpc.call("eth_getTransactionReceipt", [transaction.hash])
-            if isinstance(receipt, dict) and receipt.get("status") == "0x1":
+            mined = find_mined(rpc, transaction.hash)
+            if mined and mined.succeeded:
                 closed.update(one.channel_id for one in named)
-            elif receipt is None and not has_expired(call, now=now):
+            elif not mined and not has_expired(call, now=now):
                 self._journal.record(transaction.hash, TransactionStatus.BROADCAST)
         return closed
 

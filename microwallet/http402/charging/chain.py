@@ -6,12 +6,11 @@ draft-evm-session-00, sections "Open Verification", "TopUp Verification" and "Tr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from microwallet.domain.channel import ChannelState
 from microwallet.domain.identifiers import ChainId, ChannelId, TxHash
 from microwallet.escrow.events import ChannelEvent, ChannelOpened, EscrowEvents, TopUp
-from microwallet.escrow.reader import EscrowReader
+from microwallet.escrow.reader import EscrowReader, find_mined
 from microwallet.http402.charging.refusal import refused
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.payee.confirmed_chain import ConfirmedChain
@@ -63,16 +62,11 @@ class PayeeChain:
 
     def _done(self, transaction_hash: TxHash, channel_id: ChannelId) -> list[ChannelEvent] | None:
         """What a transaction did to a channel; None while it is not mined."""
-        receipt = self._receipt(transaction_hash)
-        if receipt is None:
+        mined = find_mined(self._reader.rpc, transaction_hash)
+        if mined is None:
             return None
-        if receipt.get("status") != "0x1":
+        if not mined.succeeded:
             detail = f"transaction {transaction_hash} was reverted"
             raise refused(ProblemType.TRANSACTION_REVERTED, detail, channel_id)
-        logs = receipt.get("logs")
-        found = [self._events.decode(log) for log in logs] if isinstance(logs, list) else []
+        found = [self._events.decode(log) for log in mined.logs]
         return [event for event in found if event is not None and event.channel_id == channel_id]
-
-    def _receipt(self, transaction_hash: TxHash) -> dict[str, Any] | None:
-        receipt = self._reader.rpc.call("eth_getTransactionReceipt", [transaction_hash])
-        return receipt if isinstance(receipt, dict) else None
