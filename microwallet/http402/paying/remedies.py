@@ -111,28 +111,38 @@ class Remedies:
 
         None if that is not it, or was told before.
         """
-        kind, spending = problem.type, self._spending
+        kind = problem.type
         if kind is ProblemType.CHANNEL_NOT_FOUND and held.open_hash is None and self._may_try("open"):
-            if (told := spending.open_hash(held.channel)) is not None:
-                return replace(held, open_hash=told)
-            return held if (yield from self._tell_again(held, DepositKind.OPEN)) else None
+            return (yield from self._told_of_open(held))
         if kind is ProblemType.AMOUNT_EXCEEDS_DEPOSIT and self._may_try(f"top-up for {held.purchase.id}"):
             yield from self.told_of_top_up(held)
             return held
-        wants_more = kind in _WANTS_MORE
-        highest = self._unseen(held, problem) if wants_more else None
-        if highest is None and wants_more and held.is_resumed:
-            signed = yield from spending.signed_again(held, problem.required_cumulative or 0)
+        if kind in _WANTS_MORE:
+            return (yield from self._told_of_highest(held, problem))
+        return None
+
+    def _told_of_open(self, held: Held) -> Steps[Held | None]:
+        """By the hash of the transaction with the next credential, or by what was signed for the payee to
+        send; None if there is neither."""
+        if (open_hash := self._spending.open_hash(held.channel)) is not None:
+            return replace(held, open_hash=open_hash)
+        return held if (yield from self._tell_again(held, DepositKind.OPEN)) else None
+
+    def _told_of_highest(self, held: Held, problem: ToldProblem) -> Steps[Held | None]:
+        """Tell the payee of the highest voucher; None if that would not be enough, or was done before."""
+        highest = self._unseen(held, problem)
+        if highest is None and held.is_resumed:
+            signed = yield from self._spending.signed_again(held, problem.required_cumulative or 0)
             if signed is not None:
                 highest = signed.purchase.cumulative_amount
                 held = replace(held, channel=signed.channel, deposited=signed.deposited)
-        if highest is not None and self._may_try("highest"):
-            signer = spending.signer(held.channel)
-            yield from tell(
-                spending.client, held.choice, lambda challenge: signer.voucher(challenge, highest)
-            )
-            return held
-        return None
+        if highest is None or not self._may_try("highest"):
+            return None
+        signer = self._spending.signer(held.channel)
+        yield from tell(
+            self._spending.client, held.choice, lambda challenge: signer.voucher(challenge, highest)
+        )
+        return held
 
     def told_of_top_up(self, held: Held) -> Steps[bool]:
         """Tell the payee of the channel's last top-up: it may not know of one by another command. False if
