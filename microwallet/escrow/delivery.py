@@ -91,6 +91,8 @@ class Delivery:
         self._deadline = deadline
         self._stuck_seconds = stuck_seconds
         self._bumps = 0
+        self._sent_at = self._bumped_at = 0.0
+        """When the last attempt was last sent, and when it got its fee, by the monotonic clock."""
         self._stuck_at: int | None = None
         """The newest block when the last attempt was found stuck."""
         self.not_raised: PaymentRefused | None = None
@@ -132,7 +134,7 @@ class Delivery:
 
     def _wait(self, trouble: MicrowalletError | None) -> Receipt | None:
         pause = _FIRST_PAUSE
-        sent_at = bumped_at = time.monotonic()
+        self._sent_at = self._bumped_at = time.monotonic()
         seen_gone = 0
         while True:
             try:
@@ -141,21 +143,13 @@ class Delivery:
                     if mined:
                         outcome = self._finished(attempt, mined)
                         return None if attempt.purpose == CANCEL else outcome
-                now = time.monotonic()
                 if mined_nonces > self._attempts[0].nonce:
                     seen_gone += 1
                     pause = _LONGEST_PAUSE if seen_gone > 1 else pause
                     if seen_gone > LAG_SECONDS / _LONGEST_PAUSE:
                         raise self._replaced()  # no node can have a receipt of ours
-                is_next = mined_nonces == self._attempts[0].nonce
-                patience = _REBROADCAST_SECONDS if is_next else _BLOCKED_SECONDS
-                if mined_nonces <= self._attempts[0].nonce and now - sent_at > patience:
-                    self._send_again()
-                    sent_at = now
-                is_stuck = is_next and now - bumped_at > self._stuck_seconds
-                if is_stuck and self._is_passed_over() and self._bump(is_stuck=True):
-                    self._broadcast(self._attempts[-1])
-                    bumped_at = now
+                else:
+                    self._push(is_next=mined_nonces == self._attempts[0].nonce)
             except NetworkError as error:
                 trouble = error
             left = self._deadline - time.monotonic()
@@ -163,6 +157,17 @@ class Delivery:
                 raise self._unknown(trouble) from trouble
             time.sleep(min(pause, left))
             pause = min(pause * 1.4, _LONGEST_PAUSE)
+
+    def _push(self, *, is_next: bool) -> None:
+        """Send again what has waited long enough; with a higher fee where it could be mined, and is not."""
+        now = time.monotonic()
+        if now - self._sent_at > (_REBROADCAST_SECONDS if is_next else _BLOCKED_SECONDS):
+            self._send_again()
+            self._sent_at = now
+        is_stuck = is_next and now - self._bumped_at > self._stuck_seconds
+        if is_stuck and self._is_passed_over() and self._bump(is_stuck=True):
+            self._broadcast(self._attempts[-1])
+            self._bumped_at = now
 
     def _broadcast(self, transaction: SignedTransaction) -> tuple[NodeAnswer, RpcError | None]:
         self._journal.begin_sending(transaction.hash)
