@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from functools import lru_cache
 
 from microwallet.http402.charging.answers import (
@@ -143,27 +143,20 @@ class Delivery:
 
     def _told(self, answered: Fields, status: int) -> tuple[Fields, list[bytes], bool]:
         """The fields that the client sees, what is told of units, and whether events follow, to be read."""
-        fields: Fields = []
-        told: list[bytes] = []
-        units_field, is_stream, is_encoded = self._grant.offer.units_field, False, False
+        bill, offer = self._grant.bill, self._grant.offer
         if status == 402:
-            self._grant.bill.warning = "what was paid for here asks to be paid itself"
-        for field in answered:
-            name, value = field[0].lower(), field[1]
-            if name == units_field:
-                told.append(value)
-                continue
-            if name == b"payment-receipt" or is_for_shared_caches(name):
-                continue
-            if name == b"cache-control" and not _is_unserved(status) and not (value := kept_private(value)):
-                continue
-            if name == b"content-type":
-                is_stream |= status < 400 and _is_event_stream(value)
-            elif name == b"content-encoding":
-                is_encoded |= value.strip().lower() != b"identity"
-            fields.append((name, value))
-        if is_stream and is_encoded and self._grant.offer.price.unit is Unit.EVENT:
-            self._grant.bill.warning = "a stream that is encoded: its events are not counted"
+            bill.warning = "what was paid for here asks to be paid itself"
+        answered = [(field[0].lower(), field[1]) for field in answered]
+        told = [value for name, value in answered if name == offer.units_field]
+        fields = list(_shown(answered, status, units_field=offer.units_field))
+        is_stream = status < 400 and any(
+            name == b"content-type" and _is_event_stream(value) for name, value in fields
+        )
+        is_encoded = any(
+            name == b"content-encoding" and value.strip().lower() != b"identity" for name, value in fields
+        )
+        if is_stream and is_encoded and offer.price.unit is Unit.EVENT:
+            bill.warning = "a stream that is encoded: its events are not counted"
         return fields, told, is_stream and not is_encoded
 
     def _units(self, told: list[bytes], status: int, *, is_stream: bool) -> int | None:
@@ -219,6 +212,16 @@ class Delivery:
             whole = Answer(status=self._status, headers=self._fields, body=b"".join(kept))
             self._kept = None
             await self._gateway.till.keep_answer(self._grant.sold.sale, pack(whole))
+
+
+def _shown(answered: Fields, status: int, *, units_field: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    """What the client sees: no units, no receipt that is not ours, and nothing for shared caches."""
+    for name, value in answered:
+        if name in (units_field, b"payment-receipt") or is_for_shared_caches(name):
+            continue
+        if name == b"cache-control" and not _is_unserved(status) and not (value := kept_private(value)):
+            continue
+        yield name, value
 
 
 def _is_unserved(status: int) -> bool:
