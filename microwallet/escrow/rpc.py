@@ -6,7 +6,7 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from microwallet.domain.identifiers import ChainId
@@ -145,17 +145,13 @@ class Rpc:
         return answers
 
     def _answers(self, requests: Sequence[Request], deadline: Deadline, *, single: bool) -> list[Any]:
-        """Try each address in turn, the last good one first, for a few rounds."""
         repeatable = all(_is_repeatable(method) for method, _ in requests)
-        order = [(self._preferred + step) % len(self._endpoints) for step in range(len(self._endpoints))]
-        attempts = [index for _ in range(_ROUNDS) for index in order]
         failures: dict[str, str] = {}
         listens = False
-        for number, index in enumerate(attempts):
+        for index, sharers in self._tries(deadline):
             endpoint = self._endpoints[index]
             try:
-                # On the first round a silent address may not eat the time of those after it.
-                part = deadline.share(max(1, len(order) - number))
+                part = deadline.share(sharers)
                 answers = self._ask(endpoint, requests, part, single=single, reuse=repeatable)
             except TimeoutError:
                 failures.setdefault(endpoint.shown, "timed out")
@@ -172,8 +168,20 @@ class Rpc:
             else:
                 self._preferred = index
                 return answers
-            if (number + 1) % len(order) == 0 and number + 1 < len(attempts):
-                _pause(_FIRST_PAUSE * 2 ** (number // len(order)), deadline)
+        raise self._unanswered(failures, listens=listens)
+
+    def _tries(self, deadline: Deadline) -> Iterator[tuple[int, int]]:
+        """Each address in turn, the last good one first, for a few rounds; and by how many the time that is
+        left is shared: on the first round a silent address may not eat that of those after it."""
+        first, count = self._preferred, len(self._endpoints)
+        for number in range(_ROUNDS):
+            if number:
+                _pause(_FIRST_PAUSE * 2 ** (number - 1), deadline)
+            for step in range(count):
+                yield (first + step) % count, 1 if number else count - step
+
+    def _unanswered(self, failures: Mapping[str, str], *, listens: bool) -> NetworkError:
+        """What each address did; the hint is another one where a local chain does not even listen."""
         said = "; ".join(f"{shown} {reason}" for shown, reason in failures.items())
         hint = f"microwallet network check{self._name}"
         if self.is_local:
@@ -181,7 +189,7 @@ class Rpc:
             if self.chain_id not in (None, _LOCAL_CHAIN):
                 up += f" --chain-id {self.chain_id}"
             hint = f"microwallet network show{self._name}" if listens else up
-        raise NetworkError(f"the chain could not be asked: {said}", hint=hint)
+        return NetworkError(f"the chain could not be asked: {said}", hint=hint)
 
     def _ask(
         self,
