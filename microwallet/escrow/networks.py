@@ -296,32 +296,7 @@ def _merged(name: str, base: Network | None, entry: Any) -> Network:
     fields = _Fields(name, entry)
     chain_id = fields.number("chain-id", low=1, high=2**53)
     rpc_urls = fields.texts("rpc-urls")
-    if base is not None:
-        if chain_id not in (None, base.chain_id):
-            raise UsageError(
-                f"[networks.{name}] has chain-id {chain_id}; {name} is built in as chain {base.chain_id}",
-                hint="give the network another name",
-            )
-        if fields.flag("testnet") is False:
-            base = replace(base, testnet=False, allowed=fields.flag("allow-mainnet") is True)
-    else:
-        if chain_id is None or not rpc_urls:
-            raise UsageError(
-                f"[networks.{name}] needs chain-id and rpc-urls",
-                hint=f"microwallet network add {name} --chain-id N --rpc-url URL",
-            )
-        testnet = fields.flag("testnet") is True and chain_id not in MAINNETS
-        base = Network(
-            name=name,
-            chain_id=ChainId(chain_id),
-            rpc_urls=rpc_urls,
-            explorer=None,
-            native_symbol="ETH",
-            usdc=None,
-            confirmations=1 if testnet else 5,
-            testnet=testnet,
-            allowed=testnet or fields.flag("allow-mainnet") is True,
-        )
+    base = _added(fields, chain_id, rpc_urls) if base is None else _trusted(base, fields, chain_id)
     usdc = fields.text("usdc")
     confirmations = fields.number("confirmations", low=1, high=1000)
     return replace(
@@ -334,10 +309,45 @@ def _merged(name: str, base: Network | None, entry: Any) -> Network:
     )
 
 
+def _trusted(base: Network, fields: _Fields, chain_id: int | None) -> Network:
+    """A built-in network, which stays the same chain; whoever says that it is no testnet has to allow it."""
+    if chain_id not in (None, base.chain_id):
+        raise UsageError(
+            f"[networks.{base.name}] has chain-id {chain_id}; {base.name} is built in as chain"
+            f" {base.chain_id}",
+            hint="give the network another name",
+        )
+    if fields.flag("testnet") is False:
+        return replace(base, testnet=False, allowed=fields.flag("allow-mainnet") is True)
+    return base
+
+
+def _added(fields: _Fields, chain_id: int | None, rpc_urls: tuple[str, ...]) -> Network:
+    """A network that only the user file has; off until it is allowed, unless it can be a testnet."""
+    if chain_id is None or not rpc_urls:
+        raise UsageError(
+            f"[networks.{fields.name}] needs chain-id and rpc-urls",
+            hint=f"microwallet network add {fields.name} --chain-id N --rpc-url URL",
+        )
+    testnet = fields.flag("testnet") is True and chain_id not in MAINNETS
+    return Network(
+        name=fields.name,
+        chain_id=ChainId(chain_id),
+        rpc_urls=rpc_urls,
+        explorer=None,
+        native_symbol="ETH",
+        usdc=None,
+        confirmations=1 if testnet else 5,
+        testnet=testnet,
+        allowed=testnet or fields.flag("allow-mainnet") is True,
+    )
+
+
 class _Fields:
     """Typed reading of one [networks.NAME] table."""
 
     def __init__(self, name: str, entry: Any) -> None:
+        self.name = name
         self._where = f"[networks.{name}]"
         if NAME.fullmatch(name) is None:
             raise UsageError(f"{self._where} is no name for a network: a-z, 0-9 and - are expected")
