@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import shlex
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from microwallet.errors import UsageError, did_you_mean
+from microwallet.files import replace_file
 
 PROJECT_FILE = "microwallet.toml"
 PROJECT_SETTINGS = frozenset({"network", "account"})
@@ -154,11 +153,13 @@ class Configuration:
 
         It is read again, so what is decided within is decided by what other processes wrote too.
         """
+        import tomli_w
+
         with self._locked():
             self.user = content = _read(self.paths.user_file)
             yield content
             with _writing(self.paths.user_file):
-                _write(self.paths.user_file, content)
+                replace_file(self.paths.user_file, tomli_w.dumps(content))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -223,13 +224,3 @@ def _writing(path: Path) -> Iterator[None]:
         raise UsageError(
             f"{path} cannot be written: {error.strerror}", hint=f"ls -ld {path.parent}; df -h {path.parent}"
         ) from error
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    import tomli_w
-
-    with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=".config-", delete=False) as file:
-        tomli_w.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).replace(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from microwallet.domain.ports import Reporter
 from microwallet.errors import NetworkError, UsageError
 from microwallet.escrow.local_chains import Devnet, read_note, running_devnets
 from microwallet.escrow.rpc import Rpc
+from microwallet.files import replace_file
 
 PROBE_SECONDS = 1
 _LISTENING = ".listening"
@@ -139,11 +139,7 @@ class DevnetFolder:
         return self._folder / f"{port}.json"
 
     def _write(self, devnet: Devnet) -> None:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=self._folder, prefix=".note-", delete=False, encoding="utf-8"
-        ) as file:
-            json.dump(asdict(devnet), file)
-        Path(file.name).replace(self._note(devnet.port))
+        replace_file(self._note(devnet.port), json.dumps(asdict(devnet)))
 
 
 def _require_free(port: int) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from microwallet.errors import KeyUnavailable
+from microwallet.files import replace_file, sync_folder, write_temporary
 
 
 def make_private_folder(folder: Path) -> None:
@@ -17,7 +19,7 @@ def make_private_folder(folder: Path) -> None:
     make_private_folder(folder.parent)
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     except OSError as error:
         raise KeyUnavailable(
             f"the folder {folder} cannot be made: {error.strerror}", hint=_look_at(folder.parent, folder)
@@ -29,27 +31,19 @@ def create_private_file(path: Path, content: str) -> None:
 
     The name appears with the whole content or not at all: a crash leaves no half of a key.
     """
-    temporary = _write_temporary(path, content)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        temporary.unlink()
-    _sync_folder(path.parent)
+    with _writing(path):
+        temporary = write_temporary(path, content)
+        try:
+            os.link(temporary, path)
+        finally:
+            temporary.unlink()
+        sync_folder(path.parent)
 
 
 def replace_private_file(path: Path, content: str) -> None:
     """Write a file, mode 0600, in place of the one there; readers see the old or the new one."""
-    temporary = _write_temporary(path, content)
-    try:
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _unwritable(path, error) from error
-    _sync_folder(path.parent)
+    with _writing(path):
+        replace_file(path, content)
 
 
 def remove_private_file(path: Path) -> None:
@@ -58,35 +52,20 @@ def remove_private_file(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise KeyUnavailable(f"{path} cannot be removed: {error.strerror}") from error
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _write_temporary(path: Path, content: str) -> Path:
-    temporary = path.with_name(f".new-{os.urandom(8).hex()}")
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what the file system raises into KeyUnavailable, but that there is such a file."""
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            os.fchmod(descriptor, 0o600)  # whatever the umask took away from the owner
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
+        yield
+    except FileExistsError:
+        raise
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise _unwritable(path, error) from error
-    return temporary
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _unwritable(path: Path, error: OSError) -> KeyUnavailable:
-    return KeyUnavailable(f"{path} cannot be written: {error.strerror}", hint=_look_at(path.parent))
+        raise KeyUnavailable(
+            f"{path} cannot be written: {error.strerror}", hint=_look_at(path.parent)
+        ) from error
 
 
 def _look_at(folder: Path, *more: Path) -> str:
