@@ -162,16 +162,26 @@ class Wallet:
     @cached_property
     def rpc(self) -> Rpc:
         """The chain of the network in use."""
+        from microwallet.escrow.networks import network_of_chain
         from microwallet.escrow.rpc import Rpc
         from microwallet.escrow.transport import NoRpcAddress
 
         override = self.configuration.get("rpc-url")
+
+        def network_of(chain_id: int) -> str | None:
+            """The network that the address given instead leads to, unless one was typed beside it."""
+            if not override or self.configuration.resolve("network").source == "flag":
+                return None
+            found = network_of_chain(self.configuration, chain_id)
+            return None if found is None else found.name
+
         try:
             return Rpc(
                 [override] if override else self.network.rpc_urls,
                 timeout=self.configuration.get("rpc-timeout"),
                 chain_id=self.network.chain_id,
                 network=self.network.name,
+                network_of=network_of,
                 trace=self.reporter.detail,
             )
         except NoRpcAddress as error:

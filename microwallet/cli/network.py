@@ -152,6 +152,9 @@ def check(name: OptionalName = None, rpc_url: RpcUrl = None, json: Json = False)
     failed = next((found.error for found in checks if found.error), None)
     if failed is not None and (failed.hint or "").startswith("microwallet network check"):
         failed.hint = f"microwallet network check {network.name} --rpc-url URL"
+    if failed is not None and (failed.hint or "").startswith("--network "):
+        other = (failed.hint or "").removeprefix("--network ")
+        failed.hint = f"microwallet network check {other} --rpc-url {rpc_url or 'URL'}"
     rows = [{"name": found.name, "ok": found.ok, "detail": found.detail} for found in checks]
     text = "\n".join(f"{'ok' if row['ok'] else 'failed':8}{row['name']:10}{row['detail']}" for row in rows)
     data = {"network": network.name, "chainId": network.chain_id, "checks": rows}

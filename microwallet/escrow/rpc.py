@@ -66,7 +66,8 @@ class Rpc:
 
     `timeout` bounds each call or batch as a whole: connecting, retries and slow answers included.
     With `chain_id`, every address proves its chain before its first answer is believed. `trace` is
-    told of every request; `network` is the name in hints, where it has one.
+    told of every request; `network` is the name in hints, where it has one, and `network_of` the name of
+    a network by its chain id.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Rpc:
         timeout: float,
         chain_id: int | None = None,
         network: str | None = None,
+        network_of: Callable[[int], str | None] = lambda _: None,
         trace: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._name = f" {network}" if network else ""
@@ -84,6 +86,7 @@ class Rpc:
         self._endpoints = [Endpoint(url) for url in urls]
         self._timeout = timeout
         self.chain_id = None if chain_id is None else ChainId(chain_id)
+        self._network_of = network_of
         self._trace = trace
         self._proven: set[Endpoint] = set()
         self._preferred = 0
@@ -217,9 +220,10 @@ class Rpc:
         except (TypeError, ValueError) as error:
             raise TransportError("does not tell its chain id", sent=False) from error
         if chain_id != self.chain_id:
+            other = self._network_of(chain_id)
             raise WrongChain(
                 f"{endpoint.shown} is chain {chain_id}; chain {self.chain_id} is expected",
-                hint=f"microwallet network show{self._name}",
+                hint=f"--network {other}" if other else f"microwallet network show{self._name}",
             )
         self._proven.add(endpoint)
 

@@ -541,6 +541,25 @@ class TestCommands:
         """An address of another chain is not taken for this one."""
         done = home.run("network", "check", "base-sepolia", "--rpc-url", chain.rpc_url, "--json")
         assert (done.exit_code, done.error["code"]) == (3, "wrong-chain")
+        assert done.error["hint"] == "microwallet network show base-sepolia"
+        in_use = {"MICROWALLET_NETWORK": "base-sepolia"}
+        done = home.run("network", "check", "--rpc-url", chain.rpc_url, "--json", env=in_use)
+        assert done.error["hint"] == f"microwallet network check anvil --rpc-url {chain.rpc_url}"
+
+    @pytest.mark.parametrize(("chain_id", "hint"), [(84532, "--network base-sepolia"), (7, None)])
+    def test_the_network_of_an_address_is_named(self, home, chain_id, hint):
+        """An address that was given leads to a chain that has a network, or to one that nobody knows."""
+        with serving(lambda request: ok(request, hex(chain_id))) as server:
+            done = home.run("devnet", "advance", "15m", "--rpc-url", server.url, "--json")
+        assert done.error["code"] == "wrong-chain"
+        assert done.error["hint"] == (hint or "microwallet network show anvil")
+
+    def test_an_own_address_of_another_chain_is_shown(self, home):
+        """Where the network itself names the address, another network would not lead there."""
+        with serving(lambda request: ok(request, hex(84532))) as server:
+            home.run("network", "add", "anvil", "--rpc-url", server.url).succeeded()
+            done = home.run("devnet", "advance", "15m", "--json")
+        assert done.error["hint"] == "microwallet network show anvil"
 
     def test_verbose_tells_what_the_chain_is_asked(self, make_home, chain):
         """With -v each request is a line on stderr, its address without secrets; else nothing is said."""
