@@ -20,6 +20,7 @@ from microwallet.errors import (
     NetworkError,
     UsageError,
 )
+from microwallet.escrow.authorizations import TokenDomain
 from microwallet.escrow.token_features import token_features
 from microwallet.http402.charging.asgi import Application
 from microwallet.http402.charging.behind_proxy import BehindProxy
@@ -31,7 +32,7 @@ from microwallet.http402.charging.fee_policy import FeePolicy, fee_policy
 from microwallet.http402.charging.gateway import Gateway
 from microwallet.http402.charging.health import HEALTH_PATH, Health
 from microwallet.http402.charging.middleware import PaymentMiddleware
-from microwallet.http402.charging.offers import Terms
+from microwallet.http402.charging.offers import Terms, offer_of
 from microwallet.http402.charging.renewal import Certificate
 from microwallet.http402.charging.request_log import RequestLog
 from microwallet.http402.charging.rotating_secrets import RotatingSecrets, challenge_key
@@ -40,7 +41,7 @@ from microwallet.http402.charging.server import serve
 from microwallet.http402.charging.settings import Settings
 from microwallet.http402.charging.settling import Settling, SettlingPolicy
 from microwallet.http402.charging.signed_deposit import RelayedToken
-from microwallet.http402.wire.challenge import PAYMENT_AUTHORIZATION
+from microwallet.http402.wire.challenge import PAYMENT_AUTHORIZATION, SECRET_LENGTH
 from microwallet.payee.exclusive import exclusive, settling_lock, watch_lock
 from microwallet.payee.in_hand import InHandHere
 from microwallet.payee.watch import LONGEST_PAUSE
@@ -107,6 +108,35 @@ class Assortment:
             fees=fee_policy(settings.pay_fees_from, settings.gas_budget, amount, names),
             requires_auth=settings.requires_auth,
         )
+
+    def terms(
+        self, wallet: Wallet, realm: str, key: bytes, relayed_tokens: Mapping[Address, RelayedToken]
+    ) -> Terms:
+        """What all its offers have in common; `key` makes the secrets of challenges."""
+        return Terms(
+            realm=realm,
+            payee=self.policy.payee,
+            network=wallet.network.name,
+            chain_id=wallet.network.chain_id,
+            escrow_contract=wallet.escrow_contract,
+            secrets=RotatingSecrets(key, wallet.now),
+            header=PAYMENT_AUTHORIZATION if self.requires_auth else None,
+            relayed_tokens=relayed_tokens,
+        )
+
+    def check_offers(self, wallet: Wallet, realm: str) -> None:
+        """UsageError for a route that no challenge could be made for. The chain is not asked."""
+        chain_id = wallet.network.chain_id
+        relayed = {  # no challenge holds the domain, which only the chain tells
+            token: RelayedToken(
+                domain=TokenDomain(name="", version="", chain_id=chain_id, token=token), min_deposit=least
+            )
+            for token, least in (self.fees.min_deposits.items() if self.fees else ())
+        }
+        terms = self.terms(wallet, realm, bytes(SECRET_LENGTH), relayed)
+        for route in self.routes.routes:
+            if route.price is not None:
+                offer_of(terms, route, route.price)
 
 
 def work(
@@ -182,16 +212,8 @@ class Shop:
         self._lookout = Desk("chain", wallet.twin)
         self._fees = assortment.fees
         self._relay = Desk("deposits", self._deposit_relay, threads=RELAY_THREADS)
-        terms = Terms(
-            realm=realm,
-            payee=self._policy.payee,
-            network=wallet.network.name,
-            chain_id=wallet.network.chain_id,
-            escrow_contract=wallet.escrow_contract,
-            secrets=RotatingSecrets(challenge_key(wallet.paths.keys / "challenge-key"), wallet.now),
-            header=PAYMENT_AUTHORIZATION if assortment.requires_auth else None,
-            relayed_tokens=self._relayed_tokens(),
-        )
+        key = challenge_key(wallet.paths.keys / "challenge-key")
+        terms = assortment.terms(wallet, realm, key, self._relayed_tokens())
         self._in_hand = InHandHere(wallet.paths.home)  # last: where all this fails, nobody would close it
         self.gateway = Gateway(
             terms,

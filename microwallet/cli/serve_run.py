@@ -35,6 +35,8 @@ from microwallet.payee.exclusive import is_held, settling_lock
 from microwallet.selling import Assortment, work
 from microwallet.wallet import Wallet
 
+_LONGEST_PORT = 65535  # in place of one that is free, which is not known before it listens
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
@@ -76,6 +78,8 @@ def run_gateway(
         ) as wallet:
             _ = wallet.rpc, wallet.relayer  # what is none is refused now, not when a payer comes
             assortment = Assortment.of(wallet, settings)
+            url = url_of(settings, settings.port or _LONGEST_PORT)
+            assortment.check_offers(wallet, _realm(settings, url))
             if dry_run:
                 for warning in _warnings(wallet, settings, assortment):
                     Stderr().say(f"warning: {warning}")
@@ -100,7 +104,7 @@ def sell(
     Nothing is opened before the fork but what processes may share: the keys, unlocked, and the socket.
     """
     listening, certificate = bind(settings), Certificate.load(settings)
-    url = url_of(settings, listening)
+    url = url_of(settings, listening.getsockname()[1])
     for account in {wallet.account, wallet.relayer or wallet.account}:
         wallet.accounts.secret(account.name)  # a locked key is found out now, not when a close is due
     warnings = _warnings(wallet, settings, assortment)
@@ -125,7 +129,7 @@ def sell(
                 assortment,
                 app,
                 listening,
-                realm=settings.realm or url.partition("//")[2],
+                realm=_realm(settings, url),
                 certificate=certificate,
                 ready=listens,
                 emit=emit,
@@ -154,6 +158,11 @@ def sell(
     if forced is not None:
         raise forced
     return code
+
+
+def _realm(settings: Settings, url: str) -> str:
+    """What challenges call the gateway at an address."""
+    return settings.realm or url.partition("//")[2]
 
 
 def _forced(work_as: Callable[[Worker], None]) -> Interrupted | None:

@@ -64,10 +64,10 @@ def bind(settings: Settings) -> socket.socket:
     return listening
 
 
-def url_of(settings: Settings, listening: socket.socket) -> str:
-    """The address of a gateway, as it can be typed on this machine."""
+def url_of(settings: Settings, port: int) -> str:
+    """The address of a gateway on a port, as it can be typed on this machine."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"{'https' if settings.has_tls else 'http'}://{host}:{listening.getsockname()[1]}"
+    return f"{'https' if settings.has_tls else 'http'}://{host}:{port}"
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:

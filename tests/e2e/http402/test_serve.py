@@ -160,6 +160,20 @@ class TestSelling:
                 refused = bob.run(*words, *wrong, *flags)
                 assert (refused.exit_code, said in refused.stderr) == (2, True)
 
+    @pytest.mark.parametrize("fees", [[], ["--pay-fees-from", "1 USDC"]])
+    def test_a_description_that_no_challenge_can_carry(self, bob, tmp_path, fees):
+        """By --dry-run and before any worker starts: one line, and it names the route."""
+        file = tmp_path / "gateway.toml"
+        file.write_text(
+            f'routes = [{{ path = "/a", price = "0.001 USDC", description = "{"d" * 8192}" }}]', "utf-8"
+        )
+        words = ("serve", "--config", file, "--upstream", "http://127.0.0.1:9", "--port", 0, *fees)
+        for flags in (["--dry-run"], ["--workers", "2"]):
+            refused = bob.run(*words, *flags)
+            said = "error: route * /a: its challenge has "
+            assert (refused.exit_code, refused.stdout, refused.stderr.count("error")) == (2, "", 1)
+            assert refused.stderr.startswith(said)
+
     def test_an_upstream_that_is_away_is_told(self, serve, pay):
         """The line of a request says why it got a 502, and that it cost nothing; clients are not told."""
         with closing(socket.socket()) as taken:
