@@ -39,12 +39,15 @@ def withdraw(
     """Take back what is left of a channel, once the grace period of its close is over."""
     from microwallet.escrow import calls
     from microwallet.payer.close import newest
+    from microwallet.payer.withdraw import require_requested
     from microwallet.payer.withdraw import withdraw as withdraw_channel
 
     with paying_account_of(channel, network=network, rpc_url=rpc_url, password_file=password_file) as found:
         wallet, known, paying = found
         if dry_run:
             known = newest(paying, known)
+            if not known.state.finalized:
+                require_requested(known)
             fee = ending_fee(wallet, paying, calls.withdraw(known.descriptor), "withdraw")
             data = channel_document(known, now=wallet.now()) | {"dryRun": True} | fee.document
             return Result(data=data, text=_summary(wallet, known, fee))

@@ -38,7 +38,7 @@ def withdraw(account: PayingAccount, channel: PayerChannel, *, wait: bool) -> Wi
         channel = waiting.look(channel) if wait else newest(account, channel)
         if channel.state.finalized:
             return Withdrawal(channel=channel, receipt=None)
-        _require_requested(channel)
+        require_requested(channel)
         left = channel.state.withdrawable_at - account.reader.next_block_time()
         if left <= 0:
             try:
@@ -48,7 +48,7 @@ def withdraw(account: PayingAccount, channel: PayerChannel, *, wait: bool) -> Wi
                     raise
                 left = 1
                 if not wait:  # a top-up may have cancelled it
-                    _require_requested(newest(account, channel))
+                    require_requested(newest(account, channel))
         if not wait:
             raise _not_ready(channel, left)
         waiting.pause(left)
@@ -102,7 +102,8 @@ def _send(account: PayingAccount, channel: PayerChannel) -> Withdrawal:
         return Withdrawal(channel=taken, receipt=receipt)
 
 
-def _require_requested(channel: PayerChannel) -> None:
+def require_requested(channel: PayerChannel) -> None:
+    """ChannelNotOpen unless a close of the channel, which is not finalized, is requested."""
     require_on_chain(channel)
     name = channel.name
     if channel.state.close_requested_at == 0:

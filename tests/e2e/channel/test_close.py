@@ -122,14 +122,16 @@ def test_withdraw_to_the_second(alice, coffee, chain, witness):
 
 
 def test_withdraw_says_what_comes_back(alice, coffee, chain, witness):
-    """`--dry-run` tells when and how much, and sends nothing; scripts may say `--yes` as everywhere."""
-    assert "no close is requested" in alice.run("channel", "withdraw", "coffee", "--dry-run").stdout
+    """`--dry-run` tells how much, or that no close is requested; scripts may say `--yes` as everywhere."""
+    early = alice.run("channel", "withdraw", "coffee", "--dry-run", "--json")
+    assert (early.exit_code, early.error["code"]) == (4, "channel-not-open")
     alice.run("channel", "close", "coffee", "--yes").succeeded()
     chain.node.advance(GRACE)
     told = alice.run("channel", "withdraw", "coffee", "--dry-run").stdout
     assert f"10 USDC to {coffee['payer']}" in told
     assert witness.of(alice.address).transactions == 2
     assert alice.run("channel", "withdraw", "coffee", "--yes", "--json").data["status"] == "finalized"
+    assert alice.run("channel", "withdraw", "coffee", "--dry-run", "--json").data["status"] == "finalized"
 
 
 @pytest.mark.parametrize("undone", ["withdraw", "requestClose"])
