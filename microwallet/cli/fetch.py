@@ -48,7 +48,8 @@ def fetch(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say on stderr what is sent.")] = False,
     follow: Annotated[bool, typer.Option("-L", "--follow", help="Follow redirects.")] = False,
     timeout: Annotated[
-        str | None, typer.Option("--timeout", metavar="SECONDS", help="For each wait; 30.")
+        str | None,
+        typer.Option("--timeout", metavar="DURATION", help="For each wait: 0.5, 500ms, 90s; else 30."),
     ] = None,
     proxy: Annotated[
         str | None, typer.Option("-x", "--proxy", metavar="URL", help="http, https or socks5.")

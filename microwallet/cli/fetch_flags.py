@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from microwallet.domain.duration import parse_duration
 from microwallet.errors import UsageError
 
 _SECONDS = 30
@@ -35,13 +36,22 @@ class FetchFlags:
 
     @property
     def seconds(self) -> float:
-        """How long each wait may last; UsageError for what is no number of seconds."""
+        """How long each wait may last; UsageError for what is neither seconds nor a duration."""
         try:
-            seconds = _SECONDS if self.timeout is None else float(self.timeout)
-        except ValueError:
+            seconds = _SECONDS if self.timeout is None else _seconds(self.timeout)
+        except (UsageError, ValueError):
             seconds = 0
         if not 0 < seconds < 1e6:
             raise UsageError(
-                f"--timeout is {self.timeout!r}, not a number of seconds above zero", hint="--timeout 30"
+                f"--timeout is {self.timeout!r}, not a time above zero in seconds, or like 500ms, 5s, 1m30s",
+                hint="--timeout 30s",
             )
         return seconds
+
+
+def _seconds(text: str) -> float:
+    """Seconds as curl takes them, with a fraction, or a duration."""
+    try:
+        return float(text)
+    except ValueError:
+        return parse_duration(text).total_seconds()
