@@ -162,6 +162,7 @@ class Wallet:
     @cached_property
     def rpc(self) -> Rpc:
         """The chain of the network in use."""
+        from microwallet.escrow.local_chains import devnets_of_chain
         from microwallet.escrow.networks import network_of_chain
         from microwallet.escrow.rpc import Rpc
         from microwallet.escrow.transport import NoRpcAddress
@@ -175,6 +176,10 @@ class Wallet:
             found = network_of_chain(self.configuration, chain_id)
             return None if found is None else found.name
 
+        def devnets() -> list[str]:
+            found = devnets_of_chain(self.paths.devnet, self.network.chain_id)
+            return [devnet.rpc_url for devnet in found]
+
         try:
             return Rpc(
                 [override] if override else self.network.rpc_urls,
@@ -182,6 +187,7 @@ class Wallet:
                 chain_id=self.network.chain_id,
                 network=self.network.name,
                 network_of=network_of,
+                devnets=devnets,
                 trace=self.reporter.detail,
             )
         except NoRpcAddress as error:

@@ -39,12 +39,17 @@ def running_devnets(folder: Path) -> list[Devnet]:
     return sorted((note for note in notes if note and note.is_running), key=lambda note: note.port)
 
 
+def devnets_of_chain(folder: Path, chain_id: int) -> list[Devnet]:
+    """The local chains with this id that are alive, lowest port first; none where a note is broken."""
+    try:
+        return [devnet for devnet in running_devnets(folder) if devnet.chain_id == chain_id]
+    except UsageError:
+        return []
+
+
 def only_devnet(folder: Path, chain_id: int) -> Devnet | None:
     """The one local chain with this id that is alive; None where there is none, or no telling which."""
-    try:
-        found = [devnet for devnet in running_devnets(folder) if devnet.chain_id == chain_id]
-    except UsageError:
-        return None
+    found = devnets_of_chain(folder, chain_id)
     return found[0] if len(found) == 1 else None
 
 

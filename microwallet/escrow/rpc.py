@@ -66,8 +66,8 @@ class Rpc:
 
     `timeout` bounds each call or batch as a whole: connecting, retries and slow answers included.
     With `chain_id`, every address proves its chain before its first answer is believed. `trace` is
-    told of every request; `network` is the name in hints, where it has one, and `network_of` the name of
-    a network by its chain id.
+    told of every request; `network` is the name in hints, where it has one, `network_of` the name of a
+    network by its chain id, and `devnets` the addresses of the chain where it runs on this machine.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Rpc:
         chain_id: int | None = None,
         network: str | None = None,
         network_of: Callable[[int], str | None] = lambda _: None,
+        devnets: Callable[[], Sequence[str]] = tuple,
         trace: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._name = f" {network}" if network else ""
@@ -87,6 +88,7 @@ class Rpc:
         self._timeout = timeout
         self.chain_id = None if chain_id is None else ChainId(chain_id)
         self._network_of = network_of
+        self._devnets = devnets
         self._trace = trace
         self._proven: set[Endpoint] = set()
         self._preferred = 0
@@ -188,11 +190,17 @@ class Rpc:
         said = "; ".join(f"{shown} {reason}" for shown, reason in failures.items())
         hint = f"microwallet network check{self._name}"
         if self.is_local:
-            up = f"microwallet devnet up --port {self._endpoints[0].port}"
-            if self.chain_id not in (None, _LOCAL_CHAIN):
-                up += f" --chain-id {self.chain_id}"
-            hint = f"microwallet network show{self._name}" if listens else up
+            hint = f"microwallet network show{self._name}" if listens else self._local_chain()
         return NetworkError(f"the chain could not be asked: {said}", hint=hint)
+
+    def _local_chain(self) -> str:
+        """How to come to the chain where nobody listens: at the address that it has, or by starting it."""
+        tried = {endpoint.shown for endpoint in self._endpoints}
+        for url in self._devnets():
+            if url not in tried:
+                return f"--rpc-url {url}"
+        up = f"microwallet devnet up --port {self._endpoints[0].port}"
+        return up if self.chain_id in (None, _LOCAL_CHAIN) else f"{up} --chain-id {self.chain_id}"
 
     def _ask(
         self,

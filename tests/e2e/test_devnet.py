@@ -271,6 +271,21 @@ class TestDown:
         left = devnet_home.run("devnet", "status", "--json").data["devnets"]
         assert [one["port"] for one in left] == [ports[1]]
 
+    def test_which_of_two_is_asked(self, devnet_home):
+        """Where one of them is not to be guessed, the hint names one that answers, and so it does where a
+        setting points at neither."""
+        urls = []
+        for port in sorted([free_port(), free_port()]):
+            urls.append(f"http://127.0.0.1:{port}")
+            devnet_home.run("devnet", "up", "--port", port, "--json").succeeded()
+        refused = f"http://127.0.0.1:{free_port()}"
+        devnet_home.run("network", "add", "anvil", "--rpc-url", refused).succeeded()
+        failed = devnet_home.run("devnet", "fund", OWNER, "1 ETH", "--json")
+        assert (failed.exit_code, failed.error["hint"]) == (3, f"--rpc-url {urls[0]}")
+        devnet_home.run("devnet", "down", "--port", urls[0].rpartition(":")[2]).succeeded()
+        there = devnet_home.run("devnet", "fund", OWNER, "1 ETH", "--rpc-url", refused, "--json")
+        assert there.error["hint"] == f"--rpc-url {urls[1]}"
+
 
 class TestFundAndAdvance:
     def test_amounts_add_up(self, run, make_home, chain):
