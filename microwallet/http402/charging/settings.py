@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from microwallet.domain.duration import whole_seconds
-from microwallet.errors import UsageError
+from microwallet.errors import UsageError, did_you_mean
 from microwallet.http402.charging.behind_proxy import networks
-from microwallet.http402.charging.routes import EXPECTED
+from microwallet.http402.charging.routes import EXPECTED, Unit
 from microwallet.http402.charging.setting_names import GUIDE, SettingNames
 from microwallet.http402.wire.auth_fields import quoted
 
@@ -22,6 +22,7 @@ ONE_LINE = ("price", "per", "free", "description", "suggested-deposit")
 """What describes the routes by flags alone; a file has [[routes]] for it."""
 
 _PATHS = ("tls-cert", "tls-key")
+_UNITS_BY_FLAG = (Unit.REQUEST, Unit.EVENT)
 _BY_FLAG = {"upstream": "--upstream http://127.0.0.1:9000", "routes": '--price "0.001 USDC"'}
 
 
@@ -146,6 +147,10 @@ def _routes_of(one_line: Mapping[str, Any]) -> list[Mapping[str, Any]]:
             hint=f'--config FILE, and there in [[routes]]: per = "header", units-header = {name},'
             " max-units = 4000",
         )
+    if "per" in one_line and one_line["per"] not in _UNITS_BY_FLAG:
+        known = f"there are: {', '.join(_UNITS_BY_FLAG)}; a file has header too"
+        told = did_you_mean(one_line["per"], _UNITS_BY_FLAG, otherwise=known)
+        raise SettingNames(flags=frozenset(one_line)).wrong("per", f"is {one_line['per']!r}; {told}")
     free = [{"path": path, "free": True} for path in one_line.get("free", ())]
     paid = {name: value for name, value in one_line.items() if name != "free"}
     return [*free, {"path": "/**", **paid}]

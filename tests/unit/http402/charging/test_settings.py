@@ -232,3 +232,19 @@ def test_units_by_header_need_a_file(per, field):
     with pytest.raises(UsageError, match="--per header needs") as raised:
         Settings.read(None, {"price": "1 USDC", "per": per})
     assert f'per = "header", units-header = "{field}", max-units = 4000' in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("per", "said"),
+    [
+        ("minute", "there are: request, event; a file has header too"),
+        ("headers", "there are: request, event; a file has header too"),
+        ("evnt", "did you mean event?"),
+    ],
+)
+def test_units_of_the_flag(per, said):
+    """Only what the flag takes is offered for it."""
+    with pytest.raises(UsageError) as raised:
+        Settings.read(None, {"price": "1 USDC", "per": per})
+    assert raised.value.message == f"--per is {per!r}; {said}"
+    assert raised.value.hint == "--per event"
