@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 Via = Annotated[
     str | None,
     typer.Option(
-        "--via", metavar="WAY", help="authorization, permit or approve; else the shortest the token allows."
+        "--via",
+        metavar="WAY",
+        help="authorization, permit or approve; auto, or none, is the shortest the token allows.",
     ),
 ]
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import typer
 
+from microwallet.cli.channel_deposit import chosen_way
 from microwallet.cli.main import app, main
+from microwallet.errors import UsageError
 
 
 def _verbs(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -81,3 +83,14 @@ def test_the_help_of_a_command_breaks_its_lines_where_the_terminal_ends(capsys, 
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     at = lines.index("A payee that was paid over HTTP is asked to close at once. Any other has 15")
     assert lines[at + 1 : at + 3] == ["minutes to take what it is owed; withdraw then.", ""]
+
+
+@pytest.mark.parametrize("verb", ["open", "top-up"])
+def test_the_ways_of_a_deposit_are_those_of_the_error(verb):
+    """What the error of --via offers, its help names."""
+    (via,) = [one for one in VERBS["microwallet", "channel", verb].params if one.name == "via"]
+    with pytest.raises(UsageError) as refused:
+        chosen_way("mail")
+    ways = refused.value.message.partition("there are: ")[2].split(", ")
+    assert len(ways) == 4
+    assert [way for way in ways if way not in via.help] == []
