@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -92,7 +93,8 @@ def trust(
 def _deployed(wallet: Wallet, *, yes: bool, dry_run: bool) -> Result:
     call = deploy_call(wallet.reader, artifact("ChannelEscrow"))
     if call is None:
-        return _shown(wallet, Deployment.DEPLOYED)
+        shown = _shown(wallet, Deployment.DEPLOYED)
+        return replace(shown, data=shown.data | {"dryRun": True}) if dry_run else shown
     sender = wallet.sender()
     quoted = sender.quote(call, purpose="deploy")
     summary = named(

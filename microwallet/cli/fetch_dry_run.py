@@ -23,7 +23,7 @@ def show_dry_run(
     would = response.extensions.get("would_pay")
     if as_json:
         document = None if would is None else _document(would, network)
-        print_json(success_envelope({"wouldPay": document}))
+        print_json(success_envelope({"dryRun": True, "wouldPay": document}))
     else:
         text = f"{response.status_code}: nothing would be paid" if would is None else _text(would)
         write((text + "\n").encode())

@@ -150,7 +150,7 @@ def _capture(
             confirm(summary, yes=False)
         outcome.add(settlement.execute(action, planned))
     return Result(
-        data=view.outcome_document(outcome, now=wallet.now()),
+        data=view.outcome_document(outcome, now=wallet.now()) | ({"dryRun": True} if dry_run else {}),
         text=view.outcome_text(outcome) or ("" if outcome.failed else f"nothing to {action}"),
         error=outcome.error(),
     )

@@ -26,6 +26,7 @@ def what_is_sold(wallet: Wallet, settings: Settings, assortment: Assortment) -> 
         for number, route in enumerate(assortment.routes.routes, start=1)
     ]
     about = {
+        "dryRun": True,
         "upstream": settings.upstream,
         "host": settings.host,
         "port": settings.port,

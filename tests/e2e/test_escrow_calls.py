@@ -369,6 +369,8 @@ class TestDeployment:
         again = home.run("escrow", "deploy", "--json").data
         assert again["status"] == "deployed"
         assert "transactionHash" not in again
+        looked = home.run("escrow", "deploy", "--dry-run", "--json").data
+        assert (looked["status"], looked["dryRun"]) == ("deployed", True)
 
     def test_while_another_deployment_is_on_its_way(self, chain, alice, bob):
         """It is asked for as the chain stands: what waits to be mined may never be."""

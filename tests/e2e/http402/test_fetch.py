@@ -315,7 +315,8 @@ def test_limits_are_settings(alice, fetch, payee):
 def test_a_deposit_that_nobody_suggested(fetch, payee):
     """It is for a hundred requests, of as many units as one may have: not for a hundred units."""
     payee.suggested_deposit, payee.price = None, 2
-    assert fetch("--dry-run", yes=False).data["wouldPay"]["deposit"] == "200"
+    told = fetch("--dry-run", yes=False).data
+    assert (told["dryRun"], told["wouldPay"]["deposit"]) == (True, "200")
     payee.twist_request = lambda request: {
         **request,
         "unitType": "x-tokens",

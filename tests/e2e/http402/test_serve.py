@@ -126,6 +126,7 @@ class TestSelling:
         locked = {"MICROWALLET_PASSWORD_FILE": ""}
         told = bob.run("serve", "--config", file, "--port", "8000", "--dry-run", "--json", env=locked).data
         assert (told["upstream"], told["port"], told["settleIdle"]) == (upstream.url, 8000, 86400)
+        assert told["dryRun"] is True
         assert (told["payee"], told["network"]) == (bob.address, "anvil")
         assert list(told["settleAbove"].values()) == ["1000000"]
         free, ask = told["routes"]

@@ -137,6 +137,8 @@ def test_many_channels_take_one_transaction(payee, payers):
     assert transaction["gasUsed"] < 6 * 60_000
     assert payee.holds() - before == 101 + 102 + 104 + 105
     assert {row["captured"] for row in data["channels"]} == {"0", "101", "102", "103", "104", "105"}
+    looked = payee.run("close", "--all", "--dry-run").data
+    assert (planned["dryRun"], looked["dryRun"], looked["channels"]) == (True, True, [])
 
 
 @pytest.mark.long
