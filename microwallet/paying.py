@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, TypeVar
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import Amount, check_amount, unit_of
-from microwallet.errors import KeyUnavailable, NetworkError, PaymentRefused, UnknownReference, UsageError
+from microwallet.errors import (
+    InvalidAmount,
+    KeyUnavailable,
+    NetworkError,
+    PaymentRefused,
+    UnknownReference,
+    UsageError,
+)
 from microwallet.escrow.networks import known_networks
 from microwallet.escrow.tokens import known_assets
 from microwallet.http402.paying.client import Limits, PayingClient
@@ -181,4 +188,8 @@ def _maximum(wallet: Wallet, name: str, given: str | Amount | None) -> dict[Addr
         if given is not None or wallet.configuration.resolve(name).source != "default":
             raise
         return {}  # the network has no token of that name
+    except InvalidAmount as error:
+        if name == "max-amount" and "is zero" in error.message:
+            error.hint = "--no-pay  (pays nothing)"
+        raise
     return {amount.asset.token: amount.base_units}

@@ -310,6 +310,8 @@ def test_limits_are_settings(alice, fetch, payee):
     assert fetch().data["payment"]["deposit"] == "200000"
     assert alice.run("config", "set", "max-amount", "1").exit_code == 2
     assert alice.run("config", "set", "max-deposit", "1 DAI").exit_code == 2
+    nothing = fetch("--max-amount", "0")
+    assert (nothing.exit_code, nothing.error["hint"]) == (2, "--no-pay  (pays nothing)")
 
 
 def test_a_deposit_that_nobody_suggested(fetch, payee):
