@@ -66,7 +66,8 @@ def watch(
             with _ending_on_sigterm(), exclusive(lock, wait=False) as free:
                 if not free:
                     raise UsageError(
-                        f"another process watches {wallet.network.name} for this wallet already",
+                        "another process, payee watch or a gateway (serve), watches"
+                        f" {wallet.network.name} for this wallet already",
                         hint="microwallet payee list",
                     )
                 watching = Watch(wallet.settlement, margin=left, now=wallet.now, emit=events)

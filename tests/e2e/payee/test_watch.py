@@ -209,11 +209,11 @@ def test_a_payer_that_refuses_its_refund_is_settled_once(payee, payers, start):
 
 
 def test_one_watcher_a_home(payee, start):
-    """A second one says that there is one, and exits."""
+    """A second one says that there is one, or a gateway, and exits."""
     start().next("watching")
     second = payee.home.run("payee", "watch")
     assert second.exit_code == 2
-    assert "already" in second.stderr
+    assert "payee watch or a gateway (serve), watches anvil for this wallet already" in second.stderr
 
 
 def test_interrupt_and_terminate_end_it(start):
