@@ -25,7 +25,12 @@ def balance(
     offline: Offline = False,
     json: Json = False,
 ) -> Result:
-    """What the accounts have: on chain, locked in channels, authorized, free."""
+    """What the accounts have: on chain, locked in channels, authorized, free, unsettled.
+
+    ON CHAIN is in the account itself. LOCKED is what it has deposited in channels that are not ended, less
+    what their payees have taken; of that, AUTHORIZED is what its vouchers promise to payees, and FREE is
+    what can still be paid. UNSETTLED is what the vouchers that it was paid with have still to bring.
+    """
     with open_wallet(network=network, account=account, rpc_url=rpc_url) as wallet:
         accounts = [wallet.account] if account else wallet.accounts.list()
         if not accounts:

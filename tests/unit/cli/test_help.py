@@ -85,6 +85,12 @@ def test_the_help_of_a_command_breaks_its_lines_where_the_terminal_ends(capsys, 
     assert lines[at + 1 : at + 3] == ["minutes to take what it is owed; withdraw then.", ""]
 
 
+@pytest.mark.parametrize("column", ["ON CHAIN", "LOCKED", "AUTHORIZED", "FREE", "UNSETTLED"])
+def test_the_columns_of_balance_are_explained(column):
+    """Each sum of the table, by the name that stands above it."""
+    assert f"{column} is " in VERBS["microwallet", "balance"].help
+
+
 @pytest.mark.parametrize("verb", ["open", "top-up"])
 def test_the_ways_of_a_deposit_are_those_of_the_error(verb):
     """What the error of --via offers, its help names."""
