@@ -22,6 +22,13 @@ from microwallet.wallet import Wallet
 
 app = new_group("Settings and where they come from.")
 
+SettingName = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="One of those `config show` lists.", autocompletion=completion.settings
+    ),
+]
+
 _ADDRESS = "rpc-url"
 """The setting that may hold credentials."""
 _AMOUNTS = ("max-amount", "max-deposit")
@@ -52,13 +59,8 @@ def show(json: Json = False) -> Result:
 
 @command(app, "set", "microwallet config set max-fee-gwei 50")
 def set_value(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME", help="One of those `config show` lists.", autocompletion=completion.settings
-        ),
-    ],
-    value: Annotated[str, typer.Argument(metavar="VALUE")],
+    name: SettingName,
+    value: Annotated[str, typer.Argument(metavar="VALUE", help='Such as "0.05 USDC", by the setting.')],
     json: Json = False,
 ) -> Result:
     """Keep a setting in the user file."""
@@ -80,7 +82,7 @@ def set_value(
 
 @command(app, "unset", "microwallet config unset max-fee-gwei")
 def unset(
-    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.settings)],
+    name: SettingName,
     json: Json = False,
 ) -> Result:
     """Take a setting out of the user file; its default is in force again."""

@@ -29,7 +29,7 @@ def fetch(
         str,
         typer.Argument(metavar="METHOD|URL", help="A method may come first: else GET, or POST with data."),
     ],
-    second: Annotated[str | None, typer.Argument(metavar="URL")] = None,
+    second: Annotated[str | None, typer.Argument(metavar="URL", help="Where a method came first.")] = None,
     header: Annotated[
         Texts, typer.Option("-H", "--header", metavar="HEADER", help='Such as "Accept: text/plain".')
     ] = None,

@@ -36,9 +36,10 @@ def test_help_opens_with_an_example(path):
 
 @pytest.mark.parametrize("path", VERBS, ids=" ".join)
 def test_arguments_are_named_in_capitals(path):
-    """An argument is called what the words about it call it: CHANNEL, not channel or [CHANNEL]."""
+    """An argument is called what the words about it call it, CHANNEL, not channel; it has some of its own."""
     arguments = [one for one in VERBS[path].params if one.param_type_name == "argument"]
     assert all(re.fullmatch(r"[A-Z][A-Z|-]*", argument.metavar) for argument in arguments)
+    assert [argument.name for argument in arguments if not argument.help] == []
 
 
 @pytest.mark.parametrize("path", VERBS, ids=" ".join)
