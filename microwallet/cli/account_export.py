@@ -20,7 +20,8 @@ from microwallet.keys.private_files import create_private_file
 def export(
     account: OptionalReference = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A new file, for its owner alone; else stdout.")
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="A new file, for its owner alone; else stdout."),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="The bare private key, not encrypted.")] = False,
     confirm: Confirm = None,

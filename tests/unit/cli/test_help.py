@@ -53,6 +53,13 @@ def test_every_option_says_what_it_takes_and_does(path):
 
 
 @pytest.mark.parametrize("path", VERBS, ids=" ".join)
+def test_an_output_may_be_named_by_a_letter(path):
+    """As `curl -o` names it."""
+    outputs = [one for one in VERBS[path].params if "--output" in one.opts]
+    assert all("-o" in option.opts for option in outputs)
+
+
+@pytest.mark.parametrize("path", VERBS, ids=" ".join)
 def test_one_may_say_yes_by_a_letter(path):
     """-y is --yes wherever there is one."""
     flags = [option.opts for option in VERBS[path].params if "--yes" in option.opts]
