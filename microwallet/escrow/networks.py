@@ -219,12 +219,24 @@ def find_network(configuration: Configuration, name: str | None = None, *, comma
 
 
 def _with_its_faucet(network: Network, configuration: Configuration) -> Network:
-    """A local chain of this home gives its coins itself, whichever network has its id."""
-    named = configuration.get("rpc-url")
+    """A local chain gives its coins itself, whichever network has its id. An address on this machine leads to
+    one of another home, or to a node of the testnet."""
+    local, named = built_in_networks()[_LOCAL].faucets, configuration.get("rpc-url")
     devnet = only_devnet(configuration.paths.devnet, network.chain_id)
-    if devnet is None or devnet.rpc_url not in ([named] if named else network.rpc_urls):
-        return network
-    return replace(network, faucets=built_in_networks()[_LOCAL].faucets)
+    if devnet is not None and devnet.rpc_url in ([named] if named else network.rpc_urls):
+        return replace(network, faucets=local)
+    if named and network.faucets not in ((), local) and _is_local(named):
+        return replace(network, faucets=(*local, *network.faucets))
+    return network
+
+
+def _is_local(url: str) -> bool:
+    from microwallet.escrow.transport import Endpoint, NoRpcAddress
+
+    try:
+        return Endpoint(url).is_local
+    except NoRpcAddress:
+        return False
 
 
 def network_of_chain(configuration: Configuration, chain_id: int) -> Network | None:

@@ -78,6 +78,6 @@ def _fund_hint(account: PayingAccount, missing: str, *, native: bool) -> str:
     if not faucets:
         return f"send {missing} to {account.address}"
     faucet = faucets[0] if native else faucets[-1]
-    if faucet.startswith("microwallet "):
+    if faucets[0].startswith("microwallet "):
         return f'microwallet devnet fund {account.name} "{missing}"'
     return f"{faucet}  (for {account.address})"

@@ -174,6 +174,19 @@ class TestUp:
         assert poor.error["hint"] == 'microwallet devnet fund poor "2 USDC"'
         assert "https://" in devnet_home.run("network", "show", "base-sepolia").stdout
 
+    def test_it_is_the_faucet_of_another_home_too(self, devnet_home, make_home, port):
+        """Where commands are pointed at this machine, which may have a node of the testnet itself, too."""
+        url = devnet_home.run("devnet", "up", "--port", port, "--chain-id", 84532, "--json").data["rpcUrl"]
+        other = make_home("other", MICROWALLET_RPC_URL=url, MICROWALLET_NETWORK="base-sepolia")
+        other.run("account", "create", "poor").succeeded()
+        hint = other.run("channel", "open", OWNER, "2 USDC", "--yes", "--json").error["hint"]
+        assert hint == 'microwallet devnet fund poor "2 USDC"'
+        other.run("devnet", "fund", "poor", "2 USDC").succeeded()
+        local, *others = other.run("network", "show", "--json").data["faucets"]
+        assert local.startswith("microwallet devnet fund")
+        away = {"MICROWALLET_RPC_URL": "https://rpc.example"}
+        assert other.run("network", "show", "--json", env=away).data["faucets"] == others
+
     @pytest.mark.parametrize("chain_id", [4242, 1])
     def test_a_chain_that_no_network_is_can_be_added(self, devnet_home, port, chain_id):
         """The line to paste names the test USDC too, and is taken for the id of a mainnet as well."""
