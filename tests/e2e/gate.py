@@ -46,6 +46,8 @@ class Gate:
             self._connections += [near, far]
             for source, sink in ((near, far), (far, near)):
                 threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+            if not self._open:  # by now
+                self.shut()
 
     def _copy(self, source, sink):
         with source, sink:

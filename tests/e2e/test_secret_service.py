@@ -52,11 +52,12 @@ PUT = """
 import os, sys
 from pathlib import Path
 from microwallet.domain.voucher import VoucherKey
+from microwallet.keys.key_files import Store
 from microwallet.keys.passwords import PasswordSource
 from microwallet.keys.voucher_keys import VoucherKeys
 folder = Path(os.environ["MICROWALLET_HOME"]) / "keys"
 keys = VoucherKeys(folder, PasswordSource(None, None), os.environ, sys.stderr.write)  # as commands do
-keys.put("0x" + "22" * 32, VoucherKey(bytes([17]) * 32), "keyring")
+keys.put("0x" + "22" * 32, VoucherKey(bytes([17]) * 32), Store.KEYRING)
 """
 GET = """
 import os, sys
