@@ -33,7 +33,7 @@ _GONE = frozenset({ProblemType.CHANNEL_NOT_FOUND, ProblemType.CHANNEL_FINALIZED}
 _PATIENCE = 20
 """Seconds that are waited in all where the payee cannot tell yet: a close, or a deposit, may take so long."""
 _PAUSE = 1
-"""Seconds between two tries where it does not say."""
+"""Seconds between two tries at least."""
 _TRIES = {"outrun": 8}
 """How often a remedy is tried, if not once: a stream may take what is signed for others again and again."""
 
@@ -62,7 +62,7 @@ class Remedies:
     def waited(self, held: Held, answer: ServerAnswer) -> Steps[bool]:
         """Wait where the payee asks for the same again, since it cannot sell or refuse yet, as while a close
         of its own is being sent. False where there is nothing to wait for, or no more."""
-        seconds = max(_PAUSE, answer.retry_after or 0)
+        seconds = max(_PAUSE, answer.retry_after or 0, self._waited // 2)  # longer and longer
         if answer.problem.type is not ProblemType.TRY_AGAIN or self._waited + seconds > _PATIENCE:
             return False
         if not self._waited:
