@@ -77,6 +77,10 @@ class InvalidAmount(UsageError):
     code = "invalid-amount"
 
 
+class ZeroAmount(InvalidAmount):
+    pass
+
+
 class UnknownReference(UsageError):
     code = "not-found"
 

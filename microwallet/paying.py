@@ -10,12 +10,12 @@ from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import Amount, check_amount, unit_of
 from microwallet.errors import (
-    InvalidAmount,
     KeyUnavailable,
     NetworkError,
     PaymentRefused,
     UnknownReference,
     UsageError,
+    ZeroAmount,
 )
 from microwallet.escrow.networks import known_networks
 from microwallet.escrow.tokens import known_assets
@@ -188,8 +188,8 @@ def _maximum(wallet: Wallet, name: str, given: str | Amount | None) -> dict[Addr
         if given is not None or wallet.configuration.resolve(name).source != "default":
             raise
         return {}  # the network has no token of that name
-    except InvalidAmount as error:
-        if name == "max-amount" and "is zero" in error.message:
+    except ZeroAmount as error:
+        if name == "max-amount":
             error.hint = "--no-pay  (pays nothing)"
         raise
     return {amount.asset.token: amount.base_units}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from microwallet.domain.identifiers import NATIVE_TOKEN, Address, ChainId
-from microwallet.errors import InvalidAmount
+from microwallet.errors import InvalidAmount, ZeroAmount
 
 DEPOSIT_LIMIT = 2**96
 """A deposit is kept in 96 bits by the escrow; no amount reaches this bound."""
@@ -85,7 +85,7 @@ class Amount:
             raise _too_large(text, asset)
         base_units = int(whole + fraction.ljust(decimals, "0"))
         if base_units == 0:
-            raise InvalidAmount(f"{_shown(text)} is zero; {_smallest(asset)}")
+            raise ZeroAmount(f"{_shown(text)} is zero; {_smallest(asset)}")
         if base_units >= DEPOSIT_LIMIT:
             raise _too_large(text, asset)
         return cls(base_units, asset)
