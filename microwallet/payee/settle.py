@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from microwallet.errors import KeyUnavailable, NetworkError, OutcomeUnknown, Tra
 from microwallet.escrow import calls
 from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import EscrowEvents
-from microwallet.escrow.reader import find_mined
+from microwallet.escrow.reader import EscrowReader, find_mined
 from microwallet.escrow.signing import signed_call
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.ledger.vouchers import Vouchers
@@ -309,7 +310,16 @@ class Settlement:
     def _read_earlier(self, receipt: Receipt, outcome: Outcome) -> None:
         """What a transaction of an earlier run did, to the channels its events name."""
         for escrow_contract in self._vouchers.live_rows(self._chain_id):
-            read_receipt(receipt, self._events_of(escrow_contract), self._vouchers.get, outcome)
+            before = partial(self._before, self._reader_of(escrow_contract), receipt.block_number - 1)
+            read_receipt(receipt, self._events_of(escrow_contract), before, outcome)
+
+    def _before(self, reader: EscrowReader, block: int, channel_id: ChannelId) -> PayeeChannel | None:
+        """A channel as it was at a block, where the ledger has it as it was left since."""
+        channel = self._vouchers.get(channel_id)
+        if channel is not None and channel.state.finalized:
+            with suppress(NetworkError):  # a node may have forgotten
+                return replace(channel, state=reader.channel_state(channel_id, block))
+        return channel
 
     def _events_of(self, escrow_contract: Address) -> EscrowEvents:
         return EscrowEvents(self._reader_of(escrow_contract), self._chain_id)
