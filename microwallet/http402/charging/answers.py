@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from microwallet.errors import MicrowalletError
 from microwallet.http402.charging.bill import Bill
 from microwallet.http402.charging.caching import NO_STORE, PRIVATE
 from microwallet.http402.charging.page import PAGE_HEADERS
-from microwallet.http402.wire.problems import MEDIA_TYPE, Problem
+from microwallet.http402.wire.problems import MEDIA_TYPE, Problem, ProblemType
 from microwallet.http402.wire.receipt import SessionReceipt
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -38,6 +39,23 @@ def problem_answer(problem: Problem, *more: tuple[bytes, bytes]) -> Answer:
     """A problem as a response that no cache keeps."""
     later = [(b"retry-after", b"1")] if problem.status == 503 else []
     return Answer(status=problem.status, headers=[*_PROBLEM_HEADERS, *later, *more], body=problem.to_body())
+
+
+def unchecked_answer(error: MicrowalletError) -> Answer:
+    """Nothing was sold."""
+    detail = f"it could not be checked or recorded just now; nothing was charged ({error.code})"
+    return _failed(Problem(type=ProblemType.TRY_AGAIN, detail=detail), error)
+
+
+def unrecorded_answer(error: MicrowalletError) -> Answer:
+    """The disk failed under what was sold: it may be there when the gateway starts again. As where no answer
+    comes, it is asked for again under its key."""
+    detail = f"it was not served, and whether it was charged is not known ({error.code})"
+    return _failed(Problem(type=ProblemType.OUTCOME_UNKNOWN, detail=detail, other_status=503), error)
+
+
+def _failed(problem: Problem, error: MicrowalletError) -> Answer:
+    return replace(problem_answer(problem), warning=error.message)
 
 
 def unpaid_answer(body: bytes, *more: tuple[bytes, bytes]) -> Answer:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 
+from microwallet.errors import LedgerError
 from microwallet.http402.charging.answers import (
     KEPT_LIMIT,
     Answer,
@@ -13,8 +15,9 @@ from microwallet.http402.charging.answers import (
     pack,
     plain_answer,
     receipt_headers,
+    unrecorded_answer,
 )
-from microwallet.http402.charging.asgi import Message, Send
+from microwallet.http402.charging.asgi import Message, Send, send_answer
 from microwallet.http402.charging.caching import NO_STORE, PRIVATE, is_for_shared_caches, kept_private
 from microwallet.http402.charging.checkout import Grant
 from microwallet.http402.charging.gateway import Gateway
@@ -41,7 +44,8 @@ class Delivery:
 
     Below 500 a request is charged: its price, the units that the application tells in a field, or the
     events that are delivered. From 500 on, by a 402, and where there is no answer, all is given back; a
-    fresh challenge says so, as an error that an intermediary makes up has none.
+    fresh challenge says so, as an error that an intermediary makes up has none. Where the ledger takes none
+    of that, the answer is that nobody knows.
     """
 
     _status: int | None = None
@@ -50,20 +54,32 @@ class Delivery:
     _events: EventMeter | None = None
     _kept_size = 0
     _is_in_hand = True
+    _is_replaced = False
+    """Whether the client was answered something else than the application says."""
 
-    def __init__(self, gateway: Gateway, grant: Grant, send: Send, request: Request) -> None:
+    def __init__(
+        self, gateway: Gateway, grant: Grant, send: Send, request: Request, *, is_dated: bool
+    ) -> None:
         self._gateway = gateway
         self._grant = grant
         self._send = send
         self._request = request
+        self._is_dated = is_dated
         self._kept: list[bytes] | None = None if grant.sold.sale.idempotency_key is None else []
 
     async def send(self, message: Message) -> None:
         """One message of the application. ClientGone once nobody listens to a stream any more."""
+        if self._is_replaced:
+            return
         if message["type"] == "http.response.start":
             if self._grant.bill.sold is None:
                 raise RuntimeError("an answer after one that costs nothing: what was paid is given back")
-            await self._start(message)
+            try:
+                await self._start(message)
+            except LedgerError as error:
+                with suppress(LedgerError):
+                    await self._undo()
+                await self._replace(unrecorded_answer(error))
         elif message["type"] != "http.response.body":
             await self._send(message)
         elif self._events is not None:
@@ -73,25 +89,35 @@ class Delivery:
         else:
             await self._send(message)
 
-    async def give_up(self) -> Answer | None:
-        """The server ends before the application has: what is not answered costs nothing. The answer that
-        says so, for what has none."""
-        if self._status is not None:
-            return None
-        await self._undo()
-        self._status = _ENDS.status
-        return _ENDS
+    async def give_up(self) -> None:
+        """The server ends before the application has: what is not answered costs nothing."""
+        if await self._costs_nothing():
+            await self._replace(_ENDS)
 
     async def end(self) -> None:
         """The application has ended, or failed: what was not answered costs nothing."""
-        if self._status is None:
-            await self._undo()
+        if await self._costs_nothing() or self._is_replaced:
             return
         try:
             if self._events is not None:
                 await self._events.end()
         finally:
             self._decided()
+
+    async def _costs_nothing(self) -> bool:
+        """Give back what was not answered; whether it has no answer yet."""
+        if self._status is not None:
+            return False
+        try:
+            await self._undo()
+        except LedgerError as error:
+            await self._replace(unrecorded_answer(error))
+        return self._status is None
+
+    async def _replace(self, answer: Answer) -> None:
+        """Answer in place of the application."""
+        self._is_replaced, self._status = True, answer.status
+        await send_answer(answer, self._send, is_dated=self._is_dated)
 
     def _start(self, message: Message) -> Awaitable[None]:
         status: int = message["status"]

@@ -9,21 +9,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from microwallet.domain.channel import ChannelState
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.domain.session import SessionAccount
-from microwallet.errors import LedgerError, MalformedMessage, MicrowalletError, NetworkError
+from microwallet.errors import LedgerError, MalformedMessage, NetworkError
 from microwallet.http402.charging.answers import (
     Answer,
     page_answer,
     plain_answer,
     problem_answer,
     receipt_answer,
+    unchecked_answer,
     unpaid_answer,
+    unrecorded_answer,
 )
 from microwallet.http402.charging.chain import PayeeChain
 from microwallet.http402.charging.challenge_book import AnsweredChallenge, ChallengeBook
@@ -51,7 +52,7 @@ from microwallet.http402.charging.routes import Routes
 from microwallet.http402.charging.store import SessionStore
 from microwallet.http402.charging.till import Till
 from microwallet.http402.wire.body_digest import body_digest
-from microwallet.http402.wire.problems import Problem, ProblemType
+from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.session_credential import SeenCredentials
 from microwallet.http402.wire.session_payload import (
     CloseAction,
@@ -160,8 +161,7 @@ class Gateway:
             return problem_answer(refusal.problem, _VARY, self.challenge_field(offer))
         except (NetworkError, LedgerError) as error:
             is_sold = presented is not None and presented.granted is not None
-            problem = _unrecorded(error) if is_sold else _unchecked(error)
-            return replace(problem_answer(problem), warning=error.message)
+            return unrecorded_answer(error) if is_sold else unchecked_answer(error)
         finally:
             if presented is not None and not isinstance(outcome, Grant):
                 self._leave(presented)
@@ -280,19 +280,6 @@ class Gateway:
             if route is not None and route.price is not None:
                 return Place.of(path, self._offers[id(route)], hands_over=True, is_other=True)
         return _NOT_FOUND
-
-
-def _unchecked(error: MicrowalletError) -> Problem:
-    """Nothing was sold."""
-    detail = f"it could not be checked or recorded just now; nothing was charged ({error.code})"
-    return Problem(type=ProblemType.TRY_AGAIN, detail=detail)
-
-
-def _unrecorded(error: MicrowalletError) -> Problem:
-    """The disk failed under what was sold: it may be there when the gateway starts again. As where no answer
-    comes, it is asked for again under its key."""
-    detail = f"it was not served, and whether it was charged is not known ({error.code})"
-    return Problem(type=ProblemType.OUTCOME_UNKNOWN, detail=detail, other_status=503)
 
 
 async def _at_once(outcome: Place | Answer) -> Place | Answer:

@@ -37,15 +37,14 @@ class PaymentMiddleware:
         request = Request(scope, receive)
         outcome = await self._gateway.admit(request)
         if isinstance(outcome, Grant):
-            delivery = Delivery(self._gateway, outcome, send, request)
+            delivery = Delivery(self._gateway, outcome, send, request, is_dated=self._is_dated)
             scope[BILL] = outcome.bill
             try:
                 await self._app(outcome.scope, request.receive, delivery.send)
             except ClientGone:
                 pass
             except asyncio.CancelledError:
-                if (ending := await delivery.give_up()) is not None:
-                    await send_answer(ending, send, is_dated=self._is_dated)
+                await delivery.give_up()
                 raise
             finally:
                 await delivery.end()

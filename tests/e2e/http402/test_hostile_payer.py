@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 from counter import PAYER, Counter, Payer, amounts, credential, only_challenge, problem, receipt
 
-from microwallet.errors import LedgerUnwritable
+from microwallet.errors import LedgerBusy, LedgerUnwritable
 from microwallet.http402.charging import opening
 from microwallet.http402.charging.desk import QUEUE_LIMIT
 from microwallet.http402.charging.opening import MOST_WAITING
@@ -213,9 +213,11 @@ def test_nothing_is_served_for_what_was_given_back(counter):
     assert amounts(counter) == (1000, 0)
 
 
-@pytest.mark.parametrize(("fails_at", "status"), [("the sale", 503), ("giving back", 500)])
-def test_a_disk_that_fails_leaves_nothing_in_hand(counter, monkeypatch, caplog, fails_at, status):
-    """Nothing is told of before it is durable, and no error goes unheard."""
+@pytest.mark.parametrize("fails_at", ["the sale", "counting units", "giving back", "no answer"])
+def test_a_disk_that_fails_leaves_nothing_in_hand(sold_by, monkeypatch, caplog, fails_at):
+    """Nothing is told of before it is durable, least of all that it was free, and no error goes unheard."""
+    per_unit = {"per": "header", "units-header": "x-units", "max-units": 1}
+    counter = sold_by({"path": "/**", "price": "1000", **(per_unit if fails_at == "counting units" else {})})
     sessions = counter.ledger.sessions
 
     def sync():
@@ -223,14 +225,19 @@ def test_a_disk_that_fails_leaves_nothing_in_hand(counter, monkeypatch, caplog, 
 
     async def app(_scope, _receive, send):
         monkeypatch.setattr(sessions, "sync", sync)
-        await send({"type": "http.response.start", "status": 500, "headers": []})
+        if fails_at == "no answer":
+            raise RuntimeError("the application fell over")
+        status = 500 if fails_at == "giving back" else 200
+        await send({"type": "http.response.start", "status": status, "headers": [(b"x-units", b"1")]})
+        await send({"type": "http.response.body", "body": b"not to be had"})
 
     async def scene():
         fields = {"authorization": credential(PAYER, PAYER.pay(1000), only_challenge(await counter.asked()))}
         if fails_at == "the sale":
             monkeypatch.setattr(sessions, "sync", sync)
         answer = await counter.asked(headers=fields)
-        assert (answer.status_code, answer.headers.get("www-authenticate")) == (status, None)
+        assert (answer.status_code, problem(answer)) == (503, "urn:microwallet:problem:outcome-unknown")
+        assert answer.headers.get("www-authenticate") is None
         await asyncio.wait_for(counter.gateway.in_hand.until_none(PAYER.channel_id, within=60), 5)
         await counter.gateway.till.until_sure(within=0)
 
@@ -238,6 +245,42 @@ def test_a_disk_that_fails_leaves_nothing_in_hand(counter, monkeypatch, caplog, 
     asyncio.run(scene())
     gc.collect()
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("catches", [False, True])
+def test_units_that_cannot_be_counted_are_given_back(sold_by, monkeypatch, catches):
+    """The same key buys it once, as soon as the ledger takes something again; an application that answers
+    every error itself is not heard in between."""
+    counter = sold_by(
+        {"path": "/**", "price": "1000", "per": "header", "units-header": "x-units", "max-units": 5}
+    )
+    sessions, served = counter.ledger.sessions, counter.app
+    transaction = sessions.transaction
+    served.headers = [(b"x-units", b"2")]
+
+    def busy():
+        monkeypatch.setattr(sessions, "transaction", transaction)
+        raise LedgerBusy("the ledger is busy")
+
+    async def app(scope, receive, send):
+        monkeypatch.setattr(sessions, "transaction", busy)
+        try:
+            await served(scope, receive, send)
+            if catches:
+                raise RuntimeError("the application falls over afterwards")
+        except Exception:
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+            await send({"type": "http.response.body", "body": b"Internal Server Error"})
+            raise
+
+    key = {"idempotency-key": "k"}
+    counter.application._app = app
+    answer = counter.pay(PAYER, PAYER.pay(5000), headers=key)
+    assert (answer.status_code, problem(answer)) == (503, "urn:microwallet:problem:outcome-unknown")
+    assert (amounts(counter), counter.in_hand.has(PAYER.channel_id)) == ((5000, 0), False)
+    counter.application._app = served
+    again = counter.pay(PAYER, PAYER.pay(5000), headers=key)
+    assert (again.status_code, receipt(again).units, amounts(counter)) == (200, 2, (5000, 2000))
 
 
 @pytest.mark.parametrize("headers", [{}, {"idempotency-key": "k"}])
