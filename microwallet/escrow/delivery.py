@@ -54,13 +54,22 @@ class OutOfBudget(PaymentRefused):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """A mined transaction that succeeded; gas price in wei."""
+    """A mined transaction that succeeded; gas price and fee in wei."""
 
     hash: TxHash
     block_number: int
     gas_used: int
     effective_gas_price: int | None
     logs: tuple[Any, ...]
+    data_fee: int = 0
+    """What a rollup took for the data, beside the gas."""
+
+    @property
+    def cost(self) -> int | None:
+        """Wei that it took, beside its value; None where the price is not known any more."""
+        if self.effective_gas_price is None:
+            return None
+        return self.gas_used * self.effective_gas_price + self.data_fee
 
 
 class Delivery:
@@ -269,6 +278,7 @@ class Delivery:
             gas_used=read_count(found.get("gasUsed"), where),
             effective_gas_price=read_quantity(found.get("effectiveGasPrice"), where),
             logs=mined.logs,
+            data_fee=read_quantity(found.get("l1Fee") or "0x0", where),
         )
         self._journal.record(
             transaction.hash,
@@ -276,8 +286,8 @@ class Delivery:
             block_number=receipt.block_number,
             gas_used=receipt.gas_used,
         )
-        if self._gas_budget is not None and receipt.effective_gas_price is not None:
-            self._gas_budget.record(transaction.operation, receipt.gas_used * receipt.effective_gas_price)
+        if self._gas_budget is not None and receipt.cost is not None:
+            self._gas_budget.record(transaction.operation, receipt.cost)
         if not mined.succeeded:
             raise self._reverted(transaction, receipt)
         return receipt

@@ -33,7 +33,7 @@ class Quote:
     chain_nonce: int
     balance: int
     data_fee: int = 0
-    """Wei that a rollup takes for the data."""
+    """Wei that a rollup takes for the data, at most."""
 
     @property
     def max_cost(self) -> int:
@@ -99,6 +99,33 @@ def quote(
     if balance < call.value + found.max_cost:
         raise _too_little(network, sender, balance, call.value + found.max_cost)
     return found
+
+
+def quote_again(
+    rpc: Rpc, network: Network, call: Call, *, gas: int, sender: Address, nonce: int, cap: int
+) -> Quote:
+    """Price a call anew that was simulated before, in one request.
+
+    Raises PaymentRefused when gas is dearer than the cap.
+    """
+    block, priority_fee, held, data_fee = rpc.try_batch(
+        [
+            ("eth_getBlockByNumber", ["latest", False]),
+            ("eth_maxPriorityFeePerGas", []),
+            ("eth_getBalance", [sender, "latest"]),
+            _data_fee_of(len(call.data) + _FRAME),
+        ]
+    )
+    for answer in (block, held):
+        if isinstance(answer, RpcError):
+            raise answer
+    return Quote(
+        gas=gas,
+        fees=suggested_fees(block, priority_fee, network=network, cap=cap, where=rpc.shown),
+        chain_nonce=nonce,
+        balance=read_quantity(held, rpc.shown),
+        data_fee=_most_data_fee(data_fee, rpc.shown),
+    )
 
 
 def current_fees(rpc: Rpc, network: Network, *, cap: int) -> Fees:

@@ -29,7 +29,7 @@ from microwallet.escrow.delivery import CANCEL, Delivery, OutOfBudget, Receipt
 from microwallet.escrow.fees import Fees, bump, cap_in_wei
 from microwallet.escrow.hopeless import why_hopeless
 from microwallet.escrow.networks import Network
-from microwallet.escrow.quotes import Quote, current_fees, quote, with_margin
+from microwallet.escrow.quotes import Quote, quote, quote_again, with_margin
 from microwallet.escrow.reader import read_count, read_mined
 from microwallet.escrow.rpc import Rpc
 from microwallet.escrow.signing import Intent, sign_transaction
@@ -243,17 +243,36 @@ class TransactionSender:
         return [*live, cancelling]
 
     def _cancellation(self, live: Sequence[SignedTransaction]) -> SignedTransaction:
-        highest = Fees(
-            max_fee_per_gas=max(transaction.max_fee_per_gas for transaction in live),
-            max_priority_fee_per_gas=max(transaction.max_priority_fee_per_gas for transaction in live),
-        )
         call = Call(to=self.address)
         gas = read_count(self._rpc.call("eth_estimateGas", [call.request(self.address)]), self._rpc.shown)
-        gas = with_margin(gas, call)
-        fees = bump(highest, current_fees(self._rpc, self._network, cap=self._cap), cap=self._cap)
-        self._set_more_aside(live[0].operation, CANCEL, fees.cost(gas))
-        intent = Intent(operation=live[0].operation, purpose=CANCEL, channel_id=live[0].channel_id)
-        return self._signed(self.secret(), intent, nonce=live[0].nonce, call=call, gas=gas, fees=fees)
+        return self._outbid(live, CANCEL, call, with_margin(gas, call))
+
+    def _bumped(self, last: SignedTransaction, call: Call, gas: int) -> SignedTransaction:
+        """The same transaction with higher fees; PaymentRefused where the cap or a budget is in the way."""
+        return self._outbid([last], last.purpose, call, gas)
+
+    def _outbid(
+        self, attempts: Sequence[SignedTransaction], purpose: str, call: Call, gas: int
+    ) -> SignedTransaction:
+        """A transaction at the nonce of attempts that offers more than any of them."""
+        first = attempts[0]
+        highest = Fees(
+            max_fee_per_gas=max(transaction.max_fee_per_gas for transaction in attempts),
+            max_priority_fee_per_gas=max(transaction.max_priority_fee_per_gas for transaction in attempts),
+        )
+        asked = quote_again(
+            self._rpc,
+            self._network,
+            call,
+            gas=gas,
+            sender=self.address,
+            nonce=first.nonce,
+            cap=self._cap,
+        )
+        asked = replace(asked, fees=bump(highest, asked.fees, cap=self._cap))
+        self._set_more_aside(first.operation, purpose, asked.max_cost)
+        intent = Intent(operation=first.operation, purpose=purpose, channel_id=first.channel_id)
+        return self._signed(self.secret(), intent, nonce=first.nonce, call=call, gas=gas, fees=asked.fees)
 
     def _set_more_aside(self, operation: str, purpose: str, wei: int) -> None:
         """OutOfBudget where the gas budget has no room for it; a cancellation needs none."""
@@ -343,16 +362,6 @@ class TransactionSender:
             deadline=time.monotonic() + (self._wait_seconds if wait_seconds is None else wait_seconds),
             stuck_seconds=self._stuck_seconds,
         )
-
-    def _bumped(self, last: SignedTransaction, call: Call, gas: int) -> SignedTransaction:
-        """The same transaction with higher fees; PaymentRefused where the cap or a budget is in the way."""
-        offered = Fees(
-            max_fee_per_gas=last.max_fee_per_gas, max_priority_fee_per_gas=last.max_priority_fee_per_gas
-        )
-        fees = bump(offered, current_fees(self._rpc, self._network, cap=self._cap), cap=self._cap)
-        self._set_more_aside(last.operation, last.purpose, fees.cost(gas))
-        intent = Intent(operation=last.operation, purpose=last.purpose, channel_id=last.channel_id)
-        return self._signed(self.secret(), intent, nonce=last.nonce, call=call, gas=gas, fees=fees)
 
     def _signed(
         self, secret: bytes, intent: Intent, *, nonce: int, call: Call, gas: int, fees: Fees

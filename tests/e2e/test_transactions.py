@@ -42,6 +42,8 @@ SECRET = b"\x61" * 32
 SENDER = VoucherKey(SECRET).address
 BOB = VoucherKey(b"\x62" * 32).address
 ETHER = 10**18
+ORACLE = "0x420000000000000000000000000000000000000F"
+"""Where a rollup tells what it takes for data."""
 BROADCAST, MINED, REVERTED, REPLACED = (
     TransactionStatus.BROADCAST,
     TransactionStatus.MINED,
@@ -370,6 +372,31 @@ class TestStuck:
             wait_until(lambda: held.release() and payer.nonce())
         assert payer.set_aside("pay-1") == 21_000 * outcome.value.effective_gas_price
 
+    def test_what_a_rollup_takes_for_data_is_set_aside(self, chain, payer, held):
+        """By a raise what it takes at most, and once it is mined what the receipt tells."""
+        data_fee = 10**15
+        chain.rpc.call("anvil_setCode", [ORACLE, "0x66038d7ea4c6800060005260206000f3"])
+
+        def rollup(request, answer):
+            if request["method"] == "eth_getTransactionReceipt" and answer["result"]:
+                answer["result"]["l1Fee"] = hex(data_fee)
+            return answer
+
+        pending(payer, "pay-1")
+        assert payer.spending.set_aside(31337, "pay-1", 5, budget=10**17)
+        with (
+            forwarder(chain.rpc_url, change=rollup) as url,
+            Rpc([url], timeout=5) as rpc,
+            in_background(payer, lambda journal: hasty(payer, journal, rpc).resume("pay-1")) as outcome,
+        ):
+            held.next_base_fee(40 * GWEI)
+            held.mine()
+            wait_until(lambda: len(payer.entries("pay-1")) > 1)
+            raised = payer.entries("pay-1")[-1].transaction
+            assert payer.set_aside("pay-1") == 21_000 * raised.max_fee_per_gas + 2 * data_fee
+            wait_until(lambda: held.release() and payer.nonce())
+        assert payer.set_aside("pay-1") == 21_000 * outcome.value.effective_gas_price + data_fee
+
     def test_a_raise_that_the_budget_has_no_room_for(self, payer, held):
         """It is cancelled, which costs less: what is signed after it by this account, as closes, is not to
         wait for it."""
@@ -691,10 +718,10 @@ def foreign(*, nonce, intent=None, receiver=SENDER, amount=0, gwei=100):
     )
 
 
-def hasty(payer, journal):
+def hasty(payer, journal, *rpc):
     """A sender in another thread that soon offers more, within the budget."""
     spending = GasSpending(journal._database, lambda: int(time.time()))
-    return payer.sender(journal=journal, stuck_seconds=0.2, gas_budget=spending)
+    return payer.sender(*rpc, journal=journal, stuck_seconds=0.2, gas_budget=spending)
 
 
 def set_aside(ledger, operation):
