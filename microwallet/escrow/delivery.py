@@ -163,6 +163,7 @@ class Delivery:
                 trouble = error
             left = self._deadline - time.monotonic()
             if left <= 0:
+                trouble = trouble or self.not_raised
                 raise self._unknown(trouble) from trouble
             time.sleep(min(pause, left))
             pause = min(pause * 1.4, _LONGEST_PAUSE)

@@ -96,9 +96,15 @@ def quote(
         balance=balance,
         data_fee=_most_data_fee(data_fee, where),
     )
-    if balance < call.value + found.max_cost:
-        raise _too_little(network, sender, balance, call.value + found.max_cost)
+    check_funds(found, call, network, sender)
     return found
+
+
+def check_funds(quoted: Quote, call: Call, network: Network, sender: Address) -> None:
+    """InsufficientFunds when the sender cannot pay for value, gas and data of a call."""
+    needed = call.value + quoted.max_cost
+    if quoted.balance < needed:
+        raise _too_little(network, sender, quoted.balance, needed)
 
 
 def quote_again(

@@ -29,7 +29,7 @@ from microwallet.escrow.delivery import CANCEL, Delivery, OutOfBudget, Receipt
 from microwallet.escrow.fees import Fees, bump, cap_in_wei
 from microwallet.escrow.hopeless import why_hopeless
 from microwallet.escrow.networks import Network
-from microwallet.escrow.quotes import Quote, quote, quote_again, with_margin
+from microwallet.escrow.quotes import Quote, check_funds, quote, quote_again, with_margin
 from microwallet.escrow.reader import read_count, read_mined
 from microwallet.escrow.rpc import Rpc
 from microwallet.escrow.signing import Intent, sign_transaction
@@ -248,7 +248,8 @@ class TransactionSender:
         return self._outbid(live, CANCEL, call, with_margin(gas, call))
 
     def _bumped(self, last: SignedTransaction, call: Call, gas: int) -> SignedTransaction:
-        """The same transaction with higher fees; PaymentRefused where the cap or a budget is in the way."""
+        """The same transaction with higher fees; PaymentRefused where the cap, the account's coin or a budget
+        is in the way."""
         return self._outbid([last], last.purpose, call, gas)
 
     def _outbid(
@@ -270,6 +271,7 @@ class TransactionSender:
             cap=self._cap,
         )
         asked = replace(asked, fees=bump(highest, asked.fees, cap=self._cap))
+        check_funds(asked, call, self._network, self.address)
         self._set_more_aside(first.operation, purpose, asked.max_cost)
         intent = Intent(operation=first.operation, purpose=purpose, channel_id=first.channel_id)
         return self._signed(self.secret(), intent, nonce=first.nonce, call=call, gas=gas, fees=asked.fees)

@@ -418,6 +418,35 @@ class TestStuck:
         assert payer.entries("pay-1")[1].transaction.purpose == "cancel"
         assert payer.set_aside("pay-1") < cost / 3
 
+    def test_a_raise_that_the_account_cannot_pay_for(self, chain, payer, held):
+        """Nothing is signed while the fees for gas and data are not there; what is needed is told."""
+        pending(payer, "pay-1")
+        first = payer.entries("pay-1")[0].transaction
+        chain.rpc.call("anvil_setCode", [ORACLE, "0x66038d7ea4c6800060005260206000f3"])
+        held.next_base_fee(40 * GWEI)
+        held.mine()
+        base_fee = int(chain.rpc.call("eth_getBlockByNumber", ["latest", False])["baseFeePerGas"], 16)
+        raised = 2 * base_fee + first.max_priority_fee_per_gas * 9 // 8 + 1
+        needed = ETHER + 21_000 * raised + 2 * 10**15
+        chain.rpc.call("anvil_setBalance", [SENDER, hex(needed - 10**15)])
+        with pytest.raises(OutcomeUnknown, match="is needed for this transaction and its gas"):
+            payer.sender(stuck_seconds=0.2, wait_seconds=1).resume("pay-1")
+        assert payer.statuses("pay-1") == [BROADCAST]
+        assert sum("not raising the fee" in line for line in payer.said) == 1
+        chain.rpc.call("anvil_setBalance", [SENDER, hex(needed + 10**15)])
+        held.release()
+        payer.sender(stuck_seconds=0.2).resume("pay-1")
+        assert payer.statuses("pay-1") == [REPLACED, MINED]
+
+    @pytest.mark.usefixtures("held")
+    def test_a_cancellation_that_the_account_cannot_pay_for(self, chain, payer):
+        """It is no transaction that waits for ever: none is signed."""
+        pending(payer, "pay-1")
+        chain.rpc.call("anvil_setBalance", [SENDER, hex(21_000 * GWEI)])
+        with pytest.raises(InsufficientFunds, match="is needed for this transaction and its gas"):
+            payer.sender().cancel("pay-1")
+        assert payer.statuses("pay-1") == [BROADCAST]
+
     def test_a_fee_is_never_raised_above_the_cap(self, payer, held):
         """It stays pending, the outcome unknown, and the setting is named once."""
         pending(payer, "pay-1", max_fee_gwei=5)
