@@ -75,7 +75,8 @@ class Database:
 
         `any_thread`: for threads that use it one after the other; somebody else sees to that. `say` is told
         of a migration that takes long, here or elsewhere.
-        Raises LedgerCorrupt, LedgerTooNew, LedgerBusy or LedgerUnwritable; never replaces a file.
+        Raises LedgerCorrupt, LedgerTooNew, LedgerBusy or LedgerUnwritable, and LedgerError for a version from
+        before the first release; never replaces a file.
         """
         mark = Mark(path.with_suffix(".mark"))
         is_alone = not mark.path.exists()

@@ -11,9 +11,9 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 
-from microwallet.errors import LedgerBusy, LedgerCorrupt, LedgerTooNew
+from microwallet.errors import LedgerBusy, LedgerCorrupt, LedgerError, LedgerTooNew
 from microwallet.ledger.mark import Mark
-from microwallet.ledger.schema import APPLICATION_ID, MIGRATIONS
+from microwallet.ledger.schema import APPLICATION_ID, VERSIONS
 from microwallet.ledger.sqlite_errors import RESTORE
 
 LOG_PAGES = 4_000
@@ -108,7 +108,7 @@ def prepare(connection: sqlite3.Connection, path: Path, mark: Mark, *, is_alone:
     if version == 0 and mark.path.exists():
         raise LedgerCorrupt(f"the ledger {path} has lost all it held", hint=RESTORE)
     connection.execute("PRAGMA journal_mode = WAL")  # a backup that SQLite made has none
-    if version < len(MIGRATIONS):
+    if version < max(VERSIONS):
         with nullcontext() if is_alone else _migrating(path, say):
             _migrate(connection, path, known_version(connection, path), say)
     if version == 0:
@@ -116,23 +116,35 @@ def prepare(connection: sqlite3.Connection, path: Path, mark: Mark, *, is_alone:
 
 
 def known_version(connection: sqlite3.Connection, path: Path) -> int:
-    """The version of a ledger; LedgerTooNew if it is not known here."""
+    """The version of a ledger, 0 before it has one; LedgerError if it is not known here, LedgerTooNew if a
+    newer microwallet knows it."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(MIGRATIONS):
-        raise LedgerTooNew(
-            f"the ledger {path} has version {version}; this microwallet knows {len(MIGRATIONS)}",
-            hint="upgrade microwallet to the one that has migrated it, then start this again",
-        )
+    if version and version not in VERSIONS:
+        raise _unknown_version(path, version)
     return version
 
 
+def _unknown_version(path: Path, version: int) -> LedgerError:
+    first, last = min(VERSIONS), max(VERSIONS)
+    if version < first:
+        return LedgerError(
+            f"the ledger {path} has version {version}, from before the first release; this microwallet knows"
+            f" {first} and later ones",
+            hint="close its channels with the microwallet that made it, then move it away",
+        )
+    return LedgerTooNew(
+        f"the ledger {path} has version {version}; this microwallet knows {last}",
+        hint="upgrade microwallet to the one that has migrated it, then start this again",
+    )
+
+
 def _migrate(connection: sqlite3.Connection, path: Path, version: int, say: Say) -> None:
-    if 0 < version < len(MIGRATIONS):
+    if 0 < version < max(VERSIONS):
         size = path.stat().st_size
         if size >= LARGE_BYTES:
             say(f"migrating the ledger {path}, {size / 1e6:.0f} MB: this may take a minute or more")
         _keep_copy(connection, path, version)
-    for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+    for number, statements in VERSIONS.items():
         connection.execute("BEGIN IMMEDIATE")
         with committed(connection):
             current: int = connection.execute("PRAGMA user_version").fetchone()[0]

@@ -11,16 +11,17 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from microwallet.errors import LedgerBusy, LedgerError, LedgerReplaced, LedgerTooNew, LedgerUnwritable
 from microwallet.ledger import opening
-from microwallet.ledger.database import Database, to_text
-from microwallet.ledger.schema import MIGRATIONS
+from microwallet.ledger.database import Database
+from microwallet.ledger.schema import VERSIONS
 
+NEXT = max(VERSIONS) + 1
 PROCESSES, LEDGERS = 6, 25
 OPEN_ALL = f"""
 import sys, time
@@ -176,69 +177,117 @@ def no_file_grows_beyond(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_disk_that_fails_in_a_migration(tmp_path, monkeypatch):
-    """It is told as what it is; the ledger is as it was, and is migrated once there is room."""
+@pytest.fixture
+def older(tmp_path, monkeypatch):
+    """The path of a ledger with 10,000 challenges, older than a version that gives each two columns more."""
     path = tmp_path / "ledger.sqlite3"
-    monkeypatch.setattr(opening, "MIGRATIONS", MIGRATIONS[:3])
-    with Database.open(path) as older, older.write() as connection:
+    with Database.open(path) as database, database.write() as connection:
         connection.executemany(
-            "INSERT INTO sales VALUES (?, ?, ?, NULL, NULL, ?, 1, 0, 1)",
-            (("c", to_text(one), to_text(1), bytes(300)) for one in range(10_000)),
+            "INSERT INTO challenges (id, channel_id, expires_at) VALUES (?, 'c', 1)",
+            ((f"{one:0300d}",) for one in range(10_000)),
         )
-    monkeypatch.undo()
-    path.with_name(path.name + ".before-migration-4").touch()
-    with no_file_grows_beyond(1_000_000), pytest.raises(LedgerUnwritable):
-        Database.open(path)
+    following = (
+        "ALTER TABLE challenges ADD COLUMN realm TEXT",
+        "ALTER TABLE challenges ADD COLUMN digest TEXT",
+        "UPDATE challenges SET digest = id",
+    )
+    monkeypatch.setattr(opening, "VERSIONS", {**VERSIONS, NEXT: following})
+    return path
+
+
+def columns(path):
+    """The columns of challenges, and the version of the ledger."""
+    with closing(sqlite3.connect(path)) as connection:
+        named = connection.execute("SELECT name FROM pragma_table_info('challenges')").fetchall()
+        return [name for (name,) in named], connection.execute("PRAGMA user_version").fetchone()[0]
+
+
+OLD = (["id", "channel_id", "expires_at"], NEXT - 1)
+NEW = ([*OLD[0], "realm", "digest"], NEXT)
+
+
+def test_a_ledger_is_migrated_when_it_is_opened(older):
+    """All it held is in it, and in a copy of what it was, which stays as it is."""
+    for _ in range(2):
+        with Database.open(older) as database, database.read() as connection:
+            held = connection.execute("SELECT count(*), min(id = digest) FROM challenges").fetchone()
+            assert held == (10_000, 1)
+    copy = older.with_name(f"ledger.sqlite3.before-migration-{NEXT}")
+    assert (columns(older), columns(copy)) == (NEW, OLD)
+    assert copy.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.usefixtures("older")
+def test_a_new_ledger_has_the_newest_version(tmp_path):
+    """Of one that is made there is nothing to keep a copy of."""
+    path = tmp_path / "other" / "ledger.sqlite3"
     Database.open(path).close()
+    assert columns(path) == NEW
+    assert list(path.parent.glob("*before*")) == []
 
 
-def older(path, monkeypatch):
-    """Make the ledger of an older version there."""
-    with monkeypatch.context() as patched:
-        patched.setattr(opening, "MIGRATIONS", MIGRATIONS[:3])
-        Database.open(path).close()
-
-
-def test_a_migration_that_was_killed_leaves_nothing_behind(tmp_path, monkeypatch):
-    """What it had of a copy, as large as the ledger, is removed by the next; the copy itself stays."""
+@pytest.mark.parametrize("version", [1, min(VERSIONS) - 1])
+def test_a_ledger_from_before_the_first_release(tmp_path, version):
+    """It is refused, and left as it is, byte for byte."""
     path = tmp_path / "ledger.sqlite3"
-    older(path, monkeypatch)
-    copy = path.with_name("ledger.sqlite3.before-migration-4")
+    Database.open(path).close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+    held = path.read_bytes()
+    for _ in range(2):
+        with pytest.raises(
+            LedgerError, match=f"has version {version}, from before the first release"
+        ) as raised:
+            Database.open(path)
+        assert type(raised.value) is LedgerError
+    assert path.read_bytes() == held
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["ledger.mark", "ledger.sqlite3"]
+
+
+def test_a_disk_that_fails_in_a_migration(older):
+    """It is told as what it is; the ledger is as it was, and is migrated once there is room."""
+    older.with_name(f"{older.name}.before-migration-{NEXT}").touch()
+    with no_file_grows_beyond(1_000_000), pytest.raises(LedgerUnwritable):
+        Database.open(older)
+    assert columns(older) == OLD
+    Database.open(older).close()
+    assert columns(older) == NEW
+
+
+def test_a_migration_that_was_killed_leaves_nothing_behind(older, tmp_path):
+    """What it had of a copy, as large as the ledger, is removed by the next; the copy itself stays."""
+    copy = older.with_name(f"ledger.sqlite3.before-migration-{NEXT}")
     for left in (".4711", ".4711-journal"):
         copy.with_name(copy.name + left).write_bytes(b"half a ledger")
-    Database.open(path).close()
+    Database.open(older).close()
     assert [one.name for one in tmp_path.glob("*before*")] == [copy.name]
 
 
 @pytest.mark.parametrize("is_large", [True, False])
-def test_a_migration_that_takes_long_is_told_of_once(tmp_path, monkeypatch, is_large):
+def test_a_migration_that_takes_long_is_told_of_once(older, monkeypatch, is_large):
     """Before it begins; opened again, nothing is said, and a small ledger is no news."""
-    path = tmp_path / "ledger.sqlite3"
-    older(path, monkeypatch)
     monkeypatch.setattr(opening, "LARGE_BYTES", 1 if is_large else 10**9)
     said = []
     for _ in range(2):
-        Database.open(path, say=said.append).close()
-    assert [line.startswith(f"migrating the ledger {path}, 0 MB: ") for line in said] == [True] * is_large
+        Database.open(older, say=said.append).close()
+    assert [line.startswith(f"migrating the ledger {older}, 7 MB: ") for line in said] == [True] * is_large
 
 
-def test_who_waits_for_a_migration_says_so(tmp_path, monkeypatch):
+def test_who_waits_for_a_migration_says_so(older, tmp_path, monkeypatch):
     """Longer than for a busy ledger, and at once when it has ended; but not for ever."""
-    path = tmp_path / "ledger.sqlite3"
-    older(path, monkeypatch)
     monkeypatch.setattr(opening, "QUIET_SECONDS", 0.0)
     said = []
     with opening.alone(tmp_path), monkeypatch.context() as patched:
         patched.setattr(opening, "MIGRATION_SECONDS", 0.0)
         with pytest.raises(LedgerBusy, match="has been migrating"):
-            Database.open(path)
+            Database.open(older)
     with ThreadPoolExecutor(1) as pool:
         with opening.alone(tmp_path):
-            waiting = pool.submit(lambda: Database.open(path, busy_seconds=0.1, say=said.append).close())
+            waiting = pool.submit(lambda: Database.open(older, busy_seconds=0.1, say=said.append).close())
             with pytest.raises(TimeoutError):
                 waiting.result(0.3)
         waiting.result(10)
-    assert said == [f"another process migrates the ledger {path} to this version: waiting for it"]
+    assert said == [f"another process migrates the ledger {older} to this version: waiting for it"]
 
 
 class TestMigratedMeanwhile:
@@ -250,7 +299,7 @@ class TestMigratedMeanwhile:
         with Database.open(path) as opened:
             other = sqlite3.connect(path, isolation_level=None)
             other.execute("ALTER TABLE challenges RENAME TO questions")
-            other.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+            other.execute(f"PRAGMA user_version = {NEXT}")
             other.close()
             yield opened
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from itertools import chain
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from model import keyed
 
 from microwallet.domain.handed_over import HandedOver
 from microwallet.ledger.handed_over import CountedRows
-from microwallet.ledger.schema import MIGRATIONS
+from microwallet.ledger.schema import VERSIONS
 
 CHANNEL_ID = keyed(1).channel_id
 
@@ -23,8 +24,8 @@ class Book(HandedOver):
 
     def __init__(self, *, authorized=0, spent=0):
         self.rows = sqlite3.connect(":memory:", isolation_level=None)
-        self.rows.execute("CREATE TABLE vouchers (channel_id TEXT PRIMARY KEY)")
-        self.rows.execute(MIGRATIONS[4][0])
+        for statement in chain.from_iterable(VERSIONS.values()):
+            self.rows.execute(statement)
         super().__init__(authorized=authorized, spent=spent, counted=CountedRows(self.rows, CHANNEL_ID))
 
     @property

@@ -9,13 +9,9 @@ import pytest
 from model import keyed
 
 from microwallet.domain.session import Sale
-from microwallet.ledger import opening
 from microwallet.ledger.database import to_text
-from microwallet.ledger.handed_over import CountedRows
 from microwallet.ledger.heads import LANDMARK_EVERY, find
 from microwallet.ledger.ledger import Ledger
-from microwallet.ledger.rows import SELECTED, channel_values
-from microwallet.ledger.schema import MIGRATIONS
 
 CHANNELS = [keyed(number) for number in (1, 2, 3)]
 EACH = 3 * LANDMARK_EVERY + 5
@@ -181,90 +177,12 @@ def test_workers_take_turns(ledger):
 @pytest.mark.parametrize(
     "change", ["closing = 1", "close_requested_at = 9", "finalized = 1", f"deposit = '{to_text(1)}'"]
 )
-def test_a_change_by_a_process_of_an_older_version(ledger, change):
-    """A worker learns of it, though that process does not know that workers remember accounts."""
+def test_a_change_that_is_no_sale(ledger, change):
+    """A worker learns of it, though whoever makes it need not know that workers remember accounts."""
     channel_id = CHANNELS[0].channel_id
     with ledger.sessions.transaction() as rows:
         known = rows.account(channel_id)
-    with closing(sqlite3.connect(ledger.database.path)) as older, older:
-        older.execute(f"UPDATE vouchers SET {change} WHERE channel_id = ?", (channel_id,))
+    with closing(sqlite3.connect(ledger.database.path)) as other, other:
+        other.execute(f"UPDATE vouchers SET {change} WHERE channel_id = ?", (channel_id,))
     with ledger.sessions.transaction() as rows:
         assert rows.account(channel_id) != known
-
-
-def test_sales_of_an_older_ledger(tmp_path, monkeypatch):
-    """Whatever form they had, they are found, and counted, as before."""
-    path = tmp_path / "ledger.sqlite3"
-    monkeypatch.setattr(opening, "MIGRATIONS", MIGRATIONS[:3])
-    channel_id = CHANNELS[0].channel_id
-    with Ledger.open(path) as older, older.database.write() as connection:
-        add_channel(connection)
-        connection.execute(
-            "INSERT INTO sales VALUES (?, ?, ?, 'k1', x'66', NULL, 1, 0, 1)",
-            (channel_id, to_text(1), to_text(1)),
-        )
-        connection.execute(
-            "INSERT INTO recent_sales VALUES (7, ?, ?, ?, 0, x'55', ?, ?, 'k2', x'66', x'61', 2, 1, 0)",
-            (channel_id, to_text(2), to_text(2), to_text(2), to_text(1)),
-        )
-    monkeypatch.undo()
-    with Ledger.open(path) as migrated, migrated.sessions.transaction() as rows:
-        account = rows.account(channel_id)
-        assert (account.accepted, account.spent) == (2, 2)
-        assert rows.sale(channel_id, 1) == sale(channel_id, 1)._replace(is_settled=True)
-        later = sale(channel_id, 2)._replace(answer=b"a", repeats=1)
-        assert rows.sale_by_key(channel_id, "k2") == later
-        assert migrated.vouchers.get(channel_id).signature == b"U"
-        with migrated.database.read() as connection:
-            assert CountedRows(connection, channel_id).gap(0, 2) is None
-        rows.add_first_sale(sale(channel_id, 3), account._replace(accepted=3, spent=3), bytes(65))
-        assert rows.sale(channel_id, 3) == sale(channel_id, 3)
-        assert not rows.add_sale(sale(channel_id, 2))
-
-
-def test_sales_that_an_older_version_had_not_counted(tmp_path, monkeypatch):
-    """Those it had put off to count later, beside those it had counted."""
-    path = tmp_path / "ledger.sqlite3"
-    monkeypatch.setattr(opening, "MIGRATIONS", MIGRATIONS[:8])
-    channel_id = CHANNELS[0].channel_id
-    with Ledger.open(path) as older, older.database.write() as connection:
-        add_channel(connection)
-        connection.executemany(
-            "INSERT INTO sales VALUES (?, ?, ?, ?, ?, x'66', NULL, ?, 0, 0, ?, 0, ?)",
-            [
-                (
-                    number,
-                    channel_id,
-                    to_text(number),
-                    to_text(1),
-                    f"k{number}",
-                    number,
-                    to_text(number),
-                    bytes([number]),
-                )
-                for number in (1, 2, 3)
-            ],
-        )
-        connection.execute("INSERT INTO used_vouchers VALUES (?, ?, 1)", (channel_id, to_text(1)))
-        connection.execute("UPDATE generation SET carried_over = 1")
-    monkeypatch.undo()
-    with Ledger.open(path) as migrated:
-        channel = migrated.vouchers.get(channel_id)
-        assert (channel.authorized, channel.spent, channel.signature) == (3, 3, b"\x03")
-        with migrated.sessions.transaction() as rows:
-            assert [rows.sale(channel_id, one) for one in (1, 2, 3)] == [
-                sale(channel_id, one) for one in (1, 2, 3)
-            ]
-            sell(rows, channel_id, 5)
-            assert rows.add_sale(sale(channel_id, 4))
-            assert not any(rows.add_sale(sale(channel_id, one)) for one in (1, 2, 3, 4, 5))
-
-
-def add_channel(connection):
-    """Add a channel as older versions did."""
-    values = (*channel_values(CHANNELS[0].payee_channel(deposit=10_000)), 1, bytes(65), 1)
-    connection.execute(
-        f"INSERT INTO vouchers ({SELECTED}, created_at, signature, accepted_at)"
-        f" VALUES ({', '.join('?' * len(values))})",
-        values,
-    )
