@@ -40,9 +40,6 @@ _CHANNEL_COLUMNS = f"""
     created_at INTEGER NOT NULL,
 """
 
-_NOT_TOLD = """(SELECT up_to FROM handed_over WHERE channel_id = NEW.channel_id
-    ORDER BY above DESC LIMIT 1) IS NOT NEW.authorized"""
-
 _FIRST = (
     # Counts what the ledger has recorded, against a copy that is older than it claims, and `changes` of what
     # the payee accepted by anything but a sale.
@@ -219,21 +216,13 @@ _FIRST = (
         WHEN (NEW.deposit, NEW.authorized, NEW.spent, NEW.close_requested_at, NEW.finalized, NEW.closing)
           <> (OLD.deposit, OLD.authorized, OLD.spent, OLD.close_requested_at, OLD.finalized, OLD.closing)
         BEGIN UPDATE generation SET changes = changes + 1; END""",
-    # Which base units of a channel's cumulative amount were counted as handed over. Who accepts tells here
-    # first which count; where it does not, as for a channel that is found again of which more is settled than
-    # known, all was counted.
+    # Which base units of a channel's cumulative amount were counted as handed over.
     f"""CREATE TABLE handed_over (
         channel_id TEXT NOT NULL REFERENCES vouchers,
         {_amount("above")},
         {_amount("up_to")},
         PRIMARY KEY (channel_id, above)
     ) STRICT, WITHOUT ROWID""",
-    f"""CREATE TRIGGER accepted_first AFTER INSERT ON vouchers
-        WHEN NEW.authorized > {_ZERO} AND {_NOT_TOLD}
-        BEGIN INSERT INTO handed_over VALUES (NEW.channel_id, {_ZERO}, NEW.authorized); END""",
-    f"""CREATE TRIGGER accepted_more AFTER UPDATE OF deposit ON vouchers
-        WHEN NEW.authorized > OLD.authorized AND {_NOT_TOLD}
-        BEGIN INSERT INTO handed_over VALUES (NEW.channel_id, OLD.authorized, NEW.authorized); END""",
     # The challenges that were answered, each by one channel.
     """CREATE TABLE challenges (
         id TEXT PRIMARY KEY,

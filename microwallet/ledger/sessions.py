@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
+from microwallet.domain.handed_over import Counted
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.session import Sale, SessionAccount
 from microwallet.ledger.database import Database, Generation, to_text
@@ -306,8 +307,14 @@ class Sessions:
     def add_channel(self, channel: PayeeChannel, *, now: int) -> None:
         """Store a channel, unless it is known."""
 
-        def weigh(accepted: Mapping[ChannelId, Accepted], _: object) -> list[PayeeChannel]:
-            return [] if accepted else [channel]
+        def weigh(
+            accepted: Mapping[ChannelId, Accepted], counted: Mapping[ChannelId, Counted]
+        ) -> list[PayeeChannel]:
+            if accepted:
+                return []
+            if channel.authorized:  # a ledger that was lost may have counted it as handed over
+                counted[channel.channel_id].add(0, channel.authorized)
+            return [channel]
 
         self._vouchers.accept([channel.channel_id], weigh, now=now)
 

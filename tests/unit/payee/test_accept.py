@@ -15,8 +15,6 @@ from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import LedgerBusy, NetworkError
 from microwallet.http402.charging import sales
 from microwallet.http402.charging.sales import Handover, Order
-from microwallet.ledger.heads import move_accounts
-from microwallet.ledger.rows import SELECTED, channel_values
 from microwallet.payee.accept import Acceptance, AcceptancePolicy
 from microwallet.payee.backup import voucher_lines
 from microwallet.payee.tally import REJECTED_LIMIT, rejection_by_state
@@ -140,38 +138,6 @@ def test_payments_before_and_after_requests(acceptance, ledger, chain):
         held = ledger.vouchers.get(channel.channel_id)
         assert (held.authorized, held.spent) == (602, 602), order
         assert taking.tally.accepted == 3
-
-
-def accept_as_before(ledger, amount):
-    """What the version before did, which told nobody which base units it had counted."""
-    held = ledger.vouchers.get(ONE.channel_id)
-    authorized, spent = (held.authorized, held.spent) if held else (0, 0)
-    channel = held_by_payee(amount, spent + amount - authorized)
-    values = (*channel_values(channel), 1, channel.signature, 1)
-    with ledger.database.write_vouchers() as connection:
-        move_accounts(connection, [ONE.channel_id])
-        connection.execute(
-            f"""INSERT INTO vouchers ({SELECTED}, created_at, signature, accepted_at)
-            VALUES ({", ".join("?" * len(values))}) ON CONFLICT (channel_id) DO UPDATE
-            SET authorized = excluded.authorized, spent = excluded.spent, deposit = excluded.deposit
-            WHERE excluded.authorized > vouchers.authorized""",
-            values,
-        )
-
-
-def test_what_a_process_of_before_accepts_counts_once_too(acceptance, ledger):
-    """It runs on beside newer ones: what it counted is a duplicate for them, what requests bought is not."""
-    accept_as_before(ledger, 100)
-    accept_as_before(ledger, 200)
-    sell(ledger, 301, 1)
-    accept_as_before(ledger, 400)
-    sell(ledger, 800, 1)
-    taking = acceptance()
-    taking.take([payment(200, 0), payment(150, 100), payment(400, 301)])
-    assert counted(taking) == (0, 3, {})
-    taking.take([payment(300, 200), payment(500, 400)])
-    assert counted(taking) == (2, 3, {})
-    assert ledger.vouchers.get(ONE.channel_id).spent == 200 + 1 + 99 + 1 + 200
 
 
 def test_what_was_settled_of_a_channel_that_is_found_again(acceptance, ledger):
