@@ -35,7 +35,7 @@ _CHANNEL_COLUMNS = f"""
     close_requested_at INTEGER NOT NULL,
     finalized INTEGER NOT NULL CHECK (finalized IN (0, 1)),
     {_amount("authorized")},
-    {_amount("spent")} DEFAULT {_ZERO},
+    {_amount("spent")},
     as_of INTEGER,
     created_at INTEGER NOT NULL,
 """
@@ -45,9 +45,9 @@ _FIRST = (
     # the payee accepted by anything but a sale.
     """CREATE TABLE generation (
         number INTEGER NOT NULL,
-        changes INTEGER NOT NULL DEFAULT 0
+        changes INTEGER NOT NULL
     ) STRICT""",
-    "INSERT INTO generation (number) VALUES (0)",
+    "INSERT INTO generation (number, changes) VALUES (0, 0)",
     # Signed transactions, stored before they are broadcast. `position` counts them.
     """CREATE TABLE transactions (
         hash TEXT PRIMARY KEY,
@@ -75,7 +75,7 @@ _FIRST = (
     # end is not seen at once. `uncharged` is what purchases count as spent, and was not charged after all;
     # `overdrawn`, what they may cost beyond what can have been spent: not all that is in flight is.
     f"""CREATE TABLE channels ({_CHANNEL_COLUMNS}
-        position INTEGER NOT NULL DEFAULT 0,
+        position INTEGER NOT NULL,
         label TEXT,
         voucher_known INTEGER NOT NULL CHECK (voucher_known IN (0, 1)),
         {_amount("unconfirmed")} DEFAULT {_ZERO},
@@ -235,9 +235,9 @@ _FIRST = (
     f"""CREATE TABLE gas_spending (
         id INTEGER PRIMARY KEY,
         chain_id INTEGER NOT NULL,
-        operation TEXT NOT NULL DEFAULT '',
+        operation TEXT NOT NULL,
         {_amount("wei")},
-        {_amount("budget")} DEFAULT {_ZERO},
+        {_amount("budget")},
         created_at INTEGER NOT NULL
     ) STRICT""",
 )

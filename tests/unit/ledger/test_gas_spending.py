@@ -131,18 +131,6 @@ def test_the_newest_transaction_of_an_operation_is_meant(spending):
     assert spending.set_aside(CHAIN, "two", 70, budget=100)
 
 
-def test_what_an_earlier_version_set_aside(ledger, spending, clock):
-    """It names no operation, and counts in full for an hour, whatever is recorded or raised."""
-    with ledger.database.write() as connection:
-        row = (CHAIN, f"{60:039d}", NOW)
-        connection.execute("INSERT INTO gas_spending (chain_id, wei, created_at) VALUES (?, ?, ?)", row)
-    spending.record("one", 10)
-    assert spending.set_more_aside("one", 10**30, is_needed=False)
-    assert not spending.set_aside(CHAIN, "two", 41, budget=100)
-    clock.now = NOW + BUDGET_SECONDS
-    assert spending.set_aside(CHAIN, "two", 100, budget=100)
-
-
 def test_each_chain_has_its_own(spending):
     """A coin of another chain is another coin."""
     assert spending.set_aside(CHAIN, "one", 100, budget=100)
