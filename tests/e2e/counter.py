@@ -191,10 +191,14 @@ class Counter:
             self.desk,
             self.in_hand,
             openings=self.openings,
+            relay=Desk("deposits", self._no_relay),
             close_channel=self._close,
             clock=lambda: self.now,
         )
         self.application = PaymentMiddleware(self.app, self.gateway)
+
+    def _no_relay(self):
+        raise AssertionError("no token is relayed here")
 
     async def _close(self, channel_id):
         self.closed.append(channel_id)

@@ -7,7 +7,6 @@ then the signature, then the chain, and the commit before anything is served.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import lru_cache
 from typing import Any
@@ -46,7 +45,7 @@ from microwallet.http402.charging.once import Once
 from microwallet.http402.charging.opening import Opening
 from microwallet.http402.charging.page import payment_page, wants_page
 from microwallet.http402.charging.paths import canonical_path, path_below
-from microwallet.http402.charging.refusal import Refused, refused
+from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.routes import Routes
 from microwallet.http402.charging.store import SessionStore
@@ -91,10 +90,10 @@ class Gateway:
         chain: Desk[PayeeChain],
         in_hand: InHandHere,
         *,
-        openings: Desk[PayeeChain] | None = None,
-        relay: Desk[DepositRelay] | None = None,
-        close_channel: Callable[[ChannelId], Awaitable[TxHash | None]] | None = None,
-        clock: Callable[[], int] = lambda: int(time.time()),
+        openings: Desk[PayeeChain],
+        relay: Desk[DepositRelay],
+        close_channel: Callable[[ChannelId], Awaitable[TxHash | None]],
+        clock: Callable[[], int],
     ) -> None:
         self.terms = terms
         self.till = Till(store, terms.chain_id, clock=clock)
@@ -104,7 +103,7 @@ class Gateway:
         self._close_channel = close_channel
         self.in_hand = in_hand
         channels = ChannelBook(store, chain, clock=clock)
-        self._opening = Opening(terms, channels, openings or chain, relay)
+        self._opening = Opening(terms, channels, openings, relay)
         self._checkout = Checkout(
             challenges=ChallengeBook(terms.secrets, clock),
             channels=channels,
@@ -234,15 +233,12 @@ class Gateway:
         What requests in hand will cost is waited for, as it cannot be given back later, and nothing is
         sold here meanwhile; nor is it by others once the close is being sent.
         """
-        close = self._close_channel
-        if close is None:
-            raise refused(ProblemType.VERIFICATION_FAILED, "channels are not closed on demand here")
         transaction_hash = None
         if not known.state.finalized:
 
             async def close_when_idle() -> TxHash | None:
                 await self.in_hand.until_none(known.channel_id, within=IN_HAND_SECONDS)
-                return await close(known.channel_id)
+                return await self._close_channel(known.channel_id)
 
             transaction_hash = await self._checkout.closing.run(known.channel_id, close_when_idle)
             self._checkout.channels.doubt(known)

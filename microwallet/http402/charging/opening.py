@@ -45,7 +45,7 @@ class Opening:
         terms: Terms,
         channels: ChannelBook,
         chain: Desk[PayeeChain],
-        relay: Desk[DepositRelay] | None = None,
+        relay: Desk[DepositRelay],
     ) -> None:
         self._terms = terms
         self._channels = channels
@@ -116,15 +116,14 @@ class Opening:
     ) -> ChannelState:
         """The state of a channel whose signed deposit was brought onto the chain, by us or by others."""
         channel_id = descriptor.channel_id()
-        if self._relay is None or offer.relayed_token is None:
+        if offer.relayed_token is None:
             detail = "deposits are not brought onto the chain here: send a transaction"
             raise refused(ProblemType.VERIFICATION_FAILED, detail, channel_id)
         deposit = check_signed(offer.relayed_token, descriptor, transfer, top_up_salt=top_up_salt)
-        relay = self._relay
 
         async def bring() -> int:
             return await self._of_payer.run(  # so that one payer keeps no threads from others
-                descriptor.payer, lambda: relay.run(lambda own: own.bring(deposit))
+                descriptor.payer, lambda: self._relay.run(lambda own: own.bring(deposit))
             )
 
         total = await self._in_hand.run(deposit.operation, bring)
