@@ -112,7 +112,8 @@ class Channels:
                 updated = connection.execute(
                     f"UPDATE channels SET {STATE_ASSIGNMENTS} WHERE channel_id = ?{unchanged}",
                     (
-                        *state_values(state, as_of),
+                        *state_values(state),
+                        as_of,
                         channel_id,
                         *(state_values(before[channel_id]) if before is not None else ()),
                     ),

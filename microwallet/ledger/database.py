@@ -263,8 +263,8 @@ class Database:
         It counts on from the mark, so that other copies of the life before stay recognisable.
         """
         with self.write() as connection:
-            connection.execute("UPDATE generation SET number = max(number, ?) + 1", (self._mark.read() or 0,))
-            number: int = connection.execute("SELECT number FROM generation").fetchone()[0]
+            query = "UPDATE generation SET number = max(number, ?) + 1 RETURNING number"
+            number: int = connection.execute(query, (self._mark.read() or 0,)).fetchone()[0]
         self._mark.write(number)
 
     def integrity_problems(self) -> list[str]:

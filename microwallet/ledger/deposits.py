@@ -73,17 +73,11 @@ class Deposits:
             )
             return [_deposit(row) for row in rows]
 
-    def abandoned_opens(self) -> frozenset[ChannelId]:
-        """Channels whose open was proven dead."""
-        with self._database.read() as connection:
-            rows = connection.execute(
-                "SELECT channel_id FROM deposits WHERE kind = 'open' AND status = 'abandoned'"
-            )
-            return frozenset(ChannelId(row[0]) for row in rows)
-
     def abandoned(self, channels: Iterable[PayerChannel]) -> frozenset[ChannelId]:
         """Those of the channels whose open was proven dead, and that are not on the chain after all."""
-        opens = self.abandoned_opens()
+        query = "SELECT channel_id FROM deposits WHERE kind = 'open' AND status = 'abandoned'"
+        with self._database.read() as connection:
+            opens = {channel_id for (channel_id,) in connection.execute(query)}
         return frozenset(
             channel.channel_id
             for channel in channels
@@ -101,11 +95,11 @@ class Deposits:
 
     def of_live_channels(self, kind: DepositKind, chain_id: ChainId) -> Sequence[Deposit]:
         """Every deposit of one kind into channels of one chain that are not finalized, oldest first."""
-        columns = ", ".join(f"deposits.{column}" for column in _COLUMNS.split(", "))
         with self._database.read() as connection:
             rows = connection.execute(
-                f"""SELECT {columns} FROM deposits JOIN channels USING (channel_id)
-                WHERE kind = ? AND chain_id = ? AND finalized = 0 ORDER BY deposits.created_at""",
+                f"""SELECT {_COLUMNS} FROM deposits WHERE kind = ? AND channel_id IN
+                    (SELECT channel_id FROM channels WHERE chain_id = ? AND finalized = 0)
+                ORDER BY created_at""",
                 (kind, chain_id),
             )
             return [_deposit(row) for row in rows]

@@ -149,18 +149,19 @@ def _migrate(connection: sqlite3.Connection, path: Path, version: int, say: Say)
         with committed(connection):
             current: int = connection.execute("PRAGMA user_version").fetchone()[0]
             if current < number:
-                _check_is_ledger(connection, path, current)
+                if current == 0:
+                    _make_ledger(connection, path)
                 for statement in statements:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {number}")
 
 
-def _check_is_ledger(connection: sqlite3.Connection, path: Path, version: int) -> None:
-    if version == 0:
-        tables: int = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-        if tables:
-            raise LedgerCorrupt(f"{path} is a SQLite file, but no microwallet ledger")
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+def _make_ledger(connection: sqlite3.Connection, path: Path) -> None:
+    """Mark an empty file as a ledger; LedgerCorrupt if it is not empty."""
+    tables: int = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if tables:
+        raise LedgerCorrupt(f"{path} is a SQLite file, but no microwallet ledger")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
 def _keep_copy(connection: sqlite3.Connection, path: Path, version: int) -> None:

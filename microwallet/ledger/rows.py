@@ -85,12 +85,11 @@ def channel_fields(values: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def state_values(state: ChannelState, *as_of: int) -> tuple[Any, ...]:
-    """The values of STATE_CONDITIONS; with `as_of`, of STATE_ASSIGNMENTS."""
+def state_values(state: ChannelState) -> tuple[Any, ...]:
+    """The values of STATE_CONDITIONS, and of STATE_ASSIGNMENTS but for the last, `as_of`."""
     return (
         to_text(state.deposit),
         to_text(state.settled),
         state.close_requested_at,
         int(state.finalized),
-        *as_of,
     )

@@ -253,7 +253,7 @@ class Vouchers:
                 ELSE closing END
             WHERE channel_id = ?""",
             [
-                (*state_values(state, as_of), state.exists and not state.finalized, to_text(0), channel_id)
+                (*state_values(state), as_of, state.exists and not state.finalized, to_text(0), channel_id)
                 for channel_id, state in states.items()
             ],
         )

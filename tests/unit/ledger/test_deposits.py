@@ -79,7 +79,9 @@ def test_an_abandoned_open_gives_its_label_free_and_can_be_revived(ledger):
     """Its channel stays, without the label; the same key takes it up again, with the label if it is free."""
     first, _ = begin(ledger, ONE, "k1", "coffee")
     ledger.deposits.abandon(first)
-    assert ledger.deposits.abandoned_opens() == {ONE.channel_id}
+    missing = [one.payer_channel(deposit=0) for one in (ONE, TWO)]
+    assert ledger.deposits.abandoned(missing) == {ONE.channel_id}
+    assert ledger.deposits.abandoned([ONE.payer_channel(deposit=1)]) == frozenset()
     assert ledger.channels.get(ONE.channel_id).label is None
     ledger.deposits.revive(first, "coffee", now=99)
     revived = ledger.deposits.find("k1")
@@ -99,7 +101,7 @@ def test_an_abandoned_top_up_leaves_its_channel_alone(ledger):
     ledger.deposits.begin("k1", lambda: (top_up, ONE.payer_channel(deposit=1000)), now=2)
     ledger.deposits.abandon(top_up)
     assert ledger.channels.find("coffee").channel_id == ONE.channel_id
-    assert ledger.deposits.abandoned_opens() == frozenset()
+    assert ledger.deposits.abandoned([ONE.payer_channel(deposit=0)]) == frozenset()
 
 
 def test_deposits_of_a_chain(ledger):
