@@ -66,11 +66,7 @@ def unpaid_answer(body: bytes, *more: tuple[bytes, bytes]) -> Answer:
 def page_answer(page: bytes, *more: tuple[bytes, bytes]) -> Answer:
     """The page for a person, as a response that no cache keeps."""
     headers = [(name.encode(), value.encode()) for name, value in PAGE_HEADERS.items()]
-    return Answer(
-        status=402,
-        headers=[*headers, NO_STORE, (b"vary", b"accept"), *more],
-        body=page,
-    )
+    return Answer(status=402, headers=[*headers, NO_STORE, *more], body=page)
 
 
 def plain_answer(status: int, title: str, detail: str) -> Answer:

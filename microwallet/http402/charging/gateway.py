@@ -256,7 +256,7 @@ class Gateway:
             page = payment_page(
                 url=request.url, price=offer.price, payee=self.terms.payee, network=self.terms.network
             )
-            return page_answer(page, challenge)
+            return page_answer(page, _VARY, challenge)
         return unpaid_answer(offer.unpaid, _VARY, challenge)
 
     def _find_place(self, method: str, raw_path: bytes, root: str) -> Place | Answer:

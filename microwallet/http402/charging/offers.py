@@ -101,7 +101,7 @@ def _as_latin_1(description: str | None) -> str | None:
 
 def offer_of(terms: Terms, route: Route, price: Price) -> Offer:
     """The offer of a priced route. UsageError if no field could carry it, or a client might not take it."""
-    request, name = _session_request(terms, price), f"{route.method} /{'/'.join(route.pattern)}"
+    request = _session_request(terms, price)
     encoded_request = encode_object(request.to_object())
     try:
         form = ChallengeForm(
@@ -113,11 +113,11 @@ def offer_of(terms: Terms, route: Route, price: Price) -> Offer:
             header=terms.header,
         )
     except MalformedMessage as error:
-        raise UsageError(f"route {name}: {error.message}") from error
+        raise UsageError(f"route {route.words}: {error.message}") from error
     offer = Offer(
         terms=terms,
         price=price,
-        name=name,
+        name=route.words,
         request=request,
         encoded_request=encoded_request,
         form=form,

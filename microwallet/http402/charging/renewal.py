@@ -63,11 +63,13 @@ class Certificate:
 
 
 def _looks(settings: Settings) -> _Looks:
+    return [_look(str(name)) for name in (settings.tls_cert, settings.tls_key)]
+
+
+def _look(name: str) -> tuple[int, int, int] | None:
     """Of inode, bytes and nanoseconds of the last change, where links lead."""
-    looks: _Looks = []
-    for name in (settings.tls_cert, settings.tls_key):
-        looks.append(None)
-        with suppress(OSError):
-            about = Path(str(name)).stat()
-            looks[-1] = (about.st_ino, about.st_size, about.st_mtime_ns)
-    return looks
+    try:
+        about = Path(name).stat()
+    except OSError:
+        return None
+    return about.st_ino, about.st_size, about.st_mtime_ns
