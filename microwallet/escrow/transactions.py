@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from microwallet.domain.identifiers import Address, ChannelId
@@ -104,11 +105,13 @@ class TransactionSender:
         purpose: str,
         channel_id: ChannelId | None = None,
         quoted: Quote | None = None,
+        reserving: AbstractContextManager[None] | None = None,
     ) -> Receipt:
         """Do `call` once for this operation and purpose, and wait for its receipt.
 
         Where the journal knows a live or mined transaction for them, that one is waited for and
-        nothing is signed. `quoted` fixes gas and fees, so that a whole balance can be sent.
+        nothing is signed. `quoted` fixes gas and fees, so that a whole balance can be sent. It is signed and
+        journaled while `reserving` is held, which may raise why it must not be.
 
         Raises ContractReverted (before signing when it is sure, else after mining),
         InsufficientFunds and PaymentRefused (gas above the cap) before signing, TransactionReplaced,
@@ -119,7 +122,8 @@ class TransactionSender:
             return receipt
         asked = quoted or self.quote(call, purpose=purpose)
         intent = Intent(operation=operation, purpose=purpose, channel_id=channel_id)
-        transaction = self._reserved(intent, call, asked)
+        with reserving or nullcontext():
+            transaction = self._reserved(intent, call, asked)
         delivery = self._delivery([transaction])
         delivered = delivery.deliver(fresh=True)
         if delivered is None:

@@ -5,7 +5,8 @@ draft-evm-session-00, sections "Server-Paid Fees" and "Transaction Outcome Check
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from microwallet.domain.identifiers import Address, ChainId
 from microwallet.domain.ports import Emit, TransactionJournal, TransactionStatus
@@ -20,6 +21,7 @@ from microwallet.errors import (
 )
 from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import ChannelOpened, EscrowEvents, TopUp
+from microwallet.escrow.quotes import Quote
 from microwallet.escrow.reader import EscrowReader
 from microwallet.escrow.signing import signed_call
 from microwallet.escrow.token_features import authorization_state, authorization_was_carried_out
@@ -45,7 +47,8 @@ class DepositRelay:
     processes of a home agree.
 
     Invariant: an authorization has at most one live or mined transaction, however often it is handed
-    in, and the gas of the last hour's transactions is within the budget; the coin for that of closes stays.
+    in, and the gas of the last hour's transactions is within the budget; the coin for that of closes stays,
+    however many weigh it at the same moment.
     Deposits of one payer come one after the other: each is simulated with what the one before has left.
     """
 
@@ -108,24 +111,34 @@ class DepositRelay:
         self._check_times(deposit)
         call = deposit.call()
         quoted = self._sender.quote(call, purpose=deposit.kind)
-        if quoted.balance < self._pending_cost() + quoted.max_cost + quoted.fees.cost(KEPT_GAS):
-            raise InsufficientFunds(f"{self._sender.address} keeps what coin it has for the gas of closes")
-        if not self._gas_spending.set_aside(
-            self._chain_id, deposit.operation, quoted.max_cost, budget=self._gas_budget
-        ):
-            self._say(deposit, "gas-budget", "the gas budget of the last hour is spent")
-            raise refused(
-                ProblemType.TRY_AGAIN,
-                "no more gas is paid for deposits this hour: deposit by a transaction of yours, or later",
-                deposit.channel_id,
-            )
         return self._sender.send(
             call,
             operation=deposit.operation,
             purpose=deposit.kind,
             channel_id=deposit.channel_id,
             quoted=quoted,
+            reserving=self._setting_aside(deposit, quoted),
         )
+
+    @contextmanager
+    def _setting_aside(self, deposit: CheckedDeposit, quoted: Quote) -> Iterator[None]:
+        """Set its gas aside, and let nobody else weigh what the account has left until it is journaled."""
+        address = self._sender.address
+        with self._turns.turn(f"coin of {address}"):
+            pending = self._pending_cost()  # before the balance, which what is mined meanwhile was taken from
+            needed = pending + quoted.max_cost + quoted.fees.cost(KEPT_GAS)
+            if self._reader.native_balance(address) < needed:
+                raise InsufficientFunds(f"{address} keeps what coin it has for the gas of closes")
+            if not self._gas_spending.set_aside(
+                self._chain_id, deposit.operation, quoted.max_cost, budget=self._gas_budget
+            ):
+                self._say(deposit, "gas-budget", "the gas budget of the last hour is spent")
+                raise refused(
+                    ProblemType.TRY_AGAIN,
+                    "no more gas is paid for deposits this hour: deposit by a transaction of yours, or later",
+                    deposit.channel_id,
+                )
+            yield
 
     def _pending_cost(self) -> int:
         """Wei that what the account has sent and is not mined yet costs at most."""

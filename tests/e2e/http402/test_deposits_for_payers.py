@@ -6,7 +6,7 @@ import dataclasses
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from counter import problem, receipt
@@ -23,6 +23,7 @@ from microwallet.escrow.transactions import TransactionSender
 from microwallet.http402.charging.deposit_relay import KEPT_GAS
 from microwallet.http402.wire.session_payload import CloseAction
 from microwallet.ledger.deposits import DepositKind
+from microwallet.ledger.gas_spending import GasSpending
 from microwallet.ledger.ledger import Ledger
 from microwallet.selling import RELAY_THREADS
 from microwallet.wallet import Wallet
@@ -531,6 +532,31 @@ def test_the_gas_of_closes_is_kept_from_many_at_once(open_shop, bob, chain):
     chain.rpc.call("anvil_setBalance", [shop.payee, hex(kept + int(wei) * 5 // 2)])
     assert shop.refused(second.open())[0] == 503
     assert len(shop.wallet.ledger.journal.unfinished(chain.chain_id)) == 2
+    chain.rpc.call("evm_setAutomine", [True])
+    chain.rpc.call("evm_mine")
+
+
+def test_the_gas_of_closes_is_kept_from_two_at_the_same_moment(open_shop, bob, chain, monkeypatch):
+    """Of two that are weighed when there is enough for one, one is signed."""
+    shop = open_shop(dataclasses.replace(bob, settings={**bob.settings, "MICROWALLET_WAIT_SECONDS": "1"}))
+    first, second, third = (SigningPayer(chain, shop.payee) for _ in range(3))
+    chain.rpc.call("evm_setAutomine", [False])
+    assert shop.refused(first.open())[0] == 503
+    with shop.wallet.ledger.database.read() as connection:
+        [(wei,)] = connection.execute("SELECT wei FROM gas_spending").fetchall()
+    kept = shop.wallet.fees().cost(KEPT_GAS)
+    chain.rpc.call("anvil_setBalance", [shop.payee, hex(kept + int(wei) * 5 // 2)])
+    set_aside, both = GasSpending.set_aside, threading.Barrier(2)
+
+    def slow(*arguments, **options):
+        with suppress(threading.BrokenBarrierError):
+            both.wait(1)
+        return set_aside(*arguments, **options)
+
+    monkeypatch.setattr(GasSpending, "set_aside", slow)
+    assert [answer.status_code for answer in shop.pay(second.open(), third.open())] == [503, 503]
+    assert len(shop.wallet.ledger.journal.unfinished(chain.chain_id)) == 2
+    assert [details["code"] for _, details in shop.events] == ["insufficient-funds"]
     chain.rpc.call("evm_setAutomine", [True])
     chain.rpc.call("evm_mine")
 
