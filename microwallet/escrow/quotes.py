@@ -38,7 +38,7 @@ class Quote:
     @property
     def max_cost(self) -> int:
         """Wei the transaction costs at most, beside its value."""
-        return self.fees.cost(self.gas) + self.data_fee
+        return self.gas * self.fees.max_fee_per_gas + self.data_fee
 
 
 def quote(
@@ -89,12 +89,13 @@ def quote(
         if "insufficient" in refusal.rpc_message.lower():
             raise _too_little(network, sender, balance, least) from refusal
         raise refusal
+    size, most = len(call.data) + _FRAME, _most_data_fee(data_fee, where)
     found = Quote(
         gas=with_margin(read_count(gas, where), call),
-        fees=fees,
+        fees=_with_data_fee(fees, most, size),
         chain_nonce=read_count(nonce, where),
         balance=balance,
-        data_fee=_most_data_fee(data_fee, where),
+        data_fee=most,
     )
     check_funds(found, call, network, sender)
     return found
@@ -146,8 +147,7 @@ def current_fees(rpc: Rpc, network: Network, *, cap: int) -> Fees:
     if isinstance(block, RpcError):
         raise block
     offered = suggested_fees(block, priority_fee, network=network, cap=cap, where=rpc.shown)
-    per_gas = -(-_most_data_fee(data_fee, rpc.shown) // (_USUAL_SIZE * _GAS_PER_BYTE))
-    return replace(offered, data_fee_per_gas=per_gas)
+    return _with_data_fee(offered, _most_data_fee(data_fee, rpc.shown), _USUAL_SIZE)
 
 
 def suggested_fees(block: object, priority_fee: object, *, network: Network, cap: int, where: str) -> Fees:
@@ -157,6 +157,11 @@ def suggested_fees(block: object, priority_fee: object, *, network: Network, cap
         raise NetworkError(f"{network.name} tells no base fee: transactions of EIP-1559 are needed")
     tip = GWEI if isinstance(priority_fee, RpcError) else read_quantity(priority_fee, where)
     return suggest(base_fee=read_quantity(base_fee, where), priority_fee=tip, cap=cap)
+
+
+def _with_data_fee(fees: Fees, data_fee: int, size: int) -> Fees:
+    """Fees where a rollup takes so much for so many bytes."""
+    return replace(fees, data_fee_per_gas=-(-data_fee // (size * _GAS_PER_BYTE)))
 
 
 def _data_fee_of(size: int) -> Request:

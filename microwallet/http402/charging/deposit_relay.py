@@ -125,7 +125,9 @@ class DepositRelay:
         """Set its gas aside, and let nobody else weigh what the account has left until it is journaled."""
         address = self._sender.address
         with self._turns.turn(f"coin of {address}"):
-            pending = self._pending_cost()  # before the balance, which what is mined meanwhile was taken from
+            pending = self._pending_cost(
+                quoted.fees.data_fee_per_gas
+            )  # before the balance, which what is mined meanwhile was taken from
             needed = pending + quoted.max_cost + quoted.fees.cost(KEPT_GAS)
             if self._reader.native_balance(address) < needed:
                 raise InsufficientFunds(f"{address} keeps what coin it has for the gas of closes")
@@ -140,13 +142,13 @@ class DepositRelay:
                 )
             yield
 
-    def _pending_cost(self) -> int:
+    def _pending_cost(self, data_fee_per_gas: int) -> int:
         """Wei that what the account has sent and is not mined yet costs at most."""
         most: dict[int, int] = {}
         for entry in self._journal.unfinished(self._chain_id, sender=self._sender.address):
             transaction = entry.transaction
             call, gas = signed_call(transaction)
-            cost = call.value + gas * transaction.max_fee_per_gas
+            cost = call.value + gas * (transaction.max_fee_per_gas + data_fee_per_gas)
             most[transaction.nonce] = max(cost, most.get(transaction.nonce, 0))
         return sum(most.values())
 

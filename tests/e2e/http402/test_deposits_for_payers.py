@@ -516,6 +516,29 @@ def test_the_gas_of_closes_is_kept(shop, payer, chain):
     assert shop.pay(payer.open()).status_code == 200
 
 
+def test_what_a_rollup_takes_for_the_data_of_closes_is_kept(open_shop, bob, chain):
+    """And for that of what is on its way."""
+    shop = open_shop(dataclasses.replace(bob, settings={**bob.settings, "MICROWALLET_WAIT_SECONDS": "1"}))
+    gas_alone = shop.wallet.fees().cost(KEPT_GAS)
+    oracle = "0x420000000000000000000000000000000000000F"
+    chain.rpc.call("anvil_setCode", [oracle, "0x60043564e8d4a510000260005260206000f3"])  # 10**12 wei a byte
+    kept = shop.wallet.fees().cost(KEPT_GAS)
+    first, second = (SigningPayer(chain, shop.payee) for _ in range(2))
+    chain.rpc.call("anvil_setBalance", [shop.payee, hex((gas_alone + kept) // 2)])
+    assert shop.refused(first.open())[0] == 503
+    assert shop.wallet.ledger.journal.unfinished(chain.chain_id) == []
+    chain.rpc.call("anvil_setBalance", [shop.payee, hex(kept + 2 * 10**16)])
+    chain.rpc.call("evm_setAutomine", [False])
+    assert shop.refused(first.open())[0] == 503
+    with shop.wallet.ledger.database.read() as connection:
+        [(wei,)] = connection.execute("SELECT wei FROM gas_spending").fetchall()
+    chain.rpc.call("anvil_setBalance", [shop.payee, hex(kept + 2 * int(wei))])
+    assert shop.refused(second.open())[0] == 503
+    assert len(shop.wallet.ledger.journal.unfinished(chain.chain_id)) == 1
+    chain.rpc.call("evm_setAutomine", [True])
+    chain.rpc.call("evm_mine")
+
+
 def test_the_gas_of_closes_is_kept_from_many_at_once(open_shop, bob, chain):
     """What is on its way has not been paid yet, and will be: each alone would leave enough."""
     shop = open_shop(dataclasses.replace(bob, settings={**bob.settings, "MICROWALLET_WAIT_SECONDS": "1"}))
