@@ -242,7 +242,16 @@ _FIRST = (
     ) STRICT""",
 )
 
-VERSIONS: Mapping[int, tuple[str, ...]] = {10: _FIRST}
+_ENDS_TOLD = (
+    # Whether a channel's end is not told yet by whoever watches, as others may learn of it first.
+    "ALTER TABLE vouchers ADD COLUMN untold INTEGER NOT NULL DEFAULT 0 CHECK (untold IN (0, 1))",
+    "CREATE INDEX untold_ends ON vouchers (chain_id) WHERE untold = 1",
+    """CREATE TRIGGER end_changed AFTER UPDATE OF finalized ON vouchers
+        WHEN NEW.finalized <> OLD.finalized
+        BEGIN UPDATE vouchers SET untold = NEW.finalized WHERE channel_id = NEW.channel_id; END""",
+)
+
+VERSIONS: Mapping[int, tuple[str, ...]] = {10: _FIRST, 11: _ENDS_TOLD}
 """What makes a ledger of each version of one of the version before; of the first version, of an empty file.
 
 Lower numbers were given before there was a release.

@@ -276,6 +276,18 @@ class Vouchers:
             [(channel_id,) for channel_id in channel_ids],
         )
 
+    def untold_ends(self, chain_id: ChainId) -> Sequence[ChannelId]:
+        """Finalized channels of a chain of which `record_told` was not said since they are."""
+        with self._database.read() as connection:
+            query = "SELECT channel_id FROM vouchers WHERE chain_id = ? AND untold = 1"
+            return [row[0] for row in connection.execute(query, (chain_id,))]
+
+    def record_told(self, channel_ids: Iterable[ChannelId]) -> None:
+        """Whoever watches has told that these channels are finalized, or it was done here."""
+        self._write_in_parts(
+            "UPDATE vouchers SET untold = 0 WHERE channel_id = ?", [(one,) for one in channel_ids]
+        )
+
     def _write_in_parts(self, statement: str, values: Sequence[tuple[Any, ...]]) -> None:
         """Change channels, not all in one transaction: whoever sells waits for it. Nothing for no values."""
         for start in range(0, len(values), WRITTEN_AT_ONCE):

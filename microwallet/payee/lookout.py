@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
@@ -22,13 +22,13 @@ class Looked:
 
     channels: Sequence[PayeeChannel]
     """Those that are new or have changed since the look before, and all whose close is requested, or is done
-    and may yet be taken back."""
+    and may yet be taken back, or is not told yet."""
     payees: AbstractSet[Address]
     """Of all channels that can still change."""
     chain_time: int | None
     """The chain's, Unix seconds; None when there was no channel to ask about."""
-    news: Container[ChannelId] = ()
-    """Those that the ledger had otherwise."""
+    untold: Sequence[ChannelId] = ()
+    """Finalized ones, of which nobody who watches has told yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +84,10 @@ class Lookout:
             for channel_id, state in states.items()
             if state.close_requested_at or state.finalized or self.states.get(channel_id) != state
         ]
+        untold = self._vouchers.untold_ends(self._chain_id)
         channels = [  # others may have written meanwhile what they were told before
-            replace(channel, state=states[channel.channel_id], as_of=now)
-            for channel in self._vouchers.some(watched)
+            replace(channel, state=states.get(channel.channel_id, channel.state), as_of=now)
+            for channel in self._vouchers.some(dict.fromkeys([*watched, *untold]))
         ]
         self.states = states
         self._chunks = {chunk.rows[0].channel_id: chunk for chunk in chunks}
@@ -94,7 +95,7 @@ class Lookout:
             channels=channels,
             payees={row.payee for chunk in chunks for row in chunk.rows},
             chain_time=chain_time,
-            news=news,
+            untold=untold,
         )
 
     def _ask(self, reader: EscrowReader, rows: Sequence[LiveRow]) -> list[_Chunk]:

@@ -167,6 +167,10 @@ class Settlement:
         or may need something."""
         return self._lookout.look(now=self._now())
 
+    def record_told(self, channel_ids: Iterable[ChannelId]) -> None:
+        """It was told that channels are finalized: a look finds them as untold no more."""
+        self._vouchers.record_told(channel_ids)
+
     @property
     def states(self) -> Mapping[ChannelId, ChannelState]:
         """What the chain said at the last look of all channels that can still change."""
@@ -329,6 +333,7 @@ class Settlement:
         states = [(done.channel.channel_id, done.channel.state) for done in outcome.channels]
         closed = {channel_id: state for channel_id, state in states if state.finalized}
         self._vouchers.record_states(closed, as_of=self._now())
+        self._vouchers.record_told(closed)
 
     def _record(self, channel_ids: Iterable[ChannelId]) -> None:
         """What the chain says afterwards; the transaction counts whether or not it can be asked."""

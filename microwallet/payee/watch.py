@@ -72,8 +72,11 @@ class Watch:
         Raises NetworkError and OutcomeUnknown; what concerns one channel alone is in the outcome.
         """
         looked = self._settlement.look()
+        untold = frozenset(looked.untold)
         for channel in looked.channels:
-            self._notice(channel, is_news=channel.channel_id in looked.news)
+            self._notice(channel, is_untold=channel.channel_id in untold)
+        if looked.untold:
+            self._settlement.record_told(looked.untold)
         outcome = self._settlement.resume(looked.payees)
         due = [channel for channel in looked.channels if self._is_due(channel, looked.chain_time)]
         if due:
@@ -93,13 +96,13 @@ class Watch:
         time = max(self._now(), chain_time or 0)
         return channel.state.withdrawable_at - time <= self._margin
 
-    def _notice(self, channel: PayeeChannel, *, is_news: bool) -> None:
+    def _notice(self, channel: PayeeChannel, *, is_untold: bool) -> None:
         before = self._seen.get(channel.channel_id)
         state = self._seen[channel.channel_id] = channel.state
         if state.finalized:
             # Not by us: by the payer's withdrawal, or by the payee in another process. Where it was done
             # while nobody watched, it is told if money was lost.
-            if (is_news and channel.unpaid) if before is None else not before.finalized:
+            if (is_untold and channel.unpaid) if before is None else not before.finalized:
                 self._emit("finalized", _about(channel) | {"unsettled": str(channel.unpaid)})
             return
         if not state.exists:

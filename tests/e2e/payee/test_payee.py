@@ -10,6 +10,7 @@ import time
 import pytest
 
 from microwallet.escrow import calls
+from microwallet.ledger.ledger import Ledger
 
 WEI = 10**18
 
@@ -53,6 +54,8 @@ def test_a_close_pays_refunds_and_happens_once(payee, payers):
     assert payee.run("close", opened.channel_id, "--yes").data == {"channels": [], "transactions": []}
     assert payee.run("list").data == {"channels": []}
     assert [row["status"] for row in payee.run("list", "--all").data["channels"]] == ["finalized"]
+    with Ledger.open(payee.home.path / "ledger.sqlite3") as ledger:
+        assert ledger.vouchers.untold_ends(31337) == []  # whoever watches need not tell it
 
 
 def test_without_a_name_the_only_channel_is_meant(payee, payers):

@@ -14,6 +14,8 @@ from gate import Gate
 from migrated import migrate
 from unwritable import FULL, into_full, into_nowhere, needs_full
 
+from microwallet.payee.refresh import CONFIRMED_DEPTH
+
 WEI = 10**18
 WITHOUT_CHAIN = {"MICROWALLET_RPC_URL": "http://127.0.0.1:9", "MICROWALLET_RPC_TIMEOUT": "2"}
 
@@ -267,13 +269,19 @@ def test_a_withdrawal_that_was_missed_is_told(payee, payers, start, chain, gate)
     assert watcher.next("finalized")["unsettled"] == "6"
 
 
-def test_a_withdrawal_while_nobody_watched_is_told(payee, payers, chain):
-    """The next watcher says what was lost, once."""
+@pytest.mark.parametrize("listed_at", [None, 0, CONFIRMED_DEPTH + 1])
+def test_a_withdrawal_while_nobody_watched_is_told(payee, payers, chain, listed_at):
+    """The next watcher says what was lost, once, though the ledger has learned of it before, and however many
+    blocks came since."""
     opened = payers.open(payee.address)
     payee.accept(opened.voucher(6))
     payers.request_close(opened)
     chain.node.advance(900)
     payers.withdraw(opened)
+    if listed_at is not None:
+        chain.rpc.call("anvil_mine", [hex(listed_at)])
+        [listed] = payee.run("list", "--all").data["channels"]
+        assert listed["status"] == "finalized"
     looks = [payee.run("watch", "--once").lines for _ in range(2)]
     lost = [[event["unsettled"] for event in look if event["event"] == "finalized"] for look in looks]
     assert lost == [["6"], []]

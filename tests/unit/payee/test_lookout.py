@@ -173,6 +173,23 @@ def test_closes_that_are_deep_enough(look, ledger, chain):
     assert CHANNELS[0] not in {one.channel_id for one in ledger.vouchers.live(CHAIN)}
 
 
+def test_an_end_that_others_learn_of_first(ledger, chain):
+    """It is found until it was told, however deep it is by then; and again where it came a second time."""
+    lookout = Lookout(ledger.vouchers, CHAIN, lambda _: chain)
+    chain.of[CHANNELS[5]] = over = replace(STATE, finalized=True)
+    chain.height = CONFIRMED_DEPTH + 1
+    refresh(ledger.vouchers, CHAIN, lambda _: chain, now=NOW)
+    for _ in range(2):
+        looked = lookout.look(now=NOW)
+        assert looked.untold == [CHANNELS[5]]
+        assert [one.state for one in looked.channels if one.channel_id == CHANNELS[5]] == [over]
+    ledger.vouchers.record_told(looked.untold)
+    assert lookout.look(now=NOW).untold == []
+    for state, untold in ((STATE, []), (over, [CHANNELS[5]])):
+        ledger.vouchers.record_states({CHANNELS[5]: state}, as_of=NOW)
+        assert lookout.look(now=NOW).untold == untold
+
+
 def test_when_the_chain_said_so(look, ledger):
     """It is written down again once it is old, not with each look, and nobody forgets an account for it."""
     look(NOW)

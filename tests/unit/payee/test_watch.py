@@ -40,9 +40,9 @@ CHANNEL = PayeeChannel(
 class Script:
     """Settling whose looks are given in advance: a state, or an error to raise."""
 
-    def __init__(self, *looks, chain_time=REQUESTED_AT, news=()):
+    def __init__(self, *looks, chain_time=REQUESTED_AT, untold=()):
         self.looks = list(looks)
-        self.news = news
+        self.untold = untold
         self.chain_time = chain_time
         self.closed = []
 
@@ -50,7 +50,11 @@ class Script:
         look = self.looks.pop(0)
         if isinstance(look, Exception):
             raise look
-        return Looked(channels=[look], payees={ADDRESS}, chain_time=self.chain_time, news=self.news)
+        return Looked(channels=[look], payees={ADDRESS}, chain_time=self.chain_time, untold=self.untold)
+
+    def record_told(self, channel_ids):
+        assert channel_ids == self.untold
+        self.untold = ()
 
     def resume(self, _payees):
         return Outcome()
@@ -105,17 +109,18 @@ def test_it_tells_each_change_once():
 
 
 @pytest.mark.parametrize(
-    ("settled", "news", "told"),
+    ("settled", "untold", "told"),
     [(20, [CHANNEL.channel_id], ["finalized"]), (60, [CHANNEL.channel_id], []), (20, [], [])],
     ids=["lost", "nothing-lost", "known-before"],
 )
-def test_what_was_lost_while_nobody_watched(settled, news, told):
-    """A close that the ledger learns of at the first look is told where money went with it, once."""
+def test_what_was_lost_while_nobody_watched(settled, untold, told):
+    """A close that nobody has told of before the first look is told where money went with it, once."""
     over = replace(CHANNEL, state=replace(CHANNEL.state, settled=settled, finalized=True))
-    watch, events = watching(Script(over, over, news=news))
+    script = Script(over, over, untold=untold)
+    watch, events = watching(script)
     watch.look()
     watch.look()
-    assert events == told
+    assert (events, [*script.untold]) == (told, [])
 
 
 @pytest.mark.parametrize(
