@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from microwallet.domain.ports import JournalEntry, TransactionStatus
 from microwallet.errors import LedgerBusy, NetworkError
 from microwallet.escrow.events import ChannelOpened, EscrowEvents
 from microwallet.escrow.reader import Head
+from microwallet.escrow.rpc import LAG_SECONDS
 from microwallet.escrow.transactions import Resumed
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 from microwallet.payer.deposit import has_landed, own_entries
@@ -24,6 +26,9 @@ REORGANISATION_BLOCKS = 256
 
 EXPIRY_MARGIN = 60
 """Seconds after its end until an authorization is taken for dead."""
+
+_PAUSE_SECONDS = 1.0
+"""Between two questions for a receipt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,15 +252,25 @@ def _is_dead(account: PayingAccount, deposit: Deposit) -> bool:
 
 
 def _are_replaced(account: PayingAccount, entries: Sequence[JournalEntry], head: Head) -> bool:
-    """Whether something else was mined at the nonce of each of these; then the journal says so too."""
+    """Whether something else was mined at the nonce of each of these; then the journal says so too.
+
+    The node that is asked for receipts may be behind the one that counts nonces: it is asked for as long as
+    that may be, unless whoever waited for them did so.
+    """
     reader, journal = account.reader, account.ledger.journal
+    hashes = [entry.transaction.hash for entry in entries]
+    deadline = time.monotonic() + (LAG_SECONDS if any(entry.status.is_live for entry in entries) else 0)
     # Before the receipts, so that a nonce which one of these uses up meanwhile is not taken for another's.
     used = reader.transaction_count(account.address, max(0, head.number - account.network.confirmations + 1))
-    mined = reader.are_mined([entry.transaction.hash for entry in entries])
-    for entry, is_mined in zip(entries, mined, strict=True):
-        reverted = entry.status is TransactionStatus.REVERTED
-        if entry.transaction.nonce >= used or (is_mined and not reverted):
-            return False
+    if any(entry.transaction.nonce >= used for entry in entries):
+        return False
+    while True:
+        for entry, is_mined in zip(entries, reader.are_mined(hashes), strict=True):
+            if is_mined and entry.status is not TransactionStatus.REVERTED:
+                return False
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(_PAUSE_SECONDS)
     for entry in entries:
         if entry.status.is_live:
             journal.record(entry.transaction.hash, TransactionStatus.REPLACED)

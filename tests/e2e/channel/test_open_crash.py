@@ -239,8 +239,9 @@ def test_sync_finishes_an_open_that_was_killed(alice, bob, witness):
     assert witness.of(alice.address).deposit == 10**17
 
 
-def test_sync_abandons_only_what_is_dead(alice, bob, chain, witness):
+def test_sync_abandons_only_what_is_dead(alice, bob, chain, witness, monkeypatch):
     """Nonce gone and authorization expired: only then is an open abandoned. Its key still works."""
+    monkeypatch.setattr("microwallet.payer.sync.LAG_SECONDS", 1)
     arguments = (bob.address, "10 USDC", "--label", "coffee", "--idempotency-key", "k1")
     chain.rpc.call("evm_setAutomine", [False])
     assert begin(alice, *arguments, env=IMPATIENT).exit_code == 5

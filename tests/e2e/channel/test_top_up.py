@@ -12,8 +12,10 @@ from microwallet.domain.money import Amount
 from microwallet.escrow.calls import top_up_with_authorization
 from microwallet.escrow.reader import EscrowReader
 from microwallet.escrow.rpc import RpcError
+from microwallet.ledger.deposits import DepositStatus
 from microwallet.payer.refresh import refresh
 from microwallet.payer.signed_deposit import await_signed
+from microwallet.payer.sync import settle_deposit
 from microwallet.payer.top_up import plan_top_up, sign_top_up
 from microwallet.payer.top_up import top_up as make
 from microwallet.payer.ways import Way
@@ -203,6 +205,32 @@ def test_unknown_outcome_never_adds_twice(alice, bob, chain, witness, via):
     assert top_up(alice, amount, *ways, "--idempotency-key", "t1").data["resumed"] is True
     added = witness.of(alice.address).deposit - before
     assert added == (2 * 10**17 if via == "native" else 5_000_000)
+
+
+def test_a_node_that_is_behind_does_not_end_it(alice, bob, chain, witness, monkeypatch):
+    """One counts the nonce of a top-up that was mined, others have no receipt for it yet: it is not given up,
+    so that the same command without its key does not add another."""
+    monkeypatch.setattr("microwallet.payer.sync.LAG_SECONDS", 3)
+    alice.run("channel", "open", bob.address, "0.1 ETH", "--label", "coffee", "--yes").succeeded()
+    chain.rpc.call("evm_setAutomine", [False])
+    assert top_up(alice, "0.2 ETH", "--idempotency-key", "t1", env=IMPATIENT).exit_code == 5
+    witness.mine()
+    chain.rpc.call("evm_setAutomine", [True])
+    behind = [True, True]
+
+    class TwoNodes(EscrowReader):
+        def are_mined(self, hashes):
+            return [False for _ in hashes] if behind and behind.pop() else super().are_mined(hashes)
+
+    with Wallet.open(environment=alice.environment) as wallet:
+        (channel,) = wallet.ledger.channels.list(finalized=False)
+        account = wallet.paying_account()
+        account = replace(account, reader=TwoNodes(wallet.rpc, wallet.escrow_contract))
+        deposit = wallet.ledger.deposits.find("t1")
+        assert settle_deposit(account, deposit, channel) is DepositStatus.PENDING
+    assert behind == []
+    assert top_up(alice, "0.2 ETH").data["idempotencyKey"] == "t1"
+    assert witness.of(alice.address).deposit == 3 * 10**17
 
 
 @pytest.mark.usefixtures("coffee")
