@@ -27,13 +27,12 @@ from microwallet.wallet import Wallet
 if TYPE_CHECKING:
     from microwallet.domain.purchase import Purchase
     from microwallet.payer.close import ClosedByPayee
-    from microwallet.payer.open import OpenPlan
+    from microwallet.payer.deposit_plan import DepositPlan
     from microwallet.payer.paying_account import PayingAccount
-    from microwallet.payer.top_up import TopUpPlan
 
 T = TypeVar("T")
 
-Confirm = Callable[["PayingAccount", "OpenPlan | TopUpPlan"], None]
+Confirm = Callable[["PayingAccount", "DepositPlan"], None]
 
 
 def limits_of(

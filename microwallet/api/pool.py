@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from microwallet.domain.identifiers import ChannelId
     from microwallet.domain.voucher import VoucherKey
     from microwallet.http402.paying.client import Limits, PayingClient
-    from microwallet.payer.open import OpenPlan
+    from microwallet.payer.deposit_plan import DepositPlan
     from microwallet.payer.paying_account import PayingAccount
-    from microwallet.payer.top_up import TopUpPlan
 
 LOGGER = logging.getLogger("microwallet")
 
@@ -152,17 +151,12 @@ class WalletPool:
             return key
 
 
-def _agree(_account: PayingAccount, _plan: OpenPlan | TopUpPlan) -> None:
+def _agree(_account: PayingAccount, _plan: DepositPlan) -> None:
     """The program agreed beforehand, up to its limit."""
 
 
-def _refuse(account: PayingAccount, plan: OpenPlan | TopUpPlan) -> None:
-    from microwallet.payer.open import OpenPlan
-
-    if isinstance(plan, OpenPlan):
-        payee, amount = plan.request.payee, plan.request.deposit
-    else:
-        payee, amount = plan.channel.descriptor.payee, plan.amount
+def _refuse(account: PayingAccount, plan: DepositPlan) -> None:
+    payee, amount = plan.payee, plan.amount
     deposited = sum(
         channel.state.deposit
         for channel in account.ledger.channels.list(finalized=False)

@@ -112,19 +112,20 @@ class Wallet:
         Called again after a crash, with the same arguments, it finishes what was begun. Raises UsageError,
         PaymentRefused (InsufficientFunds), TransactionReverted.
         """
-        from microwallet.payer.open import OpenRequest, open_channel, plan_open
+        from microwallet.payer.deposit import make_deposit
+        from microwallet.payer.open import plan_open
         from microwallet.paying import amount_of
 
         with self._pool.lend() as wallet:
             account = wallet.paying_account()
-            request = OpenRequest(
-                payee=wallet.address_of(payee),
-                deposit=amount_of(wallet, deposit),
+            plan = plan_open(
+                account,
+                wallet.address_of(payee),
+                amount_of(wallet, deposit),
                 label=label,
                 idempotency_key=idempotency_key,
             )
-            made = open_channel(account, plan_open(account, request))
-            return channel_result(made.channel, now=wallet.now())
+            return channel_result(make_deposit(account, plan).channel, now=wallet.now())
 
     def channels(self, *, finalized: bool = False) -> list[Channel]:
         """The channels that this home pays through, oldest first; from the ledger."""
@@ -180,12 +181,13 @@ class Wallet:
         self, channel: str | Channel, amount: str | Amount, *, idempotency_key: str | None = None
     ) -> Channel:
         """Add to a channel's deposit; it cancels a pending close. Resumed and refused like `open_channel`."""
-        from microwallet.payer.top_up import plan_top_up, top_up
+        from microwallet.payer.deposit import make_deposit
+        from microwallet.payer.top_up import plan_top_up
 
         with self._paying(channel) as (wallet, account, known):
             added = Amount.parse(_text(amount, known.asset), known.asset)
             plan = plan_top_up(account, known, added, idempotency_key=idempotency_key)
-            return channel_result(top_up(account, plan).channel, now=wallet.now())
+            return channel_result(make_deposit(account, plan).channel, now=wallet.now())
 
     def close_channel(self, channel: str | Channel, *, on_chain: bool = False) -> Channel:
         """Ask for the money back: of the payee over HTTP where it was paid so, else of the chain.

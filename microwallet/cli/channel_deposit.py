@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microwallet.cli.channel_view import channel_document
+from microwallet.cli.channel_view import channel_document, id_and_label, money
 from microwallet.cli.context import Stderr
+from microwallet.cli.table import named
 from microwallet.errors import UsageError
 
 if TYPE_CHECKING:
     from microwallet.payer.deposit import MadeDeposit
-    from microwallet.payer.open import OpenPlan
+    from microwallet.payer.deposit_plan import DepositPlan
     from microwallet.payer.paying_account import PayingAccount
-    from microwallet.payer.top_up import TopUpPlan
     from microwallet.payer.ways import Way
 
 Via = Annotated[
@@ -40,22 +40,38 @@ def chosen_way(text: str | None) -> Way | None:
         raise UsageError(f"--via is {text!r}; there are: {ways}") from None
 
 
-def begun_text(plan: OpenPlan | TopUpPlan) -> str:
-    """Beside the title of a summary: that an earlier run began it."""
-    return f"resumed: begun as {plan.idempotency_key}" if plan.begun else ""
-
-
-def way_and_fee(paying: PayingAccount, plan: OpenPlan | TopUpPlan) -> list[tuple[str, str]]:
-    """The rows of a summary that say how the money gets there, and for how much."""
-    rows = [("  escrow", paying.reader.escrow_contract), ("  way", plan.way.described)]
+def deposit_summary(paying: PayingAccount, plan: DepositPlan) -> str:
+    """What is about to be opened or added, for a person to agree to."""
+    channel, asset = plan.channel, plan.amount.asset
+    begun = f"resumed: begun as {plan.idempotency_key}" if plan.begun else ""
+    if channel is None:
+        rows = [("open a channel", begun), ("  deposit", str(plan.amount))]
+    else:
+        rows = [
+            ("top up a channel", begun),
+            ("  amount", str(plan.amount)),
+            ("  channel", id_and_label(channel)),
+            ("  deposit now", money(channel, channel.state.deposit)),
+        ]
+    rows += [
+        ("  payee", plan.payee),
+        ("  from", f"{paying.name} {paying.address}"),
+        ("  network", paying.network.described),
+    ]
+    if channel is None:
+        coin = "(the coin of the chain)" if asset.is_native else asset.token
+        rows.append(("  asset", f"{asset.symbol} {coin}"))
+    rows += [("  escrow", paying.reader.escrow_contract), ("  way", plan.way.described)]
     if plan.max_fee == 0:
         rows.append(("  fee", "none: it is signed here, and the payee brings it onto the chain"))
     elif plan.max_fee is not None:
         rows.append(("  fee", f"at most {paying.network.coins(plan.max_fee)}"))
-    return rows
+    if plan.cancels_close:
+        rows.append(("  note", "the close that is pending will be cancelled"))
+    return named(rows)
 
 
-def plan_document(plan: OpenPlan | TopUpPlan) -> dict[str, Any]:
+def plan_document(plan: DepositPlan) -> dict[str, Any]:
     """What `--dry-run` tells of how a deposit would be made."""
     return {
         "dryRun": True,
@@ -65,10 +81,12 @@ def plan_document(plan: OpenPlan | TopUpPlan) -> dict[str, Any]:
     }
 
 
-def say_what_begins(plan: OpenPlan | TopUpPlan, what: str, *, is_new_key: bool) -> None:
+def say_what_begins(plan: DepositPlan, *, is_new_key: bool) -> None:
     """The key of what is resumed, or a new key that was made for it, on stderr."""
+    from microwallet.payer.deposit import NOUNS
+
     if plan.begun is not None:
-        Stderr().say(f"resuming the {what} begun as {plan.idempotency_key}")
+        Stderr().say(f"resuming the {NOUNS[plan.kind]} begun as {plan.idempotency_key}")
     elif is_new_key:
         Stderr().say(f"idempotency key: {plan.idempotency_key}")
 

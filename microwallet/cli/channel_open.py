@@ -9,12 +9,11 @@ import typer
 from microwallet.cli import completion
 from microwallet.cli.channel_deposit import (
     Via,
-    begun_text,
     chosen_way,
     deposit_document,
+    deposit_summary,
     plan_document,
     say_what_begins,
-    way_and_fee,
 )
 from microwallet.cli.channel_view import id_and_label, money, transaction_line
 from microwallet.cli.context import confirm, open_wallet
@@ -30,12 +29,11 @@ from microwallet.cli.options import (
     Yes,
 )
 from microwallet.cli.result import Result
-from microwallet.cli.table import named
 from microwallet.domain.money import Amount, unit_of
 
 if TYPE_CHECKING:
     from microwallet.payer.deposit import MadeDeposit
-    from microwallet.payer.open import OpenPlan
+    from microwallet.payer.deposit_plan import DepositPlan
     from microwallet.payer.paying_account import PayingAccount
 
 
@@ -67,56 +65,42 @@ def open_(
 
     Run again after a crash, it finishes what was begun and never opens twice.
     """
-    from microwallet.payer.open import OpenRequest, open_channel, plan_open
+    from microwallet.payer.deposit import make_deposit
+    from microwallet.payer.open import plan_open
 
     with open_wallet(
         network=network, account=account, rpc_url=rpc_url, password_file=password_file
     ) as wallet:
         paying = wallet.paying_account()
         amount = Amount.parse(deposit, wallet.resolve_asset(token or unit_of(deposit), amount=deposit))
-        request = OpenRequest(
-            payee=wallet.address_of(payee),
-            deposit=amount,
+        plan = plan_open(
+            paying,
+            wallet.address_of(payee),
+            amount,
             label=label,
             idempotency_key=idempotency_key,
             way=chosen_way(via),
         )
-        plan = plan_open(paying, request)
         if dry_run:
-            return Result(data=_preview(paying, plan), text=open_summary(paying, plan))
-        confirm(open_summary(paying, plan), yes=yes)
-        say_what_begins(plan, "open", is_new_key=idempotency_key is None)
-        return _opened(open_channel(paying, plan), now=wallet.now())
+            return Result(data=_preview(paying, plan), text=deposit_summary(paying, plan))
+        confirm(deposit_summary(paying, plan), yes=yes)
+        say_what_begins(plan, is_new_key=idempotency_key is None)
+        return _opened(make_deposit(paying, plan), now=wallet.now())
 
 
-def open_summary(paying: PayingAccount, plan: OpenPlan) -> str:
-    """What is about to be opened, for a person to agree to."""
-    request, asset = plan.request, plan.request.deposit.asset
-    lines = [
-        ("open a channel", begun_text(plan)),
-        ("  deposit", str(request.deposit)),
-        ("  payee", request.payee),
-        ("  from", f"{paying.name} {paying.address}"),
-        ("  network", paying.network.described),
-        ("  asset", f"{asset.symbol} {'(the coin of the chain)' if asset.is_native else asset.token}"),
-        *way_and_fee(paying, plan),
-    ]
-    return named(lines)
-
-
-def _preview(paying: PayingAccount, plan: OpenPlan) -> dict[str, Any]:
-    request = plan.request
+def _preview(paying: PayingAccount, plan: DepositPlan) -> dict[str, Any]:
+    asset = plan.amount.asset
     return plan_document(plan) | {
         "payer": paying.address,
-        "payee": request.payee,
-        "deposit": str(request.deposit.base_units),
-        "asset": request.deposit.asset.symbol,
-        "decimals": request.deposit.asset.decimals,
-        "token": request.deposit.asset.token,
+        "payee": plan.payee,
+        "deposit": str(plan.amount.base_units),
+        "asset": asset.symbol,
+        "decimals": asset.decimals,
+        "token": asset.token,
         "network": paying.network.name,
         "chainId": paying.network.chain_id,
         "escrowContract": paying.reader.escrow_contract,
-        "label": request.label,
+        "label": plan.label,
     }
 
 

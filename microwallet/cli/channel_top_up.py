@@ -8,25 +8,21 @@ import typer
 
 from microwallet.cli.channel_deposit import (
     Via,
-    begun_text,
     chosen_way,
     deposit_document,
+    deposit_summary,
     plan_document,
     say_what_begins,
-    way_and_fee,
 )
 from microwallet.cli.channel_reference import ChannelReference, paying_account_of
-from microwallet.cli.channel_view import channel_document, id_and_label, money, transaction_line
+from microwallet.cli.channel_view import channel_document, money, transaction_line
 from microwallet.cli.context import confirm
 from microwallet.cli.options import DryRun, IdempotencyKey, Json, NetworkName, PasswordFile, RpcUrl, Yes
 from microwallet.cli.result import Result
-from microwallet.cli.table import named
 from microwallet.domain.money import Amount
 
 if TYPE_CHECKING:
     from microwallet.payer.deposit import MadeDeposit
-    from microwallet.payer.paying_account import PayingAccount
-    from microwallet.payer.top_up import TopUpPlan
 
 
 def top_up(
@@ -45,8 +41,8 @@ def top_up(
 
     Run again after a crash, it finishes what was begun and never adds twice.
     """
+    from microwallet.payer.deposit import make_deposit
     from microwallet.payer.top_up import plan_top_up
-    from microwallet.payer.top_up import top_up as top_up_channel
 
     with paying_account_of(channel, network=network, rpc_url=rpc_url, password_file=password_file) as found:
         wallet, known, paying = found
@@ -59,32 +55,14 @@ def top_up(
         )
         if dry_run:
             data = (
-                channel_document(plan.channel, now=wallet.now())
+                channel_document(plan.channel or known, now=wallet.now())
                 | plan_document(plan)
                 | {"amount": str(plan.amount.base_units), "cancelsClose": plan.cancels_close}
             )
-            return Result(data=data, text=top_up_summary(paying, plan))
-        confirm(top_up_summary(paying, plan), yes=yes)
-        say_what_begins(plan, "top-up", is_new_key=idempotency_key is None)
-        return _topped_up(top_up_channel(paying, plan), plan.amount, now=wallet.now())
-
-
-def top_up_summary(paying: PayingAccount, plan: TopUpPlan) -> str:
-    """What is about to be added, for a person to agree to."""
-    channel = plan.channel
-    lines = [
-        ("top up a channel", begun_text(plan)),
-        ("  amount", str(plan.amount)),
-        ("  channel", id_and_label(channel)),
-        ("  deposit now", money(channel, channel.state.deposit)),
-        ("  payee", channel.descriptor.payee),
-        ("  from", f"{paying.name} {paying.address}"),
-        ("  network", paying.network.described),
-        *way_and_fee(paying, plan),
-    ]
-    if plan.cancels_close:
-        lines.append(("  note", "the close that is pending will be cancelled"))
-    return named(lines)
+            return Result(data=data, text=deposit_summary(paying, plan))
+        confirm(deposit_summary(paying, plan), yes=yes)
+        say_what_begins(plan, is_new_key=idempotency_key is None)
+        return _topped_up(make_deposit(paying, plan), plan.amount, now=wallet.now())
 
 
 def _topped_up(made: MadeDeposit, amount: Amount, *, now: int) -> Result:

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     import httpx
 
     from microwallet.http402.paying.client import PayingClient
-    from microwallet.payer.open import OpenPlan
+    from microwallet.payer.deposit_plan import DepositPlan
     from microwallet.payer.paying_account import PayingAccount
-    from microwallet.payer.top_up import TopUpPlan
     from microwallet.wallet import Wallet
 
 _COMMAND_LINE_OF_HTTPX, _HTTP_2 = "httpx._main", "h2"
@@ -114,13 +113,10 @@ def _paying(
         dry_run=flags.dry_run,
     )
 
-    def agree(account: PayingAccount, plan: OpenPlan | TopUpPlan) -> None:
-        from microwallet.cli.channel_open import open_summary
-        from microwallet.cli.channel_top_up import top_up_summary
-        from microwallet.payer.open import OpenPlan
+    def agree(account: PayingAccount, plan: DepositPlan) -> None:
+        from microwallet.cli.channel_deposit import deposit_summary
 
-        summary = open_summary(account, plan) if isinstance(plan, OpenPlan) else top_up_summary(account, plan)
-        confirm(summary, yes=flags.yes)
+        confirm(deposit_summary(account, plan), yes=flags.yes)
 
     def is_private(origin: Origin) -> bool:
         """Even this machine's own name means another one to a proxy."""

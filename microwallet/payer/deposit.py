@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
+import shlex
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from microwallet.domain.channel import NO_CHANNEL, ChannelState, PayerChannel
@@ -12,7 +13,7 @@ from microwallet.domain.identifiers import TxHash
 from microwallet.domain.ports import JournalEntry, TransactionStatus
 from microwallet.errors import (
     EscrowMissing,
-    IdempotencyMismatch,
+    LedgerError,
     NetworkError,
     OutcomeUnknown,
     PaymentRefused,
@@ -21,7 +22,8 @@ from microwallet.errors import (
 from microwallet.escrow import calls
 from microwallet.escrow.rpc import LAG_SECONDS, RpcError
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
-from microwallet.payer.pay import check_idempotency_key
+from microwallet.payer.deposit_plan import DepositPlan, require_same
+from microwallet.payer.open import new_channel
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.ways import (
     Way,
@@ -46,65 +48,94 @@ class MadeDeposit:
     """Whether it cancelled a pending close request."""
 
 
-def begun_deposit(
-    account: PayingAccount, kind: DepositKind, arguments: str, idempotency_key: str | None
-) -> Deposit | None:
-    """What an earlier run began under this key, or without a key with the same arguments.
+@contextmanager
+def committed(account: PayingAccount, plan: DepositPlan) -> Iterator[tuple[Deposit, PayerChannel, bool]]:
+    """While it is made or signed, in no other process: the deposit of a plan and its channel, in the ledger,
+    and whether an earlier run had begun it.
 
-    Raises IdempotencyMismatch if the key was used with other arguments.
+    OutcomeUnknown in place of NetworkError once something was signed that can move money.
     """
-    deposits = account.ledger.deposits
-    if idempotency_key is None:
-        return next((begun for begun in deposits.pending() if begun.arguments == arguments), None)
-    begun = deposits.find(check_idempotency_key(idempotency_key))
-    if begun is not None:
-        require_same(begun, kind, arguments)
-    return begun
+    with account.ledger.turns.turn(f"deposit {plan.idempotency_key}"):
+        deposit, channel, resumed = _committed(account, plan)
+        try:
+            yield deposit, channel, resumed
+        except NetworkError as error:
+            if not is_committed(account, deposit):
+                raise
+            what = NOUNS[deposit.kind]
+            raise OutcomeUnknown(
+                f"the {what} was signed, and the chain cannot be asked about it: {error.message}"
+            ) from error
 
 
-def new_deposit_key(kind: DepositKind) -> str:
-    """An idempotency key nobody used before."""
-    return ("open-" if kind is DepositKind.OPEN else "top-up-") + secrets.token_hex(12)
+def _committed(account: PayingAccount, plan: DepositPlan) -> tuple[Deposit, PayerChannel, bool]:
+    ledger, key = account.ledger, plan.idempotency_key
+    deposit = ledger.deposits.find(key)
+    resumed = deposit is not None
+    if deposit is None:
+        with account.keys_held():
+            deposit = _begin(account, plan, plan.channel or new_channel(account, plan))
+    require_same(deposit, plan.kind, plan.arguments)
+    if deposit.status is DepositStatus.ABANDONED:
+        ledger.deposits.revive(deposit, plan.label, now=account.clock())
+    channel = ledger.channels.get(deposit.channel_id)
+    if channel is None:
+        raise LedgerError(f"the ledger knows the {NOUNS[plan.kind]} {key}, but not its channel")
+    return deposit, channel, resumed
 
 
-def require_same(deposit: Deposit, kind: DepositKind, arguments: str) -> None:
-    """IdempotencyMismatch unless a deposit was begun with these arguments."""
-    if deposit.kind is kind and deposit.arguments == arguments:
-        return
-    raise IdempotencyMismatch(
-        f"the idempotency key {deposit.idempotency_key!r} was used for another deposit: {deposit.kind}"
-        f" {deposit.arguments}; nothing was sent",
-        hint="take another key, or the same arguments",
+def _begin(account: PayingAccount, plan: DepositPlan, channel: PayerChannel) -> Deposit:
+    deposit = Deposit(
+        idempotency_key=plan.idempotency_key,
+        kind=plan.kind,
+        channel_id=channel.channel_id,
+        amount=plan.amount.base_units,
+        arguments=plan.arguments,
+        method=plan.way,
+        authorization_expires_at=None,
+        status=DepositStatus.PENDING,
     )
 
+    def begin() -> tuple[Deposit, PayerChannel]:
+        account.require_key()
+        return deposit, channel
 
-def make_deposit(
-    account: PayingAccount, deposit: Deposit, channel: PayerChannel, *, again: str, resumed: bool
-) -> MadeDeposit:
-    """Carry a committed deposit out, or finish what an earlier try left; `again` is the command for that.
+    return account.ledger.deposits.begin(plan.idempotency_key, begin, now=account.clock())[0]
+
+
+def make_deposit(account: PayingAccount, plan: DepositPlan) -> MadeDeposit:
+    """Commit a deposit and carry it out, or finish what an earlier try left.
 
     At most one deposit ever happens: an open always has the same channel id, a signed top-up the
     same authorization nonce, and of plain transactions the journal signs no second one while the
-    first can still be mined. The caller holds the deposit's turn.
+    first can still be mined. Processes with the same idempotency key queue: the first makes the deposit,
+    the others find it done.
 
     Raises OutcomeUnknown when the money may have moved; whatever else it raises, it has not.
     """
     try:
-        if not finish_earlier_tries(account, deposit, channel):
-            _send(account, deposit, channel)
-        channel = visible(account, deposit, channel)
-    except OutcomeUnknown as error:
-        error.hint = again
+        with committed(account, plan) as (deposit, channel, resumed):
+            if not finish_earlier_tries(account, deposit, channel):
+                _send(account, deposit, channel)
+            made = made_deposit(account, deposit, channel, resumed=resumed)
+    except (OutcomeUnknown, NetworkError) as error:
+        error.hint = _again(account, plan)
         raise
-    except NetworkError as error:
-        if not is_committed(account, deposit):
-            error.hint = again
-            raise
-        raise OutcomeUnknown(
-            f"the {NOUNS[deposit.kind]} was signed, and the chain cannot be asked about it: {error.message}",
-            hint=again,
-        ) from error
-    return made_deposit(account, deposit, channel, resumed=resumed)
+    cancelled = plan.cancels_close and made.channel.state.close_requested_at == 0
+    return replace(made, cancelled_close=cancelled)
+
+
+def _again(account: PayingAccount, plan: DepositPlan) -> str:
+    """The command that does, or finishes, exactly this deposit."""
+    key = f"--idempotency-key {shlex.quote(plan.idempotency_key)}"
+    if plan.channel is not None:
+        return f'microwallet channel top-up {plan.channel.channel_id} "{plan.amount}" {key}'
+    label = f" --label {shlex.quote(plan.label)}" if plan.label else ""
+    token = "" if plan.amount.asset.is_native else f" --token {plan.amount.asset.token}"
+    return (
+        f'microwallet channel open {plan.payee} "{plan.amount}"{label}{token}'
+        f" --network {account.network.name} --account {account.name} {key}"
+    )
 
 
 def is_committed(account: PayingAccount, deposit: Deposit) -> bool:
@@ -220,7 +251,7 @@ def _give_up(account: PayingAccount, deposit: Deposit) -> None:
         account.reporter.say("the escrow may still take what was approved: microwallet escrow allowances")
 
 
-def visible(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> PayerChannel:
+def _visible(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> PayerChannel:
     """The channel with the deposit in it, recorded, from a node that may lag."""
     channel_id, channels = channel.channel_id, account.ledger.channels
     deadline = time.monotonic() + LAG_SECONDS
@@ -262,13 +293,10 @@ def _state_with(account: PayingAccount, deposit: Deposit, channel: PayerChannel,
 
 
 def made_deposit(
-    account: PayingAccount,
-    deposit: Deposit,
-    channel: PayerChannel,
-    *,
-    resumed: bool,
+    account: PayingAccount, deposit: Deposit, channel: PayerChannel, *, resumed: bool
 ) -> MadeDeposit:
-    """Record that the chain has a deposit."""
+    """Record that the chain has a deposit, as soon as it shows it."""
+    channel = _visible(account, deposit, channel)
     ledger = account.ledger
     ledger.deposits.record(deposit.idempotency_key, DepositStatus.DONE)
     mined = [entry for entry in own_entries(account, deposit) if entry.status is TransactionStatus.MINED]

@@ -20,13 +20,13 @@ from microwallet.ledger.ledger import Ledger
 from microwallet.payer.deposit import (
     NOUNS,
     MadeDeposit,
+    committed,
     finish_earlier_tries,
     has_landed,
-    is_committed,
     made_deposit,
     own_entries,
-    visible,
 )
+from microwallet.payer.deposit_plan import DepositPlan
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.ways import Way, authorization, signing_ends
 
@@ -44,48 +44,33 @@ class SignedDeposit:
     """Whether an earlier run had begun it, and may have handed it over."""
 
 
-def sign_deposit(
-    account: PayingAccount, deposit: Deposit, channel: PayerChannel, *, resumed: bool
-) -> SignedDeposit | MadeDeposit:
-    """Sign a committed deposit, unless the chain has it. The caller holds the deposit's turn.
+def sign_deposit(account: PayingAccount, plan: DepositPlan) -> SignedDeposit | MadeDeposit:
+    """Commit a deposit and sign it, unless the chain has it.
 
     Every try signs the same nonce, so that the token carries out one of them at most, whether the payee
     sends it or `make_deposit` does. Raises PaymentRefused for a top-up that was begun as a transaction,
     OutcomeUnknown where it was signed before and the chain cannot be asked.
     """
-    try:
-        return _sign_deposit(account, deposit, channel, resumed=resumed)
-    except NetworkError as error:
-        if not is_committed(account, deposit):
-            raise
-        raise OutcomeUnknown(
-            f"the {NOUNS[deposit.kind]} was signed, and the chain cannot be asked about it: {error.message}"
-        ) from error
-
-
-def _sign_deposit(
-    account: PayingAccount, deposit: Deposit, channel: PayerChannel, *, resumed: bool
-) -> SignedDeposit | MadeDeposit:
-    if finish_earlier_tries(account, deposit, channel):
-        channel = visible(account, deposit, channel)
-        return made_deposit(account, deposit, channel, resumed=resumed)
-    is_signed = Way(deposit.method) is Way.AUTHORIZATION
-    if deposit.kind is DepositKind.TOP_UP and not is_signed and own_entries(account, deposit):
-        raise PaymentRefused(
-            f"this top-up was begun as a transaction of {account.address}, and might be done twice",
-            hint="microwallet channel sync",
-        )
-    ends = deposit.authorization_expires_at if is_signed else None
-    if ends is None or ends < account.clock() + AUTHORIZATION_SECONDS // 2:
-        ends = signing_ends(account, Way.AUTHORIZATION)
-        account.ledger.deposits.record(
-            deposit.idempotency_key,
-            DepositStatus.PENDING,
-            method=Way.AUTHORIZATION,
-            authorization_expires_at=ends,
-        )
-        deposit = replace(deposit, method=Way.AUTHORIZATION, authorization_expires_at=ends)
-    return _signed(account, deposit, channel, ends or 0, resumed=resumed)
+    with committed(account, plan) as (deposit, channel, resumed):
+        if finish_earlier_tries(account, deposit, channel):
+            return made_deposit(account, deposit, channel, resumed=resumed)
+        is_signed = Way(deposit.method) is Way.AUTHORIZATION
+        if deposit.kind is DepositKind.TOP_UP and not is_signed and own_entries(account, deposit):
+            raise PaymentRefused(
+                f"this top-up was begun as a transaction of {account.address}, and might be done twice",
+                hint="microwallet channel sync",
+            )
+        ends = deposit.authorization_expires_at if is_signed else None
+        if ends is None or ends < account.clock() + AUTHORIZATION_SECONDS // 2:
+            ends = signing_ends(account, Way.AUTHORIZATION)
+            account.ledger.deposits.record(
+                deposit.idempotency_key,
+                DepositStatus.PENDING,
+                method=Way.AUTHORIZATION,
+                authorization_expires_at=ends,
+            )
+        authorized = replace(deposit, method=Way.AUTHORIZATION, authorization_expires_at=ends)
+        return _signed(account, authorized, channel, resumed=resumed)
 
 
 def signed_again(
@@ -105,7 +90,7 @@ def signed_again(
     if any(entry.status is TransactionStatus.MINED for entry in sent):
         return None
     account = account_of(channel.descriptor.escrow_contract)
-    return _signed(account, newest, channel, newest.authorization_expires_at or 0, resumed=True)
+    return _signed(account, newest, channel, resumed=True)
 
 
 def await_signed(
@@ -121,7 +106,6 @@ def await_signed(
     while True:
         try:
             if has_landed(account, deposit, channel):
-                channel = visible(account, deposit, channel)
                 return made_deposit(account, deposit, channel, resumed=signed.resumed)
         except NetworkError as error:
             trouble = error.message
@@ -136,8 +120,9 @@ def await_signed(
 
 
 def _signed(
-    account: PayingAccount, deposit: Deposit, channel: PayerChannel, ends: int, *, resumed: bool
+    account: PayingAccount, deposit: Deposit, channel: PayerChannel, *, resumed: bool
 ) -> SignedDeposit:
+    ends = deposit.authorization_expires_at or 0
     return SignedDeposit(
         deposit=deposit,
         channel=channel,

@@ -51,7 +51,6 @@ from microwallet.http402.charging.routes import Routes
 from microwallet.http402.charging.store import SessionStore
 from microwallet.http402.charging.till import Till
 from microwallet.http402.wire.body_digest import body_digest
-from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.session_credential import SeenCredentials
 from microwallet.http402.wire.session_payload import (
     CloseAction,

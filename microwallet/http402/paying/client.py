@@ -15,9 +15,8 @@ from microwallet.http402.paying.origins import Origin
 from microwallet.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
-    from microwallet.payer.open import OpenPlan
+    from microwallet.payer.deposit_plan import DepositPlan
     from microwallet.payer.paying_account import PayingAccount
-    from microwallet.payer.top_up import TopUpPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +52,7 @@ class PayingClient:
     key_of: Callable[[PayerChannel], VoucherKey]
     account: Callable[[Address], PayingAccount]
     """What opens and tops up channels of an escrow; asked for only when the chain is needed."""
-    confirm: Callable[[PayingAccount, OpenPlan | TopUpPlan], None]
+    confirm: Callable[[PayingAccount, DepositPlan], None]
     """Asks the user before a deposit is made; raises if the answer is no."""
     reporter: Reporter
     clock: Callable[[], int]

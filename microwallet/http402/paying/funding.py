@@ -17,6 +17,7 @@ from microwallet.http402.paying.client import PayingClient
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 
 if TYPE_CHECKING:
+    from microwallet.payer.deposit_plan import DepositPlan
     from microwallet.payer.paying_account import PayingAccount
     from microwallet.payer.signed_deposit import SignedDeposit
 
@@ -160,35 +161,24 @@ class Funding:
         return descriptor.payer == self._client.payer and self._choice.request.fits(descriptor)
 
     def _open(self, cost: int, without: Collection[ChannelId]) -> Funded:
-        from microwallet.payer.deposit import MadeDeposit
-        from microwallet.payer.open import OpenRequest, open_channel, plan_open, sign_open
+        from microwallet.payer.open import plan_open
 
         request, account = self._choice.request, self._client.account(self._choice.request.escrow_contract)
         is_gasless = self._is_gasless(account, DepositKind.OPEN)
         begun = self._begun_open(account)
         if begun is None and (found := self._suitable(cost, without)) is not None:
             return Funded(channel=found)  # one that was handed over has landed just now
-        asset = self._choice.price.asset
         plan = plan_open(
             account,
-            OpenRequest(
-                payee=request.recipient,
-                deposit=self._deposit(cost) if begun is None else Amount(begun.amount, asset),
-                label=None,
-                idempotency_key=None if begun is None else begun.idempotency_key,
-                is_gasless=is_gasless,
-            ),
+            request.recipient,
+            self._deposit(cost) if begun is None else Amount(begun.amount, self._choice.price.asset),
+            idempotency_key=None if begun is None else begun.idempotency_key,
+            is_gasless=is_gasless,
         )
-        self._client.confirm(account, plan)
-        self._client.reporter.say(f"opening a channel to {request.recipient} with {plan.request.deposit}")
-        made = sign_open(account, plan) if is_gasless else open_channel(account, plan)
-        if not isinstance(made, MadeDeposit):
-            return Funded(channel=made.channel, signed=made, is_new=True)
-        return Funded(channel=made.channel, open_hash=made.transaction_hash, is_new=True)
+        return self._made(account, plan, f"opening a channel to {plan.payee} with {plan.amount}")
 
     def _topped_up(self, channel: PayerChannel, missing: int) -> Funded:
-        from microwallet.payer.deposit import MadeDeposit
-        from microwallet.payer.top_up import plan_top_up, sign_top_up, top_up
+        from microwallet.payer.top_up import plan_top_up
 
         account = self._client.account(channel.descriptor.escrow_contract)
         is_gasless = self._is_gasless(account, DepositKind.TOP_UP)
@@ -203,14 +193,22 @@ class Funding:
             idempotency_key=None if begun is None else begun.idempotency_key,
             is_gasless=is_gasless,
         )
+        return self._made(account, plan, f"topping up channel {channel.name} by {plan.amount}")
+
+    def _made(self, account: PayingAccount, plan: DepositPlan, what: str) -> Funded:
+        """Make a deposit, or sign it for the payee to make."""
+        from microwallet.payer.deposit import make_deposit
+        from microwallet.payer.signed_deposit import SignedDeposit, sign_deposit
+
         self._client.confirm(account, plan)
-        self._client.reporter.say(f"topping up channel {channel.name} by {plan.amount}")
-        made = sign_top_up(account, plan) if is_gasless else top_up(account, plan)
-        if not isinstance(made, MadeDeposit):
+        self._client.reporter.say(what)
+        made = sign_deposit(account, plan) if plan.is_gasless else make_deposit(account, plan)
+        if isinstance(made, SignedDeposit):
             return Funded(channel=made.channel, signed=made, is_new=True)
-        told = None
-        if made.transaction_hash is not None:
-            told = ToldTopUp(amount=plan.amount.base_units, transaction_hash=made.transaction_hash)
+        sent = made.transaction_hash
+        if plan.kind is DepositKind.OPEN:
+            return Funded(channel=made.channel, open_hash=sent, is_new=True)
+        told = None if sent is None else ToldTopUp(amount=plan.amount.base_units, transaction_hash=sent)
         return Funded(channel=made.channel, top_up=told, is_new=True)
 
     def _missing(self, channel: PayerChannel, cost: int) -> int:

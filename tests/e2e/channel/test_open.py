@@ -14,7 +14,8 @@ from microwallet.errors import KeyUnavailable, NetworkError
 from microwallet.escrow.reader import EscrowReader
 from microwallet.keys import keystore
 from microwallet.keys.passwords import PasswordSource
-from microwallet.payer.open import OpenRequest, open_channel, plan_open
+from microwallet.payer.deposit import make_deposit
+from microwallet.payer.open import plan_open
 from microwallet.wallet import Wallet
 
 PERMIT = "permit(address,address,uint256,uint256,uint8,bytes32,bytes32)"
@@ -250,12 +251,11 @@ def test_no_channel_is_opened_with_an_account_that_was_removed_meanwhile(alice, 
     with Wallet.open(environment=alice.environment) as wallet:
         paying = wallet.paying_account()
         deposit = Amount.parse("1 USDC", wallet.resolve_asset("USDC"))
-        request = OpenRequest(payee=bob.address, deposit=deposit, label=None, idempotency_key=None)
-        plan = plan_open(paying, request)
+        plan = plan_open(paying, bob.address, deposit)
         assert paying.secret()
         alice.run("account", "remove", "alice", "--confirm", "alice").succeeded()
         with pytest.raises(KeyUnavailable, match="not in this wallet"):
-            open_channel(paying, plan)
+            make_deposit(paying, plan)
         assert wallet.ledger.channels.list(finalized=True) == []
     assert witness.of(alice.address).transactions == 0
 
@@ -299,8 +299,7 @@ def test_an_open_that_the_chain_has_shown_has_succeeded(alice, bob):
     with Wallet.open(environment=alice.environment) as wallet:
         paying = replace(wallet.paying_account(), reader=Dying(wallet.rpc, wallet.escrow_contract))
         deposit = Amount.parse("1 USDC", wallet.resolve_asset("USDC"))
-        request = OpenRequest(payee=bob.address, deposit=deposit, label="coffee", idempotency_key=None)
-        made = open_channel(paying, plan_open(paying, request))
+        made = make_deposit(paying, plan_open(paying, bob.address, deposit, label="coffee"))
     assert (made.channel.state.deposit, made.transaction_hash is not None) == (1_000_000, True)
     assert alice.run("pay", "coffee", "1").exit_code == 0
 

@@ -13,11 +13,11 @@ from microwallet.escrow.calls import top_up_with_authorization
 from microwallet.escrow.reader import EscrowReader
 from microwallet.escrow.rpc import RpcError
 from microwallet.ledger.deposits import DepositStatus
+from microwallet.payer.deposit import make_deposit
 from microwallet.payer.refresh import refresh
-from microwallet.payer.signed_deposit import await_signed
+from microwallet.payer.signed_deposit import await_signed, sign_deposit
 from microwallet.payer.sync import settle_deposit
-from microwallet.payer.top_up import plan_top_up, sign_top_up
-from microwallet.payer.top_up import top_up as make
+from microwallet.payer.top_up import plan_top_up
 from microwallet.payer.ways import Way
 from microwallet.wallet import Wallet
 
@@ -98,9 +98,9 @@ def test_a_node_that_is_behind_does_not_hide_it(alice, sender, behind):
         plan = plan_top_up(account, channel, Amount(5_000_000, channel.asset), idempotency_key="t1")
         if sender == "payer":
             lagging.append(account.reader.head().number)
-            made = make(account, plan)
+            made = make_deposit(account, plan)
         else:
-            signed = sign_top_up(account, plan)
+            signed = sign_deposit(account, plan)
             call = top_up_with_authorization(channel.descriptor, 5_000_000, signed.authorization)
             lagging.append(account.reader.head().number)
             account.sender.send(call, operation="of another wallet", purpose="other")
@@ -116,7 +116,7 @@ def test_one_begun_by_permit_is_seen_once_it_was_handed_over(alice):
         (channel,) = wallet.ledger.channels.list(finalized=False)
         account, amount = wallet.paying_account(), Amount(5_000_000, channel.asset)
         plan = plan_top_up(account, channel, amount, idempotency_key="t1", way=Way.PERMIT)
-        signed = sign_top_up(account, plan)
+        signed = sign_deposit(account, plan)
         call = top_up_with_authorization(channel.descriptor, 5_000_000, signed.authorization)
         account.sender.send(call, operation="of the payee", purpose="other")
         made = await_signed(account, signed, seconds=1, told=None, again="")

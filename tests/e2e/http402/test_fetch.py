@@ -15,7 +15,8 @@ from local_server import Handler, LocalServer
 from microwallet.domain.money import Amount
 from microwallet.errors import NetworkError
 from microwallet.escrow.reader import EscrowReader
-from microwallet.payer.open import OpenRequest, open_channel, plan_open
+from microwallet.payer.deposit import make_deposit
+from microwallet.payer.open import plan_open
 from microwallet.wallet import Wallet
 
 
@@ -49,11 +50,10 @@ def test_a_deposit_that_was_begun_before_is_within_the_limits(
 
     with Wallet.open(environment=alice.environment) as wallet:
         amount = Amount.parse("100 USDC", wallet.resolve_asset("USDC"))
-        request = OpenRequest(payee=payee.address, deposit=amount, label=None, idempotency_key=None)
         account = wallet.paying_account()
-        plan = plan_open(account, request)
+        plan = plan_open(account, payee.address, amount)
         with pytest.raises(NetworkError, match="away"):
-            open_channel(replace(account, reader=Away(wallet.rpc, wallet.escrow_contract)), plan)
+            make_deposit(replace(account, reader=Away(wallet.rpc, wallet.escrow_contract)), plan)
         fetched = fetch(*flags)
         channels = wallet.ledger.channels.list(finalized=False)
         states = [wallet.reader.channel_state(channel.channel_id) for channel in channels]
