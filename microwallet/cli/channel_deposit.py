@@ -62,7 +62,7 @@ def deposit_summary(paying: PayingAccount, plan: DepositPlan) -> str:
         coin = "(the coin of the chain)" if asset.is_native else asset.token
         rows.append(("  asset", f"{asset.symbol} {coin}"))
     rows += [("  escrow", paying.reader.escrow_contract), ("  way", plan.way.described)]
-    if plan.max_fee == 0:
+    if plan.is_gasless and not plan.begun:
         rows.append(("  fee", "none: it is signed here, and the payee brings it onto the chain"))
     elif plan.max_fee is not None:
         rows.append(("  fee", f"at most {paying.network.coins(plan.max_fee)}"))
