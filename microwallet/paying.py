@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import Address
@@ -26,11 +26,10 @@ from microwallet.wallet import Wallet
 
 if TYPE_CHECKING:
     from microwallet.domain.purchase import Purchase
+    from microwallet.http402.wire.receipt import SessionReceipt
     from microwallet.payer.close import ClosedByPayee
     from microwallet.payer.deposit_plan import DepositPlan
     from microwallet.payer.paying_account import PayingAccount
-
-T = TypeVar("T")
 
 Confirm = Callable[["PayingAccount", "DepositPlan"], None]
 
@@ -86,14 +85,15 @@ def ask_payee(wallet: Wallet, channel: PayerChannel) -> ClosedByPayee | None:
     purchase = wallet.ledger.purchases.newest(channel.channel_id)
     if purchase is None:
         return None
-    from microwallet.http402.paying.closing import ask_payee
+    from microwallet.payer.close import ClosedByPayee
 
     wallet.reporter.say(f"asking {Origin.of(purchase.url)} to close")
     try:
-        return _asked(wallet, channel, purchase, ask_payee)
+        told = _asked(wallet, channel, purchase, to_close=True)
     except (PaymentRefused, NetworkError) as error:
         wallet.reporter.say(f"{error.message}; closing on the chain")
         return None
+    return ClosedByPayee(transaction_hash=None if told is None else told.transaction_hash)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +119,9 @@ def paid_by_hand(wallet: Wallet, channel: PayerChannel) -> PaidByHand | None:
     purchase = ledger.purchases.newest(channel.channel_id) if payments else None
     if purchase is None:
         return None
-    from microwallet.http402.paying.closing import ask_receipt
-
     wallet.reporter.say(f"asking {Origin.of(purchase.url)} what it counts of the payments by hand")
     try:
-        told = _asked(wallet, channel, purchase, ask_receipt)
+        told = _asked(wallet, channel, purchase, to_close=False)
     except (PaymentRefused, NetworkError, KeyUnavailable) as error:
         wallet.reporter.detail(error.message)
         return None
@@ -141,18 +139,13 @@ def paid_by_hand(wallet: Wallet, channel: PayerChannel) -> PaidByHand | None:
     )
 
 
-def _asked(wallet: Wallet, channel: PayerChannel, purchase: Purchase, ask: Callable[..., T]) -> T:
-    import httpx
+def _asked(
+    wallet: Wallet, channel: PayerChannel, purchase: Purchase, *, to_close: bool
+) -> SessionReceipt | None:
+    from microwallet.http402.paying.closing import ask
 
-    with httpx.HTTPTransport() as transport:
-        return ask(
-            transport,
-            channel,
-            purchase,
-            wallet.voucher_key(channel),
-            now=wallet.now,
-            timeout=wallet.configuration.get("wait-seconds"),
-        )
+    key, timeout = wallet.voucher_key(channel), wallet.configuration.get("wait-seconds")
+    return ask(channel, purchase, key, to_close=to_close, now=wallet.now, timeout=timeout)
 
 
 def amount_of(wallet: Wallet, amount: str | Amount) -> Amount:

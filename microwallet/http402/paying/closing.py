@@ -25,98 +25,57 @@ from microwallet.http402.paying.receipts import read_receipt
 from microwallet.http402.paying.transport import Exchange
 from microwallet.http402.wire.challenge import Challenge
 from microwallet.http402.wire.receipt import SessionReceipt
-from microwallet.payer.close import ClosedByPayee
 
 _NO_HEAD = frozenset({404, 405})
 """Where only requests of other methods are known."""
 
 
-def ask_payee(
-    transport: httpx.BaseTransport,
+def ask(
     channel: PayerChannel,
     purchase: Purchase,
     key: VoucherKey,
     *,
-    now: Callable[[], int],
-    timeout: float,
-) -> ClosedByPayee:
-    """Ask where the last purchase was made to close the channel, with a voucher over what was spent.
-
-    By HEADs, which do nothing at a server that is paid no more; a payee that knows no HEAD there is asked as
-    it was for the purchase. Raises PaymentRefused where the payee cannot be asked or does not close, or takes
-    longer than `timeout` seconds in all: nothing is lost by that.
-    """
-    signer = Signer(channel, key)
-    told = _receipt(
-        transport,
-        purchase,
-        _steps(channel, purchase, now, lambda offer: signer.close(offer, channel.spent)),
-        timeout=timeout,
-    )
-    return ClosedByPayee(transaction_hash=told.transaction_hash if told is not None else None)
-
-
-def ask_receipt(
-    transport: httpx.BaseTransport,
-    channel: PayerChannel,
-    purchase: Purchase,
-    key: VoucherKey,
-    *,
+    to_close: bool,
     now: Callable[[], int],
     timeout: float,
 ) -> SessionReceipt | None:
-    """Ask where the last purchase was made what the payee has accepted and charged so far; None if it does
-    not say. By a voucher over nothing, which goes with a HEAD and buys nothing. PaymentRefused as ask_payee.
+    """Ask where the last purchase was made what the payee has accepted and charged so far, or `to_close` the
+    channel too; None if it does not say.
+
+    With a voucher over nothing, else over what was spent. By HEADs, which do nothing at a server that is paid
+    no more; a payee that knows no HEAD there is asked to close as it was for the purchase. Raises
+    PaymentRefused where the payee cannot be asked or does not do it, or takes longer than `timeout` seconds
+    in all: nothing is lost by that.
     """
-    signer = Signer(channel, key)
-    return _receipt(
-        transport,
-        purchase,
-        _steps(channel, purchase, now, lambda offer: signer.voucher(offer, 0), may_buy=True),
-        timeout=timeout,
-    )
-
-
-def _receipt(
-    transport: httpx.BaseTransport,
-    purchase: Purchase,
-    steps: Steps[SessionReceipt | None],
-    *,
-    timeout: float,
-) -> SessionReceipt | None:
     request = httpx.Request(
         purchase.method, purchase.url, extensions={"timeout": httpx.Timeout(timeout).as_dict()}
     )
-    exchange = Exchange(transport, request)
     told = Future[SessionReceipt | None]()
+    with httpx.HTTPTransport() as transport:
+        exchange = Exchange(transport, request)
 
-    def ask() -> None:
+        def wait() -> None:
+            try:
+                with closing(exchange):
+                    told.set_result(exchange.drive(_steps(channel, purchase, key, now, to_close=to_close)))
+            except BaseException as error:  # noqa: BLE001  # for whoever waits
+                told.set_exception(error)
+
+        # HTTP's patience is for each read: a payee that sends byte after byte would keep us for ever.
+        Thread(target=wait, name="asking the payee", daemon=True).start()
         try:
-            with closing(exchange):
-                told.set_result(exchange.drive(steps))
-        except BaseException as error:  # noqa: BLE001  # for whoever waits
-            told.set_exception(error)
-
-    # HTTP's patience is for each read: a payee that sends byte after byte would keep us for ever.
-    Thread(target=ask, name="asking the payee", daemon=True).start()
-    try:
-        return told.result(timeout)
-    except TimeoutError as error:
-        raise PaymentRefused(f"the payee has not answered within {timeout:g} seconds") from error
-    except (NotSent, NoAnswer) as error:
-        raise PaymentRefused(f"the payee does not answer: {error}") from error
+            return told.result(timeout)
+        except TimeoutError as error:
+            raise PaymentRefused(f"the payee has not answered within {timeout:g} seconds") from error
+        except (NotSent, NoAnswer) as error:
+            raise PaymentRefused(f"the payee does not answer: {error}") from error
 
 
 def _steps(
-    channel: PayerChannel,
-    purchase: Purchase,
-    now: Callable[[], int],
-    field_of: Callable[[Challenge], str],
-    *,
-    may_buy: bool = False,
+    channel: PayerChannel, purchase: Purchase, key: VoucherKey, now: Callable[[], int], *, to_close: bool
 ) -> Steps[SessionReceipt | None]:
-    """The receipt for a credential under a fresh challenge; None without one that is ours. One that `may_buy`
-    what was bought before goes with a HEAD alone."""
+    """The receipt for a credential under a fresh challenge; None without one that is ours. What does not
+    close may buy what was bought before: it goes with a HEAD alone."""
     url = without_secrets(purchase.url)
     if not Origin.of(purchase.url).is_private:
         raise PaymentRefused(f"{url} is plain http, where others could read along")
@@ -126,9 +85,11 @@ def _steps(
     challenge = _challenge(answer, channel, now())
     if challenge is None:
         raise PaymentRefused(f"{url} no longer offers to be paid through this channel")
-    answer = yield Sending.answering(challenge, field_of(challenge), is_head=may_buy or knows_head)
+    signer = Signer(channel, key)
+    field = signer.close(challenge, channel.spent) if to_close else signer.voucher(challenge, 0)
+    answer = yield Sending.answering(challenge, field, is_head=knows_head or not to_close)
     if not 200 <= answer.status < 300:
-        asked = "say what it counts" if may_buy else "close the channel"
+        asked = "close the channel" if to_close else "say what it counts"
         raise PaymentRefused(f"the payee does not {asked}, it answers {answer.status}: {answer.problem}")
     receipt = read_receipt(answer.receipt).receipt
     return receipt if receipt is not None and receipt.channel_id == channel.channel_id else None
