@@ -52,14 +52,15 @@ def close(
     is owed; withdraw then.
     """
     from microwallet.escrow import calls
-    from microwallet.payer.close import CloseStage, newest
+    from microwallet.payer.close import CloseStage
     from microwallet.payer.close import close as close_channel
+    from microwallet.payer.refresh import refreshed
     from microwallet.payer.withdraw import withdraw as withdraw_channel
     from microwallet.paying import ask_payee, paid_by_hand
 
     with paying_account_of(channel, network=network, rpc_url=rpc_url, password_file=password_file) as found:
         wallet, known, paying = found
-        known = newest(paying, known)
+        known = refreshed(paying, known)
         is_open = _is_open(known.state)
         by_hand = paid_by_hand(wallet, known) if is_open and not on_chain else None
         uncounted = {"uncountedPayments": None if by_hand is None else str(by_hand.uncounted)}

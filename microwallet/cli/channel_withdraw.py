@@ -38,14 +38,14 @@ def withdraw(
 ) -> Result:
     """Take back what is left of a channel, once the grace period of its close is over."""
     from microwallet.escrow import calls
-    from microwallet.payer.close import newest
+    from microwallet.payer.refresh import refreshed
     from microwallet.payer.withdraw import require_requested
     from microwallet.payer.withdraw import withdraw as withdraw_channel
 
     with paying_account_of(channel, network=network, rpc_url=rpc_url, password_file=password_file) as found:
         wallet, known, paying = found
         if dry_run:
-            known = newest(paying, known)
+            known = refreshed(paying, known)
             if not known.state.finalized:
                 require_requested(known)
             fee = ending_fee(wallet, paying, calls.withdraw(known.descriptor), "withdraw")

@@ -14,7 +14,7 @@ from microwallet.escrow import calls
 from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.rpc import LAG_SECONDS
 from microwallet.payer.paying_account import PayingAccount
-from microwallet.payer.refresh import refresh
+from microwallet.payer.refresh import refreshed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,42 +59,31 @@ def close(account: PayingAccount, channel: PayerChannel, *, ask_payee: AskPayee 
     on the chain.
     """
     with account.ledger.turns.turn(f"channel {channel.channel_id}"):
-        channel = newest(account, channel)
+        channel = refreshed(account, channel)
         require_on_chain(channel)
         if _is_ending(channel):
             return _closing(account, channel, None)
         if ask_payee is not None and (closed := ask_payee(channel)) is not None:
-            channel = _finalized(account, channel, wait=closed.transaction_hash is not None)
+            seconds = LAG_SECONDS if closed.transaction_hash is not None else 0
+            channel = _awaited(account, channel, _is_ending, seconds)
             if _is_ending(channel):
                 return replace(_closing(account, channel, None), payee_transaction=closed.transaction_hash)
             account.reporter.say("the payee says that it closed, the chain does not: requesting the close")
         return _request(account, channel)
 
 
-def newest(account: PayingAccount, channel: PayerChannel) -> PayerChannel:
-    """The channel as the chain has it now; notes go to the reporter."""
-    refreshed = refresh(account.ledger, lambda _: account.reader, [channel], now=account.clock())
-    for note in refreshed.notes:
-        account.reporter.say(note)
-    return refreshed.channels[0]
-
-
 def shown(
     account: PayingAccount, channel: PayerChannel, is_done: Callable[[PayerChannel], bool], what: str
 ) -> PayerChannel:
     """The channel as soon as the chain shows what was mined; OutcomeUnknown if it does not."""
-    deadline = time.monotonic() + LAG_SECONDS
-    while True:
-        channel = newest(account, channel)
-        if is_done(channel):
-            return channel
-        if time.monotonic() > deadline:
-            raise OutcomeUnknown(
-                f"the {what} of channel {channel.name} was mined, and the chain does not show it: it may have"
-                " been reorganised",
-                hint="microwallet channel sync",
-            )
-        time.sleep(0.2)
+    channel = _awaited(account, channel, is_done, LAG_SECONDS)
+    if not is_done(channel):
+        raise OutcomeUnknown(
+            f"the {what} of channel {channel.name} was mined, and the chain does not show it: it may have"
+            " been reorganised",
+            hint="microwallet channel sync",
+        )
+    return channel
 
 
 def require_on_chain(channel: PayerChannel) -> None:
@@ -106,12 +95,14 @@ def require_on_chain(channel: PayerChannel) -> None:
         )
 
 
-def _finalized(account: PayingAccount, channel: PayerChannel, *, wait: bool) -> PayerChannel:
-    """The channel as soon as the chain shows it finalized, or as it is when that has taken too long."""
-    deadline = time.monotonic() + (LAG_SECONDS if wait else 0)
+def _awaited(
+    account: PayingAccount, channel: PayerChannel, is_done: Callable[[PayerChannel], bool], seconds: float
+) -> PayerChannel:
+    """The channel as soon as the chain shows it done, or as it is when that has taken too long."""
+    deadline = time.monotonic() + seconds
     while True:
-        channel = newest(account, channel)
-        if channel.state.finalized or time.monotonic() > deadline:
+        channel = refreshed(account, channel)
+        if is_done(channel) or time.monotonic() > deadline:
             return channel
         time.sleep(0.2)
 
@@ -139,7 +130,7 @@ def _request(account: PayingAccount, channel: PayerChannel) -> Closing:
             channel_id=channel.channel_id,
         )
     except TransactionReverted:
-        channel = newest(account, channel)
+        channel = refreshed(account, channel)
         if _is_ending(channel):
             return _closing(account, channel, None)
         raise

@@ -13,6 +13,7 @@ from microwallet.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
     from microwallet.escrow.reader import EscrowReader
+    from microwallet.payer.paying_account import PayingAccount
 
 REORGANISATION_SECONDS = 3600
 """How long a finalized channel is looked at again: a reorganisation may give it back."""
@@ -58,7 +59,7 @@ def refresh(
     older = [one.channel_id for one in channels if one.voucher_known and is_outrun(one)]
     if older:
         ledger.channels.forget_vouchers(older)
-    refreshed = [
+    after = [
         replace(
             channel,
             state=states[channel.channel_id],
@@ -67,7 +68,15 @@ def refresh(
         )
         for channel in channels
     ]
-    return Refreshed(channels=refreshed, notes=_notes(ledger, channels, refreshed, older))
+    return Refreshed(channels=after, notes=_notes(ledger, channels, after, older))
+
+
+def refreshed(account: PayingAccount, channel: PayerChannel) -> PayerChannel:
+    """One channel as the chain has it now; notes go to the reporter."""
+    found = refresh(account.ledger, lambda _: account.reader, [channel], now=account.clock())
+    for note in found.notes:
+        account.reporter.say(note)
+    return found.channels[0]
 
 
 def _newest_states(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.money import DEPOSIT_LIMIT, Amount
 from microwallet.errors import ChannelNotOpen, InvalidAmount
-from microwallet.payer.close import newest, require_on_chain
+from microwallet.payer.close import require_on_chain
 from microwallet.payer.deposit_plan import DepositPlan, plan_deposit
 from microwallet.payer.paying_account import PayingAccount
+from microwallet.payer.refresh import refreshed
 from microwallet.payer.ways import Way
 
 
@@ -21,7 +22,7 @@ def plan_top_up(
     is_gasless: bool = False,
 ) -> DepositPlan:
     """Check that a channel can be topped up; see plan_deposit. ChannelNotOpen for a finalized one."""
-    channel = newest(account, channel)
+    channel = refreshed(account, channel)
 
     def check() -> None:
         _require_live(channel)

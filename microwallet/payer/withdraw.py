@@ -10,8 +10,9 @@ from microwallet.errors import ChannelNotOpen, CloseNotReady, NetworkError, Tran
 from microwallet.escrow import calls
 from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.reverts import ContractReverted
-from microwallet.payer.close import newest, require_on_chain, shown
+from microwallet.payer.close import require_on_chain, shown
 from microwallet.payer.paying_account import PayingAccount
+from microwallet.payer.refresh import refreshed
 
 _LONGEST_PAUSE = 5.0
 _SECONDS_BETWEEN_NEWS = 60
@@ -35,7 +36,7 @@ def withdraw(account: PayingAccount, channel: PayerChannel, *, wait: bool) -> Wi
     """
     waiting = _Waiting(account)
     while True:
-        channel = waiting.look(channel) if wait else newest(account, channel)
+        channel = waiting.look(channel) if wait else refreshed(account, channel)
         if channel.state.finalized:
             return Withdrawal(channel=channel, receipt=None)
         require_requested(channel)
@@ -48,7 +49,7 @@ def withdraw(account: PayingAccount, channel: PayerChannel, *, wait: bool) -> Wi
                     raise
                 left = 1
                 if not wait:  # a top-up may have cancelled it
-                    require_requested(newest(account, channel))
+                    require_requested(refreshed(account, channel))
         if not wait:
             raise _not_ready(channel, left)
         waiting.pause(left)
@@ -65,7 +66,7 @@ class _Waiting:
     def look(self, channel: PayerChannel) -> PayerChannel:
         while True:
             try:
-                found = newest(self._account, channel)
+                found = refreshed(self._account, channel)
             except NetworkError as error:
                 if self._account.clock() - self._heard_at > _SILENCE_LIMIT:
                     raise
@@ -94,7 +95,7 @@ def _send(account: PayingAccount, channel: PayerChannel) -> Withdrawal:
                 channel_id=channel.channel_id,
             )
         except TransactionReverted:
-            found = newest(account, channel)
+            found = refreshed(account, channel)
             if found.state.finalized:
                 return Withdrawal(channel=found, receipt=None)
             raise

@@ -262,9 +262,9 @@ class Remedies:
 
     def _refreshed(self, channel: PayerChannel) -> PayerChannel:
         """A channel as the chain has it now."""
-        from microwallet.payer.close import newest
+        from microwallet.payer.refresh import refreshed
 
-        return newest(self._asking.client.account(channel.descriptor.escrow_contract), channel)
+        return refreshed(self._asking.client.account(channel.descriptor.escrow_contract), channel)
 
     def _refusal(self, held: Held, answer: ServerAnswer) -> PaymentRefused:
         return PaymentRefused(
