@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain, cycle
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from microwallet.domain.identifiers import NATIVE_TOKEN, ChainId
 from microwallet.domain.ports import Quiet
 from microwallet.domain.purchase import VoucherTerms
 from microwallet.domain.voucher import VoucherKey
-from microwallet.errors import MicrowalletError, NetworkError, PaymentRefused
+from microwallet.errors import LedgerBusy, MicrowalletError, NetworkError, PaymentRefused
 from microwallet.http402.paying.client import Limits, PayingClient
 from microwallet.http402.paying.exchange import NO_WORD, Asked, NoAnswer, NotSent, Pause, ServerAnswer
 from microwallet.http402.paying.handshake import Handshake, Streaming
@@ -242,6 +243,31 @@ def test_a_server_that_asks_to_try_again_for_ever(tmp_path, retry_after, waits):
             [purchase] = ledger.purchases.of_request(handshake.spending.request)
             channel = ledger.channels.get(ONE.channel_id)
             assert (purchase.status, channel.authorized, channel.spent) == ("returned", 30, 0)
+
+
+def test_a_stream_holds_the_session_of_the_channel_that_pays_it(tmp_path):
+    """Also where that is another one than was chosen first, which has been closed meanwhile."""
+    other = keyed(2)
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        for one in (ONE, other):
+            ledger.channels.add(one.payer_channel(deposit=DEPOSIT), now=0)
+
+        def closing(channel):
+            closed = replace(channel.state, finalized=channel.channel_id == ONE.channel_id)
+            ledger.channels.record_states({channel.channel_id: closed}, as_of=1)
+            return VoucherKey(b"\x11" * 32)
+
+        paying = replace(client(ledger), key_of=closing)
+        asked = Asked(method="GET", url="http://127.0.0.1/", is_stream=True)
+        server = Server(
+            iter([ServerAnswer(status=402, challenges=[HONEST]), ServerAnswer(status=200, is_stream=True)])
+        )
+        handshake = Handshake(lambda: paying, asked)
+        outcome = server.drive(handshake.run())
+        assert outcome.held.channel.channel_id == other.channel_id
+        with pytest.raises(LedgerBusy), ledger.turns.turn(f"stream {other.channel_id}", seconds=0):
+            pass
+        handshake.close()
 
 
 @settings(

@@ -110,16 +110,14 @@ class Funding:
                 return Funded(channel=current)
             return self._topped_up(current, missing)
 
-    def refilled(
-        self, channel: PayerChannel, missing: int, *, cost: int, without: Collection[ChannelId]
-    ) -> Funded:
-        """`top_up`; where the payee has closed the channel, another one as by `channel`."""
+    def refilled(self, channel: PayerChannel, missing: int) -> Funded | None:
+        """`top_up`; None where the payee has closed the channel meanwhile."""
         try:
             return self.top_up(channel, missing)
         except ChannelNotOpen:
             if not self._is_closed(channel):
                 raise
-            return self.channel(cost, without=without)
+            return None
 
     def preview(self, cost: int) -> Preview:
         """What `channel` would do, told from the ledger alone."""

@@ -130,11 +130,7 @@ class Spending:
 
     def buy(self, choice: Choice, terms: VoucherTerms, *, without: Sequence[ChannelId] = ()) -> Steps[Held]:
         """Find a channel with enough left and commit the purchase on it."""
-        funding = Funding(self.client, choice)
-        if self.asked.is_stream or choice.is_by_event:
-            funded = yield from self._session.begin(funding, terms.cost, without)
-        else:
-            funded = funding.channel(terms.cost, without=without)
+        funded = yield from self._funded(choice, terms.cost, without)
         races = 0
         while True:
             funded = yield from self._handed_over(choice, funded)
@@ -149,12 +145,13 @@ class Spending:
                 if races > _MOST_RACES:
                     raise
                 missing = max(terms.cost, terms.min_voucher_delta)
-                funded = funding.refilled(channel, missing, cost=terms.cost, without=without)
+                refilled = Funding(self.client, choice).refilled(channel, missing)
+                funded = refilled or (yield from self._funded(choice, terms.cost, without))
             except ChannelNotOpen:
                 if funded.is_new:
                     raise
                 without = (*without, channel.channel_id)
-                funded = funding.channel(terms.cost, without=without)
+                funded = yield from self._funded(choice, terms.cost, without)
             else:
                 yield from self.tell_deposit(choice, funded, reserved.purchase)
                 return Held(
@@ -165,6 +162,13 @@ class Spending:
                     open_hash=funded.open_hash,
                     deposited=funded.is_new or races > 0,
                 )
+
+    def _funded(self, choice: Choice, cost: int, without: Sequence[ChannelId]) -> Steps[Funded]:
+        """A channel for it; of a stream, one whose session it holds then."""
+        funding = Funding(self.client, choice)
+        if self.asked.is_stream or choice.is_by_event:
+            return (yield from self._session.begin(funding, cost, without))
+        return funding.channel(cost, without=without)
 
     def has_stream(self, channel: PayerChannel) -> bool:
         """Whether a stream of another request runs on a channel."""
