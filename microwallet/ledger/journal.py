@@ -105,15 +105,15 @@ class Journal:
             )
             return [_entry(row) for row in rows]
 
-    def mined(self, channel_id: ChannelId, purpose: str) -> TxHash | None:
+    def mined(self, channel_id: ChannelId, purpose: str) -> SignedTransaction | None:
         """The last transaction of a purpose that was mined for a channel, or None."""
         with self._database.read() as connection:
             row = connection.execute(
-                """SELECT hash FROM transactions WHERE channel_id = ? AND purpose = ? AND status = ?
+                f"""SELECT {_COLUMNS} FROM transactions WHERE channel_id = ? AND purpose = ? AND status = ?
                 ORDER BY position DESC LIMIT 1""",
                 (channel_id, purpose, TransactionStatus.MINED),
             ).fetchone()
-            return TxHash(row[0]) if row else None
+            return _entry(row).transaction if row else None
 
     def beginning_with(self, operation_prefix: str) -> Sequence[JournalEntry]:
         """Every entry whose operation begins with a text, oldest first."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import ChannelId, TxHash
-from microwallet.domain.ports import TransactionStatus
 from microwallet.domain.purchase import Purchase, PurchaseStatus, VoucherTerms
 from microwallet.domain.secret_fields import without_secrets
 from microwallet.errors import (
@@ -365,18 +364,16 @@ class Spending:
 
     def open_hash(self, channel: PayerChannel) -> TxHash | None:
         """The transaction that opened a channel, if this wallet sent it."""
-        return self.client.ledger.journal.mined(channel.channel_id, DepositKind.OPEN)
+        sent = self.client.ledger.journal.mined(channel.channel_id, DepositKind.OPEN)
+        return None if sent is None else sent.hash
 
     def topped_up(self, channel: PayerChannel) -> Funded:
         """A channel with its last top-up, of which the payee may not have been told."""
         ledger = self.client.ledger
-        for deposit in ledger.deposits.of_channel(DepositKind.TOP_UP, channel.channel_id):
-            for entry in reversed(ledger.journal.of_operation(deposit.idempotency_key)):
-                sent = entry.transaction
-                if sent.purpose == DepositKind.TOP_UP and entry.status is TransactionStatus.MINED:
-                    top_up = ToldTopUp(amount=deposit.amount, transaction_hash=sent.hash)
-                    return Funded(channel=channel, top_up=top_up)
-        return Funded(channel=channel)
+        sent = ledger.journal.mined(channel.channel_id, DepositKind.TOP_UP)
+        if sent is None or (deposit := ledger.deposits.find(sent.operation)) is None:
+            return Funded(channel=channel)
+        return Funded(channel=channel, top_up=ToldTopUp(amount=deposit.amount, transaction_hash=sent.hash))
 
     def _pin(self, choice: Choice) -> None:
         """From the first payment on, this origin is paid to this payee alone."""
