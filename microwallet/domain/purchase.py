@@ -63,6 +63,10 @@ class VoucherTerms:
     takes_headroom: bool = False
     """Whether the payee may charge all that is authorized and not spent, without asking: a metered stream."""
 
+    def above(self, *, spent: int, authorized: int) -> int:
+        """The cumulative amount that is above all that was signed, and enough: no voucher needs a higher."""
+        return max(spent + self.cost, self.at_least, authorized + max(1, self.min_voucher_delta))
+
     def on(self, channel: PayerChannel, authorized: int) -> VoucherTerms:
         """The terms with the cost that is to be reserved on a channel where so much is authorized."""
         headroom = authorized - channel.spent
@@ -113,7 +117,7 @@ def _amount(
     highest_unused: Callable[[int], int | None],
 ) -> int:
     spent, authorized = channel.spent + terms.cost, channel.authorized
-    above = max(spent, terms.at_least, authorized + max(1, terms.min_voucher_delta))
+    above = terms.above(spent=channel.spent, authorized=authorized)
     if max(spent, terms.at_least) > authorized:
         return above
     if spent >= terms.at_least and not is_used(spent):

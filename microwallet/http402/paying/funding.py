@@ -11,6 +11,7 @@ from microwallet.domain.channel import ChannelStatus, PayerChannel
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.domain.money import DEPOSIT_LIMIT, Amount
 from microwallet.domain.ports import TransactionStatus
+from microwallet.domain.purchase import VoucherTerms
 from microwallet.errors import AboveLimit, ChannelNotOpen, PaymentRefused
 from microwallet.http402.paying.choice import Choice, signs_deposits
 from microwallet.http402.paying.client import PayingClient
@@ -71,69 +72,68 @@ class Funding:
         self._client = client
         self._choice = choice
 
-    def channel(self, cost: int, *, without: Collection[ChannelId] = ()) -> Funded:
-        """A channel with `cost` base units left, but none of `without`; opened or topped up if need be.
+    def channel(self, terms: VoucherTerms, without: Collection[ChannelId]) -> Funded:
+        """A channel with enough left, but none of `without`; opened or topped up if need be.
 
         Of processes that find none at once, one makes the deposit. Raises AboveLimit, what the user's
         confirmation raises, and what opening and topping up raise.
         """
-        if (found := self._suitable(cost, without)) is not None:
+        if (found := self._suitable(terms, without)) is not None:
             return Funded(channel=found)
         request = self._choice.request
         with self._client.ledger.turns.turn(f"fund {self._client.payer} {request.recipient}"):
             while True:
-                if (found := self._suitable(cost, without)) is not None:
+                if (found := self._suitable(terms, without)) is not None:
                     return Funded(channel=found)
                 if (short := self._short(without)) is None:
-                    return self._open(cost, without)
+                    return self._open(terms, without)
                 try:
-                    return self._topped_up(short, self._missing(short, cost))
+                    return self._topped_up(short, terms)
                 except ChannelNotOpen:
                     if not self._is_closed(short):
                         raise  # else on without it
 
-    def fitting(self, cost: int, without: Collection[ChannelId] = ()) -> Sequence[PayerChannel]:
-        """The channels with `cost` base units left, the one the server suggests first."""
+    def fitting(self, terms: VoucherTerms, without: Collection[ChannelId]) -> Sequence[PayerChannel]:
+        """The channels with enough left, the one the server suggests first."""
         suggested = self._choice.request.channel_id
         found = [
             channel
             for channel in self._usable(without)
-            if max(channel.spent + cost, channel.authorized) <= channel.state.deposit
+            if max(channel.spent + terms.cost, channel.authorized) <= channel.state.deposit
         ]
         return sorted(found, key=lambda channel: channel.channel_id != suggested)
 
-    def top_up(self, channel: PayerChannel, missing: int) -> Funded:
-        """Add to the deposit of a channel, at least `missing` base units."""
+    def top_up(self, channel: PayerChannel, terms: VoucherTerms) -> Funded:
+        """A channel with enough added to its deposit, if it has not got that meanwhile."""
         with self._client.ledger.turns.turn(f"fund {self._client.payer} {channel.descriptor.payee}"):
-            current = self._client.ledger.channels.newest(channel)
-            if current.state.deposit - channel.state.deposit >= missing:
-                return Funded(channel=current)
-            return self._topped_up(current, missing)
+            channel = self._client.ledger.channels.newest(channel)
+            if _missing(channel, terms) <= 0:
+                return Funded(channel=channel)
+            return self._topped_up(channel, terms)
 
-    def refilled(self, channel: PayerChannel, missing: int) -> Funded | None:
+    def refilled(self, channel: PayerChannel, terms: VoucherTerms) -> Funded | None:
         """`top_up`; None where the payee has closed the channel meanwhile."""
         try:
-            return self.top_up(channel, missing)
+            return self.top_up(channel, terms)
         except ChannelNotOpen:
             if not self._is_closed(channel):
                 raise
             return None
 
-    def preview(self, cost: int) -> Preview:
+    def preview(self, terms: VoucherTerms) -> Preview:
         """What `channel` would do, told from the ledger alone."""
-        if (found := self._suitable(cost, ())) is not None:
+        if (found := self._suitable(terms, ())) is not None:
             return Preview(way="channel", channel=found, deposit=None)
         short = self._short(())
-        if short is None:
-            return Preview(way="open", channel=None, deposit=self._deposit(cost))
-        return Preview(way="topUp", channel=short, deposit=self._deposit(self._missing(short, cost)))
+        deposit = self._deposit(_missing(short, terms))
+        return Preview(way="open" if short is None else "topUp", channel=short, deposit=deposit)
 
     def _is_closed(self, channel: PayerChannel) -> bool:
         """Whether the ledger knows by now that nothing can be paid from a channel any more."""
         return self._client.ledger.channels.newest(channel).state.finalized
 
-    def _suitable(self, cost: int, without: Collection[ChannelId]) -> PayerChannel | None:
-        return next(iter(self.fitting(cost, without)), None)
+    def _suitable(self, terms: VoucherTerms, without: Collection[ChannelId]) -> PayerChannel | None:
+        return next(iter(self.fitting(terms, without)), None)
 
     def _short(self, without: Collection[ChannelId]) -> PayerChannel | None:
         """A channel that pays again when it is topped up."""
@@ -158,36 +158,40 @@ class Funding:
         descriptor = channel.descriptor
         return descriptor.payer == self._client.payer and self._choice.request.fits(descriptor)
 
-    def _open(self, cost: int, without: Collection[ChannelId]) -> Funded:
+    def _open(self, terms: VoucherTerms, without: Collection[ChannelId]) -> Funded:
         from microwallet.payer.open import plan_open
 
         request, account = self._choice.request, self._client.account(self._choice.request.escrow_contract)
         is_gasless = self._is_gasless(account, DepositKind.OPEN)
         begun = self._begun_open(account)
-        if begun is None and (found := self._suitable(cost, without)) is not None:
+        if begun is None and (found := self._suitable(terms, without)) is not None:
             return Funded(channel=found)  # one that was handed over has landed just now
         plan = plan_open(
             account,
             request.recipient,
-            self._deposit(cost) if begun is None else Amount(begun.amount, self._choice.price.asset),
+            self._deposit(_missing(None, terms))
+            if begun is None
+            else Amount(begun.amount, self._choice.price.asset),
             idempotency_key=None if begun is None else begun.idempotency_key,
             is_gasless=is_gasless,
         )
         return self._made(account, plan, f"opening a channel to {plan.payee} with {plan.amount}")
 
-    def _topped_up(self, channel: PayerChannel, missing: int) -> Funded:
+    def _topped_up(self, channel: PayerChannel, terms: VoucherTerms) -> Funded:
         from microwallet.payer.top_up import plan_top_up
 
         account = self._client.account(channel.descriptor.escrow_contract)
         is_gasless = self._is_gasless(account, DepositKind.TOP_UP)
-        begun = self._begun_top_up(account, channel, missing)
-        current = self._client.ledger.channels.newest(channel)
-        if begun is None and current.state.deposit - channel.state.deposit >= missing:
-            return Funded(channel=current)  # one that was handed over has landed just now
+        begun = self._begun_top_up(account, channel, terms)
+        channel = self._client.ledger.channels.newest(channel)
+        if begun is None and _missing(channel, terms) <= 0:
+            return Funded(channel=channel)  # one that was handed over has landed just now
         plan = plan_top_up(
             account,
             channel,
-            self._deposit(missing) if begun is None else Amount(begun.amount, channel.asset),
+            self._deposit(_missing(channel, terms))
+            if begun is None
+            else Amount(begun.amount, self._choice.price.asset),
             idempotency_key=None if begun is None else begun.idempotency_key,
             is_gasless=is_gasless,
         )
@@ -208,10 +212,6 @@ class Funding:
             return Funded(channel=made.channel, open_hash=sent, is_new=True)
         told = None if sent is None else ToldTopUp(amount=plan.amount.base_units, transaction_hash=sent)
         return Funded(channel=made.channel, top_up=told, is_new=True)
-
-    def _missing(self, channel: PayerChannel, cost: int) -> int:
-        step = max(cost, self._choice.request.min_voucher_delta)
-        return max(channel.spent + cost, channel.authorized + step) - channel.state.deposit
 
     def _deposit(self, missing: int) -> Amount:
         """How much to deposit where at least `missing` base units are; AboveLimit if that is too much."""
@@ -301,7 +301,9 @@ class Funding:
                 return deposit
         return None
 
-    def _begun_top_up(self, account: PayingAccount, channel: PayerChannel, missing: int) -> Deposit | None:
+    def _begun_top_up(
+        self, account: PayingAccount, channel: PayerChannel, terms: VoucherTerms
+    ) -> Deposit | None:
         """A top-up that an earlier run, or another process, has begun and that is enough."""
         begun = [
             deposit
@@ -310,7 +312,7 @@ class Funding:
         ]
         live = [deposit for deposit in begun if not self._died(account, deposit)]
         return next(
-            (one for one in live if one.amount >= missing and self._may_go_on(account, one)),
+            (one for one in live if one.amount >= _missing(channel, terms) and self._may_go_on(account, one)),
             None,
         )
 
@@ -322,3 +324,10 @@ class Funding:
         if ends is None or channel is None or self._client.clock() < ends:
             return False
         return settle_deposit(account, deposit, channel) is DepositStatus.ABANDONED
+
+
+def _missing(channel: PayerChannel | None, terms: VoucherTerms) -> int:
+    """Base units by which the deposit of a channel, or of none yet, is too small; below 1 where it is not."""
+    if channel is None:
+        return terms.above(spent=0, authorized=0)
+    return terms.above(spent=channel.spent, authorized=channel.authorized) - channel.state.deposit

@@ -93,7 +93,7 @@ class Handshake:
             return None  # a voucher with it would be handed over, and buy nothing
         choice = self._asking.choose(answer)
         if self.client.limits.dry_run:
-            preview = Funding(self.client, choice).preview(choice.reserved)
+            preview = Funding(self.client, choice).preview(self.spending.terms(choice))
             most = Amount(self.spending.limit(choice), choice.price.asset)
             return WouldPay(choice=choice, preview=preview, most=most)
         if begun is None:

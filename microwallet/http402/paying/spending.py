@@ -129,7 +129,7 @@ class Spending:
 
     def buy(self, choice: Choice, terms: VoucherTerms, *, without: Sequence[ChannelId] = ()) -> Steps[Held]:
         """Find a channel with enough left and commit the purchase on it."""
-        funded = yield from self._funded(choice, terms.cost, without)
+        funded = yield from self._funded(choice, terms, without)
         races = 0
         while True:
             funded = yield from self._handed_over(choice, funded)
@@ -143,14 +143,13 @@ class Spending:
                 races += funded.is_new
                 if races > _MOST_RACES:
                     raise
-                missing = max(terms.cost, terms.min_voucher_delta)
-                refilled = Funding(self.client, choice).refilled(channel, missing)
-                funded = refilled or (yield from self._funded(choice, terms.cost, without))
+                refilled = Funding(self.client, choice).refilled(channel, terms)
+                funded = refilled or (yield from self._funded(choice, terms, without))
             except ChannelNotOpen:
                 if funded.is_new:
                     raise
                 without = (*without, channel.channel_id)
-                funded = yield from self._funded(choice, terms.cost, without)
+                funded = yield from self._funded(choice, terms, without)
             else:
                 yield from self.tell_deposit(choice, funded, reserved.purchase)
                 return Held(
@@ -162,12 +161,12 @@ class Spending:
                     deposited=funded.is_new or races > 0,
                 )
 
-    def _funded(self, choice: Choice, cost: int, without: Sequence[ChannelId]) -> Steps[Funded]:
+    def _funded(self, choice: Choice, terms: VoucherTerms, without: Sequence[ChannelId]) -> Steps[Funded]:
         """A channel for it; of a stream, one whose session it holds then."""
         funding = Funding(self.client, choice)
         if self.asked.is_stream or choice.is_by_event:
-            return (yield from self._session.begin(funding, cost, without))
-        return funding.channel(cost, without=without)
+            return (yield from self._session.begin(funding, terms, without))
+        return funding.channel(terms, without)
 
     def has_stream(self, channel: PayerChannel) -> bool:
         """Whether a stream of another request runs on a channel."""
@@ -221,11 +220,7 @@ class Spending:
                 races += funded.is_new  # others were faster
                 if races > _MOST_RACES:
                     raise
-                channel = self.newest(funded.channel)
-                above = channel.authorized + max(1, terms.min_voucher_delta)
-                needed = max(terms.at_least, channel.spent + terms.cost, above)
-                missing = needed - channel.state.deposit
-                funded = Funding(self.client, held.choice).top_up(channel, max(1, missing))
+                funded = Funding(self.client, held.choice).top_up(funded.channel, terms)
             else:
                 break
         yield from self.tell_deposit(held.choice, funded, reserved.purchase)

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import ChannelId
+from microwallet.domain.purchase import VoucherTerms
 from microwallet.errors import LedgerBusy
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.exchange import Pause, Steps
@@ -33,15 +34,15 @@ class StreamSession:
         """Let go of it."""
         self._stack.close()
 
-    def begin(self, funding: Funding, cost: int, without: Sequence[ChannelId]) -> Steps[Funded]:
+    def begin(self, funding: Funding, terms: VoucherTerms, without: Sequence[ChannelId]) -> Steps[Funded]:
         """A channel whose session was free, and is held now. Where another process holds them all, it is
         waited for; where this one does, another channel is opened: waiting would be for ever."""
         sessions, deadline = self._client.sessions, time.monotonic() + _SESSION_SECONDS
         has_said = False
         while True:
-            fitting = [one for one in funding.fitting(cost, without) if one.channel_id not in sessions]
+            fitting = [one for one in funding.fitting(terms, without) if one.channel_id not in sessions]
             offered = [Funded(channel=one) for one in fitting]
-            for funded in offered or [funding.channel(cost, without=(*without, *sessions))]:
+            for funded in offered or [funding.channel(terms, (*without, *sessions))]:
                 try:
                     self._hold(funded.channel)
                 except LedgerBusy:

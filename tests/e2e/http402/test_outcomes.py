@@ -649,6 +649,32 @@ def test_a_stream_tops_up_to_the_limit_of_deposits(alice, payee, fetch, most, ex
         assert "max-deposit" in done.error["message"]
 
 
+def test_no_channel_is_opened_that_could_not_pay(alice, payee, fetch, books):
+    """Where what may be deposited is less than the payee's smallest step, nothing is locked."""
+    payee.min_voucher_delta = 1_500
+    alice.run("config", "set", "max-deposit", "0.001499 USDC").succeeded()
+    refused = fetch()
+    assert (refused.error["code"], "at least 0.0015 USDC" in refused.error["message"]) == (
+        "above-limit",
+        True,
+    )
+    assert books() == ([], [])
+    alice.run("config", "set", "max-deposit", "0.0015 USDC").succeeded()
+    assert fetch().data["payment"]["deposit"] == "1500"
+
+
+def test_a_top_up_is_of_what_is_missing(alice, payee, fetch):
+    """What was signed for a request that was not served is not deposited twice."""
+    fetch("--deposit", "0.003 USDC")
+    fetch()
+    payee.status = 503
+    assert fetch().data["status"] == 503
+    payee.status, payee.price = 200, 1_500
+    alice.run("config", "set", "max-deposit", "0.0035 USDC").succeeded()
+    payment = fetch().data["payment"]
+    assert (payment["deposit"], payment["cumulativeAmount"]) == ("3500", "3500")
+
+
 def test_a_stream_that_nobody_agreed_to_go_on(payee, fetch):
     """Without a terminal to ask at, it ends where the deposit does, as at the limit; what came is kept."""
     fetch("--deposit", "0.003 USDC")
