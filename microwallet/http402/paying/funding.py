@@ -85,12 +85,11 @@ class Funding:
             while True:
                 if (found := self._suitable(terms, without)) is not None:
                     return Funded(channel=found)
-                if (short := self._short(without)) is None:
-                    return self._open(terms, without)
+                short = self._short(without)
                 try:
-                    return self._topped_up(short, terms)
+                    return self._deposited_into(short, terms, without)
                 except ChannelNotOpen:
-                    if not self._is_closed(short):
+                    if short is None or not self._is_closed(short):
                         raise  # else on without it
 
     def fitting(self, terms: VoucherTerms, without: Collection[ChannelId]) -> Sequence[PayerChannel]:
@@ -109,7 +108,7 @@ class Funding:
             channel = self._client.ledger.channels.newest(channel)
             if _missing(channel, terms) <= 0:
                 return Funded(channel=channel)
-            return self._topped_up(channel, terms)
+            return self._deposited_into(channel, terms)
 
     def refilled(self, channel: PayerChannel, terms: VoucherTerms) -> Funded | None:
         """`top_up`; None where the payee has closed the channel meanwhile."""
@@ -158,44 +157,33 @@ class Funding:
         descriptor = channel.descriptor
         return descriptor.payer == self._client.payer and self._choice.request.fits(descriptor)
 
-    def _open(self, terms: VoucherTerms, without: Collection[ChannelId]) -> Funded:
+    def _deposited_into(
+        self, short: PayerChannel | None, terms: VoucherTerms, without: Collection[ChannelId] = ()
+    ) -> Funded:
+        """Top up a channel that is short, or open one; go on with what was begun, or has landed just now."""
         from microwallet.payer.open import plan_open
-
-        request, account = self._choice.request, self._client.account(self._choice.request.escrow_contract)
-        is_gasless = self._is_gasless(account, DepositKind.OPEN)
-        begun = self._begun_open(account)
-        if begun is None and (found := self._suitable(terms, without)) is not None:
-            return Funded(channel=found)  # one that was handed over has landed just now
-        plan = plan_open(
-            account,
-            request.recipient,
-            self._deposit(_missing(None, terms))
-            if begun is None
-            else Amount(begun.amount, self._choice.price.asset),
-            idempotency_key=None if begun is None else begun.idempotency_key,
-            is_gasless=is_gasless,
-        )
-        return self._made(account, plan, f"opening a channel to {plan.payee} with {plan.amount}")
-
-    def _topped_up(self, channel: PayerChannel, terms: VoucherTerms) -> Funded:
         from microwallet.payer.top_up import plan_top_up
 
-        account = self._client.account(channel.descriptor.escrow_contract)
-        is_gasless = self._is_gasless(account, DepositKind.TOP_UP)
-        begun = self._begun_top_up(account, channel, terms)
-        channel = self._client.ledger.channels.newest(channel)
-        if begun is None and _missing(channel, terms) <= 0:
-            return Funded(channel=channel)  # one that was handed over has landed just now
-        plan = plan_top_up(
-            account,
-            channel,
-            self._deposit(_missing(channel, terms))
-            if begun is None
-            else Amount(begun.amount, self._choice.price.asset),
-            idempotency_key=None if begun is None else begun.idempotency_key,
-            is_gasless=is_gasless,
-        )
-        return self._made(account, plan, f"topping up channel {channel.name} by {plan.amount}")
+        account = self._client.account(self._choice.request.escrow_contract)
+        is_gasless = self._is_gasless(account, DepositKind.OPEN if short is None else DepositKind.TOP_UP)
+        if short is None:
+            begun, landed = self._begun_open(account), self._suitable(terms, without)
+        else:
+            begun = self._begun_top_up(account, short, terms)
+            short = self._client.ledger.channels.newest(short)
+            landed = short if _missing(short, terms) <= 0 else None
+        if begun is not None:
+            amount, key = Amount(begun.amount, self._choice.price.asset), begun.idempotency_key
+        elif landed is not None:
+            return Funded(channel=landed)
+        else:
+            amount, key = self._deposit(_missing(short, terms)), None
+        if short is None:
+            payee = self._choice.request.recipient
+            plan = plan_open(account, payee, amount, idempotency_key=key, is_gasless=is_gasless)
+            return self._made(account, plan, f"opening a channel to {payee} with {amount}")
+        plan = plan_top_up(account, short, amount, idempotency_key=key, is_gasless=is_gasless)
+        return self._made(account, plan, f"topping up channel {short.name} by {amount}")
 
     def _made(self, account: PayingAccount, plan: DepositPlan, what: str) -> Funded:
         """Make a deposit, or sign it for the payee to make."""
