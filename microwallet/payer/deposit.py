@@ -144,6 +144,11 @@ def is_committed(account: PayingAccount, deposit: Deposit) -> bool:
     ends = current.authorization_expires_at
     if Way(current.method) is Way.AUTHORIZATION and ends is not None and account.clock() < ends:
         return True
+    return was_sent(account, deposit)
+
+
+def was_sent(account: PayingAccount, deposit: Deposit) -> bool:
+    """Whether a transaction that carries the deposit was mined, or can still be."""
     return any(
         entry.status.is_live or entry.status is TransactionStatus.MINED
         for entry in own_entries(account, deposit)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from microwallet.domain.channel import ChannelStatus, PayerChannel
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.domain.money import DEPOSIT_LIMIT, Amount
-from microwallet.domain.ports import TransactionStatus
 from microwallet.domain.purchase import VoucherTerms
 from microwallet.errors import AboveLimit, ChannelNotOpen, PaymentRefused
 from microwallet.http402.paying.choice import Choice, signs_deposits
@@ -246,17 +245,14 @@ class Funding:
 
     def _may_go_on(self, account: PayingAccount, deposit: Deposit) -> bool:
         """Whether a deposit that was begun, perhaps by hand, is within the limits, or was sent already."""
-        from microwallet.payer.deposit import own_entries
+        from microwallet.payer.deposit import was_sent
 
         limits, asset = self._client.limits, self._choice.price.asset
         if (given := limits.deposit) is not None:
             most = given.base_units if given.asset == asset else 0
         else:
             most = limits.max_deposits.get(asset.token, 0) - self._deposited(but=deposit)
-        return deposit.amount <= most or any(
-            entry.status.is_live or entry.status is TransactionStatus.MINED
-            for entry in own_entries(account, deposit)
-        )
+        return deposit.amount <= most or was_sent(account, deposit)
 
     def _is_gasless(self, account: PayingAccount, kind: DepositKind) -> bool:
         """Whether a deposit is signed for the payee to send."""
