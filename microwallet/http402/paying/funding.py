@@ -109,15 +109,6 @@ class Funding:
                 return Funded(channel=channel)
             return self._deposited_into(channel, terms)
 
-    def refilled(self, channel: PayerChannel, terms: VoucherTerms) -> Funded | None:
-        """`top_up`; None where the payee has closed the channel meanwhile."""
-        try:
-            return self.top_up(channel, terms)
-        except ChannelNotOpen:
-            if not self._is_closed(channel):
-                raise
-            return None
-
     def preview(self, terms: VoucherTerms) -> Preview:
         """What `channel` would do, told from the ledger alone."""
         if (found := self._suitable(terms, ())) is not None:

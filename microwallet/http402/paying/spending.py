@@ -129,37 +129,57 @@ class Spending:
 
     def buy(self, choice: Choice, terms: VoucherTerms, *, without: Sequence[ChannelId] = ()) -> Steps[Held]:
         """Find a channel with enough left and commit the purchase on it."""
-        funded = yield from self._funded(choice, terms, without)
+        while True:
+            funded = yield from self._funded(choice, terms, without)
+            try:
+                return (yield from self._bought(choice, funded, terms))
+            except ChannelNotOpen:
+                if funded.is_new or not self.newest(funded.channel).state.exists:
+                    raise
+                without = (*without, funded.channel.channel_id)  # closed meanwhile
+
+    def buy_more(self, held: Held, terms: VoucherTerms, *, continues: bool = False) -> Steps[Held]:
+        """Commit another purchase on the same channel."""
+        funded = Funded(channel=self.newest(held.channel))
+        more = yield from self._bought(held.choice, funded, terms, continues=continues)
+        return replace(
+            held,
+            channel=more.channel,
+            purchase=more.purchase,
+            reserved=more.reserved,
+            deposited=held.deposited or more.deposited,
+        )
+
+    def _bought(
+        self, choice: Choice, funded: Funded, terms: VoucherTerms, *, continues: bool = False
+    ) -> Steps[Held]:
+        """Commit a purchase on a channel, topped up where its deposit does not cover it."""
         races = 0
         while True:
-            funded = yield from self._handed_over(choice, funded)
-            channel = funded.channel
+            if funded.signed is not None:
+                signer, again = self.signer(funded.channel), self.asked.again
+                funded = yield from hand_over(self.client, signer, choice, funded.signed, again=again)
             self._pin(choice)
-            self.signer(channel)
+            self.signer(funded.channel)  # without its key nothing is committed
             try:
-                reserved = self.reserve(channel, terms)
+                reserved = self.reserve(funded.channel, terms, continues=continues)
             except AmountExceedsDeposit:
                 # Others were faster, or the payee's smallest step does not fit.
                 races += funded.is_new
                 if races > _MOST_RACES:
                     raise
-                refilled = Funding(self.client, choice).refilled(channel, terms)
-                funded = refilled or (yield from self._funded(choice, terms, without))
-            except ChannelNotOpen:
-                if funded.is_new:
-                    raise
-                without = (*without, channel.channel_id)
-                funded = yield from self._funded(choice, terms, without)
+                funded = Funding(self.client, choice).top_up(funded.channel, terms)
             else:
-                yield from self.tell_deposit(choice, funded, reserved.purchase)
-                return Held(
-                    choice=choice,
-                    channel=channel,
-                    purchase=reserved.purchase,
-                    reserved=reserved,
-                    open_hash=funded.open_hash,
-                    deposited=funded.is_new or races > 0,
-                )
+                break
+        yield from self.tell_deposit(choice, funded, reserved.purchase)
+        return Held(
+            choice=choice,
+            channel=funded.channel,
+            purchase=reserved.purchase,
+            reserved=reserved,
+            open_hash=funded.open_hash,
+            deposited=funded.is_new or races > 0,
+        )
 
     def _funded(self, choice: Choice, terms: VoucherTerms, without: Sequence[ChannelId]) -> Steps[Funded]:
         """A channel for it; of a stream, one whose session it holds then."""
@@ -208,30 +228,6 @@ class Spending:
         self._risen[channel.channel_id] = self._risen.get(channel.channel_id, 0) + reserved.rise
         return reserved
 
-    def buy_more(self, held: Held, terms: VoucherTerms, *, continues: bool = False) -> Steps[Held]:
-        """Commit another purchase on the same channel, topped up where its deposit does not cover it."""
-        funded = Funded(channel=self.newest(held.channel))
-        races = 0
-        while True:
-            funded = yield from self._handed_over(held.choice, funded)
-            try:
-                reserved = self.reserve(funded.channel, terms, continues=continues)
-            except AmountExceedsDeposit:
-                races += funded.is_new  # others were faster
-                if races > _MOST_RACES:
-                    raise
-                funded = Funding(self.client, held.choice).top_up(funded.channel, terms)
-            else:
-                break
-        yield from self.tell_deposit(held.choice, funded, reserved.purchase)
-        return replace(
-            held,
-            channel=funded.channel,
-            purchase=reserved.purchase,
-            reserved=reserved,
-            deposited=held.deposited or funded.is_new or races > 0,
-        )
-
     def signed_again(self, held: Held, required: int) -> Steps[Held | None]:
         """With a voucher for what the payee waits for in all, signed for what counts as spent already: a
         stream took what was signed for this purchase. None where it is no more than was signed, or than
@@ -243,13 +239,6 @@ class Spending:
         signed = yield from self.buy_more(held, terms, continues=True)
         purchases.give_back([signed.purchase])  # it buys nothing itself
         return signed
-
-    def _handed_over(self, choice: Choice, funded: Funded) -> Steps[Funded]:
-        """Hand a signed deposit over to be made; see hand_over."""
-        if (signed := funded.signed) is None:
-            return funded
-        signer = self.signer(signed.channel)
-        return (yield from hand_over(self.client, signer, choice, signed, again=self.asked.again))
 
     def tell_deposit(self, choice: Choice, funded: Funded, purchase: Purchase | None = None) -> Steps[None]:
         """Tell the payee of a top-up before the voucher of a `purchase` from it leaves.

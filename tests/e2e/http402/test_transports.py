@@ -22,8 +22,8 @@ from microwallet.errors import (
     OutcomeUnknown,
     UsageError,
 )
-from microwallet.http402.paying import spending
 from microwallet.http402.paying.async_transport import AsyncPayingTransport
+from microwallet.http402.paying.funding import Funding
 from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.paying.transport import PayingTransport
 from microwallet.http402.wire.credential import Credential
@@ -359,22 +359,21 @@ def test_async_stream_stops_at_the_limit(open_client, payee):
 def test_a_stream_tops_up_again_where_others_were_faster(open_client, payee, monkeypatch):
     """Another process pays from its top-up first: it goes on with one more, as a request does."""
     payee.unit_type, payee.events, payee.suggested_deposit = "event", 4, 2_000
-    handed_over, faster = spending.Spending._handed_over, []
+    top_up, faster = Funding.top_up, []
 
-    def taken(self, choice, funded):
-        found = yield from handed_over(self, choice, funded)
+    def taken(self, channel, terms):
+        found = top_up(self, channel, terms)
         if found.top_up is not None and not faster:
             request = HttpRequest(idempotency_key="another", method="GET", url=payee.url, fingerprint=b"f")
-            terms = VoucherTerms(cost=found.channel.state.deposit - found.channel.authorized, most=10_000)
-            faster.append(
-                self.client.ledger.purchases.reserve(found.channel.channel_id, request, terms, now=0)
-            )
+            rest = VoucherTerms(cost=found.channel.state.deposit - found.channel.authorized, most=10_000)
+            purchases = payer.ledger.purchases
+            faster.append(purchases.reserve(found.channel.channel_id, request, rest, now=0))
         return found
 
-    monkeypatch.setattr(spending.Spending, "_handed_over", taken)
+    monkeypatch.setattr(Funding, "top_up", taken)
     with (
-        open_client() as paying,
-        httpx.Client(transport=PayingTransport(lambda: paying, httpx.HTTPTransport())) as client,
+        open_client() as payer,
+        httpx.Client(transport=PayingTransport(lambda: payer, httpx.HTTPTransport())) as client,
     ):
         answer = client.get(payee.url + STREAM)
     assert faster
