@@ -103,6 +103,7 @@ class Delivery:
                 await self._events.end()
         finally:
             self._decided()
+            self._events = None  # it knows this: no cycle keeps both in memory
 
     async def _costs_nothing(self) -> bool:
         """Give back what was not answered; whether it has no answer yet."""
@@ -155,13 +156,16 @@ class Delivery:
         if is_stream:
             fields = [*(field for field in fields if field[0] not in _NOT_OF_A_STREAM), _UNBUFFERED]
             self._kept = None
-            self._events = EventMeter(till, self._grant, sold, self._send, self._request)
+            self._events = EventMeter(
+                till, self._grant, sold, self._send, self._request, decided=self._decided
+            )
         receipt = till.receipt(sold.account, self._grant.challenge_id, units=units)
         await self._answer(message, status, fields, receipt_headers(receipt))
 
     def _answer(self, message: Message, status: int, fields: Fields, receipt: Headers) -> Awaitable[None]:
-        """Begin the answer: what it costs is certain, or each event is charged by itself."""
-        self._decided()
+        """Begin the answer: what it costs is certain, but where events are counted."""
+        if self._events is None:
+            self._decided()
         if status >= 400:
             fields, receipt = [*fields, PRIVATE], ()
         self._status, self._fields = status, fields
@@ -204,7 +208,7 @@ class Delivery:
         return f"{units} units told, {most} are the most" if units > most else None
 
     def _decided(self) -> None:
-        """What the request costs is certain, or each event is charged by itself."""
+        """What was reserved is certain, or given back."""
         if self._is_in_hand:
             self._is_in_hand = False
             self._gateway.in_hand.end(self._grant.channel.channel_id, self._grant.sold.reserved)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 
 from microwallet.http402.charging.asgi import Send
 from microwallet.http402.charging.checkout import Grant
@@ -34,14 +35,29 @@ def is_charged(event: bytes) -> bool:
 
 
 class EventMeter:
-    """Delivers one stream. Where the price is for something else, only the receipt comes on top."""
+    """Delivers one stream. Where the price is for something else, only the receipt comes on top.
 
-    def __init__(self, till: Till, grant: Grant, sold: Sold, send: Send, request: Request) -> None:
+    `decided` is called once what was reserved is certain: before the first event that is charged for.
+    """
+
+    def __init__(
+        self,
+        till: Till,
+        grant: Grant,
+        sold: Sold,
+        send: Send,
+        request: Request,
+        *,
+        decided: Callable[[], None],
+    ) -> None:
         self._till = till
         self._grant = grant
         self._sold = sold
         self._send = send
         self._is_metered = grant.offer.price.unit is Unit.EVENT and not sold.is_replay
+        self._decided = decided
+        if not self._is_metered:
+            decided()
         self._prepaid = 1 if self._is_metered else 0
         self._units = 0
         self._is_charging = False
@@ -81,6 +97,8 @@ class EventMeter:
             wanted = sum(map(is_charged, events))
             paid = await self._pay(wanted) if wanted else 0
             ready, events = _first(events, paid)
+            if paid:
+                self._decided()
             self._units += paid
             if ready:
                 await self._write(b"".join(ready))

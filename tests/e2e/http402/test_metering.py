@@ -332,6 +332,37 @@ def test_an_answer_without_events_costs_as_one(counter, status, content_type, un
         assert SessionReceipt.parse(answer.headers["payment-receipt"]).units == 1
 
 
+@pytest.mark.parametrize("events", [0, 1, 2])
+def test_a_stream_that_has_begun_costs_nothing_for_certain(counter, events):
+    """A close takes its first unit once that is delivered: without an event it is given back."""
+    begun, goes_on, ends = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def chunks():
+        begun.set()
+        await goes_on.wait()
+        yield b"data: x\n\n" * events
+        await ends.wait()
+
+    def certain():
+        return counter.ledger.vouchers.charged([PAYER.channel_id], counter.in_hand.reserved)[PAYER.channel_id]
+
+    async def scene():
+        listener = Listener(counter)
+        listening = asyncio.create_task(listener.listen(1000))
+        await begun.wait()
+        assert (amounts(counter), certain(), counter.in_hand.has(PAYER.channel_id)) == ((1000, 100), 0, True)
+        goes_on.set()
+        if events:
+            await listener.until("message")
+            assert (certain(), counter.in_hand.has(PAYER.channel_id)) == (100 * events, False)
+        ends.set()
+        await listening
+
+    counter.app.chunks = chunks
+    asyncio.run(scene())
+    assert (certain(), counter.in_hand.has(PAYER.channel_id)) == (100 * events, False)
+
+
 def test_a_stream_without_an_event_costs_nothing(counter):
     """Comments that keep the line open are no events."""
 
