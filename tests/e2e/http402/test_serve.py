@@ -438,6 +438,25 @@ class TestSettling:
         again = serve()
         assert again.events.next("closed")["captured"] == "1000"
 
+    def test_a_withdrawal_that_a_list_saw_first_is_told(self, serve, pay, alice, bob, chain):
+        """While no gateway ran: the next one tells what was lost, and the one after it does not."""
+        gateway = serve()
+        channel_id = pay(gateway.url).data["payment"]["channelId"]
+        gateway.end()
+        alice.run("channel", "close", channel_id, "--yes").succeeded()
+        chain.node.advance(900)
+        alice.run("channel", "withdraw", channel_id, "--yes").succeeded()
+        [listed] = bob.run("payee", "list", "--all", "--json").data["channels"]
+        assert listed["status"] == "finalized"
+        again = serve()
+        lost = again.events.next("finalized")
+        assert (lost["channelId"], lost["unsettled"]) == (channel_id, "1000")
+        again.end()
+        third = serve()
+        time.sleep(2)
+        third.end()
+        assert [line["event"] for line in third.events.end()] == ["listening", "stopped"]
+
     def test_a_close_that_a_reorganisation_undid(self, serve, pay, alice, bob, chain):
         """Anybody can have it mined again: the gateway does, and sells nothing on the channel until then."""
         gateway = serve()
