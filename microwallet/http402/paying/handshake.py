@@ -97,7 +97,7 @@ class Handshake:
             most = Amount(self.spending.limit(choice), choice.price.asset)
             return WouldPay(choice=choice, preview=preview, most=most)
         if begun is None:
-            held = yield from self.spending.buy(choice, self.spending.terms(choice))
+            held = yield from self.spending.buy(choice)
         else:
             held = self.spending.resumed(choice, begun)
         while True:
@@ -121,7 +121,7 @@ class Handshake:
             field = signer.voucher(challenge, amount)
         else:
             field = signer.open(challenge, amount, held.open_hash)
-        if self.spending.is_new_key:
+        if self.asked.idempotency_key is None:
             self._say_once(f"idempotency key: {self.asked.key}")
         if self.asked.has_authorization and challenge.credential_field == AUTHORIZATION:
             self._say_once("the payment takes the place of the request's own Authorization")

@@ -241,9 +241,7 @@ class Remedies:
         if state.finalized:
             self._spending.forget_risen(channel, held.purchase.cumulative_amount - state.settled)
         choice = self._asking.choose((yield from self._asking.exchange()))
-        return (
-            yield from self._spending.buy(choice, self._spending.terms(choice), without=[channel.channel_id])
-        )
+        return (yield from self._spending.buy(choice, without=[channel.channel_id]))
 
     def _shrunk(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
         """The payee was told of the deposits and sees less: a reorganisation may have undone one. What the
@@ -258,7 +256,7 @@ class Remedies:
             f" not {Amount(before.state.deposit, asset)}"
         )
         choice = self._asking.choose((yield from self._asking.exchange()))
-        return (yield from self._spending.buy(choice, self._spending.terms(choice)))
+        return (yield from self._spending.buy(choice))
 
     def _refreshed(self, channel: PayerChannel) -> PayerChannel:
         """A channel as the chain has it now."""

@@ -62,7 +62,6 @@ class Spending:
         self.client = client
         self.asked = asked
         self.origin = Origin.named_in(asked.url)
-        self.is_new_key = asked.idempotency_key is None
         self.request = HttpRequest(
             idempotency_key=asked.own_key,
             method=asked.method,
@@ -127,8 +126,9 @@ class Spending:
             takes_headroom=choice.is_open_ended,
         )
 
-    def buy(self, choice: Choice, terms: VoucherTerms, *, without: Sequence[ChannelId] = ()) -> Steps[Held]:
+    def buy(self, choice: Choice, *, without: Sequence[ChannelId] = ()) -> Steps[Held]:
         """Find a channel with enough left and commit the purchase on it."""
+        terms = self.terms(choice)
         while True:
             funded = yield from self._funded(choice, terms, without)
             try:
@@ -160,9 +160,12 @@ class Spending:
                 signer, again = self.signer(funded.channel), self.asked.again
                 funded = yield from hand_over(self.client, signer, choice, funded.signed, again=again)
             self._pin(choice)
+            channel_id = funded.channel.channel_id
             self.signer(funded.channel)  # without its key nothing is committed
             try:
-                reserved = self.reserve(funded.channel, terms, continues=continues)
+                reserved = self.client.ledger.purchases.reserve(
+                    channel_id, self.request, terms, now=self.client.clock(), continues=continues
+                )
             except AmountExceedsDeposit:
                 # Others were faster, or the payee's smallest step does not fit.
                 races += funded.is_new
@@ -171,6 +174,7 @@ class Spending:
                 funded = Funding(self.client, choice).top_up(funded.channel, terms)
             else:
                 break
+        self._risen[channel_id] = self._risen.get(channel_id, 0) + reserved.rise
         yield from self.tell_deposit(choice, funded, reserved.purchase)
         return Held(
             choice=choice,
@@ -219,14 +223,6 @@ class Spending:
             deposited=False,
             earlier=counted - purchase.cost,
         )
-
-    def reserve(self, channel: PayerChannel, terms: VoucherTerms, *, continues: bool = False) -> Reserved:
-        """Commit a purchase within what this request may cost."""
-        reserved = self.client.ledger.purchases.reserve(
-            channel.channel_id, self.request, terms, now=self.client.clock(), continues=continues
-        )
-        self._risen[channel.channel_id] = self._risen.get(channel.channel_id, 0) + reserved.rise
-        return reserved
 
     def signed_again(self, held: Held, required: int) -> Steps[Held | None]:
         """With a voucher for what the payee waits for in all, signed for what counts as spent already: a
