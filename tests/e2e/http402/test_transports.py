@@ -301,23 +301,6 @@ def test_a_stream_that_cannot_be_settled_after_its_transport_was_closed(open_cli
     asyncio.run(program())
 
 
-def test_async_requests_share_a_channel(open_client, payee, books):
-    """Twenty requests at once, from one program: one channel, twenty amounts, all served."""
-
-    async def program():
-        transport = AsyncPayingTransport(open_client, httpx.AsyncHTTPTransport())
-        async with httpx.AsyncClient(transport=transport) as client:
-            answers = await asyncio.gather(*(client.get(payee.url) for _ in range(20)))
-            assert {answer.content for answer in answers} == {PAID_BODY}
-            payments = [answer.extensions["payment"] for answer in answers]
-            assert [payment.receipt_problems for payment in payments] == [[]] * 20
-
-    asyncio.run(program())
-    [channel], purchases = books()
-    assert channel.spent == channel.authorized == 20_000
-    assert len({amount for _, amount, *_ in purchases}) == 20
-
-
 def test_async_streams_have_a_channel_each(open_client, payee, books):
     """Two streams at once never share a channel; each is settled by its own receipt."""
     payee.unit_type = "event"
