@@ -126,7 +126,6 @@ def channel_result(channel: PayerChannel | PayeeChannel, *, now: int) -> Channel
     def amount(base_units: int) -> Amount:
         return Amount(base_units, channel.asset)
 
-    is_known = not isinstance(channel, PayerChannel) or channel.voucher_known
     status = state.status(now=now)
     is_closing = status in (ChannelStatus.CLOSING, ChannelStatus.WITHDRAWABLE)
     return Channel(
@@ -139,12 +138,12 @@ def channel_result(channel: PayerChannel | PayeeChannel, *, now: int) -> Channel
         status=cast("Status", str(status)),
         deposit=amount(state.deposit),
         settled=amount(state.settled),
-        authorized=amount(channel.authorized) if is_known else None,
+        authorized=amount(channel.authorized) if channel.voucher_known else None,
         spent=amount(channel.spent),
-        remaining=amount(channel.remaining) if is_known else None,
+        remaining=amount(channel.remaining) if channel.voucher_known else None,
         unsettled=amount(channel.unsettled),
         withdrawable_at=state.withdrawable_at if is_closing else None,
-        label=channel.label if isinstance(channel, PayerChannel) else None,
+        label=channel.label,
     )
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from microwallet.cli.table import named, table
-from microwallet.domain.channel import Channel, ChannelStatus, PayeeChannel, PayerChannel
+from microwallet.domain.channel import Channel, ChannelStatus, PayeeChannel
 from microwallet.domain.identifiers import TxHash
 from microwallet.domain.money import Amount, format_units
 
@@ -22,7 +22,7 @@ def channel_document(channel: Channel, *, now: int) -> dict[str, Any]:
     rebuilt channel whose highest voucher is not known.
     """
     descriptor, state = channel.descriptor, channel.state
-    known = _voucher_is_known(channel)
+    known = channel.voucher_known
     status = status_of(channel, now=now)
     closing = status in (ChannelStatus.CLOSING, ChannelStatus.WITHDRAWABLE)
     return {
@@ -42,7 +42,7 @@ def channel_document(channel: Channel, *, now: int) -> dict[str, Any]:
         "asset": channel.asset.symbol,
         "decimals": channel.asset.decimals,
         "status": str(status),
-        "label": label_of(channel),
+        "label": channel.label,
         "asOf": channel.as_of,
         "withdrawableAt": state.withdrawable_at if closing else None,
     }
@@ -71,7 +71,7 @@ def channel_details(channel: Channel, *, now: int, more: Sequence[tuple[str, str
         ("payee", document["payee"]),
         ("deposit", money(channel, channel.state.deposit)),
         ("authorized", authorized_text(channel)),
-        ("spent", money(channel, channel.spent) if _voucher_is_known(channel) else "unknown"),
+        ("spent", money(channel, channel.spent) if channel.voucher_known else "unknown"),
         ("settled", money(channel, channel.state.settled)),
         *_left(channel),
         ("token", document["token"]),
@@ -85,7 +85,7 @@ def channel_details(channel: Channel, *, now: int, more: Sequence[tuple[str, str
 
 def _left(channel: Channel) -> Iterator[tuple[str, str]]:
     """What a channel has left, or where that went."""
-    state, is_known = channel.state, _voucher_is_known(channel)
+    state, is_known = channel.state, channel.voucher_known
     if not state.finalized:
         yield "remaining", money(channel, channel.remaining) if is_known else "unknown"
         return
@@ -116,7 +116,7 @@ def money(channel: Channel, base_units: int) -> str:
 
 def authorized_text(channel: Channel) -> str:
     """What is authorized, as a person reads it."""
-    return money(channel, channel.authorized) if _voucher_is_known(channel) else "unknown"
+    return money(channel, channel.authorized) if channel.voucher_known else "unknown"
 
 
 def local_time(timestamp: int) -> str:
@@ -124,24 +124,14 @@ def local_time(timestamp: int) -> str:
     return datetime.fromtimestamp(timestamp).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
-def label_of(channel: Channel) -> str | None:
-    """The payer's own name for a channel."""
-    return channel.label if isinstance(channel, PayerChannel) else None
-
-
 def id_and_label(channel: Channel) -> str:
     """The whole id, and the label beside it."""
-    label = label_of(channel)
-    return f"{channel.channel_id} ({label})" if label else channel.channel_id
+    return f"{channel.channel_id} ({channel.label})" if channel.label else channel.channel_id
 
 
 def transaction_line(transaction_hash: TxHash | None, gas_used: int | None) -> str:
     """A transaction for a person, on a line of its own; empty where none was sent."""
     return "" if transaction_hash is None else f"\ntransaction {transaction_hash}, {gas_used} gas"
-
-
-def _voucher_is_known(channel: Channel) -> bool:
-    return not isinstance(channel, PayerChannel) or channel.voucher_known
 
 
 def _clock(channel: Channel, now: int) -> int:
@@ -150,13 +140,13 @@ def _clock(channel: Channel, now: int) -> int:
 
 def _row(channel: Channel, now: int, *, tells_payer: bool) -> tuple[str, ...]:
     descriptor, state = channel.descriptor, channel.state
-    known, decimals = _voucher_is_known(channel), channel.asset.decimals
+    known, decimals = channel.voucher_known, channel.asset.decimals
     owed: tuple[str, ...] = ()
     parties: tuple[str, ...] = (shortened(descriptor.payer),) if tells_payer else ()
     if isinstance(channel, PayeeChannel):
         owed = (format_units(channel.unsettled, decimals),)
     else:
-        parties = (label_of(channel) or "-", *parties, shortened(descriptor.payee))
+        parties = (channel.label or "-", *parties, shortened(descriptor.payee))
     return (
         shortened(channel.channel_id),
         *parties,

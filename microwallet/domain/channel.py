@@ -110,6 +110,10 @@ class Channel:
     """How much of it was charged, what is being served included: by the payee's books, or by the payer's."""
     as_of: int | None
     """Unix seconds at which the chain said `state`; None if it never did."""
+    label: str | None = None
+    """The payer's own name for it."""
+    voucher_known: bool = True
+    """False while a rebuilt channel's highest voucher has not been imported: it must not pay."""
 
     @property
     def remaining(self) -> int:
@@ -133,7 +137,6 @@ class PayerChannel(Channel):
 
     label: str | None
     voucher_known: bool
-    """False while a rebuilt channel's highest voucher has not been imported: it must not pay."""
 
     @property
     def name(self) -> str:
