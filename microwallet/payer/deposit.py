@@ -60,7 +60,7 @@ def committed(account: PayingAccount, plan: DepositPlan) -> Iterator[tuple[Depos
         try:
             yield deposit, channel, resumed
         except NetworkError as error:
-            if not is_committed(account, deposit):
+            if not _can_move_money(account, deposit):
                 raise
             what = NOUNS[deposit.kind]
             raise OutcomeUnknown(
@@ -138,7 +138,7 @@ def _again(account: PayingAccount, plan: DepositPlan) -> str:
     )
 
 
-def is_committed(account: PayingAccount, deposit: Deposit) -> bool:
+def _can_move_money(account: PayingAccount, deposit: Deposit) -> bool:
     """Whether something signed for this deposit can still move money. Asks the ledger alone."""
     current = account.ledger.deposits.find(deposit.idempotency_key) or deposit
     ends = current.authorization_expires_at
@@ -249,7 +249,7 @@ def _approve(account: PayingAccount, deposit: Deposit, channel: PayerChannel) ->
 
 def _give_up(account: PayingAccount, deposit: Deposit) -> None:
     """Abandon a deposit of which nothing that was signed is left in the world."""
-    if not is_committed(account, deposit) and not own_entries(account, deposit):
+    if not _can_move_money(account, deposit) and not own_entries(account, deposit):
         account.ledger.deposits.abandon(deposit)
     entries = account.ledger.journal.of_operation(deposit.idempotency_key)
     if any(entry.transaction.purpose.startswith("approve") for entry in entries):
