@@ -83,7 +83,7 @@ def plan_document(plan: DepositPlan) -> dict[str, Any]:
 
 def say_what_begins(plan: DepositPlan, *, is_new_key: bool) -> None:
     """The key of what is resumed, or a new key that was made for it, on stderr."""
-    from microwallet.payer.deposit import NOUNS
+    from microwallet.payer.deposit_plan import NOUNS
 
     if plan.begun is not None:
         Stderr().say(f"resuming the {NOUNS[plan.kind]} begun as {plan.idempotency_key}")

@@ -22,7 +22,7 @@ from microwallet.errors import (
 from microwallet.escrow import calls
 from microwallet.escrow.rpc import LAG_SECONDS, RpcError
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
-from microwallet.payer.deposit_plan import DepositPlan, require_same
+from microwallet.payer.deposit_plan import NOUNS, DepositPlan, require_same
 from microwallet.payer.open import new_channel
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.ways import (
@@ -312,6 +312,3 @@ def made_deposit(
         gas_used=mined[-1].gas_used if mined else None,
         resumed=resumed,
     )
-
-
-NOUNS = {DepositKind.OPEN: "open", DepositKind.TOP_UP: "top-up"}

@@ -76,7 +76,7 @@ def plan_deposit(
         key, chosen, max_fee = begun.idempotency_key, Way(begun.method), None
     else:
         check()
-        key = idempotency_key or _PREFIXES[kind] + secrets.token_hex(12)
+        key = idempotency_key or f"{NOUNS[kind]}-{secrets.token_hex(12)}"
         wanted = Way.AUTHORIZATION if is_gasless else way
         chosen = choose_way(account, amount.asset, amount.base_units, wanted)
         max_fee = require_funds(account, amount, 0 if is_gasless else chosen.gas(kind))
@@ -118,4 +118,4 @@ def _begun(
     return begun
 
 
-_PREFIXES = {DepositKind.OPEN: "open-", DepositKind.TOP_UP: "top-up-"}
+NOUNS = {DepositKind.OPEN: "open", DepositKind.TOP_UP: "top-up"}

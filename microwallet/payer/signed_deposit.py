@@ -18,7 +18,6 @@ from microwallet.escrow.authorizations import AUTHORIZATION_SECONDS, TransferAut
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 from microwallet.ledger.ledger import Ledger
 from microwallet.payer.deposit import (
-    NOUNS,
     MadeDeposit,
     committed,
     finish_earlier_tries,
@@ -26,7 +25,7 @@ from microwallet.payer.deposit import (
     made_deposit,
     own_entries,
 )
-from microwallet.payer.deposit_plan import DepositPlan
+from microwallet.payer.deposit_plan import NOUNS, DepositPlan
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.ways import Way, authorization, signing_ends
 
