@@ -37,8 +37,11 @@ class SettledDeposit:
 
     deposit: Deposit
     status: DepositStatus
-    expires_at: int | None
-    """For one that is still pending: Unix seconds at which what was signed for it expires."""
+
+    @property
+    def expires_at(self) -> int | None:
+        """For one that is still pending: Unix seconds at which what was signed for it expires."""
+        return self.deposit.authorization_expires_at if self.status is DepositStatus.PENDING else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,9 +160,7 @@ def _look_again(account: PayingAccount, head: Head) -> list[SettledDeposit]:
             if not is_mined:
                 ledger.journal.record(transaction_hash, TransactionStatus.BROADCAST)
                 ledger.deposits.record(deposit.idempotency_key, DepositStatus.PENDING)
-    return [
-        SettledDeposit(deposit=deposit, status=DepositStatus.ABANDONED, expires_at=None) for deposit in lost
-    ]
+    return [SettledDeposit(deposit=deposit, status=DepositStatus.ABANDONED) for deposit in lost]
 
 
 def _of_an_earlier_chain(account: PayingAccount, deposits: Sequence[Deposit]) -> list[Deposit]:
@@ -201,13 +202,7 @@ def _settle_deposits(account: PayingAccount) -> list[SettledDeposit]:
         ):
             continue
         status = settle_deposit(account, deposit, channel)
-        settled.append(
-            SettledDeposit(
-                deposit=deposit,
-                status=status,
-                expires_at=deposit.authorization_expires_at if status is DepositStatus.PENDING else None,
-            )
-        )
+        settled.append(SettledDeposit(deposit=deposit, status=status))
     return settled
 
 
