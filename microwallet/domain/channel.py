@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 from microwallet.domain.identifiers import Address, ChainId, ChannelId, hexed, keccak, word
 from microwallet.domain.money import Asset
@@ -137,6 +138,23 @@ class PayerChannel(Channel):
 
     label: str | None
     voucher_known: bool
+
+    @classmethod
+    def new(
+        cls, descriptor: ChannelDescriptor, asset: Asset, *, label: str | None, voucher_known: bool
+    ) -> Self:
+        """One of which the chain has said nothing yet."""
+        return cls(
+            channel_id=descriptor.channel_id(),
+            descriptor=descriptor,
+            asset=asset,
+            state=NO_CHANNEL,
+            authorized=0,
+            spent=0,
+            as_of=None,
+            label=label,
+            voucher_known=voucher_known,
+        )
 
     @property
     def name(self) -> str:

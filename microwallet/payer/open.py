@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, PayerChannel
+from microwallet.domain.channel import ChannelDescriptor, PayerChannel
 from microwallet.domain.identifiers import NATIVE_TOKEN, Address, hexed
 from microwallet.domain.money import Amount
 from microwallet.errors import UsageError
@@ -76,17 +76,7 @@ def new_channel(account: PayingAccount, plan: DepositPlan) -> PayerChannel:
         escrow_contract=account.reader.escrow_contract,
         chain_id=account.network.chain_id,
     )
-    channel = PayerChannel(
-        channel_id=descriptor.channel_id(),
-        descriptor=descriptor,
-        asset=asset,
-        state=NO_CHANNEL,
-        authorized=0,
-        spent=0,
-        as_of=None,
-        label=plan.label,
-        voucher_known=True,
-    )
+    channel = PayerChannel.new(descriptor, asset, label=plan.label, voucher_known=True)
     account.keep_voucher_key(channel.channel_id, key)
     return channel
 

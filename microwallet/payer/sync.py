@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from microwallet.domain.channel import NO_CHANNEL, PayerChannel
+from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.domain.money import Asset
 from microwallet.domain.ports import JournalEntry, TransactionStatus
 from microwallet.errors import LedgerBusy, NetworkError
-from microwallet.escrow.events import ChannelOpened, EscrowEvents
+from microwallet.escrow.events import EscrowEvents
 from microwallet.escrow.reader import Head
 from microwallet.escrow.rpc import LAG_SECONDS
 from microwallet.escrow.transactions import Resumed
@@ -110,24 +110,12 @@ def _discover(account: PayingAccount, asset_of: Callable[[Address], Asset], head
     added = []
     for event in events.opened(payer=account.address, from_block=first, to_block=head.number):
         if ledger.channels.get(event.channel_id) is None:
-            ledger.channels.add(_rebuilt(event, asset_of(event.descriptor.token)), now=account.clock())
+            asset = asset_of(event.descriptor.token)
+            rebuilt = PayerChannel.new(event.descriptor, asset, label=None, voucher_known=False)
+            ledger.channels.add(rebuilt, now=account.clock())
             added.append(event.channel_id)
     ledger.scanned.record(chain_id, escrow, account.address, head.number)
     return added
-
-
-def _rebuilt(event: ChannelOpened, asset: Asset) -> PayerChannel:
-    return PayerChannel(
-        channel_id=event.channel_id,
-        descriptor=event.descriptor,
-        asset=asset,
-        state=NO_CHANNEL,
-        authorized=0,
-        spent=0,
-        as_of=None,
-        label=None,
-        voucher_known=False,
-    )
 
 
 def _look_again(account: PayingAccount, head: Head) -> list[SettledDeposit]:
