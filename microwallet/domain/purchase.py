@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import ChannelId
-from microwallet.domain.money import Amount
+from microwallet.domain.money import Amount, Asset
 from microwallet.domain.payment import require_open
 from microwallet.errors import AboveLimit, AmountExceedsDeposit
 
@@ -67,6 +67,20 @@ class VoucherTerms:
         """The cumulative amount that is above all that was signed, and enough: no voucher needs a higher."""
         return max(spent + self.cost, self.at_least, authorized + max(1, self.min_voucher_delta))
 
+    def require_allowed(self, amount: int, *, spent: int, authorized: int, asset: Asset) -> None:
+        """AboveLimit where a voucher over this cumulative amount would authorize more than it may."""
+        rise = amount - authorized
+        taken = amount - spent if self.takes_headroom and rise > 0 else rise
+        if taken <= self.most:
+            return
+        wanted, most, risen = (Amount(one, asset) for one in (taken, self.most, self.risen))
+        before = f"{risen} was signed for it before; nothing more was"
+        raise AboveLimit(
+            f"the payee wants {wanted} more to be authorized, and at most {most} may be for this request;"
+            f" {before if self.risen else 'nothing was signed'}",
+            hint=f'--max-amount "{Amount(self.risen + taken, asset)}"',
+        )
+
     def on(self, channel: PayerChannel, authorized: int) -> VoucherTerms:
         """The terms with the cost that is to be reserved on a channel where so much is authorized."""
         headroom = authorized - channel.spent
@@ -90,16 +104,7 @@ def voucher_amount(
     """
     require_open(channel, now=now)
     amount = _amount(channel, terms, is_used, highest_unused)
-    rise = amount - channel.authorized
-    taken = amount - channel.spent if terms.takes_headroom and rise > 0 else rise
-    if taken > terms.most:
-        wanted, most, risen = (Amount(one, channel.asset) for one in (taken, terms.most, terms.risen))
-        before = f"{risen} was signed for it before; nothing more was"
-        raise AboveLimit(
-            f"the payee wants {wanted} more to be authorized, and at most {most} may be for this request;"
-            f" {before if terms.risen else 'nothing was signed'}",
-            hint=f'--max-amount "{Amount(terms.risen + taken, channel.asset)}"',
-        )
+    terms.require_allowed(amount, spent=channel.spent, authorized=channel.authorized, asset=channel.asset)
     if amount > channel.state.deposit:
         deposit = Amount(channel.state.deposit, channel.asset)
         missing = Amount(amount - channel.state.deposit, channel.asset)

@@ -114,7 +114,7 @@ class Funding:
         if (found := self._suitable(terms, ())) is not None:
             return Preview(way="channel", channel=found, deposit=None)
         short = self._short(())
-        deposit = self._deposit(_missing(short, terms))
+        deposit = self._deposit(short, terms)
         return Preview(way="open" if short is None else "topUp", channel=short, deposit=deposit)
 
     def _is_closed(self, channel: PayerChannel) -> bool:
@@ -167,7 +167,7 @@ class Funding:
         elif landed is not None:
             return Funded(channel=landed)
         else:
-            amount, key = self._deposit(_missing(short, terms)), None
+            amount, key = self._deposit(short, terms), None
         if short is None:
             payee = self._choice.request.recipient
             plan = plan_open(account, payee, amount, idempotency_key=key, is_gasless=is_gasless)
@@ -191,9 +191,15 @@ class Funding:
         told = None if sent is None else ToldTopUp(amount=plan.amount.base_units, transaction_hash=sent)
         return Funded(channel=made.channel, top_up=told, is_new=True)
 
-    def _deposit(self, missing: int) -> Amount:
-        """How much to deposit where at least `missing` base units are; AboveLimit if that is too much."""
+    def _deposit(self, channel: PayerChannel | None, terms: VoucherTerms) -> Amount:
+        """How much to deposit into a channel, or a new one; AboveLimit if that, or the voucher that it would
+        be for, is too much."""
         limits, request, asset = self._client.limits, self._choice.request, self._choice.price.asset
+        spent, authorized = (0, 0) if channel is None else (channel.spent, channel.authorized)
+        if max(spent + terms.cost, terms.at_least) > authorized:  # else it may be one that was signed before
+            above = terms.above(spent=spent, authorized=authorized)
+            terms.require_allowed(above, spent=spent, authorized=authorized, asset=asset)
+        missing = _missing(channel, terms)
         needed = Amount(missing, asset)
         if (given := limits.deposit) is not None:
             if given.asset != asset:

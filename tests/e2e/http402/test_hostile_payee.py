@@ -56,7 +56,21 @@ def test_offer_that_breaks_the_rules(fetch, payee, books, twist, code, says):
     assert (refused.exit_code, refused.error["code"]) == (4, code)
     assert says in refused.error["message"]
     assert payee.vouchers == []
-    assert books()[1] == []
+    assert books() == ([], [])
+
+
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)])
+def test_no_deposit_for_a_voucher_above_the_limit(fetch, payee, books, flags):
+    """A channel is topped up no more than one is opened, where the smallest step is more than may be signed
+    for a request: with the deposit spent, and nothing to be had for another."""
+    fetch("--deposit", "0.001 USDC").data  # noqa: B018
+    payee.min_voucher_delta = LIMIT + 1
+    refused = fetch("--deposit", "0.5 USDC", *flags)
+    assert (refused.exit_code, refused.error["code"]) == (4, "above-limit")
+    assert refused.error["hint"] == '--max-amount "0.010001 USDC"'
+    [channel] = books()[0]
+    assert channel.state.deposit == 1_000
+    assert fetch("--deposit", "0.5 USDC", "--max-amount", "0.010001 USDC").data["payment"]["amount"] == "1000"
 
 
 def test_hints_can_be_typed(fetch, payee):
