@@ -74,6 +74,7 @@ def _committed(account: PayingAccount, plan: DepositPlan) -> tuple[Deposit, Paye
     resumed = deposit is not None
     if deposit is None:
         with account.keys_held():
+            account.secret()  # without the key nothing is begun
             deposit = _begin(account, plan, plan.channel or new_channel(account, plan))
     require_same(deposit, plan.kind, plan.arguments)
     if deposit.status is DepositStatus.ABANDONED:

@@ -177,6 +177,17 @@ def test_refusals(alice, bob, chain):
     assert bob.address in closed.error["hint"]
 
 
+@pytest.mark.usefixtures("coffee")
+def test_a_key_that_is_locked(alice, tmp_path):
+    """A wrong password is exit 6 and nothing is begun: the next top-up, and the next sync, find nothing."""
+    wrong = tmp_path / "wrong"
+    wrong.write_text("another password\n")
+    locked = top_up(alice, "1 USDC", "--password-file", wrong)
+    assert (locked.exit_code, locked.error["code"]) == (6, "key-unavailable")
+    assert alice.run("channel", "sync", "--json").data["deposits"] == []
+    assert "resuming" not in top_up(alice, "1 USDC").stderr
+
+
 @pytest.mark.parametrize(
     "via",
     [
