@@ -9,9 +9,10 @@ import typer
 from microwallet.cli.channel_view import channel_document, id_and_label, money
 from microwallet.cli.context import Stderr
 from microwallet.cli.table import named
-from microwallet.errors import UsageError
+from microwallet.errors import PaymentRefused, UsageError
 
 if TYPE_CHECKING:
+    from microwallet.domain.channel import PayerChannel
     from microwallet.payer.deposit import MadeDeposit
     from microwallet.payer.deposit_plan import DepositPlan
     from microwallet.payer.paying_account import PayingAccount
@@ -89,6 +90,18 @@ def say_what_begins(plan: DepositPlan, *, is_new_key: bool) -> None:
         Stderr().say(f"resuming the {NOUNS[plan.kind]} begun as {plan.idempotency_key}")
     elif is_new_key:
         Stderr().say(f"idempotency key: {plan.idempotency_key}")
+
+
+def next_step(channel: PayerChannel, *, now: int) -> str:
+    """To pay from a channel with a new deposit, or what is to be done before: one begun earlier may have
+    been finished while the channel ended."""
+    from microwallet.domain.payment import require_open
+
+    try:
+        require_open(channel, now=now)
+    except PaymentRefused as refused:
+        return f"next: {refused.hint}"
+    return f'pay from it: microwallet pay {channel.name} "0.001 {channel.asset.symbol}"'
 
 
 def deposit_document(made: MadeDeposit, *, now: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from microwallet.cli.channel_deposit import (
     chosen_way,
     deposit_document,
     deposit_summary,
+    next_step,
     plan_document,
     say_what_begins,
 )
@@ -106,11 +107,9 @@ def _preview(paying: PayingAccount, plan: DepositPlan) -> dict[str, Any]:
 
 def _opened(made: MadeDeposit, *, now: int) -> Result:
     channel = made.channel
-    name = channel.name
     text = (
         f"channel {id_and_label(channel)} is"
         f" {channel.state.status(now=now)}: {money(channel, channel.state.deposit)} for"
         f" {channel.descriptor.payee}{transaction_line(made.transaction_hash, made.gas_used)}"
     )
-    notes = [f'pay from it: microwallet pay {name} "0.001 {channel.asset.symbol}"']
-    return Result(data=deposit_document(made, now=now), text=text, notes=notes)
+    return Result(data=deposit_document(made, now=now), text=text, notes=[next_step(channel, now=now)])

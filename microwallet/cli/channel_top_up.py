@@ -11,6 +11,7 @@ from microwallet.cli.channel_deposit import (
     chosen_way,
     deposit_document,
     deposit_summary,
+    next_step,
     plan_document,
     say_what_begins,
 )
@@ -73,7 +74,7 @@ def _topped_up(made: MadeDeposit, amount: Amount, *, now: int) -> Result:
         f" {money(channel, channel.remaining)} is left"
     )
     notes = ["the pending close is cancelled: the channel is open again"] if made.cancelled_close else []
-    notes.append(f'pay from it: microwallet pay {name} "0.001 {channel.asset.symbol}"')
+    notes.append(next_step(channel, now=now))
     data = deposit_document(made, now=now) | {
         "amount": str(amount.base_units),
         "cancelledClose": made.cancelled_close,

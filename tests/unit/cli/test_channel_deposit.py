@@ -1,13 +1,14 @@
-"""What is shown before a deposit is made."""
+"""What is shown before a deposit is made, and after."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from model import ESCROW, PAYEE, PAYER, USDC
+from model import ESCROW, PAYEE, PAYER, USDC, keyed
 
-from microwallet.cli.channel_deposit import deposit_summary
+from microwallet.cli.channel_deposit import deposit_summary, next_step
 from microwallet.domain.money import Amount
 from microwallet.payer.deposit_plan import DepositPlan
 from microwallet.payer.ways import Way
@@ -31,3 +32,19 @@ def test_a_fee_of_nothing(is_gasless, fee):
         begun=None,
     )
     assert fee in deposit_summary(paying, plan)
+
+
+@pytest.mark.parametrize(
+    ("voucher_known", "state", "expected"),
+    [
+        (True, {}, 'pay from it: microwallet pay coffee "0.001 USDC"'),
+        (False, {}, "next: microwallet channel sync --voucher FILE"),
+        (True, {"close_requested_at": 1}, "next: microwallet channel withdraw coffee"),
+        (True, {"finalized": True}, f"next: microwallet channel open {PAYEE} DEPOSIT"),
+    ],
+)
+def test_what_comes_next(voucher_known, state, expected):
+    """To pay from a channel that pays; of one whose deposit was done before it ended, what there is to do."""
+    channel = keyed(1).payer_channel(deposit=10, label="coffee")
+    channel = replace(channel, voucher_known=voucher_known, state=replace(channel.state, **state))
+    assert next_step(channel, now=1_000_000).startswith(expected)
