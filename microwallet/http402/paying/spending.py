@@ -134,8 +134,9 @@ class Spending:
             try:
                 return (yield from self._bought(choice, funded, terms))
             except ChannelNotOpen:
-                if funded.is_new or not self.newest(funded.channel).state.exists:
-                    raise
+                deposit = self.newest(funded.channel).state.deposit
+                if funded.is_new or deposit != funded.channel.state.deposit:
+                    raise  # after a deposit just now, of which no second one is made
                 without = (*without, funded.channel.channel_id)  # closed meanwhile
 
     def buy_more(self, held: Held, terms: VoucherTerms, *, continues: bool = False) -> Steps[Held]:

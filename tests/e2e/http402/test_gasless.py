@@ -161,6 +161,8 @@ class Between(LocalServer):
         self.forward = True
         self.garble = False
         """Whether they are taken for handed over with a 402 that cannot be read."""
+        self.handed_over = lambda: None
+        """What happens once one was."""
 
     def pass_on(self, handler):
         is_handing = handler.command == "HEAD" and "authorization" in handler.headers
@@ -172,6 +174,8 @@ class Between(LocalServer):
             answer = connection.getresponse()
             body = answer.read()
             connection.close()
+        if is_handing:
+            self.handed_over()
         if lost:
             handler.connection.shutdown(socket.SHUT_RDWR)
             handler.close_connection = True
@@ -217,6 +221,25 @@ def test_an_answer_that_cannot_be_read(poor, bob, serve, between, reader):
     proxy.garble = True
     told = fetch(poor, proxy.url, "--deposit", "0.5 USDC").data
     assert (told["status"], reader.transaction_count(bob.address)) == (200, 1)
+
+
+def test_a_payee_that_closes_what_was_topped_up_just_now(alice, bob, serve, between, tmp_path):
+    """It is told, and no second deposit is made for the same request."""
+    prices = tmp_path / "prices.toml"
+    prices.write_text(
+        """[[routes]]
+        path = "/**"
+        price = "0.05 USDC"
+        min-voucher-delta = "0.06 USDC"
+        """
+    )
+    proxy = between(serve(*PAYING, sells=("--config", prices)).url)
+    words = ("--gasless", "--deposit", "0.1 USDC", "--max-amount", "0.1 USDC")
+    channel = fetch(alice, proxy.url, *words).data["payment"]["channelId"]
+    proxy.handed_over = lambda: bob.run("payee", "close", channel, "--yes").succeeded()
+    refused = fetch(alice, proxy.url, *words)
+    assert (refused.exit_code, refused.error["code"]) == (4, "channel-not-open")
+    assert deposits(alice) == [("open", "done"), ("topUp", "done")]
 
 
 def test_a_deposit_that_never_arrived(poor, bob, serve, between, reader):
