@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from microwallet.domain.channel import NO_CHANNEL, ChannelState, PayerChannel
-from microwallet.domain.identifiers import TxHash
+from microwallet.domain.identifiers import Address, TxHash
 from microwallet.domain.ports import JournalEntry, TransactionStatus
 from microwallet.errors import (
     EscrowMissing,
@@ -22,6 +22,7 @@ from microwallet.errors import (
 from microwallet.escrow import calls
 from microwallet.escrow.rpc import LAG_SECONDS, RpcError
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
+from microwallet.ledger.ledger import Ledger
 from microwallet.payer.deposit_plan import NOUNS, DepositPlan, require_same
 from microwallet.payer.open import new_channel
 from microwallet.payer.paying_account import PayingAccount
@@ -145,14 +146,14 @@ def _can_move_money(account: PayingAccount, deposit: Deposit) -> bool:
     ends = current.authorization_expires_at
     if Way(current.method) is Way.AUTHORIZATION and ends is not None and account.clock() < ends:
         return True
-    return was_sent(account, deposit)
+    return was_sent(account.ledger, deposit, account.address)
 
 
-def was_sent(account: PayingAccount, deposit: Deposit) -> bool:
+def was_sent(ledger: Ledger, deposit: Deposit, payer: Address) -> bool:
     """Whether a transaction that carries the deposit was mined, or can still be."""
     return any(
         entry.status.is_live or entry.status is TransactionStatus.MINED
-        for entry in own_entries(account, deposit)
+        for entry in _entries(ledger, deposit, payer)
     )
 
 
@@ -167,10 +168,14 @@ def has_landed(account: PayingAccount, deposit: Deposit, channel: PayerChannel) 
 
 def own_entries(account: PayingAccount, deposit: Deposit) -> list[JournalEntry]:
     """The account's transactions that carry the deposit itself, not an approve, oldest first."""
+    return _entries(account.ledger, deposit, account.address)
+
+
+def _entries(ledger: Ledger, deposit: Deposit, payer: Address) -> list[JournalEntry]:
     return [
         entry
-        for entry in account.ledger.journal.of_operation(deposit.idempotency_key)
-        if entry.transaction.purpose == deposit.kind and entry.transaction.sender == account.address
+        for entry in ledger.journal.of_operation(deposit.idempotency_key)
+        if entry.transaction.purpose == deposit.kind and entry.transaction.sender == payer
     ]
 
 

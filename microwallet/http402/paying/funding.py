@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from microwallet.domain.channel import ChannelStatus, PayerChannel
@@ -110,11 +111,12 @@ class Funding:
             return self._deposited_into(channel, terms)
 
     def preview(self, terms: VoucherTerms) -> Preview:
-        """What `channel` would do, told from the ledger alone."""
+        """What `channel` would do, told from the ledger alone: a deposit that has expired may be dead."""
         if (found := self._suitable(terms, ())) is not None:
             return Preview(way="channel", channel=found, deposit=None)
         short = self._short(())
-        deposit = self._deposit(short, terms)
+        begun = self._begun(short, terms, self._has_expired)
+        deposit = self._deposit(short, terms) if begun is None else self._amount_of(begun)
         return Preview(way="open" if short is None else "topUp", channel=short, deposit=deposit)
 
     def _is_closed(self, channel: PayerChannel) -> bool:
@@ -156,14 +158,14 @@ class Funding:
 
         account = self._client.account(self._choice.request.escrow_contract)
         is_gasless = self._is_gasless(account, DepositKind.OPEN if short is None else DepositKind.TOP_UP)
+        begun = self._begun(short, terms, partial(self._has_died, account))
         if short is None:
-            begun, landed = self._begun_open(account), self._suitable(terms, without)
+            landed = self._suitable(terms, without)
         else:
-            begun = self._begun_top_up(account, short, terms)
             short = self._client.ledger.channels.newest(short)
             landed = short if _missing(short, terms) <= 0 else None
         if begun is not None:
-            amount, key = Amount(begun.amount, self._choice.price.asset), begun.idempotency_key
+            amount, key = self._amount_of(begun), begun.idempotency_key
         elif landed is not None:
             return Funded(channel=landed)
         else:
@@ -240,7 +242,7 @@ class Funding:
             one.amount for one in pending if but is None or one.idempotency_key != but.idempotency_key
         )
 
-    def _may_go_on(self, account: PayingAccount, deposit: Deposit) -> bool:
+    def _may_go_on(self, deposit: Deposit) -> bool:
         """Whether a deposit that was begun, perhaps by hand, is within the limits, or was sent already."""
         from microwallet.payer.deposit import was_sent
 
@@ -249,7 +251,7 @@ class Funding:
             most = given.base_units if given.asset == asset else 0
         else:
             most = limits.max_deposits.get(asset.token, 0) - self._deposited(but=deposit)
-        return deposit.amount <= most or was_sent(account, deposit)
+        return deposit.amount <= most or was_sent(self._client.ledger, deposit, self._client.payer)
 
     def _is_gasless(self, account: PayingAccount, kind: DepositKind) -> bool:
         """Whether a deposit is signed for the payee to send."""
@@ -266,45 +268,50 @@ class Funding:
         wanted = self._client.limits.is_gasless
         return signs_deposits(self._choice.request, wanted=wanted, has_coin=has_coin)
 
-    def _begun_open(self, account: PayingAccount) -> Deposit | None:
-        """An open to this payee that an earlier run did not finish, and that can still be finished."""
-        ledger = self._client.ledger
-        for deposit in ledger.deposits.pending():
-            channel = ledger.channels.get(deposit.channel_id)
-            if (
-                deposit.kind is DepositKind.OPEN
-                and channel is not None
-                and self._is_ours(channel)
-                and json.loads(deposit.arguments).get("label") is None
-                and not self._died(account, deposit)
-                and self._may_go_on(account, deposit)
-            ):
-                return deposit
-        return None
-
-    def _begun_top_up(
-        self, account: PayingAccount, channel: PayerChannel, terms: VoucherTerms
+    def _begun(
+        self, short: PayerChannel | None, terms: VoucherTerms, is_dead: Callable[[Deposit], bool]
     ) -> Deposit | None:
-        """A top-up that an earlier run, or another process, has begun and that is enough."""
+        """An open to this payee, or a top-up of a channel that is enough, that an earlier run, or another
+        process, did not finish, and that can still be finished."""
         begun = [
             deposit
             for deposit in self._client.ledger.deposits.pending()
-            if deposit.channel_id == channel.channel_id and deposit.kind is DepositKind.TOP_UP
+            if (self._is_open(deposit) if short is None else _tops_up(deposit, short))
         ]
-        live = [deposit for deposit in begun if not self._died(account, deposit)]
-        return next(
-            (one for one in live if one.amount >= _missing(channel, terms) and self._may_go_on(account, one)),
-            None,
+        live = [deposit for deposit in begun if not is_dead(deposit)]
+        enough = 0 if short is None else _missing(short, terms)
+        return next((one for one in live if one.amount >= enough and self._may_go_on(one)), None)
+
+    def _is_open(self, deposit: Deposit) -> bool:
+        """Whether it opens a channel to this payee, and none that the user gave a name."""
+        channel = self._client.ledger.channels.get(deposit.channel_id)
+        return (
+            deposit.kind is DepositKind.OPEN
+            and channel is not None
+            and self._is_ours(channel)
+            and json.loads(deposit.arguments).get("label") is None
         )
 
-    def _died(self, account: PayingAccount, deposit: Deposit) -> bool:
-        """Whether what was signed for a deposit has expired without being used: it is abandoned then."""
+    def _amount_of(self, begun: Deposit) -> Amount:
+        return Amount(begun.amount, self._choice.price.asset)
+
+    def _has_expired(self, deposit: Deposit) -> bool:
+        """Whether what was signed for a deposit is worth nothing any more, if it was not used."""
+        ends = deposit.authorization_expires_at
+        return ends is not None and self._client.clock() >= ends
+
+    def _has_died(self, account: PayingAccount, deposit: Deposit) -> bool:
+        """Whether it has expired without being used: it is abandoned then."""
         from microwallet.payer.sync import settle_deposit
 
-        ends, channel = deposit.authorization_expires_at, account.ledger.channels.get(deposit.channel_id)
-        if ends is None or channel is None or self._client.clock() < ends:
+        channel = account.ledger.channels.get(deposit.channel_id)
+        if channel is None or not self._has_expired(deposit):
             return False
         return settle_deposit(account, deposit, channel) is DepositStatus.ABANDONED
+
+
+def _tops_up(deposit: Deposit, channel: PayerChannel) -> bool:
+    return deposit.kind is DepositKind.TOP_UP and deposit.channel_id == channel.channel_id
 
 
 def _missing(channel: PayerChannel | None, terms: VoucherTerms) -> int:

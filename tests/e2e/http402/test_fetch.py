@@ -36,6 +36,19 @@ def test_opens_and_pays_then_pays_from_it(fetch, payee):
     assert payee.reader.channel_state(payment["channelId"]).deposit == 1_000_000
 
 
+def begin_open(wallet, payee, amount):
+    """Order an open by hand, of which nothing is sent."""
+
+    class Away(EscrowReader):
+        def channel_states(self, *_):
+            raise NetworkError("away")
+
+    account = wallet.paying_account()
+    plan = plan_open(account, payee.address, Amount.parse(amount, wallet.resolve_asset("USDC")))
+    with pytest.raises(NetworkError, match="away"):
+        make_deposit(replace(account, reader=Away(wallet.rpc, wallet.escrow_contract)), plan)
+
+
 @pytest.mark.parametrize(
     ("flags", "exit_code", "deposited"), [((), 4, []), (("--deposit", "2 USDC"), 0, [2_000_000])]
 )
@@ -43,22 +56,23 @@ def test_a_deposit_that_was_begun_before_is_within_the_limits(
     fetch, alice, payee, flags, exit_code, deposited
 ):
     """One that was ordered by hand, of which nothing was sent, is not made by a fetch that may do less."""
-
-    class Away(EscrowReader):
-        def channel_states(self, *_):
-            raise NetworkError("away")
-
     with Wallet.open(environment=alice.environment) as wallet:
-        amount = Amount.parse("100 USDC", wallet.resolve_asset("USDC"))
-        account = wallet.paying_account()
-        plan = plan_open(account, payee.address, amount)
-        with pytest.raises(NetworkError, match="away"):
-            make_deposit(replace(account, reader=Away(wallet.rpc, wallet.escrow_contract)), plan)
+        begin_open(wallet, payee, "100 USDC")
         fetched = fetch(*flags)
         channels = wallet.ledger.channels.list(finalized=False)
         states = [wallet.reader.channel_state(channel.channel_id) for channel in channels]
     assert [state.deposit for state in states if state.exists] == deposited
     assert fetched.exit_code == exit_code
+
+
+@pytest.mark.parametrize("most", ["0.4 USDC", "0.3 USDC"])
+def test_a_dry_run_tells_of_the_deposit_that_was_begun_before(fetch, alice, payee, most):
+    """What it names is what is made, though nothing else may be deposited beside it."""
+    alice.run("config", "set", "max-deposit", most).succeeded()
+    with Wallet.open(environment=alice.environment) as wallet:
+        begin_open(wallet, payee, "0.3 USDC")
+    assert fetch("--dry-run", yes=False).data["wouldPay"]["deposit"] == "300000"
+    assert fetch().data["payment"]["deposit"] == "300000"
 
 
 def test_paying_from_a_channel_loads_nothing_slow(fetch, alice, payee):
