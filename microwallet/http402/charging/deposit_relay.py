@@ -125,9 +125,8 @@ class DepositRelay:
         """Set its gas aside, and let nobody else weigh what the account has left until it is journaled."""
         address = self._sender.address
         with self._turns.turn(f"coin of {address}"):
-            pending = self._pending_cost(
-                quoted.fees.data_fee_per_gas
-            )  # before the balance, which what is mined meanwhile was taken from
+            # Before the balance, which what is mined meanwhile was taken from.
+            pending = self._pending_cost(quoted.fees.data_fee_per_gas)
             needed = pending + quoted.max_cost + quoted.fees.cost(KEPT_GAS)
             if self._reader.native_balance(address) < needed:
                 raise InsufficientFunds(f"{address} keeps what coin it has for the gas of closes")
