@@ -63,11 +63,11 @@ def find(
     ).fetchone()
     found = connection.execute(
         """WITH RECURSIVE chain AS (
-            SELECT position, cumulative_amount, previous FROM sales WHERE position = ?1
+            SELECT position, cumulative_amount, previous FROM sales WHERE position = :start
             UNION ALL SELECT s.position, s.cumulative_amount, s.previous
-            FROM chain AS c JOIN sales AS s ON s.position = c.previous WHERE c.cumulative_amount > ?2)
-        SELECT position, cumulative_amount FROM chain WHERE cumulative_amount <= ?2 LIMIT 1""",
-        (landmark[0] if landmark else head, amount),
+            FROM chain AS c JOIN sales AS s ON s.position = c.previous WHERE c.cumulative_amount > :amount)
+        SELECT position, cumulative_amount FROM chain WHERE cumulative_amount <= :amount LIMIT 1""",
+        {"start": landmark[0] if landmark else head, "amount": amount},
     ).fetchone()
     if found is None:
         return Found(None, None)
@@ -86,7 +86,7 @@ def move_accounts(connection: sqlite3.Connection, channel_ids: Iterable[ChannelI
             """UPDATE vouchers SET authorized = s.cumulative_amount, spent = s.spent, stream = s.stream,
                 signature = s.signature, accepted_at = s.created_at
             FROM heads AS h JOIN sales AS s USING (position)
-            WHERE vouchers.channel_id = ?1 AND h.id = vouchers.head AND h.holds_account""",
+            WHERE vouchers.channel_id = ? AND h.id = vouchers.head AND h.holds_account""",
             (channel_id,),
         ).rowcount
         connection.execute(
