@@ -6,6 +6,9 @@ import pytest
 
 from microwallet.domain.json_text import parse_json
 
+IS_ONE_LIMIT = sys.version_info < (3, 12)
+"""Whether frames of Python and levels of JSON are counted together."""
+
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
 def test_nested_too_deeply(opening):
@@ -28,11 +31,12 @@ def test_plain_documents():
 
 
 def test_a_short_text_is_nested_too_deeply_as_well():
-    """Where no library has raised the interpreter's limit, a few hundred bytes reach it."""
+    """Where no library has raised the interpreter's limit, a few hundred bytes reach it; from Python 3.12 on
+    levels of JSON do not count for that."""
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(1000)
     try:
-        with pytest.raises(ValueError, match="nested too deeply"):
+        with pytest.raises(ValueError, match="nested too deeply" if IS_ONE_LIMIT else "Expecting"):
             parse_json(b"[" * 1400)
     finally:
         sys.setrecursionlimit(before)

@@ -20,13 +20,16 @@ VOUCHERS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 70), st.integer
 
 
 class Book(HandedOver):
-    """An empty one, over rows of its own."""
+    """An empty one, over rows of its own, which end with it."""
 
     def __init__(self, *, authorized=0, spent=0):
         self.rows = sqlite3.connect(":memory:", isolation_level=None)
         for statement in chain.from_iterable(VERSIONS.values()):
             self.rows.execute(statement)
         super().__init__(authorized=authorized, spent=spent, counted=CountedRows(self.rows, CHANNEL_ID))
+
+    def __del__(self):
+        self.rows.close()
 
     @property
     def ranges(self):

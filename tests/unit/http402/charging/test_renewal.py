@@ -65,7 +65,8 @@ def served(certificate):
 
     async def run():
         keeping = asyncio.create_task(certificate.keep_renewed(lambda event, _details: told.append(event)))
-        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=certificate.context)
+        context = certificate.context
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
         async with server:
             await asyncio.sleep(0.2)
             address = server.sockets[0].getsockname()
