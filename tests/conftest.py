@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from forking import ForkServer
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parent.parent
 PASSWORD = "correct horse battery staple"
 IN_CI = os.environ.get("CI") == "true"
+EXAMPLES = {"short": 60, "long": 1000}
+"""How many each property is tried with; tests whose examples are large take a part of the default's."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,7 +38,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The long run starts every command as users do."""
+    """The long run starts every command as users do, and tries each property with more examples."""
+    for name, examples in EXAMPLES.items():
+        settings.register_profile(name, max_examples=examples, deadline=None)
+    settings.load_profile("long" if config.getoption("--long") else "short")
     # What a shell runs in the background is started deaf to interrupts, and so would be what tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # The same for hangups under `nohup`: with a handler this process lives on, and what it starts has none.
