@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -350,9 +351,10 @@ class Shop:
     async def _check_chain(self) -> None:
         await self._probes.run(lambda wallet: wallet.reader.head())
 
-    def _payee_chain(self) -> PayeeChain:
+    @contextmanager
+    def _payee_chain(self) -> Iterator[PayeeChain]:
         network = self._wallet.network
-        return PayeeChain(self._wallet.reader, chain_id=network.chain_id, confirmations=network.confirmations)
+        yield PayeeChain(self._wallet.reader, chain_id=network.chain_id, confirmations=network.confirmations)
 
     def _relayed_tokens(self) -> Mapping[Address, RelayedToken]:
         """How deposits are paid for, by token; UsageError if a token takes no signed transfers."""
@@ -367,22 +369,24 @@ class Shop:
             paid[token] = RelayedToken(domain=features.domain, min_deposit=min_deposit)
         return paid
 
-    def _deposit_relay(self) -> DepositRelay:
-        own = self._wallet.twin()
-        payer_of_gas = own.relayer or own.account_of(self._policy.payee)
-        return DepositRelay(
-            own.sender(payer_of_gas, secret=cache(lambda: own.accounts.secret(payer_of_gas.name))),
-            own.reader,
-            chain_id=own.network.chain_id,
-            journal=own.ledger.journal,
-            sender_of=lambda address: own.sender(own.account_of(address)),
-            turns=own.ledger.turns,
-            gas_spending=own.ledger.gas_spending,
-            gas_budget=0 if self._fees is None else self._fees.gas_budget,
-            clock=own.now,
-            emit=self._emit,
-        )
+    @contextmanager
+    def _deposit_relay(self) -> Iterator[DepositRelay]:
+        with self._wallet.twin() as own:
+            payer_of_gas = own.relayer or own.account_of(self._policy.payee)
+            yield DepositRelay(
+                own.sender(payer_of_gas, secret=cache(lambda: own.accounts.secret(payer_of_gas.name))),
+                own.reader,
+                chain_id=own.network.chain_id,
+                journal=own.ledger.journal,
+                sender_of=lambda address: own.sender(own.account_of(address)),
+                turns=own.ledger.turns,
+                gas_spending=own.ledger.gas_spending,
+                gas_budget=0 if self._fees is None else self._fees.gas_budget,
+                clock=own.now,
+                emit=self._emit,
+            )
 
-    def _settling(self) -> Settling:
-        own = self._wallet.twin()
-        return Settling(own.settlement, own.ledger.vouchers, self._policy, clock=own.now, emit=self._emit)
+    @contextmanager
+    def _settling(self) -> Iterator[Settling]:
+        with self._wallet.twin() as own:
+            yield Settling(own.settlement, own.ledger.vouchers, self._policy, clock=own.now, emit=self._emit)

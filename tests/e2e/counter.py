@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import nullcontext
 
 import httpx
 
@@ -175,8 +176,8 @@ class Counter:
         self.app = Application()
         self.closed = []
         self.in_hand = InHandHere(in_hand_of or folder)
-        self.desk = Desk("chain", lambda: self.chain)
-        self.openings = Desk("openings", lambda: self.chain)
+        self.desk = Desk("chain", lambda: nullcontext(self.chain))
+        self.openings = Desk("openings", lambda: nullcontext(self.chain))
         self.gateway = Gateway(
             Terms(
                 realm=realm,

@@ -8,11 +8,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, suppress
+from functools import cache, partial
 from typing import Any, Generic, TypeVar
 
-from microwallet.errors import NetworkError
+from microwallet.errors import MicrowalletError, NetworkError
 
 Tools = TypeVar("Tools")
 T = TypeVar("T")
@@ -20,21 +20,24 @@ T = TypeVar("T")
 QUEUE_LIMIT = 64
 """Pieces of work that wait at most: beyond it the caller had better come back later."""
 _URGENT, _USUAL = 0, 1
+_Work = Callable[[Callable[[], Tools]], None]
+"""What a thread does with its tools."""
 
 
 class Desk(Generic[Tools]):
-    """Does work in threads of its own, each with tools that it builds when they are first needed.
+    """Does work in threads of its own, each with tools that it opens when they are first needed.
 
-    The threads do not keep a process from ending.
+    The threads do not keep a process from ending; one that ends before closes its tools.
     """
 
-    def __init__(self, name: str, build: Callable[[], Tools], *, threads: int = 1) -> None:
+    def __init__(
+        self, name: str, tools: Callable[[], AbstractContextManager[Tools]], *, threads: int = 1
+    ) -> None:
         self._name = name
-        self._build = build
-        self._own = threading.local()
+        self._tools = tools
         self._size = threads
         self._threads: list[threading.Thread] = []
-        self._queue: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
+        self._queue: queue.PriorityQueue[tuple[int, int, _Work[Tools] | None]] = queue.PriorityQueue()
         self._places = itertools.count()
         self._waiting = 0
         self._at_work: set[int] = set()
@@ -56,14 +59,12 @@ class Desk(Generic[Tools]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
-        def do() -> None:
+        def do(tools: Callable[[], Tools]) -> None:
             self._at_work.add(threading.get_ident())  # before it looks, so that `close` sees it or stops it
             try:
                 if self._is_closed:
                     raise NetworkError(f"the {self._name} is not asked any more")
-                if not hasattr(self._own, "tools"):
-                    self._own.tools = self._build()
-                tell = partial(_set_result, future, work(self._own.tools))
+                tell = partial(_set_result, future, work(tools()))
             except BaseException as error:  # noqa: BLE001  # it is the caller's
                 tell = partial(_set_exception, future, error)
             finally:
@@ -89,8 +90,10 @@ class Desk(Generic[Tools]):
         return not self._at_work
 
     def _work(self) -> None:
-        while (do := self._queue.get()[-1]) is not None:
-            do()
+        with suppress(MicrowalletError), ExitStack() as own:
+            tools = cache(lambda: own.enter_context(self._tools()))
+            while (do := self._queue.get()[-1]) is not None:
+                do(tools)
 
 
 def _set_result(future: asyncio.Future[Any], result: Any) -> None:

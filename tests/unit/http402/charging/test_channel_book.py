@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -45,7 +46,9 @@ class Scene:
     def __init__(self, ledger):
         self.now = 1000
         self.chain = Chain()
-        self.book = ChannelBook(ledger.sessions, Desk("chain", lambda: self.chain), clock=lambda: self.now)
+        self.book = ChannelBook(
+            ledger.sessions, Desk("chain", lambda: nullcontext(self.chain)), clock=lambda: self.now
+        )
         self.known = [self.book.add(one.payee_channel(deposit=1000)) for one in CHANNELS]
 
     def use(self):

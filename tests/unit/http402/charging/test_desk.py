@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import contextmanager, nullcontext
 
 import pytest
 
@@ -12,32 +13,36 @@ from microwallet.errors import NetworkError
 from microwallet.http402.charging.desk import QUEUE_LIMIT, Desk
 
 
-def test_work_is_done_elsewhere_with_tools_built_there():
-    """In one thread, which builds its tools once."""
-    built = []
+def test_work_is_done_elsewhere_with_tools_opened_there():
+    """In one thread, which opens its tools once, and closes them as it ends."""
+    opened, closed = [], []
 
-    def build():
-        built.append(threading.current_thread())
-        return "tools"
+    @contextmanager
+    def tools():
+        opened.append(threading.current_thread())
+        yield "tools"
+        closed.append(threading.current_thread())
 
     async def run():
-        desk = Desk("desk", build)
+        desk = Desk("desk", tools)
         found = [await desk.run(lambda tools: (tools, threading.current_thread())) for _ in range(3)]
+        assert not closed
         assert desk.close(within=1)
         return found
 
     found = asyncio.run(run())
     assert {tools for tools, _ in found} == {"tools"}
-    assert {thread for _, thread in found} == set(built)
-    assert len(built) == 1
-    assert built[0] is not threading.main_thread()
+    assert {thread for _, thread in found} == set(opened)
+    assert len(opened) == 1
+    assert opened[0] is not threading.main_thread()
+    assert closed == opened
 
 
 def test_several_threads_work_at_once():
     """As many as there may be, and no more than are needed."""
 
     async def run(threads):
-        desk = Desk("desk", lambda: None, threads=threads)
+        desk = Desk("desk", nullcontext, threads=threads)
         gate = threading.Barrier(threads)
         await asyncio.gather(*(desk.run(lambda _: gate.wait(5)) for _ in range(threads)))
         return desk.close(within=1)
@@ -46,17 +51,17 @@ def test_several_threads_work_at_once():
 
 
 def test_what_it_raises_is_the_callers():
-    """Also what building the tools raises, which is tried again the next time."""
+    """Also what opening the tools raises, which is tried again the next time."""
     attempts = []
 
-    def build():
+    def tools():
         attempts.append(None)
         if len(attempts) == 1:
             raise NetworkError("not yet")
-        return 5
+        return nullcontext(5)
 
     async def run():
-        desk = Desk("desk", build)
+        desk = Desk("desk", tools)
         with pytest.raises(NetworkError, match="not yet"):
             await desk.run(lambda tools: tools)
         with pytest.raises(ZeroDivisionError):
@@ -71,7 +76,7 @@ def test_the_queue_has_an_end():
     """One more than it may hold is refused at once; the others are served."""
 
     async def run():
-        desk = Desk("desk", lambda: None)
+        desk = Desk("desk", nullcontext)
         gate = threading.Event()
         waiting = [asyncio.ensure_future(desk.run(lambda _: gate.wait(5))) for _ in range(QUEUE_LIMIT)]
         await asyncio.sleep(0)
@@ -89,7 +94,7 @@ def test_what_is_urgent_comes_first():
     done = []
 
     async def run():
-        desk = Desk("desk", lambda: None)
+        desk = Desk("desk", nullcontext)
         gate = threading.Event()
         asked = [asyncio.create_task(desk.run(lambda _: gate.wait(5)))]
         asked += [
@@ -113,7 +118,7 @@ def test_closing_waits_for_what_is_in_hand_alone():
     """What waits is not begun; what takes longer than the patience is told."""
 
     async def run():
-        desk = Desk("desk", lambda: None)
+        desk = Desk("desk", nullcontext)
         began, gate = threading.Event(), threading.Event()
 
         def work(_tools):
@@ -141,10 +146,10 @@ def test_closing_without_patience_tells_of_what_is_in_hand_alone():
     """A desk with nothing to do has nothing left undone, however long its threads take to end."""
 
     async def run():
-        desk = Desk("desk", lambda: None)
+        desk = Desk("desk", nullcontext)
         await desk.run(lambda _: None)
         idle = desk.close(within=0)
-        desk, began, gate = Desk("desk", lambda: None), threading.Event(), threading.Event()
+        desk, began, gate = Desk("desk", nullcontext), threading.Event(), threading.Event()
         begun = asyncio.ensure_future(desk.run(lambda _: (began.set(), gate.wait(5))))
         await asyncio.to_thread(began.wait)
         busy = desk.close(within=0)
@@ -159,7 +164,7 @@ def test_a_caller_that_goes_away_leaves_the_work():
     """It is done all the same, and the desk goes on."""
 
     async def run():
-        desk = Desk("desk", lambda: None)
+        desk = Desk("desk", nullcontext)
         done, gate = threading.Event(), threading.Event()
 
         def work(_tools):
