@@ -178,24 +178,28 @@ class Counter:
         self.in_hand = InHandHere(in_hand_of or folder)
         self.desk = Desk("chain", lambda: nullcontext(self.chain))
         self.openings = Desk("openings", lambda: nullcontext(self.chain))
-        self.gateway = Gateway(
-            Terms(
-                realm=realm,
-                payee=PAYEE,
-                network="anvil",
-                chain_id=CHAIN_ID,
-                escrow_contract=ESCROW,
-                secrets=RotatingSecrets(b"k" * 32, lambda: self.now),
-            ),
-            parse_routes(routes, lambda text: Amount(int(text), USDC)),
-            self.ledger.sessions,
-            self.desk,
-            self.in_hand,
-            openings=self.openings,
-            relay=Desk("deposits", self._no_relay),
-            close_channel=self._close,
-            clock=lambda: self.now,
-        )
+        try:
+            self.gateway = Gateway(
+                Terms(
+                    realm=realm,
+                    payee=PAYEE,
+                    network="anvil",
+                    chain_id=CHAIN_ID,
+                    escrow_contract=ESCROW,
+                    secrets=RotatingSecrets(b"k" * 32, lambda: self.now),
+                ),
+                parse_routes(routes, lambda text: Amount(int(text), USDC)),
+                self.ledger.sessions,
+                self.desk,
+                self.in_hand,
+                openings=self.openings,
+                relay=Desk("deposits", self._no_relay),
+                close_channel=self._close,
+                clock=lambda: self.now,
+            )
+        except BaseException:
+            self.close()
+            raise
         self.application = PaymentMiddleware(self.app, self.gateway)
 
     def _no_relay(self):
