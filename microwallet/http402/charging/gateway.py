@@ -44,7 +44,7 @@ from microwallet.http402.charging.offers import Offer, Terms, offer_of
 from microwallet.http402.charging.once import Once
 from microwallet.http402.charging.opening import Opening
 from microwallet.http402.charging.page import payment_page, wants_page
-from microwallet.http402.charging.paths import canonical_path, path_below
+from microwallet.http402.charging.paths import canonical_path, path_below, without_parameters
 from microwallet.http402.charging.refusal import Refused
 from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.routes import Routes
@@ -266,6 +266,8 @@ class Gateway:
             return _BAD_REQUEST
         below = path_below(root, path)
         route = self._routes.find(method, below)
+        if ";" in below and self._routes.find(method, without_parameters(below)) is not route:
+            return _BAD_REQUEST
         if route is not None:
             if route.price is None:
                 return Place.of(path, None)

@@ -10,7 +10,7 @@ from typing import Any
 
 from microwallet.domain.money import Amount
 from microwallet.errors import InvalidAmount, UsageError, did_you_mean
-from microwallet.http402.charging.paths import canonical_path
+from microwallet.http402.charging.paths import canonical_path, without_parameters
 from microwallet.http402.charging.setting_names import SettingNames
 from microwallet.http402.wire.auth_fields import TCHARS
 from microwallet.http402.wire.session_request import EVENT_UNIT, REQUEST_UNIT
@@ -239,6 +239,11 @@ def _pattern(path: str) -> Sequence[str]:
         raise UsageError(
             f"{path!r} has a query: a route is found by its path alone",
             hint=f'path = "{path.partition("?")[0]}"',
+        )
+    if ";" in path:
+        raise UsageError(
+            f"{path!r} has parameters: a route is found without them",
+            hint=f'path = "{without_parameters(path)}"',
         )
     if canonical_path(path) != path:
         raise UsageError(f"{path!r} is not canonical: write {canonical_path(path)}")

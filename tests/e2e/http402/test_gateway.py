@@ -855,10 +855,27 @@ def test_another_authorization_is_the_applications(sold_by):
     assert b"x-payment-payer" not in heard
 
 
-@pytest.mark.parametrize("path", ["//a", "/a/../b", "/%2e%2e/b", "/a%2fb", "/a%00", "/a\\b", "/./a", "/a//b"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//a",
+        "/a/../b",
+        "/%2e%2e/b",
+        "/a%2fb",
+        "/a%00",
+        "/a\\b",
+        "/./a",
+        "/a//b",
+        "/b/..;/a",
+        "/c;/a",
+        "/c/;/a",
+    ],
+)
 def test_no_side_door(sold_by, path):
-    """A path that another program might read as a free one is no path."""
-    counter = sold_by({"path": "/b", "free": True}, {"path": "/**", "price": "1000"})
+    """A path that another program might read as a free one, or as one that costs, is no path."""
+    counter = sold_by(
+        {"path": "/b/**", "free": True}, {"path": "/c/*", "price": "1000"}, {"path": "/**", "free": True}
+    )
 
     async def raw():
         sent = []

@@ -70,6 +70,11 @@ class TestCanonicalPath:
             "/%2e%2E/b",
             "/a/%2e",
             "/.%2e/",
+            "/a/..;/b",
+            "/a/%2E.;x=1/b",
+            "/.;",
+            "/a/;/b",
+            "/a/;x",
             "/a%2fb",
             "/a%2Fb",
             "/a%5cb",
@@ -89,7 +94,7 @@ class TestCanonicalPath:
         ],
     )
     def test_what_could_be_read_differently_is_refused(self, raw):
-        """Empty and dotted segments, disguised slashes, bytes that need an escape."""
+        """Empty and dotted segments, with parameters too, disguised slashes, bytes that need an escape."""
         with pytest.raises(MalformedMessage):
             canonical_path(raw)
 
@@ -104,6 +109,8 @@ class TestCanonicalPath:
         assert decoded == [urllib.parse.unquote(segment) for segment in path.split("/")]
         assert not {".", ".."} & set(decoded)
         assert "" not in decoded[1:-1]
+        named = [segment.partition(";")[0] for segment in path.split("/") if segment]
+        assert not {"", ".", ".."} & set(named)
         assert urllib.parse.unquote(raw) == urllib.parse.unquote(path)
 
 
@@ -179,6 +186,7 @@ class TestRoutes:
             ({"path": "a", "price": "1"}, "no path that can be forwarded"),
             ({"path": "/a/../b", "price": "1"}, "dotted"),
             ({"path": "/%61", "price": "1"}, "write /a"),
+            ({"path": "/a;b", "price": "1"}, "has parameters"),
             ({"path": "/a*", "price": "1"}, "whole segment"),
             ({"path": "/**/a", "price": "1"}, "at the end"),
             ({"path": "/a", "price": "1", "method": "get"}, "no method"),
