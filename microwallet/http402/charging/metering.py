@@ -15,14 +15,14 @@ from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.routes import Unit
 from microwallet.http402.charging.sales import Sold, StreamEnded
 from microwallet.http402.charging.till import Till
-from microwallet.http402.wire.events import RECEIPT, EventSplitter, NeedVoucher, encode_event
+from microwallet.http402.wire.events import BOM, RECEIPT, EventSplitter, NeedVoucher, encode_event
 
 VOUCHER_SECONDS = 60.0
 """For how long a stream waits for a voucher."""
 
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)\Z")
 _LONGEST_BLANK = 4
-_HAS_DATA = re.compile(rb"(?:^|[\r\n])data(?:[:\r\n]|$)")
+_HAS_DATA = re.compile(rb"(?:^(?:%b)?|[\r\n])data(?:[:\r\n]|$)" % BOM)
 
 
 class ClientGone(OSError):

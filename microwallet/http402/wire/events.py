@@ -24,10 +24,11 @@ RECEIPT = "payment-receipt"
 EVENT_LIMIT = 1024 * 1024
 """Bytes of one event."""
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
+"""What a stream may begin with: no client takes it for a part of the first line."""
 _LINE_END_LIMIT = 2
 _END_OF_EVENT = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)+")
-_TYPE = re.compile(rb"(?:^|[\r\n])(?:%b)?event(?:: ?([^\r\n]*))?(?=[\r\n]|\Z)" % _BOM)
+_TYPE = re.compile(rb"(?:^|[\r\n])(?:%b)?event(?:: ?([^\r\n]*))?(?=[\r\n]|\Z)" % BOM)
 _OF_PAYMENT = frozenset({NEED_VOUCHER.encode(), RECEIPT.encode()})
 
 
@@ -78,7 +79,7 @@ class EventReader:
 
     def _take(self, raw: bytes) -> ServerSentEvent | None:
         if self._is_first_line:
-            raw = raw.removeprefix(_BOM)
+            raw = raw.removeprefix(BOM)
             self._is_first_line = False
         line = raw.decode(errors="replace")
         if not line:

@@ -493,17 +493,22 @@ LINES = ["data: x", "data", "data:", ": comment", "event: y", "id: 1", "retry: 2
 EVENTS = st.lists(st.lists(st.sampled_from(LINES), min_size=1, max_size=4), max_size=6)
 
 
-@given(EVENTS, st.sampled_from(["\n", "\r\n", "\r"]), st.lists(st.integers(1, 9), max_size=30))
-def test_events_are_cut_as_a_client_reads_them(events, line_end, cuts):
+@given(
+    st.sampled_from(["", "\ufeff"]),
+    EVENTS,
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.lists(st.integers(1, 9), max_size=30),
+)
+def test_events_are_cut_as_a_client_reads_them(mark, events, line_end, cuts):
     """No byte is lost, however the stream is cut; what is charged is what a client is given."""
-    text = "".join(line_end.join(lines) + line_end * 2 for lines in events).encode()
+    text = (mark + "".join(line_end.join(lines) + line_end * 2 for lines in events)).encode()
     splitter, got, rest = EventSplitter(), [], text
     for size in [*cuts, len(text) or 1]:
         got += splitter.feed(rest[:size])
         rest = rest[size:]
     cut = b"".join(got)
     assert text.startswith(cut)
-    assert text.removeprefix(cut) in (b"", b"\n")  # a line end may be cut in half at the end
+    assert text.removeprefix(cut) in (b"", b"\n", mark.encode())  # a line end may be cut in half at the end
     reader = EventReader()
     for block in got:
         assert len(list(reader.feed(block))) == int(is_charged(block))
