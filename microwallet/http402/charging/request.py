@@ -17,6 +17,9 @@ BODY_SECONDS = 30.0
 """For how long a client may take to send a body that is read ahead."""
 _OURS = (b"x-payment-", b"payment-")
 """What the fields begin with that only the gateway may set."""
+_KEPT_BACK = (b"accept-payment", b"x-original-url", b"x-rewrite-url")
+"""What is for the gateway alone; and where some applications have a server in front tell them another path
+than the one that was asked for, by which the price is found."""
 _UNANNOUNCED = ("2", "3")
 """Versions of HTTP in which a body may come without a field that tells of it."""
 _WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
@@ -56,7 +59,7 @@ def _use_of(name: bytes) -> _Use | None:
     if name == _BESIDE:
         return _Use.CREDENTIAL_BESIDE
     plain = plain_name(name)
-    if plain.startswith(_OURS) or plain == b"accept-payment":
+    if plain.startswith(_OURS) or plain in _KEPT_BACK:
         return _Use.KEPT_BACK
     return _USES.get(name)
 

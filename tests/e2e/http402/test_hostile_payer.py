@@ -46,6 +46,15 @@ def test_a_client_cannot_take_away_who_paid(counter, named):
     assert fields[b"x-mine"] == b"1"
 
 
+@pytest.mark.parametrize("name", ["X-Original-URL", "x_rewrite_url"])
+def test_a_client_cannot_name_another_path_beside_its_own(sold_by, name):
+    """Some applications take such a field of a server in front for the path, and what costs would be free."""
+    counter = sold_by({"path": "/about", "free": True}, {"path": "/**", "price": "1000"})
+    assert counter.ask(path="/about", headers={name: "/article"}).status_code == 200
+    assert counter.pay(PAYER, PAYER.pay(1000), headers={name: "/dear"}).status_code == 200
+    assert not any(b"url" in field for _, _, fields, _ in counter.app.requests for field in fields)
+
+
 @pytest.mark.parametrize("fails_first", [True, False])
 def test_what_is_given_back_is_not_served_by_its_twin(counter, fails_first):
     """Two requests with one key side by side, of which the first fails, before the second is served or after:
