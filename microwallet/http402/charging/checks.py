@@ -87,10 +87,11 @@ def only_key(request: Request) -> str:
 
 
 def fingerprint_of(request: Request, path: str) -> bytes:
-    """What makes a request the same one again. Its body, if it has one, was read unless it is too large."""
+    """What makes a request the same one again: a part of an answer is not the whole. Its body, if it has one,
+    was read unless it is too large."""
     body = request.whole_body if request.has_body else b""
     told = (
         hashlib.sha256(body).hexdigest() if body is not None else " ".join(request.values(b"content-length"))
     )
-    text = "\0".join([request.method, path, request.query.decode("latin-1"), told])
+    text = "\0".join([request.method, path, request.query.decode("latin-1"), told, *request.ranges])
     return hashlib.sha256(text.encode()).digest()

@@ -40,6 +40,7 @@ class _Use(Enum):
     BODY = auto()
     CONNECTION = auto()
     ACCEPT = auto()
+    RANGE = auto()
     KEPT_BACK = auto()
 
 
@@ -51,6 +52,7 @@ _USES = {
     b"transfer-encoding": _Use.BODY,
     b"connection": _Use.CONNECTION,
     b"accept": _Use.ACCEPT,
+    b"range": _Use.RANGE,
 }
 
 
@@ -84,6 +86,8 @@ class Request:
 
     whole_body: bytes | None = None
     """Once it was read ahead, if it is not too large."""
+    ranges: tuple[str, ...] = ()
+    """Which parts of the answer are asked for; nothing for all of it."""
     _read_ahead: deque[Message] | None = None
     _is_handed_on = False
     _handed_on: asyncio.Event | None = None
@@ -194,6 +198,8 @@ class Request:
             return _takes_ours_away(value)
         elif use is _Use.ACCEPT:
             self.wants_events = self.wants_events or _EVENT_STREAM in value.lower()
+        elif use is _Use.RANGE:
+            self.ranges += (value.decode("latin-1"),)
         else:
             return True
         return False

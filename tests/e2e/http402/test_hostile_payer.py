@@ -330,6 +330,23 @@ def test_one_price_buys_no_endless_supply(counter):
     assert len(counter.app.requests) == 1 + MOST_REPEATS
 
 
+@pytest.mark.parametrize("size", [10, 70_000])
+def test_the_price_of_a_part_does_not_buy_the_whole(sold_by, size):
+    """By units that the application counts, under one key: another range is another request, whether the
+    answer to the first was kept or would be made again."""
+    counter = sold_by(
+        {"path": "/**", "price": "10", "per": "header", "units-header": "x-units", "max-units": 100}
+    )
+    counter.app.body, counter.app.status, counter.app.headers = b"x" * size, 206, [(b"x-units", b"1")]
+    part, key = {"range": f"bytes=0-{size - 1}"}, {"idempotency-key": "k"}
+    assert counter.pay(PAYER, PAYER.pay(1000), headers=key | part).status_code == 206
+    for headers in (key, key | {"range": "bytes=0-"}):
+        answer = counter.pay(PAYER, PAYER.pay(1000), headers=headers)
+        assert (answer.status_code, problem(answer)) == (409, "urn:microwallet:problem:idempotency-mismatch")
+    assert counter.pay(PAYER, PAYER.pay(1000), headers=key | part).status_code == 206
+    assert amounts(counter) == (1000, 10)
+
+
 def test_a_channel_is_closed_once(counter):
     """However often that is asked for at the same time, and not again when it is finalized: each look at the
     chain would keep the payee from others."""
