@@ -85,6 +85,7 @@ class Database:
             connection = sqlite3.connect(
                 path, timeout=busy_seconds, isolation_level=None, check_same_thread=not any_thread
             )
+            connection.create_function("bytes_of", 1, _bytes_of, deterministic=True)
             try:
                 prepare(connection, path, mark, is_alone=is_alone, say=say)
             except BaseException:
@@ -283,6 +284,11 @@ def _file_at(path: Path) -> tuple[int, int] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
+
+
+def _bytes_of(text: str) -> bytes:
+    """What a text of 0x hex stands for: SQLite's own `unhex` is younger than many a Python's SQLite."""
+    return bytes.fromhex(text[2:])
 
 
 def _count(connection: sqlite3.Connection) -> Generation:

@@ -241,15 +241,15 @@ class Vouchers:
     def record_states(self, states: Mapping[ChannelId, ChannelState], *, as_of: int) -> None:
         """Store what the chain says of channels at `as_of`, Unix seconds; of many, not all at once.
 
-        One that is open again though a close of ours was mined is closing: a reorganisation undid the close,
-        and anybody can have it mined again, with what it took then.
+        One that is open again though a close of ours was mined, which names its salt, is closing: a
+        reorganisation undid the close, and anybody can have it mined again, with what it took then.
         """
         self._write_in_parts(
             f"""UPDATE vouchers SET {STATE_ASSIGNMENTS}, closing = CASE
                 WHEN ? AND (finalized = 1 OR deposit = ?) THEN max(closing, EXISTS (
                     SELECT 1 FROM transactions AS t WHERE t.chain_id = vouchers.chain_id
                     AND t.purpose = 'close' AND t.status = 'mined'
-                    AND coalesce(t.channel_id, vouchers.channel_id) = vouchers.channel_id))
+                    AND instr(t.raw, bytes_of(vouchers.salt)) > 0))
                 ELSE closing END
             WHERE channel_id = ?""",
             [

@@ -71,12 +71,7 @@ class Payers:
             escrow_contract=self.chain.escrow_contract,
             chain_id=self.chain.chain_id,
         )
-        self.chain.node.add_native(payer, 10**18 + (deposit if native else 0))
-        self.chain.rpc.call("anvil_impersonateAccount", [payer])
-        if not native:
-            self.chain.node.mint(token, payer, deposit)
-            self.send(payer, calls.approve(token, self.chain.escrow_contract, deposit))
-        self.send(payer, calls.open_channel(descriptor, deposit))
+        self._bring(descriptor, deposit)
         symbol, decimals = ("ETH", 18) if native else ("USDC", 6)
         return Opened(
             descriptor=descriptor,
@@ -85,6 +80,20 @@ class Payers:
             deposit=deposit,
             key=key,
         )
+
+    def open_again(self, opened: Opened) -> None:
+        """A reorganisation took the open out of the chain: it is in again."""
+        self._bring(opened.descriptor, opened.deposit)
+
+    def _bring(self, descriptor: ChannelDescriptor, deposit: int) -> None:
+        payer, token = descriptor.payer, descriptor.token
+        native = token == NATIVE_TOKEN
+        self.chain.node.add_native(payer, 10**18 + (deposit if native else 0))
+        self.chain.rpc.call("anvil_impersonateAccount", [payer])
+        if not native:
+            self.chain.node.mint(token, payer, deposit)
+            self.send(payer, calls.approve(token, self.chain.escrow_contract, deposit))
+        self.send(payer, calls.open_channel(descriptor, deposit))
 
     def send(self, sender: Address, call: calls.Call) -> None:
         """A transaction of a payer, mined before this returns; it must succeed."""

@@ -275,6 +275,26 @@ def test_a_voucher_right_after_a_close_was_undone(payee, payers, chain):
     assert payee.run("list").data["channels"] == []
 
 
+@pytest.mark.parametrize("is_undone", [False, True])
+def test_a_batch_that_closed_others_keeps_no_voucher_out(payee, payers, chain, is_undone):
+    """Of a channel that was imported, or whose open a reorganisation had taken back for a while."""
+    others = [payers.open(payee.address) for _ in range(2)]
+    payee.accept(*(channel.voucher(1_000) for channel in others))
+    payee.run("close", "--all", "--yes").data  # noqa: B018
+    if is_undone:
+        snapshot = chain.rpc.call("evm_snapshot")
+        opened = payers.open(payee.address)
+        payee.accept(opened.voucher(5))
+        chain.rpc.call("evm_revert", [snapshot])
+        assert payee.run("list").data["channels"][0]["status"] == "opening"
+        payers.open_again(opened)
+    else:
+        opened = payers.open(payee.address)
+        payee.run("import", "-", input=opened.voucher(5)).data  # noqa: B018
+    assert payee.run("accept", "-", input=opened.voucher(7)).exit_code == 0
+    assert payee.run("accept", "-", input=opened.voucher(8)).exit_code == 0
+
+
 def test_a_close_that_is_buried_is_not_asked_about_again(payee, payers, chain):
     """Sixty-four blocks later a finalized channel needs no chain any more."""
     opened = payers.open(payee.address)
