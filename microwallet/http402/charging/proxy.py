@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
@@ -12,7 +13,7 @@ import httpcore
 from microwallet.domain.one_line import one_line
 from microwallet.domain.whole_url import whole_url
 from microwallet.errors import UsageError
-from microwallet.http402.charging.answers import plain_answer
+from microwallet.http402.charging.answers import KEPT_LIMIT, plain_answer
 from microwallet.http402.charging.asgi import Receive, Scope, Send, plain_name, send_answer
 
 CONNECT_SECONDS = 5.0
@@ -41,7 +42,8 @@ _OURS = frozenset({b"host", b"forwarded", b"x-forwarded-for", b"x-forwarded-host
 
 
 class ReverseProxy:
-    """Forwards every request to one upstream, and its answers back, chunk by chunk."""
+    """Forwards every request to one upstream, and its answers back, chunk by chunk. One that nobody reads any
+    more is broken off, unless it may be small enough to be kept."""
 
     def __init__(self, upstream: str) -> None:
         """`upstream` is an http or https URL without a path; UsageError for anything else."""
@@ -77,7 +79,8 @@ class ReverseProxy:
             return
         scheme, host, port = self._url
         target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
-        started = False
+        started, passed = False, 0
+        leaving: asyncio.Future[None] | None = None
         try:
             async with self._pool.stream(
                 scope["method"],
@@ -95,6 +98,11 @@ class ReverseProxy:
                     }
                 )
                 async for chunk in response.aiter_stream():
+                    passed += len(chunk)
+                    if passed > KEPT_LIMIT:
+                        leaving = leaving or asyncio.ensure_future(_leaves(receive))
+                        if leaving.done():
+                            return
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
         except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
@@ -102,6 +110,9 @@ class ReverseProxy:
                 raise
             answer = _LATE if isinstance(error, httpcore.TimeoutException) else _AWAY
             await send_answer(replace(answer, warning=_why(error)), send)
+        finally:
+            if leaving is not None:
+                leaving.cancel()
 
     def _request_headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         headers = [one for one in _end_to_end(scope["headers"]) if plain_name(one[0]) not in _OURS]
@@ -138,6 +149,12 @@ async def _body(receive: Receive) -> AsyncIterator[bytes]:
             yield message["body"]
         if not message.get("more_body", False):
             return
+
+
+async def _leaves(receive: Receive) -> None:
+    """Wait until the client has gone away."""
+    while (await receive())["type"] == "http.request":
+        pass
 
 
 def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -25,13 +25,15 @@ class Upstream(LocalServer):
 
     /slow takes as long as `slow` says, /status/503 has that status, /slow/status/503 both, /stream has five
     events, /halting the first of them before it takes as long, /dying two before the connection breaks off,
-    /large is more than a gateway keeps, /to/here leads to /here.
+    /endless goes on until nobody reads it, /large is more than a gateway keeps, /to/here leads to /here.
     """
 
     def __init__(self):
         super().__init__(_Upstream)
         self.asked = []
         self.slow = threading.Event()
+        self.was_left = threading.Event()
+        """Whether what is endless was broken off."""
 
     def __exit__(self, *_):
         self.slow.set()
@@ -71,6 +73,17 @@ class _Upstream(Handler):
             self.end_headers()
             self.wfile.write(b"12\r\ndata: 0\n\ndata: 1\n\n\r\n" + b"9\r\ndata")
             self.close_connection = True
+            return
+        if self.path == "/endless":
+            self.send_response(200)
+            self.send_header("transfer-encoding", "chunked")
+            self.end_headers()
+            self.close_connection = True
+            try:
+                while not self.server.slow.wait(0.001):
+                    self.wfile.write(b"400\r\n%b\r\n" % bytes(1024))
+            except OSError:
+                self.server.was_left.set()
             return
         if self.path.startswith("/to/"):
             self.answer(302, {"location": self.path.removeprefix("/to")})

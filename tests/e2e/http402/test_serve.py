@@ -687,6 +687,19 @@ def test_a_stream_whose_upstream_dies(serve, alice, bob):
     assert (paying["spent"], channels(bob)[0].spent) == ("2000", 2000)
 
 
+@pytest.mark.parametrize("after", [1_000, 200_000])
+def test_what_nobody_reads_any_more_is_broken_off(serve, upstream, after):
+    """An answer without end would keep its connection to the upstream for ever, and there are 200 of them."""
+    gateway = serve(sells=(*PRICE, "--free", "/endless"))
+    with httpx.stream("GET", gateway.url + "/endless") as answer:
+        size = 0
+        for chunk in answer.iter_raw():
+            if (size := size + len(chunk)) > after:
+                break
+    assert upstream.was_left.wait(10)
+    assert gateway.requests.next("request")["status"] == 200
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_close_beside_it_waits_for_what_is_being_served(serve, pay, bob, upstream, workers):
     """What is given back in the end is not taken, though it was reserved when `payee close` began."""
