@@ -136,8 +136,8 @@ class Settlement:
         relaying = {
             entry.transaction.sender for entry in entries if entry.transaction.purpose in list(Action)
         }
-        senders = {payee: self._sender_of(payee) for payee in sorted(payees & unfinished)}
-        for address in sorted(relaying - payees):
+        senders: dict[Address, TransactionSender] = {}
+        for address in sorted((payees & unfinished) | relaying):
             with suppress(KeyUnavailable):  # an account that was removed
                 senders[address] = self._sender_of(address)
         return senders

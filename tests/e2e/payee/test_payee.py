@@ -332,6 +332,27 @@ def test_a_close_whose_fate_is_unknown_is_resolved_by_the_next_run(payee, payers
     assert payee.holds() == 1_000_000
 
 
+def test_what_a_removed_account_has_left_unfinished_keeps_nobody_else(payee, payers, chain):
+    """A close that was to take nothing: what a payer wants back from another account is closed in time."""
+    second = payee.home.run("account", "create", "second", "--json").data["address"]
+    chain.node.add_native(second, WEI)
+    owed, left = payers.open(payee.address), payers.open(second)
+    payee.accept(owed.voucher(1_000), left.voucher(1_000))
+    payee.run("settle", left.channel_id, "--yes").data  # noqa: B018
+    chain.rpc.call("evm_setAutomine", [False])
+    try:
+        unknown = payee.run("close", left.channel_id, "--yes", env={"MICROWALLET_WAIT_SECONDS": "1"})
+        assert (unknown.exit_code, unknown.error["code"]) == (5, "outcome-unknown")
+        for hash in pending(chain):
+            chain.rpc.call("anvil_dropTransaction", [hash])
+    finally:
+        chain.rpc.call("evm_setAutomine", [True])
+    payee.home.run("account", "remove", "second", "--confirm", "second").succeeded()
+    payers.request_close(owed)
+    payee.run("watch", "--once").succeeded()
+    assert (payee.holds(), payers.closes(owed)) == (1_000, 1)
+
+
 def test_nobody_is_asked_without_a_terminal(payee, payers):
     """A close needs --yes where nobody can answer; the amounts are in the message."""
     opened = payers.open(payee.address)
