@@ -221,10 +221,10 @@ class Vouchers:
             return bool(connection.execute(query, (chain_id,)).fetchone()[0])
 
     def closing(self, chain_id: ChainId) -> Sequence[PayeeChannel]:
-        """Those of them that are open on the chain, as far as is known."""
-        query = f"{_SELECT} WHERE chain_id = ? AND closing = 1 AND finalized = 0 AND deposit > ?"
+        """Those of them, whatever the chain said of them last."""
+        query = f"{_SELECT} WHERE chain_id = ? AND closing = 1"
         with self._database.read() as connection:
-            return [_channel(row) for row in connection.execute(query, (chain_id, to_text(0)))]
+            return [_channel(row) for row in connection.execute(query, (chain_id,))]
 
     def end_closes(self, chain_id: ChainId, *, but: Collection[ChannelId] = ()) -> None:
         """Whatever was begun to close channels of a chain has ended, with success or without: `but` for some,

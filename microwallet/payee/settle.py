@@ -102,7 +102,11 @@ class Settlement:
 
         Returns the channels whose closes are in a block: whichever node told that they are open is behind.
         """
-        reopened = {channel.channel_id: channel for channel in self._vouchers.closing(self._chain_id)}
+        reopened = {
+            channel.channel_id: channel
+            for channel in self._vouchers.closing(self._chain_id)
+            if channel.state.exists and not channel.state.finalized
+        }
         closed: set[ChannelId] = set()
         if not reopened:
             return closed
@@ -286,23 +290,25 @@ class Settlement:
             self._end_closes()
 
     def _end_closes(self) -> None:
-        """Let channels take vouchers again, unless something can still close one with what it had before, or
-        has closed it though a node does not know yet."""
+        """Let channels take vouchers again, but for those that something can still close with what they had
+        before, or has closed though a node does not know yet."""
         try:
             closed = self._take_back_undone()
         except NetworkError:
             return  # the next one asks
-        unfinished = self._journal.unfinished(self._chain_id)
-        ended = [
-            entry
+        now = self._now()
+        can_close = [
+            signed_call(entry.transaction)[0]
             for entry in self._journal.beginning_with(f"{Action.CLOSE}-")
             if entry.transaction.chain_id == self._chain_id
+            and (entry.status.is_live or can_still_close(entry, now=now))
         ]
-        now = self._now()
-        if not any(entry.transaction.purpose == Action.CLOSE for entry in unfinished) and not any(
-            can_still_close(entry, now=now) for entry in ended
-        ):
-            self._vouchers.end_closes(self._chain_id, but=closed)
+        named = {
+            one.channel_id
+            for one in self._vouchers.closing(self._chain_id)
+            if any(calls.names(call, one.descriptor) for call in can_close)
+        }
+        self._vouchers.end_closes(self._chain_id, but=named.union(closed))
 
     def _end_closes_of_the_dead(self) -> None:
         """Those that a killed process began, or whose authorization has expired meanwhile."""

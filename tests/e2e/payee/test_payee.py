@@ -332,12 +332,13 @@ def test_a_close_whose_fate_is_unknown_is_resolved_by_the_next_run(payee, payers
     assert payee.holds() == 1_000_000
 
 
-def test_what_a_removed_account_has_left_unfinished_keeps_nobody_else(payee, payers, chain):
-    """A close that was to take nothing: what a payer wants back from another account is closed in time."""
+@pytest.fixture
+def left_unfinished(payee, payers, chain):
+    """An account of the wallet was removed before its close, which was to take nothing, was mined."""
     second = payee.home.run("account", "create", "second", "--json").data["address"]
     chain.node.add_native(second, WEI)
-    owed, left = payers.open(payee.address), payers.open(second)
-    payee.accept(owed.voucher(1_000), left.voucher(1_000))
+    left = payers.open(second)
+    payee.accept(left.voucher(1_000))
     payee.run("settle", left.channel_id, "--yes").data  # noqa: B018
     chain.rpc.call("evm_setAutomine", [False])
     try:
@@ -348,9 +349,30 @@ def test_what_a_removed_account_has_left_unfinished_keeps_nobody_else(payee, pay
     finally:
         chain.rpc.call("evm_setAutomine", [True])
     payee.home.run("account", "remove", "second", "--confirm", "second").succeeded()
-    payers.request_close(owed)
+    return left
+
+
+@pytest.mark.usefixtures("left_unfinished")
+def test_what_a_removed_account_has_left_unfinished_keeps_nobody_else(payee, payers):
+    """What a payer wants back from another account is closed in time."""
+    opened = payers.open(payee.address)
+    payee.accept(opened.voucher(1_000))
+    payers.request_close(opened)
     payee.run("watch", "--once").succeeded()
-    assert (payee.holds(), payers.closes(owed)) == (1_000, 1)
+    assert (payee.holds(), payers.closes(opened)) == (1_000, 1)
+
+
+def test_an_unfinished_close_keeps_vouchers_out_of_its_own_channel_alone(payee, payers, left_unfinished):
+    """Another one that stays open, as its close fails, takes them again."""
+    opened = payers.open(payee.address, WEI, native=True)
+    payee.accept(opened.voucher(1_000))
+    payers.become(opened, "0x60006000fd")
+    assert payee.run("close", opened.channel_id, "--yes").error["code"] == "refund-undeliverable"
+    payee.accept(opened.voucher(2_000))
+    [channel] = [row for row in payee.run("list").data["channels"] if row["channelId"] == opened.channel_id]
+    assert channel["unsettled"] == "1000"
+    with Ledger.open(payee.home.path / "ledger.sqlite3") as ledger:
+        assert ledger.vouchers.accepted([left_unfinished.channel_id])[left_unfinished.channel_id].is_closing
 
 
 def test_nobody_is_asked_without_a_terminal(payee, payers):
