@@ -72,7 +72,8 @@ class Settling:
         """
         self._watch.look()
         due = self._due()
-        if due and self._clock() >= self._next_try:
+        left = self._next_try - self._clock()
+        if due and not 0 < left <= self._pause:  # more is left where the clock was set back
             outcome = self._settlement.execute(Action.SETTLE, Selection(action=Action.SETTLE).plan(due))
             self._watch.tell(outcome)
             self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE) if outcome.failed else 0

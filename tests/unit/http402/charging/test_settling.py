@@ -188,6 +188,19 @@ def test_what_fails_is_tried_again_less_and_less_often():
     assert till.settles()
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_clock_that_is_set_back_keeps_nothing_from_being_settled(fails):
+    """By a day, say: what is due is settled at once, and tried again after a pause if that fails."""
+    till = Till(channel(), above={USDC.token: 1})
+    till.error = InsufficientFunds("no coin for the gas") if fails else None
+    assert till.settles()
+    till.now -= 24 * 3600
+    till.channels = [channel(2000)]
+    assert till.settles()
+    till.channels = [channel(3000)]
+    assert bool(till.settles()) is not fails
+
+
 @pytest.mark.parametrize(
     ("error", "problem"),
     [
