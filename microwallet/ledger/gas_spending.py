@@ -67,11 +67,14 @@ class GasSpending:
             )
 
     def _counted(self, connection: sqlite3.Connection, chain_id: ChainId) -> int:
-        """Wei that the last hour's transactions cost, at most; what is older is forgotten."""
+        """Wei that the last hour's transactions cost, at most; what is older is forgotten, and what is of the
+        future, as the clock was set back, counts from now."""
+        now = self._clock()
+        connection.execute("UPDATE gas_spending SET created_at = ?1 WHERE created_at > ?1", (now,))
         connection.execute(
             """DELETE FROM gas_spending WHERE created_at <= ? AND operation NOT IN
                 (SELECT operation FROM transactions WHERE status IN ('signed', 'broadcast'))""",
-            (self._clock() - BUDGET_SECONDS,),
+            (now - BUDGET_SECONDS,),
         )
         rows = connection.execute("SELECT wei FROM gas_spending WHERE chain_id = ?", (chain_id,))
         return sum(int(row[0]) for row in rows)

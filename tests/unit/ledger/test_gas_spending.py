@@ -61,6 +61,18 @@ def test_an_hour_later_it_is_there_again(spending, clock):
     assert spending.set_aside(CHAIN, "two", 100, budget=100)
 
 
+def test_a_clock_that_is_set_back_keeps_it_away_for_an_hour_at_most(spending, clock):
+    """What was set aside by one that went a day ahead counts from the first look of the one that is right."""
+    clock.now = NOW + 24 * 3600
+    assert spending.set_aside(CHAIN, "one", 100, budget=100)
+    clock.now = NOW
+    assert not spending.set_aside(CHAIN, "two", 1, budget=100)
+    clock.now = NOW + BUDGET_SECONDS - 1
+    assert not spending.set_aside(CHAIN, "two", 1, budget=100)
+    clock.now = NOW + BUDGET_SECONDS
+    assert spending.set_aside(CHAIN, "two", 100, budget=100)
+
+
 def test_what_can_still_be_mined_counts_longer(ledger, spending, clock):
     """However old it is; and what it costs in the end for an hour from then, and no longer."""
     secret, sender = b"\x61" * 32, checksum_address(b"\x62" * 20)
