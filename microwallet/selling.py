@@ -17,6 +17,7 @@ from microwallet.domain.ports import Emit
 from microwallet.errors import (
     Interrupted,
     LedgerChanged,
+    LedgerUnwritable,
     MicrowalletError,
     NetworkError,
     UsageError,
@@ -250,13 +251,23 @@ class Shop:
         return self.look, self.tidy, self.keep_to_ledger, self.give_back
 
     async def look(self) -> None:
-        """Look at the chain again and again, while no other worker for this payee does."""
+        """Look at the chain again and again, while no other worker for this payee does. Where that cannot be
+        found out, as of a process with too many files open, it is tried again: it is told once."""
         home, chain_id = self._wallet.paths.home, self._wallet.network.chain_id
+        is_failing = False
         while True:
-            with exclusive(settling_lock(home, chain_id, self._policy.payee), wait=False) as is_chosen:
-                if is_chosen:
-                    with exclusive(watch_lock(home, chain_id), wait=False):  # for `payee list` to see
-                        await self._look_alone()
+            try:
+                with exclusive(settling_lock(home, chain_id, self._policy.payee), wait=False) as is_chosen:
+                    if is_failing:
+                        self._emit("resumed", {})
+                    is_failing = False
+                    if is_chosen:
+                        with exclusive(watch_lock(home, chain_id), wait=False):  # for `payee list` to see
+                            await self._look_alone()
+            except LedgerUnwritable as error:
+                if not is_failing:
+                    self._emit("interrupted", {"code": error.code, "message": error.message})
+                is_failing = True
             await asyncio.sleep(LOOK_SECONDS)
 
     async def tidy(self) -> None:

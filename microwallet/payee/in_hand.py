@@ -40,14 +40,17 @@ class InHand:
         self._home = home
 
     def reserved(self, channel_ids: Iterable[ChannelId]) -> Mapping[ChannelId, int]:
-        """Base units reserved for requests through channels; or more, if others share their slots."""
+        """Base units reserved for requests through channels; or more, if others share their slots.
+
+        LedgerUnwritable where that cannot be seen, as by a process with too many files open.
+        """
         found = dict.fromkeys(channel_ids, 0)
-        for path in self._home.glob(f"{_PREFIX}*"):
-            with _opened(path) as descriptor:
-                if descriptor is not None:
-                    for channel_id in found:
-                        kept = os.pread(descriptor, _WIDTH, _offset(path, channel_id))
-                        found[channel_id] += int.from_bytes(kept, "little")
+        try:
+            for path in self._home.iterdir():  # later Pythons' glob leaves out what they cannot read
+                if path.name.startswith(_PREFIX):
+                    _add_up(path, found)
+        except OSError as error:
+            raise _uncounted(self._home, error) from error
         return found
 
     def has(self, *channel_ids: ChannelId) -> bool:
@@ -81,9 +84,7 @@ class InHandHere(InHand):
             self.reserved(())  # removes files of the dead: where nothing is settled, nobody else does
             self._descriptor, self._path = _make(home)
         except OSError as error:
-            raise LedgerUnwritable(
-                f"what is being served cannot be counted in {home}: {error.strerror}", hint=f"df -h {home}"
-            ) from error
+            raise _uncounted(home, error) from error
         self._sums = mmap.mmap(self._descriptor, SLOTS * _WIDTH)
         self._words = memoryview(self._sums).cast("Q")
         self._offset = lru_cache(SLOTS)(partial(_offset, self._path))
@@ -125,6 +126,21 @@ class InHandHere(InHand):
             end = start + _WIDTH
             total = int.from_bytes(self._sums[start:end], "little") + amount
             self._sums[start:end] = total.to_bytes(_WIDTH, "little")
+
+
+def _add_up(path: Path, found: dict[ChannelId, int]) -> None:
+    """Add what is reserved in one file."""
+    with _opened(path) as descriptor:
+        if descriptor is not None:
+            for channel_id in found:
+                kept = os.pread(descriptor, _WIDTH, _offset(path, channel_id))
+                found[channel_id] += int.from_bytes(kept, "little")
+
+
+def _uncounted(home: Path, error: OSError) -> LedgerUnwritable:
+    return LedgerUnwritable(
+        f"what is being served cannot be counted in {home}: {error.strerror}", hint=f"df -h {home}"
+    )
 
 
 def _offset(path: Path, channel_id: ChannelId) -> int:

@@ -278,13 +278,13 @@ class Settlement:
         """Accept nothing through channels from before their capture is chosen until their fate is known; wait
         for requests in hand, so many seconds at most."""
         self._end_closes()  # of a process that was killed
-        if action is Action.CLOSE:
-            closing = [item.channel.channel_id for item in planned]
-            self._vouchers.begin_closes(closing)
-            if self._in_hand.has(*closing):
-                self._reporter.say("waiting for requests that are being served")
-                self._in_hand.wait(closing, within=within)
         try:
+            if action is Action.CLOSE:
+                closing = [item.channel.channel_id for item in planned]
+                self._vouchers.begin_closes(closing)
+                if self._in_hand.has(*closing):
+                    self._reporter.say("waiting for requests that are being served")
+                    self._in_hand.wait(closing, within=within)
             yield
         finally:
             self._end_closes()

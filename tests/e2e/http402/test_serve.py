@@ -30,6 +30,7 @@ from http402.running import PRICE
 from http402.signing_payer import PayingShop
 from migrated import migrate
 
+from microwallet import selling
 from microwallet.cli.serve_view import serve_line
 from microwallet.domain.identifiers import hexed
 from microwallet.errors import LedgerUnwritable
@@ -724,6 +725,32 @@ def test_a_close_beside_it_waits_for_what_is_being_served(serve, pay, bob, upstr
     assert (channels(bob)[0].state.settled, channels(bob)[0].spent) == (1000, 1000)
     assert gateway.end() == 0
     assert not list(bob.path.glob("payee-in-hand-*"))
+
+
+def test_it_watches_again_once_files_can_be_opened(bob, chain, monkeypatch):
+    """Clients may take all that a process may have open: payers do not withdraw unseen after that."""
+    monkeypatch.setattr(selling, "LOOK_SECONDS", 0.05)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def scene(shop, lock):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        looking = asyncio.create_task(shop.shop.look())
+        await asyncio.sleep(0.3)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(200):
+            if looking.done() or is_held(lock):
+                break
+            await asyncio.sleep(0.05)
+        assert is_held(lock)
+        looking.cancel()
+
+    with closing(PayingShop(bob, chain)) as shop:
+        try:
+            asyncio.run(scene(shop, settling_lock(bob.path, chain.chain_id, shop.payee)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        told = [(event, details.get("code")) for event, details in shop.events]
+    assert told == [("interrupted", "ledger-unwritable"), ("resumed", None)]
 
 
 class TestHealth:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -87,6 +88,19 @@ def test_a_gateway_that_is_killed_at_every_start(tmp_path):
             assert process.stdout.readline() == "serving\n"
             process.kill()
         assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_cannot_be_seen_is_not_taken_for_nothing(tmp_path, gateways):
+    """As where a process has too many files open: nobody settles what may be reserved, and it is told."""
+    take_in_hand(gateways[0], 5)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(LedgerUnwritable, match="open files"):
+            InHand(tmp_path).reserved([CHANNEL])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert InHand(tmp_path).reserved([CHANNEL]) == {CHANNEL: 5}
 
 
 def test_waiting_for_no_longer_than_is_said(gateways):
