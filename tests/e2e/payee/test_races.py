@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from contextlib import closing, contextmanager
@@ -246,6 +247,24 @@ def test_one_stuck_account_holds_back_no_other(payee, payers, chain):
         )
     payee.run("watch", "--once", env={"MICROWALLET_WAIT_SECONDS": "2"})
     assert payers.closes(first) == payers.closes(other) == 1
+
+
+def test_a_close_that_is_interrupted_while_it_waits(payee, payers):
+    """For requests that are being served: nothing was sent, and the channel takes vouchers at once."""
+    opened = payers.open(payee.address)
+    payee.accept(opened.voucher(1_000))
+    with closing(InHandHere(payee.home.path)) as serving:
+        serving.begin(opened.channel_id)
+        serving.reserve(opened.channel_id, 1)
+        close = payee.home.start(
+            "payee", "close", opened.channel_id, "--yes", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        while b"waiting for requests" not in (line := close.stderr.readline()):
+            assert line
+        close.send_signal(signal.SIGINT)
+        close.communicate(timeout=30)
+        assert close.returncode == 130
+        payee.accept(opened.voucher(1_500))
 
 
 def test_nothing_is_accepted_for_an_account_that_was_removed_meanwhile(payee, payers):
