@@ -148,9 +148,9 @@ class Database:
         number = self._committed
         with translated(self.path):
             self._check_disk()
+            if self._log is None:
+                self._log = os.open(f"{self.path.resolve()}-wal", os.O_RDONLY)
             try:
-                if self._log is None:
-                    self._log = os.open(f"{self.path.resolve()}-wal", os.O_RDONLY)
                 _sync(self._log)
             except OSError:
                 self._may_be_lost = True

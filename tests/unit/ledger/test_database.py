@@ -129,6 +129,22 @@ def test_a_disk_without_room_for_the_log(tmp_path):
     assert raised.value.hint == f"ls -ld {tmp_path} {path}; df -h {tmp_path}"
 
 
+def test_too_many_open_files_are_no_disk_that_failed(tmp_path):
+    """What could not be made durable yet is by the next sync."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Database.open(tmp_path / "ledger.sqlite3") as database:
+        with database.write_one_of_many():
+            pass
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(LedgerUnwritable, match="Too many open files"):
+                database.sync()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        database.check_usable()
+        sell_once(database)
+
+
 @pytest.mark.parametrize("by", ["nothing", "a copy"])
 def test_a_ledger_that_is_replaced_while_it_is_open(tmp_path, by):
     """What were written would be in a file that nobody opens again."""
