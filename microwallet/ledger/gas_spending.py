@@ -70,7 +70,7 @@ class GasSpending:
         """Wei that the last hour's transactions cost, at most; what is older is forgotten, and what is of the
         future, as the clock was set back, counts from now."""
         now = self._clock()
-        connection.execute("UPDATE gas_spending SET created_at = ?1 WHERE created_at > ?1", (now,))
+        connection.execute("UPDATE gas_spending SET created_at = ? WHERE created_at > ?", (now, now))
         connection.execute(
             """DELETE FROM gas_spending WHERE created_at <= ? AND operation NOT IN
                 (SELECT operation FROM transactions WHERE status IN ('signed', 'broadcast'))""",
