@@ -298,7 +298,7 @@ def test_the_chain_goes_silent_midway(payee, payers, chain, opened):
     first = "".join(opened.voucher(amount) for amount in range(1, 51))
     accepting = payee.home.start(
         "payee", "accept", "-", "--json", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        env={"MICROWALLET_RPC_TIMEOUT": "1"},
+        env={"MICROWALLET_RPC_TIMEOUT": "3"},
     )  # fmt: skip
     accepting.stdin.write(first.encode())
     accepting.stdin.flush()
