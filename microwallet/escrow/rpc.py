@@ -128,7 +128,7 @@ class Rpc:
         Raises RpcError for a JSON-RPC error, WrongChain, and NetworkError when no address gave an
         answer in time.
         """
-        (answer,) = self._answers([(method, params)], Deadline(self._timeout), single=True)
+        (answer,) = self._answers([(method, params)], Deadline(self._timeout))
         if isinstance(answer, RpcError):
             raise answer
         return answer
@@ -146,25 +146,23 @@ class Rpc:
         deadline = Deadline(self._timeout)
         answers: list[Any] = []
         for start in range(0, len(requests), BATCH_SIZE):
-            answers += self._answers(requests[start : start + BATCH_SIZE], deadline, single=False)
+            answers += self._answers(requests[start : start + BATCH_SIZE], deadline)
         return answers
 
-    def _answers(self, requests: Sequence[Request], deadline: Deadline, *, single: bool) -> list[Any]:
-        repeatable = all(_is_repeatable(method) for method, _ in requests)
+    def _answers(self, requests: Sequence[Request], deadline: Deadline) -> list[Any]:
         failures: dict[str, str] = {}
         listens = False
         for index, sharers in self._tries(deadline):
             endpoint = self._endpoints[index]
             try:
-                part = deadline.share(sharers)
-                answers = self._ask(endpoint, requests, part, single=single, reuse=repeatable)
+                answers = self._ask(endpoint, requests, deadline.share(sharers))
             except TimeoutError:
                 failures.setdefault(endpoint.shown, "timed out")
                 break
             except TransportError as error:
                 listens = error.sent
                 failures[endpoint.shown] = str(error).replace("timed out", f"timed out ({self._timeout:g} s)")
-                if error.sent and not repeatable:
+                if error.sent and not _are_repeatable(requests):
                     break
             except _Busy as error:
                 listens = True
@@ -202,19 +200,11 @@ class Rpc:
         up = f"microwallet devnet up --port {self._endpoints[0].port}"
         return up if self.chain_id in (None, _LOCAL_CHAIN) else f"{up} --chain-id {self.chain_id}"
 
-    def _ask(
-        self,
-        endpoint: Endpoint,
-        requests: Sequence[Request],
-        deadline: Deadline,
-        *,
-        single: bool,
-        reuse: bool,
-    ) -> list[Any]:
+    def _ask(self, endpoint: Endpoint, requests: Sequence[Request], deadline: Deadline) -> list[Any]:
         if self.chain_id is not None and endpoint not in self._proven:
-            (found,) = self._exchange(endpoint, [("eth_chainId", ())], deadline, single=True, reuse=True)
+            (found,) = self._exchange(endpoint, [("eth_chainId", ())], deadline)
             self._prove(endpoint, found)
-        answers = self._exchange(endpoint, requests, deadline, single=single, reuse=reuse)
+        answers = self._exchange(endpoint, requests, deadline)
         for answer in answers:
             if isinstance(answer, RpcError) and answer.error_code in _RATE_LIMITED:
                 raise _Busy(f"is busy: {answer.rpc_message}", None)
@@ -235,15 +225,7 @@ class Rpc:
             )
         self._proven.add(endpoint)
 
-    def _exchange(
-        self,
-        endpoint: Endpoint,
-        requests: Sequence[Request],
-        deadline: Deadline,
-        *,
-        single: bool,
-        reuse: bool,
-    ) -> list[Any]:
+    def _exchange(self, endpoint: Endpoint, requests: Sequence[Request], deadline: Deadline) -> list[Any]:
         methods = Counter(method for method, _ in requests)
         self._trace(f"{endpoint.shown} {', '.join(f'{name} x {n}' for name, n in methods.items())}")
         ids = [next(self._ids) for _ in requests]
@@ -251,21 +233,20 @@ class Rpc:
             {"jsonrpc": "2.0", "id": number, "method": method, "params": list(params)}
             for number, (method, params) in zip(ids, requests, strict=True)
         ]
-        document = numbered[0] if single else numbered
+        is_single = len(requests) == 1
+        document = numbered[0] if is_single else numbered
         body = json.dumps(document, separators=(",", ":")).encode()
-        status, retry_after, content = endpoint.post(body, deadline, reuse=reuse)
+        status, retry_after, content = endpoint.post(body, deadline, reuse=_are_repeatable(requests))
         if status == 429:
             raise _Busy("is busy (HTTP 429)", retry_after_seconds(retry_after))
         answer = _parsed(status, content)
         where = endpoint.shown
-        if single:
+        if is_single:
             return [_result(answer, ids[0], where)]
         if isinstance(answer, dict):
             # Servers without batches answer with one error: ask one by one.
             return [
-                answer
-                for request in requests
-                for answer in self._exchange(endpoint, [request], deadline, single=True, reuse=reuse)
+                answer for request in requests for answer in self._exchange(endpoint, [request], deadline)
             ]
         by_id = {
             item["id"]: item for item in answer if isinstance(item, dict) and type(item.get("id")) is int
@@ -281,9 +262,9 @@ class _Busy(Exception):
         self.seconds = seconds
 
 
-def _is_repeatable(method: str) -> bool:
+def _are_repeatable(requests: Sequence[Request]) -> bool:
     """Whether asking twice does what asking once does; the same signed bytes are one transaction."""
-    return method.startswith(_READS) and method not in _NOT_READS
+    return all(method.startswith(_READS) and method not in _NOT_READS for method, _ in requests)
 
 
 def _parsed(status: int, content: bytes) -> Any:

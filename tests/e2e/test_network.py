@@ -458,11 +458,8 @@ class TestLies:
     )
     def test_a_channel_state_that_cannot_be_is_a_network_error(self, answer):
         """Above all "nothing" does not mean that a channel does not exist."""
-
-        def lying(requests):
-            return http(json.dumps([result(request, answer) for request in requests]).encode())
-
-        with serving(lying) as server, Rpc([server.url], timeout=1) as rpc:
+        lying = serving(lambda request: ok(request, answer))
+        with lying as server, Rpc([server.url], timeout=1) as rpc:
             reader = EscrowReader(rpc, artifact("ChannelEscrow").address)
             with pytest.raises(NetworkError):
                 reader.channel_state(ID)
@@ -480,12 +477,8 @@ class TestLies:
     @pytest.mark.parametrize("answer", ["0x", "0x" + "f" * 65, "5", 5, None, "0x-5"])
     def test_a_balance_that_cannot_be_is_a_network_error(self, answer):
         """A balance is a number below 2**256 or not known at all."""
-
-        def lying(requests):
-            return http(json.dumps([result(request, answer) for request in requests]).encode())
-
         with (
-            serving(lying) as server,
+            serving(lambda request: ok(request, answer)) as server,
             Rpc([server.url], timeout=1) as rpc,
             pytest.raises(NetworkError),
         ):
