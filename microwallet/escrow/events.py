@@ -53,9 +53,7 @@ class ChannelEvent:
     payer: Address
     payee: Address
     block_number: int
-    block_hash: str
     transaction_hash: TxHash
-    log_index: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,34 +109,15 @@ class EscrowEvents:
         self._escrow_contract = reader.escrow_contract
         self._chain_id = chain_id
 
-    def read(
-        self,
-        *,
-        payer: Address | None = None,
-        names: tuple[str, ...] = tuple(TOPICS),
-        from_block: int = 0,
-        to_block: int | None = None,
-    ) -> list[ChannelEvent]:
-        """Events of these names, of one payer if it is given, oldest first; `to_block` is included.
+    def opened(self, *, payer: Address, from_block: int, to_block: int) -> list[ChannelOpened]:
+        """The channels opened by a payer in these blocks, the last one included, oldest first.
 
         What a server adds of other contracts or payers is left out; a channel id that does not
         fit its descriptor, or a malformed log, is a NetworkError.
         """
-        last = self._reader.head().number if to_block is None else to_block
-        topics: list[Any] = [
-            [TOPICS[name] for name in names],
-            None,
-            None if payer is None else hexed(word(payer)),
-        ]
-        found = (self.decode(log) for log in self._logs(topics, from_block, last))
-        return [event for event in found if event is not None and payer in (None, event.payer)]
-
-    def opened(
-        self, *, payer: Address, from_block: int = 0, to_block: int | None = None
-    ) -> list[ChannelOpened]:
-        """The channels opened by a payer, oldest first."""
-        events = self.read(payer=payer, names=("ChannelOpened",), from_block=from_block, to_block=to_block)
-        return [event for event in events if isinstance(event, ChannelOpened)]
+        topics = [TOPICS["ChannelOpened"], None, hexed(word(payer))]
+        found = (self.decode(log) for log in self._logs(topics, from_block, to_block))
+        return [event for event in found if isinstance(event, ChannelOpened) and event.payer == payer]
 
     def decode(self, log: Any) -> ChannelEvent | None:
         """The event of one log, such as a receipt's; None for a log of another contract or kind."""
@@ -169,7 +148,7 @@ class EscrowEvents:
             return 0
         return low
 
-    def _logs(self, topics: list[Any], first: int, last: int) -> Iterator[Any]:
+    def _logs(self, topics: list[str | None], first: int, last: int) -> Iterator[Any]:
         size = FIRST_RANGE
         while first <= last:
             end = min(last, first + size - 1)
@@ -202,9 +181,7 @@ class EscrowEvents:
                 "payer": checksum_address(bytes.fromhex(topics[2][-40:])),
                 "payee": checksum_address(bytes.fromhex(topics[3][-40:])),
                 "block_number": read_count(log["blockNumber"], where),
-                "block_hash": str(log["blockHash"]),
                 "transaction_hash": TxHash(str(log["transactionHash"]).lower()),
-                "log_index": read_count(log["logIndex"], where),
             }
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise NetworkError(f"{where} answered a malformed {name} event") from error

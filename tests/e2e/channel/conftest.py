@@ -39,7 +39,8 @@ class Witness:
     def of(self, payer: str) -> Ledgered:
         """Everything a payer did on chain."""
         events = EscrowEvents(self.reader, self.chain.chain_id)
-        opened = [event.channel_id for event in events.opened(payer=payer)]
+        found = events.opened(payer=payer, from_block=0, to_block=self.reader.head().number)
+        opened = [event.channel_id for event in found]
         states = self.reader.channel_states(opened) if opened else []
         count = self.chain.rpc.call("eth_getTransactionCount", [payer, "latest"])
         return Ledgered(

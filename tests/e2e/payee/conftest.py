@@ -14,7 +14,7 @@ from microwallet.domain.money import Asset
 from microwallet.domain.voucher import VoucherDigest, VoucherKey
 from microwallet.domain.voucher_document import voucher_writer
 from microwallet.escrow import calls
-from microwallet.escrow.events import EscrowEvents
+from microwallet.escrow.events import TOPICS
 from microwallet.escrow.reader import EscrowReader
 
 REFUSES = "0x60006000fd"
@@ -120,9 +120,9 @@ class Payers:
 
     def closes(self, opened: Opened) -> int:
         """How often a channel was closed on the chain as it is now."""
-        events = EscrowEvents(self.reader, self.chain.chain_id)
-        closed = events.read(names=("ChannelClosed",))
-        return sum(event.channel_id == opened.channel_id for event in closed)
+        topics = [TOPICS["ChannelClosed"], opened.channel_id]
+        wanted = {"address": self.reader.escrow_contract, "topics": topics, "fromBlock": "0x0"}
+        return len(self.chain.rpc.call("eth_getLogs", [wanted]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
