@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from microwallet.errors import MicrowalletError
+from microwallet.errors import LedgerCorrupt, MicrowalletError, NetworkError, UsageError, VoucherUnknown
 from microwallet.keys.key_files import Store
 from microwallet.wallet import Wallet
 
@@ -26,47 +26,40 @@ class Finding:
 
 def diagnose(wallet: Wallet, *, offline: bool) -> list[Finding]:
     """Every check, none of which changes anything."""
-    checks: list[tuple[str, Callable[[Wallet], Finding]]] = [
-        ("python", _python),
-        ("packages", _packages),
-        ("files", _files),
-        ("keys", _keys),
-        ("ledger", _ledger),
-    ]
+    checks: dict[str, Callable[[Wallet], str]] = {
+        "python": _python,
+        "packages": _packages,
+        "files": _files,
+        "keys": _keys,
+        "ledger": _ledger,
+    }
     if not offline:
-        checks += [("network", _network), ("escrow", _escrow), ("clock", _clock)]
-    return [_tried(name, check, wallet) for name, check in checks]
+        checks |= {"network": _network, "escrow": _escrow, "clock": _clock}
+    return [_tried(name, check, wallet) for name, check in checks.items()]
 
 
-def _tried(name: str, check: Callable[[Wallet], Finding], wallet: Wallet) -> Finding:
+def _tried(name: str, check: Callable[[Wallet], str], wallet: Wallet) -> Finding:
+    """What a check found: what it says, or what it raised, whose hint mends it."""
     try:
-        return check(wallet)
+        return Finding(name=name, ok=True, detail=check(wallet))
     except MicrowalletError as error:
         return Finding(name=name, ok=False, detail=error.message, mend=error.hint)
 
 
-def _python(_: Wallet) -> Finding:
-    found = ".".join(map(str, sys.version_info[:3]))
-    return Finding(name="python", ok=sys.version_info >= (3, 11), detail=found)
+def _python(_: Wallet) -> str:
+    return ".".join(map(str, sys.version_info[:3]))
 
 
-def _packages(_: Wallet) -> Finding:
+def _packages(_: Wallet) -> str:
     try:
         names = [line.split(";")[0] for line in requires("microwallet") or () if "extra ==" not in line]
     except PackageNotFoundError:
-        return Finding(
-            name="packages",
-            ok=False,
-            detail="microwallet itself is not installed, only run from its folder",
-            mend="pip install .",
-        )
-    missing = list(_missing(names))
-    return Finding(
-        name="packages",
-        ok=not missing,
-        detail=f"missing: {', '.join(missing)}" if missing else f"{len(names)} installed",
-        mend="pip install ." if missing else None,
-    )
+        raise UsageError(
+            "microwallet itself is not installed, only run from its folder", hint="pip install ."
+        ) from None
+    if missing := list(_missing(names)):
+        raise UsageError(f"missing: {', '.join(missing)}", hint="pip install .")
+    return f"{len(names)} installed"
 
 
 def _missing(requirements: list[str]) -> Iterator[str]:
@@ -80,74 +73,68 @@ def _missing(requirements: list[str]) -> Iterator[str]:
             yield name
 
 
-def _files(wallet: Wallet) -> Finding:
+def _files(wallet: Wallet) -> str:
     home = wallet.paths.home
     if not home.exists():
-        return Finding(name="files", ok=True, detail=f"{home} is not there yet: nothing to protect")
+        return f"{home} is not there yet: nothing to protect"
     private = [home, *wallet.paths.keys.rglob("*"), wallet.paths.ledger]
     exposed = [path for path in private if path.exists() and _is_exposed(path)]
     if exposed:
-        return Finding(
-            name="files",
-            ok=False,
-            detail=f"others can read {exposed[0]}" + (f" and {len(exposed) - 1} more" if exposed[1:] else ""),
-            mend=f"chmod -R go-rwx {home}",
-        )
-    return Finding(name="files", ok=True, detail=f"{home} is private")
+        more = f" and {len(exposed) - 1} more" if exposed[1:] else ""
+        raise UsageError(f"others can read {exposed[0]}{more}", hint=f"chmod -R go-rwx {home}")
+    return f"{home} is private"
 
 
 def _is_exposed(path: Path) -> bool:
     return bool(stat.S_IMODE(path.stat().st_mode) & 0o077)
 
 
-def _keys(wallet: Wallet) -> Finding:
+def _keys(wallet: Wallet) -> str:
     accounts = wallet.accounts.list()
     if not accounts:
-        return Finding(name="keys", ok=True, detail="no account yet: microwallet account create main")
+        return "no account yet: microwallet account create main"
     stores = sorted({account.store for account in accounts})
     named = ", ".join(account.name for account in accounts)
     for account in accounts:
         if account.store is Store.KEYRING:
             wallet.accounts.secret(account.name)
-    return Finding(name="keys", ok=True, detail=f"{named} in {' and '.join(stores)}")
+    return f"{named} in {' and '.join(stores)}"
 
 
-def _ledger(wallet: Wallet) -> Finding:
+def _ledger(wallet: Wallet) -> str:
     if not wallet.paths.ledger.exists() and not wallet.paths.ledger.with_suffix(".mark").exists():
-        return Finding(name="ledger", ok=True, detail="not there yet")
+        return "not there yet"
     problems = wallet.ledger.database.integrity_problems()
     unknown = [one for one in wallet.ledger.channels.list(finalized=False) if not one.voucher_known]
     if problems:
         mend = "keep a copy of the file, put a backup in its place, then: microwallet channel sync"
-        return Finding(name="ledger", ok=False, detail="; ".join(problems), mend=mend)
+        raise LedgerCorrupt("; ".join(problems), hint=mend)
     if unknown:
-        detail = f"the highest voucher of {len(unknown)} channels is not known: they do not pay"
-        return Finding(name="ledger", ok=False, detail=detail, mend="microwallet channel sync --voucher FILE")
-    return Finding(name="ledger", ok=True, detail=str(wallet.paths.ledger))
+        raise VoucherUnknown(
+            f"the highest voucher of {len(unknown)} channels is not known: they do not pay",
+            hint="microwallet channel sync --voucher FILE",
+        )
+    return str(wallet.paths.ledger)
 
 
-def _network(wallet: Wallet) -> Finding:
-    head = wallet.reader.head()
-    return Finding(name="network", ok=True, detail=f"{wallet.network.name}, block {head.number}")
+def _network(wallet: Wallet) -> str:
+    return f"{wallet.network.name}, block {wallet.reader.head().number}"
 
 
-def _escrow(wallet: Wallet) -> Finding:
+def _escrow(wallet: Wallet) -> str:
     from microwallet.escrow.network_check import escrow_found
 
-    return Finding(name="escrow", ok=True, detail=escrow_found(wallet.reader, wallet.network))
+    return escrow_found(wallet.reader, wallet.network)
 
 
-def _clock(wallet: Wallet) -> Finding:
+def _clock(wallet: Wallet) -> str:
     from microwallet.escrow.network_check import CLOCK_SKEW
 
     behind = wallet.now() - wallet.reader.head().timestamp
     if wallet.rpc.is_local:
-        return Finding(name="clock", ok=True, detail="a local chain keeps its own time")
+        return "a local chain keeps its own time"
     if behind < -CLOCK_SKEW:
-        return Finding(
-            name="clock",
-            ok=False,
-            detail=f"the newest block is {-behind} s in this machine's future",
-            mend="timedatectl set-ntp true",
+        raise NetworkError(
+            f"the newest block is {-behind} s in this machine's future", hint="timedatectl set-ntp true"
         )
-    return Finding(name="clock", ok=True, detail=f"the newest block is {max(0, behind)} s old")
+    return f"the newest block is {max(0, behind)} s old"
