@@ -18,7 +18,7 @@ from microwallet.devnet.node import AnvilNode
 from microwallet.domain.duration import whole_seconds
 from microwallet.domain.money import Amount, Asset, unit_of
 from microwallet.errors import InvalidAmount
-from microwallet.escrow.local_chains import Devnet
+from microwallet.escrow.local_chains import LOCAL_CHAIN_ID, Devnet
 from microwallet.escrow.networks import MAINNETS, network_of_chain
 from microwallet.wallet import Wallet
 
@@ -32,7 +32,7 @@ Port = Annotated[int, typer.Option(metavar="PORT", min=1, max=65535, help="Port 
 @command(app, "up", "microwallet devnet up", "microwallet devnet up --port 8546 --state")
 def up(
     port: Port = DEFAULT_PORT,
-    chain_id: Annotated[int, typer.Option(metavar="ID", min=1, max=2**53, help="Chain id.")] = 31337,
+    chain_id: Annotated[int, typer.Option(metavar="ID", min=1, max=2**53, help="Chain id.")] = LOCAL_CHAIN_ID,
     state: Annotated[bool, typer.Option("--state", help="Keep the chain's state across runs.")] = False,
     json: Json = False,
 ) -> Result:

@@ -13,9 +13,9 @@ from microwallet.devnet.node import AnvilNode
 from microwallet.devnet.process import AttachedAnvil
 from microwallet.domain.identifiers import Address, ChainId
 from microwallet.domain.ports import Quiet
+from microwallet.escrow.local_chains import LOCAL_CHAIN_ID
 from microwallet.escrow.rpc import Rpc
 
-ANVIL_CHAIN_ID = 31337
 RPC_SECONDS = 20
 
 
@@ -36,7 +36,7 @@ class LocalChain:
 def local_chain(
     anvil: Path,
     *,
-    chain_id: int = ANVIL_CHAIN_ID,
+    chain_id: int = LOCAL_CHAIN_ID,
     port: int = 0,
     accounts: int = 3,
     arguments: Sequence[str] = (),
@@ -60,7 +60,7 @@ def kept_chain(anvil: Path, folder: Path) -> Iterator[LocalChain]:
     """A local chain on a free port that stays when this process ends; `folder` is the home's that
     `microwallet devnet down` ends it in."""
     devnet = DevnetFolder(folder).up(
-        lambda: anvil, Quiet(), port=_free_port(), chain_id=ANVIL_CHAIN_ID, keep_state=False
+        lambda: anvil, Quiet(), port=_free_port(), chain_id=LOCAL_CHAIN_ID, keep_state=False
     )
     with _connected(devnet.rpc_url, devnet.chain_id, devnet.pid) as chain:
         yield chain

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from microwallet.errors import UsageError
 
+LOCAL_CHAIN_ID = 31337
+"""Of the network `anvil`, and of what `devnet up` starts unless it is told another."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Devnet:

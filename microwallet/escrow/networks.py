@@ -14,7 +14,7 @@ from microwallet.domain.identifiers import Address, ChainId, parse_address
 from microwallet.domain.money import format_units
 from microwallet.errors import NotTrusted, UnknownReference, UsageError
 from microwallet.escrow.artifacts import artifact
-from microwallet.escrow.local_chains import only_devnet
+from microwallet.escrow.local_chains import LOCAL_CHAIN_ID, only_devnet
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 NATIVE_DECIMALS = 18
@@ -108,7 +108,7 @@ def built_in_networks() -> Mapping[str, Network]:
     networks = (
         _testnet(
             _LOCAL,
-            31337,
+            LOCAL_CHAIN_ID,
             "http://127.0.0.1:8545",
             usdc=artifact("TestUSDC").address,
             faucets=('microwallet devnet fund ACCOUNT "10 ETH"',),

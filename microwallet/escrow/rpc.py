@@ -14,6 +14,7 @@ from microwallet.domain.json_text import parse_json
 from microwallet.domain.one_line import one_line
 from microwallet.domain.retry_after import retry_after_seconds
 from microwallet.errors import NetworkError, UsageError, WrongChain
+from microwallet.escrow.local_chains import LOCAL_CHAIN_ID
 from microwallet.escrow.transport import Deadline, Endpoint, TransportError
 
 Request = tuple[str, Sequence[Any]]
@@ -26,7 +27,6 @@ _FIRST_PAUSE = 0.15
 _RATE_LIMITED = frozenset({-32005, -32029, 429})
 _READS = ("eth_", "net_", "web3_")
 _NOT_READS = frozenset({"eth_sendTransaction"})
-_LOCAL_CHAIN = 31337  # what `devnet up` starts unless it is told another id
 
 
 class RpcError(NetworkError):
@@ -198,7 +198,7 @@ class Rpc:
             if url not in tried:
                 return f"--rpc-url {url}"
         up = f"microwallet devnet up --port {self._endpoints[0].port}"
-        return up if self.chain_id in (None, _LOCAL_CHAIN) else f"{up} --chain-id {self.chain_id}"
+        return up if self.chain_id in (None, LOCAL_CHAIN_ID) else f"{up} --chain-id {self.chain_id}"
 
     def _ask(self, endpoint: Endpoint, requests: Sequence[Request], deadline: Deadline) -> list[Any]:
         if self.chain_id is not None and endpoint not in self._proven:
