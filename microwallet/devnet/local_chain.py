@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,21 +33,12 @@ class LocalChain:
 
 
 @contextmanager
-def local_chain(
-    anvil: Path,
-    *,
-    chain_id: int = LOCAL_CHAIN_ID,
-    port: int = 0,
-    accounts: int = 3,
-    arguments: Sequence[str] = (),
-) -> Iterator[LocalChain]:
-    """Start Anvil with the contracts on it, on any free port, and end it on leaving.
+def local_chain(anvil: Path, *, chain_id: int = LOCAL_CHAIN_ID, port: int = 0) -> Iterator[LocalChain]:
+    """Start Anvil with the contracts on it, on `port` or any free one, and end it on leaving.
 
-    It never outlives this process on Linux; `arguments` go on to Anvil. Raises NetworkError when
-    it does not start.
+    It never outlives this process on Linux. Raises NetworkError when it does not start.
     """
-    options = ["--chain-id", str(chain_id), "--accounts", str(accounts), *arguments]
-    process = AttachedAnvil.start(anvil, options, port=port)
+    process = AttachedAnvil.start(anvil, ["--chain-id", str(chain_id), "--accounts", "3"], port=port)
     try:
         with _connected(f"http://127.0.0.1:{process.port}", chain_id, process.pid) as chain:
             yield chain
