@@ -277,7 +277,7 @@ def command_line() -> list[str]:
     installed = Path(sys.executable).with_name("microwallet")
     if installed.exists():
         return [str(installed)]
-    return [sys.executable, "-c", "from microwallet.cli.main import run; run()"]
+    return [sys.executable, "-m", "microwallet"]
 
 
 def new_home(folder: Path, name: str, chain: LocalChain | None = None, **settings: str) -> Home:

@@ -164,7 +164,3 @@ def _fail(error: MicrowalletError, as_json: bool) -> int:
 def _close_stdout() -> None:
     """What could not be written is dropped."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-if __name__ == "__main__":
-    run()
