@@ -17,6 +17,7 @@ from microwallet.cli.command import command, new_group
 from microwallet.cli.context import Stderr, open_wallet, verbosity
 from microwallet.cli.options import Json
 from microwallet.cli.result import Result
+from microwallet.cli.table import named
 from microwallet.devnet.demo import (
     AUTHORIZED_TRANSFER_GAS,
     TRANSFER_GAS,
@@ -93,7 +94,7 @@ def _table(report: DemoReport) -> str:
     gas = report.open_gas + report.close_gas
     count = report.payments
     symbol = report.amount.asset.symbol
-    rows: list[tuple[str, str]] = [
+    rows = [
         ("payments", f"{count:,} of {report.amount}"),
         ("on-chain transactions", f"{report.on_chain_transactions}"),
         ("gas", f"{gas:,} (open {report.open_gas:,}, close {report.close_gas:,})"),
@@ -109,9 +110,7 @@ def _table(report: DemoReport) -> str:
         ("vouchers signed", f"{report.signed_per_second:,.0f} a second, durable, process start included"),
         ("vouchers verified", f"{report.verified_per_second:,.0f} a second, durable, process start included"),
     ]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    lines += ["", f"{'balances, ' + symbol:<20}{'before':>16}{'after':>16}"]
+    lines = [named(rows), "", f"{'balances, ' + symbol:<20}{'before':>16}{'after':>16}"]
     for name in ("payer", "payee", "escrow", "total"):
         before, after = getattr(report.before, name), getattr(report.after, name)
         lines.append(f"{name:<20}{money(before):>16}{money(after):>16}")
