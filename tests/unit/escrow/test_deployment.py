@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import tomli_w
 
-from microwallet.config import Configuration, Paths
 from microwallet.domain.identifiers import Address, checksum_address, hexed, keccak
 from microwallet.escrow.artifacts import Artifact, artifact
 from microwallet.escrow.calls import type_of
@@ -20,12 +18,6 @@ def create2_address(contract: Artifact, bytecode: bytes) -> Address:
     """EIP-1014: the last 20 bytes of keccak256(0xff ‖ factory ‖ salt ‖ keccak256(bytecode))."""
     factory = bytes.fromhex(contract.create2_factory[2:])
     return checksum_address(keccak(b"\xff" + factory + contract.create2_salt + keccak(bytecode))[12:])
-
-
-@pytest.fixture
-def configuration(tmp_path):
-    """An empty configuration."""
-    return Configuration(Paths.from_environment({"MICROWALLET_HOME": str(tmp_path)}), {})
 
 
 @pytest.mark.parametrize("name", ["ChannelEscrow", "TestUSDC"])
@@ -44,8 +36,9 @@ def test_one_bit_of_code_is_another_address():
     assert create2_address(contract, changed) != contract.address
 
 
-def test_any_other_escrow_is_trusted_by_name_alone(configuration):
+def test_any_other_escrow_is_trusted_by_name_alone(configured):
     """The known address is always trusted, another one on the chain it was named for."""
+    configuration = configured()
     assert trusted_escrows(configuration, 31337) == {ESCROW}
     trust_escrow(configuration, 31337, OTHER)
     trust_escrow(configuration, 31337, OTHER)
@@ -54,11 +47,9 @@ def test_any_other_escrow_is_trusted_by_name_alone(configuration):
     assert configuration.user["escrows"] == {"31337": [OTHER]}
 
 
-def test_trust_survives_the_file(configuration, tmp_path):
+def test_trust_survives_the_file(configured):
     """What was written is what the next process reads."""
-    (tmp_path / "config.toml").write_bytes(tomli_w.dumps({"escrows": {"5": [OTHER.lower()]}}).encode())
-    again = Configuration(configuration.paths, {})
-    assert OTHER in trusted_escrows(again, 5)
+    assert OTHER in trusted_escrows(configured(escrows={"5": [OTHER.lower()]}), 5)
 
 
 def test_the_events_are_those_of_the_contract():

@@ -6,9 +6,7 @@ import json
 import os
 
 import pytest
-import tomli_w
 
-from microwallet.config import Configuration, Paths
 from microwallet.domain.identifiers import parse_address
 from microwallet.errors import NotTrusted, UnknownReference, UsageError
 from microwallet.escrow.artifacts import artifact
@@ -24,18 +22,6 @@ from microwallet.escrow.networks import (
     resolve_network,
 )
 from microwallet.escrow.transport import Endpoint
-
-
-@pytest.fixture
-def configured(tmp_path):
-    """Makes a configuration from the content of a user file."""
-
-    def make(**content):
-        paths = Paths.from_environment({"MICROWALLET_HOME": str(tmp_path)})
-        paths.user_file.write_bytes(tomli_w.dumps(content).encode())
-        return Configuration(paths, {})
-
-    return make
 
 
 def test_the_built_in_networks_are_those_of_the_standards():

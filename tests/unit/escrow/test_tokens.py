@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import tomli_w
 
-from microwallet.config import Configuration, Paths
 from microwallet.domain.identifiers import NATIVE_TOKEN
 from microwallet.domain.money import Asset
 from microwallet.errors import NotTrusted, UnknownReference, UsageError
@@ -15,18 +13,6 @@ from microwallet.escrow.tokens import add_token, asset_of, known_assets, looks_l
 SEPOLIA = built_in_networks()["sepolia"]
 AMOY = built_in_networks()["polygon-amoy"]
 OTHER = "0x1111111111111111111111111111111111111111"
-
-
-@pytest.fixture
-def configured(tmp_path):
-    """Makes a configuration from the content of a user file."""
-
-    def make(**content):
-        paths = Paths.from_environment({"MICROWALLET_HOME": str(tmp_path)})
-        paths.user_file.write_bytes(tomli_w.dumps(content).encode())
-        return Configuration(paths, {})
-
-    return make
 
 
 @pytest.mark.parametrize("text", [None, "USDC", "usdc", SEPOLIA.usdc, SEPOLIA.usdc.lower()])

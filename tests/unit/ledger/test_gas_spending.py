@@ -20,19 +20,6 @@ NOW = 1_800_000_000
 
 
 @pytest.fixture
-def path(tmp_path):
-    """A ledger's file."""
-    return tmp_path / "ledger.sqlite3"
-
-
-@pytest.fixture
-def ledger(path):
-    """An empty ledger."""
-    with Ledger.open(path) as opened:
-        yield opened
-
-
-@pytest.fixture
 def clock():
     """A clock that a test sets."""
     return SimpleNamespace(now=NOW)
@@ -156,13 +143,12 @@ def test_a_clock_that_was_set_back_frees_nothing(spending, clock):
     assert not spending.set_aside(CHAIN, "two", 1, budget=100)
 
 
-def test_workers_do_not_overdraw_it(path):
+def test_workers_do_not_overdraw_it(ledger):
     """Many connections at once set aside no more than the budget in all."""
-    Ledger.open(path).close()
     found = []
 
     def work() -> None:
-        with Ledger.open(path) as own:
+        with Ledger.open(ledger.database.path) as own:
             found.extend(own.gas_spending.set_aside(CHAIN, str(n), 7, budget=100) for n in range(5))
 
     workers = [threading.Thread(target=work) for _ in range(4)]
