@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from coincurve.context import GLOBAL_CONTEXT
 from microwallet.config import Paths
 from microwallet.devnet.anvil import find_anvil
 from microwallet.devnet.local_chain import local_chain
-from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayerChannel
+from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, PayerChannel
 from microwallet.domain.identifiers import Address, ChainId, checksum_address
 from microwallet.domain.money import Asset
 from microwallet.domain.ports import Quiet
@@ -282,6 +283,8 @@ def fill(home: Home, *, channels: int, payments: int) -> None:
         account = wallet.accounts.create("alice")
         key = VoucherKey(SECRET)
         token = checksum_address(b"\x55" * 20)
+        asset = Asset(chain_id=ChainId(31337), token=token, symbol="TEST", decimals=6)
+        opened = replace(NO_CHANNEL, deposit=10**12)
         made = []
         for number in range(channels):
             descriptor = ChannelDescriptor(
@@ -293,19 +296,8 @@ def fill(home: Home, *, channels: int, payments: int) -> None:
                 escrow_contract=wallet.escrow_contract,
                 chain_id=ChainId(31337),
             )
-            made.append(
-                PayerChannel(
-                    channel_id=descriptor.channel_id(),
-                    descriptor=descriptor,
-                    asset=Asset(chain_id=ChainId(31337), token=token, symbol="TEST", decimals=6),
-                    state=ChannelState(deposit=10**12, settled=0, close_requested_at=0, finalized=False),
-                    authorized=payments,
-                    spent=payments,
-                    as_of=0,
-                    label=f"channel-{number}",
-                    voucher_known=True,
-                )
-            )
+            new = PayerChannel.new(descriptor, asset, label=f"channel-{number}", voucher_known=True)
+            made.append(replace(new, state=opened, authorized=payments, spent=payments, as_of=0))
         for channel in made:
             wallet.ledger.channels.add(channel, now=0)
         wallet.voucher_keys.put(made[0].channel_id, key, account.store)

@@ -7,6 +7,7 @@ the payee's ledger knows each by a voucher over nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from bench_home import Home
@@ -14,7 +15,7 @@ from bench_servers import SCRIPTS, Application, Server
 from bench_vouchers import Payer, challenge_in, paid_requests
 
 from microwallet.devnet.local_chain import LocalChain
-from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayeeChannel, PayerChannel
+from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, PayeeChannel, PayerChannel
 from microwallet.domain.identifiers import Address, ChannelId, hexed, keccak, word
 from microwallet.domain.voucher import VoucherDigest, VoucherKey
 
@@ -22,7 +23,7 @@ OURS = "microwallet"
 UNPROTECTED = Application(factory="bench_app:unprotected", folder=SCRIPTS)
 SECRET = b"\x11" * 32
 DEPOSIT = 10**12
-OPENED = ChannelState(deposit=DEPOSIT, settled=0, close_requested_at=0, finalized=False)
+OPENED = replace(NO_CHANNEL, deposit=DEPOSIT)
 _AT_ONCE = 1_000
 """Storage slots written by one call."""
 
@@ -80,17 +81,8 @@ class Till:
         with home.wallet() as wallet:
             account = wallet.accounts.create("payer")
             (descriptor,) = self.open(1, account.address)
-            channel = PayerChannel(
-                channel_id=descriptor.channel_id(),
-                descriptor=descriptor,
-                asset=self.asset,
-                state=OPENED,
-                authorized=0,
-                spent=0,
-                as_of=wallet.now(),
-                label="channel-0",
-                voucher_known=True,
-            )
+            new = PayerChannel.new(descriptor, self.asset, label="channel-0", voucher_known=True)
+            channel = replace(new, state=OPENED, as_of=wallet.now())
             wallet.voucher_keys.put(channel.channel_id, self.payer.key, account.store)
             wallet.ledger.channels.add(channel, now=wallet.now())
         return home

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayerChannel
+from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, PayerChannel
 from microwallet.domain.identifiers import ChainId, checksum_address
 from microwallet.domain.money import Asset
 from microwallet.domain.voucher import SignerCheck, VoucherDigest
@@ -74,17 +74,8 @@ def seed(home: Home, *, deposit: int, label: str = "coffee", salt: int = 0x33) -
             escrow_contract=wallet.escrow_contract,
             chain_id=USDC.chain_id,
         )
-        channel = PayerChannel(
-            channel_id=descriptor.channel_id(),
-            descriptor=descriptor,
-            asset=USDC,
-            state=ChannelState(deposit=deposit, settled=0, close_requested_at=0, finalized=False),
-            authorized=0,
-            spent=0,
-            as_of=0,
-            label=label,
-            voucher_known=True,
-        )
+        new = PayerChannel.new(descriptor, USDC, label=label, voucher_known=True)
+        channel = replace(new, state=replace(NO_CHANNEL, deposit=deposit), as_of=0)
         wallet.voucher_keys.put(channel.channel_id, key, account.store)
         wallet.ledger.channels.add(channel, now=wallet.now())
     return Seeded(home=home, channel=channel)

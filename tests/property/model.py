@@ -42,17 +42,9 @@ class Keyed:
 
     def payer_channel(self, *, deposit: int, label: str | None = None, authorized: int = 0) -> PayerChannel:
         """The channel as its payer's ledger has it once it is open."""
-        return PayerChannel(
-            channel_id=self.channel_id,
-            descriptor=self.descriptor,
-            asset=USDC,
-            state=replace(NO_CHANNEL, deposit=deposit),
-            authorized=authorized,
-            spent=authorized,
-            as_of=0,
-            label=label,
-            voucher_known=True,
-        )
+        new = PayerChannel.new(self.descriptor, USDC, label=label, voucher_known=True)
+        state = replace(NO_CHANNEL, deposit=deposit)
+        return replace(new, state=state, authorized=authorized, spent=authorized, as_of=0)
 
     def payee_channel(self, *, deposit: int, signature: bytes = bytes(65)) -> PayeeChannel:
         """The channel as its payee's ledger has it before anything was bought through it."""
