@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
 from bench_load import request
 
@@ -29,18 +30,11 @@ def challenge_in(field: str) -> Challenge:
     return challenge
 
 
-def paid_requests(
-    payer: Payer, channel_id: ChannelId, challenge: Challenge, *, start: int = 0
-) -> Iterator[bytes]:
-    """Requests that pay what the challenge asks, each with the next voucher of a channel.
-
-    `start` is what was authorized before, base units.
-    """
+def paid_requests(payer: Payer, channel_id: ChannelId, challenge: Challenge) -> Iterator[bytes]:
+    """Requests that pay what the challenge asks, each with the next voucher of a new channel."""
     digest = VoucherDigest(payer.chain_id, payer.escrow_contract, channel_id)
     price = int(challenge.request_object()["amount"])
-    cumulative_amount = start
-    while True:
-        cumulative_amount += price
+    for cumulative_amount in count(price, price):
         voucher = SignedVoucher(
             channel_id=channel_id,
             cumulative_amount=cumulative_amount,
