@@ -3,6 +3,7 @@
 MicrowalletError                    1  unexpected
 ├── UsageError                      2  the command or the configuration is wrong
 │   ├── InvalidAmount
+│   │   └── ZeroAmount
 │   ├── UnknownReference               no such account, channel, network, token, ...
 │   ├── AmbiguousReference             more than one match; the candidates are listed
 │   ├── IdempotencyMismatch            a key that was used with other arguments
@@ -10,6 +11,7 @@ MicrowalletError                    1  unexpected
 │   ├── NotTrusted                     a mainnet or an escrow the user has not turned on
 │   └── MissingTool                    a program this command needs is not installed
 ├── NetworkError                    3  the chain could not be asked
+│   ├── EscrowMissing                  no contract is where the escrow should be
 │   ├── WrongChain
 │   └── PortTaken
 ├── PaymentRefused                  4  refused or failed, limits included
