@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from anybody import done_as
 
 from microwallet.devnet.process import AttachedAnvil
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, ChannelDescriptor
@@ -434,9 +435,7 @@ class TestCommands:
         chain = user.chain
         # As an approve of this account leaves it: the allowance is in the token's storage.
         approve = calls.approve(chain.token, chain.escrow_contract, 7 * USDC)
-        chain.rpc.call("anvil_impersonateAccount", [user.address])
-        chain.rpc.call("eth_sendTransaction", [approve.request(user.address)])
-        chain.rpc.call("evm_mine")
+        done_as(user.address, approve, chain)
         (left,) = user.run("escrow", "allowances", "--json").data["allowances"]
         assert (left["allowance"], left["asset"]) == (str(7 * USDC), "USDC")
         refused = user.run("escrow", "allowances", "--revoke", "--json")

@@ -136,7 +136,6 @@ def test_finalized_channel_reopened(alice, bob, chain):
     channel = keyed_channel(alice)
     bob.run("payee", "accept", "-", input=alice.run("pay", "coffee", "1 USDC").succeeded().stdout).succeeded()
     bob.run("payee", "close", "--all", "--yes").succeeded()
-    chain.rpc.call("anvil_impersonateAccount", [alice.address])
     for call in (
         calls.open_channel(channel.descriptor, 1_000_000),
         calls.top_up(channel.descriptor, 1_000_000),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pytest
+from anybody import done_as
 from local_server import Handler, LocalServer
 
 from microwallet.domain.channel import ChannelDescriptor
@@ -122,13 +122,12 @@ def grudging_token(chain) -> Callable[[str], str]:
 
 @dataclass(slots=True)
 class Faults:
-    """A proxy before the chain, and what it does to it. `sees` is every method asked for."""
+    """A proxy before the chain, and what it does to it."""
 
     url: str = ""
     drop_answer_of: str | None = None
     """A request of this method reaches the chain; its answer, and all after it, do not come back."""
     dead: bool = False
-    sees: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -144,7 +143,6 @@ def faults(chain) -> Iterator[Faults]:
             body = self.read_body()
             document = json.loads(body)
             methods = [one["method"] for one in (document if isinstance(document, list) else [document])]
-            state.sees += methods
             if state.dead:
                 self.close_connection = True
                 return
@@ -185,12 +183,6 @@ def payee_takes(chain) -> Callable[..., None]:
             signature=bytes.fromhex(voucher["signature"][2:]),
         )
         call = calls.close(taken) if close else calls.settle(taken)
-        chain.rpc.call("anvil_impersonateAccount", [channel["payee"]])
-        request = call.request(channel["payee"]) | {"gas": hex(300_000)}
-        sent = chain.rpc.call("eth_sendTransaction", [request])
-        chain.rpc.call("anvil_stopImpersonatingAccount", [channel["payee"]])
-        while (receipt := chain.rpc.call("eth_getTransactionReceipt", [sent])) is None:
-            time.sleep(0.01)
-        assert receipt["status"] == "0x1"
+        done_as(channel["payee"], call, chain)
 
     return take

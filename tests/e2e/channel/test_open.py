@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from anybody import done_as
 
 from microwallet.domain.money import Amount
 from microwallet.errors import KeyUnavailable, NetworkError
+from microwallet.escrow import calls
 from microwallet.escrow.reader import EscrowReader
 from microwallet.keys import keystore
 from microwallet.keys.passwords import PasswordSource
@@ -83,10 +85,7 @@ def test_a_standing_allowance_is_used(alice, bob, chain, witness):
 
 def allow(chain, witness, token: str, owner: str, amount: int) -> None:
     """Let the escrow take some of an owner's tokens, beside the wallet."""
-    data = f"0x095ea7b3{chain.escrow_contract[2:].rjust(64, '0')}{amount:064x}"
-    chain.rpc.call("anvil_impersonateAccount", [owner])
-    chain.rpc.call("eth_sendTransaction", [{"from": owner, "to": token, "data": data}])
-    witness.mine()
+    done_as(owner, calls.approve(token, chain.escrow_contract, amount), chain)
     assert witness.allowance(token, owner) == amount
 
 

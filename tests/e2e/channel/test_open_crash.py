@@ -8,6 +8,9 @@ import subprocess
 import time
 
 import pytest
+from anybody import send_as
+
+from microwallet.escrow.calls import Call
 
 IMPATIENT = {"MICROWALLET_WAIT_SECONDS": "1"}
 TEN = ("10 USDC", 10_000_000)
@@ -143,17 +146,20 @@ def test_dropped_by_the_node(alice, bob, chain, witness, amount, base_units):
     assert witness.of(alice.address).transactions == 1
 
 
+def replace_pooled(alice, chain, witness):
+    """Another wallet with the same key takes the nonce of what waits in the pool."""
+    chain.rpc.call("anvil_dropTransaction", [witness.pooled()[0]])
+    send_as(alice.address, Call(to=alice.address), chain)
+    witness.mine()
+    chain.rpc.call("evm_setAutomine", [True])
+
+
 def test_replaced_by_another_wallet(alice, bob, chain, witness):
     """Another wallet with the same key takes the nonce: the open is signed anew, for the same channel."""
     chain.rpc.call("evm_setAutomine", [False])
     unknown = begin(alice, bob.address, "0.1 ETH", "--label", "eth", env=IMPATIENT)
     assert unknown.exit_code == 5
-    chain.rpc.call("anvil_dropTransaction", [witness.pooled()[0]])
-    chain.rpc.call("anvil_impersonateAccount", [alice.address])
-    chain.rpc.call("eth_sendTransaction", [{"from": alice.address, "to": bob.address, "value": "0x1"}])
-    witness.mine()
-    chain.rpc.call("anvil_stopImpersonatingAccount", [alice.address])
-    chain.rpc.call("evm_setAutomine", [True])
+    replace_pooled(alice, chain, witness)
     (known,) = alice.run("channel", "list", "--json").data["channels"]
     channel_id = finish(alice, witness, bob.address, "0.1 ETH", "--label", "eth", base_units=10**17)
     assert channel_id == known["channelId"]
@@ -245,12 +251,7 @@ def test_sync_abandons_only_what_is_dead(alice, bob, chain, witness, monkeypatch
     arguments = (bob.address, "10 USDC", "--label", "coffee", "--idempotency-key", "k1")
     chain.rpc.call("evm_setAutomine", [False])
     assert begin(alice, *arguments, env=IMPATIENT).exit_code == 5
-    chain.rpc.call("anvil_dropTransaction", [witness.pooled()[0]])
-    chain.rpc.call("anvil_impersonateAccount", [alice.address])
-    chain.rpc.call("eth_sendTransaction", [{"from": alice.address, "to": bob.address, "value": "0x1"}])
-    witness.mine()
-    chain.rpc.call("anvil_stopImpersonatingAccount", [alice.address])
-    chain.rpc.call("evm_setAutomine", [True])
+    replace_pooled(alice, chain, witness)
     (deposit,) = alice.run("channel", "sync", "--json").data["deposits"]
     assert deposit["status"] == "pending"
     assert deposit["expiresAt"] is not None

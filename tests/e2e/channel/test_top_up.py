@@ -7,9 +7,11 @@ import time
 from dataclasses import replace
 
 import pytest
+from anybody import done_as
 
+from microwallet.domain.identifiers import unhexed
 from microwallet.domain.money import Amount
-from microwallet.escrow.calls import top_up_with_authorization
+from microwallet.escrow.calls import Call, top_up_with_authorization
 from microwallet.escrow.reader import EscrowReader
 from microwallet.escrow.rpc import RpcError
 from microwallet.ledger.deposits import DepositStatus
@@ -262,16 +264,10 @@ def test_an_authorization_that_somebody_else_submitted(alice, bob, chain, witnes
     chain.rpc.call("evm_setAutomine", [False])
     assert top_up(alice, "5 USDC", "--idempotency-key", "t1", env=IMPATIENT).exit_code == 5
     (pooled,) = witness.pooled()
-    data = chain.rpc.call("eth_getTransactionByHash", [pooled])["input"]
+    data = unhexed(chain.rpc.call("eth_getTransactionByHash", [pooled])["input"])
     chain.rpc.call("anvil_dropTransaction", [pooled])
     chain.rpc.call("evm_setAutomine", [True])
-    chain.rpc.call("anvil_impersonateAccount", [bob.address])
-    sent = {"from": bob.address, "to": chain.escrow_contract, "data": data, "gas": hex(300_000)}
-    chain.rpc.call("eth_sendTransaction", [sent])
-    chain.rpc.call("anvil_stopImpersonatingAccount", [bob.address])
-    deadline = time.monotonic() + 10
-    while witness.of(alice.address).deposit != 15_000_000 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    done_as(bob.address, Call(to=chain.escrow_contract, data=data), chain)
     told = top_up(alice, "5 USDC", "--idempotency-key", "t1", env={"MICROWALLET_WAIT_SECONDS": "10"}).data
     assert told["deposit"] == "15000000"
     assert witness.of(alice.address).deposit == 15_000_000

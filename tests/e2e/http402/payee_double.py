@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from anybody import done_as
 from local_server import Handler, LocalServer
 
 from microwallet.domain.channel import ChannelDescriptor
@@ -155,21 +156,15 @@ class Payee:
 
     def capture(self, known: Known) -> str:
         """Close a channel on the chain, with what is spent of its best voucher; the transaction."""
-        chain, account = self.chain, known.account
+        account, payee = known.account, known.descriptor.payee
         capture = calls.Capture(
             descriptor=known.descriptor,
             cumulative_amount=account.accepted,
             capture_amount=account.spent,
             signature=known.signature,
         )
-        chain.rpc.call("anvil_impersonateAccount", [known.descriptor.payee])
-        chain.node.add_native(known.descriptor.payee, 10**18)
-        request = calls.close(capture).request(known.descriptor.payee) | {"gas": hex(300_000)}
-        sent: str = chain.rpc.call("eth_sendTransaction", [request])
-        while (mined := chain.rpc.call("eth_getTransactionReceipt", [sent])) is None:
-            time.sleep(0.01)
-        assert mined["status"] == "0x1"
-        return sent
+        self.chain.node.add_native(payee, 10**18)
+        return done_as(payee, calls.close(capture), self.chain)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import itertools
 import time
 
 import httpx
+from anybody import send_as
 from counter import Application, ChannelPayer, credential, only_challenge, problem
 
 from microwallet.domain.identifiers import Address, hexed, keccak
@@ -209,11 +210,8 @@ class PayingShop:
     def send_as(self, sender: Address, call: Call, *, tip=None) -> str:
         """A transaction of anybody, in the pool when this returns."""
         self.chain.node.add_native(sender, 10**18)
-        self.chain.rpc.call("anvil_impersonateAccount", [sender])
-        request = call.request(sender) | {"gas": hex(500_000)}
-        if tip is not None:
-            request |= {"maxFeePerGas": hex(tip + 10**10), "maxPriorityFeePerGas": hex(tip)}
-        return self.chain.rpc.call("eth_sendTransaction", [request])
+        fees = {} if tip is None else {"maxFeePerGas": hex(tip + 10**10), "maxPriorityFeePerGas": hex(tip)}
+        return send_as(sender, call, self.chain, **fees)
 
     def wait_for_pooled(self, sender: Address) -> None:
         """Until the node holds a transaction of `sender` that is not mined."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 
 import pytest
+from anybody import mined, send_as
 from counter import PAYER, Counter, Payer, credential, only_challenge, problem, receipt
 
 from microwallet.domain.channel import ChannelDescriptor
@@ -288,7 +288,6 @@ def descriptor(chain):
     payer = checksum_address(b"\x51" * 20)
     chain.node.add_native(payer, 10**18)
     chain.node.mint(chain.token, payer, 2000)
-    chain.rpc.call("anvil_impersonateAccount", [payer])
     return ChannelDescriptor(
         payer=payer,
         payee=checksum_address(b"\x52" * 20),
@@ -305,11 +304,9 @@ def send(chain, descriptor):
     """Sends a call of the payer's, whatever becomes of it; its hash once it is mined."""
 
     def sent(call):
-        request = call.request(descriptor.payer) | {"gas": hex(300_000)}
-        transaction_hash = chain.rpc.call("eth_sendTransaction", [request])
-        while chain.rpc.call("eth_getTransactionReceipt", [transaction_hash]) is None:
-            time.sleep(0.01)
-        return TxHash(transaction_hash)
+        transaction_hash = send_as(descriptor.payer, call, chain)
+        mined(transaction_hash, chain)
+        return transaction_hash
 
     return sent
 

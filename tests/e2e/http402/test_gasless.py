@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 import pytest
+from anybody import done_as
 from http402.signing_payer import SigningPayer
 from local_server import Handler, LocalServer
 
@@ -267,9 +268,8 @@ def test_a_payee_that_does_not_know_what_others_submitted(poor, bob, serve, betw
         signed = signed_again(wallet.ledger, lambda _: wallet.paying_account(), channel, DepositKind.OPEN)
     stranger = "0x" + "77" * 20
     chain.node.add_native(stranger, 10**18)
-    chain.rpc.call("anvil_impersonateAccount", [stranger])
     call = calls.open_with_authorization(channel.descriptor, 500_000, signed.authorization)
-    chain.rpc.call("eth_sendTransaction", [call.request(stranger) | {"gas": hex(500_000)}])
+    done_as(stranger, call, chain)
     told = fetch(poor, proxy.url, "--deposit", "0.7 USDC").data
     assert told["payment"]["channelId"] == channel.channel_id
     assert reader.transaction_count(bob.address) == 0

@@ -397,29 +397,10 @@ def test_channel_that_the_payee_closed(fetch, payee, books):
     first = fetch().data["payment"]["channelId"]
     with payee.changed:
         known = payee.channels.pop(first)
-    _close_on_chain(payee, known)
+    payee.capture(known)
     payment = fetch().data["payment"]
     finalized = {channel.channel_id: channel.state.finalized for channel in books()[0]}
     assert finalized == {first: True, payment["channelId"]: False}
-
-
-def _close_on_chain(payee, known):
-    from microwallet.escrow import calls
-
-    capture = calls.Capture(
-        descriptor=known.descriptor,
-        cumulative_amount=known.account.accepted,
-        capture_amount=known.account.spent,
-        signature=known.signature,
-    )
-    rpc = payee.chain.rpc
-    payee.chain.node.add_native(payee.address, 10**18)
-    rpc.call("anvil_impersonateAccount", [payee.address])
-    sent = rpc.call(
-        "eth_sendTransaction", [calls.close(capture).request(payee.address) | {"gas": hex(300_000)}]
-    )
-    while rpc.call("eth_getTransactionReceipt", [sent]) is None:
-        time.sleep(0.01)
 
 
 def test_dry_run_and_no_pay(fetch, payee, books):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import time
 from dataclasses import dataclass, field
 
 import pytest
+from anybody import done_as
 
 from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import NATIVE_TOKEN, Address, checksum_address, keccak
@@ -89,7 +89,6 @@ class Payers:
         payer, token = descriptor.payer, descriptor.token
         native = token == NATIVE_TOKEN
         self.chain.node.add_native(payer, 10**18 + (deposit if native else 0))
-        self.chain.rpc.call("anvil_impersonateAccount", [payer])
         if not native:
             self.chain.node.mint(token, payer, deposit)
             self.send(payer, calls.approve(token, self.chain.escrow_contract, deposit))
@@ -97,13 +96,7 @@ class Payers:
 
     def send(self, sender: Address, call: calls.Call) -> None:
         """A transaction of a payer, mined before this returns; it must succeed."""
-        request = call.request(sender) | {"gas": hex(500_000)}
-        sent = self.chain.rpc.call("eth_sendTransaction", [request])
-        deadline = time.monotonic() + 10
-        while (receipt := self.chain.rpc.call("eth_getTransactionReceipt", [sent])) is None:
-            assert time.monotonic() < deadline, sent
-            time.sleep(0.01)
-        assert receipt["status"] == "0x1", receipt
+        done_as(sender, call, self.chain)
 
     def request_close(self, opened: Opened) -> int:
         """The payer requests a close; Unix seconds at which it may withdraw."""
