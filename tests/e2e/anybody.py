@@ -1,4 +1,4 @@
-"""Transactions of anybody, whose key no test has: a local chain takes them without a signature."""
+"""Transactions beside the command under test: anybody's, whose key no test has, and what is in the pool."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from microwallet.escrow.calls import Call
 
 
 def send_as(sender: Address, call: Call, chain: LocalChain, **fields: str) -> TxHash:
-    """Put a call of `sender`, who has coin for its gas, into the pool of a chain."""
+    """Put a call of `sender`, who has coin for its gas, into the pool of a chain, without a signature."""
     chain.rpc.call("anvil_impersonateAccount", [sender])
     request = call.request(sender) | {"gas": hex(500_000), **fields}
     return chain.rpc.call("eth_sendTransaction", [request])
@@ -31,3 +31,14 @@ def done_as(sender: Address, call: Call, chain: LocalChain) -> TxHash:
     sent = send_as(sender, call, chain)
     assert mined(sent, chain)["status"] == "0x1", sent
     return sent
+
+
+def pooled(chain: LocalChain) -> list[TxHash]:
+    """The transactions that wait in the pool of a chain."""
+    content = chain.rpc.call("txpool_content")
+    return [
+        entry["hash"]
+        for senders in content.values()
+        for nonces in senders.values()
+        for entry in nonces.values()
+    ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pytest
-from anybody import done_as
+from anybody import done_as, pooled
 from local_server import Handler, LocalServer
 
 from microwallet.domain.channel import ChannelDescriptor
@@ -42,9 +42,10 @@ class Witness:
         found = events.opened(payer=payer, from_block=0, to_block=self.reader.head().number)
         opened = [event.channel_id for event in found]
         states = self.reader.channel_states(opened) if opened else []
-        count = self.chain.rpc.call("eth_getTransactionCount", [payer, "latest"])
         return Ledgered(
-            opened=opened, deposit=sum(state.deposit for state in states), transactions=int(count, 16)
+            opened=opened,
+            deposit=sum(state.deposit for state in states),
+            transactions=self.reader.transaction_count(payer),
         )
 
     def mine(self) -> None:
@@ -57,13 +58,7 @@ class Witness:
 
     def pooled(self) -> list[str]:
         """Hashes of the transactions that wait in the node's pool."""
-        content = self.chain.rpc.call("txpool_content")
-        return [
-            entry["hash"]
-            for senders in content.values()
-            for nonces in senders.values()
-            for entry in nonces.values()
-        ]
+        return pooled(self.chain)
 
 
 @pytest.fixture

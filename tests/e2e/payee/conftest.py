@@ -19,8 +19,6 @@ from microwallet.escrow.reader import EscrowReader
 
 REFUSES = "0x60006000fd"
 """Code that reverts whatever it is sent."""
-BURNS = "0x5b600056"
-"""Code that loops until the gas is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +105,8 @@ class Payers:
         """The payer takes the deposit back."""
         self.send(opened.descriptor.payer, calls.withdraw(opened.descriptor))
 
-    def become(self, opened: Opened, code: str) -> None:
-        """The payer's address turns out to be a contract."""
+    def become(self, opened: Opened, code: str = REFUSES) -> None:
+        """The payer's address turns out to be a contract, one that takes no coin unless told otherwise."""
         self.chain.rpc.call("anvil_setCode", [opened.descriptor.payer, code])
 
     def closes(self, opened: Opened) -> int:
@@ -145,7 +143,7 @@ class Payee:
 
     def sent(self) -> int:
         """How many transactions it has sent."""
-        return int(self.reader.rpc.call("eth_getTransactionCount", [self.address, "latest"]), 16)
+        return self.reader.transaction_count(self.address)
 
 
 @pytest.fixture

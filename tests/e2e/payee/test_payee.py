@@ -8,6 +8,7 @@ import stat
 import time
 
 import pytest
+from anybody import pooled
 
 from microwallet.escrow import calls
 from microwallet.ledger.ledger import Ledger
@@ -22,12 +23,6 @@ def wait_for(found, seconds=20):
         assert time.monotonic() < deadline, found
         time.sleep(0.02)
     return result
-
-
-def pending(chain):
-    """Hashes of transactions in the pool that could be mined next."""
-    content = chain.rpc.call("txpool_content")["pending"]
-    return [item["hash"] for by_nonce in content.values() for item in by_nonce.values()]
 
 
 def test_a_close_pays_refunds_and_happens_once(payee, payers):
@@ -151,7 +146,7 @@ def test_more_channels_than_fit_take_as_few_transactions_as_they_need(payee, pay
     good = [payers.open(payee.address) for _ in range(118)]
     payee.accept(*(channel.voucher(1_000) for channel in [*hostile, *good]))
     for channel in hostile:
-        payers.become(channel, "0x60006000fd")
+        payers.become(channel)
     done = payee.run("close", "--all", "--yes")
     assert done.exit_code == 8
     data = done.json["data"]
@@ -195,8 +190,8 @@ def test_a_payer_that_turns_hostile_in_the_same_block_harms_nobody(payee, payers
     chain.rpc.call("evm_setAutomine", [False])
     closing = payee.home.start("payee", "close", "--all", "--yes", "--json", stdout=-1)
     try:
-        wait_for(lambda: pending(chain))
-        payers.become(hostile, "0x60006000fd")
+        wait_for(lambda: pooled(chain))
+        payers.become(hostile)
         chain.rpc.call("evm_mine")
         chain.rpc.call("evm_setAutomine", [True])
         document = json.loads(closing.communicate(timeout=60)[0])
@@ -320,9 +315,9 @@ def test_a_close_whose_fate_is_unknown_is_resolved_by_the_next_run(payee, payers
         assert (unknown.exit_code, unknown.error["code"]) == (5, "outcome-unknown")
         assert unknown.json["data"]["failed"][0]["code"] == "outcome-unknown"
         assert payee.run("close", "--all", "--yes", env=hasty).exit_code == 5
-        for hash in pending(chain):
+        for hash in pooled(chain):
             chain.rpc.call("anvil_dropTransaction", [hash])
-        assert not pending(chain)
+        assert not pooled(chain)
     finally:
         chain.rpc.call("evm_setAutomine", [True])
     data = payee.run("close", "--all", "--yes").data
@@ -533,7 +528,7 @@ def test_a_close_killed_after_it_was_sent_is_finished(payee, payers, chain, drop
     chain.rpc.call("evm_setAutomine", [False])
     try:
         closing = payee.home.start("payee", "close", "--all", "--yes", stdout=-3, stderr=-3)
-        (sent,) = wait_for(lambda: pending(chain))
+        (sent,) = wait_for(lambda: pooled(chain))
         closing.kill()
         closing.wait()
         if dropped:

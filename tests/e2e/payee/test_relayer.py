@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from anybody import pooled
 
 from microwallet.wallet import Wallet
 
@@ -30,14 +31,6 @@ def sent(payee, chain):
 
 def relay(payee, verb, *arguments, **options):
     return payee.run(verb, *arguments, "--relayer", "carol", "--yes", **options)
-
-
-def pending(chain):
-    return [
-        entry["hash"]
-        for nonces in chain.rpc.call("txpool_content")["pending"].values()
-        for entry in nonces.values()
-    ]
 
 
 def test_a_close_pays_and_refunds(payee, payers, sent):
@@ -99,12 +92,12 @@ def test_a_lost_answer_never_captures_twice(payee, payers, chain, sent, dropped)
     chain.rpc.call("evm_setAutomine", [False])
     try:
         assert relay(payee, "close", "--all", env=HASTY).exit_code == 5
-        (hash,) = pending(chain)
+        (hash,) = pooled(chain)
         better = payee.run("accept", "-", input=opened.voucher(1_500))
         assert better.exit_code == 4
         chain.node.add_native(payee.address, 10**18)
         assert payee.run("close", "--all", "--yes", env=HASTY).exit_code == 5
-        assert pending(chain) == [hash]
+        assert pooled(chain) == [hash]
         if dropped:
             chain.rpc.call("anvil_dropTransaction", [hash])
     finally:
@@ -153,10 +146,10 @@ def test_an_authorization_that_was_shown_keeps_the_channel_shut(payee, payers, c
         "payee", "close", "--all", "--yes", "--relayer", "carol", "--json", stdout=-1, stderr=-3
     )
     deadline = time.monotonic() + 30
-    while not pending(chain):
+    while not pooled(chain):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    payers.become(opened, "0x60006000fd")
+    payers.become(opened)
     chain.rpc.call("evm_mine")
     chain.rpc.call("evm_setAutomine", [True])
     closing.communicate(timeout=60)

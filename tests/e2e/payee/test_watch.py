@@ -202,7 +202,7 @@ def test_a_payer_that_refuses_its_refund_is_settled_once(payee, payers, start):
     hostile = payers.open(payee.address, WEI, native=True)
     payee.accept(hostile.voucher(WEI // 4))
     payers.request_close(hostile)
-    payers.become(hostile, "0x60006000fd")
+    payers.become(hostile)
     watcher = start()
     assert watcher.next("settled")["captured"] == str(WEI // 4)
     assert watcher.next("failed")["code"] == "refund-undeliverable"
