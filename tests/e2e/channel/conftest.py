@@ -62,6 +62,12 @@ class Witness:
 
 
 @pytest.fixture
+def coffee(alice, bob) -> dict:
+    """What `channel open` told of a channel from alice to bob with 10 USDC."""
+    return alice.run("channel", "open", bob.address, "10 USDC", "--label", "coffee", "--yes", "--json").data
+
+
+@pytest.fixture
 def witness(chain) -> Witness:
     """Reads the chain beside the command under test."""
     return Witness(chain=chain, reader=EscrowReader(chain.rpc, chain.escrow_contract))

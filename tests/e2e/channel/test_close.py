@@ -19,13 +19,9 @@ GRACE = 900
 
 
 @pytest.fixture
-def coffee(alice, bob) -> dict:
+def coffee(alice, coffee) -> dict:
     """A channel with 10 USDC, 4 of them authorized."""
-    channel = alice.run(
-        "channel", "open", bob.address, "10 USDC", "--label", "coffee", "--yes", "--json"
-    ).data
-    channel["voucher"] = alice.run("pay", "coffee", "4", "--json").data
-    return channel
+    return coffee | {"voucher": alice.run("pay", "coffee", "4", "--json").data}
 
 
 def test_close_asks_first(alice, coffee, witness):

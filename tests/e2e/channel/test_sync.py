@@ -18,14 +18,10 @@ TEN = 10_000_000
 
 
 @pytest.fixture
-def coffee(alice, bob) -> dict:
+def coffee(alice, coffee) -> dict:
     """A channel with 10 USDC, 3 of them authorized by the voucher beside it."""
-    channel = alice.run(
-        "channel", "open", bob.address, "10 USDC", "--label", "coffee", "--yes", "--json"
-    ).data
-    channel["first"] = alice.run("pay", "coffee", "1").succeeded().stdout
-    channel["voucher"] = alice.run("pay", "coffee", "2").succeeded().stdout
-    return channel
+    first, second = (alice.run("pay", "coffee", amount).succeeded().stdout for amount in "12")
+    return coffee | {"first": first, "voucher": second}
 
 
 @pytest.fixture

@@ -27,12 +27,6 @@ LONG = pytest.mark.long
 IMPATIENT = {"MICROWALLET_WAIT_SECONDS": "1"}
 
 
-@pytest.fixture
-def coffee(alice, bob) -> dict:
-    """A channel with 10 USDC."""
-    return alice.run("channel", "open", bob.address, "10 USDC", "--label", "coffee", "--yes", "--json").data
-
-
 def top_up(home, amount: str, *more: object, channel: str = "coffee", **options):
     """`channel top-up` to its end."""
     return home.run("channel", "top-up", channel, amount, *more, "--yes", "--json", **options)

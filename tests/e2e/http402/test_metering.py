@@ -77,6 +77,14 @@ class Listener:
                 await self._coming.wait()
             return found[0]
 
+    async def listen_until(self, kind, amount):
+        """Listen, and leave at the first event of a kind: the stream ends then."""
+        stream = asyncio.create_task(self.listen(amount))
+        await self.until(kind)
+        self.left.set()
+        async with asyncio.timeout(5):
+            await stream
+
     def data(self):
         """The data of the events that were sold."""
         return [one.data for one in self.events if one.type == "message"]
@@ -224,15 +232,7 @@ def test_whoever_leaves_pays_for_no_more(counter, reads):
     counter.app.reads = reads
     counter.app.chunks = endless
     listener = Listener(counter)
-
-    async def scene():
-        stream = asyncio.create_task(listener.listen(100_000))
-        await listener.until("message")
-        listener.left.set()
-        async with asyncio.timeout(5):
-            await stream
-
-    asyncio.run(scene())
+    asyncio.run(listener.listen_until("message", 100_000))
     accepted, spent = amounts(counter)
     assert accepted == 100_000
     assert spent == 100 * len(listener.data())
@@ -243,16 +243,7 @@ def test_whoever_leaves_is_not_waited_for(counter, reads):
     """A voucher does not come any more then: the stream ends at once."""
     counter.app.reads = reads
     sells(counter, 10)
-    listener = Listener(counter)
-
-    async def scene():
-        stream = asyncio.create_task(listener.listen(300))
-        await listener.until("payment-need-voucher")
-        listener.left.set()
-        async with asyncio.timeout(5):
-            await stream
-
-    asyncio.run(scene())
+    asyncio.run(Listener(counter).listen_until("payment-need-voucher", 300))
     assert amounts(counter) == (300, 300)
 
 

@@ -38,14 +38,20 @@ def test_a_close_takes_what_was_accepted_while_it_waited(payee, payers, chain):
     assert payee.holds() == 5_000
 
 
-def test_a_voucher_buys_once_whichever_process_gets_it(payee, payers):
-    """A stream that is open while another process accepts the same voucher calls it a duplicate."""
-    opened = payers.open(payee.address)
+def accepting(payee, voucher):
+    """An open stream of vouchers to the payee, of which the first is accepted."""
     stream = payee.home.start("payee", "accept", "-", "--json", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    stream.stdin.write(opened.voucher(10).encode())
+    stream.stdin.write(voucher.encode())
     stream.stdin.flush()
     while not payee.run("list").data["channels"]:
         pass
+    return stream
+
+
+def test_a_voucher_buys_once_whichever_process_gets_it(payee, payers):
+    """A stream that is open while another process accepts the same voucher calls it a duplicate."""
+    opened = payers.open(payee.address)
+    stream = accepting(payee, opened.voucher(10))
     assert payee.accept(opened.voucher(20))["accepted"] == 1
     told = json.loads(stream.communicate(opened.voucher(20).encode(), timeout=60)[0])["data"]
     assert (told["accepted"], told["duplicates"]) == (1, 1)
@@ -55,11 +61,7 @@ def test_nothing_is_accepted_behind_a_close(payee, payers, chain):
     """A payer that sees the close in the pool cannot spend the rest: not now, not in a stream that was
     open; and what a close that failed leaves open is accepted again."""
     opened = payers.open(payee.address)
-    stream = payee.home.start("payee", "accept", "-", "--json", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    stream.stdin.write(opened.voucher(1_000).encode())
-    stream.stdin.flush()
-    while not payee.run("list").data["channels"]:
-        pass
+    stream = accepting(payee, opened.voucher(1_000))
     chain.rpc.call("evm_setAutomine", [False])
     try:
         hasty = {"MICROWALLET_WAIT_SECONDS": "1"}
