@@ -33,6 +33,7 @@ from microwallet.domain.identifiers import Address, ChainId, checksum_address
 from microwallet.domain.money import Asset
 from microwallet.domain.ports import Quiet
 from microwallet.domain.voucher import SignerCheck, VoucherDigest, VoucherKey
+from microwallet.keys.os_keyring import BACKEND_VARIABLE
 from microwallet.ledger.database import to_text
 
 ESCROW = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
@@ -210,7 +211,7 @@ def beside_a_secret_service(rounds: int) -> list[Row]:
 def one_pay_by_secret_service(folder: Path, rounds: int) -> Row:
     """The row itself, measured inside the session that has the Secret Service."""
     home = Home(folder / "payer")
-    home.environment["PYTHON_KEYRING_BACKEND"] = "keyring.backends.SecretService.Keyring"
+    home.environment[BACKEND_VARIABLE] = "keyring.backends.SecretService.Keyring"
     fill(home, channels=1, payments=0)
     return against_a_hello(home, folder, "one `pay`, start to exit, Secret Service", "2.0", rounds)
 

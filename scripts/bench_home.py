@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from microwallet.devnet.local_chain import LocalChain
+from microwallet.keys.os_keyring import NO_KEYRING
 from microwallet.wallet import Wallet
 
 MICROWALLET = str(Path(sys.executable).with_name("microwallet"))
@@ -32,7 +33,7 @@ class Home:
         self.environment = inherited | {
             "MICROWALLET_HOME": str(folder / "home"),
             "MICROWALLET_PASSWORD_FILE": str(password),
-            "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
+            **NO_KEYRING,
         }
         if chain:
             self.environment["MICROWALLET_RPC_URL"] = chain.rpc_url

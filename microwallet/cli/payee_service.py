@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from microwallet.keys.os_keyring import BACKEND_VARIABLE
 from microwallet.wallet import Wallet
 
 
@@ -21,7 +22,7 @@ def watch_service(wallet: Wallet, interval: str, margin: str) -> str:
     password_file = wallet.configuration.get("password-file")
     if password_file:
         variables["MICROWALLET_PASSWORD_FILE"] = str(Path(password_file).expanduser().absolute())
-    for name in ("PYTHON_KEYRING_BACKEND", "MICROWALLET_RPC_URL"):
+    for name in (BACKEND_VARIABLE, "MICROWALLET_RPC_URL"):
         if os.environ.get(name):
             variables[name] = os.environ[name]
     environment = "\n".join(

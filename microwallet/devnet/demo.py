@@ -17,6 +17,7 @@ from microwallet.domain.identifiers import Address
 from microwallet.domain.money import Amount, Asset
 from microwallet.errors import AmountExceedsDeposit, InvalidAmount, MicrowalletError
 from microwallet.escrow.reader import EscrowReader
+from microwallet.keys.os_keyring import NO_KEYRING
 
 TRANSFER_GAS = 34_000
 """Gas of one plain ERC-20 transfer to an account that holds the token already."""
@@ -136,7 +137,7 @@ class Demo:
             "MICROWALLET_HOME": str(self._folder / role),
             "MICROWALLET_PASSWORD_FILE": str(self._folder / "password"),
             "MICROWALLET_RPC_URL": self._chain.rpc_url,
-            "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
+            **NO_KEYRING,
         }
 
     def _prepare(self, deposit: Amount) -> tuple[Address, Address]:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from microwallet.config import Configuration, Paths
 from microwallet.devnet.local_chain import LocalChain, local_chain
+from microwallet.keys.os_keyring import NO_KEYRING
 from microwallet.keys.private_files import create_private_file
 from microwallet.wallet import Wallet
 
 PAYER_USDC = 100 * 10**6
 _COIN = 10**18
-_FILES_ONLY = {"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring"}
-"""The keyring of whoever tries it is left alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,20 +43,15 @@ def trial(anvil: Path) -> Iterator[Trial]:
 
 
 def _prepare(home: Path, password: Path, chain: LocalChain) -> None:
-    environment = _environment(home)
-    with Configuration(Paths.from_environment(environment), environment).editing() as settings:
-        settings |= {"network": "anvil", "rpc-url": chain.rpc_url, "password-file": str(password)}
     with _open(home) as wallet:
+        with wallet.configuration.editing() as settings:
+            settings |= {"network": "anvil", "rpc-url": chain.rpc_url, "password-file": str(password)}
         address = wallet.accounts.create(home.name).address
     chain.node.add_native(address, _COIN)
     chain.node.mint(chain.token, address, PAYER_USDC)
 
 
 def _open(home: Path) -> Wallet:
-    environment = _environment(home)
+    environment = {"MICROWALLET_HOME": str(home), **NO_KEYRING}
     paths = Paths.from_environment(environment)
     return Wallet(paths, Configuration(paths, environment), environment=environment)
-
-
-def _environment(home: Path) -> Mapping[str, str]:
-    return {"MICROWALLET_HOME": str(home), **_FILES_ONLY}

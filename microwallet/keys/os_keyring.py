@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 SERVICE_NAME = "microwallet"
 BACKEND_VARIABLE = "PYTHON_KEYRING_BACKEND"
+NO_KEYRING: Mapping[str, str] = {BACKEND_VARIABLE: "keyring.backends.fail.Keyring"}
+"""The environment in which keys are kept in files, and nobody's keyring is touched."""
 
 _REFUSED = ("keyring.backends.fail", "keyring.backends.null", "keyrings.alt")
 """Back ends that keep nothing, or keep it in files of their own, some in plain text."""

@@ -9,10 +9,10 @@ import pytest
 
 from microwallet.keys import keystore
 from microwallet.keys.accounts import Accounts
+from microwallet.keys.os_keyring import BACKEND_VARIABLE, NO_KEYRING
 from microwallet.keys.passwords import PasswordSource
 from microwallet.keys.voucher_keys import VoucherKeys
 
-NO_KEYRING = {"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring"}
 PASSWORD = "a password with späce"
 
 BACKENDS = '''
@@ -58,7 +58,7 @@ def backends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     folder.mkdir()
     (folder / "keyring_plugins.py").write_text(BACKENDS)
     monkeypatch.syspath_prepend(folder)
-    return lambda name: {"PYTHON_KEYRING_BACKEND": f"keyring_plugins.{name}"}
+    return lambda name: {BACKEND_VARIABLE: f"keyring_plugins.{name}"}
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import KeyMissing, KeyUnavailable, UnknownReference, UsageError
 from microwallet.keys.accounts import Accounts
 from microwallet.keys.key_files import Store
+from microwallet.keys.os_keyring import NO_KEYRING
 from microwallet.keys.passwords import PasswordSource
 from microwallet.keys.voucher_keys import VoucherKeys
 
-from .conftest import NO_KEYRING, PASSWORD
+from .conftest import PASSWORD
 
 KEY = b"\x11" * 32
 ADDRESS = "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A"
