@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from issuing import issue
 from model import CHAIN, ESCROW, PAYEE, PAYER, TOKEN, USDC, keyed
 
 from microwallet.domain.identifiers import NATIVE_TOKEN, ChainId
@@ -61,7 +62,8 @@ def challenges(draw):
         min_voucher_delta=draw(st.one_of(st.just(0), st.sampled_from([60, 90]), amounts)),
         unit_type=draw(st.sampled_from(["request", "event"])),
     )
-    return SECRETS.challenge(
+    return issue(
+        SECRETS,
         request.to_object(),
         realm="r",
         method="evm",
@@ -88,7 +90,8 @@ def receipts(draw):
     }
 
 
-HONEST = SECRETS.challenge(
+HONEST = issue(
+    SECRETS,
     SessionRequest(
         amount=30, currency=TOKEN, recipient=PAYEE, chain_id=CHAIN, escrow_contract=ESCROW
     ).to_object(),

@@ -6,6 +6,7 @@ import json
 
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from issuing import issue
 
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.voucher import CUMULATIVE_AMOUNT_LIMIT
@@ -21,8 +22,13 @@ from microwallet.http402.wire.session_payload import (
     payload_object,
 )
 
-CHALLENGE = ChallengeSecrets([b"s" * 32]).challenge(
-    {"amount": "1", "recipient": "x" * 400}, realm="r", method="evm", intent="session", expires_at=10**9
+CHALLENGE = issue(
+    ChallengeSecrets([b"s" * 32]),
+    {"amount": "1", "recipient": "x" * 400},
+    realm="r",
+    method="evm",
+    intent="session",
+    expires_at=10**9,
 )
 AMOUNTS = st.one_of(st.integers(0, 3000), st.integers(0, CUMULATIVE_AMOUNT_LIMIT - 1))
 SIGNATURES = st.one_of(st.binary(min_size=65, max_size=65), st.just(bytes(65)))

@@ -9,6 +9,7 @@ from contextlib import suppress
 import rfc8785
 from hypothesis import example, given
 from hypothesis import strategies as st
+from issuing import issue
 
 from microwallet.errors import MalformedMessage
 from microwallet.http402.wire.accept_payment import parse_accept_payment
@@ -40,7 +41,7 @@ from microwallet.http402.wire.session_request import SessionRequest
 from microwallet.http402.wire.timestamps import parse_rfc3339, rfc3339
 
 SECRETS = ChallengeSecrets([b"s" * 32])
-CHALLENGE = SECRETS.challenge({}, realm="r", method="evm", intent="session", expires_at=0)
+CHALLENGE = issue(SECRETS, {}, realm="r", method="evm", intent="session", expires_at=0)
 
 visible = st.text(st.characters(exclude_categories=["Cc", "Cs"]))
 json_values = st.recursive(
@@ -79,7 +80,8 @@ def test_challenges_survive_their_field(all_parameters):
 @given(json_objects, visible, st.none() | visible, st.none() | st.dictionaries(visible, visible, max_size=3))
 def test_a_challenge_survives_field_and_echo(request, realm, description, opaque):
     """Issued, sent, echoed and received, it is the same and known as ours; its object too."""
-    challenge = SECRETS.challenge(
+    challenge = issue(
+        SECRETS,
         request,
         realm=realm,
         method="evm",
@@ -102,7 +104,7 @@ def test_a_challenge_survives_field_and_echo(request, realm, description, opaque
     st.none() | st.binary().map(body_digest),
     st.dictionaries(visible, visible, max_size=3),
 )
-def test_a_form_issues_what_the_secrets_do(realm, description, header, digest, opaque):
+def test_a_form_fills_in_what_the_draft_says(realm, description, header, digest, opaque):
     """The field of an offer to everybody is the same as that of a challenge that is made by itself."""
     fixed = {
         "request": CHALLENGE.request,
@@ -113,7 +115,7 @@ def test_a_form_issues_what_the_secrets_do(realm, description, header, digest, o
         "header": header,
     }
     issued = {"expires_at": 7, "digest": digest, "opaque": opaque}
-    assert ChallengeForm(**fixed).field(SECRETS, **issued) == SECRETS.challenge(**fixed, **issued).to_field()
+    assert ChallengeForm(**fixed).field(SECRETS, **issued) == issue(SECRETS, **fixed, **issued).to_field()
 
 
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))

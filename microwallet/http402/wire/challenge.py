@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from microwallet.errors import MalformedMessage
@@ -164,40 +164,6 @@ class ChallengeSecrets:
         if not self.secrets or any(len(secret) < SECRET_LENGTH for secret in self.secrets):
             raise ValueError(f"a challenge secret has at least {SECRET_LENGTH} bytes")
 
-    def challenge(
-        self,
-        request: Mapping[str, Any] | str,
-        *,
-        realm: str,
-        method: str,
-        intent: str,
-        expires_at: int,
-        digest: str | None = None,
-        description: str | None = None,
-        header: str | None = None,
-        opaque: Mapping[str, str] | None = None,
-    ) -> Challenge:
-        """A new challenge until Unix second `expires_at`; its id is bound to all but the description.
-
-        A `request` that is text has been encoded already.
-        """
-        encoded = request if isinstance(request, str) else encode_object(request)
-        expires = rfc3339(expires_at)
-        encoded_opaque = None if opaque is None else encode_object(opaque)
-        unbound = Challenge(
-            id="",
-            realm=realm,
-            method=method,
-            intent=intent,
-            request=encoded,
-            expires=expires,
-            digest=digest,
-            description=description,
-            header=header,
-            opaque=encoded_opaque,
-        )
-        return replace(unbound, id=_bound_id(unbound, self.secrets[0]))
-
     def issued(self, challenge: Challenge) -> bool:
         """Whether the id of an echoed challenge is bound to its parameters by one of these secrets."""
         expected = [_bound_id(challenge, secret) for secret in self.secrets]
@@ -206,7 +172,7 @@ class ChallengeSecrets:
 
 class ChallengeForm:
     """What the challenges of one offer have in common, written out once: the field that everybody is
-    answered with who does not pay is filled in, as `ChallengeSecrets.challenge` would make it."""
+    answered with who does not pay is filled in. The id is bound to all but the description."""
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anybody import done_as
+from issuing import issue
 from local_server import Handler, LocalServer
 
 from microwallet.domain.channel import ChannelDescriptor
@@ -120,7 +121,8 @@ class Payee:
 
     def challenge(self, body: bytes) -> Challenge:
         """A fresh challenge."""
-        return self.secrets.challenge(
+        return issue(
+            self.secrets,
             self.request(),
             realm="test",
             method=METHOD,

@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from http402.payee_double import STREAM, payee_address, serving
+from http402.payee_double import STREAM, Payee, payee_address, serving
 
 from microwallet.domain.identifiers import checksum_address
 from microwallet.http402.wire.events import NeedVoucher
@@ -152,21 +152,15 @@ def test_a_402_that_cannot_be_read_is_shown(alice, payee, fields, shown):
     assert alice.run(*shlex.split(hint)[1:]).succeeded().stdout.startswith("HTTP/1.1 402")
 
 
-def test_challenge_for_another_body(fetch, payee):
+def test_challenge_for_another_body(fetch, payee, monkeypatch):
     """A challenge bound to a body is only answered for that body."""
     payee.bind_body = True
     assert fetch("-d", "question").data["status"] == 200
-    payee.secrets = type("Other", (), {"challenge": lambda _self, *a, **k: _bound(*a, **k)})()
+    honest = Payee.challenge
+    monkeypatch.setattr(Payee, "challenge", lambda payee, _body: honest(payee, b"forged"))
     refused = fetch("-d", "another")
     assert (refused.exit_code, refused.error["code"]) == (4, "no-payable-challenge")
     assert len(payee.vouchers) == 1
-
-
-def _bound(request, **more):
-    from microwallet.http402.wire.body_digest import body_digest
-    from microwallet.http402.wire.challenge import ChallengeSecrets
-
-    return ChallengeSecrets([b"s" * 32]).challenge(request, **(more | {"digest": body_digest(b"forged")}))
 
 
 @pytest.mark.parametrize(
@@ -614,8 +608,6 @@ def test_plain_http_beyond_this_machine(fetch, payee):
 
 def test_redirect_is_a_new_decision(fetch, payee, chain):
     """The other origin is paid by itself, and never sees the first one's credential."""
-    from http402.payee_double import Payee
-
     with serving(Payee(chain=chain, address=payee_address("other"))) as other:
 
         def before(handler, action):

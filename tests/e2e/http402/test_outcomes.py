@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 from http402.payee_double import HEADERS_WITHOUT_END, PAID_BODY, STREAM, break_off, drip, drip_header
+from issuing import issue
 
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.problems import MEDIA_TYPE, Problem, ProblemType
@@ -342,8 +343,8 @@ def test_a_fresh_challenge_that_may_not_be_answered(fetch, payee):
         if len(answered) > 1:
             return False
         good, words = payee.challenge(b""), {"realm": "test", "method": METHOD, "intent": INTENT}
-        late = payee.secrets.challenge(payee.request(), **words, expires_at=1)
-        other = payee.secrets.challenge(payee.request(), **words | {"intent": "charge"}, expires_at=2**33)
+        late = issue(payee.secrets, payee.request(), **words, expires_at=1)
+        other = issue(payee.secrets, payee.request(), **words | {"intent": "charge"}, expires_at=2**33)
         offers = ", ".join(one.to_field() for one in (late, other, good))
         handler.answer(402, {"WWW-Authenticate": offers}, b"")
         return True

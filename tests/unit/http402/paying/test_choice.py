@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from issuing import issue
 
 from microwallet.domain.identifiers import NATIVE_TOKEN, ChainId, checksum_address
 from microwallet.domain.money import Amount, Asset
@@ -32,9 +33,7 @@ SECRETS = ChallengeSecrets([b"s" * 32])
 def offer(request=REQUEST, *, method="evm", intent="session", expires_at=NOW + 60) -> str:
     """The field of a challenge."""
     document = request if isinstance(request, dict) else request.to_object()
-    return SECRETS.challenge(
-        document, realm="r", method=method, intent=intent, expires_at=expires_at
-    ).to_field()
+    return issue(SECRETS, document, realm="r", method=method, intent=intent, expires_at=expires_at).to_field()
 
 
 def chosen(*values, rules=RULES):

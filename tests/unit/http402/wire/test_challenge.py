@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from issuing import issue
 
 from microwallet.errors import MalformedMessage
 from microwallet.http402.wire.challenge import Challenge, ChallengeSecrets, offered_challenges
@@ -22,7 +23,7 @@ FIELD = (
 
 def new_challenge(**changes) -> Challenge:
     arguments = {"realm": "r", "method": "evm", "intent": "session", "expires_at": NOW + 300, **changes}
-    return SECRETS.challenge(arguments.pop("request", REQUEST), **arguments)
+    return issue(SECRETS, arguments.pop("request", REQUEST), **arguments)
 
 
 def test_the_drafts_example_is_read():
@@ -138,8 +139,13 @@ def test_it_says_which_field_carries_the_credential(header, field):
 
 def test_secrets_rotate():
     """What an older secret bound is good until it expires; what nobody knows is not."""
-    before = ChallengeSecrets(SECRETS.secrets[1:]).challenge(
-        REQUEST, realm="r", method="evm", intent="session", expires_at=NOW
+    before = issue(
+        ChallengeSecrets(SECRETS.secrets[1:]),
+        REQUEST,
+        realm="r",
+        method="evm",
+        intent="session",
+        expires_at=NOW,
     )
     assert SECRETS.issued(before)
     assert not ChallengeSecrets([b"other" * 7]).issued(before)

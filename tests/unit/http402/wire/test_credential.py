@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from issuing import issue
 
 from microwallet.domain.identifiers import ChainId, ChannelId
 from microwallet.errors import MalformedMessage
@@ -16,8 +17,13 @@ from microwallet.http402.wire.encoding import encode_object
 from microwallet.http402.wire.problems import Problem, ProblemType, ToldProblem
 from microwallet.http402.wire.receipt import SessionReceipt
 
-CHALLENGE = ChallengeSecrets([b"s" * 32]).challenge(
-    {"amount": "1"}, realm="r", method="evm", intent="session", expires_at=1_770_000_000
+CHALLENGE = issue(
+    ChallengeSecrets([b"s" * 32]),
+    {"amount": "1"},
+    realm="r",
+    method="evm",
+    intent="session",
+    expires_at=1_770_000_000,
 )
 RECEIPT = SessionReceipt(
     timestamp=1_770_000_000,

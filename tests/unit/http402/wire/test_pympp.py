@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import mpp
 import pytest
+from issuing import issue
 from mpp._body_digest import compute as their_digest
 from mpp._parsing import parse_payment_receipt
 
@@ -58,7 +59,8 @@ def test_we_read_their_challenge(optional):
 @pytest.mark.parametrize("header", [None, "Payment-Authorization"])
 def test_they_read_our_challenge(header):
     """Every parameter; it is bound as they bind theirs."""
-    ours = ChallengeSecrets([SECRET.encode()]).challenge(
+    ours = issue(
+        ChallengeSecrets([SECRET.encode()]),
         REQUEST,
         **COMMON,
         expires_at=1_770_000_000,
