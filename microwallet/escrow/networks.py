@@ -198,7 +198,7 @@ def resolve_network(configuration: Configuration, name: str | None = None) -> Ne
     return network
 
 
-def find_network(configuration: Configuration, name: str | None = None, *, command: str = _USE) -> Network:
+def find_network(configuration: Configuration, name: str | None, *, command: str = _USE) -> Network:
     """As `resolve_network`, but a chain that is turned off may be looked at. `command` is the one that was
     typed with the name, for the hint."""
     in_use = configuration.get("network")

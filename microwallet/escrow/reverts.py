@@ -63,10 +63,8 @@ _WORDS = {
 class ContractReverted(TransactionReverted):
     """A contract refused; `name` and `arguments` are its error as Solidity names it, if it is known."""
 
-    def __init__(
-        self, message: str, *, name: str | None, arguments: dict[str, Any], hint: str | None = None
-    ) -> None:
-        super().__init__(message, hint=hint)
+    def __init__(self, message: str, *, name: str | None, arguments: dict[str, Any]) -> None:
+        super().__init__(message)
         self.name = name
         self.arguments = arguments
 
