@@ -11,7 +11,7 @@ from microwallet.cli import completion
 from microwallet.cli.command import command, new_group
 from microwallet.cli.context import confirm_by_name, open_wallet
 from microwallet.cli.network_token import app as token_app
-from microwallet.cli.network_view import network_details, network_document
+from microwallet.cli.network_view import kind_of, network_details, network_document
 from microwallet.cli.options import Json, RpcUrl
 from microwallet.cli.result import Result
 from microwallet.cli.table import table
@@ -41,18 +41,20 @@ def list_(json: Json = False) -> Result:
     """List the networks; * marks the one in use."""
     configuration = open_wallet().configuration
     in_use = configuration.get("network")
-    networks = [network_document(network, in_use) for network in known_networks(configuration).values()]
+    networks = known_networks(configuration).values()
     rows = [
         (
-            ("* " if network["inUse"] else "  ") + network["name"],
-            str(network["chainId"]),
-            "testnet" if network["testnet"] else "mainnet" if network["allowed"] else "off",
-            network["rpcUrls"][0],
+            ("* " if network.name == in_use else "  ") + network.name,
+            str(network.chain_id),
+            kind_of(network),
+            redacted(network.rpc_urls[0]),
         )
         for network in networks
     ]
-    text = table(("  NAME", "CHAIN ID", "KIND", "RPC"), rows, right=("CHAIN ID",))
-    return Result(data={"networks": networks}, text=text)
+    return Result(
+        data={"networks": [network_document(network, in_use) for network in networks]},
+        text=table(("  NAME", "CHAIN ID", "KIND", "RPC"), rows, right=("CHAIN ID",)),
+    )
 
 
 @command(app, "show", "microwallet network show sepolia")

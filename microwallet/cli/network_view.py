@@ -16,7 +16,7 @@ def network_details(network: Network, in_use: str) -> Result:
     rows = {
         "name": network.name + (" (in use)" if data["inUse"] else ""),
         "chain id": network.chain_id,
-        "kind": "testnet" if network.testnet else "mainnet" if network.allowed else "off",
+        "kind": kind_of(network),
         "rpc": "\n".join(data["rpcUrls"]),
         "explorer": network.explorer or "-",
         "coin": network.native_symbol,
@@ -25,6 +25,11 @@ def network_details(network: Network, in_use: str) -> Result:
         "faucets": "\n".join(network.faucets) or "-",
     }
     return Result(data=data, text=named(rows.items()))
+
+
+def kind_of(network: Network) -> str:
+    """Whether its money is real, and whether it may move."""
+    return "testnet" if network.testnet else "mainnet" if network.allowed else "off"
 
 
 def network_document(network: Network, in_use: str) -> dict[str, Any]:
