@@ -8,14 +8,13 @@ import typer
 
 from microwallet.cli import completion
 from microwallet.cli.command import Command, command, help_text, new_group
-from microwallet.cli.context import open_wallet
+from microwallet.cli.context import open_wallet, or_offline
 from microwallet.cli.options import AccountName, Json, NetworkName, Offline, RpcUrl
 from microwallet.cli.payee_accept import accept
 from microwallet.cli.payee_backup import export, import_
 from microwallet.cli.payee_settle import close, settle
 from microwallet.cli.payee_watch import watch
 from microwallet.cli.result import Result
-from microwallet.errors import NetworkError
 
 if TYPE_CHECKING:
     from microwallet.wallet import Wallet
@@ -44,7 +43,8 @@ def list_(
     from microwallet.cli.payee_view import loss_warnings, payee_documents
 
     with open_wallet(network=network, account=account, rpc_url=rpc_url) as wallet:
-        _refresh(wallet, offline=offline)
+        if not offline:
+            _refresh(wallet)
         channels = wallet.ledger.vouchers.list(finalized=all)
         if account is not None:
             payee = wallet.account.address
@@ -77,7 +77,8 @@ def show(
 
     with open_wallet(network=network, rpc_url=rpc_url) as wallet:
         wallet.ledger.vouchers.find(channel)
-        _refresh(wallet, offline=offline)
+        if not offline:
+            _refresh(wallet)
         found = wallet.ledger.vouchers.find(channel)
         (document,) = payee_documents(wallet, [found])
         notes = loss_warnings(wallet, [found])
@@ -105,13 +106,8 @@ app.command(
 )(watch)
 
 
-def _refresh(wallet: Wallet, *, offline: bool) -> None:
+def _refresh(wallet: Wallet) -> None:
     from microwallet.payee.refresh import refresh
 
-    if offline:
-        return
-    try:
+    with or_offline():
         refresh(wallet.ledger.vouchers, wallet.network.chain_id, wallet.reader_of, now=wallet.now())
-    except NetworkError as error:
-        error.hint = "microwallet payee list --offline  (what the chain said last)"
-        raise

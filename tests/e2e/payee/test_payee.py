@@ -388,8 +388,12 @@ def test_a_chain_that_cannot_be_asked_changes_nothing(payee, payers):
     without = {"MICROWALLET_RPC_URL": "http://127.0.0.1:9", "MICROWALLET_RPC_TIMEOUT": "2"}
     for arguments in (["list"], ["close", "--all", "--yes"], ["settle", "--all", "--yes"]):
         assert payee.run(*arguments, env=without).exit_code == 3
-    (row,) = payee.run("list", "--offline", env=without).data["channels"]
-    assert (row["authorized"], row["status"]) == ("77", "open")
+    for arguments in (["list"], ["show", opened.channel_id]):
+        hint = payee.run(*arguments, env=without).error["hint"]
+        assert hint == "microwallet devnet up --port 9  (or add --offline)"
+        known = payee.run(*arguments, "--offline", env=without).data
+        (row,) = known.get("channels", [known])
+        assert (row["authorized"], row["status"]) == ("77", "open")
 
 
 def test_unwatched_money_is_warned_about(payee, payers):
