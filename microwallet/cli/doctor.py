@@ -21,7 +21,7 @@ def doctor(
     offline: Offline = False,
     json: Json = False,
 ) -> Result:
-    """Check Python, packages, keyring, ledger, files, network, escrow and clock."""
+    """Check Python, packages, files, keys, ledger, network, escrow and clock."""
     with open_wallet(network=network, rpc_url=rpc_url) as wallet:
         findings = diagnose(wallet, offline=offline)
     bad = [finding for finding in findings if not finding.ok]
