@@ -20,18 +20,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench_home import MICROWALLET, Home, Row, in_turn, timed
+from bench_home import MICROWALLET, Home, Row, anvil, in_turn, timed
 from bench_http import NOTE, http_rows
 from coincurve._libsecp256k1 import ffi, lib
 from coincurve.context import GLOBAL_CONTEXT
 
-from microwallet.config import Paths
-from microwallet.devnet.anvil import find_anvil
 from microwallet.devnet.local_chain import local_chain
 from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, PayerChannel
 from microwallet.domain.identifiers import Address, ChainId, checksum_address
 from microwallet.domain.money import Asset
-from microwallet.domain.ports import Quiet
 from microwallet.domain.voucher import SignerCheck, VoucherDigest, VoucherKey
 from microwallet.keys.os_keyring import BACKEND_VARIABLE
 from microwallet.ledger.database import to_text
@@ -151,9 +148,8 @@ def whole_processes(
     count: int,
 ) -> list[Row]:
     """Rows of what commands take from start to exit, on a real chain."""
-    anvil = find_anvil(os.environ, Paths.from_environment(os.environ).cache, Quiet())
     vouchers = folder / "vouchers"
-    with local_chain(anvil) as chain:
+    with local_chain(anvil()) as chain:
         payer, payee = Home(folder / "payer", chain), Home(folder / "payee", chain)
         with payer.wallet() as wallet:
             alice = wallet.accounts.create("alice").address
@@ -230,11 +226,10 @@ def against_a_hello(home: Home, folder: Path, what: str, goal: str, rounds: int)
 
 def gas() -> dict[str, dict[str, Any]]:
     """Gas of each call by receipts of real transactions, its goal, and what it consists of."""
-    anvil = find_anvil(os.environ, Paths.from_environment(os.environ).cache, Quiet())
     program = Path(__file__).parents[1] / "tests/contract/measure_gas.py"
     told = subprocess.run(
         [sys.executable, str(program)],
-        env={**os.environ, "MICROWALLET_ANVIL": str(anvil)},
+        env={**os.environ, "MICROWALLET_ANVIL": str(anvil())},
         stdout=subprocess.PIPE,
         check=True,
     )

@@ -7,11 +7,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
+from microwallet.config import Paths
+from microwallet.devnet.anvil import find_anvil
 from microwallet.devnet.local_chain import LocalChain
+from microwallet.domain.ports import Quiet
 from microwallet.keys.os_keyring import NO_KEYRING
 from microwallet.wallet import Wallet
 
@@ -42,10 +44,14 @@ class Home:
         """Run `microwallet`; wall seconds from start to exit."""
         return timed([MICROWALLET, *arguments], self.environment, output)
 
-    @contextmanager
-    def wallet(self) -> Iterator[Wallet]:
-        with Wallet.open(environment=self.environment) as wallet:
-            yield wallet
+    def wallet(self) -> Wallet:
+        """Its wallet, to be used in a block."""
+        return Wallet.open(environment=self.environment)
+
+
+def anvil() -> Path:
+    """The Anvil program, installed if it is nowhere."""
+    return find_anvil(os.environ, Paths.from_environment(os.environ).cache, Quiet())
 
 
 def timed(command: list[str], environment: dict[str, str], output: Path | None = None) -> float:

@@ -17,15 +17,12 @@ from pathlib import Path
 
 from bench_contest import CONNECTIONS, PYMPP, X402, Arena, Contestant, Purse
 from bench_gateway import OURS, UNPROTECTED, Till
-from bench_home import Row, in_turn, timed
+from bench_home import Row, anvil, in_turn, timed
 from bench_load import Connection, Load, flood, pace, pinned, request
 from bench_servers import Server
 from bench_vouchers import challenge_in, paid_requests
 
-from microwallet.config import Paths
-from microwallet.devnet.anvil import find_anvil
 from microwallet.devnet.local_chain import local_chain
-from microwallet.domain.ports import Quiet
 
 NOTE = f"""
 Every server is one uvicorn process with uvloop and httptools on one processor, with the same Starlette
@@ -61,11 +58,10 @@ def http_rows(folder: Path, *, quick: bool, alone: bool = False) -> list[Row]:
         if quick
         else Effort(seconds=1.0, rounds=5, channels=MANY_CHANNELS)
     )
-    anvil = find_anvil(os.environ, Paths.from_environment(os.environ).cache, Quiet())
     with ExitStack() as stack:
         stack.enter_context(pinned(1))
         arena = Arena(folder, stack)
-        till = Till(folder / "payee", stack.enter_context(local_chain(anvil)))
+        till = Till(folder / "payee", stack.enter_context(local_chain(anvil())))
         ours = arena.ours(till)
         others = [] if alone else [*arena.x402(), *arena.pympp()]
         return [
