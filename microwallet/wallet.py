@@ -162,7 +162,7 @@ class Wallet:
     @cached_property
     def rpc(self) -> Rpc:
         """The chain of the network in use."""
-        from microwallet.escrow.local_chains import devnets_of_chain
+        from microwallet.escrow.devnet_notes import devnets_of_chain
         from microwallet.escrow.networks import network_of_chain
         from microwallet.escrow.rpc import Rpc
         from microwallet.escrow.transport import NoRpcAddress

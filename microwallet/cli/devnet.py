@@ -18,7 +18,7 @@ from microwallet.devnet.node import AnvilNode
 from microwallet.domain.duration import whole_seconds
 from microwallet.domain.money import Amount, Asset, unit_of
 from microwallet.errors import InvalidAmount
-from microwallet.escrow.local_chains import LOCAL_CHAIN_ID, Devnet
+from microwallet.escrow.devnet_notes import LOCAL_CHAIN_ID, Devnet
 from microwallet.escrow.networks import MAINNETS, network_of_chain
 from microwallet.wallet import Wallet
 

@@ -21,7 +21,7 @@ from microwallet.devnet.process import (
 )
 from microwallet.domain.ports import Reporter
 from microwallet.errors import NetworkError, UsageError
-from microwallet.escrow.local_chains import Devnet, read_note, running_devnets
+from microwallet.escrow.devnet_notes import Devnet, read_note, running_devnets
 from microwallet.escrow.rpc import Rpc
 from microwallet.files import replace_file
 

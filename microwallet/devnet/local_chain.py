@@ -13,7 +13,7 @@ from microwallet.devnet.node import AnvilNode
 from microwallet.devnet.process import AttachedAnvil
 from microwallet.domain.identifiers import Address, ChainId
 from microwallet.domain.ports import Quiet
-from microwallet.escrow.local_chains import LOCAL_CHAIN_ID
+from microwallet.escrow.devnet_notes import LOCAL_CHAIN_ID
 from microwallet.escrow.rpc import Rpc
 
 RPC_SECONDS = 20

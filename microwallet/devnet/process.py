@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from microwallet.errors import NetworkError, PortTaken
-from microwallet.escrow.local_chains import process_identity
+from microwallet.escrow.devnet_notes import process_identity
 
 START_SECONDS = 20
 STOP_SECONDS = 10

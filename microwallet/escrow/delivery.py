@@ -23,9 +23,9 @@ from microwallet.errors import (
     PaymentRefused,
     TransactionReplaced,
 )
-from microwallet.escrow.broadcast import NodeAnswer, answer_of
 from microwallet.escrow.calls import Call
 from microwallet.escrow.networks import Network
+from microwallet.escrow.node_answer import NodeAnswer, answer_of
 from microwallet.escrow.reader import Mined, find_mined, read_count, read_mined, read_quantity
 from microwallet.escrow.reverts import contract_reverted
 from microwallet.escrow.rpc import LAG_SECONDS, Rpc, RpcError

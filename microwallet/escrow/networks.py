@@ -14,7 +14,7 @@ from microwallet.domain.identifiers import Address, ChainId, parse_address
 from microwallet.domain.money import format_units
 from microwallet.errors import NotTrusted, UnknownReference, UsageError
 from microwallet.escrow.artifacts import artifact
-from microwallet.escrow.local_chains import LOCAL_CHAIN_ID, only_devnet
+from microwallet.escrow.devnet_notes import LOCAL_CHAIN_ID, only_devnet
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 NATIVE_DECIMALS = 18

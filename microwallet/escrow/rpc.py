@@ -14,7 +14,7 @@ from microwallet.domain.json_text import parse_json
 from microwallet.domain.one_line import one_line
 from microwallet.domain.retry_after import retry_after_seconds
 from microwallet.errors import NetworkError, UsageError, WrongChain
-from microwallet.escrow.local_chains import LOCAL_CHAIN_ID
+from microwallet.escrow.devnet_notes import LOCAL_CHAIN_ID
 from microwallet.escrow.transport import Deadline, Endpoint, TransportError
 
 Request = tuple[str, Sequence[Any]]

@@ -19,7 +19,7 @@ from local_server import Handler, LocalServer
 
 from microwallet.devnet.local_chain import local_chain
 from microwallet.errors import NetworkError, PortTaken
-from microwallet.escrow.local_chains import process_identity
+from microwallet.escrow.devnet_notes import process_identity
 from microwallet.escrow.rpc import Rpc
 
 OWNER = "0x1111111111111111111111111111111111111111"

@@ -10,7 +10,7 @@ import pytest
 from microwallet.domain.identifiers import parse_address
 from microwallet.errors import NotTrusted, UnknownReference, UsageError
 from microwallet.escrow.artifacts import artifact
-from microwallet.escrow.local_chains import process_identity
+from microwallet.escrow.devnet_notes import process_identity
 from microwallet.escrow.networks import (
     MAINNETS,
     add_network,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from microwallet.escrow.broadcast import NodeAnswer, answer_of
+from microwallet.escrow.node_answer import NodeAnswer, answer_of
 from microwallet.escrow.rpc import RpcError
 
 
