@@ -40,7 +40,7 @@ def fetch_client(wallet: Wallet, wanted: Wanted, flags: FetchFlags, proxy: str |
     import httpx
 
     if flags.verbose:
-        from microwallet.cli.fetch_wire import ToldTransport
+        from microwallet.cli.fetch_verbose import ToldTransport
 
         inner, beside = ToldTransport(inner), ToldTransport(beside)
     if not flags.no_pay:

@@ -37,7 +37,7 @@ COMMANDS = {
     "devnet": Lazy("microwallet.cli.devnet", LOCAL),
     "demo": Lazy("microwallet.cli.demo", LOCAL),
     "doctor": Lazy("microwallet.cli.doctor", LOCAL),
-    "help": Lazy("microwallet.cli.guide", LOCAL),
+    "help": Lazy("microwallet.cli.help", LOCAL),
 }
 
 app = typer.Typer(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from microwallet.cli.guide import TOPICS
+from microwallet.cli.help import TOPICS
 from microwallet.cli.main import COMMANDS
 
 REPOSITORY = Path(__file__).parents[2]
