@@ -339,7 +339,7 @@ def left_unfinished(payee, payers, chain):
     try:
         unknown = payee.run("close", left.channel_id, "--yes", env={"MICROWALLET_WAIT_SECONDS": "1"})
         assert (unknown.exit_code, unknown.error["code"]) == (5, "outcome-unknown")
-        for hash in pending(chain):
+        for hash in pooled(chain):
             chain.rpc.call("anvil_dropTransaction", [hash])
     finally:
         chain.rpc.call("evm_setAutomine", [True])
