@@ -29,6 +29,7 @@ from microwallet.http402.paying.exchange import (
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.leaving import reset_async
 from microwallet.http402.paying.messages import (
+    PaidAnswer,
     answer_of,
     broken_off,
     cut_off,
@@ -92,7 +93,7 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
             ended = partial(self._books.end, handshake)
             response.stream = _PaidStream(outcome, response, beside, self._books, ended)
         elif isinstance(outcome, BookedPayment):
-            response.stream = _PaidBody(response, hop.asked)
+            response = PaidAnswer.of(response, hop.asked, _PaidBody(response, hop.asked))
         hop.outcome = outcome
         return told_by(response, outcome)
 
@@ -237,7 +238,7 @@ class AsyncExchange:
             except TimeoutError:
                 raise not_ended(seconds or 0) from None
             await response.aclose()
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise no_answer(self._request, error) from error
         self._response = with_body(response, bytes(body))
         return answer_of(response, bytes(body))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +33,8 @@ UNANSWERED = "unanswered"
 """Extension of a request that Ctrl-C has ended: the OutcomeUnknown of what was paid without an answer."""
 REPEATS = "repeats"
 """Extension of a request: what tells for a key the command that makes it again."""
+_ASKED = "asked"
+"""Extension of an answer that was paid for: what was asked."""
 
 _NUMBERS = re.compile(r"^\[(?:Errno|SSL)[^\]]*\] | \(_ssl\.c:\d+\)$")
 _NEVER_LEFT = (
@@ -146,7 +148,7 @@ def with_body(response: httpx.Response, body: bytes) -> httpx.Response:
     )
 
 
-def no_answer(request: httpx.Request, error: httpx.TransportError) -> NotSent | NoAnswer:
+def no_answer(request: httpx.Request, error: httpx.RequestError) -> NotSent | NoAnswer:
     """Why there is no answer: because nothing left, or else it is not known."""
     why, proxy = _reason(error), request.extensions.get(PROXY)
     if not isinstance(error, _NEVER_LEFT):
@@ -176,7 +178,7 @@ def as_httpx() -> Iterator[None]:
     except NetworkError as error:
         reason = error.__cause__
         cause = reason.__cause__ if isinstance(reason, NotSent | NoAnswer) else None
-        if isinstance(cause, httpx.TransportError):
+        if isinstance(cause, httpx.RequestError):
             raise cause from None
         raise
 
@@ -200,13 +202,44 @@ def cut_off(error: httpx.TransportError, stream: MeteredStream) -> NetworkError 
     )
 
 
-def broken_off(error: httpx.TransportError, asked: Asked) -> OutcomeUnknown:
-    """An answer that was paid for and has no end: it is had again under its key, and not paid for again."""
+def broken_off(error: httpx.RequestError, asked: Asked) -> OutcomeUnknown:
+    """An answer that was paid for and has no end, or cannot be decoded: it is had again under its key, and
+    not paid for again."""
+    why = "cannot be decoded" if isinstance(error, httpx.DecodingError) else "broke off before its end"
     return OutcomeUnknown(
-        f"what was paid for broke off before its end: {_reason(error)}",
+        f"what was paid for {why}: {_reason(error)}",
         hint=asked.again,
         data={"idempotencyKey": asked.key},
     )
+
+
+class PaidAnswer(httpx.Response):
+    """An answer that was paid for: where it cannot be decoded, the error tells how it is had again."""
+
+    @classmethod
+    def of(
+        cls, response: httpx.Response, asked: Asked, stream: httpx.SyncByteStream | httpx.AsyncByteStream
+    ) -> httpx.Response:
+        """A response that comes by this stream; itself where it has been read."""
+        if response.is_stream_consumed:
+            return response
+        told = {**response.extensions, _ASKED: asked}  # an attribute would be pickled
+        return cls(response.status_code, headers=response.headers, stream=stream, extensions=told)
+
+    def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
+        """What is received, decoded."""
+        try:
+            yield from super().iter_bytes(chunk_size)
+        except httpx.DecodingError as error:
+            raise broken_off(error, self.extensions[_ASKED]) from error
+
+    async def aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        """As `iter_bytes`."""
+        try:
+            async for chunk in super().aiter_bytes(chunk_size):
+                yield chunk
+        except httpx.DecodingError as error:
+            raise broken_off(error, self.extensions[_ASKED]) from error
 
 
 def told_by(response: httpx.Response, outcome: Any) -> httpx.Response:

@@ -25,6 +25,7 @@ from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.leaving import reset
 from microwallet.http402.paying.messages import (
     UNANSWERED,
+    PaidAnswer,
     answer_of,
     broken_off,
     cut_off,
@@ -88,7 +89,7 @@ class PayingTransport(httpx.BaseTransport):
         else:
             handshake.close()
             if isinstance(outcome, BookedPayment):
-                response.stream = _PaidBody(response, hop.asked)
+                response = PaidAnswer.of(response, hop.asked, _PaidBody(response, hop.asked))
         hop.outcome = outcome
         return told_by(response, outcome)
 
@@ -152,7 +153,7 @@ class Exchange:
                 if len(body) > PROBLEM_LIMIT:
                     break
             response.close()
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise no_answer(self._request, error) from error
         self._response = with_body(response, bytes(body))
         return answer_of(response, bytes(body))

@@ -24,6 +24,7 @@ from microwallet.errors import (
 )
 from microwallet.http402.paying.async_transport import AsyncPayingTransport
 from microwallet.http402.paying.funding import Funding
+from microwallet.http402.paying.messages import as_httpx
 from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.paying.transport import PayingTransport
 from microwallet.http402.wire.credential import Credential
@@ -105,6 +106,49 @@ def test_a_paid_answer_that_breaks_off_is_no_mere_failure(open_client, payee):
         pytest.raises(OutcomeUnknown, match="broke off"),
     ):
         client.get(payee.url)
+
+
+@pytest.mark.parametrize("reads_inside", [False, True])
+def test_a_paid_answer_that_cannot_be_decoded_is_no_mere_failure(open_client, payee, reads_inside):
+    """Its encoding is not what it says: the program is told of the key, under which it can be had again. One
+    that was not paid for is httpx's own failure."""
+
+    def encoded(handler, action):
+        answer = handler.answer
+        if action is not None:
+            handler.answer = lambda status, headers, body: answer(
+                status, {**headers, "Content-Encoding": "gzip"}, body
+            )
+        return False
+
+    class Reading(httpx.HTTPTransport):
+        def handle_request(self, request):
+            answer = super().handle_request(request)
+            if reads_inside:
+                answer.read()
+            return answer
+
+    async def program():
+        transport = AsyncPayingTransport(open_client, httpx.AsyncHTTPTransport())
+        async with httpx.AsyncClient(transport=transport) as client:
+            await client.get(payee.url)
+
+    payee.before = encoded
+    with pytest.raises(OutcomeUnknown, match="cannot be decoded") as unknown:
+        asyncio.run(program())
+    assert unknown.value.data["idempotencyKey"] in unknown.value.hint
+    with (
+        open_client() as paying,
+        httpx.Client(transport=PayingTransport(lambda: paying, Reading())) as client,
+    ):
+        with pytest.raises(OutcomeUnknown) as unknown:
+            client.get(payee.url)
+        assert unknown.value.data["idempotencyKey"] in unknown.value.hint
+        with pytest.raises(OutcomeUnknown), client.stream("GET", payee.url) as answer:
+            list(answer.iter_lines())
+        payee.before = lambda handler, _: handler.answer(200, {"Content-Encoding": "gzip"}, b"free") is None
+        with pytest.raises(httpx.DecodingError), as_httpx():
+            client.get(payee.url)
 
 
 @pytest.mark.parametrize("is_free", [False, True])
