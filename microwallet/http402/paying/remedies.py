@@ -131,13 +131,13 @@ class Remedies:
     def _told_of_highest(self, held: Held, problem: ToldProblem) -> Steps[Held | None]:
         """Tell the payee of the highest voucher; None if that would not be enough, or was done before."""
         highest = self._unseen(held, problem)
-        if highest is None and held.is_resumed:
-            signed = yield from self._spending.signed_again(held, problem.required_cumulative or 0)
-            if signed is not None:
-                highest = signed.purchase.cumulative_amount
-                held = replace(held, channel=signed.channel, deposited=signed.deposited)
-        if highest is None or not self._may_try("highest"):
+        if (highest is None and not held.is_resumed) or not self._may_try("highest"):
             return None
+        if highest is None:
+            signed = yield from self._spending.signed_again(held, problem.required_cumulative or 0)
+            if signed is None:
+                return None
+            held, highest = signed, self._spending.newest(signed.channel).authorized
         signer = self._spending.signer(held.channel)
         yield from tell(
             self._spending.client, held.choice, lambda challenge: signer.voucher(challenge, highest)

@@ -48,6 +48,8 @@ class Held:
     deposited: bool
     earlier: int = 0
     """Base units that other purchases of an earlier run under the same key count: those of its stream."""
+    beside: Purchase | None = None
+    """What was signed for beside one of an earlier run, as the payee says that so much was charged before."""
 
     @property
     def is_resumed(self) -> bool:
@@ -226,16 +228,23 @@ class Spending:
         )
 
     def signed_again(self, held: Held, required: int) -> Steps[Held | None]:
-        """With a voucher for what the payee waits for in all, signed for what counts as spent already: a
-        stream took what was signed for this purchase. None where it is no more than was signed, or than
-        counts."""
+        """With a voucher beside it for what the payee waits for in all: a stream took what was signed for it.
+        What that is beyond what counts as spent is bought with it, within its limit, unless it was paid
+        before. None where no more than was signed is waited for."""
         purchases, channel = self.client.ledger.purchases, self.newest(held.channel)
-        if not channel.authorized < required <= purchases.counted(channel.channel_id):
+        is_counted = required <= purchases.counted(channel.channel_id)
+        if required <= channel.authorized or (held.purchase.is_paid and not is_counted):
             return None
-        terms = replace(self.terms(held.choice), cost=0, at_least=required, takes_headroom=False)
+        terms = replace(self.terms(held.choice), cost=0, at_least=required, takes_headroom=not is_counted)
         signed = yield from self.buy_more(held, terms, continues=True)
-        purchases.give_back([signed.purchase])  # it buys nothing itself
-        return signed
+        if is_counted:
+            purchases.give_back([signed.purchase])  # it buys nothing itself
+        return replace(
+            held,
+            channel=signed.channel,
+            deposited=signed.deposited,
+            beside=None if is_counted else signed.purchase,
+        )
 
     def tell_deposit(self, choice: Choice, funded: Funded, purchase: Purchase | None = None) -> Steps[None]:
         """Tell the payee of a top-up before the voucher of a `purchase` from it leaves.
@@ -300,6 +309,9 @@ class Spending:
         ledger.purchases.settle(purchases, cost, confirmation)
         if cost > books.reserved:
             cost = sum(one.cost for one in ledger.purchases.of_request(self.request) if one.is_paid)
+        if held.beside is not None:
+            ledger.purchases.settle([held.beside], held.beside.cost)
+            cost += held.beside.cost
         return BookedPayment(
             channel=self.newest(held.channel),
             amount=cost,

@@ -591,6 +591,37 @@ def test_a_request_is_signed_for_again_within_its_limit(fetch, payee):
     assert payee.highest() == 5_000
 
 
+def test_a_request_is_signed_for_again_beyond_what_counts_as_spent(fetch, payee, books):
+    """The payee says that more was charged than is counted, as by a stream that was never answered: that is
+    counted with the request, within its limit."""
+    channel = fetch().data["payment"]["channelId"]
+    payee.before = hang_up
+    words = ("--idempotency-key", "k", "--max-amount")
+    assert fetch(*words, "0.001 USDC").exit_code == 5
+    payee.before = lambda _handler, _action: False
+    payee.price, payee.status = 2_000, 503
+    fetch()
+    payee.price, payee.status = 1_000, 200
+    known = payee.channels[channel]
+    known.account = known.account._replace(spent=known.account.accepted)
+    refused = fetch(*words, "0.003 USDC")
+    assert (refused.exit_code, refused.error["code"]) == (4, "above-limit")
+    assert refused.error["hint"] == '--max-amount "0.004 USDC"'
+    assert payee.highest() == 4_000
+    served = fetch(*words, "0.004 USDC")
+    assert served.data["body"] == PAID_BODY.decode()
+    assert (served.data["payment"]["amount"], served.data["payment"]["receiptProblems"]) == ("4000", [])
+    [ours], purchases = books()
+    assert ours.spent == ours.authorized == payee.highest() == known.account.spent == 5_000
+    assert [one[1:] for one in purchases if one[3] == "paid"] == [
+        (1_000, 1_000, "paid"), (2_000, 1_000, "paid"), (5_000, 3_000, "paid"),
+    ]  # fmt: skip
+    known.answers.clear()
+    known.bought.clear()
+    assert fetch(*words, "0.009 USDC").exit_code == 4  # it was paid: nothing more is
+    assert payee.highest() == 5_000
+
+
 def test_a_request_is_signed_for_again_beyond_the_deposit(fetch, payee, books):
     """A stream took what was signed for it, and all that was deposited: the channel is topped up for it."""
     fetch("--deposit", "0.004 USDC")
