@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from microwallet.payer.deposit import MadeDeposit
     from microwallet.payer.deposit_plan import DepositPlan
     from microwallet.payer.paying_account import PayingAccount
+    from microwallet.payer.sync import SettledDeposit
     from microwallet.payer.ways import Way
 
 Via = Annotated[
@@ -102,6 +103,19 @@ def next_step(channel: PayerChannel, *, now: int) -> str:
     except PaymentRefused as refused:
         return f"next: {refused.hint}"
     return f'pay from it: microwallet pay {channel.name} "0.001 {channel.asset.symbol}"'
+
+
+def recorded_deposit(settled: SettledDeposit) -> dict[str, Any]:
+    """A deposit as the ledger has it, and what is known of its end."""
+    deposit = settled.deposit
+    return {
+        "idempotencyKey": deposit.idempotency_key,
+        "kind": str(deposit.kind),
+        "channelId": deposit.channel_id,
+        "amount": str(deposit.amount),
+        "status": str(settled.status),
+        "expiresAt": settled.expires_at,
+    }
 
 
 def deposit_document(made: MadeDeposit, *, now: int) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from microwallet.cli.channel_deposit import recorded_deposit
 from microwallet.cli.channel_view import channel_document, channel_table, local_time, money
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import AccountName, Json, NetworkName, PasswordFile, RpcUrl
@@ -58,7 +59,7 @@ def _result(wallet: Wallet, synced: Synced, imported: list[ImportedVoucher], not
     data = {
         "channels": [channel_document(channel, now=now) for channel in channels],
         "added": list(synced.added),
-        "deposits": [_deposit_document(settled) for settled in synced.deposits],
+        "deposits": [recorded_deposit(settled) for settled in synced.deposits],
         "transactions": [
             {
                 "purpose": resumed.purpose,
@@ -92,18 +93,6 @@ def _result(wallet: Wallet, synced: Synced, imported: list[ImportedVoucher], not
             " microwallet channel sync --voucher FILE"
         )
     return Result(data=data, text="\n".join(lines), notes=[*synced.notes, *notes])
-
-
-def _deposit_document(settled: SettledDeposit) -> dict[str, Any]:
-    deposit = settled.deposit
-    return {
-        "idempotencyKey": deposit.idempotency_key,
-        "kind": str(deposit.kind),
-        "channelId": deposit.channel_id,
-        "amount": str(deposit.amount),
-        "status": str(settled.status),
-        "expiresAt": settled.expires_at,
-    }
 
 
 def _deposit_line(settled: SettledDeposit) -> str:

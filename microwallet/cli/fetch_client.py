@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
-from microwallet.cli.context import confirm
 from microwallet.cli.fetch_flags import FetchFlags
 from microwallet.cli.fetch_proxy import check_proxy, no_proxy
 from microwallet.cli.fetch_request import Wanted
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
     import httpx
 
     from microwallet.http402.paying.client import PayingClient
-    from microwallet.payer.deposit_plan import DepositPlan
-    from microwallet.payer.paying_account import PayingAccount
+    from microwallet.paying import Confirm
     from microwallet.wallet import Wallet
 
 _COMMAND_LINE_OF_HTTPX, _HTTP_2 = "httpx._main", "h2"
@@ -31,7 +29,9 @@ _CONNECT_SECONDS = 10
 _MOST_REDIRECTS = 10
 
 
-def fetch_client(wallet: Wallet, wanted: Wanted, flags: FetchFlags, proxy: str | None) -> httpx.Client:
+def fetch_client(
+    wallet: Wallet, wanted: Wanted, flags: FetchFlags, proxy: str | None, *, agree: Confirm
+) -> httpx.Client:
     """A client that asks as the flags say, and pays unless they say not to; UsageError for what cannot be."""
     seconds = flags.seconds
     may_need_tls = flags.follow or proxy is not None or wanted.url.startswith("https:")
@@ -44,7 +44,7 @@ def fetch_client(wallet: Wallet, wanted: Wanted, flags: FetchFlags, proxy: str |
 
         inner, beside = ToldTransport(inner), ToldTransport(beside)
     if not flags.no_pay:
-        inner = _paying(wallet, flags, inner, beside, is_direct=proxy is None)
+        inner = _paying(wallet, flags, inner, beside, agree=agree, is_direct=proxy is None)
     return httpx.Client(
         transport=inner,
         follow_redirects=flags.follow,
@@ -99,6 +99,7 @@ def _paying(
     inner: httpx.BaseTransport,
     beside: httpx.BaseTransport,
     *,
+    agree: Confirm,
     is_direct: bool,
 ) -> httpx.BaseTransport:
     from microwallet.http402.paying.transport import PayingTransport
@@ -112,11 +113,6 @@ def _paying(
         is_gasless=flags.gasless,
         dry_run=flags.dry_run,
     )
-
-    def agree(account: PayingAccount, plan: DepositPlan) -> None:
-        from microwallet.cli.channel_deposit import deposit_summary
-
-        confirm(deposit_summary(account, plan), yes=flags.yes)
 
     def is_private(origin: Origin) -> bool:
         """Even this machine's own name means another one to a proxy."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from microwallet.cli.context import Stderr, interrupted, open_wallet
 from microwallet.cli.fetch_client import fetch_client
+from microwallet.cli.fetch_deposits import FetchDeposits
 from microwallet.cli.fetch_dry_run import show_dry_run
 from microwallet.cli.fetch_flags import FetchFlags
 from microwallet.cli.fetch_output import Body, NotWritten, output, to_stdout
@@ -33,7 +34,8 @@ def run(wanted: Wanted, flags: FetchFlags, **opened: str | None) -> None:
         wallet = stack.enter_context(open_wallet(**opened))
         write = stack.enter_context(output(flags.output))
         proxy = flags.proxy or proxy_of(wanted.url)
-        client = stack.enter_context(fetch_client(wallet, wanted, flags, proxy))
+        deposits = FetchDeposits(wallet, yes=flags.yes)
+        client = stack.enter_context(fetch_client(wallet, wanted, flags, proxy, agree=deposits.agree))
         key = flags.idempotency_key
         extensions: dict[str, Any] = {"repeats": flags.repeats}
         if proxy is not None:
@@ -41,15 +43,18 @@ def run(wanted: Wanted, flags: FetchFlags, **opened: str | None) -> None:
         if key is not None:
             extensions["idempotency_key"] = check_http_key(key)
         request = wanted.build(client, extensions)
-        _Fetch(flags, write, wallet).run(client, request)
+        _Fetch(flags, write, wallet, deposits).run(client, request)
 
 
 class _Fetch:
-    def __init__(self, flags: FetchFlags, write: Callable[[bytes], None], wallet: Wallet) -> None:
+    def __init__(
+        self, flags: FetchFlags, write: Callable[[bytes], None], wallet: Wallet, deposits: FetchDeposits
+    ) -> None:
         self._flags = flags
         self._write = write
         self._body = Body(flags, write)
         self._wallet = wallet
+        self._deposits = deposits
         self._said = 0
 
     def run(self, client: httpx.Client, request: httpx.Request) -> None:
@@ -120,6 +125,7 @@ class _Fetch:
         return answer_document(response, self._body.kept) | {
             "payment": payments[-1] if payments else None,
             "payments": payments,
+            "deposits": self._deposits.documents(),
         }
 
     def _unwritten(self, error: NotWritten, response: httpx.Response) -> MicrowalletError:
@@ -136,12 +142,14 @@ class _Fetch:
         return failed
 
     def _with_data(self, error: MicrowalletError, response: httpx.Response | None) -> MicrowalletError:
-        """The error, with what was received and paid until then."""
+        """The error, with what was received, paid and deposited until then."""
         self._body.end_line()
         if response is not None:
             response.close()
             self._say_payments(response)
-            error.data = self._data(response)
+            error.data = {**(error.data or {}), **self._data(response)}
+        elif deposits := self._deposits.documents():
+            error.data = {**(error.data or {}), "deposits": deposits}
         return error
 
 

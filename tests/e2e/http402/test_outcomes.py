@@ -52,7 +52,12 @@ def test_no_answer_and_the_same_key_again(fetch, payee, books):
     unknown = fetch("--idempotency-key", "order-7")
     assert (unknown.exit_code, unknown.error["code"]) == (5, "outcome-unknown")
     assert unknown.error["hint"].endswith("--idempotency-key order-7")
-    assert unknown.json["data"] == {"idempotencyKey": "order-7"}
+    data = unknown.json["data"]
+    assert (data.pop("idempotencyKey"), [one["kind"] for one in data.pop("deposits")], data) == (
+        "order-7",
+        ["open"],
+        {},
+    )
     assert [one[1:] for one in books()[1]] == [(1000, 1000, "in-flight")]
     payee.before = lambda _handler, _action: False
     payment = fetch("--idempotency-key", "order-7").data["payment"]
@@ -205,6 +210,55 @@ def test_upstream_errors(fetch, payee, books):
     assert (paid["spent"], paid["authorized"]) == ("3000", "3000")
     amounts = [amount for _, amount in payee.vouchers]
     assert len(set(amounts)) == len(amounts)
+
+
+def test_a_deposit_is_told_whatever_comes_of_the_request(fetch, payee, books):
+    """The document has each one that was made, where the payee fails, refuses or says nothing too."""
+    told = []
+
+    def took(amount, kind="topUp"):
+        [deposit] = told[-1]["deposits"]
+        [channel] = books()[0]
+        assert deposit.pop("idempotencyKey").startswith("open-" if kind == "open" else "top-up-")
+        assert deposit == {
+            "kind": kind,
+            "channelId": channel.channel_id,
+            "amount": amount,
+            "asset": "USDC",
+            "decimals": 6,
+            "status": "done",
+            "expiresAt": None,
+        }
+
+    payee.status = 503
+    told.append(fetch("--deposit", "0.001 USDC").data)
+    assert told[-1]["payment"] is None
+    took("1000", "open")
+    payee.status, payee.price = 200, 2_000
+    refusing = iter(range(9))
+    payee.before = lambda handler, action: (
+        isinstance(action, VoucherAction)
+        and next(refusing) >= 0
+        and (handler.refuse(ProblemType.VERIFICATION_FAILED, "no") or True)
+    )
+    refused = fetch("--deposit", "0.002 USDC")
+    assert (refused.exit_code, refused.error["code"]) == (4, "payment-refused")
+    told.append(refused.json["data"])
+    took("2000")
+    payee.price, payee.before = (
+        5_000,
+        lambda handler, action: isinstance(action, VoucherAction) and hang_up(handler, action),
+    )
+    unknown = fetch("--deposit", "0.003 USDC", "--idempotency-key", "k")
+    assert unknown.exit_code == 5
+    told.append(unknown.json["data"])
+    assert told[-1]["idempotencyKey"] == "k"
+    took("3000")
+    payee.before = lambda _handler, _action: False
+    told.append(fetch("--deposit", "0.004 USDC").data)
+    assert told[-1]["payment"]["deposited"]
+    took("4000")
+    assert fetch("--no-pay").data["deposits"] == []
 
 
 def test_an_error_after_signing_says_what_became_of_the_money(fetch, payee, books):
