@@ -95,6 +95,16 @@ def require_on_chain(channel: PayerChannel) -> None:
         )
 
 
+def require_live(channel: PayerChannel) -> None:
+    """ChannelNotOpen unless the channel takes deposits."""
+    require_on_chain(channel)
+    if channel.state.finalized:
+        raise ChannelNotOpen(
+            f"channel {channel.name} is finalized: it takes no more deposits",
+            hint=f"microwallet channel open {channel.descriptor.payee} AMOUNT",
+        )
+
+
 def _awaited(
     account: PayingAccount, channel: PayerChannel, is_done: Callable[[PayerChannel], bool], seconds: float
 ) -> PayerChannel:

@@ -23,9 +23,11 @@ from microwallet.escrow import calls
 from microwallet.escrow.rpc import LAG_SECONDS, RpcError
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 from microwallet.ledger.ledger import Ledger
+from microwallet.payer.close import require_live
 from microwallet.payer.deposit_plan import NOUNS, DepositPlan, require_same
 from microwallet.payer.open import new_channel
 from microwallet.payer.paying_account import PayingAccount
+from microwallet.payer.refresh import refreshed
 from microwallet.payer.ways import (
     Way,
     authorization_used,
@@ -223,6 +225,8 @@ def _send(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> No
         except (TransactionReverted, PaymentRefused):
             if not has_landed(account, deposit, channel):
                 _give_up(account, deposit)
+                if deposit.kind is DepositKind.TOP_UP:
+                    require_live(refreshed(account, channel))  # it may be closed by now
                 raise
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.money import DEPOSIT_LIMIT, Amount
-from microwallet.errors import ChannelNotOpen, InvalidAmount
-from microwallet.payer.close import require_on_chain
+from microwallet.errors import InvalidAmount
+from microwallet.payer.close import require_live
 from microwallet.payer.deposit_plan import DepositPlan, plan_deposit
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.refresh import refreshed
@@ -25,7 +25,7 @@ def plan_top_up(
     channel = refreshed(account, channel)
 
     def check() -> None:
-        _require_live(channel)
+        require_live(channel)
         if channel.state.deposit + amount.base_units >= DEPOSIT_LIMIT:
             raise InvalidAmount(f"{amount} is too large: the deposit in all stays below 2**96 base units")
 
@@ -40,12 +40,3 @@ def plan_top_up(
         way=way,
         is_gasless=is_gasless,
     )
-
-
-def _require_live(channel: PayerChannel) -> None:
-    require_on_chain(channel)
-    if channel.state.finalized:
-        raise ChannelNotOpen(
-            f"channel {channel.name} is finalized: it takes no more deposits",
-            hint=f"microwallet channel open {channel.descriptor.payee} AMOUNT",
-        )

@@ -108,6 +108,27 @@ def test_a_paid_answer_that_breaks_off_is_no_mere_failure(open_client, payee):
         client.get(payee.url)
 
 
+@pytest.mark.parametrize("deposit", ["0.001 USDC", "0.0015 USDC"])
+def test_a_channel_that_is_closed_while_its_top_up_is_agreed_to(open_client, payee, deposit):
+    """What is simulated then reverts: the request goes on with another channel, that is agreed to as well."""
+    agreed = []
+
+    def agree(_account, plan):
+        agreed.append(str(plan.kind))
+        if plan.channel is not None:
+            payee.capture(payee.channels[plan.channel.channel_id])
+
+    with open_client(deposit=deposit) as client:
+        paying = dataclasses.replace(client, confirm=agree)
+        with httpx.Client(transport=PayingTransport(lambda: paying, httpx.HTTPTransport())) as http:
+            for _ in range(2):
+                assert http.get(payee.url).content == PAID_BODY
+        assert agreed == ["open", "topUp", "open"]
+        first, second = client.ledger.channels.list(finalized=True)
+        assert (first.state.finalized, first.state.deposit) == (True, client.limits.deposit.base_units)
+        assert (second.state.finalized, second.spent) == (False, 1_000)
+
+
 @pytest.mark.parametrize("reads_inside", [False, True])
 def test_a_paid_answer_that_cannot_be_decoded_is_no_mere_failure(open_client, payee, reads_inside):
     """Its encoding is not what it says: the program is told of the key, under which it can be had again. One
