@@ -294,7 +294,7 @@ class Spending:
         told = read_receipt(receipt)
         books = self._books(purchases, held, delivered)
         said = 0 if told.receipt is None else told.receipt.spent
-        if said > books.most_spent and (self._session.is_held or self.has_stream(books.channel)):
+        if said > books.most_spent and self._may_have_a_stream(books.channel, purchases):
             # A stream may be charged all that was signed for requests beside it, which then count as unpaid.
             books = replace(books, most_spent=books.channel.authorized)
         cost = books.cost(told)
@@ -324,6 +324,14 @@ class Spending:
             deposited=held.deposited,
             paid_before=held.is_resumed and all(one.is_paid for one in purchases),
         )
+
+    def _may_have_a_stream(self, channel: PayerChannel, purchases: Sequence[Purchase]) -> bool:
+        """Whether a stream runs on a channel, or may have been charged for: others than these purchases have no
+        answer."""
+        if self._session.is_held or self.has_stream(channel):
+            return True
+        ours = sum(one.cost for one in purchases if not one.is_paid)
+        return self.client.ledger.purchases.uncertain(channel.channel_id) > ours
 
     def _books(self, purchases: Sequence[Purchase], held: Held, delivered: int) -> Books:
         ledger, reserved = self.client.ledger, held.reserved

@@ -626,6 +626,36 @@ def test_a_stream_beside_a_request_without_an_answer(fetch, payee, books):
     assert payee.channels[channel.channel_id].account.spent == 5_000
 
 
+def test_what_a_stream_without_an_answer_took(fetch, payee):
+    """It may have been charged what was signed for others: that a receipt tells of it later is no problem. Of
+    more than was signed it is, and so it is where nothing is uncertain."""
+    channel = fetch("--deposit", "1 USDC").data["payment"]["channelId"]
+
+    def take(known, spent):
+        known.account = known.account._replace(spent=spent)
+
+    def sign(price):
+        payee.price, payee.status = price, 503
+        fetch()
+        payee.price, payee.status = 1_000, 200
+
+    sign(3_000)
+    take(payee.channels[channel], 2_000)
+    said = "the receipt's spent is 3000, by our books it is 2000"
+    assert fetch().data["payment"]["receiptProblems"] == [said]
+    payee.before, payee.unit_type = hang_up, "event"
+    assert fetch(path=STREAM).exit_code == 5
+    payee.before, payee.unit_type = (lambda _handler, _action: False), "request"
+    sign(5_000)
+    payment = fetch().data["payment"]
+    assert (payment["spent"], payment["receiptProblems"]) == ("5000", [])
+    take(payee.channels[channel], 6_000)
+    assert fetch().data["payment"]["receiptProblems"] == []
+    payee.twist_receipt = lambda receipt: receipt | {"spent": "1000000"}
+    [problem] = fetch().data["payment"]["receiptProblems"]
+    assert problem.startswith("the receipt's spent is 1000000, by our books it is ")
+
+
 def test_a_request_is_signed_for_again_within_its_limit(fetch, payee):
     """A stream took what was signed for it: to sign for it again may need a higher limit, which is named."""
     fetch("--deposit", "1 USDC")
