@@ -326,8 +326,8 @@ class Spending:
         )
 
     def _may_have_a_stream(self, channel: PayerChannel, purchases: Sequence[Purchase]) -> bool:
-        """Whether a stream runs on a channel, or may have been charged for: others than these purchases have no
-        answer."""
+        """Whether a stream runs on a channel, or may have been charged for, where others than these purchases
+        have no answer."""
         if self._session.is_held or self.has_stream(channel):
             return True
         ours = sum(one.cost for one in purchases if not one.is_paid)
