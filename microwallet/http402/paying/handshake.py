@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from microwallet.domain.money import Amount
-from microwallet.errors import NetworkError, OutcomeUnknown
+from microwallet.errors import LedgerError, NetworkError, OutcomeUnknown
 from microwallet.http402.paying.asking import Asking, looking_at
 from microwallet.http402.paying.choice import Choice
 from microwallet.http402.paying.client import PayingClient
@@ -160,7 +160,11 @@ class Handshake:
         """What the server answers below 500 without a refusal it has charged, an error of its own too."""
         if answer.is_stream:
             return Streaming(held=held)
-        return self.spending.settled([held.purchase], held, answer.receipt, owes_receipt=answer.status < 400)
+        owes_receipt = answer.status < 400
+        try:
+            return self.spending.settled([held.purchase], held, answer.receipt, owes_receipt=owes_receipt)
+        except LedgerError as error:
+            raise self._unknown(held, f"the answer could not be recorded: {error.message}") from error
 
 
 def _why_unknown(answer: ServerAnswer) -> str | None:

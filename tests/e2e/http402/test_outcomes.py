@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import resource
 import shlex
 import signal
 import subprocess
@@ -793,6 +794,33 @@ def test_open_once_side_by_side(alice, payee, books):
     assert channels[0].spent == channels[0].authorized == 12_000
     assert len({amount for _, amount, *_ in purchases}) == 12
     assert all(one.data["payment"]["receiptProblems"] == [] for one in runs)
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits another process on Linux alone")
+def test_a_disk_that_is_full_once_it_was_paid(alice, payee, fetch, books):
+    """What was bought cannot be written down: exit 5 with its key, under which it is had again."""
+    fetch()
+    started = threading.Event()
+
+    def fill(_handler, action):
+        if action is not None:
+            assert started.wait(10)
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (16, 16))
+        return False
+
+    payee.before = fill
+    process = alice.start("fetch", payee.url + "/", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    started.set()
+    out, err = process.communicate(timeout=30)
+    error = json.loads(out)["error"]
+    assert (process.returncode, error["code"]) == (5, "outcome-unknown")
+    assert "0.001 USDC may have been paid" in error["message"]
+    key = json.loads(out)["data"]["idempotencyKey"]
+    assert error["hint"].endswith(f"--idempotency-key {key}")
+    assert f"idempotency key: {key}" in err.decode()
+    payee.before = lambda _handler, _action: False
+    assert fetch("--idempotency-key", key).data["body"] == PAID_BODY.decode()
+    assert [one[1:] for one in books()[1]] == [(1_000, 1_000, "paid"), (2_000, 1_000, "paid")]
 
 
 def test_killed_between_signing_and_answer(alice, payee, books):
