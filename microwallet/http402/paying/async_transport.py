@@ -229,19 +229,37 @@ class AsyncExchange:
             if response.is_stream_consumed:  # the transport inside has read it
                 return answer_of(response, response.content)
             body, seconds = bytearray(), reading_seconds(self._request)
+            chunks = response.aiter_raw()
             try:
                 async with asyncio.timeout(seconds):
-                    async for chunk in response.aiter_raw():
+                    async for chunk in chunks:
                         body += chunk
-                        if len(body) > PROBLEM_LIMIT:
+                        if len(body) > PROBLEM_LIMIT:  # then it is none, and comes whole
                             break
             except TimeoutError:
                 raise not_ended(seconds or 0) from None
-            await response.aclose()
         except httpx.RequestError as error:
             raise no_answer(self._request, error) from error
-        self._response = with_body(response, bytes(body))
+        self._response = with_body(response, _Begun(response, bytes(body), chunks))
         return answer_of(response, bytes(body))
+
+
+class _Begun(httpx.AsyncByteStream):
+    """An answer of which something was read, and what comes after that."""
+
+    def __init__(self, response: httpx.Response, read: bytes, chunks: AsyncIterator[bytes]) -> None:
+        self._response = response
+        self._read = read
+        self._chunks = chunks
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._read
+        async for chunk in self._chunks:
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Close the answer itself."""
+        await self._response.aclose()
 
 
 class _PaidBody(httpx.AsyncByteStream):

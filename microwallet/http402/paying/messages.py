@@ -138,12 +138,12 @@ def answer_of(response: httpx.Response, body: bytes = b"") -> ServerAnswer:
     )
 
 
-def with_body(response: httpx.Response, body: bytes) -> httpx.Response:
-    """A response whose body has been read."""
+def with_body(response: httpx.Response, body: httpx.SyncByteStream | httpx.AsyncByteStream) -> httpx.Response:
+    """A response whose body has been read, or begun to be."""
     return httpx.Response(
         response.status_code,
         headers=response.headers,
-        stream=httpx.ByteStream(body),
+        stream=body,
         extensions=response.extensions,
     )
 

@@ -146,17 +146,34 @@ class Exchange:
             if response.is_stream_consumed:  # the transport inside has read it
                 return answer_of(response, response.content)
             body, seconds, begun = bytearray(), reading_seconds(self._request), time.monotonic()
-            for chunk in response.iter_raw():
+            chunks = response.iter_raw()
+            for chunk in chunks:
                 if seconds is not None and time.monotonic() - begun > seconds:
                     raise not_ended(seconds)
                 body += chunk
-                if len(body) > PROBLEM_LIMIT:
+                if len(body) > PROBLEM_LIMIT:  # then it is none, and comes whole
                     break
-            response.close()
         except httpx.RequestError as error:
             raise no_answer(self._request, error) from error
-        self._response = with_body(response, bytes(body))
+        self._response = with_body(response, _Begun(response, bytes(body), chunks))
         return answer_of(response, bytes(body))
+
+
+class _Begun(httpx.SyncByteStream):
+    """An answer of which something was read, and what comes after that."""
+
+    def __init__(self, response: httpx.Response, read: bytes, chunks: Iterator[bytes]) -> None:
+        self._response = response
+        self._read = read
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._read
+        yield from self._chunks
+
+    def close(self) -> None:
+        """Close the answer itself."""
+        self._response.close()
 
 
 class _PaidBody(httpx.SyncByteStream):

@@ -254,11 +254,14 @@ def test_a_transport_inside_that_reads_answers_is_paid_through(open_client, paye
     assert asyncio.run(program()).content == PAID_BODY
 
 
-def test_a_free_problem_comes_whole(open_client, payee):
-    """However much it says: it is the program's, and not for the handshake."""
+@pytest.mark.parametrize("is_free", [True, False])
+def test_a_large_problem_comes_whole(open_client, payee, is_free):
+    """However much it says, be it paid for: it is the program's, and not for the handshake."""
     body = b'{"detail": "%s"}' % (b"x" * 300_000)
     headers = {"Content-Type": "application/problem+json"}
-    payee.before = lambda handler, _: handler.answer(404, headers, body) is None
+    payee.before = lambda handler, action: (
+        (is_free or action is not None) and handler.answer(404, headers, body) is None
+    )
 
     async def program():
         transport = AsyncPayingTransport(open_client, httpx.AsyncHTTPTransport())
