@@ -54,7 +54,8 @@ class Handshake:
         self._said: set[str] = set()
         self._spending: Spending | None = None
         self.unanswered: OutcomeUnknown | None = None
-        """What is to be said of a payment that was sent, where nobody waits for its answer any more."""
+        """What is to be said of a payment that was sent, where nobody waits any more until its answer is there
+        and recorded."""
 
     @property
     def client(self) -> PayingClient:
@@ -161,10 +162,13 @@ class Handshake:
         if answer.is_stream:
             return Streaming(held=held)
         owes_receipt = answer.status < 400
+        self.unanswered = self._unknown(held, "the answer was not recorded")
         try:
-            return self.spending.settled([held.purchase], held, answer.receipt, owes_receipt=owes_receipt)
+            payment = self.spending.settled([held.purchase], held, answer.receipt, owes_receipt=owes_receipt)
         except LedgerError as error:
             raise self._unknown(held, f"the answer could not be recorded: {error.message}") from error
+        self.unanswered = None
+        return payment
 
 
 def _why_unknown(answer: ServerAnswer) -> str | None:

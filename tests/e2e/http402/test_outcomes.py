@@ -879,6 +879,38 @@ def test_interrupted_before_the_answer(alice, payee, books, stage):
     assert (again.data["payment"]["spent"], len(books()[1])) == ("1000", 1)
 
 
+def test_interrupted_while_the_answer_is_recorded(alice, payee, fetch, books):
+    """Ctrl-C between the answer and the books, as where another process keeps the ledger: the hint asks for
+    the answer again, which is paid once."""
+    fetch()
+    with Wallet.open(environment=alice.environment) as wallet:
+        answered, kept = threading.Event(), threading.Event()
+
+        def keep(_handler, action):
+            if action is not None:
+                answered.set()
+                assert kept.wait(10)
+            return False
+
+        payee.before = keep
+        process = alice.start(
+            "fetch", payee.url + "/", "--json", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert answered.wait(20)
+        with wallet.ledger.database.write():
+            kept.set()
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+        output, _ = process.communicate(timeout=20)
+    error = json.loads(output)["error"]
+    assert (process.returncode, error["code"]) == (130, "interrupted")
+    assert "0.001 USDC may have been paid" in error["message"]
+    payee.before = lambda _handler, _action: False
+    again = alice.run(*shlex.split(error["hint"])[1:]).succeeded()
+    assert (again.data["payment"]["spent"], len(books()[1])) == ("2000", 2)
+
+
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_stream(alice, payee, fetch, ending):
     """Ctrl-C, `kill` or a terminal that goes away ends a stream with exit 130, and says what it has cost: its
