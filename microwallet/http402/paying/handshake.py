@@ -54,8 +54,8 @@ class Handshake:
         self._said: set[str] = set()
         self._spending: Spending | None = None
         self.unanswered: OutcomeUnknown | None = None
-        """What is to be said of a payment that was sent, where nobody waits any more until its answer is there
-        and recorded."""
+        """What is to be said of a payment that was sent, where nobody waits any more for its answer to come
+        and be recorded."""
 
     @property
     def client(self) -> PayingClient:
