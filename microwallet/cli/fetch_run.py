@@ -87,7 +87,7 @@ class _Fetch:
         except MicrowalletError as error:
             raise self._with_data(error, response) from error.__cause__
         except KeyboardInterrupt:
-            raise self._with_data(_interrupted(request), response) from None
+            raise self._with_data(self._interrupted(request, response), response) from None
         finally:
             if response is not None:
                 response.close()
@@ -141,6 +141,17 @@ class _Fetch:
         failed.streamed = error.is_stdout and self._flags.json
         return failed
 
+    def _interrupted(self, request: httpx.Request, response: httpx.Response | None) -> MicrowalletError:
+        """Ctrl-C, and what may have been paid without an answer, or was and has not come whole."""
+        from microwallet.http402.paying.messages import UNANSWERED
+
+        error, unknown = interrupted(), request.extensions.get(UNANSWERED)
+        if unknown is not None:
+            return Interrupted(f"{error.message}: {unknown.message}", hint=unknown.hint)
+        if response is not None and not is_metered(response) and (payments := payments_of(response)):
+            error.hint = self._flags.repeats(payments[-1].idempotency_key)
+        return error
+
     def _with_data(self, error: MicrowalletError, response: httpx.Response | None) -> MicrowalletError:
         """The error, with what was received, paid and deposited until then."""
         self._body.end_line()
@@ -159,13 +170,3 @@ def _endless(request: httpx.Request, error: httpx.TooManyRedirects, most: int) -
         f"{first} was redirected {most} times, and then to {last}",
         hint="--verbose  (tells where each one leads)",
     )
-
-
-def _interrupted(request: httpx.Request) -> MicrowalletError:
-    """Ctrl-C, and what may have been paid without an answer."""
-    from microwallet.http402.paying.messages import UNANSWERED
-
-    error, unknown = interrupted(), request.extensions.get(UNANSWERED)
-    if unknown is not None:
-        error = Interrupted(f"{error.message}: {unknown.message}", hint=unknown.hint)
-    return error

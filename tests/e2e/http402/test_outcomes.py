@@ -911,6 +911,23 @@ def test_interrupted_while_the_answer_is_recorded(alice, payee, fetch, books):
     assert (again.data["payment"]["spent"], len(books()[1])) == ("2000", 2)
 
 
+def test_interrupted_in_the_middle_of_an_answer(alice, payee, fetch, books):
+    """What was paid for and has not come whole is told, with the command that asks for it again."""
+    fetch()
+    payee.before = lambda handler, action: action is not None and drip(handler, 200, {}, most=100)
+    process = alice.start("fetch", payee.url + "/", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.read(2) == b"xx"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    lines = said.decode().splitlines()
+    assert any(line.startswith("paid 0.001 USDC to ") for line in lines)
+    payee.before = lambda _handler, _action: False
+    [hint] = [line.removeprefix("hint: ") for line in lines if line.startswith("hint: ")]
+    assert alice.run(*shlex.split(hint)[1:]).stdout == PAID_BODY.decode()
+    assert [one[1:] for one in books()[1]] == [(1_000, 1_000, "paid"), (2_000, 1_000, "paid")]
+
+
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_stream(alice, payee, fetch, ending):
     """Ctrl-C, `kill` or a terminal that goes away ends a stream with exit 130, and says what it has cost: its
