@@ -143,10 +143,10 @@ class _Fetch:
 
     def _interrupted(self, request: httpx.Request, response: httpx.Response | None) -> MicrowalletError:
         """Ctrl-C, and what may have been paid without an answer, or was and has not come whole."""
-        from microwallet.http402.paying.messages import UNANSWERED
+        from microwallet.http402.paying.redirects import unanswered
 
-        error, unknown = interrupted(), request.extensions.get(UNANSWERED)
-        if unknown is not None:
+        error = interrupted()
+        if (unknown := unanswered(request)) is not None:
             return Interrupted(f"{error.message}: {unknown.message}", hint=unknown.hint)
         if response is not None and not is_metered(response) and (payments := payments_of(response)):
             error.hint = self._flags.repeats(payments[-1].idempotency_key)

@@ -12,7 +12,7 @@ import httpx
 
 from microwallet.domain.money import Amount, Asset
 from microwallet.domain.secret_fields import without_secrets
-from microwallet.errors import AboveLimit, NetworkError, UsageError
+from microwallet.errors import AboveLimit, NetworkError, OutcomeUnknown, UsageError
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.exchange import Asked
 from microwallet.http402.paying.funding import DepositAboveLimit
@@ -34,6 +34,8 @@ class Hop:
     before: Sequence[Hop]
     outcome: object = None
     """A BookedPayment, or a MeteredStream whose payment is known before the next hop."""
+    unanswered: OutcomeUnknown | None = None
+    """Of what was paid without an answer, where Ctrl-C has ended it."""
 
     @classmethod
     def of(cls, request: httpx.Request) -> Hop:
@@ -91,6 +93,12 @@ class Hop:
             if (payment := hop.payment) is not None:
                 taken[payment.channel.asset] += payment.taken
         return taken
+
+
+def unanswered(request: httpx.Request) -> OutcomeUnknown | None:
+    """What may have been paid for a request that Ctrl-C has ended, or for what it has led to."""
+    hops: list[Hop] = request.extensions.get(_HOPS, [])
+    return hops[-1].unanswered if hops else None
 
 
 def _check_target(url: str, target: str) -> None:

@@ -24,7 +24,6 @@ from microwallet.http402.paying.exchange import (
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.leaving import reset
 from microwallet.http402.paying.messages import (
-    UNANSWERED,
     PaidAnswer,
     answer_of,
     broken_off,
@@ -78,7 +77,7 @@ class PayingTransport(httpx.BaseTransport):
                 outcome = exchange.drive(handshake.run())
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
-                request.extensions[UNANSWERED] = handshake.unanswered
+                hop.unanswered = handshake.unanswered
             with closing(handshake):
                 exchange.close()
             raise

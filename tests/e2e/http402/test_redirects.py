@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shlex
+import signal
+import subprocess
+import threading
+import time
 
 import httpx
 import pytest
@@ -54,6 +59,36 @@ def test_a_key_buys_every_hop_once(fetch, payee, books, leads_to, key):
     assert {one["idempotencyKey"] for one in [*first["payments"], *again["payments"]]} == {key}
     assert payee.highest() == 2_000
     assert [one[1:] for one in books()[1]] == [(1000, 1000, "paid"), (2000, 1000, "paid")]
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_interrupted_at_the_target_of_a_redirect(alice, fetch, payee, books, leads_to, free):
+    """Ctrl-C once a voucher for it has left: what may have been paid is told, and asked for again it is paid
+    once."""
+    fetch(path="/first")
+    leads_to(free=free)
+    lead, arrived = payee.before, threading.Event()
+
+    def keep(handler, action):
+        if handler.path != TARGET or action is None:
+            return lead(handler, action)
+        arrived.set()
+        time.sleep(1.5)
+        return True
+
+    payee.before = keep
+    process = alice.start("fetch", "-L", payee.url + "/", "--json", stdout=subprocess.PIPE)
+    assert arrived.wait(20)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    error = json.loads(output)["error"]
+    assert (process.returncode, error["code"]) == (130, "interrupted")
+    assert error["message"].startswith("interrupted: 0.001 USDC may have been paid to 0x")
+    payee.before = lead
+    again = alice.run(*shlex.split(error["hint"])[1:]).succeeded()
+    assert again.data["body"] == PAID_BODY.decode()
+    assert payee.highest() == (2_000 if free else 3_000)
+    assert {one[3] for one in books()[1]} == {"paid"}
 
 
 def test_a_key_buys_the_target_of_a_free_redirect_once(fetch, payee, leads_to):
