@@ -147,7 +147,7 @@ class _Fetch:
 
         error = interrupted()
         if (unknown := unanswered(request)) is not None:
-            return Interrupted(f"{error.message}: {unknown.message}", hint=unknown.hint)
+            return Interrupted(f"{error.message}: {unknown.message}", hint=unknown.hint, data=unknown.data)
         if response is not None and not is_metered(response) and (payments := payments_of(response)):
             error.hint = self._flags.repeats(payments[-1].idempotency_key)
         return error

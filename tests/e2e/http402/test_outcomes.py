@@ -867,7 +867,8 @@ def test_interrupted_before_the_answer(alice, payee, books, stage):
     assert arrived.wait(20)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=20)
-    error = json.loads(output)["error"]
+    told = json.loads(output)
+    error = told["error"]
     assert (process.returncode, error["code"]) == (130, "interrupted")
     payee.before = lambda _handler, _action: False
     if stage == "offer":
@@ -875,6 +876,7 @@ def test_interrupted_before_the_answer(alice, payee, books, stage):
         return
     said = f"interrupted: 0.001 USDC may have been paid to {payee.address}, but no answer came"
     assert error["message"] == said
+    assert error["hint"].endswith(f"--idempotency-key {told['data']['idempotencyKey']}")
     again = alice.run(*shlex.split(error["hint"])[1:]).succeeded()
     assert (again.data["payment"]["spent"], len(books()[1])) == ("1000", 1)
 
