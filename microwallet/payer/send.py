@@ -101,7 +101,9 @@ def _resumed(
     sender: TransactionSender, journal: Journal, operation: str, idempotency_key: str, asset: Asset
 ) -> Receipt | None:
     """The receipt of the transfer if it was made before under this key."""
-    known = [entry.transaction for entry in journal.beginning_with(f"{PURPOSE}:{idempotency_key}:")]
+    begun = [entry.transaction for entry in journal.beginning_with(f"{PURPOSE}:{idempotency_key}:")]
+    parts = operation.count(":")  # a key that only begins with this one has more
+    known = [one for one in begun if one.operation.count(":") == parts]
     same = (operation, sender.address, asset.chain_id)
     if any((one.operation, one.sender, one.chain_id) != same for one in known):
         raise IdempotencyMismatch(

@@ -71,6 +71,13 @@ def test_a_key_is_for_one_transfer(alice, bob, make_wallet, received):
     assert received() == 7_000_000
 
 
+def test_a_key_that_begins_another_is_its_own(alice, bob, received):
+    """As where the parts of keys are told apart by colons: each sends once."""
+    for key in ("2026-01:rent", "2026-01", "2026-01:rent", "2026-01"):
+        alice.run("send", bob.address, "7 USDC", "--idempotency-key", key, "--yes").succeeded()
+    assert received() == 14_000_000
+
+
 def test_an_empty_key_is_no_key(alice, bob, received):
     """A script whose variable is empty is told, rather than made to send again each time."""
     refused = alice.run("send", bob.address, "7 USDC", "--idempotency-key", "", "--yes", "--json")
