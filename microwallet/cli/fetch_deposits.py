@@ -33,6 +33,8 @@ class FetchDeposits:
 
     def documents(self) -> list[dict[str, Any]]:
         """Each that was begun and not given up, as the ledger has it."""
+        if not self._assets:
+            return []
         from microwallet.cli.channel_deposit import recorded_deposit
         from microwallet.ledger.deposits import DepositStatus
         from microwallet.payer.sync import SettledDeposit
