@@ -77,18 +77,9 @@ def test_a_dry_run_tells_of_the_deposit_that_was_begun_before(fetch, alice, paye
 
 def test_paying_from_a_channel_loads_nothing_slow(fetch, alice, payee):
     """A fetch that pays from an open channel imports no web3, no rich, no HTTP/2, no asyncio, and nothing
-    that makes deposits."""
+    that deposits are signed with."""
     fetch()
-    slow = {
-        "web3",
-        "eth_account",
-        "rich",
-        "pygments",
-        "click",
-        "hpack",
-        "asyncio",
-        "microwallet.payer.deposit",
-    }
+    slow = {"web3", "eth_account", "eth_utils", "rlp", "rich", "pygments", "click", "hpack", "asyncio"}
     assert not alice.imports("fetch", payee.url + "/", "--json") & slow
 
 
