@@ -1,4 +1,4 @@
-"""What sells, built out of a wallet: an assortment, and what one worker process of `serve` is made of."""
+"""What sells, built out of a wallet: what one worker process of `serve` is made of."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
+from microwallet.assortment import Assortment
 from microwallet.domain.identifiers import Address, ChannelId, TxHash
-from microwallet.domain.money import Amount, unit_of
 from microwallet.domain.ports import Emit
 from microwallet.errors import (
     Interrupted,
@@ -22,7 +21,6 @@ from microwallet.errors import (
     NetworkError,
     UsageError,
 )
-from microwallet.escrow.authorizations import TokenDomain
 from microwallet.escrow.token_features import token_features
 from microwallet.http402.charging.asgi import Application
 from microwallet.http402.charging.behind_proxy import BehindProxy
@@ -30,20 +28,16 @@ from microwallet.http402.charging.chain import PayeeChain
 from microwallet.http402.charging.channel_book import SILENCE_SECONDS
 from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
-from microwallet.http402.charging.fee_policy import FeePolicy, fee_policy
 from microwallet.http402.charging.gateway import Gateway
 from microwallet.http402.charging.health import HEALTH_PATH, Health
 from microwallet.http402.charging.middleware import PaymentMiddleware
-from microwallet.http402.charging.offers import Terms, offer_of
 from microwallet.http402.charging.renewal import Certificate
 from microwallet.http402.charging.request_log import RequestLog
-from microwallet.http402.charging.rotating_secrets import RotatingSecrets, challenge_key
-from microwallet.http402.charging.routes import Routes, parse_routes
+from microwallet.http402.charging.rotating_secrets import challenge_key
 from microwallet.http402.charging.server import serve
 from microwallet.http402.charging.settings import Settings
-from microwallet.http402.charging.settling import Settling, SettlingPolicy
+from microwallet.http402.charging.settling import Settling
 from microwallet.http402.charging.signed_deposit import RelayedToken
-from microwallet.http402.wire.challenge import PAYMENT_AUTHORIZATION, SECRET_LENGTH
 from microwallet.payee.exclusive import exclusive, settling_lock, watch_lock
 from microwallet.payee.in_hand import InHandHere
 from microwallet.payee.watch import LONGEST_PAUSE
@@ -73,72 +67,6 @@ ANSWERS_KEPT_SECONDS = 24 * 60 * 60
 
 def _nobody(_event: str, _details: Mapping[str, Any]) -> None:
     """Tells nobody."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assortment:
-    """What is sold, and when what is owed is taken."""
-
-    routes: Routes
-    policy: SettlingPolicy
-    fees: FeePolicy | None = None
-    requires_auth: bool = False
-    """Whether what is sold uses Authorization itself."""
-
-    @classmethod
-    def of(cls, wallet: Wallet, settings: Settings) -> Assortment:
-        """What settings describe, in the assets that a wallet knows; UsageError says what is wrong."""
-
-        def amount(text: str) -> Amount:
-            return Amount.parse(text, wallet.resolve_asset(unit_of(text), amount=text))
-
-        names = settings.names
-        texts = settings.settle_above or (["1 USDC"] if wallet.network.usdc is not None else [])
-        with names.naming("settle-above"):
-            above = [amount(text) for text in texts]
-        if len({one.asset.token for one in above}) < len(above):
-            raise names.wrong("settle-above", "has two sums for one token")
-        policy = SettlingPolicy(
-            payee=wallet.account.address,
-            chain_id=wallet.network.chain_id,
-            above={one.asset.token: one.base_units for one in above},
-            idle_seconds=settings.idle_seconds,
-        )
-        return cls(
-            routes=parse_routes(settings.routes, amount, names),
-            policy=policy,
-            fees=fee_policy(settings.pay_fees_from, settings.gas_budget, amount, names),
-            requires_auth=settings.requires_auth,
-        )
-
-    def terms(
-        self, wallet: Wallet, realm: str, key: bytes, relayed_tokens: Mapping[Address, RelayedToken]
-    ) -> Terms:
-        """What all its offers have in common; `key` makes the secrets of challenges."""
-        return Terms(
-            realm=realm,
-            payee=self.policy.payee,
-            network=wallet.network.name,
-            chain_id=wallet.network.chain_id,
-            escrow_contract=wallet.escrow_contract,
-            secrets=RotatingSecrets(key, wallet.now),
-            header=PAYMENT_AUTHORIZATION if self.requires_auth else None,
-            relayed_tokens=relayed_tokens,
-        )
-
-    def check_offers(self, wallet: Wallet, realm: str) -> None:
-        """UsageError for a route that no challenge could be made for. The chain is not asked."""
-        chain_id = wallet.network.chain_id
-        relayed = {  # no challenge holds the domain, which only the chain tells
-            token: RelayedToken(
-                domain=TokenDomain(name="", version="", chain_id=chain_id, token=token), min_deposit=least
-            )
-            for token, least in (self.fees.min_deposits.items() if self.fees else ())
-        }
-        terms = self.terms(wallet, realm, bytes(SECRET_LENGTH), relayed)
-        for route in self.routes.routes:
-            if route.price is not None:
-                offer_of(terms, route, route.price)
 
 
 def work(

@@ -14,9 +14,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from microwallet.assortment import Assortment
 from microwallet.http402.charging.middleware import PaymentMiddleware
 from microwallet.http402.charging.settings import Settings
-from microwallet.selling import Assortment, Shop
+from microwallet.selling import Shop
 from microwallet.wallet import Wallet
 
 

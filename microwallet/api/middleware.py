@@ -134,9 +134,10 @@ class PaymentMiddleware:
         return self._service
 
     def _new_service(self, wallet: Wallet) -> _Service:
+        from microwallet.assortment import Assortment
         from microwallet.http402.charging import middleware
         from microwallet.http402.charging.settings import Settings
-        from microwallet.selling import Assortment, Shop
+        from microwallet.selling import Shop
 
         settings = Settings(
             routes=self._routes,

@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from microwallet.assortment import Assortment
 from microwallet.cli.context import Stderr, open_wallet, verbosity
 from microwallet.cli.result import print_result, streaming
 from microwallet.cli.serve_view import serve_line, unsettled, what_is_sold
@@ -32,7 +33,7 @@ from microwallet.http402.charging.request_log import request_line
 from microwallet.http402.charging.settings import Settings
 from microwallet.http402.charging.workers import Worker, Workers
 from microwallet.payee.exclusive import is_held, settling_lock
-from microwallet.selling import Assortment, work
+from microwallet.selling import work
 from microwallet.wallet import Wallet
 
 _LONGEST_PORT = 65535  # in place of one that is free, which is not known before it listens

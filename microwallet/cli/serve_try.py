@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import typer
 
+from microwallet.assortment import Assortment
 from microwallet.cli.context import Stderr, open_wallet
 from microwallet.cli.result import streaming
 from microwallet.cli.serve_run import Output, sell
@@ -17,7 +18,6 @@ from microwallet.devnet.trial import trial
 from microwallet.domain.ports import Quiet, Reporter
 from microwallet.errors import UsageError
 from microwallet.http402.charging.settings import Settings
-from microwallet.selling import Assortment
 
 _IN_THE_WAY = ("ACCOUNT", "NETWORK", "PASSWORD_FILE", "RPC_URL", "TOKEN")
 """Variables that would win over the settings of the payer's home."""

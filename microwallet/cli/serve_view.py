@@ -12,9 +12,9 @@ from microwallet.cli.table import table
 from microwallet.domain.money import format_units
 
 if TYPE_CHECKING:
+    from microwallet.assortment import Assortment
     from microwallet.http402.charging.routes import Route
     from microwallet.http402.charging.settings import Settings
-    from microwallet.selling import Assortment
     from microwallet.wallet import Wallet
 
 

@@ -9,9 +9,10 @@ import os
 import sys
 from pathlib import Path
 
+from microwallet.assortment import Assortment
 from microwallet.http402.charging.listening import bind
 from microwallet.http402.charging.settings import Settings
-from microwallet.selling import Assortment, work
+from microwallet.selling import work
 from microwallet.wallet import Wallet
 
 PRICE = 100

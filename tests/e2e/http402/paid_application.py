@@ -10,10 +10,11 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
+from microwallet.assortment import Assortment
 from microwallet.http402.charging.middleware import PaymentMiddleware
 from microwallet.http402.charging.server import serve
 from microwallet.http402.charging.settings import Settings
-from microwallet.selling import Assortment, Shop
+from microwallet.selling import Shop
 from microwallet.wallet import Wallet
 
 ROUTES = [

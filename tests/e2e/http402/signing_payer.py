@@ -12,6 +12,7 @@ import httpx
 from anybody import send_as
 from counter import Application, ChannelPayer, credential, only_challenge, problem
 
+from microwallet.assortment import Assortment
 from microwallet.domain.identifiers import Address, hexed, keccak
 from microwallet.domain.money import Amount
 from microwallet.domain.voucher import VoucherKey
@@ -37,7 +38,7 @@ from microwallet.http402.wire.session_payload import (
     TopUpAction,
     VoucherAction,
 )
-from microwallet.selling import Assortment, Shop
+from microwallet.selling import Shop
 from microwallet.wallet import Wallet
 
 PRICE = 1000
