@@ -366,7 +366,7 @@ class TestStuck:
         with in_background(payer, lambda journal: hasty(payer, journal).resume("pay-1")) as outcome:
             held.next_base_fee(40 * GWEI)
             held.mine()
-            wait_until(lambda: len(payer.entries("pay-1")) > 1)
+            wait_until(lambda: payer.entries("pay-1")[-1].transaction.max_fee_per_gas > 40 * GWEI)
             raised = payer.entries("pay-1")[-1].transaction
             assert payer.set_aside("pay-1") == 21_000 * raised.max_fee_per_gas
             wait_until(lambda: held.release() and payer.nonce())
@@ -391,7 +391,7 @@ class TestStuck:
         ):
             held.next_base_fee(40 * GWEI)
             held.mine()
-            wait_until(lambda: len(payer.entries("pay-1")) > 1)
+            wait_until(lambda: payer.entries("pay-1")[-1].transaction.max_fee_per_gas > 40 * GWEI)
             raised = payer.entries("pay-1")[-1].transaction
             assert payer.set_aside("pay-1") == 21_000 * raised.max_fee_per_gas + 2 * data_fee
             wait_until(lambda: held.release() and payer.nonce())
