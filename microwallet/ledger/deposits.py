@@ -105,17 +105,17 @@ class Deposits:
             return [_deposit(row) for row in rows]
 
     def begin(
-        self, idempotency_key: str, plan: Callable[[], tuple[Deposit, PayerChannel]], *, now: int
-    ) -> tuple[Deposit, bool]:
-        """Commit a new deposit and its channel before anything is signed; (deposit, whether new).
+        self, deposit: Deposit, channel: PayerChannel, *, require_key: Callable[[], object], now: int
+    ) -> Deposit:
+        """Commit a new deposit and its channel before anything is signed, unless `require_key` raises.
 
         The same key again gives the deposit begun first; the caller compares `arguments`.
         """
         with self._database.write() as connection:
-            begun = _find(connection, idempotency_key)
+            begun = _find(connection, deposit.idempotency_key)
             if begun is not None:
-                return begun, False
-            deposit, channel = plan()
+                return begun
+            require_key()
             insert_channel(connection, channel, now=now)
             connection.execute(
                 f"INSERT INTO deposits ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -131,7 +131,7 @@ class Deposits:
                     now,
                 ),
             )
-            return deposit, True
+            return deposit
 
     def record(
         self,

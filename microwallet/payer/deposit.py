@@ -99,12 +99,9 @@ def _begin(account: PayingAccount, plan: DepositPlan, channel: PayerChannel) -> 
         authorization_expires_at=None,
         status=DepositStatus.PENDING,
     )
-
-    def begin() -> tuple[Deposit, PayerChannel]:
-        account.require_key()
-        return deposit, channel
-
-    return account.ledger.deposits.begin(plan.idempotency_key, begin, now=account.clock())[0]
+    return account.ledger.deposits.begin(
+        deposit, channel, require_key=account.require_key, now=account.clock()
+    )
 
 
 def make_deposit(account: PayingAccount, plan: DepositPlan) -> MadeDeposit:

@@ -31,16 +31,18 @@ def planned(channel, key: str = "k1", *, kind: DepositKind = DepositKind.OPEN) -
 
 def begin(ledger, channel, key: str = "k1", label: str | None = None):
     """Begin an open of a channel."""
-    return ledger.deposits.begin(
-        key, lambda: (planned(channel, key), channel.payer_channel(deposit=0, label=label)), now=7
-    )
+    return commit(ledger, planned(channel, key), channel.payer_channel(deposit=0, label=label), now=7)
+
+
+def commit(ledger, deposit: Deposit, channel, *, now: int) -> Deposit:
+    """Begin a deposit whose key is there."""
+    return ledger.deposits.begin(deposit, channel, require_key=lambda: None, now=now)
 
 
 def test_begins_once(ledger):
     """The first one under a key stands: the second gets it, and its channel is never added."""
-    first, new = begin(ledger, ONE)
-    again, newer = begin(ledger, TWO)
-    assert (new, newer) == (True, False)
+    first = begin(ledger, ONE)
+    again = begin(ledger, TWO)
     assert again == first == ledger.deposits.find("k1")
     assert ledger.channels.get(TWO.channel_id) is None
     assert [deposit.idempotency_key for deposit in ledger.deposits.pending()] == ["k1"]
@@ -77,7 +79,7 @@ def test_what_was_signed_for_longer_ends_no_sooner(ledger):
 
 def test_an_abandoned_open_gives_its_label_free_and_can_be_revived(ledger):
     """Its channel stays, without the label; the same key takes it up again, with the label if it is free."""
-    first, _ = begin(ledger, ONE, "k1", "coffee")
+    first = begin(ledger, ONE, "k1", "coffee")
     ledger.deposits.abandon(first)
     missing = [one.payer_channel(deposit=0) for one in (ONE, TWO)]
     assert ledger.deposits.abandoned(missing) == {ONE.channel_id}
@@ -98,7 +100,7 @@ def test_an_abandoned_top_up_leaves_its_channel_alone(ledger):
     """The channel it was for is open and keeps its name."""
     ledger.channels.add(ONE.payer_channel(deposit=1000, label="coffee"), now=1)
     top_up = planned(ONE, kind=DepositKind.TOP_UP)
-    ledger.deposits.begin("k1", lambda: (top_up, ONE.payer_channel(deposit=1000)), now=2)
+    commit(ledger, top_up, ONE.payer_channel(deposit=1000), now=2)
     ledger.deposits.abandon(top_up)
     assert ledger.channels.find("coffee").channel_id == ONE.channel_id
     assert ledger.deposits.abandoned([ONE.payer_channel(deposit=0)]) == frozenset()
@@ -122,7 +124,7 @@ def test_deposits_of_a_channel(ledger):
     begin(ledger, TWO, "k2")
     for now, key in ((3, "b"), (4, "c"), (2, "a")):
         top_up = planned(ONE, key, kind=DepositKind.TOP_UP)
-        ledger.deposits.begin(key, lambda top_up=top_up: (top_up, ONE.payer_channel(deposit=1000)), now=now)
+        commit(ledger, top_up, ONE.payer_channel(deposit=1000), now=now)
     found = ledger.deposits.of_channel(DepositKind.TOP_UP, ONE.channel_id)
     assert [deposit.idempotency_key for deposit in found] == ["c", "b", "a"]
     assert ledger.deposits.of_channel(DepositKind.TOP_UP, TWO.channel_id) == []
