@@ -93,14 +93,14 @@ class Deposits:
             )
             return [_deposit(row) for row in rows]
 
-    def of_live_channels(self, kind: DepositKind, chain_id: ChainId) -> Sequence[Deposit]:
-        """Every deposit of one kind into channels of one chain that are not finalized, oldest first."""
+    def done(self, chain_id: ChainId) -> Sequence[Deposit]:
+        """Those that a chain has, into channels that are not finalized: opens first, each oldest first."""
         with self._database.read() as connection:
             rows = connection.execute(
-                f"""SELECT {_COLUMNS} FROM deposits WHERE kind = ? AND channel_id IN
+                f"""SELECT {_COLUMNS} FROM deposits WHERE status = 'done' AND channel_id IN
                     (SELECT channel_id FROM channels WHERE chain_id = ? AND finalized = 0)
-                ORDER BY created_at""",
-                (kind, chain_id),
+                ORDER BY kind, created_at""",
+                (chain_id,),
             )
             return [_deposit(row) for row in rows]
 

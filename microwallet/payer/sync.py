@@ -15,7 +15,7 @@ from microwallet.escrow.events import EscrowEvents
 from microwallet.escrow.reader import Head
 from microwallet.escrow.rpc import LAG_SECONDS
 from microwallet.escrow.transactions import Resumed
-from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
+from microwallet.ledger.deposits import Deposit, DepositStatus
 from microwallet.payer.deposit import has_landed, own_entries
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.refresh import refresh
@@ -125,12 +125,7 @@ def _look_again(account: PayingAccount, head: Head) -> list[SettledDeposit]:
     never had those, and must not get them. They are given up, with their channels, and returned.
     """
     ledger = account.ledger
-    done = [
-        deposit
-        for kind in DepositKind
-        for deposit in ledger.deposits.of_live_channels(kind, account.network.chain_id)
-        if deposit.status is DepositStatus.DONE
-    ]
+    done = ledger.deposits.done(account.network.chain_id)
     lost = _of_an_earlier_chain(account, done)
     for deposit in done:
         if deposit in lost:

@@ -107,15 +107,17 @@ def test_an_abandoned_top_up_leaves_its_channel_alone(ledger):
 
 
 def test_deposits_of_a_chain(ledger):
-    """By kind and by the chain of their channels, oldest first; not of those that are finalized."""
+    """Those that it has, opens first, each oldest first; not into channels that are finalized."""
     begin(ledger, ONE)
-    begin(ledger, TWO, "k2")
-    begin(ledger, THREE, "k3")
+    for now, key in ((5, "later"), (3, "first")):
+        commit(ledger, planned(ONE, key, kind=DepositKind.TOP_UP), ONE.payer_channel(deposit=1000), now=now)
+    begin(ledger, THREE, "finalized")
     ledger.channels.record_states({THREE.channel_id: replace(NO_CHANNEL, deposit=1, finalized=True)}, as_of=1)
-    found = ledger.deposits.of_live_channels(DepositKind.OPEN, CHAIN)
-    assert {deposit.idempotency_key for deposit in found} == {"k1", "k2"}
-    assert ledger.deposits.of_live_channels(DepositKind.TOP_UP, CHAIN) == []
-    assert ledger.deposits.of_live_channels(DepositKind.OPEN, ChainId(1)) == []
+    for deposit in ledger.deposits.pending():
+        ledger.deposits.record(deposit.idempotency_key, DepositStatus.DONE)
+    begin(ledger, TWO, "pending")
+    assert [one.idempotency_key for one in ledger.deposits.done(CHAIN)] == ["k1", "first", "later"]
+    assert ledger.deposits.done(ChainId(1)) == []
 
 
 def test_deposits_of_a_channel(ledger):
