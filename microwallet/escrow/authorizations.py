@@ -14,6 +14,8 @@ from microwallet.domain.voucher import VoucherKey, domain_separator
 AUTHORIZATION_SECONDS = 15 * 60
 """How long an EIP-3009 authorization or a permit may be used. Until then what it names counts as
 committed, so it is short; a slow chain still mines the transaction within it."""
+EXPIRY_MARGIN = 60
+"""Seconds after its end until an authorization is taken for dead: clocks differ."""
 
 RECEIVE_TYPE = (
     "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,"

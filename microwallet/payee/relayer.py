@@ -21,8 +21,6 @@ from microwallet.payee.captures import Action
 
 DEADLINE_SECONDS = 5 * 60
 """How long a payee's authorization may be used: long enough for a slow chain, and no longer."""
-EXPIRY_MARGIN = 60
-"""Seconds after its deadline until an authorization is taken for dead: clocks differ."""
 AUTHORIZATION_GAS = 60_000
 """What a payee's signature and its nonce cost beside the capture, rounded up."""
 
@@ -77,4 +75,4 @@ def can_still_close(entry: JournalEntry, *, now: int) -> bool:
 def has_expired(call: Call, *, now: int) -> bool:
     """Whether a close is by an authorization that nobody can use any more."""
     deadline = calls.close_deadline(call)
-    return deadline is not None and now > deadline + EXPIRY_MARGIN
+    return deadline is not None and now > deadline + authorizations.EXPIRY_MARGIN

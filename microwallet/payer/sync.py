@@ -11,6 +11,7 @@ from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.domain.money import Asset
 from microwallet.domain.ports import JournalEntry, TransactionStatus
 from microwallet.errors import LedgerBusy, NetworkError
+from microwallet.escrow.authorizations import EXPIRY_MARGIN
 from microwallet.escrow.events import EscrowEvents
 from microwallet.escrow.reader import Head
 from microwallet.escrow.rpc import LAG_SECONDS
@@ -24,8 +25,6 @@ from microwallet.payer.ways import Way
 REORGANISATION_BLOCKS = 256
 """How far back events are read again, and mined transactions looked at again."""
 
-EXPIRY_MARGIN = 60
-"""Seconds after its end until an authorization is taken for dead."""
 
 _PAUSE_SECONDS = 1.0
 """Between two questions for a receipt."""

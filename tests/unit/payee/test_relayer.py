@@ -8,10 +8,10 @@ from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import ChainId, checksum_address
 from microwallet.domain.ports import JournalEntry, TransactionStatus
 from microwallet.escrow import calls
-from microwallet.escrow.authorizations import CLOSE_TYPE, SETTLE_TYPE, authorize_capture
+from microwallet.escrow.authorizations import CLOSE_TYPE, EXPIRY_MARGIN, SETTLE_TYPE, authorize_capture
 from microwallet.escrow.fees import Fees
 from microwallet.escrow.signing import Intent, sign_transaction
-from microwallet.payee.relayer import EXPIRY_MARGIN, can_still_close
+from microwallet.payee.relayer import can_still_close
 
 SECRET = b"\x11" * 32
 ADDRESS = checksum_address(b"\x44" * 20)
