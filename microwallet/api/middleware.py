@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microwallet.api.pool import open_adapters
+from microwallet.api.pool import LOGGER, open_adapters
 from microwallet.domain.money import Amount, check_amount
 from microwallet.errors import MicrowalletError, UsageError
 from microwallet.http402.charging.asgi import Application, Message, Receive, Scope, Send
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from microwallet.selling import Shop
     from microwallet.wallet import Wallet
 
-LOGGER = logging.getLogger("microwallet")
 _STOPPED = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
 
 
