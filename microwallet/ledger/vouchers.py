@@ -214,14 +214,8 @@ class Vouchers:
                 [(channel_id,) for channel_id in channel_ids],
             )
 
-    def is_closing(self, chain_id: ChainId) -> bool:
-        """Whether channels of a chain take no vouchers, as they are being closed."""
-        query = "SELECT EXISTS (SELECT 1 FROM vouchers WHERE chain_id = ? AND closing = 1)"
-        with self._database.read() as connection:
-            return bool(connection.execute(query, (chain_id,)).fetchone()[0])
-
     def closing(self, chain_id: ChainId) -> Sequence[PayeeChannel]:
-        """Those of them, whatever the chain said of them last."""
+        """Channels of a chain that are being closed, and take no vouchers; whatever the chain said last."""
         query = f"{_SELECT} WHERE chain_id = ? AND closing = 1"
         with self._database.read() as connection:
             return [_channel(row) for row in connection.execute(query, (chain_id,))]

@@ -312,7 +312,7 @@ class Settlement:
 
     def _end_closes_of_the_dead(self) -> None:
         """Those that a killed process began, or whose authorization has expired meanwhile."""
-        if self._vouchers.is_closing(self._chain_id):
+        if self._vouchers.closing(self._chain_id):
             with exclusive(claims_lock(self._home, self._chain_id), wait=False) as free:
                 if free:
                     self._end_closes()

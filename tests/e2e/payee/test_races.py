@@ -85,7 +85,7 @@ def test_a_close_takes_what_is_left_once_all_is_served(payee, payers, chain):
         close = payee.home.start("payee", "close", "--all", "--yes", "--json", stdout=subprocess.PIPE)
         with Ledger.open(payee.home.path / "ledger.sqlite3") as ledger:
             deadline = time.monotonic() + 30
-            while not ledger.vouchers.is_closing(chain.chain_id) and time.monotonic() < deadline:
+            while not ledger.vouchers.closing(chain.chain_id) and time.monotonic() < deadline:
                 time.sleep(0.01)
             time.sleep(0.5)
             assert close.poll() is None
@@ -177,7 +177,7 @@ def test_a_node_that_is_behind_does_not_open_a_closed_channel(payee, payers, cha
         monkeypatch.undo()
         settlement.resume(settlement.look().payees)
         assert account().is_finalized
-        assert not wallet.ledger.vouchers.is_closing(chain.chain_id)
+        assert not wallet.ledger.vouchers.closing(chain.chain_id)
         monkeypatch.setattr(EscrowReader, "encoded_states", encoded)
         settlement.resume(settlement.look().payees)
         assert account().is_closing
