@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -48,27 +48,14 @@ def refresh(
         states |= zip(ids, reader.channel_states(ids), strict=True)
         finalized = [channel_id for channel_id in ids if states[channel_id].finalized]
         confirmed += confirmed_closes(reader, finalized, head)
-    _store(vouchers, known, states, now=now)
-    vouchers.confirm_closes(confirmed)
-    return [replace(channel, state=states[channel.channel_id], as_of=now) for channel in known]
-
-
-def _store(
-    vouchers: Vouchers,
-    known: Sequence[PayeeChannel],
-    states: Mapping[ChannelId, ChannelState],
-    *,
-    now: int,
-) -> None:
-    """Write what is news; a command that asks several times writes next to nothing after the first."""
-    news = {
-        channel.channel_id: states[channel.channel_id]
-        for channel in known
-        if channel.state != states[channel.channel_id]
-        or channel.as_of is None
-        or now - channel.as_of > STALE_SECONDS
+    news = {  # a command that asks several times writes next to nothing after the first
+        one.channel_id: states[one.channel_id]
+        for one in known
+        if one.state != states[one.channel_id] or one.as_of is None or now - one.as_of > STALE_SECONDS
     }
     vouchers.record_states(news, as_of=now)
+    vouchers.confirm_closes(confirmed)
+    return [replace(channel, state=states[channel.channel_id], as_of=now) for channel in known]
 
 
 def confirmed_closes(reader: EscrowReader, finalized: Sequence[ChannelId], head: Head) -> list[ChannelId]:
