@@ -296,8 +296,8 @@ class Shop:
         yield PayeeChain(self._wallet.reader, chain_id=network.chain_id, confirmations=network.confirmations)
 
     def _relayed_tokens(self) -> Mapping[Address, RelayedToken]:
-        """How deposits are paid for, by token; UsageError if a token takes no signed transfers."""
-        wallet, paid = self._wallet, {}
+        """Those whose deposits are brought onto the chain; UsageError if one takes no signed transfers."""
+        wallet, relayed = self._wallet, {}
         for token, min_deposit in self._fees.min_deposits.items() if self._fees else ():
             features = token_features(wallet.reader, token, wallet.network.chain_id)
             if features.domain is None or not features.receive_with_authorization:
@@ -305,8 +305,8 @@ class Shop:
                     f"the token {token} takes no signed transfers (EIP-3009): its payers must send their own"
                     " transactions"
                 )
-            paid[token] = RelayedToken(domain=features.domain, min_deposit=min_deposit)
-        return paid
+            relayed[token] = RelayedToken(domain=features.domain, min_deposit=min_deposit)
+        return relayed
 
     @contextmanager
     def _deposit_relay(self) -> Iterator[DepositRelay]:

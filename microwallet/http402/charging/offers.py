@@ -90,7 +90,7 @@ class Offer:
 
     @property
     def relayed_token(self) -> RelayedToken | None:
-        """How deposits are paid for; None where payers send them themselves."""
+        """The token, if deposits of it are brought onto the chain here; None where payers send them."""
         return self.terms.relayed_tokens.get(self.price.amount.asset.token)
 
 
@@ -144,7 +144,7 @@ def _price_digest(price: Price) -> bytes:
 
 def _session_request(terms: Terms, price: Price) -> SessionRequest:
     token = price.amount.asset.token
-    paid, suggested = terms.relayed_tokens.get(token), price.suggested_deposit
+    relayed, suggested = terms.relayed_tokens.get(token), price.suggested_deposit
     return SessionRequest(
         amount=price.amount.base_units,
         currency=token,
@@ -152,10 +152,10 @@ def _session_request(terms: Terms, price: Price) -> SessionRequest:
         chain_id=terms.chain_id,
         escrow_contract=terms.escrow_contract,
         unit_type=price.unit_type,
-        suggested_deposit=suggested if paid is None else max(suggested or 0, paid.min_deposit),
+        suggested_deposit=suggested if relayed is None else max(suggested or 0, relayed.min_deposit),
         description=price.description,
         min_voucher_delta=price.min_voucher_delta,
         max_units=price.max_units,
-        fee_payer=paid is not None,
-        credential_types=(CredentialType.HASH,) if paid is None else _SIGNED_OR_SENT,
+        fee_payer=relayed is not None,
+        credential_types=(CredentialType.HASH,) if relayed is None else _SIGNED_OR_SENT,
     )

@@ -67,7 +67,7 @@ class CheckedDeposit:
 
 
 def check_signed(
-    paid: RelayedToken, descriptor: ChannelDescriptor, transfer: SignedTransfer, *, top_up_salt: str | None
+    token: RelayedToken, descriptor: ChannelDescriptor, transfer: SignedTransfer, *, top_up_salt: str | None
 ) -> CheckedDeposit:
     """The deposit, if the payer signed exactly this one; else Refused. `top_up_salt` is None to open.
 
@@ -82,9 +82,9 @@ def check_signed(
         raise wrong(f"{transfer.payer} cannot deposit for the channel of {descriptor.payer}")
     if transfer.to != descriptor.escrow_contract:
         raise wrong(f"the transfer is to {transfer.to}, not to the escrow {descriptor.escrow_contract}")
-    if transfer.value < paid.min_deposit:
+    if transfer.value < token.min_deposit:
         raise wrong(
-            f"{transfer.value} is to be deposited; gas is paid for {paid.min_deposit} or more",
+            f"{transfer.value} is to be deposited; gas is paid for {token.min_deposit} or more",
             ProblemType.PAYMENT_INSUFFICIENT,
         )
     if transfer.value >= DEPOSIT_LIMIT:
@@ -94,7 +94,7 @@ def check_signed(
     if transfer.nonce != hexed(nonce):
         raise wrong(f"the nonce is {transfer.nonce}; the channel's parameters make {hexed(nonce)}")
     digest = receive_digest(
-        paid.domain,
+        token.domain,
         sender=transfer.payer,
         receiver=transfer.to,
         value=transfer.value,
