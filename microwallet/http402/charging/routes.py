@@ -189,8 +189,6 @@ _KEYS = {
     "suggested-deposit": str,
     "description": str,
 }
-EXPECTED = {str: "a text", int: "a number", bool: "true or false", list: "a list"}
-"""What is said of the types of settings."""
 _PAID_KEYS = set(_KEYS) - {"method", "path", "free"}
 
 
@@ -202,7 +200,7 @@ def _route(
         if key not in _KEYS:
             raise names.unknown(key, _KEYS, number)
         if type(value) is not _KEYS[key]:
-            raise names.wrong(key, f"is {value!r}; {EXPECTED[_KEYS[key]]} is expected", number)
+            raise names.mistyped(key, value, _KEYS[key], number)
     if "path" not in table:
         raise UsageError(f"{place} it has no path", hint=names.example("path"))
     free = table.get("free", False)

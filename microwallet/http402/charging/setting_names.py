@@ -47,6 +47,7 @@ _INSTEAD = {"price": ", or: free = true", "routes": '[[routes]], then path = "/*
 """What else a file may have, or has instead of a line."""
 _FLAGS = {"path": "free"}
 """Where a flag is not called as the key that it sets."""
+_EXPECTED = {str: "a text", int: "a number", bool: "true or false", list: "a list"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,10 @@ class SettingNames:
     def wrong(self, key: str, message: str, route: int | None = None) -> UsageError:
         """The error of a setting that is not as it should be, with an example."""
         return UsageError(f"{self.name(key, route)} {message}", hint=self.example(key))
+
+    def mistyped(self, key: str, value: object, expected: type, route: int | None = None) -> UsageError:
+        """The error of a setting whose value is of another type than expected."""
+        return self.wrong(key, f"is {value!r}; {_EXPECTED[expected]} is expected", route)
 
     def unknown(self, key: str, known: Mapping[str, Any], route: int | None = None) -> UsageError:
         """The error of a key that is none."""

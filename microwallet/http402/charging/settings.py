@@ -12,7 +12,7 @@ from typing import Any, Self
 from microwallet.domain.duration import whole_seconds
 from microwallet.errors import UsageError, did_you_mean
 from microwallet.http402.charging.behind_proxy import networks
-from microwallet.http402.charging.routes import EXPECTED, Unit
+from microwallet.http402.charging.routes import Unit
 from microwallet.http402.charging.setting_names import GUIDE, SettingNames
 from microwallet.http402.wire.auth_fields import quoted
 
@@ -180,6 +180,5 @@ def _checked(file: Path, name: str, value: Any) -> Any:
     if type(value) is not _TYPES[name] or (
         isinstance(value, list) and not all(isinstance(one, items) for one in value)
     ):
-        names = SettingNames(file=file)
-        raise names.wrong(name, f"is {value!r}; {EXPECTED[_TYPES[name]]} is expected")
+        raise SettingNames(file=file).mistyped(name, value, _TYPES[name])
     return value
