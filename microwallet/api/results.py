@@ -65,7 +65,7 @@ class HttpPayment:
     amount: Amount
     """What it cost, or may have cost at most."""
     is_most: bool
-    """Whether it may have cost less: a stream that was left, of which no receipt said what was used."""
+    """Whether it may have cost less: paid for by what is used, with no receipt that says how much that was."""
     cumulative_amount: Amount
     """Of the last voucher signed for it."""
     deposited: bool

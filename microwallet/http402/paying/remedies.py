@@ -134,7 +134,7 @@ class Remedies:
         if (highest is None and not held.is_resumed) or not self._may_try("highest"):
             return None
         if highest is None:
-            signed = yield from self._spending.signed_again(held, problem.required_cumulative or 0)
+            signed = yield from self._spending.signed_beside(held, problem.required_cumulative or 0)
             if signed is None:
                 return None
             held, highest = signed, self._spending.newest(signed.channel).authorized

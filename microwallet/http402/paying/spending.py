@@ -49,7 +49,7 @@ class Held:
     earlier: int = 0
     """Base units that other purchases of an earlier run under the same key count: those of its stream."""
     beside: Purchase | None = None
-    """What was signed for beside one of an earlier run, as the payee says that so much was charged before."""
+    """What was bought beside one of an earlier run, whose voucher a stream took: see `signed_beside`."""
 
     @property
     def is_resumed(self) -> bool:
@@ -227,10 +227,13 @@ class Spending:
             earlier=counted - purchase.cost,
         )
 
-    def signed_again(self, held: Held, required: int) -> Steps[Held | None]:
-        """With a voucher beside it for what the payee waits for in all: a stream took what was signed for it.
-        What that is beyond what counts as spent is bought with it, within its limit, unless it was paid
-        before. None where no more than was signed is waited for."""
+    def signed_beside(self, held: Held, required: int) -> Steps[Held | None]:
+        """What an earlier run bought, with a voucher beside it for what is `required` in all, base units: a
+        stream took what was signed for it.
+
+        What that is beyond what counts as spent is bought with the voucher, within the limit. None where no
+        more is required than was signed, or where what was paid for before is to cost more.
+        """
         purchases, channel = self.client.ledger.purchases, self.newest(held.channel)
         is_counted = required <= purchases.counted(channel.channel_id)
         if required <= channel.authorized or (held.purchase.is_paid and not is_counted):
