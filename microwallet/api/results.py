@@ -65,7 +65,7 @@ class HttpPayment:
     amount: Amount
     """What it cost, or may have cost at most."""
     is_most: bool
-    """Whether it may have cost less: paid for by what is used, with no receipt that says how much that was."""
+    """Whether it may have cost less: it is paid for by what is used, and no receipt said how much."""
     cumulative_amount: Amount
     """Of the last voucher signed for it."""
     deposited: bool
