@@ -20,6 +20,7 @@ from microwallet.errors import (
 from microwallet.http402.paying.asking import Asking
 from microwallet.http402.paying.choice import Choice, agreed_terms
 from microwallet.http402.paying.exchange import Pause, ServerAnswer, Steps
+from microwallet.http402.paying.funding import Funded, ToldTopUp
 from microwallet.http402.paying.handing_over import tell, tell_again
 from microwallet.http402.paying.spending import Held, Spending
 from microwallet.http402.wire.problems import ProblemType, ToldProblem
@@ -124,8 +125,9 @@ class Remedies:
     def _told_of_open(self, held: Held) -> Steps[Held | None]:
         """By the hash of the transaction with the next credential, or by what was signed for the payee to
         send; None if there is neither."""
-        if (open_hash := self._spending.open_hash(held.channel)) is not None:
-            return replace(held, open_hash=open_hash)
+        journal = self._asking.client.ledger.journal
+        if (sent := journal.mined(held.channel.channel_id, DepositKind.OPEN)) is not None:
+            return replace(held, open_hash=sent.hash)
         return held if (yield from self._tell_again(held, DepositKind.OPEN)) else None
 
     def _told_of_highest(self, held: Held, problem: ToldProblem) -> Steps[Held | None]:
@@ -149,9 +151,13 @@ class Remedies:
         there was none."""
         if (yield from self._tell_again(held, DepositKind.TOP_UP)):
             return True
-        funded = self._spending.topped_up(held.channel)
-        yield from self._spending.tell_deposit(held.choice, funded)
-        return funded.top_up is not None
+        channel, ledger = held.channel, self._asking.client.ledger
+        sent = ledger.journal.mined(channel.channel_id, DepositKind.TOP_UP)
+        if sent is None or (deposit := ledger.deposits.find(sent.operation)) is None:
+            return False
+        told = ToldTopUp(amount=deposit.amount, transaction_hash=sent.hash)
+        yield from self._spending.tell_deposit(held.choice, Funded(channel=channel, top_up=told))
+        return True
 
     def _tell_again(self, held: Held, kind: DepositKind) -> Steps[bool]:
         """Hand over once more what was signed for the channel's deposit, if anything was."""

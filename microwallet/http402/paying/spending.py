@@ -20,12 +20,11 @@ from microwallet.http402.paying.choice import Choice
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.credentials import Signer
 from microwallet.http402.paying.exchange import Asked, Steps
-from microwallet.http402.paying.funding import Funded, Funding, ToldTopUp
+from microwallet.http402.paying.funding import Funded, Funding
 from microwallet.http402.paying.handing_over import hand_over, tell
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import BookedPayment, Books, read_receipt
 from microwallet.http402.paying.stream_session import StreamSession
-from microwallet.ledger.deposits import DepositKind
 from microwallet.ledger.purchases import HttpRequest, Reserved
 
 _MOST_RACES = 3
@@ -365,19 +364,6 @@ class Spending:
         """The server answered without service. What an earlier run sent may have bought something."""
         if not held.is_resumed:
             self.client.ledger.purchases.give_back([held.purchase])
-
-    def open_hash(self, channel: PayerChannel) -> TxHash | None:
-        """The transaction that opened a channel, if this wallet sent it."""
-        sent = self.client.ledger.journal.mined(channel.channel_id, DepositKind.OPEN)
-        return None if sent is None else sent.hash
-
-    def topped_up(self, channel: PayerChannel) -> Funded:
-        """A channel with its last top-up, of which the payee may not have been told."""
-        ledger = self.client.ledger
-        sent = ledger.journal.mined(channel.channel_id, DepositKind.TOP_UP)
-        if sent is None or (deposit := ledger.deposits.find(sent.operation)) is None:
-            return Funded(channel=channel)
-        return Funded(channel=channel, top_up=ToldTopUp(amount=deposit.amount, transaction_hash=sent.hash))
 
     def _pin(self, choice: Choice) -> None:
         """From the first payment on, this origin is paid to this payee alone."""
