@@ -166,12 +166,14 @@ class Purchases:
                 is_final=counts.charged_until <= now,
             )
 
-    def settle(self, purchases: Sequence[Purchase], cost: int, confirmation: Confirmation = UNCHANGED) -> int:
+    def settle(
+        self, purchases: Sequence[Purchase], cost: int, confirmation: Confirmation = UNCHANGED
+    ) -> None:
         """Purchases of one request, all on one channel, were served for `cost` base units together.
 
         What was reserved beyond that is no longer spent; where it cost more than was reserved, that is
         spent too, as far as what is authorized goes: be it reserved for others, which cannot all be served
-        then. One that was settled before stays as it is. The base units that the channel has spent then.
+        then. One that was settled before stays as it is.
         """
         with self._database.write() as connection:
             counts = _counts(connection, purchases[-1].channel_id)
@@ -187,7 +189,6 @@ class Purchases:
             if _end(connection, last, PurchaseStatus.PAID, left):
                 untold = min(confirmation.untold, charged)
                 _confirm(connection, last.channel_id, confirmation._replace(untold=untold))
-            return _counts(connection, last.channel_id).spent
 
     def give_back(self, purchases: Iterable[Purchase]) -> None:
         """Purchases that were answered without service are no longer spent."""
