@@ -220,7 +220,7 @@ class Vouchers:
         with self._database.read() as connection:
             return [_channel(row) for row in connection.execute(query, (chain_id,))]
 
-    def end_closes(self, chain_id: ChainId, *, but: Collection[ChannelId] = ()) -> None:
+    def end_closes(self, chain_id: ChainId, *, but: Collection[ChannelId]) -> None:
         """Whatever was begun to close channels of a chain has ended, with success or without: `but` for some,
         of which that is not seen yet."""
         with self._database.write() as connection:

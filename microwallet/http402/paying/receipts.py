@@ -65,7 +65,7 @@ class Books:
         return self._most if units is None else min(units * self.price, self._most)
 
     def confirmation(
-        self, told: ToldReceipt, *, problems: Sequence[str], is_by_use: bool, charged_until: int = 0
+        self, told: ToldReceipt, *, problems: Sequence[str], is_by_use: bool, charged_until: int
     ) -> Confirmation:
         """What a receipt with these problems confirms, or leaves open.
 

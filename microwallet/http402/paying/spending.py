@@ -283,7 +283,7 @@ class Spending:
         held: Held,
         receipt: str | Mapping[str, Any] | None,
         *,
-        owes_receipt: bool = True,
+        owes_receipt: bool,
         delivered: int = 0,
         is_left: bool = False,
     ) -> BookedPayment:
