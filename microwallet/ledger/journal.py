@@ -89,39 +89,29 @@ class Journal:
 
     def unfinished(self, chain_id: ChainId, *, sender: Address | None = None) -> Sequence[JournalEntry]:
         """Entries that are live, lowest nonce first."""
-        query = f"SELECT {_COLUMNS} FROM transactions WHERE chain_id = ? AND {_UNFINISHED}"
-        values: list[Any] = [chain_id]
-        if sender is not None:
-            query += " AND sender = ?"
-            values.append(sender)
-        with self._database.read() as connection:
-            return [_entry(row) for row in connection.execute(f"{query} ORDER BY nonce, position", values)]
+        where = f"chain_id = ? AND {_UNFINISHED}"
+        if sender is None:
+            return self._read(f"{where} ORDER BY nonce, position", chain_id)
+        return self._read(f"{where} AND sender = ? ORDER BY nonce, position", chain_id, sender)
 
     def of_operation(self, operation: str) -> Sequence[JournalEntry]:
         """Every entry of one operation, oldest first."""
-        with self._database.read() as connection:
-            rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM transactions WHERE operation = ? ORDER BY position", (operation,)
-            )
-            return [_entry(row) for row in rows]
+        return self._read("operation = ? ORDER BY position", operation)
 
     def mined(self, channel_id: ChannelId, purpose: str) -> SignedTransaction | None:
         """The last transaction of a purpose that was mined for a channel, or None."""
-        with self._database.read() as connection:
-            row = connection.execute(
-                f"""SELECT {_COLUMNS} FROM transactions WHERE channel_id = ? AND purpose = ? AND status = ?
-                ORDER BY position DESC LIMIT 1""",
-                (channel_id, purpose, TransactionStatus.MINED),
-            ).fetchone()
-            return _entry(row).transaction if row else None
+        last = "channel_id = ? AND purpose = ? AND status = ? ORDER BY position DESC LIMIT 1"
+        found = self._read(last, channel_id, purpose, TransactionStatus.MINED)
+        return found[0].transaction if found else None
 
     def beginning_with(self, operation_prefix: str) -> Sequence[JournalEntry]:
         """Every entry whose operation begins with a text, oldest first."""
+        begins = "substr(operation, 1, ?) = ? ORDER BY position"
+        return self._read(begins, len(operation_prefix), operation_prefix)
+
+    def _read(self, where: str, *values: Any) -> Sequence[JournalEntry]:
         with self._database.read() as connection:
-            rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM transactions WHERE substr(operation, 1, ?) = ? ORDER BY position",
-                (len(operation_prefix), operation_prefix),
-            )
+            rows = connection.execute(f"SELECT {_COLUMNS} FROM transactions WHERE {where}", values)
             return [_entry(row) for row in rows]
 
     def _move(self, transaction_hash: TxHash, before: TransactionStatus, after: TransactionStatus) -> bool:
