@@ -67,11 +67,7 @@ class Deposits:
 
     def pending(self) -> Sequence[Deposit]:
         """Deposits whose end is not known, oldest first."""
-        with self._database.read() as connection:
-            rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM deposits WHERE status = 'pending' ORDER BY created_at"
-            )
-            return [_deposit(row) for row in rows]
+        return self._read("status = 'pending' ORDER BY created_at")
 
     def abandoned(self, channels: Iterable[PayerChannel]) -> frozenset[ChannelId]:
         """Those of the channels whose open was proven dead, and that are not on the chain after all."""
@@ -86,23 +82,16 @@ class Deposits:
 
     def of_channel(self, kind: DepositKind, channel_id: ChannelId) -> Sequence[Deposit]:
         """Every deposit of one kind into a channel, newest first."""
-        with self._database.read() as connection:
-            rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM deposits WHERE kind = ? AND channel_id = ? ORDER BY created_at DESC",
-                (kind, channel_id),
-            )
-            return [_deposit(row) for row in rows]
+        return self._read("kind = ? AND channel_id = ? ORDER BY created_at DESC", kind, channel_id)
 
     def done(self, chain_id: ChainId) -> Sequence[Deposit]:
         """Those that a chain has, into channels that are not finalized: opens first, each oldest first."""
-        with self._database.read() as connection:
-            rows = connection.execute(
-                f"""SELECT {_COLUMNS} FROM deposits WHERE status = 'done' AND channel_id IN
-                    (SELECT channel_id FROM channels WHERE chain_id = ? AND finalized = 0)
-                ORDER BY kind, created_at""",
-                (chain_id,),
-            )
-            return [_deposit(row) for row in rows]
+        return self._read(
+            """status = 'done' AND channel_id IN
+                (SELECT channel_id FROM channels WHERE chain_id = ? AND finalized = 0)
+            ORDER BY kind, created_at""",
+            chain_id,
+        )
 
     def begin(
         self, deposit: Deposit, channel: PayerChannel, *, require_key: Callable[[], object], now: int
@@ -180,6 +169,11 @@ class Deposits:
             )
             if deposit.kind is DepositKind.OPEN:
                 set_label(connection, deposit.channel_id, label)
+
+    def _read(self, where: str, *values: Any) -> Sequence[Deposit]:
+        with self._database.read() as connection:
+            rows = connection.execute(f"SELECT {_COLUMNS} FROM deposits WHERE {where}", values)
+            return [_deposit(row) for row in rows]
 
 
 def _find(connection: sqlite3.Connection, idempotency_key: str) -> Deposit | None:
