@@ -89,13 +89,13 @@ class Vouchers:
     def find(self, reference: str) -> PayeeChannel:
         """The channel meant by an id or an unambiguous prefix of one."""
         prefix = reference.lower()
-        with self._database.read() as connection:
-            matches = _read(connection, "WHERE channel_id >= ? AND channel_id < ?", prefix, prefix + "g")
-            if len(prefix) < SHORTEST_PREFIX:
-                matches = []
-            if len(matches) == 1:
-                return matches[0]
-            known = matches or _read(connection, "ORDER BY created_at DESC")
+        matches: Sequence[PayeeChannel] = ()
+        if len(prefix) >= SHORTEST_PREFIX:
+            within = f"WHERE channel_id >= ? AND channel_id < ? LIMIT {CANDIDATES}"
+            matches = self._read(within, prefix, prefix + "g")
+        if len(matches) == 1:
+            return matches[0]
+        known = matches or self._read(f"ORDER BY created_at DESC LIMIT {CANDIDATES}")
         listed = "\n".join(f"  {channel.channel_id}  from {channel.descriptor.payer}" for channel in known)
         if matches:
             raise AmbiguousReference(
@@ -111,9 +111,7 @@ class Vouchers:
 
     def list(self, *, finalized: bool) -> Sequence[PayeeChannel]:
         """Channels that pay this wallet, oldest first; finalized ones only when asked for."""
-        where = "" if finalized else " WHERE finalized = 0"
-        with self._database.read() as connection:
-            return [_channel(row) for row in connection.execute(f"{_SELECT}{where} ORDER BY created_at")]
+        return self._read(f"{'' if finalized else 'WHERE finalized = 0'} ORDER BY created_at")
 
     def live(
         self, chain_id: ChainId, channel_ids: Iterable[ChannelId] | None = None
@@ -122,15 +120,11 @@ class Vouchers:
 
         Only those of `channel_ids`, if given, in their order, each once.
         """
-        query = f"{_SELECT} WHERE chain_id = ? AND close_confirmed = 0"
-        with self._database.read() as connection:
-            if channel_ids is None:
-                rows = connection.execute(f"{query} ORDER BY created_at", (chain_id,)).fetchall()
-            else:
-                one, once = f"{query} AND channel_id = ?", dict.fromkeys(channel_ids)
-                found = (connection.execute(one, (chain_id, id_)).fetchone() for id_ in once)
-                rows = [row for row in found if row]
-        return [_channel(row) for row in rows]
+        where = "WHERE chain_id = ? AND close_confirmed = 0"
+        if channel_ids is None:
+            return self._read(f"{where} ORDER BY created_at", chain_id)
+        once = dict.fromkeys(channel_ids)
+        return [found for one in once for found in self._read(f"{where} AND channel_id = ?", chain_id, one)]
 
     def live_rows(self, chain_id: ChainId) -> Mapping[Address, Sequence[LiveRow]]:
         """The same channels, by escrow, as they are looked at again and again: there may be thousands."""
@@ -152,20 +146,16 @@ class Vouchers:
     def owing(self, chain_id: ChainId, payee: Address, token: Address, least: int) -> Sequence[PayeeChannel]:
         """Channels of a payee on which `least` base units or more were charged and not settled; also some on
         which a trillionth less was."""
-        query = f"""{_SELECT} WHERE chain_id = ? AND payee = ? AND token = ? AND finalized = 0
+        clause = """WHERE chain_id = ? AND payee = ? AND token = ? AND finalized = 0
             AND 1.000000000001 * CAST(spent AS REAL) - CAST(settled AS REAL) >= ? ORDER BY created_at"""
-        with self._database.read() as connection:
-            return [
-                _channel(row) for row in connection.execute(query, (chain_id, payee, token, float(least)))
-            ]
+        return self._read(clause, chain_id, payee, token, float(least))
 
     def idle(self, chain_id: ChainId, payee: Address, *, since: int) -> Sequence[PayeeChannel]:
         """Channels of a payee with something not settled that took no better voucher after `since`, Unix
         seconds."""
-        query = f"""{_SELECT} WHERE chain_id = ? AND payee = ? AND finalized = 0 AND spent > settled
+        clause = """WHERE chain_id = ? AND payee = ? AND finalized = 0 AND spent > settled
             AND accepted_at <= ? ORDER BY created_at"""
-        with self._database.read() as connection:
-            return [_channel(row) for row in connection.execute(query, (chain_id, payee, since))]
+        return self._read(clause, chain_id, payee, since)
 
     def accepted_at(self) -> Mapping[ChannelId, int]:
         """Unix seconds at which each channel's best voucher was accepted."""
@@ -216,9 +206,7 @@ class Vouchers:
 
     def closing(self, chain_id: ChainId) -> Sequence[PayeeChannel]:
         """Channels of a chain that are being closed, and take no vouchers; whatever the chain said last."""
-        query = f"{_SELECT} WHERE chain_id = ? AND closing = 1"
-        with self._database.read() as connection:
-            return [_channel(row) for row in connection.execute(query, (chain_id,))]
+        return self._read("WHERE chain_id = ? AND closing = 1", chain_id)
 
     def end_closes(self, chain_id: ChainId, *, but: Collection[ChannelId]) -> None:
         """Whatever was begun to close channels of a chain has ended, with success or without: `but` for some,
@@ -282,6 +270,10 @@ class Vouchers:
             "UPDATE vouchers SET untold = 0 WHERE channel_id = ?", [(one,) for one in channel_ids]
         )
 
+    def _read(self, clause: str, *values: Any) -> Sequence[PayeeChannel]:
+        with self._database.read() as connection:
+            return [_channel(row) for row in connection.execute(f"{_SELECT} {clause}", values)]
+
     def _write_in_parts(self, statement: str, values: Sequence[tuple[Any, ...]]) -> None:
         """Change channels, not all in one transaction: whoever sells waits for it. Nothing for no values."""
         for start in range(0, len(values), WRITTEN_AT_ONCE):
@@ -305,12 +297,6 @@ def _accepted(connection: sqlite3.Connection, channel_ids: Iterable[ChannelId]) 
         for channel_id, row in rows.items()
         if row
     }
-
-
-def _read(connection: sqlite3.Connection, clause: str, *values: str) -> Sequence[PayeeChannel]:
-    """The first channels that a clause gives, enough to show as candidates."""
-    rows = connection.execute(f"{_SELECT} {clause} LIMIT {CANDIDATES}", values)
-    return [_channel(row) for row in rows]
 
 
 def _channel(row: tuple[Any, ...]) -> PayeeChannel:
