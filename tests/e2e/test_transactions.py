@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from local_server import Handler, LocalServer
+from waiting import wait_until
 
 from microwallet.devnet.local_chain import local_chain
 from microwallet.domain.identifiers import NATIVE_TOKEN, hexed
@@ -791,13 +792,6 @@ def start_sending(chain, payer, operation, *, count=None):
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def wait_until(condition, seconds=15):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import threading
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +18,7 @@ import httpx
 import pytest
 from http402.fault_proxy import FAULTS, fault_proxy
 from http402.gateway_process import MOST_UNITS, PRICE
+from waiting import wait_until
 
 import microwallet
 from microwallet.errors import OutcomeUnknown, PaymentRefused
@@ -206,7 +206,7 @@ def test_books_agree(alice, bob, chain, gateways, log, names, count, seed):
     with fault_proxy([one.port for one in gateways], seed=seed, share=0.25, patience=PATIENCE) as proxy:
         programs = Programs(alice, proxy.url, count)
         programs.start(*names)
-        _wait_until(lambda: len(programs.told) >= count or programs.have_ended())
+        wait_until(lambda: len(programs.told) >= count or programs.have_ended(), 600)
         gateways[0].end(signal.SIGKILL)
         gateways[0].start()
         programs.end(names[-1], signal.SIGKILL)
@@ -386,10 +386,3 @@ def _check_served(books, told):
 def _balances(chain, *homes):
     reader = EscrowReader(chain.rpc, chain.escrow_contract)
     return reader.balances([(chain.token, one.address) for one in homes])
-
-
-def _wait_until(condition, seconds=600):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

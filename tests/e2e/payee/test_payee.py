@@ -9,20 +9,12 @@ import time
 
 import pytest
 from anybody import pooled
+from waiting import wait_until
 
 from microwallet.escrow import calls
 from microwallet.ledger.ledger import Ledger
 
 WEI = 10**18
-
-
-def wait_for(found, seconds=20):
-    """What `found` returns once it is true."""
-    deadline = time.monotonic() + seconds
-    while not (result := found()):
-        assert time.monotonic() < deadline, found
-        time.sleep(0.02)
-    return result
 
 
 def test_a_close_pays_refunds_and_happens_once(payee, payers):
@@ -190,7 +182,7 @@ def test_a_payer_that_turns_hostile_in_the_same_block_harms_nobody(payee, payers
     chain.rpc.call("evm_setAutomine", [False])
     closing = payee.home.start("payee", "close", "--all", "--yes", "--json", stdout=-1)
     try:
-        wait_for(lambda: pooled(chain))
+        wait_until(lambda: pooled(chain))
         payers.become(hostile)
         chain.rpc.call("evm_mine")
         chain.rpc.call("evm_setAutomine", [True])
@@ -532,7 +524,7 @@ def test_a_close_killed_after_it_was_sent_is_finished(payee, payers, chain, drop
     chain.rpc.call("evm_setAutomine", [False])
     try:
         closing = payee.home.start("payee", "close", "--all", "--yes", stdout=-3, stderr=-3)
-        (sent,) = wait_for(lambda: pooled(chain))
+        (sent,) = wait_until(lambda: pooled(chain))
         closing.kill()
         closing.wait()
         if dropped:
