@@ -64,9 +64,9 @@ class Desk(Generic[Tools]):
             try:
                 if self._is_closed:
                     raise NetworkError(f"the {self._name} is not asked any more")
-                tell = partial(_set_result, future, work(tools()))
+                tell = partial(_tell, future, future.set_result, work(tools()))
             except BaseException as error:  # noqa: BLE001  # it is the caller's
-                tell = partial(_set_exception, future, error)
+                tell = partial(_tell, future, future.set_exception, error)
             finally:
                 self._at_work.discard(threading.get_ident())
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -96,11 +96,6 @@ class Desk(Generic[Tools]):
                 do(tools)
 
 
-def _set_result(future: asyncio.Future[Any], result: Any) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _set_exception(future: asyncio.Future[Any], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
+def _tell(future: asyncio.Future[Any], tell: Callable[[Any], None], told: Any) -> None:
+    if not future.done():  # as it is where nobody waits any more
+        tell(told)
