@@ -195,7 +195,7 @@ _PAID_KEYS = set(_KEYS) - {"method", "path", "free"}
 def _route(
     number: int, table: Mapping[str, Any], amount: Callable[[str], Amount], names: SettingNames
 ) -> Route:
-    place = names.name("", number).rstrip()
+    place = names.place(number)
     for key, value in table.items():
         if key not in _KEYS:
             raise names.unknown(key, _KEYS, number)
@@ -259,10 +259,9 @@ def _price(
         raise names.wrong("per", f"is {unit!r}; {did_you_mean(unit, Unit)}", number)
     header, max_units = table.get("units-header"), table.get("max-units")
     if {header is not None, max_units is not None} != {unit == Unit.HEADER}:
-        place = names.name("", number).rstrip()
         keys = ("units-header", "max-units")
         raise UsageError(
-            f'{place} units-header and max-units go together with per = "header"',
+            f'{names.place(number)} units-header and max-units go together with per = "header"',
             hint=", ".join(['per = "header"', *(names.example(key) for key in keys)]),
         )
     if header is not None and not re.fullmatch(TCHARS, header):

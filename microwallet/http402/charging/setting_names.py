@@ -65,6 +65,10 @@ class SettingNames:
         file = "" if self.file is None else f"{self.file}: "
         return f"{file}{key}" if route is None else f"{file}route {route}: {key}"
 
+    def place(self, route: int | None = None) -> str:
+        """Where settings were written, to begin a message with: the file and the route, if there are any."""
+        return self.name("", route).rstrip()
+
     def example(self, key: str) -> str:
         """A line to type for a setting, where it was written."""
         if (flag := self._flag(key)) is not None:
@@ -84,7 +88,7 @@ class SettingNames:
 
     def unknown(self, key: str, known: Mapping[str, Any], route: int | None = None) -> UsageError:
         """The error of a key that is none."""
-        place = self.name("", route).rstrip()
+        place = self.place(route)
         if route is not None and key in _EXAMPLES and key not in known:
             message = f"{place} {key} is no setting of a route"
             return UsageError(message, hint=f"write it above the first [[routes]]: {self.example(key)}")
