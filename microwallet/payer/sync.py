@@ -24,8 +24,6 @@ from microwallet.payer.ways import Way
 
 REORGANISATION_BLOCKS = 256
 """How far back events are read again, and mined transactions looked at again."""
-
-
 _PAUSE_SECONDS = 1.0
 """Between two questions for a receipt."""
 
