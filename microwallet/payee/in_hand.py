@@ -80,8 +80,8 @@ class InHandHere(InHand):
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)
+        self.reserved(())  # removes files of the dead: where nothing is settled, nobody else does
         try:
-            self.reserved(())  # removes files of the dead: where nothing is settled, nobody else does
             self._descriptor, self._path = _make(home)
         except OSError as error:
             raise _uncounted(home, error) from error
