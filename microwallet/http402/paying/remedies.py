@@ -96,7 +96,7 @@ class Remedies:
         if (informed := (yield from self._informed(held, answer.problem))) is not None:
             return replace(informed, choice=(yield from self._offered_again(held, answer)))
         self._spending.give_back(held)
-        if held.is_resumed:
+        if held.is_resumed and not (kind in _GONE and self._is_untaken(held)):
             raise self._refusal(held, answer)
         is_outrun = kind in _WANTS_MORE and self._spending.has_stream(held.channel)
         if kind in _WANTS_MORE and self._may_try("outrun" if is_outrun else "raise"):
@@ -248,6 +248,12 @@ class Remedies:
             self._spending.forget_risen(channel, held.purchase.cumulative_amount - state.settled)
         choice = self._asking.choose((yield from self._asking.exchange()))
         return (yield from self._spending.buy(choice, without=[channel.channel_id]))
+
+    def _is_untaken(self, held: Held) -> bool:
+        """Whether the chain shows that nothing was taken for what an earlier run bought, and nothing will be:
+        it is given back."""
+        state = self._refreshed(held.channel).state
+        return state.finalized and self._spending.give_back_untaken(held, state.settled)
 
     def _shrunk(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
         """The payee was told of the deposits and sees less: a reorganisation may have undone one. What the

@@ -365,6 +365,17 @@ class Spending:
         if not held.is_resumed:
             self.client.ledger.purchases.give_back([held.purchase])
 
+    def give_back_untaken(self, held: Held, settled: int) -> bool:
+        """Give back what an earlier run bought, if all that was settled on its finalized channel, base units,
+        is what was charged for other requests for certain; whether it is."""
+        ledger, channel, live = self.client.ledger, self.newest(held.channel), self._live()
+        uncertain = ledger.purchases.uncertain(channel.channel_id) + ledger.payments.total(channel.channel_id)
+        if settled > channel.spent - uncertain or any(one.is_paid for one in live):
+            return False
+        ledger.purchases.give_back(live)
+        self._risen[channel.channel_id] = 0
+        return True
+
     def _pin(self, choice: Choice) -> None:
         """From the first payment on, this origin is paid to this payee alone."""
         known, client = self.client.ledger.known_payees, self.client

@@ -32,6 +32,13 @@ def hang_up(handler, action):
     return True
 
 
+def charge_and_hang_up(handler, action):
+    """The credential arrives and is charged for, no answer goes back."""
+    if action is not None:
+        handler.answer = lambda *_: setattr(handler, "close_connection", True)
+    return False
+
+
 def test_an_answer_that_breaks_off_is_had_again_under_its_key(fetch, payee, books):
     """It was paid for: exit 5, what came of it, and the hint is the command that pays nothing more."""
     payee.before = break_off
@@ -457,6 +464,40 @@ def test_channel_that_the_payee_closed(fetch, payee, books):
     payment = fetch().data["payment"]
     finalized = {channel.channel_id: channel.state.finalized for channel in books()[0]}
     assert finalized == {first: True, payment["channelId"]: False}
+
+
+def test_without_an_answer_on_a_channel_that_was_closed(fetch, payee, books):
+    """The same key buys from another channel where the chain shows that nothing was taken for it: all that
+    was settled is for what was answered."""
+    first = fetch().data["payment"]["channelId"]
+    payee.before = hang_up
+    assert fetch("--idempotency-key", "k").exit_code == 5
+    payee.before = lambda _handler, _action: False
+    payee.capture(payee.channels.pop(first))
+    words = ("--idempotency-key", "k", "--max-amount", "0.001 USDC")
+    payment = fetch(*words).data["payment"]
+    assert payment["channelId"] != first
+    assert [(one.spent, one.state.settled) for one in books()[0]] == [(1000, 1000), (1000, 0)]
+    assert books()[1] == [
+        (first, 1000, 1000, "paid"),
+        (first, 2000, 1000, "returned"),
+        (payment["channelId"], 1000, 1000, "paid"),
+    ]
+    assert fetch(*words).data["payment"]["channelId"] == payment["channelId"]
+
+
+def test_without_an_answer_on_a_channel_that_was_closed_with_it(fetch, payee, books):
+    """The same key buys nothing where more was settled than for what was answered: that may be for it."""
+    first = fetch().data["payment"]["channelId"]
+    payee.before = charge_and_hang_up
+    assert fetch("--idempotency-key", "k").exit_code == 5
+    payee.before = lambda _handler, _action: False
+    payee.capture(payee.channels.pop(first))
+    refused = fetch("--idempotency-key", "k")
+    assert (refused.exit_code, refused.error["code"]) == (4, "payment-refused")
+    assert "stays counted as spent" in refused.error["message"]
+    assert [(one.spent, one.state.settled) for one in books()[0]] == [(2000, 2000)]
+    assert books()[1] == [(first, 1000, 1000, "paid"), (first, 2000, 1000, "in-flight")]
 
 
 def test_dry_run_and_no_pay(fetch, payee, books):
