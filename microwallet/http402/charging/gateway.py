@@ -269,6 +269,8 @@ class Gateway:
         if ";" in below and self._routes.find(method, without_parameters(below)) is not route:
             return _BAD_REQUEST
         if route is not None:
+            if self._routes.may_cost(method, below, route):
+                return _BAD_REQUEST
             if route.price is None:
                 return Place.of(path, None)
             return Place.of(path, self._offers[id(route)], hands_over=method == "HEAD")

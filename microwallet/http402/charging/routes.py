@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -90,6 +90,10 @@ class Route:
             wanted in ("*", given) for wanted, given in zip(pattern, segments, strict=True)
         )
 
+    def in_small_letters(self) -> Route:
+        """The same for a path in small letters."""
+        return replace(self, pattern=[segment.lower() for segment in self.pattern])
+
     def covers(self, other: Route) -> bool:
         """Whether every request that `other` fits is one of these."""
         if self.method not in (ANY_METHOD, other.method):
@@ -113,6 +117,12 @@ def _split(pattern: Sequence[str]) -> tuple[Sequence[str], bool]:
     return (pattern[:-1], True) if pattern and pattern[-1] == "**" else (pattern, False)
 
 
+def _loose(segments: Sequence[str]) -> Sequence[str]:
+    """Segments in small letters, without a slash at the end."""
+    small = [segment.lower() for segment in segments]
+    return small[:-1] if len(small) > 1 and not small[-1] else small
+
+
 @dataclass(frozen=True, slots=True)
 class Routes:
     """The table; a request that fits no route is refused."""
@@ -125,6 +135,16 @@ class Routes:
             return None
         segments = path[1:].split("/")
         return next((route for route in self.routes if route.fits(method, segments)), None)
+
+    def may_cost(self, method: str, path: str, found: Route) -> bool:
+        """Whether applications may take a path for one of another route than `found`, which has a price: to
+        many, capitals are small letters, and a slash at the end is none."""
+        segments = _loose(without_parameters(path)[1:].split("/"))
+        small = (route.in_small_letters() for route in self.routes)
+        other = next((route for route in small if route.fits(method, segments)), None)
+        if other is None or other.price is None:
+            return False
+        return _loose(other.pattern) != _loose(found.pattern)
 
     def unreachable(self) -> list[tuple[int, str]]:
         """Numbers of the routes that no request reaches, from 1, and why."""

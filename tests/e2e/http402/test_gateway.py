@@ -869,12 +869,19 @@ def test_another_authorization_is_the_applications(sold_by):
         "/b/..;/a",
         "/c;/a",
         "/c/;/a",
+        "/c/a/",
+        "/C/a",
+        "/C;/a/",
+        "/report",
     ],
 )
 def test_no_side_door(sold_by, path):
     """A path that another program might read as a free one, or as one that costs, is no path."""
     counter = sold_by(
-        {"path": "/b/**", "free": True}, {"path": "/c/*", "price": "1000"}, {"path": "/**", "free": True}
+        {"path": "/b/**", "free": True},
+        {"path": "/c/*", "price": "1000"},
+        {"path": "/Report", "price": "1000"},
+        {"path": "/**", "free": True},
     )
 
     async def raw():

@@ -154,6 +154,39 @@ class TestRoutes:
         told = None if found is None else "free" if found.price is None else str(found.price.amount)
         assert told == expected
 
+    @pytest.mark.parametrize(
+        ("path", "may_cost"),
+        [
+            ("/articles/1", False),
+            ("/articles/1/", True),
+            ("/Articles/1", True),
+            ("/ARTICLES;v=1/1/", True),
+            ("/articles/", False),
+            ("/about/", False),
+            ("/ABOUT/us", False),
+            ("/report", True),
+            ("/Report/", False),
+            ("/django/1/", False),
+            ("/django/1", False),
+            ("/", False),
+            ("/Other/", False),
+        ],
+    )
+    def test_what_may_be_taken_for_something_that_costs(self, path, may_cost):
+        """In small letters and without a slash at the end it is that of another route, with a price; but one
+        that names what differs is meant so."""
+        table = routes(
+            {"path": "/articles/*", "price": "1"},
+            {"path": "/about/**", "free": True},
+            {"path": "/Report", "price": "2"},
+            {"path": "/Report/", "free": True},
+            {"path": "/django/*/", "price": "3"},
+            {"path": "/**", "free": True},
+        )
+        found = table.find("GET", path)
+        assert found is not None
+        assert table.may_cost("GET", path, found) is may_cost
+
     def test_all_of_a_price(self):
         """Units by a header: the most is reserved."""
         (route,) = routes(
