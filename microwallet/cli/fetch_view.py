@@ -89,7 +89,7 @@ def say_payment(payment: BookedPayment) -> None:
     if payment.paid_before:
         said = [f"{said[0]} before, under this idempotency key", "nothing new was paid"]
     if not channel.state.finalized:
-        left = Amount(channel.state.deposit - channel.spent, channel.asset)
+        left = Amount(max(0, channel.state.deposit - channel.spent), channel.asset)
         said.append(f"{left} left on {channel.name}")
     Stderr().say("; ".join(said))
     for problem in payment.receipt_problems:

@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 
 import pytest
 from http402.payee_double import HEADERS_WITHOUT_END, PAID_BODY, STREAM, break_off, drip, drip_header
@@ -309,6 +310,19 @@ def test_the_same_key_after_it_was_paid(fetch, alice, payee, books):
     assert fetch("--idempotency-key", "k").stderr.splitlines()[-1] == paid_before
     fetch("--idempotency-key", "new").succeeded()
     assert "left on" in fetch("--idempotency-key", "new").stderr
+
+
+def test_what_is_left_of_a_deposit_that_a_node_does_not_know(fetch, alice, payee, books):
+    """What was paid for comes, though another command has heard meanwhile, of a node that is behind, that
+    there is no such channel."""
+    fetch("--idempotency-key", "k").succeeded()
+    [channel] = books()[0]
+    behind = replace(channel.state, deposit=0)
+    with Wallet.open(environment=alice.environment) as wallet:
+        wallet.ledger.channels.record_states({channel.channel_id: behind}, as_of=channel.as_of)
+    again = fetch("--idempotency-key", "k")
+    assert again.data["body"] == PAID_BODY.decode()
+    assert again.stderr.splitlines()[-1].endswith(f"; 0 USDC left on {channel.name}")
 
 
 def test_what_the_resource_refuses_is_paid(fetch, payee, books):
