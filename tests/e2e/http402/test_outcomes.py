@@ -312,7 +312,7 @@ def test_the_same_key_after_it_was_paid(fetch, alice, payee, books):
     assert "left on" in fetch("--idempotency-key", "new").stderr
 
 
-def test_what_is_left_of_a_deposit_that_a_node_does_not_know(fetch, alice, payee, books):
+def test_what_is_left_of_a_deposit_that_a_node_does_not_know(fetch, alice, books):
     """What was paid for comes, though another command has heard meanwhile, of a node that is behind, that
     there is no such channel."""
     fetch("--idempotency-key", "k").succeeded()
