@@ -138,7 +138,10 @@ class Routes:
 
     def may_cost(self, method: str, path: str, found: Route) -> bool:
         """Whether applications may take a path for one of another route than `found`, which has a price: to
-        many, capitals are small letters, and a slash at the end is none."""
+        many, capitals are small letters, and a slash at the end is none. What `found` names whole is meant.
+        """
+        if list(found.pattern) == path[1:].split("/"):
+            return False
         segments = _loose(without_parameters(path)[1:].split("/"))
         small = (route.in_small_letters() for route in self.routes)
         other = next((route for route in small if route.fits(method, segments)), None)

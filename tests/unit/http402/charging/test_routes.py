@@ -187,6 +187,14 @@ class TestRoutes:
         assert found is not None
         assert table.may_cost("GET", path, found) is may_cost
 
+    @pytest.mark.parametrize("path", ["/docs/", "/Docs"])
+    def test_what_a_route_names_whole_is_meant_so(self, path):
+        """Though all that no route names has a price."""
+        table = routes({"path": path, "free": True}, {"path": "/**", "price": "1"})
+        found = table.find("GET", path)
+        assert found is not None
+        assert not table.may_cost("GET", path, found)
+
     def test_all_of_a_price(self):
         """Units by a header: the most is reserved."""
         (route,) = routes(
