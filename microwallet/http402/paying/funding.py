@@ -131,14 +131,20 @@ class Funding:
         return next(iter(self._usable(without)), None)
 
     def _usable(self, without: Collection[ChannelId]) -> Sequence[PayerChannel]:
-        now = self._client.clock()
         return [
-            channel
-            for channel in self._channels()
-            if channel.voucher_known
-            and channel.channel_id not in without
-            and channel.state.status(now=now) is ChannelStatus.OPEN
+            channel for channel in self._open() if channel.voucher_known and channel.channel_id not in without
         ]
+
+    def _silent(self) -> str | None:
+        """Which open channel does not pay, and why: nothing on the chain tells its highest voucher."""
+        silent = next((channel for channel in self._open() if not channel.voucher_known), None)
+        if silent is None:
+            return None
+        return f"channel {silent.name} does not pay: its highest voucher is not known"
+
+    def _open(self) -> Sequence[PayerChannel]:
+        now = self._client.clock()
+        return [one for one in self._channels() if one.state.status(now=now) is ChannelStatus.OPEN]
 
     def _channels(self) -> Sequence[PayerChannel]:
         """Every live channel from this account to the offer's payee, in its token, oldest first."""
@@ -171,6 +177,9 @@ class Funding:
         else:
             amount, key = self._deposit(short, terms), None
         if short is None:
+            if (silent := self._silent()) is not None:
+                then = "microwallet channel sync --voucher FILE"
+                self._client.reporter.say(f"{silent}; ask the payee for it, then: {then}")
             payee = self._choice.request.recipient
             plan = plan_open(account, payee, amount, idempotency_key=key, is_gasless=is_gasless)
             return self._made(account, plan, f"opening a channel to {payee} with {amount}")
@@ -220,10 +229,9 @@ class Funding:
         suggested = request.suggested_deposit or _REQUESTS_A_DEPOSIT * self._choice.reserved
         amount = min(max(suggested, missing), left, DEPOSIT_LIMIT - 1)
         if amount < missing:
-            silent = next((channel for channel in self._channels() if not channel.voucher_known), None)
             because, instead = "", ""
-            if silent is not None:
-                because = f"channel {silent.name} does not pay: its highest voucher is not known; "
+            if (silent := self._silent()) is not None:
+                because = f"{silent}; "
                 instead = "microwallet channel sync --voucher FILE  (ask the payee for it), or "
             raise DepositAboveLimit(
                 f"a deposit of at least {needed} is needed, and {Amount(left, asset)} is left of what may be"

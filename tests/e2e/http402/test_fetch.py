@@ -354,6 +354,22 @@ def test_the_limit_is_taken_by_a_channel_whose_voucher_is_unknown(alice, fetch):
     assert refused.error["hint"].startswith("microwallet channel sync --voucher FILE")
 
 
+def test_another_channel_beside_one_whose_voucher_is_unknown(alice, fetch):
+    """Before it is opened the one that could pay is named, with what makes it pay again: an older copy of the
+    ledger is noticed by nothing else here. Where another pays already, nothing is said of it."""
+    channel = fetch("--deposit", "0.2 USDC").data["payment"]["channelId"]
+    for file in alice.path.glob("ledger*"):
+        file.unlink()
+    alice.run("channel", "sync").succeeded()
+    said = f"channel {channel} does not pay: its highest voucher is not known; ask the payee for it, then:"
+    asked = fetch(yes=False)
+    assert (asked.exit_code, said in asked.stderr) == (2, True)
+    opened = fetch()
+    assert opened.data["payment"]["channelId"] != channel
+    assert f"{said} microwallet channel sync --voucher FILE" in opened.stderr
+    assert said not in fetch().stderr
+
+
 @pytest.fixture
 def proxy():
     """A plain HTTP proxy that answers by itself; what it was asked for."""
