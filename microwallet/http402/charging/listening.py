@@ -26,15 +26,17 @@ _ENCRYPTED = re.compile(rb"BEGIN ENCRYPTED|Proc-Type: 4,ENCRYPTED")
 
 def check_is_private(settings: Settings) -> None:
     """UsageError where payments would go in the clear."""
-    if settings.host.startswith("["):
-        raise UsageError(
-            f"{settings.host} is written without brackets here", hint=f"--host {settings.host.strip('[]')}"
-        )
-    if not (is_loopback(settings.host) or settings.has_tls or settings.behind_tls_proxy):
-        raise UsageError(
-            f"{settings.host} can be reached by others, and payments do not go in the clear",
-            hint="--tls-cert cert.pem --tls-key key.pem, or --behind-tls-proxy ADDRESS of the proxy",
-        )
+    with settings.names.naming("host"):
+        if settings.host.startswith("["):
+            raise UsageError(
+                f"{settings.host} is written without brackets here",
+                hint=f"--host {settings.host.strip('[]')}",
+            )
+        if not (is_loopback(settings.host) or settings.has_tls or settings.behind_tls_proxy):
+            raise UsageError(
+                f"{settings.host} can be reached by others, and payments do not go in the clear",
+                hint="--tls-cert cert.pem --tls-key key.pem, or --behind-tls-proxy ADDRESS of the proxy",
+            )
 
 
 def bind(settings: Settings) -> socket.socket:

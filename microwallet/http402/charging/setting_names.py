@@ -111,7 +111,7 @@ class SettingNames:
     def _as_written(self, key: str, hint: str) -> str:
         """A hint that sets the flag of a setting, for where that was written."""
         flag = f"--{_FLAGS.get(key, key)} "
-        if self._flag(key) is not None or not hint.startswith(flag):
+        if self.file is None or self._flag(key) is not None or not hint.startswith(flag):
             return hint
         return f"{key} = {json.dumps(shlex.split(hint.removeprefix(flag))[0])}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from microwallet.errors import UsageError
-from microwallet.http402.charging.listening import bind, certificate_warnings
+from microwallet.http402.charging.listening import bind, certificate_warnings, check_is_private
 from microwallet.http402.charging.proxy import ReverseProxy
 from microwallet.http402.charging.settings import Settings
 
@@ -145,6 +145,20 @@ def test_an_address_of_ipv6_has_no_brackets():
     with pytest.raises(UsageError, match="without brackets") as refused:
         bind(Settings(host="[::1]", port=0))
     assert refused.value.hint == "--host ::1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "named", "mended"),
+    [({}, "gateway.toml: host: ", 'host = "::1"'), ({"host": "[::1]"}, "--host: ", "--host ::1")],
+)
+def test_an_address_that_is_refused_is_named_where_it_was_written(file, flags, named, mended):
+    """The file and its key, or the flag, and what mends it there."""
+    with pytest.raises(UsageError, match="without brackets") as refused:
+        check_is_private(Settings.read(file('host = "[::1]"'), flags))
+    assert named in refused.value.message
+    assert refused.value.hint == mended
+    with pytest.raises(UsageError, match=r"host: 0\.0\.0\.0 can be reached by others"):
+        check_is_private(Settings.read(file('host = "0.0.0.0"'), dict.fromkeys(flags, "0.0.0.0")))
 
 
 def test_an_address_of_another_machine():
