@@ -40,6 +40,9 @@ SETTINGS: Mapping[str, Setting] = {
     "wait-seconds": Setting(180, "seconds to wait for a transaction before its outcome is unknown"),
 }
 
+_SECTIONS = frozenset({"networks", "tokens", "escrows"})
+"""Tables of the user file beside its settings."""
+
 _NUMBERS = {"rpc-timeout", "max-fee-gwei", "wait-seconds"}
 
 
@@ -110,7 +113,7 @@ class Configuration:
         self._environment = environment
         self._flags = {name: value for name, value in (flags or {}).items() if value is not None}
         self._project = _read(project_folder / PROJECT_FILE) if project_folder else {}
-        self.user = _read(paths.user_file)
+        self.user = _read_user(paths.user_file)
 
     def get(self, name: str) -> Any:
         """The value of a setting of SETTINGS."""
@@ -156,7 +159,7 @@ class Configuration:
         import tomli_w
 
         with self._locked():
-            self.user = content = _read(self.paths.user_file)
+            self.user = content = _read_user(self.paths.user_file)
             yield content
             with _writing(self.paths.user_file):
                 replace_file(self.paths.user_file, tomli_w.dumps(content))
@@ -178,11 +181,12 @@ def _variable(name: str) -> str:
 def checked_setting(name: str, value: Any) -> Any:
     """The value of a setting as the user file keeps it; UsageError if there is no such setting."""
     if name not in SETTINGS:
-        raise UsageError(
-            f"there is no setting {name[:64]!r}; {did_you_mean(name, SETTINGS)}",
-            hint="microwallet config show",
-        )
+        raise UsageError(_no_setting(name), hint="microwallet config show")
     return _checked(name, value, "the command line")
+
+
+def _no_setting(name: str) -> str:
+    return f"there is no setting {name[:64]!r}; {did_you_mean(name, SETTINGS)}"
 
 
 def _checked(name: str, value: Any, where: str) -> Any:
@@ -202,6 +206,15 @@ def _checked(name: str, value: Any, where: str) -> Any:
     return int(number) if number.is_integer() else number
 
 
+def _read_user(path: Path) -> dict[str, Any]:
+    """The user file; UsageError for a key that is no setting, such as a limit that is mistyped."""
+    content = _read(path)
+    for name in content:
+        if name not in SETTINGS and name not in _SECTIONS:
+            raise UsageError(f"{path}: {_no_setting(name)}", hint=_mend(path))
+    return content
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
@@ -210,9 +223,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{path} cannot be read: {error}", hint=f"mend it, or move it away: mv {path} {path}.old"
-        ) from error
+        raise UsageError(f"{path} cannot be read: {error}", hint=_mend(path)) from error
+
+
+def _mend(path: Path) -> str:
+    return f"mend it, or move it away: mv {path} {path}.old"
 
 
 @contextmanager

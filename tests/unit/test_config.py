@@ -1,4 +1,4 @@
-"""The user file where it cannot be written."""
+"""The user file: what it may hold, and where it cannot be written."""
 
 from __future__ import annotations
 
@@ -40,3 +40,30 @@ def test_a_full_disk_keeps_the_file_as_it_was(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert configuration(tmp_path).get("account") == "alice"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('max_amount = "0.0001 USDC"', "there is no setting 'max_amount'; did you mean max-amount"),
+        ('[limits]\nmax-amount = "1 USDC"', "there is no setting 'limits'"),
+    ],
+)
+def test_a_setting_that_is_none_is_named(tmp_path, text, said):
+    """A limit that was mistyped would not be in force, and nothing would tell: it is refused, as `config set`
+    refuses it, where settings are read and where they are changed."""
+    was_read, file = configuration(tmp_path), tmp_path / "config.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as refused:
+        configuration(tmp_path)
+    assert f"{file}: {said}" in refused.value.message
+    assert refused.value.hint == f"mend it, or move it away: mv {file} {file}.old"
+    with pytest.raises(UsageError, match="there is no setting"), was_read.editing():
+        pass
+
+
+def test_tables_of_networks_tokens_and_escrows_are_settings(tmp_path):
+    """What `network add`, `network token add` and `escrow trust` write is read again."""
+    with configuration(tmp_path).editing() as content:
+        content |= {"network": "a", "networks": {"a": {}}, "tokens": {"1": {}}, "escrows": {"1": []}}
+    assert configuration(tmp_path).section("networks") == {"a": {}}
