@@ -104,10 +104,10 @@ def sell(rows: SessionRows, order: Order, now: int, *, is_closing: bool = False)
     is_better = accepted is not account
     try:
         charged = charge(accepted, order.cost)
-    except Refused:
+    except Refused as refusal:
         if is_better:
             rows.save_voucher(accepted, handover.signature, now=now)
-        raise
+        raise _unless_uncertain(refusal, accepted, order) from None
     if order.is_stream:
         charged = charged._replace(stream=charged.stream + 1)
     if is_better:  # none above all before has bought already
@@ -117,6 +117,15 @@ def sell(rows: SessionRows, order: Order, now: int, *, is_closing: bool = False)
     else:
         raise insufficient(accepted, order.cost, "this voucher has bought already")
     return Sold(sale, charged)
+
+
+def _unless_uncertain(refusal: Refused, account: SessionAccount, order: Order) -> Refused:
+    """The refusal of an order that an account does not pay for; one to come again with where it would by what
+    the chain told of the deposit elsewhere, as one of its nodes may be behind."""
+    if account._replace(deposit=order.handover.deposit).available < order.cost:
+        return refusal
+    detail = "it is not certain how much is deposited, as the chain told two sums; nothing was charged"
+    return refused(ProblemType.TRY_AGAIN, detail, account.channel_id)
 
 
 def _request_of(sold: Order | Sale) -> bytes | None:
