@@ -34,6 +34,12 @@ def http_date(seconds: int) -> bytes:
     return formatdate(seconds, usegmt=True).encode()
 
 
+async def client_leaves(receive: Receive) -> None:
+    """Wait until the client has gone away."""
+    while (await receive())["type"] == "http.request":
+        pass
+
+
 async def send_answer(answer: Answer, send: Send, *, with_body: bool = True, is_dated: bool = True) -> None:
     """Send a whole answer; one to a HEAD without its body. `is_dated`: with a Date, which other servers than
     our own add themselves."""

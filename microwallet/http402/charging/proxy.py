@@ -14,7 +14,7 @@ from microwallet.domain.one_line import one_line
 from microwallet.domain.whole_url import whole_url
 from microwallet.errors import UsageError
 from microwallet.http402.charging.answers import KEPT_LIMIT, plain_answer
-from microwallet.http402.charging.asgi import Receive, Scope, Send, plain_name, send_answer
+from microwallet.http402.charging.asgi import Receive, Scope, Send, client_leaves, plain_name, send_answer
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
@@ -100,7 +100,7 @@ class ReverseProxy:
                 async for chunk in response.aiter_stream():
                     passed += len(chunk)
                     if passed > KEPT_LIMIT:
-                        leaving = leaving or asyncio.ensure_future(_leaves(receive))
+                        leaving = leaving or asyncio.ensure_future(client_leaves(receive))
                         if leaving.done():
                             return
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -149,12 +149,6 @@ async def _body(receive: Receive) -> AsyncIterator[bytes]:
             yield message["body"]
         if not message.get("more_body", False):
             return
-
-
-async def _leaves(receive: Receive) -> None:
-    """Wait until the client has gone away."""
-    while (await receive())["type"] == "http.request":
-        pass
 
 
 def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

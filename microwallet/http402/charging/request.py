@@ -7,7 +7,7 @@ from collections import deque
 from enum import Enum, auto
 from functools import lru_cache
 
-from microwallet.http402.charging.asgi import Message, Receive, Scope, plain_name
+from microwallet.http402.charging.asgi import Message, Receive, Scope, client_leaves, plain_name
 from microwallet.http402.charging.paths import raw_path
 from microwallet.http402.wire.challenge import PAYMENT_AUTHORIZATION
 from microwallet.http402.wire.credential import is_payment
@@ -177,8 +177,7 @@ class Request:
         if self.has_body and not self._is_handed_on:
             self._handed_on = asyncio.Event()
             await self._handed_on.wait()
-        while (await self._receive())["type"] == "http.request":
-            pass
+        await client_leaves(self._receive)
 
     def _uses(self, use: _Use, name: bytes, value: bytes) -> bool:
         """Take note of a field; whether it is kept from the application."""
