@@ -115,9 +115,11 @@ class WalletPool:
         try:
             yield wallet
         except GeneratorExit:
-            # A stream was dropped unclosed. Garbage is collected in the middle of anything: no lock is taken,
-            # and what was closed meanwhile is left to the collector too.
-            free.append(wallet)
+            # A stream was dropped unclosed. Garbage is collected in the middle of anything: no lock is taken.
+            if self._closed:
+                wallet.drop()
+            else:
+                free.append(wallet)
             raise
         except BaseException:
             self._give_back(wallet, free)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from microwallet.api.pool import WalletPool, open_adapters
-from microwallet.errors import UsageError
+from microwallet.errors import LedgerError, UsageError
 from microwallet.ledger.turns import Turns, _File
 
 
@@ -47,7 +47,9 @@ def test_what_is_dropped_waits_for_nothing(pool, is_closed):
     if is_closed:
         with pytest.raises(UsageError, match="closed"), pool.lend():
             pass
-        wallet.ledger.close()  # which the collector would do
+        with pytest.raises(LedgerError, match="closed"):
+            wallet.ledger.channels.list(finalized=False)
+        wallet.ledger.turns.close()
     else:
         with pool.lend() as again:
             assert again is wallet
