@@ -13,6 +13,8 @@ from microwallet.errors import LedgerCorrupt, MicrowalletError, NetworkError, Us
 from microwallet.keys.key_files import Store
 from microwallet.wallet import Wallet
 
+_RESTORE = "put a backup in its place, then: microwallet channel sync"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
@@ -103,12 +105,15 @@ def _keys(wallet: Wallet) -> str:
 
 def _ledger(wallet: Wallet) -> str:
     if not wallet.paths.ledger.exists() and not wallet.paths.ledger.with_suffix(".mark").exists():
+        if count := len(wallet.voucher_keys):
+            raise LedgerCorrupt(
+                f"the ledger is gone, voucher keys of {count} channels are here", hint=_RESTORE
+            )
         return "not there yet"
     problems = wallet.ledger.database.integrity_problems()
     unknown = [one for one in wallet.ledger.channels.list(finalized=False) if not one.voucher_known]
     if problems:
-        mend = "keep a copy of the file, put a backup in its place, then: microwallet channel sync"
-        raise LedgerCorrupt("; ".join(problems), hint=mend)
+        raise LedgerCorrupt("; ".join(problems), hint=f"keep a copy of the file, {_RESTORE}")
     if unknown:
         raise VoucherUnknown(
             f"the highest voucher of {len(unknown)} channels is not known: they do not pay",

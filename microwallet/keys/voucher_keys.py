@@ -49,6 +49,10 @@ class VoucherKeys:
     ) -> None:
         self._files = voucher_key_files(folder, passwords, environment, say)
 
+    def __len__(self) -> int:
+        """How many channels have their key here."""
+        return sum(1 for _ in self._files)
+
     def put(self, channel_id: ChannelId, key: VoucherKey, store: Store) -> None:
         """Keep a channel's key; durable when it returns.
 

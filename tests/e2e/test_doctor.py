@@ -45,6 +45,17 @@ def test_a_damaged_ledger(alice, bob):
     assert "microwallet channel sync" in found["ledger"]["mend"]
 
 
+def test_a_lost_ledger(alice, bob):
+    """The voucher keys are there still, so there was one; what is named finds its channels again."""
+    channel_id = alice.run("channel", "open", bob.address, "1 USDC", "--yes", "--json").data["channelId"]
+    for lost in alice.path.glob("ledger.*"):
+        lost.unlink()
+    found = checks(alice.run("doctor", "--json"))
+    assert [name for name, one in found.items() if not one["ok"]] == ["ledger"]
+    assert "microwallet channel sync" in found["ledger"]["mend"]
+    assert alice.run("channel", "sync", "--json").data["added"] == [channel_id]
+
+
 def test_no_chain_at_all(alice):
     """What the chain was to be asked fails, with a command; the rest is told."""
     found = checks(alice.run("doctor", "--json", env=NOWHERE))
