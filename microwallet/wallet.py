@@ -91,11 +91,6 @@ class Wallet:
         if "ledger" in self.__dict__:
             self.ledger.close()
 
-    def drop(self) -> None:
-        """Close its ledger without waiting for a lock, as in garbage collection; turns stay as they are."""
-        if "ledger" in self.__dict__:
-            self.ledger.database.close()
-
     def now(self) -> int:
         """Unix seconds by the local clock."""
         return int(time.time())

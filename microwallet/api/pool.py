@@ -116,10 +116,10 @@ class WalletPool:
             yield wallet
         except GeneratorExit:
             # A stream was dropped unclosed. Garbage is collected in the middle of anything: no lock is taken.
-            if self._closed:
-                wallet.drop()
-            else:
+            if not self._closed:
                 free.append(wallet)
+            elif "ledger" in vars(wallet):
+                wallet.ledger.database.close()  # not its turns, whose close takes a lock
             raise
         except BaseException:
             self._give_back(wallet, free)
