@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
 import httpx
@@ -111,7 +112,7 @@ class PayingTerms:
 
 
 def prepare(request: httpx.Request) -> None:
-    """Ready a request of a program: a key in the field for it is its key, unless it could be none here.
+    """Ready a request of a program: a key in the field for it is its key, or if it is too long, its digest.
 
     UsageError if the extension is an idempotency key that cannot be sent.
     """
@@ -119,9 +120,12 @@ def prepare(request: httpx.Request) -> None:
     key = request.extensions.get(IDEMPOTENCY_KEY)
     if key is not None:
         check_http_key(key)
-    elif (sent := request.headers.get("Idempotency-Key")) is not None:
-        with suppress(UsageError):
-            request.extensions[IDEMPOTENCY_KEY] = check_http_key(sent)
+    elif sent := request.headers.get("Idempotency-Key"):
+        try:
+            key = check_http_key(sent)
+        except UsageError:
+            key = f"sha256-{hashlib.sha256(sent.encode()).hexdigest()}"
+        request.extensions[IDEMPOTENCY_KEY] = key
 
 
 def payment_of(response: httpx.Response) -> HttpPayment | None:
