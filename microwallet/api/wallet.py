@@ -217,7 +217,7 @@ class Wallet:
         from microwallet.payer.sync import sync
 
         with self._pool.lend() as wallet:
-            synced = sync([wallet.paying_account()], wallet.asset_of)
+            synced = sync([wallet.paying_account()], wallet.trusted_escrows, wallet.asset_of)
             found = [wallet.ledger.channels.newest(channel) for channel in synced.channels]
             return [channel_result(channel, now=wallet.now()) for channel in found]
 

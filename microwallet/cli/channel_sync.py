@@ -47,7 +47,8 @@ def sync(
         accounts = [wallet.account] if account else wallet.accounts.list()
         if not accounts:
             raise UnknownReference("this wallet has no account", hint="microwallet account import NAME")
-        synced = sync_with_chain([wallet.paying_account(one) for one in accounts], wallet.asset_of)
+        paying = [wallet.paying_account(one) for one in accounts]
+        synced = sync_with_chain(paying, wallet.trusted_escrows, wallet.asset_of)
         imported = [] if voucher is None else import_vouchers(wallet.ledger, content.splitlines())
         notes = [note for one in imported for note in _keep_key(wallet, one)]
         return _result(wallet, synced, imported, notes)

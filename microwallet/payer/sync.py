@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
-from microwallet.domain.channel import PayerChannel
+from microwallet.domain.channel import ChannelState, PayerChannel
 from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.domain.money import Asset
 from microwallet.domain.ports import JournalEntry, TransactionStatus
@@ -53,8 +53,13 @@ class Synced:
     notes: Sequence[str]
 
 
-def sync(accounts: Sequence[PayingAccount], asset_of: Callable[[Address], Asset]) -> Synced:
-    """Find the channels of these accounts on one chain, and bring to an end what is unfinished.
+def sync(
+    accounts: Sequence[PayingAccount],
+    escrow_contracts: Collection[Address],
+    asset_of: Callable[[Address], Asset],
+) -> Synced:
+    """Find the channels of these accounts in some escrows of one chain, and bring to an end what is
+    unfinished in any.
 
     A channel the ledger did not know does not pay until its highest voucher is imported. Raises
     NetworkError when the chain cannot be asked; what was found until then is kept.
@@ -66,7 +71,8 @@ def sync(accounts: Sequence[PayingAccount], asset_of: Callable[[Address], Asset]
     channels: Sequence[PayerChannel] = ()
     for account in accounts:
         head = account.reader.head()
-        added += _discover(account, asset_of, head)
+        for escrow_contract in sorted(escrow_contracts):
+            added += _discover(_over(account, escrow_contract), asset_of, head)
         lost = _look_again(account, head)
         deposits += lost
         notes += [
@@ -91,6 +97,11 @@ def sync(accounts: Sequence[PayingAccount], asset_of: Callable[[Address], Asset]
             if channel.channel_id in added or not (channel.state.finalized or channel.channel_id in dead)
         ]
     return Synced(added=added, channels=channels, deposits=deposits, transactions=transactions, notes=notes)
+
+
+def _over(account: PayingAccount, escrow_contract: Address) -> PayingAccount:
+    """The account over another escrow of its chain."""
+    return replace(account, reader=account.reader_of(escrow_contract))
 
 
 def _discover(account: PayingAccount, asset_of: Callable[[Address], Asset], head: Head) -> list[ChannelId]:
@@ -145,19 +156,19 @@ def _look_again(account: PayingAccount, head: Head) -> list[SettledDeposit]:
 
 def _of_an_earlier_chain(account: PayingAccount, deposits: Sequence[Deposit]) -> list[Deposit]:
     """Those that were begun before the chain was, into channels that are not on it."""
-    reader, ledger = account.reader, account.ledger
-    channels = {deposit.channel_id: ledger.channels.get(deposit.channel_id) for deposit in deposits}
-    ours = [
-        channel_id
-        for channel_id, channel in channels.items()
-        if channel is not None and channel.descriptor.escrow_contract == reader.escrow_contract
-    ]
-    states = dict(zip(ours, reader.channel_states(ours), strict=True))
+    ledger = account.ledger
+    by_escrow: dict[Address, list[ChannelId]] = {}
+    for channel_id in dict.fromkeys(deposit.channel_id for deposit in deposits):
+        if (channel := ledger.channels.get(channel_id)) is not None:
+            by_escrow.setdefault(channel.descriptor.escrow_contract, []).append(channel_id)
+    states: dict[ChannelId, ChannelState] = {}
+    for escrow_contract, ids in by_escrow.items():
+        states.update(zip(ids, account.reader_of(escrow_contract).channel_states(ids), strict=True))
     missing = {channel_id: state for channel_id, state in states.items() if not state.exists}
     if not missing:
         return []
     try:
-        first = reader.head(0)
+        first = account.reader.head(0)
     except NetworkError:  # a server without the first block
         return []
     started = first.timestamp if first.number == 0 else 0
@@ -181,7 +192,7 @@ def _settle_deposits(account: PayingAccount) -> list[SettledDeposit]:
             account.network.chain_id,
         ):
             continue
-        status = settle_deposit(account, deposit, channel)
+        status = settle_deposit(_over(account, channel.descriptor.escrow_contract), deposit, channel)
         settled.append(SettledDeposit(deposit=deposit, status=status))
     return settled
 

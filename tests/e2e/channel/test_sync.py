@@ -7,14 +7,24 @@ import shutil
 import time
 
 import pytest
+from anybody import done_as
 
+from microwallet import Wallet as ProgramsWallet
 from microwallet.devnet.local_chain import local_chain
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD
+from microwallet.domain.identifiers import checksum_address
+from microwallet.domain.money import Amount
+from microwallet.escrow import calls
+from microwallet.escrow.authorizations import AUTHORIZATION_SECONDS, EXPIRY_MARGIN
 from microwallet.escrow.reader import EscrowReader
+from microwallet.payer.deposit import make_deposit
+from microwallet.payer.open import plan_open
 from microwallet.payer.refresh import refresh
+from microwallet.payer.signed_deposit import sign_deposit
 from microwallet.wallet import Wallet
 
 TEN = 10_000_000
+OTHER_ESCROW = checksum_address(b"\xe5" * 20)
 
 
 @pytest.fixture
@@ -30,6 +40,24 @@ def fresh(alice, make_home, chain):
     home = make_home("fresh", chain)
     shutil.copytree(alice.path / "keys" / "accounts", home.path / "keys" / "accounts")
     return home
+
+
+@pytest.fixture
+def opened_elsewhere(alice, bob, fresh, chain):
+    """Makes a deposit of 10 USDC, by a function, into a channel of another escrow, which both homes trust;
+    what that has given."""
+    code = chain.rpc.call("eth_getCode", [chain.escrow_contract, "latest"])
+    chain.rpc.call("anvil_setCode", [OTHER_ESCROW, code])
+    for home in (alice, fresh):
+        home.run("escrow", "trust", OTHER_ESCROW, "--yes").succeeded()
+
+    def opened(make, *, is_gasless=False):
+        with Wallet.open(environment=alice.environment) as wallet:
+            account = wallet.paying_account(escrow_contract=OTHER_ESCROW)
+            amount = Amount(TEN, wallet.resolve_asset("USDC"))
+            return make(account, plan_open(account, bob.address, amount, is_gasless=is_gasless))
+
+    return opened
 
 
 def test_a_lost_ledger_is_rebuilt(fresh, coffee, bob, tmp_path):
@@ -61,6 +89,35 @@ def test_a_lost_ledger_is_rebuilt(fresh, coffee, bob, tmp_path):
     assert imported["added"] == []
     paid = fresh.run("pay", bob.address, "1", "--json").data
     assert (paid["cumulativeAmount"], paid["channelId"]) == ("4000000", coffee["channelId"])
+
+
+def found_by_command(home):
+    """The channels that `channel sync` finds."""
+    return home.run("channel", "sync", "--json").data["added"]
+
+
+def found_by_program(home):
+    """The channels that a program's sync finds."""
+    with ProgramsWallet.open(home.path, rpc_url=home.settings["MICROWALLET_RPC_URL"]) as wallet:
+        return [one.channel_id for one in wallet.sync()]
+
+
+@pytest.mark.parametrize("found_by", [found_by_command, found_by_program])
+def test_a_channel_in_another_escrow_that_is_trusted_is_found_too(found_by, fresh, opened_elsewhere):
+    """From the key alone, as any other: its deposit would be lost."""
+    made = opened_elsewhere(make_deposit)
+    assert found_by(fresh) == [made.channel.channel_id]
+
+
+def test_an_open_in_another_escrow_is_not_given_up(alice, bob, opened_elsewhere, chain):
+    """The payee has brought it onto the chain, and what was signed for it has expired since: it is there."""
+    signed = opened_elsewhere(sign_deposit, is_gasless=True)
+    call = calls.open_with_authorization(signed.channel.descriptor, TEN, signed.authorization)
+    done_as(bob.address, call, chain)
+    chain.node.advance(AUTHORIZATION_SECONDS + EXPIRY_MARGIN + 1)
+    synced = alice.run("channel", "sync", "--json").data
+    assert [one["status"] for one in synced["deposits"]] == ["done"]
+    assert [one["channelId"] for one in synced["channels"]] == [signed.channel.channel_id]
 
 
 def test_nothing_of_a_channel_whose_voucher_is_unknown_is_free(fresh, coffee):
