@@ -20,6 +20,7 @@ from microwallet.errors import (
     TransactionReverted,
 )
 from microwallet.escrow import calls
+from microwallet.escrow.artifacts import artifact
 from microwallet.escrow.rpc import LAG_SECONDS, RpcError
 from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 from microwallet.ledger.ledger import Ledger
@@ -131,6 +132,8 @@ def _again(account: PayingAccount, plan: DepositPlan) -> str:
     key = f"--idempotency-key {shlex.quote(plan.idempotency_key)}"
     if plan.channel is not None:
         return f'microwallet channel top-up {plan.channel.channel_id} "{plan.amount}" {key}'
+    if account.reader.escrow_contract != artifact("ChannelEscrow").address:
+        return f"microwallet channel sync --network {account.network.name}"  # `open` is for our escrow alone
     label = f" --label {shlex.quote(plan.label)}" if plan.label else ""
     token = "" if plan.amount.asset.is_native else f" --token {plan.amount.asset.token}"
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import time
 
@@ -14,6 +15,7 @@ from microwallet.devnet.local_chain import local_chain
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD
 from microwallet.domain.identifiers import checksum_address
 from microwallet.domain.money import Amount
+from microwallet.errors import OutcomeUnknown
 from microwallet.escrow import calls
 from microwallet.escrow.authorizations import AUTHORIZATION_SECONDS, EXPIRY_MARGIN
 from microwallet.escrow.reader import EscrowReader
@@ -51,8 +53,8 @@ def opened_elsewhere(alice, bob, fresh, chain):
     for home in (alice, fresh):
         home.run("escrow", "trust", OTHER_ESCROW, "--yes").succeeded()
 
-    def opened(make, *, is_gasless=False):
-        with Wallet.open(environment=alice.environment) as wallet:
+    def opened(make, *, is_gasless=False, **settings):
+        with Wallet.open(environment=alice.environment | settings) as wallet:
             account = wallet.paying_account(escrow_contract=OTHER_ESCROW)
             amount = Amount(TEN, wallet.resolve_asset("USDC"))
             return make(account, plan_open(account, bob.address, amount, is_gasless=is_gasless))
@@ -118,6 +120,17 @@ def test_an_open_in_another_escrow_is_not_given_up(alice, bob, opened_elsewhere,
     synced = alice.run("channel", "sync", "--json").data
     assert [one["status"] for one in synced["deposits"]] == ["done"]
     assert [one["channelId"] for one in synced["channels"]] == [signed.channel.channel_id]
+
+
+def test_an_open_in_another_escrow_that_got_no_answer_is_finished_by_its_hint(
+    alice, opened_elsewhere, faults
+):
+    """`channel open` opens in the wallet's own escrow alone, and would tell to take another key."""
+    faults.drop_answer_of = "eth_sendRawTransaction"
+    with pytest.raises(OutcomeUnknown) as unknown:
+        opened_elsewhere(make_deposit, MICROWALLET_RPC_URL=faults.url, MICROWALLET_WAIT_SECONDS="1")
+    told = alice.run(*shlex.split(unknown.value.hint)[1:], "--json").data
+    assert [one["status"] for one in told["deposits"]] == ["done"]
 
 
 def test_nothing_of_a_channel_whose_voucher_is_unknown_is_free(fresh, coffee):
