@@ -24,6 +24,8 @@ CHANNELS_PER_CALL = 500
 
 T = TypeVar("T")
 
+_TIME_LIMIT = 2**37
+"""Unix seconds; in the year 6325."""
 _WORD = 32
 _STATE_WORDS = 4
 
@@ -89,7 +91,7 @@ class EscrowReader:
             raise newest
         head = _head(newest, self.rpc.shown)
         told = pending.get("timestamp") if isinstance(pending, dict) else None
-        return head.timestamp if told is None else max(head.timestamp, read_count(told, self.rpc.shown))
+        return head.timestamp if told is None else max(head.timestamp, _read_time(told, self.rpc.shown))
 
     def channel_state(self, channel_id: ChannelId, block: int | None = None) -> ChannelState:
         """The state of one channel; all zero when it does not exist."""
@@ -254,6 +256,14 @@ def read_count(answer: Any, where: str) -> int:
     return number
 
 
+def _read_time(answer: Any, where: str) -> int:
+    """Unix seconds; NetworkError for a time that no calendar tells."""
+    seconds = read_count(answer, where)
+    if seconds >= _TIME_LIMIT:
+        raise NetworkError(f"{where} answered a time that cannot be")
+    return seconds
+
+
 def _get_channels(channel_ids: Sequence[ChannelId]) -> bytes:
     ids = b"".join(word(channel_id) for channel_id in channel_ids)
     return _GET_CHANNELS + word(_WORD) + word(len(channel_ids)) + ids
@@ -268,7 +278,7 @@ def _states(raw: bytes, count: int, where: str) -> list[ChannelState]:
 
 def _state(words: list[int], where: str) -> ChannelState:
     deposit, settled, close_requested_at, finalized = words
-    if not (settled <= deposit < 2**96 and close_requested_at < 2**56 and finalized <= 1):
+    if not (settled <= deposit < 2**96 and close_requested_at < _TIME_LIMIT and finalized <= 1):
         raise NetworkError(f"{where} answered a channel state that cannot be")
     return ChannelState(
         deposit=deposit,
@@ -288,7 +298,7 @@ def _head(found: Any, where: str) -> Head:
         raise NetworkError(f"{where} does not have that block")
     return Head(
         number=read_count(found.get("number"), where),
-        timestamp=read_count(found.get("timestamp"), where),
+        timestamp=_read_time(found.get("timestamp"), where),
     )
 
 

@@ -454,6 +454,8 @@ class TestLies:
             "0x" + b"".join(n.to_bytes(32, "big") for n in (32, 1, 5, 6, 0, 0)).hex(),
             # finalized neither true nor false
             "0x" + b"".join(n.to_bytes(32, "big") for n in (32, 1, 6, 5, 0, 2)).hex(),
+            # a close that was requested in a million years
+            "0x" + b"".join(n.to_bytes(32, "big") for n in (32, 1, 6, 5, 2**45, 0)).hex(),
         ],
     )
     def test_a_channel_state_that_cannot_be_is_a_network_error(self, answer):
@@ -464,15 +466,32 @@ class TestLies:
             with pytest.raises(NetworkError):
                 reader.channel_state(ID)
 
-    @pytest.mark.parametrize("answer", [None, "0x", {}, {"number": "0x1"}, {"hash": "0x", "number": 5}])
-    def test_a_head_that_cannot_be_is_a_network_error(self, answer):
-        """No block, or a malformed one."""
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            None,
+            "0x",
+            {},
+            {"number": "0x1"},
+            {"hash": "0x", "number": 5},
+            {"number": "0x1", "timestamp": hex(2**45)},
+        ],
+    )
+    @pytest.mark.parametrize("ask", [EscrowReader.head, EscrowReader.next_block_time])
+    def test_a_head_that_cannot_be_is_a_network_error(self, ask, answer):
+        """No block, or a malformed one, or one of a time that no calendar knows."""
+
+        def same(request):
+            if isinstance(request, list):
+                return http(json.dumps([result(one, answer) for one in request]).encode())
+            return ok(request, answer)
+
         with (
-            serving(lambda request: ok(request, answer)) as server,
+            serving(same) as server,
             Rpc([server.url], timeout=1) as rpc,
             pytest.raises(NetworkError),
         ):
-            EscrowReader(rpc, artifact("ChannelEscrow").address).head()
+            ask(EscrowReader(rpc, artifact("ChannelEscrow").address))
 
     @pytest.mark.parametrize("answer", ["0x", "0x" + "f" * 65, "5", 5, None, "0x-5"])
     def test_a_balance_that_cannot_be_is_a_network_error(self, answer):
