@@ -19,7 +19,6 @@ from microwallet.payee.line_stream import take_all
 from microwallet.payee.tally import tally_document
 
 if TYPE_CHECKING:
-    from microwallet.domain.channel import PayeeChannel
     from microwallet.wallet import Wallet
 
 Target = Annotated[str, typer.Argument(metavar="FILE|-", help="Where to write; - for stdout.")]
@@ -38,8 +37,8 @@ def export(
     from microwallet.payee.backup import voucher_lines
 
     with open_wallet() as wallet:
-        channels = wallet.ledger.vouchers.list(finalized=all)
-    content = "".join(f"{line}\n" for line in voucher_lines(channels))
+        lines = list(voucher_lines(wallet.ledger.vouchers.list(finalized=all)))
+    content = "".join(f"{line}\n" for line in lines)
     if target == "-":
         with writing():
             sys.stdout.write(content)
@@ -48,8 +47,8 @@ def export(
     path = Path(target).expanduser().absolute()
     _write(path, content, force=force)
     return Result(
-        data={"file": str(path), "vouchers": len(channels)},
-        text=f"{_count(channels)} written to {path}",
+        data={"file": str(path), "vouchers": len(lines)},
+        text=f"{_count(lines)} written to {path}",
         notes=["whoever has the file can read what you are owed; only you can cash it"],
     )
 
@@ -103,5 +102,5 @@ def _write(path: Path, content: str, *, force: bool) -> None:
         raise UsageError(error.message) from error
 
 
-def _count(channels: Sequence[PayeeChannel]) -> str:
-    return "1 voucher" if len(channels) == 1 else f"{len(channels)} vouchers"
+def _count(lines: Sequence[str]) -> str:
+    return "1 voucher" if len(lines) == 1 else f"{len(lines)} vouchers"

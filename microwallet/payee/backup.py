@@ -27,8 +27,13 @@ IsValid = Callable[[ChannelDescriptor, bytes, bytes], bool]
 
 
 def voucher_lines(channels: Iterable[PayeeChannel]) -> Iterator[str]:
-    """The best voucher of each channel as one JSON object, with what was charged beside: `spent`."""
+    """The best voucher of each channel as one JSON object, with what was charged beside: `spent`.
+
+    None of a channel through which nothing is authorized yet: what came with its open may have been refused.
+    """
     for channel in channels:
+        if not channel.authorized:
+            continue
         write = voucher_writer(channel.descriptor, channel.channel_id, channel.asset)
         amount = channel.authorized - min(channel.authorized, channel.state.settled)
         deposit = max(channel.state.deposit, channel.authorized)

@@ -14,6 +14,7 @@ from dataclasses import replace
 import pytest
 from counter import PAYER, Counter, Payer, amounts, credential, only_challenge, problem, receipt
 
+from microwallet.domain.voucher_document import VoucherReader
 from microwallet.errors import LedgerBusy, LedgerUnwritable
 from microwallet.http402.charging import opening
 from microwallet.http402.charging.channel_book import STATE_SECONDS
@@ -23,6 +24,7 @@ from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.sales import MOST_REPEATS
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.session_payload import payload_object
+from microwallet.payee.backup import voucher_lines
 
 
 def test_what_is_authorized_beyond_the_deposit_buys_nothing(counter):
@@ -440,6 +442,17 @@ def test_what_was_settled_before_buys_nothing(counter):
     assert counter.pay(friend, friend.pay(51_000)).status_code == 200
     assert counter.account(friend).spent == 51_000
     assert counter.pay(friend, friend.pay(51_001)).status_code == 402
+
+
+def test_a_channel_of_which_no_voucher_was_accepted_is_in_no_backup(sold_by):
+    """What came with its open was refused: a backup with that would be refused as well."""
+    counter, friend = sold_by({"path": "/**", "price": "1000", "min-voucher-delta": "5000"}), Payer(3)
+    counter.chain.channels[friend.channel_id] = friend.state
+    assert problem(counter.pay(friend, friend.open(1000))) == "session/delta-too-small"
+    assert list(voucher_lines(counter.ledger.vouchers.list(finalized=True))) == []
+    assert counter.pay(friend, friend.pay(5000)).status_code == 200
+    (line,) = voucher_lines(counter.ledger.vouchers.list(finalized=True))
+    assert VoucherReader().read(line).is_signed()
 
 
 @pytest.mark.parametrize("length", [8_000, 100_000])
