@@ -74,6 +74,8 @@ def _derived(crypto: dict[str, Any], password: str, what: str) -> bytes:
     if parameters["dklen"] != 32:
         raise ValueError("dklen")
     if crypto["kdf"] == "scrypt":
+        if any(type(parameters[name]) is not int for name in ("n", "r", "p")):  # texts multiply as well
+            raise TypeError("kdfparams")
         if 128 * parameters["n"] * parameters["r"] * parameters["p"] > _MEMORY_LIMIT:
             raise UsageError(f"{what} asks for more than 1 GiB of scrypt: it is refused")
         return _scrypt(password, parameters)

@@ -127,6 +127,8 @@ def test_a_flipped_bit_is_found(field: str) -> None:
         changed(**scrypt_parameters(p=2**30)),
         changed(**scrypt_parameters(n=1e300)),
         changed(**scrypt_parameters(n="8")),
+        changed(**scrypt_parameters(n="8", r=2**40)),
+        changed(**scrypt_parameters(n=[8], r=2**40)),
         changed(kdf="pbkdf2", kdfparams={**PBKDF2_PARAMETERS, "c": 2**40}),
         changed(kdf="pbkdf2", kdfparams={**PBKDF2_PARAMETERS, "c": -1}),
     ],
