@@ -351,7 +351,7 @@ class Wallet:
             f"{token} is no token this wallet knows: is it worth anything to you?"
             f" (microwallet network token add {token})"
         )
-        symbol = f"{token[:6]}-{token[-4:]}"
+        symbol = f"token-{token[2:6]}-{token[-4:]}"
         return Asset(chain_id=self.network.chain_id, token=token, symbol=symbol, decimals=min(decimals, 36))
 
     @cached_property

@@ -133,6 +133,22 @@ def test_an_open_in_another_escrow_that_got_no_answer_is_finished_by_its_hint(
     assert [one["status"] for one in told["deposits"]] == ["done"]
 
 
+def test_a_channel_in_a_token_that_is_not_known_is_paid_from_by_the_name_it_gets(
+    alice, fresh, bob, token_without
+):
+    """As each hint writes amounts of it; the token's own name is not believed."""
+    token = token_without(
+        "permit(address,address,uint256,uint256,uint8,bytes32,bytes32)", owner=alice.address
+    )
+    alice.run("network", "token", "add", token, "--alias", "TKN").succeeded()
+    alice.run("channel", "open", bob.address, "5 TKN", "--yes").succeeded()
+    voucher = alice.run("pay", bob.address, "1 TKN").succeeded().stdout
+    (channel,) = fresh.run("channel", "sync", "--voucher", "-", "--json", input=voucher).data["channels"]
+    assert token[2:6] in channel["asset"]
+    paid = fresh.run("pay", bob.address, f"0.5 {channel['asset']}", "--json").data
+    assert paid["cumulativeAmount"] == "1500000"
+
+
 def test_nothing_of_a_channel_whose_voucher_is_unknown_is_free(fresh, coffee):
     """Its payee may have a voucher for all of it; none of it can be paid until that is known."""
     fresh.run("channel", "sync").succeeded()
