@@ -215,7 +215,7 @@ class Rpc:
             raise TransportError(f"does not tell its chain id: {found.rpc_message}", sent=False)
         try:
             chain_id = int(found[:66], 16)
-        except (TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             raise TransportError("does not tell its chain id", sent=False) from error
         if chain_id != self.chain_id:
             other = self._network_of(chain_id)

@@ -493,6 +493,16 @@ class TestLies:
         ):
             ask(EscrowReader(rpc, artifact("ChannelEscrow").address))
 
+    @pytest.mark.parametrize("answer", [None, 5, [], {}, "", "0x", "0xzz"])
+    def test_a_chain_id_that_cannot_be_is_a_network_error(self, answer):
+        """Nothing else is asked then."""
+        with (
+            serving(lambda request: ok(request, answer)) as server,
+            Rpc([server.url], timeout=1, chain_id=31337) as rpc,
+            pytest.raises(NetworkError, match="does not tell its chain id"),
+        ):
+            rpc.call("eth_blockNumber")
+
     @pytest.mark.parametrize("answer", ["0x", "0x" + "f" * 65, "5", 5, None, "0x-5"])
     def test_a_balance_that_cannot_be_is_a_network_error(self, answer):
         """A balance is a number below 2**256 or not known at all."""
