@@ -64,15 +64,19 @@ class Relayer:
         )
 
 
-def can_still_close(entry: JournalEntry, *, now: int) -> bool:
+def can_still_close(entry: JournalEntry, *, chain_time: Callable[[], int]) -> bool:
     """Whether a transaction that closed nothing showed an authorization that others can still use."""
     if entry.status not in (TransactionStatus.REVERTED, TransactionStatus.REPLACED):
         return False
     call, _ = signed_call(entry.transaction)
-    return calls.close_deadline(call) is not None and not has_expired(call, now=now)
+    return calls.close_deadline(call) is not None and not has_expired(call, chain_time=chain_time)
 
 
-def has_expired(call: Call, *, now: int) -> bool:
-    """Whether a close is by an authorization that nobody can use any more."""
+def has_expired(call: Call, *, chain_time: Callable[[], int]) -> bool:
+    """Whether a close is by an authorization that nobody can use any more.
+
+    By the chain's time, which is asked for where it matters: a clock that was set forward would let vouchers
+    in, and the close take none of them.
+    """
     deadline = calls.close_deadline(call)
-    return deadline is not None and now > deadline + authorizations.EXPIRY_MARGIN
+    return deadline is not None and chain_time() > deadline + authorizations.EXPIRY_MARGIN

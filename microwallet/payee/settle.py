@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 
@@ -110,7 +110,7 @@ class Settlement:
         closed: set[ChannelId] = set()
         if not reopened:
             return closed
-        now = self._now()
+        chain_time = self._chain_time_of(next(iter(reopened.values())))
         for entry in self._journal.beginning_with(f"{Action.CLOSE}-"):
             transaction = entry.transaction
             if (
@@ -127,7 +127,7 @@ class Settlement:
             mined = find_mined(rpc, transaction.hash)
             if mined and mined.succeeded:
                 closed.update(one.channel_id for one in named)
-            elif not mined and not has_expired(call, now=now):
+            elif not mined and not has_expired(call, chain_time=chain_time):
                 self._journal.record(transaction.hash, TransactionStatus.BROADCAST)
         return closed
 
@@ -292,23 +292,28 @@ class Settlement:
     def _end_closes(self) -> None:
         """Let channels take vouchers again, but for those that something can still close with what they had
         before, or has closed though a node does not know yet."""
+        closing = self._vouchers.closing(self._chain_id)
+        if not closing:
+            return
+        chain_time = self._chain_time_of(closing[0])
         try:
             closed = self._take_back_undone()
+            can_close = [
+                signed_call(entry.transaction)[0]
+                for entry in self._journal.beginning_with(f"{Action.CLOSE}-")
+                if entry.transaction.chain_id == self._chain_id
+                and (entry.status.is_live or can_still_close(entry, chain_time=chain_time))
+            ]
         except NetworkError:
             return  # the next one asks
-        now = self._now()
-        can_close = [
-            signed_call(entry.transaction)[0]
-            for entry in self._journal.beginning_with(f"{Action.CLOSE}-")
-            if entry.transaction.chain_id == self._chain_id
-            and (entry.status.is_live or can_still_close(entry, now=now))
-        ]
         named = {
-            one.channel_id
-            for one in self._vouchers.closing(self._chain_id)
-            if any(calls.names(call, one.descriptor) for call in can_close)
+            one.channel_id for one in closing if any(calls.names(call, one.descriptor) for call in can_close)
         }
         self._vouchers.end_closes(self._chain_id, but=named.union(closed))
+
+    def _chain_time_of(self, channel: PayeeChannel) -> Callable[[], int]:
+        """Asks, once, which time the next block of a channel's chain may have, in Unix seconds."""
+        return cache(self._reader_of(channel.descriptor.escrow_contract).next_block_time)
 
     def _end_closes_of_the_dead(self) -> None:
         """Those that a killed process began, or whose authorization has expired meanwhile."""

@@ -7,9 +7,12 @@ import time
 import pytest
 from anybody import pooled
 
+from microwallet.escrow.authorizations import EXPIRY_MARGIN
+from microwallet.payee.relayer import DEADLINE_SECONDS
 from microwallet.wallet import Wallet
 
 HASTY = {"MICROWALLET_WAIT_SECONDS": "1"}
+DAY = 24 * 60 * 60
 
 
 @pytest.fixture
@@ -137,8 +140,16 @@ def test_a_killed_close_is_finished(payee, payers):
         assert (payee.holds() - before, payers.closes(opened)) == (1_000, 1)
 
 
+def looked_at(payee, *, clock_is_off_by=0):
+    """Finish what is unfinished, on a machine whose clock is wrong by so many seconds."""
+    with Wallet.open(environment=payee.home.environment) as wallet:
+        wallet.now = lambda: int(time.time()) + clock_is_off_by
+        assert wallet.settlement.resume([payee.address]).transactions == []
+
+
 def test_an_authorization_that_was_shown_keeps_the_channel_shut(payee, payers, chain):
-    """A close that reverted can be sent by anyone until its deadline: till then no voucher is taken."""
+    """A close that reverted can be sent by anyone until its deadline: till then no voucher is taken. By the
+    chain's time, whatever the clock here says."""
     opened = payers.open(payee.address, native=True)
     payee.accept(opened.voucher(1_000))
     chain.rpc.call("evm_setAutomine", [False])
@@ -158,6 +169,11 @@ def test_an_authorization_that_was_shown_keeps_the_channel_shut(payee, payers, c
     late = payee.run("accept", "-", input=opened.voucher(1_500))
     assert late.exit_code == 4
     assert "close" in late.stdout
+    looked_at(payee, clock_is_off_by=DAY)
+    assert payee.run("accept", "-", input=opened.voucher(1_500)).exit_code == 4
+    chain.node.advance(DEADLINE_SECONDS + 2 * EXPIRY_MARGIN)
+    looked_at(payee, clock_is_off_by=-DAY)
+    payee.accept(opened.voucher(1_500))
 
 
 @pytest.mark.parametrize("expired", [False, True])
@@ -171,10 +187,8 @@ def test_a_close_that_a_reorganisation_undid(payee, payers, chain, sent, expired
     payee.run("list").data  # noqa: B018
     assert payee.run("accept", "-", input=opened.voucher(1_500)).exit_code == 4
     if expired:
-        with Wallet.open(environment=payee.home.environment) as wallet:
-            settlement = wallet.settlement
-            settlement._now = lambda: wallet.now() + 3600
-            assert settlement.resume([payee.address]).transactions == []
+        chain.node.advance(DEADLINE_SECONDS + 2 * EXPIRY_MARGIN)
+        looked_at(payee)
         payee.accept(opened.voucher(1_500))
     [closed] = relay(payee, "close", "--all").data["transactions"]
     assert (closed["transactionHash"] == first["transactionHash"]) is not expired

@@ -54,17 +54,17 @@ def entry(call, status=TransactionStatus.REVERTED):
 def test_until_its_deadline_and_a_margin():
     """To the second; whether it reverted or another transaction took its nonce."""
     for status in (TransactionStatus.REVERTED, TransactionStatus.REPLACED):
-        assert can_still_close(entry(CLOSE, status), now=DEADLINE + EXPIRY_MARGIN)
-        assert not can_still_close(entry(CLOSE, status), now=DEADLINE + EXPIRY_MARGIN + 1)
+        assert can_still_close(entry(CLOSE, status), chain_time=lambda: DEADLINE + EXPIRY_MARGIN)
+        assert not can_still_close(entry(CLOSE, status), chain_time=lambda: DEADLINE + EXPIRY_MARGIN + 1)
 
 
 @pytest.mark.parametrize("call", [SETTLE, PLAIN])
 def test_what_closes_for_nobody_else(call):
     """A settle takes no more than the payee is owed, and a payee's own call needs the payee."""
-    assert not can_still_close(entry(call), now=DEADLINE)
+    assert not can_still_close(entry(call), chain_time=lambda: DEADLINE)
 
 
 def test_one_that_was_mined_is_over():
     """The channel is finalized, or the transaction still counts as unfinished."""
     for status in (TransactionStatus.MINED, TransactionStatus.SIGNED, TransactionStatus.BROADCAST):
-        assert not can_still_close(entry(CLOSE, status), now=DEADLINE)
+        assert not can_still_close(entry(CLOSE, status), chain_time=lambda: DEADLINE)
