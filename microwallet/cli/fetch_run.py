@@ -61,7 +61,7 @@ class _Fetch:
         """Send it and show what comes."""
         import httpx
 
-        from microwallet.http402.paying.messages import unread
+        from microwallet.http402.paying.messages import reading, unread
 
         response: httpx.Response | None = None
 
@@ -75,7 +75,8 @@ class _Fetch:
             response = client.send(request, stream=True)
             try:
                 if not self._flags.dry_run:
-                    self._body.take(response)
+                    with reading():
+                        self._body.take(response)
                 response.close()
                 self._end(response)
             except NotWritten as error:

@@ -37,6 +37,7 @@ from microwallet.http402.paying.messages import (
     no_answer,
     not_ended,
     outgoing,
+    reading,
     reading_seconds,
     told_by,
     with_body,
@@ -231,11 +232,12 @@ class AsyncExchange:
             body, seconds = bytearray(), reading_seconds(self._request)
             chunks = response.aiter_raw()
             try:
-                async with asyncio.timeout(seconds):
-                    async for chunk in chunks:
-                        body += chunk
-                        if len(body) > PROBLEM_LIMIT:  # then it is none, and comes whole
-                            break
+                with reading():
+                    async with asyncio.timeout(seconds):
+                        async for chunk in chunks:
+                            body += chunk
+                            if len(body) > PROBLEM_LIMIT:  # then it is none, and comes whole
+                                break
             except TimeoutError:
                 raise not_ended(seconds or 0) from None
         except httpx.RequestError as error:
@@ -271,8 +273,9 @@ class _PaidBody(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self._inner:  # type: ignore[union-attr]
-                yield chunk
+            with reading():
+                async for chunk in self._inner:  # type: ignore[union-attr]
+                    yield chunk
         except httpx.TransportError as error:
             raise broken_off(error, self._asked) from error
 
@@ -304,11 +307,12 @@ class _PaidStream(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self._inner:  # type: ignore[union-attr]
-                if own := self._stream.own(chunk):
-                    yield own
-                await self._exchange.drive(self._stream.feed(chunk))
-                await self._exchange.close()
+            with reading():
+                async for chunk in self._inner:  # type: ignore[union-attr]
+                    if own := self._stream.own(chunk):
+                        yield own
+                    await self._exchange.drive(self._stream.feed(chunk))
+                    await self._exchange.close()
             self._is_over = True
             if left := self._stream.left():
                 yield left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -179,6 +180,19 @@ def as_httpx() -> Iterator[None]:
         if isinstance(cause, httpx.RequestError):
             raise cause from None
         raise
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """While an answer is read: RemoteProtocolError where that breaks HTTP/2, such as one that is shorter than
+    its length. httpcore 1.0 lets through what h2 says of it, which is loaded only where it is used."""
+    try:
+        yield
+    except Exception as error:
+        h2: Any = sys.modules.get("h2.exceptions")
+        if h2 is None or not isinstance(error, h2.H2Error):
+            raise
+        raise httpx.RemoteProtocolError(str(error).removeprefix(f"{type(error).__name__}: ")) from error
 
 
 def _reason(error: httpx.HTTPError) -> str:

@@ -32,6 +32,7 @@ from microwallet.http402.paying.messages import (
     no_answer,
     not_ended,
     outgoing,
+    reading,
     reading_seconds,
     told_by,
     with_body,
@@ -146,12 +147,13 @@ class Exchange:
                 return answer_of(response, response.content)
             body, seconds, begun = bytearray(), reading_seconds(self._request), time.monotonic()
             chunks = response.iter_raw()
-            for chunk in chunks:
-                if seconds is not None and time.monotonic() - begun > seconds:
-                    raise not_ended(seconds)
-                body += chunk
-                if len(body) > PROBLEM_LIMIT:  # then it is none, and comes whole
-                    break
+            with reading():
+                for chunk in chunks:
+                    if seconds is not None and time.monotonic() - begun > seconds:
+                        raise not_ended(seconds)
+                    body += chunk
+                    if len(body) > PROBLEM_LIMIT:  # then it is none, and comes whole
+                        break
         except httpx.RequestError as error:
             raise no_answer(self._request, error) from error
         self._response = with_body(response, _Begun(response, bytes(body), chunks))
@@ -184,7 +186,8 @@ class _PaidBody(httpx.SyncByteStream):
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            yield from self._inner  # type: ignore[misc]
+            with reading():
+                yield from self._inner  # type: ignore[misc]
         except httpx.TransportError as error:
             raise broken_off(error, self._asked) from error
 
@@ -207,11 +210,12 @@ class _PaidStream(httpx.SyncByteStream):
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            for chunk in self._inner:  # type: ignore[union-attr]
-                if own := self._stream.own(chunk):
-                    yield own
-                self._exchange.drive(self._stream.feed(chunk))
-                self._exchange.close()
+            with reading():
+                for chunk in self._inner:  # type: ignore[union-attr]
+                    if own := self._stream.own(chunk):
+                        yield own
+                    self._exchange.drive(self._stream.feed(chunk))
+                    self._exchange.close()
             self._is_over = True
             if left := self._stream.left():
                 yield left

@@ -41,4 +41,20 @@ class Told:
                 tell({"ended": scope["path"]})
 
 
-app = Told(PaymentMiddleware(application(), routes=ROUTES, realm="test"))
+class CutShort:
+    """Ends what ends with /short as a proxy does whose upstream breaks off: with less than it says."""
+
+    def __init__(self, inner):
+        self._inner = inner
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http" or not scope["path"].endswith("/short"):
+            await self._inner(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
+        await send({"type": "http.response.body", "body": b"half"})
+
+
+FREE = {"path": "/free/*", "free": True}
+
+app = Told(PaymentMiddleware(CutShort(application()), routes=[FREE, *ROUTES], realm="test"))

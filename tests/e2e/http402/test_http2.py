@@ -139,6 +139,46 @@ def test_requests_side_by_side(alice, start_server):
     assert len({one["connection"] for one in came if "events" not in one["path"]}) == 1
 
 
+def test_an_answer_that_is_cut_short(alice, start_server):
+    """Proxies end one that breaks off behind them as if it were whole: what was paid is told with its key."""
+    server = start_server()
+    paid = alice.run("fetch", server.url + "/short", "--yes", "--json", env=server.trust)
+    assert (paid.exit_code, paid.error["code"]) == (5, "outcome-unknown")
+    assert "broke off before its end: Expected 1000 bytes, received 4" in paid.error["message"]
+    payment = paid.error["payment"]
+    assert payment["amount"] == "1000"
+    assert f"--idempotency-key {payment['idempotencyKey']}" in paid.error["hint"]
+    for arguments in ((), ("--no-pay",)):
+        free = alice.run("fetch", server.url + "/free/short", *arguments, "--json", env=server.trust)
+        assert (free.exit_code, free.error["code"]) == (3, "network")
+
+
+def test_an_answer_that_is_cut_short_for_programs(alice, start_server):
+    """They are told as `fetch` is, with what httpx has raised as the cause."""
+    server = start_server()
+    trusted = ssl.create_default_context(cafile=server.trust["SSL_CERT_FILE"])
+
+    async def read(wallet):
+        http = httpx.AsyncHTTPTransport(verify=trusted, http2=True)
+        paying = microwallet.AsyncPayingTransport(http, wallet=wallet, max_deposit="1 USDC")
+        async with httpx.AsyncClient(transport=paying) as client:
+            await client.get(server.url + "/short")
+
+    def read_blocking(wallet):
+        http = httpx.HTTPTransport(verify=trusted, http2=True)
+        paying = microwallet.PayingTransport(http, wallet=wallet, max_deposit="1 USDC")
+        with httpx.Client(transport=paying) as client:
+            client.get(server.url + "/short")
+
+    with microwallet.Wallet.open(
+        alice.path, rpc_url=alice.settings["MICROWALLET_RPC_URL"], password_file=alice.password_file
+    ) as wallet:
+        for reading in (lambda: asyncio.run(read(wallet)), lambda: read_blocking(wallet)):
+            with pytest.raises(microwallet.OutcomeUnknown, match="broke off before its end") as unknown:
+                reading()
+            assert isinstance(unknown.value.__cause__, httpx.RemoteProtocolError)
+
+
 @pytest.mark.parametrize("is_async", [True, False])
 def test_a_stream_that_is_left(alice, start_server, is_async):
     """The server learns of it at once, and the connection goes on with other requests: it would charge for
