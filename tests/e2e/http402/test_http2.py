@@ -145,7 +145,7 @@ def test_an_answer_that_is_cut_short(alice, start_server):
     paid = alice.run("fetch", server.url + "/short", "--yes", "--json", env=server.trust)
     assert (paid.exit_code, paid.error["code"]) == (5, "outcome-unknown")
     assert "broke off before its end: Expected 1000 bytes, received 4" in paid.error["message"]
-    payment = paid.error["payment"]
+    payment = paid.json["data"]["payment"]
     assert payment["amount"] == "1000"
     assert f"--idempotency-key {payment['idempotencyKey']}" in paid.error["hint"]
     for arguments in ((), ("--no-pay",)):
