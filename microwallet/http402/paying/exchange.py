@@ -82,6 +82,8 @@ class Sending:
     """Where that goes."""
     idempotency_key: str | None = None
     is_head: bool = False
+    may_be_stream: bool = False
+    """Whether the answer may be server-sent events that are paid for while they are read."""
 
     @classmethod
     def answering(
@@ -91,6 +93,7 @@ class Sending:
         *,
         idempotency_key: str | None = None,
         is_head: bool = False,
+        may_be_stream: bool = False,
     ) -> Self:
         """With the credential for a challenge, in the field that it names."""
         return cls(
@@ -98,6 +101,7 @@ class Sending:
             credential_field=challenge.credential_field,
             idempotency_key=idempotency_key,
             is_head=is_head,
+            may_be_stream=may_be_stream,
         )
 
 

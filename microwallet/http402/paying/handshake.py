@@ -129,7 +129,9 @@ class Handshake:
         self.unanswered = self._unknown(held, "no answer came")
         try:
             key = self.spending.request.idempotency_key
-            answer = yield Sending.answering(challenge, field, idempotency_key=key)
+            answer = yield Sending.answering(
+                challenge, field, idempotency_key=key, may_be_stream=held.choice.is_by_event
+            )
         except NotSent as error:
             self.spending.give_back(held)
             raise NetworkError(

@@ -71,7 +71,7 @@ def outgoing(request: httpx.Request, sending: Sending) -> httpx.Request:
     """The request to send for a step: the program's own is not changed."""
     headers = request.headers.copy()
     headers["Accept-Payment"] = f"{METHOD}/{INTENT}"
-    if _wants_events(headers):
+    if sending.may_be_stream or _wants_events(headers):
         headers["Accept-Encoding"] = "identity"  # its events are read along
     if sending.authorization is not None:
         headers[sending.credential_field] = sending.authorization

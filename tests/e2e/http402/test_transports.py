@@ -389,6 +389,22 @@ def test_async_streams_have_a_channel_each(open_client, payee, books):
     assert sorted(channel.spent for channel in books()[0]) == [5_000, 5_000]
 
 
+def test_a_stream_that_a_program_does_not_ask_for_by_name_can_be_read_along(open_client, payee):
+    """Where each event costs something a proxy in between compresses nothing: it would stand still, unpaid."""
+    payee.unit_type, asked = "event", []
+    payee.before = lambda handler, action: asked.append((bool(action), handler.headers["Accept-Encoding"]))
+    with (
+        open_client() as paying,
+        httpx.Client(transport=PayingTransport(lambda: paying, httpx.HTTPTransport())) as client,
+    ):
+        client.headers["Accept-Encoding"] = "gzip"
+        answer = client.get(payee.url + STREAM)
+    assert (answer.extensions["payment"].payment.amount, asked[:2]) == (
+        5_000,
+        [(False, "gzip"), (True, "identity")],
+    )
+
+
 def test_async_stream_stops_at_the_limit(open_client, payee):
     """The limit ends a stream in a program by the wallet's own error; the next stream is free to begin."""
     payee.unit_type, payee.events = "event", 50
