@@ -390,7 +390,7 @@ def test_async_streams_have_a_channel_each(open_client, payee, books):
 
 
 def test_a_stream_that_a_program_does_not_ask_for_by_name_can_be_read_along(open_client, payee):
-    """Where each event costs something a proxy in between compresses nothing: it would stand still, unpaid."""
+    """A proxy that compresses is told to leave it: it would stand still, as nothing is paid for."""
     payee.unit_type, asked = "event", []
     payee.before = lambda handler, action: asked.append((bool(action), handler.headers["Accept-Encoding"]))
     with (
@@ -399,10 +399,8 @@ def test_a_stream_that_a_program_does_not_ask_for_by_name_can_be_read_along(open
     ):
         client.headers["Accept-Encoding"] = "gzip"
         answer = client.get(payee.url + STREAM)
-    assert (answer.extensions["payment"].payment.amount, asked[:2]) == (
-        5_000,
-        [(False, "gzip"), (True, "identity")],
-    )
+    assert answer.extensions["payment"].payment.amount == 5_000
+    assert asked[:2] == [(False, "gzip"), (True, "identity")]
 
 
 def test_async_stream_stops_at_the_limit(open_client, payee):
