@@ -9,6 +9,7 @@ import typer
 from microwallet.cli.channel_view import channel_document, id_and_label, money
 from microwallet.cli.context import Stderr
 from microwallet.cli.table import named
+from microwallet.domain.deposit import Way
 from microwallet.errors import PaymentRefused, UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from microwallet.payer.deposit_plan import DepositPlan
     from microwallet.payer.paying_account import PayingAccount
     from microwallet.payer.sync import SettledDeposit
-    from microwallet.payer.ways import Way
 
 Via = Annotated[
     str | None,
@@ -31,8 +31,6 @@ Via = Annotated[
 
 def chosen_way(text: str | None) -> Way | None:
     """The way that `--via` names; None for the shortest."""
-    from microwallet.payer.ways import Way
-
     if text in (None, "auto"):
         return None
     try:
@@ -85,10 +83,8 @@ def plan_document(plan: DepositPlan) -> dict[str, Any]:
 
 def say_what_begins(plan: DepositPlan, *, is_new_key: bool) -> None:
     """The key of what is resumed, or a new key that was made for it, on stderr."""
-    from microwallet.payer.deposit_plan import NOUNS
-
     if plan.begun is not None:
-        Stderr().say(f"resuming the {NOUNS[plan.kind]} begun as {plan.idempotency_key}")
+        Stderr().say(f"resuming the {plan.kind.noun} begun as {plan.idempotency_key}")
     elif is_new_key:
         Stderr().say(f"idempotency key: {plan.idempotency_key}")
 

@@ -36,7 +36,7 @@ class FetchDeposits:
         if not self._assets:
             return []
         from microwallet.cli.channel_deposit import recorded_deposit
-        from microwallet.ledger.deposits import DepositStatus
+        from microwallet.domain.deposit import DepositStatus
         from microwallet.payer.sync import SettledDeposit
 
         told = []

@@ -4,49 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from microwallet.domain.channel import PayerChannel
+from microwallet.domain.deposit import Deposit, DepositKind, DepositStatus, Way
 from microwallet.domain.identifiers import ChainId, ChannelId
 from microwallet.ledger.channels import insert_channel, set_label
 from microwallet.ledger.database import Database, to_text
-
-
-class DepositKind(StrEnum):
-    """What a deposit does; the journal's word for its own transaction too."""
-
-    OPEN = "open"
-    TOP_UP = "topUp"
-
-
-class DepositStatus(StrEnum):
-    """Whether the chain has a deposit."""
-
-    PENDING = "pending"
-    DONE = "done"
-    ABANDONED = "abandoned"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deposit:
-    """One open or top-up, named by its idempotency key."""
-
-    idempotency_key: str
-    kind: DepositKind
-    channel_id: ChannelId
-    amount: int
-    arguments: str
-    """The arguments of the command as canonical text: the same key must come with the same ones."""
-    method: str
-    """How the money moves: authorization, permit, approve, allowance, native."""
-    authorization_expires_at: int | None
-    """Unix seconds until which a signed authorization can still be used by anyone who has it."""
-    status: DepositStatus
-    created_at: int | None = field(default=None, compare=False)
-    """Unix seconds at which it was begun, again where it had been abandoned; None until then."""
-
 
 _COLUMNS = (
     "idempotency_key, kind, channel_id, amount, arguments, method, authorization_expires_at, status, "
@@ -114,7 +78,7 @@ class Deposits:
                     deposit.channel_id,
                     to_text(deposit.amount),
                     deposit.arguments,
-                    deposit.method,
+                    deposit.way,
                     deposit.authorization_expires_at,
                     deposit.status,
                     now,
@@ -127,7 +91,7 @@ class Deposits:
         idempotency_key: str,
         status: DepositStatus,
         *,
-        method: str | None = None,
+        way: Way | None = None,
         authorization_expires_at: int | None = None,
     ) -> None:
         """Store a deposit's status, and how it is made when that is decided.
@@ -136,13 +100,13 @@ class Deposits:
         """
         with self._database.write() as connection:
             connection.execute(
-                """UPDATE deposits SET status = :status, method = coalesce(:method, method),
+                """UPDATE deposits SET status = :status, method = coalesce(:way, method),
                 authorization_expires_at = coalesce(
                     max(authorization_expires_at, :ends), :ends, authorization_expires_at)
                 WHERE idempotency_key = :key""",
                 {
                     "status": status,
-                    "method": method,
+                    "way": way,
                     "ends": authorization_expires_at,
                     "key": idempotency_key,
                 },
@@ -190,7 +154,7 @@ def _deposit(row: tuple[Any, ...]) -> Deposit:
         channel_id=ChannelId(row[2]),
         amount=int(row[3]),
         arguments=row[4],
-        method=row[5],
+        way=Way(row[5]),
         authorization_expires_at=row[6],
         status=DepositStatus(row[7]),
         created_at=row[8],

@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from microwallet.domain.channel import NO_CHANNEL, ChannelState, PayerChannel
+from microwallet.domain.deposit import Deposit, DepositKind, DepositStatus, Way
 from microwallet.domain.identifiers import Address, TxHash
 from microwallet.domain.ports import JournalEntry, TransactionStatus
 from microwallet.errors import (
@@ -22,15 +23,13 @@ from microwallet.errors import (
 from microwallet.escrow import calls
 from microwallet.escrow.artifacts import artifact
 from microwallet.escrow.rpc import LAG_SECONDS, RpcError
-from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 from microwallet.ledger.ledger import Ledger
 from microwallet.payer.close import require_live
-from microwallet.payer.deposit_plan import NOUNS, DepositPlan, require_same
+from microwallet.payer.deposit_plan import DepositPlan, require_same
 from microwallet.payer.open import new_channel
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.refresh import refreshed
 from microwallet.payer.ways import (
-    Way,
     authorization_used,
     deposit_call,
     signing_ends,
@@ -66,7 +65,7 @@ def committed(account: PayingAccount, plan: DepositPlan) -> Iterator[tuple[Depos
         except NetworkError as error:
             if not _can_move_money(account, deposit):
                 raise
-            what = NOUNS[deposit.kind]
+            what = deposit.kind.noun
             raise OutcomeUnknown(
                 f"the {what} was signed, and the chain cannot be asked about it: {error.message}"
             ) from error
@@ -85,7 +84,7 @@ def _committed(account: PayingAccount, plan: DepositPlan) -> tuple[Deposit, Paye
         ledger.deposits.revive(deposit, plan.label, now=account.clock())
     channel = ledger.channels.get(deposit.channel_id)
     if channel is None:
-        raise LedgerError(f"the ledger knows the {NOUNS[plan.kind]} {key}, but not its channel")
+        raise LedgerError(f"the ledger knows the {plan.kind.noun} {key}, but not its channel")
     return deposit, channel, resumed
 
 
@@ -96,7 +95,7 @@ def _begin(account: PayingAccount, plan: DepositPlan, channel: PayerChannel) -> 
         channel_id=channel.channel_id,
         amount=plan.amount.base_units,
         arguments=plan.arguments,
-        method=plan.way,
+        way=plan.way,
         authorization_expires_at=None,
         status=DepositStatus.PENDING,
     )
@@ -145,8 +144,8 @@ def _again(account: PayingAccount, plan: DepositPlan) -> str:
 def _can_move_money(account: PayingAccount, deposit: Deposit) -> bool:
     """Whether something signed for this deposit can still move money. Asks the ledger alone."""
     current = account.ledger.deposits.find(deposit.idempotency_key) or deposit
-    ends = current.authorization_expires_at
-    if Way(current.method) is Way.AUTHORIZATION and ends is not None and account.clock() < ends:
+    ends = current.transfer_expires_at
+    if ends is not None and account.clock() < ends:
         return True
     return was_sent(account.ledger, deposit, account.address)
 
@@ -213,7 +212,7 @@ def _send(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> No
             account.ledger.deposits.record(
                 deposit.idempotency_key,
                 DepositStatus.PENDING,
-                method=way,
+                way=way,
                 authorization_expires_at=expires_at,
             )
             account.sender.send(
@@ -281,7 +280,7 @@ def _visible(account: PayingAccount, deposit: Deposit, channel: PayerChannel) ->
             return replace(channel, state=state, as_of=as_of)
         if time.monotonic() > deadline:
             raise OutcomeUnknown(
-                f"the {NOUNS[deposit.kind]} of channel {channel.channel_id} was mined, and the chain"
+                f"the {deposit.kind.noun} of channel {channel.channel_id} was mined, and the chain"
                 " does not show it: it may have been reorganised"
             )
         time.sleep(0.2)

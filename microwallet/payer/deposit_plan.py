@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from microwallet.domain.channel import PayerChannel
+from microwallet.domain.deposit import Deposit, DepositKind, Way
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import Amount
 from microwallet.errors import IdempotencyMismatch
-from microwallet.ledger.deposits import Deposit, DepositKind
 from microwallet.payer.funds import require_funds
 from microwallet.payer.pay import check_idempotency_key
 from microwallet.payer.paying_account import PayingAccount
-from microwallet.payer.ways import Way, choose_way
+from microwallet.payer.ways import choose_way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +73,10 @@ def plan_deposit(
     canonical = json.dumps(arguments, sort_keys=True)
     begun = _begun(account, kind, canonical, idempotency_key)
     if begun is not None:
-        key, chosen, max_fee = begun.idempotency_key, Way(begun.method), None
+        key, chosen, max_fee = begun.idempotency_key, begun.way, None
     else:
         check()
-        key = idempotency_key or f"{NOUNS[kind]}-{secrets.token_hex(12)}"
+        key = idempotency_key or f"{kind.noun}-{secrets.token_hex(12)}"
         wanted = Way.AUTHORIZATION if is_gasless else way
         chosen = choose_way(account, amount.asset, amount.base_units, wanted)
         max_fee = require_funds(account, amount, 0 if is_gasless else chosen.gas(kind))
@@ -116,6 +116,3 @@ def _begun(
     if begun is not None:
         require_same(begun, kind, arguments)
     return begun
-
-
-NOUNS = {DepositKind.OPEN: "open", DepositKind.TOP_UP: "top-up"}

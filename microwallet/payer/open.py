@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 
 from microwallet.domain.channel import ChannelDescriptor, PayerChannel
+from microwallet.domain.deposit import Way
 from microwallet.domain.identifiers import NATIVE_TOKEN, Address, hexed
 from microwallet.domain.money import Amount
 from microwallet.errors import UsageError
@@ -13,7 +14,6 @@ from microwallet.ledger.channels import check_label, label_taken
 from microwallet.payer.deposit_plan import DepositPlan, plan_deposit
 from microwallet.payer.funds import require_escrow
 from microwallet.payer.paying_account import PayingAccount
-from microwallet.payer.ways import Way
 
 
 def plan_open(

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from microwallet.domain.channel import ChannelState, PayerChannel
+from microwallet.domain.deposit import DepositKind, DepositStatus
 from microwallet.domain.identifiers import Address, ChannelId
-from microwallet.ledger.deposits import DepositKind, DepositStatus
 from microwallet.ledger.ledger import Ledger
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from microwallet.domain.channel import PayerChannel
+from microwallet.domain.deposit import Deposit, DepositKind, DepositStatus, Way
 from microwallet.domain.identifiers import Address
 from microwallet.domain.ports import TransactionStatus
 from microwallet.errors import NetworkError, OutcomeUnknown, PaymentRefused
 from microwallet.escrow.authorizations import AUTHORIZATION_SECONDS, TransferAuthorization
-from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 from microwallet.ledger.ledger import Ledger
 from microwallet.payer.deposit import (
     MadeDeposit,
@@ -25,9 +25,9 @@ from microwallet.payer.deposit import (
     made_deposit,
     own_entries,
 )
-from microwallet.payer.deposit_plan import NOUNS, DepositPlan
+from microwallet.payer.deposit_plan import DepositPlan
 from microwallet.payer.paying_account import PayingAccount
-from microwallet.payer.ways import Way, authorization, signing_ends
+from microwallet.payer.ways import authorization, signing_ends
 
 _PAUSE = 0.2
 
@@ -53,22 +53,22 @@ def sign_deposit(account: PayingAccount, plan: DepositPlan) -> SignedDeposit | M
     with committed(account, plan) as (deposit, channel, resumed):
         if finish_earlier_tries(account, deposit, channel):
             return made_deposit(account, deposit, channel, resumed=resumed)
-        is_signed = Way(deposit.method) is Way.AUTHORIZATION
-        if deposit.kind is DepositKind.TOP_UP and not is_signed and own_entries(account, deposit):
+        is_plain = deposit.way is not Way.AUTHORIZATION
+        if deposit.kind is DepositKind.TOP_UP and is_plain and own_entries(account, deposit):
             raise PaymentRefused(
                 f"this top-up was begun as a transaction of {account.address}, and might be done twice",
                 hint="microwallet channel sync",
             )
-        ends = deposit.authorization_expires_at if is_signed else None
+        ends = deposit.transfer_expires_at
         if ends is None or ends < account.clock() + AUTHORIZATION_SECONDS // 2:
             ends = signing_ends(account, Way.AUTHORIZATION)
             account.ledger.deposits.record(
                 deposit.idempotency_key,
                 DepositStatus.PENDING,
-                method=Way.AUTHORIZATION,
+                way=Way.AUTHORIZATION,
                 authorization_expires_at=ends,
             )
-        authorized = replace(deposit, method=Way.AUTHORIZATION, authorization_expires_at=ends)
+        authorized = replace(deposit, way=Way.AUTHORIZATION, authorization_expires_at=ends)
         return _signed(account, authorized, channel, resumed=resumed)
 
 
@@ -83,7 +83,7 @@ def signed_again(
     None if this wallet sent it; then neither the chain nor a key is touched.
     """
     newest = next(iter(ledger.deposits.of_channel(kind, channel.channel_id)), None)
-    if newest is None or Way(newest.method) is not Way.AUTHORIZATION:
+    if newest is None or newest.way is not Way.AUTHORIZATION:
         return None
     sent = ledger.journal.of_operation(newest.idempotency_key)
     if any(entry.status is TransactionStatus.MINED for entry in sent):
@@ -111,7 +111,7 @@ def await_signed(
         if time.monotonic() > deadline:
             why = f": {trouble}" if trouble else ""
             raise OutcomeUnknown(
-                f"the {NOUNS[deposit.kind]} of {channel.channel_id} was signed for the payee, and is not on"
+                f"the {deposit.kind.noun} of {channel.channel_id} was signed for the payee, and is not on"
                 f" the chain{why}; it may get there until Unix time {signed.authorization.valid_before}",
                 hint=again,
             )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from microwallet.domain.channel import ChannelState, PayerChannel
+from microwallet.domain.deposit import Deposit, DepositStatus
 from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.domain.money import Asset
 from microwallet.domain.ports import JournalEntry, TransactionStatus
@@ -16,11 +17,9 @@ from microwallet.escrow.events import EscrowEvents
 from microwallet.escrow.reader import Head
 from microwallet.escrow.rpc import LAG_SECONDS
 from microwallet.escrow.transactions import Resumed
-from microwallet.ledger.deposits import Deposit, DepositStatus
 from microwallet.payer.deposit import has_landed, own_entries
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.refresh import refresh
-from microwallet.payer.ways import Way
 
 REORGANISATION_BLOCKS = 256
 """How far back events are read again, and mined transactions looked at again."""
@@ -228,7 +227,7 @@ def _is_dead(account: PayingAccount, deposit: Deposit) -> bool:
     sent at has been used by something else, as deep in the chain as the network's confirmations.
     """
     head = account.reader.head()
-    ends = deposit.authorization_expires_at if Way(deposit.method) is Way.AUTHORIZATION else None
+    ends = deposit.transfer_expires_at
     if ends is not None and head.timestamp < ends + EXPIRY_MARGIN:
         return False
     entries = own_entries(account, deposit)

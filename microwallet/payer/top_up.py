@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from microwallet.domain.channel import PayerChannel
+from microwallet.domain.deposit import Way
 from microwallet.domain.money import DEPOSIT_LIMIT, Amount
 from microwallet.errors import InvalidAmount
 from microwallet.payer.close import require_live
 from microwallet.payer.deposit_plan import DepositPlan, plan_deposit
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.refresh import refreshed
-from microwallet.payer.ways import Way
 
 
 def plan_top_up(

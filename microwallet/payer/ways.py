@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import assert_never
 
 from microwallet.domain.channel import ChannelDescriptor
+from microwallet.domain.deposit import Deposit, DepositKind, Way
 from microwallet.domain.identifiers import NATIVE_TOKEN, keccak, word
 from microwallet.domain.money import Asset
 from microwallet.errors import UsageError
@@ -13,48 +13,7 @@ from microwallet.escrow import authorizations, calls
 from microwallet.escrow.authorizations import Permit, TokenDomain, TransferAuthorization
 from microwallet.escrow.calls import Call
 from microwallet.escrow.token_features import authorization_state, permit_nonce, token_features
-from microwallet.ledger.deposits import Deposit, DepositKind
 from microwallet.payer.paying_account import PayingAccount
-
-
-class Way(StrEnum):
-    """How the money moves; the ledger keeps it with the deposit."""
-
-    AUTHORIZATION = "authorization"
-    PERMIT = "permit"
-    ALLOWANCE = "allowance"
-    APPROVE = "approve"
-    NATIVE = "native"
-
-    @property
-    def described(self) -> str:
-        """What a person reads before saying yes."""
-        return _DESCRIBED[self]
-
-    def gas(self, kind: DepositKind) -> int:
-        """Gas the whole way takes, rounded up: what an account should hold before it begins."""
-        return _OPEN_GAS[self] if kind is DepositKind.OPEN else _OPEN_GAS[self] - 20_000
-
-    @property
-    def uses_allowance(self) -> bool:
-        """Whether another deposit of the same token at the same time would get in its way."""
-        return self in (Way.PERMIT, Way.ALLOWANCE, Way.APPROVE)
-
-
-_DESCRIBED = {
-    Way.AUTHORIZATION: "one transaction, with a signed transfer of exactly this amount (EIP-3009)",
-    Way.PERMIT: "one transaction, with a signed allowance of exactly this amount (EIP-2612)",
-    Way.ALLOWANCE: "one transaction, from an allowance the escrow has already",
-    Way.APPROVE: "two transactions: an allowance of exactly this amount, then the deposit",
-    Way.NATIVE: "one transaction",
-}
-_OPEN_GAS = {
-    Way.AUTHORIZATION: 150_000,
-    Way.PERMIT: 150_000,
-    Way.ALLOWANCE: 110_000,
-    Way.APPROVE: 180_000,
-    Way.NATIVE: 80_000,
-}
 
 
 def choose_way(account: PayingAccount, asset: Asset, amount: int, wanted: Way | None) -> Way:
@@ -84,10 +43,9 @@ def way_now(account: PayingAccount, deposit: Deposit, asset: Asset) -> Way:
 
     A signed transfer stays one, so that the token itself refuses to do it twice.
     """
-    way = Way(deposit.method)
-    if way in (Way.ALLOWANCE, Way.APPROVE):
+    if deposit.way in (Way.ALLOWANCE, Way.APPROVE):
         return Way.ALLOWANCE if _allowance(account, asset) >= deposit.amount else Way.APPROVE
-    return way
+    return deposit.way
 
 
 def signing_ends(account: PayingAccount, way: Way) -> int | None:
@@ -131,7 +89,7 @@ def authorization_used(
     account: PayingAccount, deposit: Deposit, descriptor: ChannelDescriptor, block: str | int = "latest"
 ) -> bool:
     """Whether the token has carried out this deposit's authorization by a block, whoever submitted it."""
-    if Way(deposit.method) is not Way.AUTHORIZATION or descriptor.token == NATIVE_TOKEN:
+    if deposit.way is not Way.AUTHORIZATION or descriptor.token == NATIVE_TOKEN:
         return False
     if deposit.kind is DepositKind.OPEN:
         nonce = authorizations.open_nonce(descriptor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from microwallet.domain.deposit import DepositKind
 from microwallet.domain.identifiers import Address, ChainId
 from microwallet.domain.ports import Emit, TransactionJournal, TransactionStatus
 from microwallet.errors import (
@@ -30,7 +31,6 @@ from microwallet.http402.charging.refusal import Refused, refused
 from microwallet.http402.charging.revert_problem import revert_problem
 from microwallet.http402.charging.signed_deposit import CheckedDeposit
 from microwallet.http402.wire.problems import ProblemType
-from microwallet.ledger.deposits import DepositKind
 from microwallet.ledger.gas_spending import GasSpending
 from microwallet.ledger.turns import Turns
 

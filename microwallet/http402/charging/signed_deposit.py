@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from microwallet.domain.channel import ChannelDescriptor
+from microwallet.domain.deposit import DepositKind
 from microwallet.domain.identifiers import ChannelId, hexed
 from microwallet.domain.money import DEPOSIT_LIMIT
 from microwallet.domain.voucher import SignatureError, SignerCheck
@@ -23,7 +24,6 @@ from microwallet.escrow.calls import Call
 from microwallet.http402.charging.refusal import Refused, refused
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.session_payload import SignedTransfer
-from microwallet.ledger.deposits import DepositKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

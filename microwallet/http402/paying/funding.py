@@ -9,13 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from microwallet.domain.channel import ChannelStatus, PayerChannel
+from microwallet.domain.deposit import Deposit, DepositKind, DepositStatus, Way
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.domain.money import DEPOSIT_LIMIT, Amount
 from microwallet.domain.purchase import VoucherTerms
 from microwallet.errors import AboveLimit, ChannelNotOpen, PaymentRefused
 from microwallet.http402.paying.choice import Choice, signs_deposits
 from microwallet.http402.paying.client import PayingClient
-from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 
 if TYPE_CHECKING:
     from microwallet.payer.deposit_plan import DepositPlan
@@ -265,8 +265,6 @@ class Funding:
         """Whether a deposit is signed for the payee to send."""
 
         def has_coin() -> bool:
-            from microwallet.payer.ways import Way
-
             try:
                 needed = account.fees().cost(Way.AUTHORIZATION.gas(kind))
             except PaymentRefused:  # gas is dearer than this payer pays

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from microwallet.domain.channel import PayerChannel
+from microwallet.domain.deposit import DepositKind
 from microwallet.domain.money import Amount
 from microwallet.errors import MalformedMessage, NetworkError
 from microwallet.http402.paying.choice import Choice, agreed_terms, session_offers
@@ -19,7 +20,6 @@ from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending, Serv
 from microwallet.http402.paying.funding import Funded
 from microwallet.http402.wire.challenge import Challenge
 from microwallet.http402.wire.session_request import SessionRequest
-from microwallet.ledger.deposits import DepositKind
 
 if TYPE_CHECKING:
     from microwallet.payer.signed_deposit import SignedDeposit

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 
 from microwallet.domain.channel import PayerChannel
+from microwallet.domain.deposit import DepositKind
 from microwallet.domain.money import Amount
 from microwallet.errors import (
     AboveLimit,
@@ -24,7 +25,6 @@ from microwallet.http402.paying.funding import Funded, ToldTopUp
 from microwallet.http402.paying.handing_over import tell, tell_again
 from microwallet.http402.paying.spending import Held, Spending
 from microwallet.http402.wire.problems import ProblemType, ToldProblem
-from microwallet.ledger.deposits import DepositKind
 
 _NOTHING_BOUGHT = frozenset(
     {ProblemType.CHALLENGE_NOT_FOUND, ProblemType.INVALID_CHALLENGE, ProblemType.PAYMENT_EXPIRED}

@@ -9,18 +9,17 @@ from dataclasses import replace
 import pytest
 from anybody import done_as
 
+from microwallet.domain.deposit import DepositStatus, Way
 from microwallet.domain.identifiers import unhexed
 from microwallet.domain.money import Amount
 from microwallet.escrow.calls import Call, top_up_with_authorization
 from microwallet.escrow.reader import EscrowReader
 from microwallet.escrow.rpc import RpcError
-from microwallet.ledger.deposits import DepositStatus
 from microwallet.payer.deposit import make_deposit
 from microwallet.payer.refresh import refresh
 from microwallet.payer.signed_deposit import await_signed, sign_deposit
 from microwallet.payer.sync import settle_deposit
 from microwallet.payer.top_up import plan_top_up
-from microwallet.payer.ways import Way
 from microwallet.wallet import Wallet
 
 LONG = pytest.mark.long

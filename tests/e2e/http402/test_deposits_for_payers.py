@@ -12,6 +12,7 @@ import pytest
 from counter import problem, receipt
 from http402.signing_payer import LEAST, PRICE, PayingShop, SigningPayer
 
+from microwallet.domain.deposit import DepositKind
 from microwallet.domain.identifiers import checksum_address, keccak, word
 from microwallet.domain.ports import TransactionStatus
 from microwallet.domain.voucher import VoucherKey
@@ -22,7 +23,6 @@ from microwallet.escrow.reader import selector
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.http402.charging.deposit_relay import KEPT_GAS
 from microwallet.http402.wire.session_payload import CloseAction
-from microwallet.ledger.deposits import DepositKind
 from microwallet.ledger.gas_spending import GasSpending
 from microwallet.ledger.ledger import Ledger
 from microwallet.selling import RELAY_THREADS

@@ -15,12 +15,12 @@ from anybody import done_as
 from http402.signing_payer import SigningPayer
 from local_server import Handler, LocalServer
 
+from microwallet.domain.deposit import DepositKind
 from microwallet.escrow import calls
 from microwallet.escrow.reader import EscrowReader
 from microwallet.http402.wire.challenge import offered_challenges
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.session_payload import payload_object
-from microwallet.ledger.deposits import DepositKind
 from microwallet.payer.signed_deposit import signed_again
 from microwallet.wallet import Wallet
 

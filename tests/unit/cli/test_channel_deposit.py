@@ -9,9 +9,9 @@ import pytest
 from model import ESCROW, PAYEE, PAYER, USDC, keyed
 
 from microwallet.cli.channel_deposit import deposit_summary, next_step
+from microwallet.domain.deposit import Way
 from microwallet.domain.money import Amount
 from microwallet.payer.deposit_plan import DepositPlan
-from microwallet.payer.ways import Way
 
 
 @pytest.mark.parametrize(("is_gasless", "fee"), [(True, "none: it is signed here"), (False, "at most 0 ETH")])

@@ -8,9 +8,9 @@ import pytest
 from model import CHAIN, ESCROW, PAYER, keyed
 
 from microwallet.domain.channel import NO_CHANNEL
+from microwallet.domain.deposit import Deposit, DepositKind, DepositStatus, Way
 from microwallet.domain.identifiers import ChainId
 from microwallet.errors import UsageError
-from microwallet.ledger.deposits import Deposit, DepositKind, DepositStatus
 
 ONE, TWO, THREE = keyed(1), keyed(2), keyed(3)
 
@@ -23,7 +23,7 @@ def planned(channel, key: str = "k1", *, kind: DepositKind = DepositKind.OPEN) -
         channel_id=channel.channel_id,
         amount=1000,
         arguments=f"arguments of {key}",
-        method="authorization",
+        way=Way.AUTHORIZATION,
         authorization_expires_at=None,
         status=DepositStatus.PENDING,
     )
@@ -60,10 +60,10 @@ def test_nothing_begins_under_a_label_that_is_taken(ledger):
 def test_what_is_recorded_is_not_taken_back_by_omission(ledger):
     """The way and the expiry stay when only the status changes."""
     begin(ledger, ONE)
-    ledger.deposits.record("k1", DepositStatus.PENDING, method="permit", authorization_expires_at=99)
+    ledger.deposits.record("k1", DepositStatus.PENDING, way=Way.PERMIT, authorization_expires_at=99)
     ledger.deposits.record("k1", DepositStatus.DONE)
     found = ledger.deposits.find("k1")
-    assert (found.method, found.authorization_expires_at, found.status) == ("permit", 99, DepositStatus.DONE)
+    assert (found.way, found.authorization_expires_at, found.status) == ("permit", 99, DepositStatus.DONE)
     assert ledger.deposits.pending() == []
 
 
@@ -72,7 +72,7 @@ def test_what_was_signed_for_longer_ends_no_sooner(ledger):
     begin(ledger, ONE)
     for ends in (99, 50):
         ledger.deposits.record(
-            "k1", DepositStatus.PENDING, method="authorization", authorization_expires_at=ends
+            "k1", DepositStatus.PENDING, way=Way.AUTHORIZATION, authorization_expires_at=ends
         )
     assert ledger.deposits.find("k1").authorization_expires_at == 99
 
