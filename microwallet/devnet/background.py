@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -24,6 +23,7 @@ from microwallet.errors import NetworkError, UsageError
 from microwallet.escrow.devnet_notes import Devnet, read_note, running_devnets
 from microwallet.escrow.rpc import Rpc
 from microwallet.files import replace_file
+from microwallet.polling import polls
 
 PROBE_SECONDS = 1
 _LISTENING = ".listening"
@@ -166,14 +166,12 @@ def _who_is_at(port: int) -> str:
 
 def _wait_until_it_listens(devnet: Devnet, listening: Path, log: Path) -> None:
     """By its own word: what answers at the port may be a program that was faster."""
-    deadline = time.monotonic() + START_SECONDS
-    while devnet.is_running:
+    for _ in polls(within=START_SECONDS, every=0.01):
+        if not devnet.is_running:
+            raise start_failure(log, devnet.port)
         if listening.exists():
             return
-        if time.monotonic() > deadline:
-            raise NetworkError(
-                f"the local chain on port {devnet.port} did not answer within {START_SECONDS} s",
-                hint="microwallet doctor",
-            )
-        time.sleep(0.01)
-    raise start_failure(log, devnet.port)
+    raise NetworkError(
+        f"the local chain on port {devnet.port} did not answer within {START_SECONDS} s",
+        hint="microwallet doctor",
+    )

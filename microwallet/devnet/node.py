@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from microwallet.domain.identifiers import Address, TxHash, hexed, word
@@ -12,6 +11,7 @@ from microwallet.escrow.deployment import deploy_call
 from microwallet.escrow.networks import built_in_networks
 from microwallet.escrow.reader import EscrowReader, Head, selector
 from microwallet.escrow.rpc import Rpc
+from microwallet.polling import polls
 
 RECEIPT_SECONDS = 20
 DEPLOYMENT_GAS = 6_000_000
@@ -103,10 +103,10 @@ class AnvilNode:
             )
         transaction = {"from": sender[0], "to": to, "data": hexed(data), "gas": hex(gas)}
         sent = TxHash(self.rpc.call("eth_sendTransaction", [transaction]))
-        deadline = time.monotonic() + RECEIPT_SECONDS
-        while (receipt := self.rpc.call("eth_getTransactionReceipt", [sent])) is None:
-            if time.monotonic() > deadline:
-                raise NetworkError(f"{self.rpc.shown} did not mine {sent} within {RECEIPT_SECONDS} s")
-            time.sleep(0.01)
+        for _ in polls(within=RECEIPT_SECONDS, every=0.01):
+            if (receipt := self.rpc.call("eth_getTransactionReceipt", [sent])) is not None:
+                break
+        else:
+            raise NetworkError(f"{self.rpc.shown} did not mine {sent} within {RECEIPT_SECONDS} s")
         if receipt["status"] != "0x1":
             raise TransactionReverted(f"the transaction {sent} to {to} reverted")

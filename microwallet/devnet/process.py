@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import IO
 
 from microwallet.errors import NetworkError, PortTaken
 from microwallet.escrow.devnet_notes import process_identity
+from microwallet.polling import polls
 
 START_SECONDS = 20
 STOP_SECONDS = 10
@@ -130,9 +130,9 @@ def end_process(pid: int, identity: str) -> bool:
             os.kill(pid, ending)
         except ProcessLookupError:
             continue
-        deadline = time.monotonic() + STOP_SECONDS
-        while process_identity(pid) == identity and time.monotonic() < deadline:
-            time.sleep(0.01)
+        for _ in polls(within=STOP_SECONDS, every=0.01):
+            if process_identity(pid) != identity:
+                return True
     return True
 
 

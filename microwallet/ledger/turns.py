@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import ClassVar
 
 from microwallet.errors import LedgerBusy
 from microwallet.ledger.sqlite_errors import translated
+from microwallet.polling import polls
 
 TURN_SECONDS = 300.0
 """How long to queue: longer than a transaction is waited for."""
 
-_POLL_SECONDS = 0.05
 _OFFSETS = 2**62
 
 
@@ -46,14 +45,14 @@ class Turns:
         if self._file is None or self._file.pid != os.getpid():
             with translated(self.path):
                 self._file = _File.open(self.path, self)
-        file, deadline = self._file, time.monotonic() + seconds
-        while not file.take(offset, self):
-            if time.monotonic() > deadline:
-                raise LedgerBusy(
-                    f"another microwallet is still busy with this: {name}",
-                    hint="try again when it has ended",
-                )
-            time.sleep(_POLL_SECONDS)
+        file = self._file
+        for _ in polls(within=seconds, every=0.05):
+            if file.take(offset, self):
+                break
+        else:
+            raise LedgerBusy(
+                f"another microwallet is still busy with this: {name}", hint="try again when it has ended"
+            )
         try:
             yield
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -15,6 +14,7 @@ from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.rpc import LAG_SECONDS
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.refresh import refreshed
+from microwallet.polling import polls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,12 +109,11 @@ def _awaited(
     account: PayingAccount, channel: PayerChannel, is_done: Callable[[PayerChannel], bool], seconds: float
 ) -> PayerChannel:
     """The channel as soon as the chain shows it done, or as it is when that has taken too long."""
-    deadline = time.monotonic() + seconds
-    while True:
+    for _ in polls(within=seconds, every=0.2):
         channel = refreshed(account, channel)
-        if is_done(channel) or time.monotonic() > deadline:
-            return channel
-        time.sleep(0.2)
+        if is_done(channel):
+            break
+    return channel
 
 
 def _is_ending(channel: PayerChannel) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from microwallet.payer.ways import (
     signing_ends,
     way_now,
 )
+from microwallet.polling import polls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,8 +268,7 @@ def _give_up(account: PayingAccount, deposit: Deposit) -> None:
 def _visible(account: PayingAccount, deposit: Deposit, channel: PayerChannel) -> PayerChannel:
     """The channel with the deposit in it, recorded, from a node that may lag."""
     channel_id, channels = channel.channel_id, account.ledger.channels
-    deadline = time.monotonic() + LAG_SECONDS
-    while True:
+    for _ in polls(within=LAG_SECONDS, every=0.2):
         channel = channels.newest(channel)
         head = account.reader.head()
         state = _state_with(account, deposit, channel, head.number)
@@ -278,12 +277,10 @@ def _visible(account: PayingAccount, deposit: Deposit, channel: PayerChannel) ->
             {channel_id: state}, before={channel_id: channel.state}, as_of=as_of
         ):
             return replace(channel, state=state, as_of=as_of)
-        if time.monotonic() > deadline:
-            raise OutcomeUnknown(
-                f"the {deposit.kind.noun} of channel {channel.channel_id} was mined, and the chain"
-                " does not show it: it may have been reorganised"
-            )
-        time.sleep(0.2)
+    raise OutcomeUnknown(
+        f"the {deposit.kind.noun} of channel {channel_id} was mined, and the chain does not show it: it may"
+        " have been reorganised"
+    )
 
 
 def _state_with(account: PayingAccount, deposit: Deposit, channel: PayerChannel, block: int) -> ChannelState:

@@ -6,7 +6,6 @@ until the authorization expires, whatever the payee says: only the chain tells.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -28,8 +27,7 @@ from microwallet.payer.deposit import (
 from microwallet.payer.deposit_plan import DepositPlan
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.ways import authorization, signing_ends
-
-_PAUSE = 0.2
+from microwallet.polling import polls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,22 +98,19 @@ def await_signed(
     `told` is why the payee did not take it, by its own word, which proves nothing.
     """
     deposit, channel = signed.deposit, signed.channel
-    deadline = time.monotonic() + seconds
     trouble = told
-    while True:
+    for _ in polls(within=seconds, every=0.2):
         try:
             if has_landed(account, deposit, channel):
                 return made_deposit(account, deposit, channel, resumed=signed.resumed)
         except NetworkError as error:
             trouble = error.message
-        if time.monotonic() > deadline:
-            why = f": {trouble}" if trouble else ""
-            raise OutcomeUnknown(
-                f"the {deposit.kind.noun} of {channel.channel_id} was signed for the payee, and is not on"
-                f" the chain{why}; it may get there until Unix time {signed.authorization.valid_before}",
-                hint=again,
-            )
-        time.sleep(_PAUSE)
+    why = f": {trouble}" if trouble else ""
+    raise OutcomeUnknown(
+        f"the {deposit.kind.noun} of {channel.channel_id} was signed for the payee, and is not on the chain"
+        f"{why}; it may get there until Unix time {signed.authorization.valid_before}",
+        hint=again,
+    )
 
 
 def _signed(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,11 +19,10 @@ from microwallet.escrow.transactions import Resumed
 from microwallet.payer.deposit import has_landed, own_entries
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.refresh import refresh
+from microwallet.polling import polls
 
 REORGANISATION_BLOCKS = 256
 """How far back events are read again, and mined transactions looked at again."""
-_PAUSE_SECONDS = 1.0
-"""Between two questions for a receipt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,18 +242,15 @@ def _are_replaced(account: PayingAccount, entries: Sequence[JournalEntry], head:
     """
     reader, journal = account.reader, account.ledger.journal
     hashes = [entry.transaction.hash for entry in entries]
-    deadline = time.monotonic() + (LAG_SECONDS if any(entry.status.is_live for entry in entries) else 0)
+    lag = LAG_SECONDS if any(entry.status.is_live for entry in entries) else 0
     # Before the receipts, so that a nonce which one of these uses up meanwhile is not taken for another's.
     used = reader.transaction_count(account.address, max(0, head.number - account.network.confirmations + 1))
     if any(entry.transaction.nonce >= used for entry in entries):
         return False
-    while True:
+    for _ in polls(within=lag, every=1.0):
         for entry, is_mined in zip(entries, reader.are_mined(hashes), strict=True):
             if is_mined and entry.status is not TransactionStatus.REVERTED:
                 return False
-        if time.monotonic() >= deadline:
-            break
-        time.sleep(_PAUSE_SECONDS)
     for entry in entries:
         if entry.status.is_live:
             journal.record(entry.transaction.hash, TransactionStatus.REPLACED)
