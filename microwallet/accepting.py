@@ -31,7 +31,7 @@ def acceptance_of(wallet: Wallet, *, allow_contract_signers: bool = False) -> Ac
         wallet.ledger.vouchers,
         ConfirmedChain(wallet.reader_of, confirmations=wallet.network.confirmations),
         policy,
-        now=wallet.now,
+        clock=wallet.now,
         require_key=wallet.account_of,
     )
 
@@ -59,7 +59,7 @@ def restoration_of(wallet: Wallet, *, allow_contract_signers: bool = False) -> R
         require_key=wallet.account_of,
         is_valid_signature=is_valid if allow_contract_signers else None,
     )
-    return Restoration(wallet.ledger.vouchers, policy, known_asset, now=wallet.now)
+    return Restoration(wallet.ledger.vouchers, policy, known_asset, clock=wallet.now)
 
 
 def _payees(wallet: Wallet) -> frozenset[Address]:

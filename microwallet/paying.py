@@ -145,7 +145,7 @@ def _asked(
     from microwallet.http402.paying.closing import ask
 
     key, timeout = wallet.voucher_key(channel), wallet.configuration.get("wait-seconds")
-    return ask(channel, purchase, key, to_close=to_close, now=wallet.now, timeout=timeout)
+    return ask(channel, purchase, key, to_close=to_close, clock=wallet.now, timeout=timeout)
 
 
 def amount_of(wallet: Wallet, amount: str | Amount) -> Amount:

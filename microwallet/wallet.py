@@ -367,7 +367,7 @@ class Wallet:
             journal=self.ledger.journal,
             sender_of=lambda payee: self.sender(self.account_of(payee)),
             wait_seconds=self.configuration.get("wait-seconds"),
-            now=self.now,
+            clock=self.now,
             reporter=self.reporter,
             relayer=self.sender(self.relayer) if self.relayer else None,
         )

@@ -70,7 +70,7 @@ def watch(
                         f" {wallet.network.name} for this wallet already",
                         hint="microwallet payee list",
                     )
-                watching = Watch(wallet.settlement, margin=left, now=wallet.now, emit=events)
+                watching = Watch(wallet.settlement, margin=left, clock=wallet.now, emit=events)
                 if once:
                     outcome = watching.look()
                     _fail_for(outcome.error() or events.lost)

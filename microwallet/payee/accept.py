@@ -119,7 +119,7 @@ class Acceptance:
         chain: Chain,
         policy: AcceptancePolicy,
         *,
-        now: Callable[[], int],
+        clock: Callable[[], int],
         require_key: Callable[[Address], object] = lambda _: None,
     ) -> None:
         """`require_key` raises if the account of a payee was removed meanwhile."""
@@ -127,7 +127,7 @@ class Acceptance:
         self._vouchers = vouchers
         self._chain = chain
         self._policy = policy
-        self._now = now
+        self._clock = clock
         self._require_key = require_key
         self._read = VoucherReader().read
         self._known: dict[ChannelId, _Known] = {}
@@ -228,7 +228,7 @@ class Acceptance:
         return known
 
     def _ask_chain(self, channel_ids: set[ChannelId]) -> None:
-        now = self._now()
+        now = self._clock()
         fresh = range(now - self._policy.state_lifetime, now + 1)  # not in the future: clocks are set back
         stale: dict[Address, list[ChannelId]] = {}
         for channel_id in channel_ids:
@@ -242,10 +242,10 @@ class Acceptance:
             states = self._chain.states(escrow_contract, ids)
             for channel_id, state in states.items():
                 known = self._known[channel_id]
-                known.state, known.state_at = state, self._now()
+                known.state, known.state_at = state, self._clock()
             # Written down as any look at the chain is: a close of it may have been undone.
             reopened = {one: states[one] for one, row in held.items() if not row.is_open}
-            self._vouchers.record_states(reopened, as_of=self._now())
+            self._vouchers.record_states(reopened, as_of=self._clock())
 
     def _is_payable(self, numbered: _Numbered, tally: Tally) -> bool:
         """Whether the chain's state of its channel allows a voucher."""
@@ -284,7 +284,7 @@ class Acceptance:
         if not payable:
             return
         channel_ids = {document.channel_id for _, document in payable}
-        self._vouchers.accept(channel_ids, weigh, now=self._now())
+        self._vouchers.accept(channel_ids, weigh, now=self._clock())
 
     def _forget_closed(self, accepted: Mapping[ChannelId, Accepted]) -> None:
         """What the chain said of channels before the payee closed them is worth nothing."""

@@ -62,13 +62,13 @@ class Restoration:
     """
 
     def __init__(
-        self, vouchers: Vouchers, policy: RestorePolicy, asset_of: AssetOf, *, now: Callable[[], int]
+        self, vouchers: Vouchers, policy: RestorePolicy, asset_of: AssetOf, *, clock: Callable[[], int]
     ) -> None:
         self.tally = Tally()
         self._vouchers = vouchers
         self._policy = policy
         self._asset_of = asset_of
-        self._now = now
+        self._clock = clock
         self._parse = VoucherReader().parse
 
     def take(self, lines: Sequence[bytes], numbers: Iterable[int] | None = None) -> None:
@@ -104,7 +104,7 @@ class Restoration:
                 for channel_id, channel in better.items()
             ]
 
-        self._vouchers.accept({channel.channel_id for channel in right}, weigh, now=self._now())
+        self._vouchers.accept({channel.channel_id for channel in right}, weigh, now=self._clock())
 
     def _channel(self, number: int, line: bytes, tally: Tally) -> PayeeChannel | None:
         """The channel of the voucher in a line; None, and counted, if it is not in order."""

@@ -48,7 +48,7 @@ class Settlement:
         journal: TransactionJournal,
         sender_of: Callable[[Address], TransactionSender],
         wait_seconds: float,
-        now: Callable[[], int],
+        clock: Callable[[], int],
         reporter: Reporter,
         relayer: TransactionSender | None = None,
     ) -> None:
@@ -59,7 +59,7 @@ class Settlement:
         self._sender_of = sender_of
         self._journal = journal
         self._wait_seconds = wait_seconds
-        self._now = now
+        self._clock = clock
         self._reporter = reporter
         self._relayer = relayer
         self._in_hand = InHand(home)
@@ -164,12 +164,12 @@ class Settlement:
 
     def _refresh(self, channel_ids: Iterable[ChannelId] | None) -> Sequence[PayeeChannel]:
         """Those of the channels, of all for None, that can still change, as the chain has them now."""
-        return refresh(self._vouchers, self._chain_id, self._reader_of, channel_ids, now=self._now())
+        return refresh(self._vouchers, self._chain_id, self._reader_of, channel_ids, now=self._clock())
 
     def look(self) -> Looked:
         """Look at all channels that can still change; it tells those that have changed since the look before
         or may need something."""
-        return self._lookout.look(now=self._now())
+        return self._lookout.look(now=self._clock())
 
     def record_told(self, channel_ids: Iterable[ChannelId]) -> None:
         """It was told that channels are finalized: a look finds them as untold no more."""
@@ -248,7 +248,7 @@ class Settlement:
             sender=self._relayer,
             secret=self._sender_of(payee).secret,
             reader=self._reader_of(escrow_contract),
-            clock=self._now,
+            clock=self._clock,
         )
 
     def _is_relayed(self, payee: Address) -> bool:
@@ -343,7 +343,7 @@ class Settlement:
         """Which channels are closed, as the receipts tell: a node that is asked about them may be behind."""
         states = [(done.channel.channel_id, done.channel.state) for done in outcome.channels]
         closed = {channel_id: state for channel_id, state in states if state.finalized}
-        self._vouchers.record_states(closed, as_of=self._now())
+        self._vouchers.record_states(closed, as_of=self._clock())
         self._vouchers.record_told(closed)
 
     def _record(self, channel_ids: Iterable[ChannelId]) -> None:

@@ -37,10 +37,10 @@ def check_margin(seconds: int) -> int:
 class Watch:
     """Follows the channels of one home on one chain, and says what happens to them by `emit`."""
 
-    def __init__(self, settlement: Settlement, *, margin: int, now: Callable[[], int], emit: Emit) -> None:
+    def __init__(self, settlement: Settlement, *, margin: int, clock: Callable[[], int], emit: Emit) -> None:
         self._settlement = settlement
         self._margin = check_margin(margin)
-        self._now = now
+        self._clock = clock
         self._emit = emit
         self._seen: dict[ChannelId, ChannelState] = {}
         self._said: dict[ChannelId, str] = {}
@@ -93,7 +93,7 @@ class Watch:
         if not (channel.state.close_requested_at and channel.unsettled):
             return False
         # Two clocks: the chain's stands still between blocks, ours may be wrong. The later one counts.
-        time = max(self._now(), chain_time or 0)
+        time = max(self._clock(), chain_time or 0)
         return channel.state.withdrawable_at - time <= self._margin
 
     def _notice(self, channel: PayeeChannel, *, is_untold: bool) -> None:

@@ -166,7 +166,7 @@ def test_junk_never_stops_a_stream_or_raises_what_is_stored(tmp_path_factory, be
     )
     lines = [LINE] * before + junk + [ONE.line(1_234_568)]
     with Ledger.open(tmp_path_factory.mktemp("payee") / "ledger.sqlite3") as ledger:
-        acceptance = Acceptance(ledger.vouchers, chain, policy, now=lambda: 0)
+        acceptance = Acceptance(ledger.vouchers, chain, policy, clock=lambda: 0)
         acceptance.take(lines)
         tally = acceptance.tally
         assert tally.accepted + tally.duplicates + tally.rejected == len(lines)

@@ -115,7 +115,7 @@ class PaymentMachine(RuleBasedStateMachine):
 
     def new_acceptance(self):
         """As a new process of the payee has it."""
-        return Acceptance(self.payee.vouchers, self.chain, POLICY, now=lambda: self.chain.now)
+        return Acceptance(self.payee.vouchers, self.chain, POLICY, clock=lambda: self.chain.now)
 
     @initialize(deposits=st.tuples(*[st.integers(1, 500)] * len(CHANNELS)))
     def open(self, deposits):

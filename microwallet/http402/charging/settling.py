@@ -60,7 +60,7 @@ class Settling:
         self._policy = policy
         self._clock = clock
         # All of the grace period is to be left when a requested close is answered: at once.
-        self._watch = Watch(settlement, margin=CLOSE_GRACE_PERIOD, now=clock, emit=emit)
+        self._watch = Watch(settlement, margin=CLOSE_GRACE_PERIOD, clock=clock, emit=emit)
         self._pause = 0
         self._next_try = 0
 

@@ -36,7 +36,7 @@ def ask(
     key: VoucherKey,
     *,
     to_close: bool,
-    now: Callable[[], int],
+    clock: Callable[[], int],
     timeout: float,
 ) -> SessionReceipt | None:
     """Ask where the last purchase was made what the payee has accepted and charged so far, or `to_close` the
@@ -57,7 +57,7 @@ def ask(
         def wait() -> None:
             try:
                 with closing(exchange):
-                    told.set_result(exchange.drive(_steps(channel, purchase, key, now, to_close=to_close)))
+                    told.set_result(exchange.drive(_steps(channel, purchase, key, clock, to_close=to_close)))
             except BaseException as error:  # noqa: BLE001  # for whoever waits
                 told.set_exception(error)
 
@@ -72,7 +72,7 @@ def ask(
 
 
 def _steps(
-    channel: PayerChannel, purchase: Purchase, key: VoucherKey, now: Callable[[], int], *, to_close: bool
+    channel: PayerChannel, purchase: Purchase, key: VoucherKey, clock: Callable[[], int], *, to_close: bool
 ) -> Steps[SessionReceipt | None]:
     """The receipt for a credential under a fresh challenge; None without one that is ours. What does not
     close may buy what was bought before: it goes with a HEAD alone."""
@@ -82,7 +82,7 @@ def _steps(
     answer = yield Sending(is_head=True)
     if not (knows_head := answer.status not in _NO_HEAD):
         answer = yield Sending()
-    challenge = _challenge(answer, channel, now())
+    challenge = _challenge(answer, channel, clock())
     if challenge is None:
         raise PaymentRefused(f"{url} no longer offers to be paid through this channel")
     signer = Signer(channel, key)

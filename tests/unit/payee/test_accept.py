@@ -40,7 +40,7 @@ def acceptance(ledger, chain):
     """An acceptance in a new process: `acceptance()`, `acceptance(allow_contract_signers=True)`."""
 
     def make(**policy):
-        return Acceptance(ledger.vouchers, chain, replace(POLICY, **policy), now=lambda: chain.now)
+        return Acceptance(ledger.vouchers, chain, replace(POLICY, **policy), clock=lambda: chain.now)
 
     return make
 

@@ -67,7 +67,7 @@ class Script:
 
 def watching(script, *, margin=900, now=REQUESTED_AT):
     events = []
-    watch = Watch(script, margin=margin, now=lambda: now, emit=lambda name, _: events.append(name))
+    watch = Watch(script, margin=margin, clock=lambda: now, emit=lambda name, _: events.append(name))
     return watch, events
 
 
@@ -134,7 +134,7 @@ def test_a_channel_that_the_chain_has_no_more(before, told):
     watch = Watch(
         Script(there, gone, gone, there),
         margin=900,
-        now=lambda: REQUESTED_AT,
+        clock=lambda: REQUESTED_AT,
         emit=lambda name, details: events.append((name, details.get("unsettled"))),
     )
     for _ in range(4):
@@ -151,7 +151,7 @@ def test_a_channel_that_a_node_does_not_have_yet():
     watch = Watch(
         Script(replace(CHANNEL, state=NO_CHANNEL), replace(CHANNEL, state=NO_CHANNEL), CHANNEL),
         margin=900,
-        now=lambda: 0,
+        clock=lambda: 0,
         emit=lambda name, _details: events.append(name),
     )
     for _ in range(3):
