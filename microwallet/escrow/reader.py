@@ -95,19 +95,17 @@ class EscrowReader:
 
     def channel_state(self, channel_id: ChannelId, block: int | None = None) -> ChannelState:
         """The state of one channel; all zero when it does not exist."""
-        return self.channel_states([channel_id], block)[0]
+        return self.channel_states([channel_id], block)[channel_id]
 
     def channel_states(
         self, channel_ids: Sequence[ChannelId], block: int | None = None
-    ) -> list[ChannelState]:
-        """The states of channels, in order, at `block` or at the newest one; errors as encoded_states."""
+    ) -> dict[ChannelId, ChannelState]:
+        """The states of channels at `block` or at the newest one, by id; errors as encoded_states."""
         chunks = list(in_chunks(channel_ids))
-        encoded = self.encoded_states(chunks, block)
-        return [
-            state
-            for chunk, raw in zip(chunks, encoded, strict=True)
-            for state in self.decoded_states(raw, len(chunk))
-        ]
+        states: dict[ChannelId, ChannelState] = {}
+        for chunk, encoded in zip(chunks, self.encoded_states(chunks, block), strict=True):
+            states |= self.decoded_states(encoded, chunk)
+        return states
 
     def encoded_states(
         self, chunks: Sequence[Sequence[ChannelId]], block: int | None = None
@@ -124,9 +122,12 @@ class EscrowReader:
             raise EscrowMissing(f"there is no escrow contract at {self.escrow_contract} on this chain")
         return encoded
 
-    def decoded_states(self, encoded: bytes, count: int) -> list[ChannelState]:
-        """The states of a chunk of so many channels, in order; NetworkError if it is none."""
-        return _states(encoded, count, self.rpc.shown)
+    def decoded_states(
+        self, encoded: bytes, channel_ids: Sequence[ChannelId]
+    ) -> dict[ChannelId, ChannelState]:
+        """The states of one chunk of channels, by id; NetworkError if it is none of so many."""
+        states = _states(encoded, len(channel_ids), self.rpc.shown)
+        return dict(zip(channel_ids, states, strict=True))
 
     def code(self, address: Address, block: str | int = "latest") -> bytes:
         """The code at an address; empty for an account that has none."""

@@ -27,8 +27,7 @@ class ConfirmedChain:
         confirmed = newest
         if self._depth:
             confirmed = reader.channel_states(channel_ids, max(0, head - self._depth))
-        pairs = zip(newest, confirmed, strict=True)
-        return dict(zip(channel_ids, (_careful(*pair) for pair in pairs), strict=True))
+        return {one: _careful(newest[one], confirmed[one]) for one in channel_ids}
 
     def is_valid_signature(
         self, escrow_contract: Address, signer: Address, digest: bytes, signature: bytes

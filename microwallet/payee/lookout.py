@@ -109,9 +109,7 @@ class Lookout:
         before = self._chunks.get(rows[0].channel_id)
         if before is not None and (before.rows, before.encoded) == (rows, encoded):
             return before
-        states = dict(
-            zip((row.channel_id for row in rows), reader.decoded_states(encoded, len(rows)), strict=True)
-        )
+        states = reader.decoded_states(encoded, [row.channel_id for row in rows])
         news = {
             row.channel_id: states[row.channel_id] for row in rows if not row.tells(states[row.channel_id])
         }

@@ -45,7 +45,7 @@ def refresh(
         reader = reader_of(escrow_contract)
         head = reader.head()
         ids = [channel.channel_id for channel in channels]
-        states |= zip(ids, reader.channel_states(ids), strict=True)
+        states |= reader.channel_states(ids)
         finalized = [channel_id for channel_id in ids if states[channel_id].finalized]
         confirmed += confirmed_closes(reader, finalized, head)
     news = {  # a command that asks several times writes next to nothing after the first
@@ -68,7 +68,7 @@ def confirmed_closes(reader: EscrowReader, finalized: Sequence[ChannelId], head:
     except NetworkError:
         # A server without history, or an escrow younger than that: all is asked again next time.
         return []
-    return [channel_id for channel_id, state in zip(finalized, deep, strict=True) if state.finalized]
+    return [channel_id for channel_id, state in deep.items() if state.finalized]
 
 
 def _by_escrow(channels: Iterable[PayeeChannel]) -> dict[Address, list[PayeeChannel]]:

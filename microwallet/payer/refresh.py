@@ -89,7 +89,7 @@ def _newest_states(
         reader = reader_of(escrow)
         ids = [channel.channel_id for channel in channels if channel.descriptor.escrow_contract == escrow]
         as_of = max(as_of, reader.head().timestamp)
-        states.update(zip(ids, reader.channel_states(ids), strict=True))
+        states |= reader.channel_states(ids)
     # One that is not there at all is of a chain that was started anew: finalized it stays.
     for channel in channels:
         if channel.state.finalized and not states[channel.channel_id].exists:

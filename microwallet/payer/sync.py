@@ -160,7 +160,7 @@ def _of_an_earlier_chain(account: PayingAccount, deposits: Sequence[Deposit]) ->
             by_escrow.setdefault(channel.descriptor.escrow_contract, []).append(channel_id)
     states: dict[ChannelId, ChannelState] = {}
     for escrow_contract, ids in by_escrow.items():
-        states.update(zip(ids, account.reader_of(escrow_contract).channel_states(ids), strict=True))
+        states |= account.reader_of(escrow_contract).channel_states(ids)
     missing = {channel_id: state for channel_id, state in states.items() if not state.exists}
     if not missing:
         return []

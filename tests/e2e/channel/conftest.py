@@ -41,7 +41,7 @@ class Witness:
         events = EscrowEvents(self.reader, self.chain.chain_id)
         found = events.opened(payer=payer, from_block=0, to_block=self.reader.head().number)
         opened = [event.channel_id for event in found]
-        states = self.reader.channel_states(opened) if opened else []
+        states = self.reader.channel_states(opened).values()
         return Ledgered(
             opened=opened,
             deposit=sum(state.deposit for state in states),

@@ -25,7 +25,7 @@ class History:
         return Head(number=len(self.blocks) - 1, timestamp=0)
 
     def channel_states(self, channel_ids, block):
-        return [self.blocks[block]] * len(channel_ids)
+        return dict.fromkeys(channel_ids, self.blocks[block])
 
 
 def seen(blocks, confirmations):

@@ -42,9 +42,10 @@ class Chain(EscrowReader):
         words = (state.deposit, state.settled, state.close_requested_at, int(state.finalized))
         return b"".join(map(word, words))
 
-    def decoded_states(self, encoded, count):
-        self.decoded += count
-        return reader._states(encoded, count, "here")
+    def decoded_states(self, encoded, channel_ids):
+        self.decoded += len(channel_ids)
+        states = reader._states(encoded, len(channel_ids), "here")
+        return dict(zip(channel_ids, states, strict=True))
 
 
 @pytest.fixture
