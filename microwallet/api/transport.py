@@ -17,7 +17,7 @@ from microwallet.domain.money import Amount
 from microwallet.errors import UsageError
 from microwallet.http402.paying import transport
 from microwallet.http402.paying.client import PayingClient
-from microwallet.http402.paying.messages import IDEMPOTENCY_KEY, PAYMENT, as_httpx
+from microwallet.http402.paying.messages import IDEMPOTENCY_KEY, PAYMENT, as_httpx, booked
 from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.paying.patience import PatientTransport
 from microwallet.paying import check_http_key, limits_of
@@ -133,9 +133,7 @@ def payment_of(response: httpx.Response) -> HttpPayment | None:
 
     A redirect that was followed has its own payment: see `response.history`.
     """
-    paid = response.extensions.get(PAYMENT)
-    if isinstance(paid, MeteredStream):
-        paid = paid.payment
+    paid = booked(response.extensions.get(PAYMENT))
     return None if paid is None else http_payment_result(paid, now=int(time.time()))
 
 

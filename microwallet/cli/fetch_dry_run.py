@@ -20,7 +20,9 @@ def show_dry_run(
     response: httpx.Response, network: str, write: Callable[[bytes], None], *, as_json: bool
 ) -> None:
     """Where a dry run on a network stopped: before the payment, or at an answer that costs nothing."""
-    would = response.extensions.get("would_pay")
+    from microwallet.http402.paying.messages import WOULD_PAY
+
+    would: WouldPay | None = response.extensions.get(WOULD_PAY)
     if as_json:
         document = None if would is None else _document(would, network)
         print_json(success_envelope({"dryRun": True, "wouldPay": document}))

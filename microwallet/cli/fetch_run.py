@@ -27,23 +27,28 @@ if TYPE_CHECKING:
 
 def run(wanted: Wanted, flags: FetchFlags, **opened: str | None) -> None:
     """Fetch and print; raises what went wrong."""
-    from microwallet.escrow.transport import redacted
-    from microwallet.paying import check_http_key
-
     with ExitStack() as stack:
         wallet = stack.enter_context(open_wallet(**opened))
         write = stack.enter_context(output(flags.output))
         proxy = flags.proxy or proxy_of(wanted.url)
         deposits = FetchDeposits(wallet, yes=flags.yes)
         client = stack.enter_context(fetch_client(wallet, wanted, flags, proxy, agree=deposits.agree))
-        key = flags.idempotency_key
-        extensions: dict[str, Any] = {"repeats": flags.repeats}
-        if proxy is not None:
-            extensions["proxy"] = redacted(proxy)
-        if key is not None:
-            extensions["idempotency_key"] = check_http_key(key)
-        request = wanted.build(client, extensions)
+        request = wanted.build(client, _extensions(flags, proxy))
         _Fetch(flags, write, wallet, deposits).run(client, request)
+
+
+def _extensions(flags: FetchFlags, proxy: str | None) -> dict[str, Any]:
+    """What goes with a request for what pays; UsageError for a key that cannot be sent."""
+    from microwallet.escrow.transport import redacted
+    from microwallet.http402.paying.messages import IDEMPOTENCY_KEY, PROXY, REPEATS
+    from microwallet.paying import check_http_key
+
+    told: dict[str, Any] = {REPEATS: flags.repeats}
+    if proxy is not None:
+        told[PROXY] = redacted(proxy)
+    if flags.idempotency_key is not None:
+        told[IDEMPOTENCY_KEY] = check_http_key(flags.idempotency_key)
+    return told
 
 
 class _Fetch:

@@ -69,14 +69,18 @@ def answer_document(response: httpx.Response, body: bytes) -> dict[str, Any]:
 
 def payments_of(response: httpx.Response) -> list[BookedPayment]:
     """What was paid for a response and for those that led to it, hop by hop."""
-    found = [one.extensions.get("payment") for one in (*response.history, response)]
-    settled = [getattr(one, "payment", one) for one in found]
-    return [one for one in settled if one is not None]
+    from microwallet.http402.paying.messages import PAYMENT, booked
+
+    found = (booked(one.extensions.get(PAYMENT)) for one in (*response.history, response))
+    return [one for one in found if one is not None]
 
 
 def is_metered(response: httpx.Response) -> bool:
     """Whether it was paid for while it ran: it is not had again."""
-    return hasattr(response.extensions.get("payment"), "payment")
+    from microwallet.http402.paying.messages import PAYMENT
+    from microwallet.http402.paying.metering import MeteredStream
+
+    return isinstance(response.extensions.get(PAYMENT), MeteredStream)
 
 
 def say_payment(payment: BookedPayment) -> None:

@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import httpx
 
@@ -254,7 +253,14 @@ class PaidAnswer(httpx.Response):
             raise broken_off(error, self.extensions[_ASKED]) from error
 
 
-def told_by(response: httpx.Response, outcome: Any) -> httpx.Response:
+def booked(outcome: object) -> BookedPayment | None:
+    """What was paid, by the outcome of a request, which its response has as PAYMENT; None where nothing was,
+    or by a metered stream that has not been closed yet."""
+    paid = outcome.payment if isinstance(outcome, MeteredStream) else outcome
+    return paid if isinstance(paid, BookedPayment) else None
+
+
+def told_by(response: httpx.Response, outcome: object) -> httpx.Response:
     """The response, which tells in its extensions what became of the payment."""
     if isinstance(outcome, WouldPay):
         response.extensions[WOULD_PAY] = outcome

@@ -16,8 +16,7 @@ from microwallet.errors import AboveLimit, NetworkError, OutcomeUnknown, UsageEr
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.exchange import Asked
 from microwallet.http402.paying.funding import DepositAboveLimit
-from microwallet.http402.paying.messages import asked_by
-from microwallet.http402.paying.metering import MeteredStream
+from microwallet.http402.paying.messages import asked_by, booked
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import BookedPayment
 
@@ -56,8 +55,7 @@ class Hop:
     @property
     def payment(self) -> BookedPayment | None:
         """What was paid for it."""
-        outcome = self.outcome.payment if isinstance(self.outcome, MeteredStream) else self.outcome
-        return outcome if isinstance(outcome, BookedPayment) else None
+        return booked(self.outcome)
 
     def within(self, client: PayingClient) -> PayingClient:
         """The client, with what the hops before it have left of its limit."""
