@@ -148,14 +148,15 @@ def _find(connection: sqlite3.Connection, idempotency_key: str) -> Deposit | Non
 
 
 def _deposit(row: tuple[Any, ...]) -> Deposit:
+    key, kind, channel_id, amount, arguments, way, expires_at, status, created_at = row
     return Deposit(
-        idempotency_key=row[0],
-        kind=DepositKind(row[1]),
-        channel_id=ChannelId(row[2]),
-        amount=int(row[3]),
-        arguments=row[4],
-        way=Way(row[5]),
-        authorization_expires_at=row[6],
-        status=DepositStatus(row[7]),
-        created_at=row[8],
+        idempotency_key=key,
+        kind=DepositKind(kind),
+        channel_id=ChannelId(channel_id),
+        amount=int(amount),
+        arguments=arguments,
+        way=Way(way),
+        authorization_expires_at=expires_at,
+        status=DepositStatus(status),
+        created_at=created_at,
     )

@@ -50,11 +50,15 @@ class GasSpending:
                 " ORDER BY id DESC LIMIT 1",
                 (operation,),
             ).fetchone()
-            if row is None or wei <= int(row[2]):
+            if row is None:
                 return True
-            if not is_needed and self._counted(connection, row[1]) - int(row[2]) + wei > int(row[3]):
+            row_id, chain_id, set_aside, budget = row
+            more = wei - int(set_aside)
+            if more <= 0:
+                return True
+            if not is_needed and self._counted(connection, chain_id) + more > int(budget):
                 return False
-            connection.execute("UPDATE gas_spending SET wei = ? WHERE id = ?", (to_text(wei), row[0]))
+            connection.execute("UPDATE gas_spending SET wei = ? WHERE id = ?", (to_text(wei), row_id))
             return True
 
     def record(self, operation: str, wei: int) -> None:
@@ -77,4 +81,4 @@ class GasSpending:
             (now - BUDGET_SECONDS,),
         )
         rows = connection.execute("SELECT wei FROM gas_spending WHERE chain_id = ?", (chain_id,))
-        return sum(int(row[0]) for row in rows)
+        return sum(int(wei) for (wei,) in rows)

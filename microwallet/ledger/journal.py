@@ -34,13 +34,11 @@ class Journal:
     ) -> SignedTransaction:
         """The lowest nonce not below `chain_nonce` that no unfinished transaction has."""
         with self._database.write() as connection:
-            taken = {
-                row[0]
-                for row in connection.execute(
-                    f"SELECT nonce FROM transactions WHERE chain_id = ? AND sender = ? AND {_UNFINISHED}",
-                    (chain_id, sender),
-                )
-            }
+            rows = connection.execute(
+                f"SELECT nonce FROM transactions WHERE chain_id = ? AND sender = ? AND {_UNFINISHED}",
+                (chain_id, sender),
+            )
+            taken = {nonce for (nonce,) in rows}
             nonce = chain_nonce
             while nonce in taken:
                 nonce += 1
@@ -147,20 +145,22 @@ class Journal:
 
 
 def _entry(row: tuple[Any, ...]) -> JournalEntry:
+    tx_hash, chain_id, sender, nonce, operation, purpose, channel_id = row[:7]
+    raw, max_fee, priority_fee, status, block_number, gas_used = row[7:]
     return JournalEntry(
         transaction=SignedTransaction(
-            hash=TxHash(row[0]),
-            chain_id=ChainId(row[1]),
-            sender=Address(row[2]),
-            nonce=row[3],
-            operation=row[4],
-            purpose=row[5],
-            channel_id=ChannelId(row[6]) if row[6] else None,
-            raw=row[7],
-            max_fee_per_gas=int(row[8]),
-            max_priority_fee_per_gas=int(row[9]),
+            hash=TxHash(tx_hash),
+            chain_id=ChainId(chain_id),
+            sender=Address(sender),
+            nonce=nonce,
+            operation=operation,
+            purpose=purpose,
+            channel_id=ChannelId(channel_id) if channel_id else None,
+            raw=raw,
+            max_fee_per_gas=int(max_fee),
+            max_priority_fee_per_gas=int(priority_fee),
         ),
-        status=TransactionStatus(row[10]),
-        block_number=row[11],
-        gas_used=row[12],
+        status=TransactionStatus(status),
+        block_number=block_number,
+        gas_used=gas_used,
     )

@@ -110,13 +110,14 @@ def _find(connection: sqlite3.Connection, idempotency_key: str) -> Payment | Non
 
 
 def _payment(row: tuple[Any, ...]) -> Payment:
+    key, channel_id, start, step, count, deposit, memo, created_at = row
     return Payment(
-        idempotency_key=row[0],
-        channel_id=ChannelId(row[1]),
-        start=int(row[2]),
-        step=int(row[3]),
-        count=row[4],
-        deposit=int(row[5]),
-        memo=row[6],
-        created_at=row[7],
+        idempotency_key=key,
+        channel_id=ChannelId(channel_id),
+        start=int(start),
+        step=int(step),
+        count=count,
+        deposit=int(deposit),
+        memo=memo,
+        created_at=created_at,
     )

@@ -318,15 +318,16 @@ def _of_key(connection: sqlite3.Connection, idempotency_key: str) -> list[Purcha
 
 
 def _purchase(row: tuple[Any, ...]) -> Purchase:
+    row_id, key, channel_id, amount, cost, method, url, fingerprint, status, created_at = row
     return Purchase(
-        id=row[0],
-        idempotency_key=row[1],
-        channel_id=ChannelId(row[2]),
-        cumulative_amount=int(row[3]),
-        cost=int(row[4]),
-        method=row[5],
-        url=row[6],
-        fingerprint=row[7],
-        status=PurchaseStatus(row[8]),
-        created_at=row[9],
+        id=row_id,
+        idempotency_key=key,
+        channel_id=ChannelId(channel_id),
+        cumulative_amount=int(amount),
+        cost=int(cost),
+        method=method,
+        url=url,
+        fingerprint=fingerprint,
+        status=PurchaseStatus(status),
+        created_at=created_at,
     )

@@ -60,28 +60,30 @@ def channel_values(channel: Channel) -> tuple[Any, ...]:
 
 def channel_fields(values: Sequence[Any]) -> dict[str, Any]:
     """The fields of Channel from the values of COLUMNS."""
-    chain_id, token = ChainId(values[7]), Address(values[3])
+    channel_id, payer, payee, token, salt, signer, escrow_contract, chain_id, symbol, decimals = values[:10]
+    deposit, settled, close_requested_at, finalized, authorized, spent, as_of = values[10:]
+    chain_id, token = ChainId(chain_id), Address(token)
     return {
-        "channel_id": ChannelId(values[0]),
+        "channel_id": ChannelId(channel_id),
         "descriptor": ChannelDescriptor(
-            payer=Address(values[1]),
-            payee=Address(values[2]),
+            payer=Address(payer),
+            payee=Address(payee),
             token=token,
-            salt=values[4],
-            authorized_signer=Address(values[5]),
-            escrow_contract=Address(values[6]),
+            salt=salt,
+            authorized_signer=Address(signer),
+            escrow_contract=Address(escrow_contract),
             chain_id=chain_id,
         ),
-        "asset": Asset(chain_id=chain_id, token=token, symbol=values[8], decimals=values[9]),
+        "asset": Asset(chain_id=chain_id, token=token, symbol=symbol, decimals=decimals),
         "state": ChannelState(
-            deposit=int(values[10]),
-            settled=int(values[11]),
-            close_requested_at=values[12],
-            finalized=bool(values[13]),
+            deposit=int(deposit),
+            settled=int(settled),
+            close_requested_at=close_requested_at,
+            finalized=bool(finalized),
         ),
-        "authorized": int(values[14]),
-        "spent": int(values[15]),
-        "as_of": values[16],
+        "authorized": int(authorized),
+        "spent": int(spent),
+        "as_of": as_of,
     }
 
 

@@ -217,7 +217,7 @@ class Vouchers:
             ).fetchall()
             connection.executemany(
                 "UPDATE vouchers SET closing = 0, ended_closes = ended_closes + 1 WHERE channel_id = ?",
-                [row for row in closing if row[0] not in but],
+                [(channel_id,) for (channel_id,) in closing if channel_id not in but],
             )
 
     def record_states(self, states: Mapping[ChannelId, ChannelState], *, as_of: int) -> None:
@@ -262,7 +262,7 @@ class Vouchers:
         """Finalized channels of a chain of which `record_told` was not said since they are."""
         with self._database.read() as connection:
             query = "SELECT channel_id FROM vouchers WHERE chain_id = ? AND untold = 1"
-            return [row[0] for row in connection.execute(query, (chain_id,))]
+            return [channel_id for (channel_id,) in connection.execute(query, (chain_id,))]
 
     def record_told(self, channel_ids: Iterable[ChannelId]) -> None:
         """Whoever watches has told that these channels are finalized, or it was done here."""
@@ -284,19 +284,20 @@ class Vouchers:
 def _accepted(connection: sqlite3.Connection, channel_ids: Iterable[ChannelId]) -> dict[ChannelId, Accepted]:
     query = """SELECT authorized, spent, signature, closing, ended_closes, deposit, finalized
         FROM current_vouchers WHERE channel_id = ?"""
-    rows = {one: connection.execute(query, (one,)).fetchone() for one in channel_ids}
-    return {
-        channel_id: Accepted(
-            authorized=int(row[0]),
-            spent=int(row[1]),
-            signature=row[2],
-            is_closing=bool(row[3]),
-            ended_closes=row[4],
-            is_open=int(row[5]) > 0 and not row[6],
-        )
-        for channel_id, row in rows.items()
-        if row
-    }
+    found: dict[ChannelId, Accepted] = {}
+    for channel_id in channel_ids:
+        row = connection.execute(query, (channel_id,)).fetchone()
+        if row:
+            authorized, spent, signature, closing, ended_closes, deposit, finalized = row
+            found[channel_id] = Accepted(
+                authorized=int(authorized),
+                spent=int(spent),
+                signature=signature,
+                is_closing=bool(closing),
+                ended_closes=ended_closes,
+                is_open=int(deposit) > 0 and not finalized,
+            )
+    return found
 
 
 def _channel(row: tuple[Any, ...]) -> PayeeChannel:
