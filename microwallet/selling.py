@@ -40,6 +40,7 @@ from microwallet.http402.charging.settling import Settling
 from microwallet.http402.charging.signed_deposit import RelayedToken
 from microwallet.payee.exclusive import exclusive, settling_lock, watch_lock
 from microwallet.payee.in_hand import InHandHere
+from microwallet.payee.interruption import Interruption
 from microwallet.payee.watch import LONGEST_PAUSE
 from microwallet.wallet import Wallet
 
@@ -182,20 +183,16 @@ class Shop:
         """Look at the chain again and again, while no other worker for this payee does. Where that cannot be
         found out, as of a process with too many files open, it is tried again: it is told once."""
         home, chain_id = self._wallet.paths.home, self._wallet.network.chain_id
-        is_failing = False
+        interruption = Interruption(self._emit)
         while True:
             try:
                 with exclusive(settling_lock(home, chain_id, self._policy.payee), wait=False) as is_chosen:
-                    if is_failing:
-                        self._emit("resumed", {})
-                    is_failing = False
+                    interruption.ends()
                     if is_chosen:
                         with exclusive(watch_lock(home, chain_id), wait=False):  # for `payee list` to see
                             await self._look_alone()
             except LedgerUnwritable as error:
-                if not is_failing:
-                    self._emit("interrupted", {"code": error.code, "message": error.message})
-                is_failing = True
+                interruption.begins(error)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def tidy(self) -> None:
@@ -207,7 +204,7 @@ class Shop:
             except LedgerChanged:
                 raise
             except MicrowalletError as error:
-                self._emit("interrupted", {"code": error.code, "message": error.message})
+                Interruption(self._emit).tell(error)
             await asyncio.sleep(TIDY_SECONDS)
 
     async def keep_to_ledger(self) -> None:
@@ -226,15 +223,14 @@ class Shop:
 
     async def watch_chain(self) -> None:
         """Tell once that the chain cannot be reached, and once that it can again."""
-        is_told = False
+        interruption = Interruption(self._emit)
         while True:
             away = await self._missing_chain()
-            if away is None and is_told:
-                self._emit("resumed", {})
-            elif away is not None and not is_told:
-                self._emit("interrupted", {"code": away.code, "message": f"{away.message}; {WITHOUT_CHAIN}"})
-            is_told = away is not None
-            await asyncio.sleep(AWAY_SECONDS if is_told else THERE_SECONDS)
+            if away is None:
+                interruption.ends()
+            else:
+                interruption.begins(away, so=WITHOUT_CHAIN)
+            await asyncio.sleep(THERE_SECONDS if away is None else AWAY_SECONDS)
 
     def close(self, *, within: float) -> None:
         """Finish what is being sent, within some seconds; what is not finished by then was written down."""
@@ -251,7 +247,7 @@ class Shop:
     async def _look_alone(self) -> None:
         """No failure ends it but LedgerChanged: it looks less and less often while one lasts, which it
         tells once, if it is not for `watch_chain` to tell."""
-        pause, failing = LOOK_SECONDS, ""
+        pause, interruption = LOOK_SECONDS, Interruption(self._emit)
         while True:
             begun, at = time.monotonic(), self._wallet.now()
             try:
@@ -263,13 +259,11 @@ class Shop:
             except MicrowalletError as error:
                 pause *= 2
                 is_away = isinstance(error, NetworkError) and await self._missing_chain() is not None
-                if not is_away and error.code != failing:
-                    failing = error.code
-                    self._emit("interrupted", {"code": failing, "message": error.message})
+                if not is_away and error.code != interruption.code:
+                    interruption.tell(error)
             else:
-                if failing:
-                    self._emit("resumed", {})
-                pause, failing = max(LOOK_SECONDS, PAUSE_FACTOR * (time.monotonic() - begun)), ""
+                interruption.ends()
+                pause = max(LOOK_SECONDS, PAUSE_FACTOR * (time.monotonic() - begun))
             await asyncio.sleep(min(pause, LONGEST_PAUSE))
 
     async def _check_ledger(self) -> None:

@@ -10,6 +10,7 @@ from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.ports import Emit
 from microwallet.errors import LedgerBusy, NetworkError, OutcomeUnknown, UsageError
 from microwallet.payee.captures import Action, Selection
+from microwallet.payee.interruption import Interruption
 from microwallet.payee.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -51,19 +52,16 @@ class Watch:
         No failure of the chain ends it: it looks again, less and less often while nothing answers.
         What is wrong with the ledger or with the keys is raised.
         """
-        pause, silent = interval, False
+        pause, interruption = interval, Interruption(self._emit)
         while True:
             try:
                 self.look()
             except (NetworkError, OutcomeUnknown, LedgerBusy) as error:
-                if not silent:
-                    self._emit("interrupted", {"code": error.code, "message": error.message})
-                silent = True
+                interruption.begins(error)
                 pause = min(max(pause * 2, 1.0), max(interval, LONGEST_PAUSE))
             else:
-                if silent:
-                    self._emit("resumed", {})
-                pause, silent = interval, False
+                interruption.ends()
+                pause = interval
             wait(pause)
 
     def look(self) -> Outcome:
