@@ -73,7 +73,7 @@ class ChannelState:
 
     @property
     def refundable(self) -> int:
-        """Base units that go back to the payer unless more is settled; they did, once finalized."""
+        """Base units that return to the payer if no more is settled; once finalized, that did."""
         return self.deposit - self.settled
 
     def status(self, *, now: int) -> ChannelStatus:
@@ -106,9 +106,9 @@ class Channel:
     asset: Asset
     state: ChannelState
     authorized: int
-    """The highest cumulative amount signed (payer) or accepted (payee), base units; never falls."""
+    """The highest cumulative amount that was signed (payer) or accepted (payee), base units; never falls."""
     spent: int
-    """How much of it was charged, what is being served included: by the payee's books, or by the payer's."""
+    """How much of it was charged, or is reserved for what is being served, by this side's own books."""
     as_of: int | None
     """Unix seconds at which the chain said `state`; None if it never did."""
     label: str | None = None
@@ -123,7 +123,7 @@ class Channel:
 
     @property
     def unpaid(self) -> int:
-        """Base units that were charged beyond what has been settled; lost to the payee once finalized."""
+        """Base units that were charged and not settled; lost to the payee once the channel is finalized."""
         return max(0, min(self.spent, self.state.deposit) - self.state.settled)
 
     @property

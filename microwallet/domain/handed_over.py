@@ -1,8 +1,8 @@
-"""Payments that were handed over as vouchers: each base unit of them is counted once.
+"""Payments that arrive as vouchers, outside of HTTP: each base unit of them is counted once.
 
-A channel's cumulative amount grows by payments that are handed over and by requests that are paid over HTTP.
-A voucher above all before pays for all up to it. One that comes after a better one, which may have been a
-request's, pays for what its own payment added, up to it, so far as that was not counted before.
+Both such payments and requests over HTTP raise a channel's cumulative amount, and vouchers may arrive out of
+order. A voucher higher than all before it pays for the whole rise. A lower one, which arrives late, pays for
+the range from the start of its own payment up to its amount, less the parts of it that were counted already.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ Range = tuple[int, int]
 
 
 class Counted(Protocol):
-    """Which base units of one channel were counted; none above what is authorized."""
+    """The base units of one channel that were counted; none above what is authorized."""
 
     def gap(self, start: int, end: int) -> Range | None:
-        """The first part between `start` and `end` that was not; None if all was."""
+        """The first range between `start` and `end` that is not counted yet; None if all is."""
 
     def add(self, start: int, end: int) -> None:
-        """Add a part that was not."""
+        """Count a range that was not counted yet."""
 
 
 @dataclass(slots=True, kw_only=True)
 class HandedOver:
-    """What a payee holds of one channel, and which part of it was handed over."""
+    """What a payee has accepted on one channel, and which base units of it are counted as payments."""
 
     authorized: int
     spent: int
     counted: Counted
 
     def count(self, cumulative_amount: int, payment_start: int) -> int:
-        """Count a voucher, of a payment that went on from `payment_start`: the base units it pays for.
+        """Count a voucher of a payment that began at `payment_start`; the base units it pays for.
 
-        No more than is authorized and not spent. What it takes does not grow with what was counted before:
-        a payer can make that as scattered as he likes.
+        Never more than what is authorized and not spent. Gaps are looked up one by one: a payer can scatter
+        what was counted over as many ranges as he likes, and all of them are never read.
         """
         before = self.spent
         if cumulative_amount > self.authorized:

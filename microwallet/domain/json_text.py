@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 NESTING_LIMIT = 1500
-"""Python frames and JSON levels together. Libraries for elliptic curves raise the interpreter's own
-limit so far that deeply nested JSON would overflow the C stack and kill the process."""
+"""The recursion limit while JSON is parsed: Python frames and JSON levels together. Libraries for elliptic
+curves raise the interpreter's own so far that deeply nested JSON would overflow the C stack."""
 
 
 def parse_json(text: bytes | str) -> Any:

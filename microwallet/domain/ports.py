@@ -107,14 +107,17 @@ class TransactionJournal(Protocol):
 
 
 class GasBudget(Protocol):
-    """What transactions may cost whose gas is paid for others, by operation."""
+    """A limit on the gas that the payee pays for payers' deposits; each operation is one deposit."""
 
     def set_more_aside(self, operation: str, wei: int, *, is_needed: bool) -> bool:
-        """Let no less than `wei` be set aside before a transaction is signed again; False if there is no
-        room for it, unless it `is_needed`. True for an operation that no budget pays for."""
+        """Raise what is set aside for an operation to `wei`, before its transaction is signed again.
+
+        False if the budget has no room for that, unless it `is_needed`. True for an operation that the budget
+        does not pay for.
+        """
 
     def record(self, operation: str, wei: int) -> None:
-        """What an operation's transaction cost in the end."""
+        """Store what an operation's transaction cost in the end."""
 
 
 class Reporter(Protocol):

@@ -1,4 +1,7 @@
-"""The payer's rule for the voucher that buys one request, where what is signed may exceed what is spent."""
+"""How the payer chooses the voucher for an HTTP request.
+
+More may be signed for a request than it costs. That headroom buys later requests before more is signed.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ class PurchaseStatus(StrEnum):
     """What became of a purchase."""
 
     IN_FLIGHT = "in-flight"
-    """Its voucher may have left, its answer is not known: it counts as spent."""
+    """Its voucher may have been sent and there is no answer yet: its cost counts as spent."""
     PAID = "paid"
     RETURNED = "returned"
-    """Answered without service: it no longer counts as spent. Its voucher stays signed."""
+    """Answered without service: its cost no longer counts as spent, but its voucher stays signed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,26 +52,27 @@ class Purchase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoucherTerms:
-    """What a voucher is to do, in base units; all but `most` is the payee's word."""
+    """What the voucher for a request must be, by the payee, and may be, by `most`; in base units."""
 
     cost: int
     most: int
-    """By how much `authorized` may rise: the payee could take that much, whatever it delivers. Where it
-    `takes_headroom`, what it could take in all if more is signed."""
+    """The payer's own limit: by how much `authorized` may rise, all of which a payee could take and deliver
+    nothing. With `takes_headroom`, how much may be authorized and not spent once more is signed."""
     risen: int = 0
-    """By how much it rose for the same before."""
+    """By how much `authorized` rose for the same request before."""
     min_voucher_delta: int = 0
+    """How far a new voucher must be above the one before."""
     at_least: int = 0
-    """The cumulative amount that the payee waits for, if it told one."""
+    """The cumulative amount that the payee waits for; 0 if it told none."""
     takes_headroom: bool = False
-    """Whether the payee may charge all that is authorized and not spent, without asking: a metered stream."""
+    """Whether the payee may charge all that is authorized and not spent without asking: a metered stream."""
 
     def above(self, *, spent: int, authorized: int) -> int:
-        """The cumulative amount that is above all that was signed, and enough: no voucher needs a higher."""
+        """The lowest cumulative amount that is enough and above all that was signed."""
         return max(spent + self.cost, self.at_least, authorized + max(1, self.min_voucher_delta))
 
     def require_allowed(self, amount: int, *, spent: int, authorized: int, asset: Asset) -> None:
-        """AboveLimit where a voucher over this cumulative amount would authorize more than it may."""
+        """AboveLimit if a voucher of this cumulative amount would authorize more than `most` allows."""
         rise = amount - authorized
         taken = amount - spent if self.takes_headroom and rise > 0 else rise
         if taken <= self.most:
@@ -82,7 +86,8 @@ class VoucherTerms:
         )
 
     def on(self, channel: PayerChannel, authorized: int) -> VoucherTerms:
-        """The terms with the cost that is to be reserved on a channel where so much is authorized."""
+        """The terms with the cost to reserve on a channel once `authorized` is signed: with `takes_headroom`,
+        all that is not spent."""
         headroom = authorized - channel.spent
         return replace(self, cost=max(self.cost, headroom)) if self.takes_headroom else self
 
@@ -97,9 +102,8 @@ def voucher_amount(
 ) -> int:
     """The cumulative amount of the voucher that buys something on `channel`.
 
-    Headroom that was signed before is used before more is signed; where the payee may charge it without
-    asking, no more than `most` is signed with it. `is_used` tells whether a purchase has an amount;
-    `highest_unused` gives the highest one from its argument to `authorized` that none has. Raises what
+    Headroom is used up before more is signed. `is_used` tells whether a purchase has that amount already;
+    `highest_unused` gives the highest amount from its argument up to `authorized` that none has. Raises what
     require_open raises, AboveLimit and AmountExceedsDeposit; nothing may be signed then.
     """
     require_open(channel, now=now)

@@ -8,10 +8,12 @@ from microwallet.domain.identifiers import ChannelId
 
 
 class SessionAccount(NamedTuple):
-    """0 <= spent <= accepted; accepted never falls, and spent only by what is given back.
+    """What is accepted and spent on a channel: draft-evm-session-00, section "Server-Side Accounting".
 
-    accepted <= deposit as well, unless a reorganisation takes a top-up back: what is beyond it buys nothing.
-    draft-evm-session-00, section "Server-Side Accounting".
+    0 <= spent <= accepted. `accepted` never falls; `spent` falls only when something is given back. Also
+    accepted <= deposit, until a reorganisation takes a top-up back: what is above the deposit buys nothing.
+
+    It is copied for each sale, so `with_accepted` and `with_spent` are written out: `_replace` is slower.
     """
 
     channel_id: ChannelId
@@ -22,7 +24,7 @@ class SessionAccount(NamedTuple):
     spent: int = 0
     """Charged, or reserved by requests that are being served."""
     stream: int = 0
-    """The number of the stream that is the channel's session; an earlier one has ended."""
+    """The number of the newest stream on the channel: all before it have ended."""
     is_closing: bool = False
     """Whether the payee's close is being sent: what is paid now could come too late."""
     is_close_requested: bool = False
@@ -55,7 +57,7 @@ class SessionAccount(NamedTuple):
 
 
 class Sale(NamedTuple):
-    """One request that a voucher bought. The voucher buys nothing else, and its key neither."""
+    """One request that a voucher bought. Neither the voucher nor the request's key buys anything else."""
 
     channel_id: ChannelId
     cumulative_amount: int
@@ -70,6 +72,6 @@ class Sale(NamedTuple):
     created_at: int
     """Unix seconds."""
     repeats: int = 0
-    """How often it is or was served again for the same price, as its answer is not kept."""
+    """How often it was, or is being, served again without a new charge, as its answer is not kept."""
     is_settled: bool = False
-    """Whether `cost` is what was used, where that is told after the service."""
+    """Whether `cost` is final, where what was used is known only after the service."""
