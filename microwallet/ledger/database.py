@@ -18,10 +18,10 @@ from microwallet.ledger.sqlite_errors import translated
 
 BUSY_SECONDS = 30.0
 EAGER_SECONDS = 0.02
-"""For how long another process's transaction is waited for by looking again and again."""
+"""How long to wait for another process's transaction by looking again and again."""
 _LOOK_SECONDS = 0.0002
 MARK_SECONDS = 0.1
-"""Between two marks of one connection that commits hundreds of times a second."""
+"""Seconds between two marks, where one connection commits hundreds of times a second."""
 
 _sync = getattr(os, "fdatasync", os.fsync)
 
@@ -32,12 +32,12 @@ def to_text(base_units: int) -> str:
 
 
 class Generation(NamedTuple):
-    """How far the ledger has come."""
+    """How far the ledger has come: two counters that only grow."""
 
     number: int
-    """Of transactions that signed or accepted vouchers."""
+    """Transactions that signed or accepted vouchers."""
     changes: int
-    """How often something else of what the payee accepted was changed than by a sale."""
+    """Changes, by anything but a sale, of what the payee has accepted."""
 
 
 class Database:
@@ -52,13 +52,14 @@ class Database:
         self._mark = mark
         self._marked_at = float("-inf")
         self._committed = self._marked = -1
-        """Generations. What was committed is not marked while it is not durable, or soon after the last."""
+        """The newest generation number that was committed, and the newest that was marked. It is marked once
+        it is durable, and not more often than every MARK_SECONDS."""
         self._is_quick: bool | None = False
-        """None while that changes."""
+        """Whether commits are not durable before `sync`; None while that is being changed."""
         self._log: int | None = None
-        """A descriptor of SQLite's log."""
+        """A descriptor of SQLite's write-ahead log."""
         self._may_be_lost = False
-        """Whether the disk failed when what was written should have become durable."""
+        """Whether the disk failed in `sync`, so that what was written may be lost."""
         with translated(path):
             self._file = _file_at(path)
 
@@ -122,7 +123,7 @@ class Database:
 
     @contextmanager
     def write_vouchers(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction that signs or accepts vouchers: it counts, so that an older copy is noticed."""
+        """A write transaction that signs or accepts vouchers. Counted, so that an older copy is noticed."""
         with self.write() as connection:
             yield connection
             number = _count(connection).number
@@ -141,9 +142,9 @@ class Database:
         self._committed = generation.number
 
     def sync(self) -> None:
-        """Make durable whatever was committed; any thread may do that beside the one that writes.
+        """Make durable what was committed; may run in another thread while this one writes.
 
-        LedgerUnwritable if it may be lost: nothing more is written then, since it would stand behind that.
+        LedgerUnwritable if it may be lost. Then nothing is written any more, since later commits build on it.
         """
         number = self._committed
         with translated(self.path):
@@ -203,7 +204,7 @@ class Database:
         self._connection.execute("BEGIN IMMEDIATE")
 
     def _be_quick(self, is_quick: bool) -> None:
-        """Whether commits are left to `sync`, and a ledger that is busy is told at once."""
+        """With `is_quick`, commits are durable only after `sync`, and a busy ledger fails at once."""
         if is_quick is self._is_quick or self._connection.in_transaction:
             return
         self._is_quick = None
@@ -214,7 +215,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """The connection for reading. LedgerTooNew if that fails because of a newer microwallet's tables."""
+        """The connection, for reading. LedgerTooNew if it fails as a newer microwallet changed the tables."""
         with translated(self.path):
             self._be_quick(False)
             try:
@@ -226,20 +227,20 @@ class Database:
     def check_unchanged(self) -> None:
         """LedgerChanged if others have migrated or replaced the ledger since it was opened.
 
-        Nothing else: a ledger that cannot be read just now is told of where it is needed.
+        Nothing else: that the ledger cannot be read just now is raised where it is needed.
         """
         with suppress(OSError, sqlite3.Error):
             self._check_place()
             known_version(self._connection, self.path)
 
     def check_usable(self) -> None:
-        """What check_unchanged raises; LedgerUnwritable if `sync` has failed: nothing is written any more."""
+        """Raises what check_unchanged does, and LedgerUnwritable once `sync` has failed."""
         with translated(self.path):
             self._check_disk()
         self.check_unchanged()
 
     def check_writable(self) -> None:
-        """LedgerBusy or LedgerUnwritable if no voucher could be recorded just now: it counts as one does."""
+        """LedgerBusy or LedgerUnwritable if no voucher could be recorded now: it commits as one does."""
         with self.write_one_of_many():
             pass
         self.sync()
@@ -247,7 +248,7 @@ class Database:
     def is_older_than_marked(self) -> bool:
         """Whether this file is an older copy of the ledger: more was recorded than it holds.
 
-        If it is not, a mark that fell behind, because its writer was killed, is brought up.
+        If it is not, a mark that fell behind, as after a crash, is brought up to date.
         """
         marked = self._mark.read()
         with self.read() as connection:
@@ -259,9 +260,9 @@ class Database:
         return marked is not None and marked > number
 
     def accept_as_current(self) -> None:
-        """Take this file for the ledger, after `is_older_than_marked` was dealt with.
+        """Accept this file, which may be an older copy, as the ledger from now on.
 
-        It counts on from the mark, so that other copies of the life before stay recognisable.
+        Its number goes on from the mark, so that other copies from before are still noticed.
         """
         with self.write() as connection:
             query = "UPDATE generation SET number = max(number, ?) + 1 RETURNING number"
@@ -277,8 +278,8 @@ class Database:
 
 
 def _file_at(path: Path) -> tuple[int, int] | None:
-    """Which file a path leads to, whatever it is called; None if there is none. OSError where that cannot be
-    told, as of a file system that is away for a moment."""
+    """Device and inode of the file at a path; None if there is none. OSError if that cannot be told, as while
+    its file system is away."""
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -287,7 +288,7 @@ def _file_at(path: Path) -> tuple[int, int] | None:
 
 
 def _bytes_of(text: str) -> bytes:
-    """What a text of 0x hex stands for: SQLite's own `unhex` is younger than many a Python's SQLite."""
+    """The bytes of 0x hex. Many Pythons come with an SQLite that has no `unhex` yet."""
     return bytes.fromhex(text[2:])
 
 

@@ -1,4 +1,4 @@
-"""Gas paid for others: what was set aside for it and when, so that an hour's budget holds."""
+"""The gas that the payee pays for payers' deposits, kept within a budget for each hour."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from microwallet.domain.identifiers import ChainId
 from microwallet.ledger.database import Database, to_text
 
 BUDGET_SECONDS = 60 * 60
-"""The time a budget is for: at every moment, the last hour."""
+"""The budget is for the last hour, at every moment."""
 
 
 class GasSpending:
-    """What the payers' deposits cost the payee; processes of a home share one budget.
+    """What deposits cost the payee; all processes of a home share one budget.
 
-    Implements domain.ports.GasBudget: whichever process brings a deposit's transaction to its end, what was
-    set aside for its operation keeps up with what it can cost.
+    Implements domain.ports.GasBudget, so that what is set aside for a deposit follows what its transaction
+    can cost, whichever process finishes it.
     """
 
     def __init__(self, database: Database, clock: Callable[[], int]) -> None:
@@ -24,11 +24,10 @@ class GasSpending:
         self._clock = clock
 
     def set_aside(self, chain_id: ChainId, operation: str, wei: int, *, budget: int) -> bool:
-        """Set `wei` aside before an operation's transaction is signed; False if the last hour's budget has
-        not got it.
+        """Set `wei` aside before an operation's transaction is signed; False if the budget has no room.
 
-        Atomic over processes. It counts in full for an hour, and for as long as the transaction can still be
-        mined, unless `record` corrects it.
+        Atomic over processes. It counts for an hour, and longer while the transaction can still be mined; in
+        full, unless `record` corrects it.
         """
         with self._database.write() as connection:
             if self._counted(connection, chain_id) + wei > budget:
@@ -41,9 +40,7 @@ class GasSpending:
             return True
 
     def set_more_aside(self, operation: str, wei: int, *, is_needed: bool) -> bool:
-        """Let no less than `wei` be set aside for an operation whose transaction is signed again; False if
-        the budget has not got it, unless it `is_needed`, as a cancellation: it frees a nonce that closes may
-        wait for. True for an operation that no budget pays for."""
+        """As domain.ports.GasBudget. A cancellation is needed: closes may wait for the nonce it frees."""
         with self._database.write() as connection:
             row = connection.execute(
                 "SELECT id, chain_id, wei, budget FROM gas_spending WHERE operation = ?"
@@ -62,7 +59,7 @@ class GasSpending:
             return True
 
     def record(self, operation: str, wei: int) -> None:
-        """What an operation's transaction cost in the end: it counts for an hour from when that is known."""
+        """Store what an operation's transaction cost in the end, which counts for an hour from now."""
         with self._database.write() as connection:
             connection.execute(
                 """UPDATE gas_spending SET wei = :wei, created_at = :now
@@ -71,8 +68,10 @@ class GasSpending:
             )
 
     def _counted(self, connection: sqlite3.Connection, chain_id: ChainId) -> int:
-        """Wei that the last hour's transactions cost, at most; what is older is forgotten, and what is of the
-        future, as the clock was set back, counts from now."""
+        """Wei that the last hour's transactions cost at most; older ones are deleted.
+
+        Those from the future, written before the clock was set back, count from now.
+        """
         now = self._clock()
         connection.execute("UPDATE gas_spending SET created_at = ? WHERE created_at > ?", (now, now))
         connection.execute(

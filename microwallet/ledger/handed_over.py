@@ -1,6 +1,6 @@
-"""Which base units of a channel's cumulative amount were counted as handed over.
+"""The base units of a channel's cumulative amount that were counted as payments, stored as ranges.
 
-Implements domain.handed_over.Counted, row by row: there may be as many ranges as a payer likes.
+Implements domain.handed_over.Counted row by row, as a payer can make as many ranges as he likes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class CountedRows:
         self._connection = connection
         self._channel_id = channel_id
         self._new: Range | None = None
-        """Not yet among the rows: most vouchers go on where the one before ended."""
+        """Not stored yet: most vouchers begin where the one before ended, so it often grows."""
 
     def gap(self, start: int, end: int) -> Range | None:
-        """The first part between `start` and `end` that was not counted; None if all was."""
+        """The first range between `start` and `end` that is not counted yet; None if all is."""
         self.store()
         while (row := self._at_or_below(start)) is not None and row[1] > start:
             start = row[1]
@@ -34,7 +34,7 @@ class CountedRows:
         return (start, end) if start < end else None
 
     def add(self, start: int, end: int) -> None:
-        """Add a part that was not counted."""
+        """Count a range that was not counted yet."""
         if self._new is not None and self._new[1] == start:
             start = self._new[0]
         else:

@@ -1,9 +1,13 @@
-"""Where the account of a channel is, and where what its vouchers bought is found.
+"""Where a channel's account is stored, and how the sale of one of its vouchers is found.
 
-A commit costs as much as the pages it changes. What is sold is appended, to pages that it shares with what
-others bought. A sale by its channel's best voucher holds the channel's account after it, and names the one
-before it: a chain, whose last is in `heads`, of which hundreds share a page. Older ones are found from the
-`landmarks` above them: each LANDMARK_EVERYth of the chain, and each sale by a voucher that was not the best.
+A commit costs as much as the pages it changes, so a sale changes few. Its row is appended to `sales`, on a
+page that it shares with other channels' sales, and holds the channel's account as it is after the sale. It
+also names the channel's sale before it. These chains of sales begin in `heads`, hundreds of which share a
+page.
+
+Only a sale by the highest voucher so far joins the chain. An older sale is found by walking down the chain
+from the next row of `landmarks`: there is one for every LANDMARK_EVERY sales of a chain, and one for each
+sale by a voucher that was not the highest.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from microwallet.domain.identifiers import ChannelId
 from microwallet.ledger.database import to_text
 
 LANDMARK_EVERY = 32
-"""At most so many sales are read to find one."""
+"""How many sales are read at most to find one."""
 
 
 class Head(NamedTuple):
@@ -27,13 +31,13 @@ class Head(NamedTuple):
     position: int | None = None
     """Of that sale."""
     number: int = 0
-    """Of sales in the chain."""
+    """How many sales the chain has."""
     holds_account: bool = False
-    """Whether it holds the channel's account, and not the row in `vouchers`."""
+    """Whether the channel's account is in this sale; else it is in the row in `vouchers`."""
 
     @property
     def is_landmark(self) -> bool:
-        """Whether it is found by itself."""
+        """Whether its last sale has a row in `landmarks`."""
         return self.number % LANDMARK_EVERY == 0
 
     def after(self, position: int) -> Head:
@@ -42,19 +46,19 @@ class Head(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Where a voucher is among the sales of its channel."""
+    """Where the sale of a voucher is."""
 
     position: int | None
-    """Of its sale; None if there is none."""
+    """Of the sale; None if the voucher has bought nothing."""
     below: int | None
-    """Of the sale in the chain by the next lower voucher, if there is one; only if it has none itself."""
+    """Then, of the sale in the chain by the next lower voucher; None if there is none."""
 
 
 def find(
     connection: sqlite3.Connection, channel_id: ChannelId, cumulative_amount: int, head: int | None
 ) -> Found:
-    """Find the sale of a voucher, from the next landmark above it; where there is none, from `head`, the
-    position of the chain's last sale."""
+    """Find the sale of a voucher, going down from the next landmark above it; if there is none, from `head`,
+    the position of the chain's last sale."""
     amount = to_text(cumulative_amount)
     landmark = connection.execute(
         """SELECT position FROM landmarks WHERE channel_id = ? AND cumulative_amount >= ?
@@ -76,9 +80,9 @@ def find(
 
 
 def move_accounts(connection: sqlite3.Connection, channel_ids: Iterable[ChannelId]) -> None:
-    """Have `vouchers` hold the accounts of channels, to be changed there; in a write transaction.
+    """Move the accounts of channels into `vouchers`, to be changed there; in a write transaction.
 
-    Whoever remembers accounts reads them again if any was moved.
+    If any was moved, all who remember accounts read them again.
     """
     moved = 0
     for channel_id in channel_ids:

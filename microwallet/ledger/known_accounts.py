@@ -1,4 +1,4 @@
-"""What one connection remembers of accounts, so that it need not read them for each sale."""
+"""A connection's cache of accounts, so that they need not be read for each sale."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ POSITIONS_KEPT = 2_000
 
 
 class KnownAccounts:
-    """Brought up to date in each transaction.
+    """The cache; `refresh` brings it up to date at the beginning of each transaction.
 
-    What others have sold since is read, a row a sale; if they changed anything else, all is read again.
+    Sales by other processes are read one by one. If they changed anything else, the cache is emptied.
     """
 
     def __init__(self) -> None:
@@ -28,12 +28,12 @@ class KnownAccounts:
         self._last = 0
         """Position of the last sale."""
         self._kept: Generation | None = None
-        """What is known is right for; None where it may be wrong."""
+        """The generation that the cache is right for; None while it may be wrong."""
 
     def refresh(self, connection: sqlite3.Connection, generation: Generation) -> None:
-        """Learn what others did before a transaction of this generation.
+        """Learn what others did before the transaction of this generation.
 
-        Until `keep`, what is known counts as wrong: the transaction may fail.
+        The cache counts as wrong until `keep`, since the transaction may fail.
         """
         kept, self._kept = self._kept, None
         is_right = kept is not None and kept.changes == generation.changes
@@ -48,7 +48,7 @@ class KnownAccounts:
             self._learn_sales(connection)
 
     def keep(self, generation: Generation) -> None:
-        """What is known is right after a transaction of this generation: it is committed."""
+        """Take the cache for right: the transaction of this generation is committed."""
         self._kept = generation
 
     def learn(self, account: SessionAccount, head: Head) -> None:

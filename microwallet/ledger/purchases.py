@@ -23,7 +23,7 @@ _SELECT = f"SELECT {_COLUMNS} FROM purchases"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpRequest:
-    """What a purchase is for: the same idempotency key always means the same one."""
+    """The request that a purchase is for: one idempotency key always stands for one request."""
 
     idempotency_key: str
     method: str
@@ -38,11 +38,11 @@ class Reserved:
     purchase: Purchase
     before: PayerChannel
     least_spent: int
-    """Base units that were charged by then, or are unconfirmed: not what others cost that have no answer."""
+    """Base units spent before it, `unconfirmed` included, without what purchases in flight may cost."""
     unconfirmed: int
-    """Base units of that which may not have been charged, as no receipt told of them."""
+    """How many of those no receipt confirmed: they may not have been charged."""
     is_final: bool
-    """Whether the payee charges nothing of those any more that it had not charged by then."""
+    """Whether the payee can no longer charge those of them that it had not charged by then."""
 
     @property
     def rise(self) -> int:
@@ -51,15 +51,15 @@ class Reserved:
 
 
 class Confirmation(NamedTuple):
-    """What the receipt of a request says of the channel's books, or leaves open."""
+    """What a request's receipt proves about the channel's books, and what it leaves open; in base units."""
 
     untold: int = 0
-    """Base units that the request counts as spent, and no receipt tells of; below 0 where it got more than it
+    """Counted as spent for the request, without a receipt. Below 0 if its receipts tell of more than it
     counts: so much of what was unconfirmed before was charged after all."""
     uncharged: int = 0
-    """Base units that were counted as spent and unconfirmed before, and are not charged."""
+    """Counted as spent and unconfirmed before, and now known not to be charged."""
     known_unconfirmed: int = 0
-    """Base units that were unconfirmed when the request was reserved."""
+    """What was unconfirmed when the request was reserved."""
     charged_until: int = 0
     """Unix seconds until which the payee may still charge what is untold."""
 
@@ -92,13 +92,13 @@ class Purchases:
             return _purchase(row) if row else None
 
     def uncertain(self, channel_id: ChannelId) -> int:
-        """Base units of a channel's spent that the payee may not have charged: no answer or receipt tells."""
+        """Base units counted as spent that the payee may not have charged: no answer or no receipt tells."""
         with self._database.read() as connection:
             counts = _counts(connection, channel_id)
             return counts.spent - counts.certain
 
     def counted(self, channel_id: ChannelId) -> int:
-        """Base units that a channel's purchases cost at most, be it more than was signed."""
+        """Base units that a channel's purchases cost at most; may be more than was signed."""
         with self._database.read() as connection:
             return _counts(connection, channel_id).total
 
@@ -113,8 +113,8 @@ class Purchases:
     ) -> Reserved:
         """Commit a purchase, and raise the channel's spent and, where it must, authorized.
 
-        Atomic over processes. One request has one purchase that was not returned, unless this one
-        `continues` it: else OutcomeUnknown. Raises what voucher_amount and of_request raise.
+        Atomic over processes. OutcomeUnknown if the request has a purchase already that was not returned,
+        unless this one `continues` it. Raises what voucher_amount and of_request raise.
         """
         with self._database.write_vouchers() as connection:
             channel = read_channel(connection, channel_id)
@@ -169,16 +169,16 @@ class Purchases:
     def settle(
         self, purchases: Sequence[Purchase], cost: int, confirmation: Confirmation = UNCHANGED
     ) -> None:
-        """Purchases of one request, all on one channel, were served for `cost` base units together.
+        """Store that the purchases of one request, all on one channel, cost `cost` base units together.
 
-        What was reserved beyond that is no longer spent; where it cost more than was reserved, that is
-        spent too, as far as what is authorized goes: be it reserved for others, which cannot all be served
-        then. One that was settled before stays as it is.
+        What was reserved beyond that is no longer spent. If it cost more than was reserved, the rest is spent
+        too, up to what is authorized, even where it is reserved for other requests: these cannot all be
+        served then. A purchase that was settled before stays as it is.
         """
         with self._database.write() as connection:
             counts = _counts(connection, purchases[-1].channel_id)
             most = counts.authorized - counts.certain
-            if confirmation.charged_until:  # what was reserved for it may be charged once more is signed
+            if confirmation.charged_until:  # the payee may charge all of it, once more is signed
                 most = max(most, sum(purchase.cost for purchase in purchases))
             left = charged = min(cost, most)
             for purchase in purchases[:-1]:
@@ -191,15 +191,14 @@ class Purchases:
                 _confirm(connection, last.channel_id, confirmation._replace(untold=untold))
 
     def give_back(self, purchases: Iterable[Purchase]) -> None:
-        """Purchases that were answered without service are no longer spent."""
+        """Store that purchases were answered without service: they no longer count as spent."""
         with self._database.write() as connection:
             for purchase in purchases:
                 _end(connection, purchase, PurchaseStatus.RETURNED, 0)
 
 
 def _end(connection: sqlite3.Connection, purchase: Purchase, status: PurchaseStatus, actual: int) -> bool:
-    """Give a purchase in flight its end; what it did not cost is taken off the channel's spent. Whether it
-    had none."""
+    """End a purchase in flight, and take what it did not cost off what is spent. False if it had ended."""
     kept = purchase.cost if status is PurchaseStatus.RETURNED else actual
     ended = connection.execute(
         "UPDATE purchases SET status = ?, cost = ? WHERE id = ? AND status = 'in-flight'",
@@ -211,8 +210,10 @@ def _end(connection: sqlite3.Connection, purchase: Purchase, status: PurchaseSta
 
 
 def _confirm(connection: sqlite3.Connection, channel_id: ChannelId, confirmation: Confirmation) -> None:
-    """Take what was not charged after all off the channel's spent, once: whoever learned it at the same time
-    knew of as much that was unconfirmed."""
+    """Take what turned out not to be charged off the channel's spent, once.
+
+    Two requests may learn it at the same time: the second finds less unconfirmed than when it was reserved.
+    """
     counts = _counts(connection, channel_id)
     is_news = counts.unconfirmed == confirmation.known_unconfirmed
     uncharged = min(confirmation.uncharged, counts.unconfirmed) if is_news else 0
@@ -229,7 +230,7 @@ def _confirm(connection: sqlite3.Connection, channel_id: ChannelId, confirmation
 
 
 def _spend(connection: sqlite3.Connection, channel_id: ChannelId, more: int) -> None:
-    """The channel's purchases cost so much more, or less. No more can be charged than was signed."""
+    """Add to what the channel's purchases cost, or take away. What exceeds what was signed is overdrawn."""
     counts = _counts(connection, channel_id)
     total = counts.total + more
     spent = min(total, counts.authorized)
@@ -241,12 +242,12 @@ def _spend(connection: sqlite3.Connection, channel_id: ChannelId, more: int) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Counts:
-    """What a channel's purchases, and what was paid by hand, count in base units."""
+    """The sums of a channel's books, purchases and payments together, in base units."""
 
     authorized: int
     spent: int
     overdrawn: int
-    """What they may cost beyond that: not all that is uncertain can be charged."""
+    """What purchases may cost beyond what was signed: not all that is uncertain can be charged."""
     unconfirmed: int
     charged_until: int
     """Unix seconds until which the payee may charge what is unconfirmed."""

@@ -41,14 +41,14 @@ _CHANNEL_COLUMNS = f"""
 """
 
 _FIRST = (
-    # Counts what the ledger has recorded, against a copy that is older than it claims, and `changes` of what
-    # the payee accepted by anything but a sale.
+    # `number` counts the transactions that signed or accepted vouchers, so that an older copy of the ledger
+    # is noticed; `changes`, what changed of the payee's accounts other than by a sale.
     """CREATE TABLE generation (
         number INTEGER NOT NULL,
         changes INTEGER NOT NULL
     ) STRICT""",
     "INSERT INTO generation (number, changes) VALUES (0, 0)",
-    # Signed transactions, stored before they are broadcast. `position` counts them.
+    # Signed transactions, stored before they are broadcast. `position` is their order.
     """CREATE TABLE transactions (
         hash TEXT PRIMARY KEY,
         position INTEGER NOT NULL UNIQUE,
@@ -69,11 +69,11 @@ _FIRST = (
     "CREATE INDEX transactions_by_operation ON transactions (operation)",
     """CREATE INDEX transactions_unfinished ON transactions (chain_id, sender, nonce)
         WHERE status IN ('signed', 'broadcast')""",
-    # What the payer knows of the channels it pays through. `position` counts them: those of one second are
-    # listed as they were added. Of what is spent, no receipt tells of `unconfirmed`: it may not have been
-    # charged. The payee may go on charging it until `charged_until`, Unix seconds, as a stream was left: its
-    # end is not seen at once. `uncharged` is what purchases count as spent, and was not charged after all;
-    # `overdrawn`, what they may cost beyond what can have been spent: not all that is in flight is.
+    # The channels that this wallet pays through. `position` is the order in which they were added.
+    # `unconfirmed` is the part of `spent` that no receipt tells of, so that it may not have been charged.
+    # `charged_until`, Unix seconds, is until when the payee may still charge it: the end of a stream that was
+    # left is not seen at once. `uncharged` is what purchases counted as spent and turned out not to be
+    # charged. `overdrawn` is what purchases may cost beyond what was signed: not all of them can be charged.
     f"""CREATE TABLE channels ({_CHANNEL_COLUMNS}
         position INTEGER NOT NULL,
         label TEXT,
@@ -85,7 +85,7 @@ _FIRST = (
     ) STRICT, WITHOUT ROWID""",
     "CREATE INDEX channels_by_payee ON channels (payee)",
     "CREATE UNIQUE INDEX channels_by_label ON channels (label) WHERE label IS NOT NULL AND finalized = 0",
-    # Opens and top-ups: what was asked for under which key, until the chain has it.
+    # Opens and top-ups by idempotency key: what was asked for, and what became of it.
     f"""CREATE TABLE deposits (
         idempotency_key TEXT PRIMARY KEY,
         kind TEXT NOT NULL CHECK (kind IN ('open', 'topUp')),
@@ -111,8 +111,8 @@ _FIRST = (
         created_at INTEGER NOT NULL
     ) STRICT""",
     "CREATE INDEX payments_by_channel ON payments (channel_id)",
-    # What the payer bought over HTTP, a row a voucher, committed before it leaves. Tries of one request have
-    # one key.
+    # What the payer bought over HTTP: a row for each voucher, committed before it is sent. All tries of one
+    # request have the same key.
     f"""CREATE TABLE purchases (
         id INTEGER PRIMARY KEY,
         idempotency_key TEXT NOT NULL,
@@ -128,7 +128,7 @@ _FIRST = (
     ) STRICT""",
     "CREATE INDEX purchases_by_key ON purchases (idempotency_key)",
     "CREATE INDEX purchases_in_flight ON purchases (channel_id) WHERE status = 'in-flight'",
-    # Whom an origin was paid to: it is to be the same the next time.
+    # Who was paid for an origin: another payee is noticed the next time.
     """CREATE TABLE known_payees (
         origin TEXT NOT NULL,
         chain_id INTEGER NOT NULL,
@@ -144,10 +144,11 @@ _FIRST = (
         block_number INTEGER NOT NULL,
         PRIMARY KEY (chain_id, escrow_contract, address)
     ) STRICT, WITHOUT ROWID""",
-    # What the payee has accepted: the best voucher of each channel. Of its account, which is `authorized`,
-    # `spent`, `stream`, `signature` and `accepted_at`, what is here is old where the channel's head holds it.
-    # A later stream takes the place of the one before. While the payee closes a channel, what is paid comes
-    # too late; once a close has ended, what the chain said before is worth nothing.
+    # The best voucher that the payee accepted on each channel. `authorized`, `spent`, `stream`, `signature`
+    # and `accepted_at` are the channel's account; they are out of date here while the channel's head holds
+    # it. `stream` is the number of the newest stream, which ends those before. `closing` is whether the payee
+    # is closing the channel, so that what is paid now comes too late. `ended_closes` counts the closes that
+    # have ended: what the chain said before the last of them is out of date.
     f"""CREATE TABLE vouchers ({_CHANNEL_COLUMNS}
         signature BLOB NOT NULL CHECK (length(signature) BETWEEN 1 AND 4096),
         accepted_at INTEGER NOT NULL,
@@ -158,12 +159,13 @@ _FIRST = (
         close_confirmed INTEGER NOT NULL DEFAULT 0 CHECK (close_confirmed IN (0, 1))
     ) STRICT, WITHOUT ROWID""",
     "CREATE INDEX vouchers_by_payee ON vouchers (payee) WHERE finalized = 0",
-    # What the payee sold, in the order it did, so that what is sold together shares its pages: each voucher
-    # buys once, each idempotency key too. `settled` is whether the cost is what was used, and not what was
-    # reserved. A sale by the best voucher of its channel holds what was spent after it, the channel's stream,
-    # the sale before it by such a voucher and how many they are by then; one by an older voucher names the
-    # last of them below it. The row of a sale that is given back stays. `answer` comes last: columns after a
-    # long one are slow to read.
+    # What the payee sold, in that order, so that sales of the same moment share pages; see ledger/heads. Each
+    # voucher and each idempotency key buys once. `settled` is whether `cost` is what was used, and no longer
+    # what was reserved. A sale by its channel's highest voucher so far holds the account after it in `spent`,
+    # `stream` and `signature`, the sale before it in the channel's chain in `previous`, and its own number in
+    # the chain in `number`. A sale by an older voucher only names the next lower sale of the chain, in
+    # `previous`. The row of a sale that was given back stays, as `returned`. `answer` comes last, as columns
+    # after a long one are slow to read.
     f"""CREATE TABLE sales (
         position INTEGER PRIMARY KEY,
         channel_id TEXT NOT NULL,
@@ -186,20 +188,20 @@ _FIRST = (
     """CREATE UNIQUE INDEX sales_by_key ON sales (channel_id, idempotency_key)
         WHERE idempotency_key IS NOT NULL""",
     "CREATE INDEX sales_answered ON sales (created_at) WHERE answer IS NOT NULL",
-    # The last sale of a channel by its best voucher. It holds the channel's account, unless `vouchers` does.
+    # The last sale in a channel's chain; it holds the channel's account, unless the row in `vouchers` does.
     """CREATE TABLE heads (
         id INTEGER PRIMARY KEY,
         position INTEGER NOT NULL REFERENCES sales,
         holds_account INTEGER NOT NULL CHECK (holds_account IN (0, 1))
     ) STRICT""",
-    # Where sales are found: one of many by best vouchers, and all by older ones.
+    # From where sales are found: some of each chain, and all by older vouchers.
     """CREATE TABLE landmarks (
         channel_id TEXT NOT NULL,
         cumulative_amount TEXT NOT NULL,
         position INTEGER NOT NULL,
         PRIMARY KEY (channel_id, cumulative_amount)
     ) STRICT, WITHOUT ROWID""",
-    # What the payee has accepted and charged by now.
+    # `vouchers` with the account of each channel as it is now, wherever that is stored.
     """CREATE VIEW current_vouchers AS
         SELECT v.channel_id, v.payer, v.payee, v.token, v.salt, v.authorized_signer, v.escrow_contract,
             v.chain_id, v.symbol, v.decimals, v.deposit, v.settled, v.close_requested_at, v.finalized,
@@ -210,13 +212,13 @@ _FIRST = (
             v.close_confirmed, v.closing, v.ended_closes
         FROM vouchers AS v LEFT JOIN heads AS h ON h.id = v.head AND h.holds_account = 1
             LEFT JOIN sales AS s ON s.position = h.position""",
-    # What workers remember of a channel is read again once anybody has changed that.
+    # Makes workers read again what they remember of channels, once somebody has changed that.
     """CREATE TRIGGER channel_changed
         AFTER UPDATE OF deposit, close_requested_at, finalized, closing ON vouchers
         WHEN (NEW.deposit, NEW.authorized, NEW.spent, NEW.close_requested_at, NEW.finalized, NEW.closing)
           <> (OLD.deposit, OLD.authorized, OLD.spent, OLD.close_requested_at, OLD.finalized, OLD.closing)
         BEGIN UPDATE generation SET changes = changes + 1; END""",
-    # Which base units of a channel's cumulative amount were counted as handed over.
+    # The base units of a channel's cumulative amount that were counted as payments; see domain/handed_over.
     f"""CREATE TABLE handed_over (
         channel_id TEXT NOT NULL REFERENCES vouchers,
         {_amount("above")},
@@ -230,8 +232,8 @@ _FIRST = (
         expires_at INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID""",
     "CREATE INDEX challenges_by_expiry ON challenges (expires_at)",
-    # Gas that was set aside or paid for payers' deposits within the last hour: whose transaction it is for,
-    # and the budget that it is to stay within where its fee is raised.
+    # Gas that was set aside or paid for payers' deposits within the last hour: for which operation, and the
+    # budget to stay within when the fee of its transaction is raised.
     f"""CREATE TABLE gas_spending (
         id INTEGER PRIMARY KEY,
         chain_id INTEGER NOT NULL,
@@ -243,7 +245,7 @@ _FIRST = (
 )
 
 _ENDS_TOLD = (
-    # Whether a channel's end is not told yet by whoever watches, as others may learn of it first.
+    # Whether a channel's end is still to be told by `payee watch`: others may learn of it first.
     "ALTER TABLE vouchers ADD COLUMN untold INTEGER NOT NULL DEFAULT 0 CHECK (untold IN (0, 1))",
     "CREATE INDEX untold_ends ON vouchers (chain_id) WHERE untold = 1",
     """CREATE TRIGGER end_changed AFTER UPDATE OF finalized ON vouchers
@@ -252,7 +254,7 @@ _ENDS_TOLD = (
 )
 
 VERSIONS: Mapping[int, tuple[str, ...]] = {10: _FIRST, 11: _ENDS_TOLD}
-"""What makes a ledger of each version of one of the version before; of the first version, of an empty file.
+"""The statements that bring a ledger to each version from the one before; to the first, from an empty file.
 
-Lower numbers were given before there was a release.
+Lower numbers were used before the first release.
 """

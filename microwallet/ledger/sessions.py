@@ -41,7 +41,7 @@ class SessionRows:
         self._moved: dict[ChannelId, Head] = {}
         """Heads to store."""
         self.has_changed = False
-        """Whether anything was done that others do not learn from the sales since."""
+        """Whether anything was changed that others cannot learn from new rows in `sales`."""
 
     def account(self, channel_id: ChannelId) -> SessionAccount | None:
         """The account of a channel, or None if the channel is not known."""
@@ -73,7 +73,7 @@ class SessionRows:
         return account
 
     def save(self, account: SessionAccount) -> None:
-        """Store `spent` and `stream` of an account, where it is."""
+        """Store `spent` and `stream` of an account: in its channel's last sale, or in `vouchers`."""
         head = self._stored_head(account.channel_id)
         values = (to_text(account.spent), account.stream)
         if head.holds_account:
@@ -113,7 +113,7 @@ class SessionRows:
         return self._sale("channel_id = ? AND idempotency_key = ?", channel_id, idempotency_key)
 
     def add_first_sale(self, sale: Sale, account: SessionAccount, signature: bytes) -> None:
-        """Store a new sale by a voucher above all before, with its signature and the account after it."""
+        """Store a new sale by the highest voucher so far, with its signature and the account after it."""
         channel_id, amount = sale.channel_id, sale.cumulative_amount
         position = self._known.add(channel_id, amount)
         before = self._known.heads[channel_id]
@@ -179,7 +179,7 @@ class SessionRows:
         return bool(row[0] == channel_id)
 
     def flush(self) -> None:
-        """Store what was sold and is not yet among the rows."""
+        """Write the rows that wait to be written together."""
         if self._sold:
             self._connection.executemany(_ADD, self._sold)
             self._sold.clear()
@@ -209,17 +209,17 @@ class SessionRows:
         return self._connection.execute(statement, values)
 
     def _learn_change(self, account: SessionAccount, head: Head) -> None:
-        """Remember an account that was changed, and have others read theirs again."""
+        """Remember an account that was changed, and make other processes read theirs again."""
         self._known.learn(account, head)
         self.has_changed = True
 
     def _change(self, sale: Sale, assignments: str, *values: Any) -> None:
-        """Change a sale where it is."""
+        """Change the row of a sale."""
         position = self._find(sale.channel_id, sale.cumulative_amount).position
         self._execute(f"UPDATE sales SET {assignments} WHERE position = ?", (*values, position))
 
     def _stored_head(self, channel_id: ChannelId) -> Head:
-        """The head of a channel that is known, as it is among the rows."""
+        """The head of a channel that is known, once all rows are written."""
         self.flush()
         self.account(channel_id)
         return self._known.heads[channel_id]

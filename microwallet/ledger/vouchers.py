@@ -25,7 +25,7 @@ from microwallet.ledger.rows import (
 )
 
 WRITTEN_AT_ONCE = 200
-"""Channels of which what the chain says is stored in one transaction."""
+"""How many channels are changed in one transaction."""
 
 _SELECT = f"SELECT {SELECTED}, signature FROM current_vouchers"
 
@@ -33,14 +33,14 @@ _STATE_IF_ASKED = ", ".join(
     f"{column} = CASE WHEN excluded.as_of IS NULL THEN vouchers.{column} ELSE excluded.{column} END"
     for column in ("deposit", "settled", "close_requested_at", "finalized", "as_of")
 )
-"""What the chain said of a channel, where it was asked: else what it said before stays."""
+"""Take over the new state if the chain was asked for it; else keep the old one."""
 
 Weigh = Callable[[Mapping[ChannelId, "Accepted"], Mapping[ChannelId, Counted]], Iterable[PayeeChannel]]
-"""What becomes of channels: by what was accepted so far, of those that are known, and what was counted as
-handed over, of all."""
+"""Decides which channels to store, given what was accepted so far on those that are known, and what was
+counted as handed over on all of them."""
 
 Reserved = Callable[[Collection[ChannelId]], Mapping[ChannelId, int]]
-"""What is reserved for requests in hand, base units, by channel."""
+"""Base units reserved for requests that are being served, by channel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Accepted:
     is_closing: bool
     """Whether the payee has begun to close the channel, and that has not ended."""
     ended_closes: int
-    """How often that has ended, with success or without."""
+    """How many closes have ended, with success or without."""
     is_open: bool
     """Whether the channel was open when the chain was last asked about it."""
 
@@ -127,7 +127,7 @@ class Vouchers:
         return [found for one in once for found in self._read(f"{where} AND channel_id = ?", chain_id, one)]
 
     def live_rows(self, chain_id: ChainId) -> Mapping[Address, Sequence[LiveRow]]:
-        """The same channels, by escrow, as they are looked at again and again: there may be thousands."""
+        """The same channels by escrow, cheap to read: there may be thousands, and they are read often."""
         query = """SELECT escrow_contract, channel_id, payee, deposit, settled, close_requested_at, finalized
             FROM vouchers WHERE chain_id = ? AND close_confirmed = 0 ORDER BY created_at, channel_id"""
         by_escrow: dict[Address, list[LiveRow]] = {}
@@ -144,15 +144,16 @@ class Vouchers:
             return [_channel(row) for row in rows if row]
 
     def owing(self, chain_id: ChainId, payee: Address, token: Address, least: int) -> Sequence[PayeeChannel]:
-        """Channels of a payee on which `least` base units or more were charged and not settled; also some on
-        which a trillionth less was."""
+        """Channels of a payee on which at least `least` base units were charged and not settled.
+
+        SQLite compares them as floating point: some with a trillionth less may be among them.
+        """
         clause = """WHERE chain_id = ? AND payee = ? AND token = ? AND finalized = 0
             AND 1.000000000001 * CAST(spent AS REAL) - CAST(settled AS REAL) >= ? ORDER BY created_at"""
         return self._read(clause, chain_id, payee, token, float(least))
 
     def idle(self, chain_id: ChainId, payee: Address, *, since: int) -> Sequence[PayeeChannel]:
-        """Channels of a payee with something not settled that took no better voucher after `since`, Unix
-        seconds."""
+        """Channels of a payee with something unsettled and no better voucher since `since`, Unix seconds."""
         clause = """WHERE chain_id = ? AND payee = ? AND finalized = 0 AND spent > settled
             AND accepted_at <= ? ORDER BY created_at"""
         return self._read(clause, chain_id, payee, since)
@@ -163,9 +164,9 @@ class Vouchers:
             return dict(connection.execute("SELECT channel_id, accepted_at FROM current_vouchers").fetchall())
 
     def accept(self, channel_ids: Collection[ChannelId], weigh: Weigh, *, now: int) -> None:
-        """Commit what `weigh` makes of what was accepted so far, and what it adds to what was counted.
+        """Commit the channels that `weigh` returns, and what it adds to what was counted.
 
-        Atomic over processes, so that each voucher counts once. A row's amount never falls.
+        Atomic over processes, so that each voucher counts once. What is authorized never falls.
         """
         marks = ", ".join("?" * (len(COLUMNS) + 3))
         with self._database.write_vouchers() as connection:
@@ -184,20 +185,22 @@ class Vouchers:
             )
 
     def accepted(self, channel_ids: Iterable[ChannelId]) -> Mapping[ChannelId, Accepted]:
-        """What was accepted on those of the channels that are known."""
+        """What was accepted on each of the channels that are known."""
         with self._database.read() as connection:
             return _accepted(connection, channel_ids)
 
     def charged(self, channel_ids: Collection[ChannelId], reserved: Reserved) -> Mapping[ChannelId, int]:
-        """Base units that were charged through channels for certain: without what is `reserved` for requests
-        in hand, which is asked for while nothing is sold or given back."""
+        """Base units that were charged on each channel for certain: without what is `reserved`.
+
+        That is asked for inside a write transaction, while nothing can be sold or given back.
+        """
         with self._database.write() as connection:
             in_hand = reserved(channel_ids)
             accepted = _accepted(connection, channel_ids)
             return {one: max(0, found.spent - in_hand[one]) for one, found in accepted.items()}
 
     def begin_closes(self, channel_ids: Iterable[ChannelId]) -> None:
-        """The payee is about to close these channels: what is paid through them now would be lost."""
+        """Store that the payee is about to close these channels: what is paid on them now would be lost."""
         with self._database.write() as connection:
             connection.executemany(
                 "UPDATE vouchers SET closing = 1 WHERE channel_id = ?",
@@ -205,12 +208,12 @@ class Vouchers:
             )
 
     def closing(self, chain_id: ChainId) -> Sequence[PayeeChannel]:
-        """Channels of a chain that are being closed, and take no vouchers; whatever the chain said last."""
+        """Channels of a chain that are being closed and take no vouchers, whatever the chain said last."""
         return self._read("WHERE chain_id = ? AND closing = 1", chain_id)
 
     def end_closes(self, chain_id: ChainId, *, but: Collection[ChannelId]) -> None:
-        """Whatever was begun to close channels of a chain has ended, with success or without: `but` for some,
-        of which that is not seen yet."""
+        """Store that all closes on a chain have ended, with success or without, but for those of the channels
+        `but`, whose end is not seen yet."""
         with self._database.write() as connection:
             closing = connection.execute(
                 "SELECT channel_id FROM vouchers WHERE chain_id = ? AND closing = 1", (chain_id,)
@@ -221,10 +224,11 @@ class Vouchers:
             )
 
     def record_states(self, states: Mapping[ChannelId, ChannelState], *, as_of: int) -> None:
-        """Store what the chain says of channels at `as_of`, Unix seconds; of many, not all at once.
+        """Store what the chain says of channels at `as_of`, Unix seconds; many take several transactions.
 
-        One that is open again though a close of ours was mined, which names its salt, is closing: a
-        reorganisation undid the close, and anybody can have it mined again, with what it took then.
+        A channel that is open although our close of it was mined becomes closing again: a reorganisation
+        undid the close, and anybody can have the same transaction mined once more. It is found by the
+        channel's salt.
         """
         self._write_in_parts(
             f"""UPDATE vouchers SET {STATE_ASSIGNMENTS}, closing = CASE
@@ -241,8 +245,8 @@ class Vouchers:
         )
 
     def renew(self, chain_id: ChainId, *, as_of: int, before: int) -> None:
-        """What was stored `before` of channels that can still change is what the chain says at `as_of`, both
-        Unix seconds."""
+        """Store that the chain still says at `as_of` what is known of channels that can change, where that is
+        from `before` or older; both Unix seconds."""
         query = """SELECT channel_id FROM vouchers
             WHERE chain_id = ? AND close_confirmed = 0 AND (as_of IS NULL OR as_of < ?)"""
         with self._database.read() as connection:
@@ -252,20 +256,20 @@ class Vouchers:
         )
 
     def confirm_closes(self, channel_ids: Iterable[ChannelId]) -> None:
-        """The close of these channels is too deep to be taken back: they are not looked at again."""
+        """Store that the close of these channels is too deep to be undone: they are not looked at again."""
         self._write_in_parts(
             "UPDATE vouchers SET close_confirmed = 1 WHERE channel_id = ? AND finalized = 1",
             [(channel_id,) for channel_id in channel_ids],
         )
 
     def untold_ends(self, chain_id: ChainId) -> Sequence[ChannelId]:
-        """Finalized channels of a chain of which `record_told` was not said since they are."""
+        """Finalized channels of a chain whose end was not told yet."""
         with self._database.read() as connection:
             query = "SELECT channel_id FROM vouchers WHERE chain_id = ? AND untold = 1"
             return [channel_id for (channel_id,) in connection.execute(query, (chain_id,))]
 
     def record_told(self, channel_ids: Iterable[ChannelId]) -> None:
-        """Whoever watches has told that these channels are finalized, or it was done here."""
+        """Store that the end of these channels was told, or that it was done here."""
         self._write_in_parts(
             "UPDATE vouchers SET untold = 0 WHERE channel_id = ?", [(one,) for one in channel_ids]
         )
@@ -275,7 +279,7 @@ class Vouchers:
             return [_channel(row) for row in connection.execute(f"{_SELECT} {clause}", values)]
 
     def _write_in_parts(self, statement: str, values: Sequence[tuple[Any, ...]]) -> None:
-        """Change channels, not all in one transaction: whoever sells waits for it. Nothing for no values."""
+        """Change channels in several short transactions, as selling waits for each. Nothing for no values."""
         for start in range(0, len(values), WRITTEN_AT_ONCE):
             with self._database.write() as connection:
                 connection.executemany(statement, values[start : start + WRITTEN_AT_ONCE])
