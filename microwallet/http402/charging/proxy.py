@@ -34,6 +34,7 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
+_BODILESS = frozenset({204, 304})
 _LATE = plain_answer(
     504, "Gateway Timeout", "what is sold here takes too long to answer; nothing was charged"
 )
@@ -94,7 +95,7 @@ class ReverseProxy:
                     {
                         "type": "http.response.start",
                         "status": response.status,
-                        "headers": _end_to_end(response.headers),
+                        "headers": _answer_headers(response),
                     }
                 )
                 async for chunk in response.aiter_stream():
@@ -149,6 +150,15 @@ async def _body(receive: Receive) -> AsyncIterator[bytes]:
             yield message["body"]
         if not message.get("more_body", False):
             return
+
+
+def _answer_headers(response: httpcore.Response) -> list[tuple[bytes, bytes]]:
+    """Of an answer that has no body whatever it says, without the length of one: no server could send that.
+    RFC 9110, section 8.6."""
+    headers = _end_to_end(response.headers)
+    if response.status not in _BODILESS:
+        return headers
+    return [(name, value) for name, value in headers if name != b"content-length"]
 
 
 def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -25,7 +25,8 @@ class Upstream(LocalServer):
 
     /slow takes as long as `slow` says, /status/503 has that status, /slow/status/503 both, /stream has five
     events, /halting the first of them before it takes as long, /dying two before the connection breaks off,
-    /endless goes on until nobody reads it, /large is more than a gateway keeps, /to/here leads to /here.
+    /endless goes on until nobody reads it, /large is more than a gateway keeps, /to/here leads to /here, and
+    /unchanged is a 304 that says how long the whole would be.
     """
 
     def __init__(self):
@@ -84,6 +85,11 @@ class _Upstream(Handler):
                     self.wfile.write(b"400\r\n%b\r\n" % bytes(1024))
             except OSError:
                 self.server.was_left.set()
+            return
+        if self.path == "/unchanged":
+            self.send_response(304)
+            self.send_header("content-length", "1000")
+            self.end_headers()
             return
         if self.path.startswith("/to/"):
             self.answer(302, {"location": self.path.removeprefix("/to")})

@@ -688,6 +688,17 @@ def test_a_stream_whose_upstream_dies(serve, alice, bob):
     assert (paying["spent"], channels(bob)[0].spent) == ("2000", 2000)
 
 
+def test_what_is_unchanged_may_tell_a_length(serve, pay):
+    """By a 304: the connection goes on, and it is had again under its key."""
+    gateway = serve()
+    again = ("--idempotency-key", "again", "-H", "If-None-Match: x")
+    for _ in range(2):
+        paid = pay(gateway.url + "/unchanged", *again).data
+        assert (paid["status"], paid["body"], paid["payment"]["amount"]) == (304, "", "1000")
+    gateway.end()
+    assert [one.get("error") for one in gateway.requests.end()] == [None] * 4
+
+
 @pytest.mark.parametrize("after", [1_000, 200_000])
 def test_what_nobody_reads_any_more_is_broken_off(serve, upstream, after):
     """An answer without end would keep its connection to the upstream for ever, and there are 200 of them."""
