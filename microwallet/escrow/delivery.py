@@ -17,6 +17,7 @@ from microwallet.domain.ports import (
 )
 from microwallet.errors import (
     InsufficientFunds,
+    LedgerError,
     MicrowalletError,
     NetworkError,
     OutcomeUnknown,
@@ -120,8 +121,21 @@ class Delivery:
     def deliver(self, *, fresh: bool = False) -> Receipt | None:
         """Broadcast the last attempt and wait; None when a cancellation was mined instead.
 
-        `fresh` says that it was signed just now, so a refusal by name is final.
+        `fresh` says that it was signed just now, so a refusal by name is final. OutcomeUnknown where what
+        becomes of it cannot be recorded.
         """
+        try:
+            return self._delivered(fresh=fresh)
+        except LedgerError as error:
+            last = self._attempts[-1]
+            raise OutcomeUnknown(
+                f"{last.purpose} was signed as {last.hash}, and what becomes of it cannot be recorded:"
+                f" {error.message}",
+                hint=error.hint,
+                data={"transactionHash": last.hash},
+            ) from error
+
+    def _delivered(self, *, fresh: bool) -> Receipt | None:
         answer, refusal = self._broadcast(self._attempts[-1])
         last = self._attempts[-1]
         while answer is NodeAnswer.UNDERPRICED and self._bump(is_stuck=False):

@@ -60,7 +60,7 @@ def _ledger_error(error: sqlite3.Error, path: Path) -> LedgerError:
         )
     if primary == sqlite3.SQLITE_FULL:
         return LedgerUnwritable(
-            f"the disk of the ledger {path} is full: nothing was recorded, nothing was signed",
+            f"the disk of the ledger {path} is full: it takes nothing more",
             hint=f"make room, then run the command again: df -h {path.parent}",
         )
     if primary in (

@@ -12,7 +12,13 @@ from pathlib import Path
 from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.domain.ports import Reporter, TransactionJournal, TransactionStatus
-from microwallet.errors import KeyUnavailable, NetworkError, OutcomeUnknown, TransactionReverted
+from microwallet.errors import (
+    KeyUnavailable,
+    LedgerError,
+    NetworkError,
+    OutcomeUnknown,
+    TransactionReverted,
+)
 from microwallet.escrow import calls
 from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import EscrowEvents
@@ -287,7 +293,10 @@ class Settlement:
                     self._in_hand.wait(closing, within=within)
             yield
         finally:
-            self._end_closes()
+            with suppress(
+                LedgerError
+            ):  # else it hides what was done; the next one ends them, as after a kill
+                self._end_closes()
 
     def _end_closes(self) -> None:
         """Let channels take vouchers again, but for those that something can still close with what they had

@@ -56,18 +56,18 @@ def committed(account: PayingAccount, plan: DepositPlan) -> Iterator[tuple[Depos
     """While it is made or signed, in no other process: the deposit of a plan and its channel, in the ledger,
     and whether an earlier run had begun it.
 
-    OutcomeUnknown in place of NetworkError once something was signed that can move money.
+    OutcomeUnknown in place of NetworkError and LedgerError once something was signed that can move money.
     """
     with account.ledger.turns.turn(f"deposit {plan.idempotency_key}"):
         deposit, channel, resumed = _committed(account, plan)
         try:
             yield deposit, channel, resumed
-        except NetworkError as error:
+        except (LedgerError, NetworkError) as error:
             if not _can_move_money(account, deposit):
                 raise
-            what = deposit.kind.noun
+            done = "the chain cannot be asked about it" if isinstance(error, NetworkError) else "not recorded"
             raise OutcomeUnknown(
-                f"the {what} was signed, and the chain cannot be asked about it: {error.message}"
+                f"the {deposit.kind.noun} was signed, and {done}: {error.message}"
             ) from error
 
 

@@ -129,6 +129,8 @@ class Faults:
     drop_answer_of: str | None = None
     """A request of this method reaches the chain; its answer, and all after it, do not come back."""
     dead: bool = False
+    when_sent: Callable[[], object] | None = None
+    """Called when the chain has a transaction, before it is answered that it has."""
 
 
 @pytest.fixture
@@ -151,6 +153,8 @@ def faults(chain) -> Iterator[Faults]:
             connection.request("POST", "/", body, {"Content-Type": "application/json"})
             answer = connection.getresponse().read()
             connection.close()
+            if state.when_sent is not None and "eth_sendRawTransaction" in methods:
+                state.when_sent()
             if state.drop_answer_of in methods:
                 state.dead = True
                 self.close_connection = True
