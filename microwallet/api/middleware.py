@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from microwallet.selling import Shop
     from microwallet.wallet import Wallet
 
+_SHOWN = frozenset({"failed", "finalized", "interrupted", "missing", "reorganised", "resumed", "warning"})
+"""What is wrong, and that it is over: told as a warning, which servers show unless they are told not to."""
 _STOPPED = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
 
 
@@ -144,6 +147,8 @@ class PaymentMiddleware:
             requires_auth=self._requires_auth,
         )
         assortment = Assortment.of(wallet, settings)
+        for message in assortment.routes.warnings():
+            _log("warning", {"message": message})
         wallet.accounts.secret(wallet.account.name)  # locked keys are found out now, not when a close is due
         shop = Shop(wallet, assortment, realm=self._realm, emit=_log)
         charged = middleware.PaymentMiddleware(self._app, shop.gateway, is_dated=False)  # servers add a Date
@@ -181,7 +186,7 @@ class _Service:
         self.charged = charged
         self._wallet = wallet
         self._shop = shop
-        self._beside = [asyncio.ensure_future(one()) for one in shop.background]
+        self._beside = [asyncio.ensure_future(one()) for one in (*shop.background, shop.watch_chain)]
         for task in self._beside:
             task.add_done_callback(_complain)
 
@@ -197,7 +202,8 @@ class _Service:
 
 
 def _log(event: str, details: Mapping[str, Any]) -> None:
-    LOGGER.info("%s %s", event, details)
+    is_shown = event in _SHOWN and details.get("unsettled") != "0"
+    LOGGER.log(logging.WARNING if is_shown else logging.INFO, "%s %s", event, details)
 
 
 def _complain(task: asyncio.Future[None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from waiting import wait_until
 
 import microwallet
 from microwallet.http402.wire.challenge import offered_challenges
@@ -126,10 +128,14 @@ def application(bob):
     def make(**options):
         paid = Middleware(
             microwallet.PaymentMiddleware,
-            **{"routes": ROUTES, "realm": "api.example"} | options,
-            home=bob.path,
-            rpc_url=bob.settings["MICROWALLET_RPC_URL"],
-            password_file=bob.password_file,
+            **{
+                "routes": ROUTES,
+                "realm": "api.example",
+                "home": bob.path,
+                "rpc_url": bob.settings["MICROWALLET_RPC_URL"],
+                "password_file": bob.password_file,
+            }
+            | options,
         )
         routes = [Route("/article", article), Route("/", article), Route("/other", article)]
         app = Starlette(routes=routes, middleware=[paid], lifespan=lifespan)
@@ -234,6 +240,22 @@ def test_a_wrong_table_fails_the_start(application, options, message):
 
     asyncio.run(program())
     assert app.state.said == []
+
+
+def test_what_is_wrong_is_a_warning_in_the_log(application, caplog):
+    """Servers show warnings unless they are told not to: a route that no request reaches, and a chain that is
+    away, for as long as it is, which is told once."""
+    shadowed = [{"path": "/**", "free": True}, ROUTES[0]]
+    app = application(routes=shadowed, rpc_url="http://127.0.0.1:1")
+
+    async def program():
+        async with alive(app):
+            await asyncio.to_thread(wait_until, lambda: "127.0.0.1:1 refused" in caplog.text)
+
+    asyncio.run(program())
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [text.partition(" ")[0] for text in warnings] == ["warning", "interrupted"]
+    assert "no request reaches route 2" in warnings[0]
 
 
 @pytest.mark.parametrize("fails", [True, False])
