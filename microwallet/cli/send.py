@@ -29,6 +29,7 @@ from microwallet.errors import UsageError
 
 if TYPE_CHECKING:
     from microwallet.domain.identifiers import Address
+    from microwallet.domain.money import Amount, Asset
     from microwallet.payer.send import Sent, Transfer
     from microwallet.wallet import Wallet
 
@@ -87,7 +88,7 @@ def send(
         if dry_run:
             planned = plan_transfer(sender, wallet.reader, receiver, amount, asset)
             cost = {"maxFee": str(planned.quote.max_cost)}
-            data |= _amount(planned) | cost | {"transactionHash": None, "dryRun": True}
+            data |= _amount(planned.amount, asset) | cost | {"transactionHash": None, "dryRun": True}
             return Result(data=data, text=_summary(wallet, planned, receiver))
 
         def agree(planned: Transfer) -> None:
@@ -98,7 +99,7 @@ def send(
         sent = send_once(
             sender, wallet.reader, wallet.ledger, receiver, asset, amount, idempotency_key=key, agree=agree
         )
-    return _sent(data, sent)
+    return _sent(data, sent, asset)
 
 
 def _summary(wallet: Wallet, planned: Transfer, receiver: Address) -> str:
@@ -114,18 +115,18 @@ def _summary(wallet: Wallet, planned: Transfer, receiver: Address) -> str:
     )
 
 
-def _amount(planned: Transfer) -> dict[str, Any]:
-    return {"amount": str(planned.amount.base_units), "decimals": planned.amount.asset.decimals}
+def _amount(amount: Amount | None, asset: Asset) -> dict[str, Any]:
+    return {"amount": None if amount is None else str(amount.base_units), "decimals": asset.decimals}
 
 
-def _sent(data: dict[str, Any], sent: Sent) -> Result:
-    receipt, planned = sent.receipt, sent.transfer
-    data |= {"transactionHash": receipt.hash, "gasUsed": receipt.gas_used}
-    if planned is None:
-        text = f"was sent to {data['to']} before, under the key {data['idempotencyKey']}"
+def _sent(data: dict[str, Any], sent: Sent, asset: Asset) -> Result:
+    receipt = sent.receipt
+    data |= {"transactionHash": receipt.hash, "gasUsed": receipt.gas_used} | _amount(sent.amount, asset)
+    if sent.is_new:
+        text = f"sent {sent.amount} to {data['to']}"
     else:
-        data |= _amount(planned)
-        text = f"sent {planned.amount} to {data['to']}"
+        what = sent.amount or f"all {asset.symbol}"
+        text = f"{what} was sent to {data['to']} before, under the key {data['idempotencyKey']}"
     return Result(data=data, text=text + transaction_line(receipt.hash, receipt.gas_used))
 
 

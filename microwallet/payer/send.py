@@ -31,10 +31,12 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """A transfer that was mined. `transfer` is None where an earlier run had sent it."""
+    """A transfer that was mined."""
 
     receipt: Receipt
-    transfer: Transfer | None
+    amount: Amount | None
+    """None where an earlier run had sent everything."""
+    is_new: bool
 
 
 def unfinished_key(
@@ -70,11 +72,12 @@ def send(
     with ledger.turns.turn(f"{PURPOSE} {idempotency_key}"):
         receipt = _resumed(sender, ledger.journal, operation, idempotency_key, asset)
         if receipt is not None:
-            return Sent(receipt=receipt, transfer=None)
+            before = None if amount.strip() == ALL else Amount.parse(amount, asset)
+            return Sent(receipt=receipt, amount=before, is_new=False)
         planned = plan_transfer(sender, reader, receiver, amount, asset)
         agree(planned)
         receipt = sender.send(planned.call, operation=operation, purpose=PURPOSE, quoted=planned.quote)
-        return Sent(receipt=receipt, transfer=planned)
+        return Sent(receipt=receipt, amount=planned.amount, is_new=True)
 
 
 def plan_transfer(
@@ -85,6 +88,9 @@ def plan_transfer(
         raise UsageError("the zero address is nobody: what is sent there is lost")
     if receiver == sender.address:
         raise UsageError(f"{receiver} is the sending account itself")
+    keeper = {asset.token: f"the contract of {asset.symbol}", reader.escrow_contract: "the escrow"}
+    if receiver in keeper:
+        raise UsageError(f"{receiver} is {keeper[receiver]} itself: what is sent there is lost")
     balance = reader.balances([(asset.token, sender.address)])[0]
     if amount.strip() == ALL:
         return _everything(sender, receiver, asset, balance)

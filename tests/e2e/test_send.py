@@ -71,6 +71,29 @@ def test_a_key_is_for_one_transfer(alice, bob, make_wallet, received):
     assert received() == 7_000_000
 
 
+def test_what_was_sent_before_is_told_with_its_amount(alice, bob):
+    """Again under its key: what it was, and no more of "all" than that, as the balance is another by now."""
+    first = alice.run("send", bob.address, "7.00 USDC", "--idempotency-key", "rent", "--yes", "--json").data
+    again = alice.run("send", bob.address, "7 USDC", "--idempotency-key", "rent", "--yes", "--json").data
+    assert again == first
+    told = alice.run("send", bob.address, "7 USDC", "--idempotency-key", "rent", "--yes").stdout
+    assert told.startswith(f"7 USDC was sent to {bob.address} before, under the key rent\n")
+    everything = ("send", bob.address, "all USDC", "--idempotency-key", "rest", "--yes")
+    alice.run(*everything).succeeded()
+    assert alice.run(*everything).stdout.startswith(f"all USDC was sent to {bob.address} before")
+    assert alice.run(*everything, "--json").data["amount"] is None
+
+
+def test_contracts_that_keep_what_is_sent(alice, chain):
+    """The token's own contract and the escrow, addresses that are copied by mistake, are refused: nobody
+    could take it out again."""
+    for receiver, named in ((chain.token, "USDC"), (chain.escrow_contract, "escrow")):
+        refused = alice.run("send", receiver, "7 USDC", "--yes", "--json")
+        assert (refused.exit_code, refused.error["code"]) == (2, "usage")
+        assert receiver in refused.error["message"]
+        assert named in refused.error["message"]
+
+
 def test_a_key_that_begins_another_is_its_own(alice, bob, received):
     """As where the parts of keys are told apart by colons: each sends once."""
     for key in ("2026-01:rent", "2026-01", "2026-01:rent", "2026-01"):
