@@ -103,7 +103,7 @@ def _close_summary(wallet: Wallet, channel: PayerChannel, fee: MaxFee, *, on_cha
     asked = "" if purchase is None else f"asked of {Origin.of(purchase.url)}; else "
     spared = "" if purchase is None else "none if the payee closes; else "
     rows = [
-        ("  authorized", f"{authorized_text(channel)}: the payee can still take it"),
+        ("  authorized", f"{authorized_text(channel)}: the payee can still take {_claim(channel)}"),
         (
             "  comes back",
             f"at least {money(channel, channel.remaining)}" if channel.voucher_known else "unknown",
@@ -114,6 +114,12 @@ def _close_summary(wallet: Wallet, channel: PayerChannel, fee: MaxFee, *, on_cha
         ),
     ]
     return ending_summary(wallet, channel, "close a channel", rows, spared + fee.text)
+
+
+def _claim(channel: PayerChannel) -> str:
+    """What of it the payee has not taken yet."""
+    settled = channel.state.settled
+    return money(channel, max(0, channel.authorized - settled)) if channel.voucher_known and settled else "it"
 
 
 def _closing(closing: Closing, *, now: int) -> Result:

@@ -35,6 +35,13 @@ def test_close_asks_first(alice, coffee, witness):
     assert witness.of(alice.address).transactions == 1
 
 
+def test_close_says_what_the_payee_can_still_take(alice, coffee, payee_takes):
+    """What it has taken before is not still to be taken."""
+    payee_takes(coffee, 3_000_000, close=False)
+    told = alice.run("channel", "close", "coffee", "--dry-run").stdout
+    assert "authorized     4 USDC: the payee can still take 1 USDC\n" in told
+
+
 @pytest.mark.usefixtures("coffee")
 def test_close_says_when_the_money_can_be_taken(alice, witness):
     """The request is sent once; asking again tells the same time and the next command."""
