@@ -63,9 +63,10 @@ def down(
     """End the local chains of this home; nothing to end is fine."""
     ended = DevnetFolder(open_wallet().paths.devnet).down(port=port)
     lines = [f"ended the local chain at {devnet.rpc_url} (pid {devnet.pid})" for devnet in ended]
+    where = "" if port is None else f" on port {port}"
     return Result(
         data={"stopped": [_described(devnet) for devnet in ended]},
-        text="\n".join(lines) or "no local chain of this home was running",
+        text="\n".join(lines) or f"no local chain of this home was running{where}",
     )
 
 

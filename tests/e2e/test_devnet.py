@@ -281,6 +281,8 @@ class TestDown:
         for port in ports:
             devnet_home.run("devnet", "up", "--port", port, "--json").succeeded()
         devnet_home.run("devnet", "down", "--port", ports[0])
+        again = devnet_home.run("devnet", "down", "--port", ports[0])
+        assert again.stdout == f"no local chain of this home was running on port {ports[0]}\n"
         left = devnet_home.run("devnet", "status", "--json").data["devnets"]
         assert [one["port"] for one in left] == [ports[1]]
 
