@@ -65,7 +65,7 @@ def _capturing(verb: str, described: str) -> Callable[..., Result]:
         with open_wallet(
             network=network, account=account, rpc_url=rpc_url, password_file=password_file, relayer=relayer
         ) as wallet:
-            named = _named(wallet, channels or [], all=all, capture=capture)
+            named = _named(wallet, verb, channels or [], all=all, capture=capture)
             selection = _selection(wallet, verb, named, account, minimum, capture)
             return _capture(wallet, selection, named, all=all, yes=yes, dry_run=dry_run)
 
@@ -78,13 +78,13 @@ close = _capturing("close", "Take what is owed, refund the payers, and finalize 
 
 
 def _named(
-    wallet: Wallet, references: Sequence[str], *, all: bool, capture: str | None
+    wallet: Wallet, verb: str, references: Sequence[str], *, all: bool, capture: str | None
 ) -> list[PayeeChannel]:
     if references and all:
         raise UsageError("--all and single channels do not go together", hint="name channels, or say --all")
     if capture is not None and len(references) != 1:
         raise UsageError(
-            "--capture is for exactly one channel", hint="microwallet payee close CHANNEL --capture AMOUNT"
+            "--capture is for exactly one channel", hint=f"microwallet payee {verb} CHANNEL --capture AMOUNT"
         )
     named = [wallet.ledger.vouchers.find(reference) for reference in references]
     for channel in named:

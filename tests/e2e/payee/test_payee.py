@@ -88,7 +88,12 @@ def test_a_payee_may_capture_less(payee, payers):
     ):
         refused = payee.run(verb, opened.channel_id, "--capture", amount, "--yes")
         assert (refused.error["code"], refused.exit_code) == (code, exit_code)
-    assert payee.run("close", "--all", "--capture", "1 USDC", "--yes").exit_code == 2
+    for verb in ("settle", "close"):
+        refused = payee.run(verb, "--all", "--capture", "1 USDC", "--yes")
+        assert (refused.exit_code, refused.error["hint"]) == (
+            2,
+            f"microwallet payee {verb} CHANNEL --capture AMOUNT",
+        )
     assert payee.sent() == 0
     (settled,) = payee.run("settle", opened.channel_id, "--capture", "1 USDC", "--yes").data["channels"]
     assert settled["captured"] == "1000000"
