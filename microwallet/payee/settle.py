@@ -293,9 +293,8 @@ class Settlement:
                     self._in_hand.wait(closing, within=within)
             yield
         finally:
-            with suppress(
-                LedgerError
-            ):  # else it hides what was done; the next one ends them, as after a kill
+            # The next one ends them, as after a kill; an error would hide what was done.
+            with suppress(LedgerError):
                 self._end_closes()
 
     def _end_closes(self) -> None:
