@@ -12,7 +12,7 @@ from microwallet.cli.account_view import Confirm, OptionalReference
 from microwallet.cli.context import confirm_by_name, open_wallet
 from microwallet.cli.options import Json, PasswordFile
 from microwallet.cli.result import Result
-from microwallet.errors import UsageError
+from microwallet.errors import KeyUnavailable, UsageError
 from microwallet.keys.key_files import Store
 from microwallet.keys.private_files import create_private_file
 
@@ -47,4 +47,6 @@ def export(
         create_private_file(output, text + "\n")
     except FileExistsError:
         raise UsageError(f"{output} exists already, and is left as it is") from None
+    except KeyUnavailable as error:
+        raise UsageError(error.message, hint=error.hint) from error
     return Result(data={**data, "output": str(output)}, text=f"the key of {chosen.name} is in {output}")

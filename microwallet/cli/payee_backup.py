@@ -99,7 +99,7 @@ def _write(path: Path, content: str, *, force: bool) -> None:
     except FileExistsError:
         raise UsageError(f"{path} exists already", hint=f"microwallet payee export {path} --force") from None
     except KeyUnavailable as error:
-        raise UsageError(error.message) from error
+        raise UsageError(error.message, hint=error.hint) from error
 
 
 def _count(lines: Sequence[str]) -> str:

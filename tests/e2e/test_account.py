@@ -259,6 +259,13 @@ class TestExport:
         assert "exists already" in again.stderr
         assert output.read_text() == before
 
+    def test_a_file_that_cannot_be_written_is_a_wrong_argument(self, run, tmp_path) -> None:
+        """No key is locked or missing: exit 2, as of `payee export`, and what shows why."""
+        output = tmp_path / "nowhere" / "alice.json"
+        refused = run("account", "export", "--output", output, "--json")
+        assert (refused.exit_code, refused.error["code"]) == (2, "usage")
+        assert refused.error["hint"].startswith(f"ls -ld {output.parent}")
+
     @pytest.mark.parametrize("confirmation", [(), ("--confirm", "bob"), ("--confirm", "")])
     def test_the_raw_key_needs_the_name(self, run, confirmation) -> None:
         """In a script, by a flag with the account's name."""
