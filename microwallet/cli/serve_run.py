@@ -77,7 +77,7 @@ def run_gateway(
         with open_wallet(
             network=settings.network, account=settings.account, relayer=settings.relayer, **wallet_flags
         ) as wallet:
-            _ = wallet.rpc, wallet.relayer  # what is none is refused now, not when a payer comes
+            _check_names(wallet, settings)
             assortment = Assortment.of(wallet, settings)
             url = url_of(settings, settings.port or _LONGEST_PORT)
             assortment.check_offers(wallet, _realm(settings, url))
@@ -159,6 +159,15 @@ def sell(
     if forced is not None:
         raise forced
     return code
+
+
+def _check_names(wallet: Wallet, settings: Settings) -> None:
+    """UsageError for what is none now, not when a payer comes: by where it was written, if it is a setting
+    of the gateway's own."""
+    for key in ("network", "account", "relayer"):
+        with nullcontext() if getattr(settings, key) is None else settings.names.naming(key):
+            getattr(wallet, key)
+    _ = wallet.rpc
 
 
 def _realm(settings: Settings, url: str) -> str:

@@ -265,6 +265,23 @@ class TestRefusals:
         said = fails(bob, "--upstream", "http://127.0.0.1:9000", *PRICE, *twice)["message"]
         assert said == "--settle-above has two sums for one token"
 
+    @pytest.mark.parametrize("key", ["account", "network", "relayer"])
+    def test_a_name_that_is_none_is_told_where_it_was_written(self, bob, tmp_path, key):
+        """By its file and key, or by its flag, before what there is: a file holds many names. What settings
+        name is not of the file."""
+        file = tmp_path / "gateway.toml"
+        routes = 'upstream = "http://127.0.0.1:9000"\nroutes = [{ path = "/**", price = "1 USDC" }]\n'
+        file.write_text(f'{key} = "nobody"\n{routes}')
+        noun = "network" if key == "network" else "account"
+        filed = fails(bob, "--config", file)
+        assert filed["message"].startswith(f"{file}: {key}: there is no {noun} 'nobody'")
+        flagged = fails(bob, "--config", file, f"--{key}", "no-one")
+        assert flagged["message"].startswith(f"--{key}: there is no {noun} 'no-one'")
+        file.write_text(routes)
+        setting = {f"MICROWALLET_{key.upper()}": "nobody"}
+        told = fails(bob, "--config", file, env=setting)
+        assert told["message"].startswith(f"there is no {noun} 'nobody'")
+
     def test_nothing_to_be_paid_to(self, make_home, chain):
         """Exit 2 without an account, and how to make one."""
         nobody = make_home("nobody", chain)
