@@ -73,7 +73,7 @@ class _Known:
 
 
 class _Book:
-    """What is held of one channel while the vouchers of a batch are counted."""
+    """What is accepted on one channel, while the vouchers of a batch are counted."""
 
     def __init__(self, held: Accepted | None, counted: Counted) -> None:
         self.handed_over = HandedOver(
@@ -84,9 +84,10 @@ class _Book:
         self.has_counted = False
 
     def count(self, document: VoucherDocument, *, settled: int) -> bool:
-        """Whether a voucher pays for anything that was not counted before.
+        """Count a voucher; whether it pays for anything that was not counted before.
 
-        Where more is settled than was accepted, a ledger was lost, which may have counted what is settled.
+        If more is settled than was accepted, a ledger was lost that may have counted what is settled: nothing
+        up to there counts.
         """
         handed_over = self.handed_over
         amount, best = document.cumulative_amount, handed_over.authorized

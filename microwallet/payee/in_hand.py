@@ -1,7 +1,7 @@
-"""Requests that are being served, by channel: what they cost is reserved, and not yet certain.
+"""Requests in hand, which are being served: what each channel's have reserved, and may yet be given back.
 
-Whoever settles or closes a channel needs to know of them, in whichever process they are. Each gateway keeps
-a file in the home, whose lock the system gives back when it dies.
+Whoever settles or closes a channel must know of those in every process. So each gateway keeps a file of sums
+in the home, and a lock on it, by which others see whether the gateway is alive.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from microwallet.domain.identifiers import ChannelId
 from microwallet.errors import LedgerUnwritable
 
 SLOTS = 2**16
-"""Sums in a file. Of channels that share one the payers are left what is reserved for either: which they
-are differs from file to file, and no payer can make an id that shares one with another."""
+"""Sums in a file, each for many channels: a hash chooses the slot. For channels that share one, what is
+reserved on either is left to the payer of each. The hash is keyed by the file's random name, so that no payer
+can choose a channel id for its slot."""
 _WORDS = 3
-"""Of 64 bits in a sum, the lowest first: it holds what any number of vouchers can authorize."""
+"""64-bit words in a sum, the lowest first: enough for whatever vouchers can authorize."""
 _WIDTH = 8 * _WORDS
 _WORD_LIMIT = 2**64
 _PREFIX = "payee-in-hand-"
@@ -40,9 +41,9 @@ class InHand:
         self._home = home
 
     def reserved(self, channel_ids: Iterable[ChannelId]) -> Mapping[ChannelId, int]:
-        """Base units reserved for requests through channels; or more, if others share their slots.
+        """Base units reserved on each channel; more, if another channel shares its slot.
 
-        LedgerUnwritable where that cannot be seen, as by a process with too many files open.
+        LedgerUnwritable if the files cannot be read, as by a process with too many files open.
         """
         found = dict.fromkeys(channel_ids, 0)
         try:
@@ -58,17 +59,17 @@ class InHand:
         return any(self.reserved(channel_ids).values())
 
     async def until_none(self, channel_id: ChannelId, *, within: float) -> None:
-        """Wait until nobody has one of a channel, for so many seconds at most."""
+        """Wait until no request of a channel is in hand, `within` seconds at most."""
         for _ in self._looks([channel_id], within):
             await asyncio.sleep(_LOOK_SECONDS)
 
     def wait(self, channel_ids: Iterable[ChannelId], *, within: float) -> None:
-        """What `until_none` does, for a thread that closes several channels."""
+        """As `until_none`, for a thread that closes several channels."""
         for _ in self._looks(channel_ids, within):
             time.sleep(_LOOK_SECONDS)
 
     def _looks(self, channel_ids: Iterable[ChannelId], within: float) -> Iterator[None]:
-        """Looks that find one in hand: other processes set no event."""
+        """Each look that still finds a request in hand. It is polled, as they may be in other processes."""
         end = time.monotonic() + within
         for channel_id in channel_ids:
             while self.has(channel_id) and time.monotonic() < end:
@@ -76,7 +77,7 @@ class InHand:
 
 
 class InHandHere(InHand):
-    """What this process has in hand, for all to see. LedgerUnwritable if there is no room for it."""
+    """What this process has in hand, in a file for all to see. LedgerUnwritable if the disk has no room."""
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)
@@ -89,23 +90,23 @@ class InHandHere(InHand):
         self._words = memoryview(self._sums).cast("Q")
         self._offset = lru_cache(SLOTS)(partial(_offset, self._path))
         self._counts: dict[ChannelId, int] = {}
-        """Of requests, those among them that have nothing reserved: for this process alone. Where others
-        begin to close a channel, nothing is sold through it any more."""
+        """How many requests are in hand here, also before anything is reserved for them. Other processes need
+        not know of the latter: once one of them begins to close a channel, nothing is sold on it any more."""
 
     def has(self, *channel_ids: ChannelId) -> bool:
         """Whether there are any here, or anything is reserved elsewhere."""
         return not self._counts.keys().isdisjoint(channel_ids) or super().has(*channel_ids)
 
     def begin(self, channel_id: ChannelId) -> None:
-        """One more: before it is sold."""
+        """One more request, which is not sold yet."""
         self._counts[channel_id] = self._counts.get(channel_id, 0) + 1
 
     def reserve(self, channel_id: ChannelId, amount: int) -> None:
-        """What one has reserved, base units: in the transaction in which that is recorded."""
+        """Add what one has reserved, base units; to be called inside the transaction that records it."""
         self._add(channel_id, amount)
 
     def end(self, channel_id: ChannelId, amount: int) -> None:
-        """One less, and what it has reserved: what it costs is certain, and recorded."""
+        """One request less, and what it had reserved: what it costs is certain now, and recorded."""
         count = self._counts.pop(channel_id) - 1
         if count:
             self._counts[channel_id] = count
@@ -144,14 +145,14 @@ def _uncounted(home: Path, error: OSError) -> LedgerUnwritable:
 
 
 def _offset(path: Path, channel_id: ChannelId) -> int:
-    """By the file's name, which is random."""
+    """Where a channel's sum is in a file."""
     digest = blake2b(channel_id.encode(), digest_size=2, key=path.name.encode()).digest()
     return int.from_bytes(digest, "little") * _WIDTH
 
 
 def _make(home: Path) -> tuple[int, Path]:
-    """A file of sums, with room on the disk, that gets its name once it is locked: unlocked ones are of the
-    dead."""
+    """A new file of sums, its room on the disk taken. It gets its name once it is locked, as a file without a
+    lock is one of a dead process."""
     descriptor, name = tempfile.mkstemp(prefix=f".{_PREFIX}", dir=home)
     unnamed = Path(name)
     try:

@@ -21,14 +21,14 @@ class Looked:
     """What a look has found."""
 
     channels: Sequence[PayeeChannel]
-    """Those that are new or have changed since the look before, and all whose close is requested, or is done
-    and may yet be taken back, or is not told yet."""
+    """Those that are new or have changed since the look before, and all whose close is requested, can still
+    be undone, or is not told yet."""
     payees: AbstractSet[Address]
     """Of all channels that can still change."""
     chain_time: int | None
     """The chain's, Unix seconds; None when there was no channel to ask about."""
     untold: Sequence[ChannelId] = ()
-    """Finalized ones, of which nobody who watches has told yet."""
+    """Those that are finalized, and whose end was not told yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Settling and closing: what a payee planned to capture, against the chain as it is, by one process."""
+"""Settling and closing: captures what a payee has planned, one process at a time."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from microwallet.payee.refresh import ReaderOf, refresh
 from microwallet.payee.relayer import Relayer, can_still_close, has_expired
 
 WAIT_SECONDS = 60.0
-"""For how long a close waits for requests in hand: as long as an upstream may take to answer."""
+"""Seconds that a close waits for requests in hand: as long as an upstream may take to answer."""
 HURRY_SECONDS = 2.0
-"""For how long one that the payer asked for does."""
+"""The same, for a close that the payer asked for."""
 
 
 class Settlement:
-    """Settles and closes the channels of one home on one chain. One process at a time does."""
+    """Settles and closes the channels of one home on one chain."""
 
     def __init__(
         self,
@@ -71,13 +71,13 @@ class Settlement:
         self._in_hand = InHand(home)
         self._lookout = Lookout(vouchers, chain_id, reader_of)
         self._unknown: dict[str, OutcomeUnknown] = {}
-        """What holds captures back: by account that sent something, and by channel it was for."""
+        """Failures that hold captures back, by the account that sent something and the channel it was for."""
 
     def resume(self, payees: Iterable[Address]) -> Outcome:
-        """Finish the transactions a crash or a lost answer left open, before anything is planned.
+        """Finish the transactions that a crash or a lost answer left open, before anything is planned.
 
-        Returns what they did to channels. While the fate of a settle or close cannot be known, the
-        channels of whoever sent it, and those it is for, fail in `execute`; nothing else is held back.
+        Returns what they did to channels. If the fate of one stays unknown, `execute` fails for the channels
+        that it was for and for all of the account that sent it; nothing else is held back.
         """
         outcome = Outcome()
         self._unknown.clear()
@@ -103,10 +103,9 @@ class Settlement:
         return outcome
 
     def _take_back_undone(self) -> Collection[ChannelId]:
-        """Closes that were mined and are in no block any more, while their channels are open again: they are
-        unfinished, and will be sent again. NetworkError.
+        """Make closes unfinished again, to be sent once more, that a reorganisation undid. NetworkError.
 
-        Returns the channels whose closes are in a block: whichever node told that they are open is behind.
+        Returns the channels whose closes are in a block after all: the node that said open is behind.
         """
         reopened = {
             channel.channel_id: channel
@@ -155,14 +154,14 @@ class Settlement:
     def plan(self, selection: Selection) -> list[PlannedCapture]:
         """What there is to do for `selection`, by the chain's newest states. Sends nothing.
 
-        A close may yet take what is reserved for requests in hand, for which it waits.
+        A settle leaves out what is reserved for requests in hand. A close does not, as it waits for them.
         """
         channels = self._refresh(selection.channel_ids or None)
         return selection.plan(self.certain(channels) if selection.action is Action.SETTLE else channels)
 
     def certain(self, channels: Sequence[PayeeChannel]) -> Sequence[PayeeChannel]:
-        """Channels with what was charged for certain as what was spent, as far as their vouchers go: better
-        ones may have come since they were read."""
+        """The channels, with only what was charged for certain as `spent`, and no more than their vouchers
+        cover: better ones may have come since they were read."""
         if not channels:
             return channels
         charged = self._vouchers.charged([one.channel_id for one in channels], self._in_hand.reserved)
@@ -173,12 +172,11 @@ class Settlement:
         return refresh(self._vouchers, self._chain_id, self._reader_of, channel_ids, now=self._clock())
 
     def look(self) -> Looked:
-        """Look at all channels that can still change; it tells those that have changed since the look before
-        or may need something."""
+        """Look at all channels that can still change; returns those that changed or may need something."""
         return self._lookout.look(now=self._clock())
 
     def record_told(self, channel_ids: Iterable[ChannelId]) -> None:
-        """It was told that channels are finalized: a look finds them as untold no more."""
+        """Store that the end of channels was told: later looks do not return it again."""
         self._vouchers.record_told(channel_ids)
 
     @property
@@ -198,10 +196,9 @@ class Settlement:
     ) -> Outcome:
         """Settle or close what is planned, each payee with its own key, one process at a time.
 
-        What another process did meanwhile is left out, and what it accepted is taken too; what is reserved
-        for requests in hand is not, unless the channels are closed because the payer asked for it: it
-        does not get for nothing what is being served. Never raises what concerns single channels or
-        transactions: that is in the outcome.
+        Leaves out what another process did meanwhile, and takes what it accepted too. What is reserved for
+        requests in hand is taken only in a close `by_payer`: who asked for it must not get for nothing what
+        is being served. Failures of single channels or transactions are not raised; they are in the outcome.
         """
         outcome = Outcome()
         with (
@@ -261,7 +258,7 @@ class Settlement:
         return self._relayer is not None and self._relayer.address != payee
 
     def _held_back(self, item: PlannedCapture) -> OutcomeUnknown | None:
-        """Whether the fate of something sent before is unknown that this could compete with."""
+        """The failure of something sent before, whose fate is unknown, that this could compete with."""
         keys: list[str] = [item.channel.channel_id, item.channel.descriptor.payee]
         if self._relayer is not None:
             keys.append(self._relayer.address)
@@ -281,8 +278,10 @@ class Settlement:
 
     @contextmanager
     def _closing(self, action: Action, planned: Sequence[PlannedCapture], *, within: float) -> Iterator[None]:
-        """Accept nothing through channels from before their capture is chosen until their fate is known; wait
-        for requests in hand, so many seconds at most."""
+        """Accept no vouchers on channels that are being closed, until their fate is known.
+
+        First waits for their requests in hand, `within` seconds at most.
+        """
         self._end_closes()  # of a process that was killed
         try:
             if action is Action.CLOSE:
@@ -298,8 +297,10 @@ class Settlement:
                 self._end_closes()
 
     def _end_closes(self) -> None:
-        """Let channels take vouchers again, but for those that something can still close with what they had
-        before, or has closed though a node does not know yet."""
+        """Let channels take vouchers again whose close has ended.
+
+        Not those that an older transaction can still close, or has closed though a node does not know it yet.
+        """
         closing = self._vouchers.closing(self._chain_id)
         if not closing:
             return
@@ -324,20 +325,20 @@ class Settlement:
         return cache(self._reader_of(channel.descriptor.escrow_contract).next_block_time)
 
     def _end_closes_of_the_dead(self) -> None:
-        """Those that a killed process began, or whose authorization has expired meanwhile."""
+        """End closes that a killed process began, or whose authorization has expired."""
         if self._vouchers.closing(self._chain_id):
             with exclusive(claims_lock(self._home, self._chain_id), wait=False) as free:
                 if free:
                     self._end_closes()
 
     def _read_earlier(self, receipt: Receipt, outcome: Outcome) -> None:
-        """What a transaction of an earlier run did, to the channels its events name."""
+        """Add to the outcome what a transaction of an earlier run did to the channels its events name."""
         for escrow_contract in self._vouchers.live_rows(self._chain_id):
             before = partial(self._before, self._reader_of(escrow_contract), receipt.block_number - 1)
             read_receipt(receipt, self._events_of(escrow_contract), before, outcome)
 
     def _before(self, reader: EscrowReader, block: int, channel_id: ChannelId) -> PayeeChannel | None:
-        """A channel as it was at a block, where the ledger has it as it was left since."""
+        """A channel as it was at a block, although the ledger may know its end by now."""
         channel = self._vouchers.get(channel_id)
         if channel is not None and channel.state.finalized:
             with suppress(NetworkError):  # a node may have forgotten
@@ -348,14 +349,14 @@ class Settlement:
         return EscrowEvents(self._reader_of(escrow_contract), self._chain_id)
 
     def _record_closes(self, outcome: Outcome) -> None:
-        """Which channels are closed, as the receipts tell: a node that is asked about them may be behind."""
+        """Store which channels are closed by the receipts: a node that is asked for states may be behind."""
         states = [(done.channel.channel_id, done.channel.state) for done in outcome.channels]
         closed = {channel_id: state for channel_id, state in states if state.finalized}
         self._vouchers.record_states(closed, as_of=self._clock())
         self._vouchers.record_told(closed)
 
     def _record(self, channel_ids: Iterable[ChannelId]) -> None:
-        """What the chain says afterwards; the transaction counts whether or not it can be asked."""
+        """Store what the chain says after a transaction, which counts also if it cannot be asked."""
         try:
             self._refresh(channel_ids)
         except NetworkError:
@@ -373,7 +374,8 @@ def _by_sender(
 
 
 def _place(item: PlannedCapture) -> tuple[Address, Address, Address, ChannelId]:
-    """One key and one contract a transaction; the same tokens side by side are paid by one transfer."""
+    """The order of captures. A transaction is for one payee and escrow; one transfer pays for the captures of
+    a token that are side by side."""
     descriptor = item.channel.descriptor
     return (
         descriptor.payee,
