@@ -33,15 +33,15 @@ from microwallet.http402.wire.events import (
 )
 
 _MOST_REPEATS = 3
-"""How often the server may ask for what it was given already, where it has accepted no more since."""
+"""How often the server may ask for a voucher that it was given, while it accepts no better one."""
 _MOST_ASKED_AGAIN = 100
-"""How often it may ask for that at all: what it says to have accepted is only its word."""
+"""How often it may ask for it in all: what it says it accepted is only its word."""
 _SENT_AGAIN_AFTER = (0.2, 1.0)
-"""Seconds after which is sent again what had no answer: a voucher, or what asks for a challenge."""
+"""Seconds after which a request without an answer is sent again: a voucher, or one for a challenge."""
 
 
 class MeteredStream:
-    """Reads along a stream of server-sent events, and pays for it. What it costs is settled once."""
+    """Reads a stream of server-sent events as it passes, and pays for it. Its cost is settled once."""
 
     def __init__(self, handshake: Handshake, streaming: Streaming) -> None:
         self._handshake = handshake
@@ -72,8 +72,8 @@ class MeteredStream:
 
     @property
     def _bought(self) -> list[Purchase]:
-        """Those that its receipt tells of. The first one of an earlier run has bought something there if
-        it was settled, or more was asked for."""
+        """The purchases that its receipt tells of. Not the first if an earlier run made it and it bought
+        something then: it was settled, or more was bought after it."""
         first, *more = self._purchases
         return more if more and (first.is_paid or self._held.earlier) else self._purchases
 
@@ -87,7 +87,7 @@ class MeteredStream:
             if event.type == RECEIPT:
                 self._receipt, self.has_ended = event.json(), True
                 continue
-            self._receipt, self.has_ended = None, False  # one before it does not tell of what comes now
+            self._receipt, self.has_ended = None, False  # an earlier receipt does not tell of this event
             if event.type == NEED_VOUCHER:
                 yield from self._pay(NeedVoucher.parse(event))
             else:
@@ -95,21 +95,21 @@ class MeteredStream:
                 self._check_limit()
 
     def own(self, chunk: bytes) -> bytes:
-        """What has come of the server's own events, byte for byte: those that speak of payment are left out.
+        """The server's own events that a chunk completes, byte for byte; those about payment are left out.
 
-        An event comes when it is whole, what is left of one at the end. Raises MalformedMessage as `feed`.
+        Raises MalformedMessage as `feed`.
         """
         return b"".join(map(without_payment, self._splitter.feed(chunk)))
 
     def left(self) -> bytes:
-        """What has come of an event that did not come to its end."""
+        """The beginning of an event whose end did not come."""
         return without_payment(self._splitter.rest)
 
     def settle(self, *, was_left: bool = False) -> BookedPayment:
         """Record what the stream cost: by its last receipt, else all that was reserved.
 
-        One that `was_left` before its end need not have a receipt. What is told to have been paid then is all
-        that the payee could take for it, of what is counted with other requests too.
+        A stream that `was_left` before its end need not have a receipt. Then its payment is the most that the
+        payee could take for it, including what is counted with other requests.
         """
         if self.payment is None:
             spending, held = self._handshake.spending, self._held
@@ -130,13 +130,13 @@ class MeteredStream:
         return self.payment
 
     def drop(self) -> None:
-        """Nobody has it any more, nor has closed it: its channel is free for another. What was reserved
-        for it stays counted."""
+        """Free the channel of a stream that was dropped without being closed. What was reserved for it stays
+        counted as spent."""
         self._handshake.close()
 
     def _check_limit(self) -> None:
-        """The payee may charge what was signed before for something else, without asking: not beyond the
-        limit of this request."""
+        """AboveLimit once more was delivered than the limit pays for: the payee may charge it without asking,
+        to what was signed for other requests."""
         limit = self._handshake.spending.limit(self._held.choice)
         if self._delivered > limit:
             price = self._held.choice.price
@@ -147,7 +147,7 @@ class MeteredStream:
 
     @property
     def _delivered(self) -> int:
-        """What the events that were received cost, where each one costs something."""
+        """What the received events cost; 0 where the price is not by event."""
         choice = self._held.choice
         return self._events * choice.price.base_units if choice.is_by_event else 0
 
@@ -193,8 +193,11 @@ class MeteredStream:
         yield from self._hand_over(more.purchase)
 
     def _hand_over(self, purchase: Purchase) -> Steps[None]:
-        """Send a voucher beside the stream; once more with a fresh challenge if the first has expired, and
-        after the payee was told of the last top-up: an answer to a HEAD does not say what is missing."""
+        """Send a voucher beside the stream, and again with a fresh challenge or after telling of the last
+        top-up.
+
+        Both are tried in turn, since the answer to a HEAD does not say what is missing.
+        """
         handshake = self._handshake
         held = self._held
         if held.choice.challenge.has_expired(handshake.client.clock()):
@@ -231,7 +234,7 @@ class MeteredStream:
 
 
 def _sent_again(sending: Sending) -> Steps[ServerAnswer]:
-    """Send what buys nothing by itself, and again where no answer comes."""
+    """Send a request that buys nothing by itself, and again while no answer comes."""
     for seconds in _SENT_AGAIN_AFTER:
         with suppress(NotSent, NoAnswer):
             return (yield sending)

@@ -1,5 +1,6 @@
-"""What a server's receipt says, held against the payer's own books: it is reported, and believed only where
-it takes back what no receipt had told of.
+"""A server's receipt, checked against the payer's own books.
+
+What it says is reported. It is believed only where it lowers what counts as spent without a receipt.
 
 draft-evm-session-00, section "Receipt Generation".
 """
@@ -22,7 +23,7 @@ from microwallet.ledger.purchases import Confirmation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToldReceipt:
-    """A receipt as decoded, what it says if it can be read, and why not if it cannot."""
+    """A receipt: the decoded JSON, what it says, and what is wrong with it if that cannot be read."""
 
     document: Mapping[str, Any] | None = None
     receipt: SessionReceipt | None = None
@@ -31,33 +32,33 @@ class ToldReceipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
-    """What the payer knows when a receipt is there, in base units."""
+    """What the payer knows when a receipt comes, in base units."""
 
     channel: PayerChannel
-    """With all that is in flight."""
+    """As it is now, with what other requests have in flight."""
     challenge_id: str | None
-    """None where the answer to an earlier challenge may be repeated."""
+    """None if the receipt may be an earlier one, for another challenge, that is repeated."""
     cumulative_amount: int
-    """Of the voucher that bought; of a stream's, the first: others may have come after its receipt."""
+    """Of the voucher that bought; of a stream's vouchers, the first: others may follow after the receipt."""
     reserved: int
     price: int
     """Of one unit."""
     agreed: int
     """What the request may cost at most."""
     delivered: int
-    """What was received of it costs, by our own count; 0 where it cannot be counted. A payee may have charged
-    it from vouchers of other requests."""
+    """What was received costs, by our own count; 0 if it cannot be counted. A payee may have charged it to
+    vouchers of other requests."""
     least_spent: int
-    """What an honest server has charged on the channel, but for this request and what is unconfirmed."""
+    """What counts as charged on the channel before this request, `unconfirmed` included."""
     most_spent: int
+    """What it can have charged on the channel at most, this request included."""
     unconfirmed: int
-    """What counts as spent, and no receipt told of, when the request was reserved."""
+    """What counted as spent without a receipt when the request was reserved."""
     is_final: bool
-    """Whether the payee charges nothing of it any more that it had not charged by then."""
+    """Whether the payee can no longer charge what is unconfirmed and it had not charged by then."""
 
     def cost(self, told: ToldReceipt) -> int:
-        """What the request cost: the units that were used, or what was received where that is more, within
-        what was reserved for it, or was received."""
+        """What the request cost: by the receipt, else all that was reserved; what was received at least."""
         return max(self._told_cost(told), self._received)
 
     def _told_cost(self, told: ToldReceipt) -> int:
@@ -67,11 +68,11 @@ class Books:
     def confirmation(
         self, told: ToldReceipt, *, problems: Sequence[str], is_by_use: bool, charged_until: int
     ) -> Confirmation:
-        """What a receipt with these problems confirms, or leaves open.
+        """What a receipt with these problems confirms, and what it leaves open.
 
-        An error has none, and a stream that was left neither, which the payee may go on charging until
-        `charged_until`: what they cost counts as spent until the payee tells later of less. So does what was
-        received beyond the units that a receipt tells of.
+        There is no receipt with an error, nor for a stream that was left, which the payee may go on charging
+        until `charged_until`. Their cost counts as spent until a later receipt tells of less, and so does
+        what was received beyond the units in a receipt.
         """
         cost = self.cost(told)
         is_told = self.is_counted(told) if is_by_use else told.receipt is not None

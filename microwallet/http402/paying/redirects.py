@@ -1,4 +1,4 @@
-"""A request and the redirects that lead on from it: one idempotency key, and one limit for all together."""
+"""A request and the redirects that follow from it share one idempotency key and one limit."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import BookedPayment
 
 _HOPS = "hops"
-"""Extension of a request: those before it and itself. httpx hands the extensions on to a redirect."""
+"""Extension of a request: the hops up to it. httpx hands the extensions on to a redirect."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Hop:
-    """One request of those, and what became of it. The same request again is the same hop."""
+    """One of those requests, and what became of it. A request that is sent again is the same hop."""
 
     request: httpx.Request
     asked: Asked
@@ -34,12 +34,11 @@ class Hop:
     outcome: object = None
     """A BookedPayment, or a MeteredStream whose payment is known before the next hop."""
     unanswered: OutcomeUnknown | None = None
-    """Of what was paid without an answer, where Ctrl-C has ended it."""
+    """What may have been paid without an answer, if Ctrl-C ended it."""
 
     @classmethod
     def of(cls, request: httpx.Request) -> Hop:
-        """The next hop; the body of the request must have been read. NetworkError for a redirect to what is
-        no place for a request."""
+        """The next hop. The request's body must have been read. NetworkError for a redirect to no URL."""
         hops: list[Hop] = request.extensions.setdefault(_HOPS, [])
         before = tuple(takewhile(lambda hop: hop.request is not request, hops))
         asked = asked_by(request)
@@ -58,7 +57,7 @@ class Hop:
         return booked(self.outcome)
 
     def within(self, client: PayingClient) -> PayingClient:
-        """The client, with what the hops before it have left of its limit."""
+        """The client with what the hops before have left of its limit."""
         taken, most = self._taken(), client.limits.max_amounts
         if not taken:
             return client
@@ -70,7 +69,7 @@ class Hop:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """While it is paid for: an AboveLimit says what the hops before it have taken."""
+        """Have an AboveLimit that is raised inside also say what the hops before have taken."""
         try:
             yield
         except DepositAboveLimit:

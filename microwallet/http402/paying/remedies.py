@@ -32,15 +32,15 @@ _NOTHING_BOUGHT = frozenset(
 _WANTS_MORE = frozenset({ProblemType.INSUFFICIENT_BALANCE, ProblemType.DELTA_TOO_SMALL})
 _GONE = frozenset({ProblemType.CHANNEL_NOT_FOUND, ProblemType.CHANNEL_FINALIZED})
 _PATIENCE = 20
-"""Seconds that are waited in all where the payee cannot tell yet: a close, or a deposit, may take so long."""
+"""Seconds to wait in all for a payee that asks to try again: a close or a deposit may take so long."""
 _PAUSE = 1
 """Seconds between two tries at least."""
 _TRIES = {"outrun": 8}
-"""How often a remedy is tried, if not once: a stream may take what is signed for others again and again."""
+"""Remedies that are tried more than once: a stream may use up what is signed for others again and again."""
 
 
 class Remedies:
-    """Finds what may help one request; it signs through its spending, within the limits of that."""
+    """Finds what may help one refused request. It signs through the request's Spending, within its limits."""
 
     def __init__(self, asking: Asking, spending: Spending) -> None:
         self._asking = asking
@@ -51,7 +51,7 @@ class Remedies:
         """Seconds."""
 
     def in_time(self, held: Held) -> Steps[Held]:
-        """With a challenge that can still be answered: a deposit may have taken longer than that."""
+        """The purchase with a challenge that can still be answered: a deposit may outlast the first."""
         if not held.choice.challenge.has_expired(self._asking.client.clock()):
             return held
         try:
@@ -61,8 +61,8 @@ class Remedies:
             raise
 
     def waited(self, held: Held, answer: ServerAnswer) -> Steps[bool]:
-        """Wait where the payee asks for the same again, since it cannot sell or refuse yet, as while a close
-        of its own is being sent. False where there is nothing to wait for, or no more."""
+        """Wait if the payee asks to try again, as it does while a close of its own is being sent. False if it
+        does not, or if it was waited for long enough."""
         seconds = max(_PAUSE, answer.retry_after or 0, self._waited // 2)  # longer and longer
         if answer.problem.type is not ProblemType.TRY_AGAIN or self._waited + seconds > _PATIENCE:
             return False
@@ -108,9 +108,9 @@ class Remedies:
         raise self._refusal(held, answer)
 
     def _informed(self, held: Held, problem: ToldProblem) -> Steps[Held | None]:
-        """The payee misses what has happened already, an open, a top-up, a higher voucher: it is told.
+        """Tell the payee what it seems to have missed: an open, a top-up or a higher voucher.
 
-        None if that is not it, or was told before.
+        None if it has missed nothing, or was told before.
         """
         kind = problem.type
         if kind is ProblemType.CHANNEL_NOT_FOUND and held.open_hash is None and self._may_try("open"):
@@ -123,8 +123,8 @@ class Remedies:
         return None
 
     def _told_of_open(self, held: Held) -> Steps[Held | None]:
-        """By the hash of the transaction with the next credential, or by what was signed for the payee to
-        send; None if there is neither."""
+        """Tell the payee of the open: by its transaction's hash in the next credential, or by handing over
+        again what was signed for the payee to send. None if there is neither."""
         journal = self._asking.client.ledger.journal
         if (sent := journal.mined(held.channel.channel_id, DepositKind.OPEN)) is not None:
             return replace(held, open_hash=sent.hash)
@@ -171,15 +171,15 @@ class Remedies:
         return self._tried[remedy] <= _TRIES.get(remedy, 1)
 
     def _unseen(self, held: Held, problem: ToldProblem) -> int | None:
-        """What is authorized already beyond this purchase, and would be enough: others that run beside
-        this one have signed it, and the payee has not got it yet."""
+        """The highest amount that is authorized, if it is above this purchase and enough: requests beside
+        this one signed it, and the payee has not seen it yet. Else None."""
         channel = self._spending.newest(held.channel)
         enough = max(problem.required_cumulative or 0, held.purchase.cumulative_amount + 1)
         return channel.authorized if enough <= channel.authorized else None
 
     def _offered_again(self, held: Held, answer: ServerAnswer | None) -> Steps[Choice]:
-        """A fresh challenge after a refusal, by which nothing was bought, or before anything is sent: where
-        none comes that may be paid, what was signed is not spent."""
+        """A fresh challenge, after a refusal or before anything was sent. The purchase is given back if none
+        comes that may be paid."""
         try:
             return (yield from self.renewed(held, answer, signed=counts(held)))
         except AboveLimit as error:
@@ -198,10 +198,10 @@ class Remedies:
         signed: str = "counts as spent",
         is_head: bool = False,
     ) -> Steps[Choice]:
-        """A fresh challenge for the same purchase; PaymentRefused if the offer is another one now.
+        """A fresh challenge for the same purchase; PaymentRefused if the offer has changed.
 
-        By that is told whether what was `signed` counts: that of a stream does, which has had something for
-        it. `is_head`: the answer is to a HEAD, and the challenge for what has no body.
+        `signed` is what the message then says of what was signed. `is_head`: the answer is to a HEAD, so its
+        challenge is for a request without a body.
         """
         if answer is None or not answer.challenges:
             answer, is_head = (yield from self._asking.exchange()), False
@@ -215,7 +215,7 @@ class Remedies:
         return choice
 
     def _raised(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
-        """The payee wants more for this request, or has not seen the highest voucher: within the limit."""
+        """Sign more, within the limit: the payee wants more, or has not seen the highest voucher."""
         choice = yield from self._offered_again(held, answer)
         channel = self._spending.newest(held.channel)
         required = answer.problem.required_cumulative
@@ -238,7 +238,7 @@ class Remedies:
         return (yield from self._spending.buy_more(replace(held, choice=choice, open_hash=None), terms))
 
     def _reopened(self, held: Held) -> Steps[Held]:
-        """The payee says that the channel is gone: the chain is asked, and another channel is used."""
+        """Pay from another channel, as the payee says that this one is gone; the chain is asked if so."""
         channel, state = held.channel, self._refreshed(held.channel).state
         self._asking.client.reporter.say(
             f"the payee no longer takes channel {channel.name}, which is"
@@ -250,14 +250,13 @@ class Remedies:
         return (yield from self._spending.buy(choice, without=[channel.channel_id]))
 
     def _is_untaken(self, held: Held) -> bool:
-        """Whether the chain shows that nothing was taken for what an earlier run bought, and nothing will be:
-        it is given back."""
+        """Give back what an earlier run bought if the chain proves it was not charged; whether it was."""
         state = self._refreshed(held.channel).state
         return state.finalized and self._spending.give_back_untaken(held, state.settled)
 
     def _shrunk(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
-        """The payee was told of the deposits and sees less: a reorganisation may have undone one. What the
-        chain has pays, or another deposit."""
+        """Pay from what the chain has, or from another deposit: the payee knows all deposits and sees less,
+        so a reorganisation may have undone one."""
         before = self._spending.newest(held.channel)
         now = self._refreshed(before)
         if now.state.deposit >= before.state.deposit:
@@ -289,7 +288,7 @@ def _told(choice: Choice) -> str:
 
 
 def counts(held: Held) -> str:
-    """Whether what was not served is spent."""
+    """How a message tells whether the purchase still counts as spent."""
     if held.is_resumed:
         return "stays counted as spent, since an earlier run sent it"
     return "does not count as spent"

@@ -28,7 +28,7 @@ from microwallet.http402.paying.stream_session import StreamSession
 from microwallet.ledger.purchases import HttpRequest, Reserved
 
 _MOST_RACES = 3
-"""How often a deposit is made again because others were faster to pay from it."""
+"""How often a channel is topped up again because other requests used up the deposit first."""
 _LEAVING_SECONDS = 60
 """How long a payee may go on charging for a stream that was left, until it sees that."""
 
@@ -46,9 +46,9 @@ class Held:
     """Of the open, while the payee is to be told of it."""
     deposited: bool
     earlier: int = 0
-    """Base units that other purchases of an earlier run under the same key count: those of its stream."""
+    """Base units of the other purchases that an earlier run made under the same key, for its stream."""
     beside: Purchase | None = None
-    """What was bought beside one of an earlier run, whose voucher a stream took: see `signed_beside`."""
+    """A purchase added to one of an earlier run, whose voucher a stream used up: see `signed_beside`."""
 
     @property
     def is_resumed(self) -> bool:
@@ -57,7 +57,7 @@ class Held:
 
 
 class Spending:
-    """Signs nothing that was not committed before, and raises what is authorized by at most the limit."""
+    """Commits each purchase before its voucher is signed, and never authorizes more than the limit."""
 
     def __init__(self, client: PayingClient, asked: Asked) -> None:
         self.client = client
@@ -79,14 +79,14 @@ class Spending:
         self._session.close()
 
     def begun(self) -> Purchase | None:
-        """What an earlier run bought under the key, or may have; IdempotencyMismatch for another request."""
+        """An earlier run's purchase under the key, if any; IdempotencyMismatch for another request."""
         try:
             return next(iter(self._live()), None)
         except IdempotencyMismatch as error:
             raise (self._led_elsewhere(error) if self.asked.hop else error) from None
 
     def _live(self) -> Sequence[Purchase]:
-        """What was bought under the key, or may have been, oldest first."""
+        """Purchases under the key that were not returned, oldest first."""
         purchases = self.client.ledger.purchases.of_request(self.request)
         return [one for one in purchases if one.status is not PurchaseStatus.RETURNED]
 
@@ -111,13 +111,12 @@ class Spending:
         return self.client.limits.max_amounts.get(choice.price.asset.token, 0)
 
     def forget_risen(self, channel: PayerChannel, untaken: int) -> None:
-        """Base units at the end of what was signed on a channel can no longer be taken: it is finalized
-        below that."""
+        """Free the limit of `untaken` base units: the channel is finalized, and they were not settled."""
         risen = self._risen.get(channel.channel_id, 0)
         self._risen[channel.channel_id] = max(0, risen - max(0, untaken))
 
     def terms(self, choice: Choice) -> VoucherTerms:
-        """What a voucher for an offer is to do, within what may still be authorized."""
+        """The terms of a voucher for an offer, within what may still be authorized."""
         risen = sum(self._risen.values())
         return VoucherTerms(
             cost=choice.reserved,
@@ -188,7 +187,7 @@ class Spending:
         )
 
     def _funded(self, choice: Choice, terms: VoucherTerms, without: Sequence[ChannelId]) -> Steps[Funded]:
-        """A channel for it; of a stream, one whose session it holds then."""
+        """A channel for it; a stream then also holds the channel's session."""
         funding = Funding(self.client, choice)
         if self.asked.is_stream or choice.is_by_event:
             return (yield from self._session.begin(funding, terms, without))
@@ -199,15 +198,15 @@ class Spending:
         return self._session.is_another_on(channel)
 
     def chargeable(self, channel: PayerChannel) -> int:
-        """Base units that a payee who counts without asking may have charged for this request until now: all
-        that is authorized, but what was charged for others for certain."""
+        """Base units that a payee who charges without asking can have charged for this request by now: all
+        that is authorized, less what was certainly charged for others."""
         channel = self.newest(channel)
         certain = channel.spent - self.client.ledger.purchases.uncertain(channel.channel_id)
         return channel.authorized - certain
 
     def resumed(self, choice: Choice, purchase: Purchase) -> Held:
-        """An earlier run's purchase: the same voucher goes out again, and nothing is reserved. What that run
-        has counted is taken of the limit."""
+        """Take up an earlier run's purchase: its voucher is sent again and nothing is reserved. What that run
+        spent counts against the limit."""
         channel = self.client.ledger.channels.get(purchase.channel_id)
         if channel is None or not choice.request.fits(channel.descriptor):
             raise PaymentRefused(
@@ -227,11 +226,11 @@ class Spending:
         )
 
     def signed_beside(self, held: Held, required: int) -> Steps[Held | None]:
-        """What an earlier run bought, with a voucher beside it for what is `required` in all, base units: a
-        stream took what was signed for it.
+        """Sign one more voucher for what an earlier run bought, since a stream used up the one it signed.
 
-        What that is beyond what counts as spent is bought with the voucher, within the limit. None where no
-        more is required than was signed, or where what was paid for before is to cost more.
+        The payee wants `required` base units in all. What of that does not count as spent yet is a new
+        purchase, within the limit. None if the payee wants no more than was signed, or wants more for what
+        was paid for before.
         """
         purchases, channel = self.client.ledger.purchases, self.newest(held.channel)
         is_counted = required <= purchases.counted(channel.channel_id)
@@ -249,9 +248,10 @@ class Spending:
         )
 
     def tell_deposit(self, choice: Choice, funded: Funded, purchase: Purchase | None = None) -> Steps[None]:
-        """Tell the payee of a top-up before the voucher of a `purchase` from it leaves.
+        """Tell the payee of a top-up, before the voucher of a `purchase` that needs it is sent.
 
-        What it answers shows with the voucher. Others would take what is not reserved meanwhile.
+        The answer is not looked at: the voucher shows whether the payee took it. The purchase is reserved
+        before, as other requests would use up the deposit meanwhile.
         """
         if (told := funded.top_up) is None:
             return
@@ -289,8 +289,8 @@ class Spending:
     ) -> BookedPayment:
         """Record what the purchases of this request cost together, by a receipt that is checked.
 
-        That there is none is a problem only where the payee `owes_receipt`: not with an error. What a stream
-        that `is_left` costs, without a receipt at its end, may still be charged.
+        A missing receipt is a problem only where the payee `owes_receipt`, not with an error. A stream that
+        `is_left`, before a receipt ended it, may still be charged for a while.
         """
         ledger = self.client.ledger
         told = read_receipt(receipt)
@@ -328,8 +328,7 @@ class Spending:
         )
 
     def _may_have_a_stream(self, channel: PayerChannel, purchases: Sequence[Purchase]) -> bool:
-        """Whether a stream runs on a channel, or may have been charged for, where others than these purchases
-        have no answer."""
+        """Whether a stream runs on a channel, or one may have: other purchases than these have no answer."""
         if self._session.is_held or self.has_stream(channel):
             return True
         ours = sum(one.cost for one in purchases if not one.is_paid)
@@ -361,13 +360,18 @@ class Spending:
         )
 
     def give_back(self, held: Held) -> None:
-        """The server answered without service. What an earlier run sent may have bought something."""
+        """Give back a purchase that was answered without service, but not an earlier run's: it may have
+        bought something then."""
         if not held.is_resumed:
             self.client.ledger.purchases.give_back([held.purchase])
 
     def give_back_untaken(self, held: Held, settled: int) -> bool:
-        """Give back what an earlier run bought, if all that was settled on its finalized channel, base units,
-        is what was charged for other requests for certain; whether it is."""
+        """Give back what an earlier run bought if the chain proves that it was not charged; whether it was
+        given back.
+
+        `settled` is what the payee took from the finalized channel, base units. It proves that if other
+        requests, charged for certain, account for all of it.
+        """
         ledger, channel, live = self.client.ledger, self.newest(held.channel), self._live()
         uncertain = ledger.purchases.uncertain(channel.channel_id) + ledger.payments.total(channel.channel_id)
         if settled > channel.spent - uncertain or any(one.is_paid for one in live):
@@ -377,7 +381,7 @@ class Spending:
         return True
 
     def _pin(self, choice: Choice) -> None:
-        """From the first payment on, this origin is paid to this payee alone."""
+        """Remember the payee of this origin: from the first payment on, only it is paid."""
         known, client = self.client.ledger.known_payees, self.client
         payee = choice.request.recipient
         if known.get(str(self.origin), client.chain_id) != payee:
