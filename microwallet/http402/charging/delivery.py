@@ -1,4 +1,4 @@
-"""What the application answers to a paid request, on its way to the client: charged, and receipted."""
+"""The application's answer to a paid request: it is charged, and gets a receipt, on its way to the client."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ _LOOKED_AT = frozenset({b"payment-receipt", b"cache-control", b"content-encoding
 """Fields of an answer that are more than forwarded; the content type is looked at anyway."""
 _NOT_OF_A_STREAM = frozenset({b"content-length", b"x-accel-buffering"})
 _UNBUFFERED = (b"x-accel-buffering", b"no")
-"""For nginx, and others who know it, in front: it would hold back the event that asks for a voucher."""
+"""Tells nginx and the like not to buffer: they would hold back the event that asks for a voucher."""
 _ENDS = plain_answer(503, "Service Unavailable", "the server ends; nothing was charged")
 _UNDO_SECONDS = 5.0
-"""For how long the client waits until what it paid is given back, which goes on."""
+"""Seconds that the client waits until what it paid is given back; that goes on afterwards."""
 
 
 class Delivery:
     """Sends one answer on, once what it costs is settled.
 
-    Below 500 a request is charged: its price, the units that the application tells in a field, or the
-    events that are delivered. From 500 on, by a 402, and where there is no answer, all is given back; a
-    fresh challenge says so, as an error that an intermediary makes up has none. Where the ledger takes none
-    of that, the answer is that nobody knows.
+    An answer with a status below 500 is charged: the price, the units that the application tells in a field,
+    or the events that are delivered. With 402, from 500 on and without an answer, all is given back. A fresh
+    challenge then tells the client so, as it has none on errors that an intermediary makes up. If the ledger
+    can record neither, the client is told that the outcome is unknown.
     """
 
     _status: int | None = None
-    """As soon as there is an answer."""
+    """Of the answer; None before there is one."""
     _fields: Sequence[tuple[bytes, bytes]] = ()
     _events: EventMeter | None = None
     _kept_size = 0
@@ -90,7 +90,7 @@ class Delivery:
             await self._send(message)
 
     async def give_up(self) -> None:
-        """The server ends before the application has: what is not answered costs nothing."""
+        """End it because the server ends before the application has: what is not answered costs nothing."""
         if await self._costs_nothing():
             await self._replace(_ENDS)
 
@@ -163,7 +163,7 @@ class Delivery:
         await self._answer(message, status, fields, receipt_headers(receipt))
 
     def _answer(self, message: Message, status: int, fields: Fields, receipt: Headers) -> Awaitable[None]:
-        """Begin the answer: what it costs is certain, but where events are counted."""
+        """Begin the answer. What it costs is certain now, unless events are counted."""
         if self._events is None:
             self._decided()
         if status >= 400:
@@ -172,7 +172,7 @@ class Delivery:
         return self._send({**message, "headers": [*fields, *receipt]})
 
     def _told(self, answered: Fields, status: int) -> tuple[Fields, list[bytes], bool]:
-        """The fields that the client sees, what is told of units, and whether events follow, to be read."""
+        """The fields for the client, what the application told of units, and whether events follow."""
         bill, offer = self._grant.bill, self._grant.offer
         if status == 402:
             bill.warning = "what was paid for here asks to be paid itself"
@@ -201,20 +201,20 @@ class Delivery:
         return int(status < 400 and not is_stream)
 
     def _warning(self, units: int | None) -> str | None:
-        """What is wrong with how many units the application told."""
+        """What is wrong with the number of units that the application told; None if nothing is."""
         if units is None:
             return f"no number of units told in {self._grant.offer.price.header}"
         most = self._grant.offer.price.max_units
         return f"{units} units told, {most} are the most" if units > most else None
 
     def _decided(self) -> None:
-        """What was reserved is certain, or given back."""
+        """Take it out of the requests in hand: what was reserved is certain now, or given back."""
         if self._is_in_hand:
             self._is_in_hand = False
             self._gateway.in_hand.end(self._grant.channel.channel_id, self._grant.sold.reserved)
 
     async def _undo(self) -> None:
-        """Give it back, once: the voucher may have bought again by then. What is cancelled here goes on."""
+        """Give all back, once, as the voucher may buy again after that. Cancelling does not stop it."""
         bill = self._grant.bill
         sold, bill.sold, self._kept = bill.sold, None, None
         if sold is None:
@@ -245,7 +245,7 @@ class Delivery:
 
 
 def _shown(answered: Fields, status: int, *, units_field: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-    """What the client sees: no units, no receipt that is not ours, and nothing for shared caches."""
+    """The fields for the client: without units, others' receipts, and what is for shared caches."""
     for name, value in answered:
         if name in (units_field, b"payment-receipt") or is_for_shared_caches(name):
             continue
@@ -255,7 +255,7 @@ def _shown(answered: Fields, status: int, *, units_field: bytes | None) -> Itera
 
 
 def _is_unserved(status: int) -> bool:
-    """Whether nothing was sold: a payer takes a 402 for a refusal, whoever answers it."""
+    """Whether nothing was sold: a payer takes any 402 for a refusal, also the application's own."""
     return status >= 500 or status == 402
 
 
@@ -266,8 +266,8 @@ def _told_units(told: list[bytes]) -> int | None:
 
 @lru_cache(maxsize=64)
 def _only_type(names: tuple[bytes, ...]) -> int | None:
-    """Where the content type of an answer with these fields is, or some other field if it has none; None
-    where there is more to look at, or to leave out."""
+    """The index of the content type among these fields, or of any field if there is none; None if other
+    fields must be looked at or left out too."""
     if any(name != name.lower() or name in _LOOKED_AT or is_for_shared_caches(name) for name in names):
         return None
     types = [at for at, name in enumerate(names) if name == b"content-type"]

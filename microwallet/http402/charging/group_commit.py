@@ -1,4 +1,4 @@
-"""Many requests in one commit: work on the store is collected while others are being read."""
+"""Many requests in one commit: work on the store is collected while more requests are being read."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class NotReady(Exception):
-    """There is more to prepare for a job than can be found in memory."""
+    """A job needs something that is not in memory."""
 
 
 _EXPECTED = (Refused, StreamEnded, NotReady)
-"""What work may raise without harm to the others in its transaction: it has changed nothing since."""
+"""What a job may raise when it leaves the rows in order: the others in its transaction go on."""
 
 
 class Job(Protocol[T_co]):
-    """Work on the store. Each of its stages is done in a row with that of other jobs: code that has just run
-    for one of them runs several times as fast for the next."""
+    """Work on the store, in three stages. Each stage is run for all jobs of a transaction before the next
+    stage: code that has just run for one job runs several times as fast for another."""
 
     def prepare(self) -> None:
-        """Before the transaction: what can be found out in memory. Nothing is done if this raises."""
+        """Before the transaction: do what needs only memory. If this raises, the job ends."""
 
     def work(self, rows: SessionRows) -> None:
         """In the transaction; it may raise what is _EXPECTED."""
 
     def finish(self) -> T_co:
-        """While the disk is waited for: what to tell once all is durable. What it raises is told then."""
+        """While the disk writes: return, or raise, what is to be told once all is durable."""
 
 
 class Work(Generic[T]):
@@ -47,7 +47,7 @@ class Work(Generic[T]):
     def __init__(self, work: Callable[[SessionRows], T]) -> None:
         self._work = work
         self.is_recorded = False
-        """Whether it is in the store: the disk may yet fail."""
+        """Whether it is in the store, where the disk may still fail."""
 
     def prepare(self) -> None:
         pass
@@ -61,21 +61,20 @@ class Work(Generic[T]):
 
 
 _Waiting = tuple[Job[Any], asyncio.Future[Any]]
-"""A job, and whom to tell."""
+"""A job, and the future that waits for it."""
 _Outcome = tuple[asyncio.Future[Any], Any, Exception | None]
-"""Of a job: whom to tell, and what it gave or raised."""
+"""The future that waits for a job, and what the job returned or raised."""
 
 _IDLE_TURNS = 2
-"""What the loop reads in one turn is worked on in the next."""
+"""Turns of the loop without new work before a commit: what one turn reads becomes work in the next."""
 _LARGEST = 64
-"""Pieces of work that are committed without waiting for more."""
+"""With so many jobs, a commit does not wait for more."""
 
 
 class GroupCommit:
-    """Runs work on a store's rows; each piece is durable when its result is there.
+    """Runs jobs on a store's rows; each is durable when its result is there.
 
-    One event loop uses it. Pieces run one after the other in the order they came, so that those of
-    one channel are serialized; the store serializes processes.
+    For one event loop. Jobs run one after the other, in the order they came; the store serializes processes.
     """
 
     def __init__(self, store: SessionStore) -> None:
@@ -83,21 +82,21 @@ class GroupCommit:
         self._waiting: list[_Waiting] = []
         self._is_syncing = False
         self.is_lost = False
-        """Whether the disk has failed: nothing is done any more."""
+        """Whether the disk has failed."""
         self._syncer = Syncer(store)
-        """Waits for the disk: the loop goes on meanwhile, and the next commit is of all that has come."""
+        """Waits for the disk in a thread; work that comes meanwhile is for the next commit."""
 
     def run(self, work: Callable[[SessionRows], T]) -> asyncio.Future[T]:
         """The result of `work` once it is durable; raises what it raises, or LedgerError.
 
-        It is done even if nobody waits for it any more: what is to be given back is.
+        It is done even if nobody waits for it any more, as what must be given back is.
         """
         return self.do(Work(work))
 
     def do(self, job: Job[T]) -> asyncio.Future[T]:
-        """What a job tells once it is durable; raises what one of its stages raises, or LedgerError.
+        """What a job returns, once it is durable; raises what one of its stages raises, or LedgerError.
 
-        Nothing is done if nobody waits for it any more before it begins.
+        It is dropped if nobody waits for it any more when it would begin.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -152,7 +151,7 @@ class GroupCommit:
 
 
 def _prepared(waiting: list[_Waiting]) -> list[_Waiting]:
-    """The jobs that can and are to be done; who waits for others is told what is wrong."""
+    """The jobs that are prepared; those who wait for others are told what was raised."""
     ready: list[_Waiting] = []
     for one in waiting:
         job, future = one
@@ -176,8 +175,8 @@ def _finish(done: list[_Waiting], outcomes: list[_Outcome]) -> None:
 
 
 def _untraced(error: Exception) -> Exception:
-    """The error, if it is expected without its traceback: through the frames that leads to the future that
-    will hold the error, a circle that keeps the request in memory until Python's collector finds it."""
+    """The error, without its traceback if it is expected. The traceback's frames lead to the future that will
+    hold the error: a cycle that would keep the request in memory until Python's collector finds it."""
     return error.with_traceback(None) if isinstance(error, _EXPECTED) else error
 
 

@@ -18,7 +18,7 @@ from microwallet.http402.charging.till import Till
 from microwallet.http402.wire.events import BOM, RECEIPT, EventSplitter, NeedVoucher, encode_event
 
 VOUCHER_SECONDS = 60.0
-"""For how long a stream waits for a voucher."""
+"""How long a stream waits for a voucher."""
 
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)\Z")
 _LONGEST_BLANK = 4
@@ -30,14 +30,14 @@ class ClientGone(OSError):
 
 
 def is_charged(event: bytes) -> bool:
-    """Whether a client gets something by an event: it has data, and is no comment that keeps a line open."""
+    """Whether an event is worth something to a client: it has data, and is no mere comment."""
     return _HAS_DATA.search(event) is not None
 
 
 class EventMeter:
-    """Delivers one stream. Where the price is for something else, only the receipt comes on top.
+    """Delivers one stream. If the price is not by event, it only adds the receipt at the end.
 
-    `decided` is called once what was reserved is certain: before the first event that is charged for.
+    `decided` is called once what was reserved is certain, which is before the first event that is charged.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class EventMeter:
         self._is_charging = False
         self._splitter = EventSplitter()
         self._end = b""
-        """Of what was delivered as it came."""
+        """The last bytes delivered, where the stream is passed on as it comes."""
         self._is_over = False
         self._leaving = asyncio.ensure_future(request.client_leaves())
 
     async def take(self, chunk: bytes, *, is_last: bool) -> None:
-        """Deliver what a chunk completes. ClientGone ends the stream; what was charged stays charged."""
+        """Deliver the events that a chunk completes. ClientGone ends the stream; charges stay."""
         if self._leaving.done():
             raise ClientGone("the client has left the stream")
         if not self._is_metered:
@@ -81,8 +81,8 @@ class EventMeter:
             await self._close()
 
     async def end(self) -> None:
-        """The application has ended. A stream that was cut off has had what was delivered; a client that is
-        still there is told what that was, which is no end of the stream."""
+        """End with the application. A stream that was cut off is charged for what was delivered; a client
+        that is still there gets a receipt for that, but not the end of the stream."""
         has_left = self._leaving.done()
         self._leaving.cancel()
         if self._is_over or not self._is_metered:
@@ -106,7 +106,7 @@ class EventMeter:
                 await self._await_voucher()
 
     async def _pay(self, wanted: int) -> int:
-        """Charge as many events as there is something for, at most `wanted`."""
+        """Charge as many events as the account can pay for, at most `wanted`."""
         paid = min(self._prepaid, wanted)
         self._prepaid -= paid
         if paid < wanted:
@@ -127,8 +127,8 @@ class EventMeter:
         return paid
 
     async def _await_voucher(self) -> None:
-        """Ask for a voucher, and wait until one has come. ClientGone if none does: the stream is over, or
-        breaks off where that is because the server ends."""
+        """Ask for a voucher and wait for it. ClientGone if none comes: the stream is over then, or it is
+        broken off if the server ends."""
         if self._till.hears_no_more:
             raise ClientGone("no voucher can come any more")
         account, price = self._sold.account, self._grant.offer.price
@@ -180,7 +180,7 @@ class EventMeter:
 
 
 def _first(events: list[bytes], charged: int) -> tuple[list[bytes], list[bytes]]:
-    """As many events as hold no more than `charged` that cost something, and those after them."""
+    """Split events: the first part has at most `charged` of those that cost something; the rest."""
     for place, event in enumerate(events):
         if is_charged(event):
             if charged == 0:

@@ -1,8 +1,9 @@
 """Selling: what becomes of an order in one transaction over the store's rows.
 
 draft-evm-session-00, sections "Voucher Verification", "Per-Request Processing" and "Request Idempotency".
-The voucher of an order is verified before it comes here. Each voucher buys once; an older one that has
-not yet bought still does while what is authorized and not spent covers the cost.
+
+The signature of a voucher is checked before it comes here. Each voucher buys once. One that is not the
+highest any more can still buy, as long as what is authorized and not spent covers the cost.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from microwallet.http402.charging.store import SessionRows
 from microwallet.http402.wire.problems import ProblemType
 
 MOST_REPEATS = 3
-"""How often a request is served again for one price: as often as its answer may get lost, not for ever."""
+"""How often a request is served again without a new charge, since answers get lost; but not for ever."""
 _OF_REQUEST = 32
-"""Bytes of a fingerprint that tell requests apart; those behind them tell what the request was sold for."""
+"""How many of a fingerprint's first bytes identify the request; the rest depend on its price."""
 
 
 class Handover(NamedTuple):
-    """A voucher, rightly signed, as it came with a challenge."""
+    """A voucher with a valid signature, and the challenge that it answers."""
 
     channel_id: ChannelId
     cumulative_amount: int
@@ -45,9 +46,9 @@ class Order(NamedTuple):
     """Base units to charge, or to reserve."""
     idempotency_key: str | None = None
     fingerprint: bytes | None = None
-    """Of the request, and of its price: it is not served again where that is another one by now."""
+    """Of the request and its price: after a new price it is not served again for the old one."""
     is_stream: bool = False
-    """Whether it is its channel's session from now on."""
+    """Whether it becomes the channel's newest stream, which ends the one before."""
     may_repeat: bool = False
     """Whether serving it again harms nobody."""
 
@@ -63,19 +64,19 @@ class Sold(NamedTuple):
 
     @property
     def reserved(self) -> int:
-        """Base units charged for it that are not certain before it is answered."""
+        """Base units charged for it now, which are given back if it is not served."""
         return 0 if self.is_replay else self.sale.cost
 
 
 class StreamEnded(Exception):
-    """A later stream has taken the channel over, or the channel ends."""
+    """A newer stream runs on the channel, or the channel takes no vouchers any more."""
 
 
 def sell(rows: SessionRows, order: Order, now: int, *, is_closing: bool = False) -> Sold:
     """Accept the voucher and charge the cost, or find what was sold under the order's key before.
 
-    Refused if nothing is sold, as while `is_closing`, before the store knows of it; a voucher that was better
-    than the one before is kept all the same.
+    Refused if nothing is sold; a voucher that is higher than all before is kept even then. `is_closing` says
+    that the channel is about to be closed, which the store does not know yet.
     """
     handover, key = order.handover, order.idempotency_key
     account = _claimed(rows, handover)
@@ -83,7 +84,7 @@ def sell(rows: SessionRows, order: Order, now: int, *, is_closing: bool = False)
         if _request_of(earlier) != _request_of(order):
             detail = "the idempotency key was used for another request"
             raise refused(ProblemType.IDEMPOTENCY_MISMATCH, detail)
-        with suppress(Refused):  # it is answered all the same
+        with suppress(Refused):  # the earlier sale is found whatever becomes of this voucher
             account = _taken(rows, account, handover, now)
         is_repeat = (
             order.may_repeat
@@ -120,8 +121,11 @@ def sell(rows: SessionRows, order: Order, now: int, *, is_closing: bool = False)
 
 
 def _unless_uncertain(refusal: Refused, account: SessionAccount, order: Order) -> Refused:
-    """The refusal of an order that an account does not pay for; one to come again with where it would by what
-    the chain told of the deposit elsewhere, as one of its nodes may be behind."""
+    """The refusal of an order that an account cannot pay for.
+
+    If it could by the deposit that came with the order, the chain has told two deposits, since one of its
+    nodes is behind: the payer is to try again.
+    """
     if account._replace(deposit=order.handover.deposit).available < order.cost:
         return refusal
     detail = "it is not certain how much is deposited, as the chain told two sums; nothing was charged"
@@ -129,7 +133,7 @@ def _unless_uncertain(refusal: Refused, account: SessionAccount, order: Order) -
 
 
 def _request_of(sold: Order | Sale) -> bytes | None:
-    """What tells requests apart, without their price."""
+    """The part of a fingerprint that identifies the request, without its price."""
     return sold.fingerprint and sold.fingerprint[:_OF_REQUEST]
 
 
@@ -139,8 +143,8 @@ def take(rows: SessionRows, handover: Handover, now: int) -> SessionAccount:
 
 
 def settle_cost(rows: SessionRows, sale: Sale, cost: int) -> Sold:
-    """Charge a sale `cost`, no more than was reserved for it, and give the rest back: once, however often it
-    is served for one price."""
+    """Charge a sale `cost`, at most what was reserved for it, and give the rest back. Does so once, however
+    often the sale is served again."""
     account = known_account(rows, sale.channel_id)
     current = rows.sale(sale.channel_id, sale.cumulative_amount) or sale
     if current.is_settled:
@@ -154,7 +158,7 @@ def settle_cost(rows: SessionRows, sale: Sale, cost: int) -> Sold:
 
 
 def undo(rows: SessionRows, sale: Sale) -> None:
-    """Nothing was served: give back all that a sale cost, unless it is or was served another time."""
+    """Give back all that a sale cost, as nothing was served; unless it was or is served another time."""
     current = rows.sale(sale.channel_id, sale.cumulative_amount)
     if current is None:
         return
@@ -166,10 +170,10 @@ def undo(rows: SessionRows, sale: Sale) -> None:
 
 
 def charge_units(rows: SessionRows, sale: Sale, amount: int, *, wanted: int, stream: int) -> tuple[int, Sold]:
-    """Charge a stream for the next units of `amount` each: as many as there is something for.
+    """Charge a stream for its next units of `amount` each, as many of `wanted` as the account can pay for.
 
-    StreamEnded if the stream is not its channel's session any more, or the channel is being closed: what is
-    charged then may not be captured with the rest.
+    StreamEnded if a newer stream runs, or the channel takes no vouchers any more: what is charged then may
+    come too late to be captured.
     """
     account = known_account(rows, sale.channel_id)
     if account.stream != stream or not account.goes_on:
@@ -192,7 +196,7 @@ def known_account(rows: SessionRows, channel_id: ChannelId) -> SessionAccount:
 
 
 def _claimed(rows: SessionRows, handover: Handover) -> SessionAccount:
-    """The account of a voucher's channel, which its challenge serves from now on."""
+    """The account of a voucher's channel. From now on the voucher's challenge serves only that channel."""
     channel_id = handover.channel_id
     if handover.challenge_expires_at is not None and not rows.claim_challenge(
         handover.challenge_id, channel_id, expires_at=handover.challenge_expires_at

@@ -38,18 +38,18 @@ class SessionCredential(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A credential that was read: what the next one like it has in common with it."""
+    """What a credential that was parsed has in common with the next vouchers for the same challenge."""
 
     challenge: Challenge
     channel_id: ChannelId
     head_size: int
     """Characters of the field before `start`."""
     start: bytes
-    """Of the JSON behind the head: what stands before the amount, between both, and behind the signature."""
+    """The JSON after the head: up to the amount, between amount and signature, and after the signature."""
     middle: bytes
     end: bytes
     amount: slice
-    """Where the amount stands between them, and where the signature does."""
+    """Where amount and signature stand in it."""
     signature: slice
 
     @classmethod
@@ -62,14 +62,16 @@ class Seen(NamedTuple):
         middle: bytes,
         end: bytes,
     ) -> Self:
-        """What is in common, and where the rest stands."""
+        """The same, with the places of amount and signature computed."""
         behind = len(end) + 2 * SIGNATURE_LENGTH
         amount, signature = slice(len(start), -behind - len(middle)), slice(-behind, -len(end))
         return cls(challenge, channel_id, head_size, start, middle, end, amount, signature)
 
     def voucher(self, value: bytes) -> SignedVoucher | None:
-        """The voucher in an `Authorization` field with this head, if all else of it is the same: challenge
-        and voucher are what `Credential.parse` and `parse_payload` would read then."""
+        """The voucher in an `Authorization` field with this head; None if anything else differs.
+
+        Challenge and voucher are then what `Credential.parse` and `parse_payload` would read.
+        """
         _, channel_id, head_size, start, middle, end, amount, signature = self
         try:
             rest = from_base64url(value[head_size:])
@@ -85,19 +87,19 @@ class Seen(NamedTuple):
 
 
 class SeenCredentials:
-    """Credentials by their head. It knows nothing of what is valid."""
+    """The newest credentials that were parsed, by their head. It does not know whether they are valid."""
 
     def __init__(self) -> None:
         self._seen: OrderedDict[bytes, Seen] = OrderedDict()
 
     def like(self, value: bytes) -> Seen | None:
-        """The credential that the one in an `Authorization` field begins like, if there was any."""
+        """A credential that was kept and begins as this `Authorization` field does; None if there is none."""
         size = len(value)
         return self._seen.get(value[: _head_size(size)]) if size <= LONGEST else None
 
     def keep(self, value: bytes, challenge: Challenge, action: SessionAction) -> None:
-        """Remember an `Authorization` field and what was read in it, if others like it can be told: one that
-        answers a challenge for one body is the only one."""
+        """Remember an `Authorization` field and what was parsed from it, if others like it can follow: one
+        that answers a challenge for one body is the only one."""
         if not isinstance(action, VoucherAction) or action.merged is not None:
             return
         if challenge.digest is not None or len(value) > LONGEST:
@@ -108,7 +110,7 @@ class SeenCredentials:
         except ValueError:
             return
         digits, signature = b'"%d"' % voucher.cumulative_amount, voucher.signature.hex().encode()
-        # Where nothing is escaped and both stand there once, they are what was read, wherever they stand.
+        # If nothing is escaped and each is there once, these are the amount and signature that were parsed.
         if b"\\" in json or json.count(digits) != 1 or json.count(signature) != 1:
             return
         start, _, after = json[(size - _SCHEME) // 4 * 3 :].partition(digits)
@@ -121,5 +123,5 @@ class SeenCredentials:
 
 
 def _head_size(size: int) -> int:
-    """Characters of a field of so many before its last ones: whole bytes of the JSON."""
+    """How long the head is in a field of so many characters: as much as is whole bytes of JSON."""
     return _SCHEME + max(0, size - _SCHEME - _TAIL) // _STEP * _STEP
