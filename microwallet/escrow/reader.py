@@ -145,8 +145,7 @@ class EscrowReader:
 
     def are_mined(self, hashes: Sequence[TxHash]) -> list[bool]:
         """Whether each transaction is in a block now, reverted or not."""
-        receipts = self.rpc.batch([("eth_getTransactionReceipt", [one]) for one in hashes])
-        return [read_mined(receipt, self.rpc.shown) is not None for receipt in receipts]
+        return [mined is not None for mined in find_all_mined(self.rpc, hashes)]
 
     def native_balance(self, address: Address) -> int:
         """Wei an address holds."""
@@ -306,6 +305,12 @@ def _head(found: Any, where: str) -> Head:
 def find_mined(rpc: Rpc, transaction_hash: TxHash) -> Mined | None:
     """A transaction as it was mined; None while it is in no block."""
     return read_mined(rpc.call("eth_getTransactionReceipt", [transaction_hash]), rpc.shown)
+
+
+def find_all_mined(rpc: Rpc, hashes: Sequence[TxHash]) -> list[Mined | None]:
+    """As find_mined for each of many, asked for together."""
+    receipts = rpc.batch([("eth_getTransactionReceipt", [one]) for one in hashes])
+    return [read_mined(receipt, rpc.shown) for receipt in receipts]
 
 
 def read_mined(receipt: Any, where: str) -> Mined | None:

@@ -31,7 +31,7 @@ from microwallet.escrow.fees import Fees, bump, cap_in_wei
 from microwallet.escrow.hopeless import why_hopeless
 from microwallet.escrow.networks import Network
 from microwallet.escrow.quotes import Quote, check_funds, quote, quote_again, with_margin
-from microwallet.escrow.reader import read_count, read_mined
+from microwallet.escrow.reader import find_all_mined, read_count
 from microwallet.escrow.rpc import Rpc
 from microwallet.escrow.signing import Intent, sign_transaction
 
@@ -329,9 +329,8 @@ class TransactionSender:
     def _mined_after_all(self, operation: str, purpose: str | None) -> Receipt | None:
         """The receipt of a transaction that a server had refused, or a reorganisation had made revert."""
         ended = [entry.transaction for entry in self._ours(operation) if _is_for(entry, purpose)]
-        requests = [("eth_getTransactionReceipt", [transaction.hash]) for transaction in ended]
-        for transaction, receipt in zip(ended, self._rpc.batch(requests), strict=True):
-            mined = read_mined(receipt, self._rpc.shown)
+        all_mined = find_all_mined(self._rpc, [transaction.hash for transaction in ended])
+        for transaction, mined in zip(ended, all_mined, strict=True):
             if mined and mined.succeeded:
                 return self._delivery([transaction]).receipt_of(transaction)
         return None
