@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -207,6 +207,10 @@ class EscrowReader:
         if len(raw) < _WORD:
             raise NetworkError(otherwise, hint="microwallet network token list")
         return int.from_bytes(raw[:_WORD], "big")
+
+
+ReaderOf = Callable[[Address], EscrowReader]
+"""Gives the reader of an escrow contract by its address."""
 
 
 def in_chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from microwallet.domain.channel import NO_CHANNEL, ChannelState
 from microwallet.domain.identifiers import Address, ChannelId
-from microwallet.escrow.reader import EscrowReader
+from microwallet.escrow.reader import ReaderOf
 
 
 class ConfirmedChain:
     """Implements payee.accept.Chain over the readers of escrows."""
 
-    def __init__(self, reader_of: Callable[[Address], EscrowReader], *, confirmations: int) -> None:
+    def __init__(self, reader_of: ReaderOf, *, confirmations: int) -> None:
         self._reader_of = reader_of
         self._depth = max(0, confirmations - 1)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
-from microwallet.escrow.reader import EscrowReader, in_chunks
+from microwallet.escrow.reader import EscrowReader, ReaderOf, in_chunks
 from microwallet.ledger.vouchers import LiveRow, Vouchers
-from microwallet.payee.refresh import STALE_SECONDS, ReaderOf, confirmed_closes
+from microwallet.payee.refresh import STALE_SECONDS, confirmed_closes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

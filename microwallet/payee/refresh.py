@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,15 +12,13 @@ from microwallet.errors import NetworkError
 from microwallet.ledger.vouchers import Vouchers
 
 if TYPE_CHECKING:
-    from microwallet.escrow.reader import EscrowReader, Head
+    from microwallet.escrow.reader import EscrowReader, Head, ReaderOf
 
 CONFIRMED_DEPTH = 64
 """Blocks on top of a close after which no reorganisation is expected to take it back."""
 
 STALE_SECONDS = 60
 """Once what is stored is older, it is written down again that the chain says what it said before."""
-
-ReaderOf = Callable[[Address], "EscrowReader"]
 
 
 def refresh(

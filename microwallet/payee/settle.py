@@ -22,7 +22,7 @@ from microwallet.errors import (
 from microwallet.escrow import calls
 from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import EscrowEvents
-from microwallet.escrow.reader import EscrowReader, find_mined
+from microwallet.escrow.reader import EscrowReader, ReaderOf, find_mined
 from microwallet.escrow.signing import signed_call
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.ledger.vouchers import Vouchers
@@ -32,7 +32,7 @@ from microwallet.payee.exclusive import claims_lock, exclusive
 from microwallet.payee.in_hand import InHand
 from microwallet.payee.lookout import Looked, Lookout
 from microwallet.payee.outcome import RUN_AGAIN, Outcome, read_receipt
-from microwallet.payee.refresh import ReaderOf, refresh
+from microwallet.payee.refresh import refresh
 from microwallet.payee.relayer import Relayer, can_still_close, has_expired
 
 WAIT_SECONDS = 60.0

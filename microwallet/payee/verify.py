@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from microwallet.domain.voucher_document import MalformedVoucher, VoucherDocumen
 from microwallet.payee.tally import Rejection, rejection_by_state
 
 if TYPE_CHECKING:
-    from microwallet.escrow.reader import EscrowReader
+    from microwallet.escrow.reader import ReaderOf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ def verify_on_chain(
     verdict: Verdict,
     chain_id: ChainId,
     trusted_escrows: Collection[Address],
-    reader_of: Callable[[Address], EscrowReader],
+    reader_of: ReaderOf,
 ) -> Verdict:
     """The verdict with what the newest block says of the channel; what failed offline stays as it is.
 

@@ -11,7 +11,7 @@ from microwallet.domain.ports import Reporter
 from microwallet.domain.voucher import VoucherKey
 from microwallet.escrow.fees import Fees
 from microwallet.escrow.networks import Network
-from microwallet.escrow.reader import EscrowReader
+from microwallet.escrow.reader import EscrowReader, ReaderOf
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.ledger.ledger import Ledger
 
@@ -25,7 +25,7 @@ class PayingAccount:
     network: Network
     ledger: Ledger
     reader: EscrowReader
-    reader_of: Callable[[Address], EscrowReader]
+    reader_of: ReaderOf
     """The reader of another escrow on the same chain."""
     sender: TransactionSender
     secret: Callable[[], bytes]

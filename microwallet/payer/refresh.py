@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from microwallet.domain.channel import ChannelState, PayerChannel
 from microwallet.domain.deposit import DepositKind, DepositStatus
-from microwallet.domain.identifiers import Address, ChannelId
+from microwallet.domain.identifiers import ChannelId
 from microwallet.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
-    from microwallet.escrow.reader import EscrowReader
+    from microwallet.escrow.reader import ReaderOf
     from microwallet.payer.paying_account import PayingAccount
 
 REORGANISATION_SECONDS = 3600
@@ -29,7 +29,7 @@ class Refreshed:
 
 def refresh(
     ledger: Ledger,
-    reader_of: Callable[[Address], EscrowReader],
+    reader_of: ReaderOf,
     channels: Sequence[PayerChannel],
     *,
     now: int,
@@ -80,7 +80,7 @@ def refreshed(account: PayingAccount, channel: PayerChannel) -> PayerChannel:
 
 
 def _newest_states(
-    reader_of: Callable[[Address], EscrowReader], channels: Sequence[PayerChannel], *, now: int
+    reader_of: ReaderOf, channels: Sequence[PayerChannel], *, now: int
 ) -> tuple[dict[ChannelId, ChannelState], int]:
     """What the chain says, and as of when."""
     states: dict[ChannelId, ChannelState] = {}
