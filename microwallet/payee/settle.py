@@ -356,10 +356,10 @@ class Settlement:
         self._vouchers.record_told(closed)
 
     def _record(self, channel_ids: Iterable[ChannelId]) -> None:
-        """Store what the chain says after a transaction, which counts also if it cannot be asked."""
+        """Store what the chain says after a transaction, which counts also if that cannot be read or stored."""
         try:
             self._refresh(channel_ids)
-        except NetworkError:
+        except (LedgerError, NetworkError):
             self._reporter.say("the new state of the channels will be read the next time")
 
 

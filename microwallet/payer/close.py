@@ -8,7 +8,13 @@ from enum import StrEnum
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import TxHash
-from microwallet.errors import ChannelNotOpen, OutcomeUnknown, TransactionReverted
+from microwallet.errors import (
+    ChannelNotOpen,
+    LedgerError,
+    NetworkError,
+    OutcomeUnknown,
+    TransactionReverted,
+)
 from microwallet.escrow import calls
 from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.rpc import LAG_SECONDS
@@ -75,12 +81,16 @@ def close(account: PayingAccount, channel: PayerChannel, *, ask_payee: AskPayee 
 def shown(
     account: PayingAccount, channel: PayerChannel, is_done: Callable[[PayerChannel], bool], what: str
 ) -> PayerChannel:
-    """The channel as soon as the chain shows what was mined; OutcomeUnknown if it does not."""
-    channel = _awaited(account, channel, is_done, LAG_SECONDS)
+    """The channel as soon as the chain shows what was mined; OutcomeUnknown if it does not, or if that cannot
+    be asked or recorded."""
+    done = f"the {what} of channel {channel.name} was mined"
+    try:
+        channel = _awaited(account, channel, is_done, LAG_SECONDS)
+    except (LedgerError, NetworkError) as error:
+        raise OutcomeUnknown(f"{done}; {error.message}", hint="microwallet channel sync") from error
     if not is_done(channel):
         raise OutcomeUnknown(
-            f"the {what} of channel {channel.name} was mined, and the chain does not show it: it may have"
-            " been reorganised",
+            f"{done}, and the chain does not show it: it may have been reorganised",
             hint="microwallet channel sync",
         )
     return channel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import pytest
@@ -129,8 +129,8 @@ class Faults:
     drop_answer_of: str | None = None
     """A request of this method reaches the chain; its answer, and all after it, do not come back."""
     dead: bool = False
-    when_sent: Callable[[], object] | None = None
-    """Called when the chain has a transaction, before it is answered that it has."""
+    when_asked: dict[str, Callable[[], object]] = field(default_factory=dict)
+    """Called when the chain has a request of a method, before it is answered."""
 
 
 @pytest.fixture
@@ -153,8 +153,9 @@ def faults(chain) -> Iterator[Faults]:
             connection.request("POST", "/", body, {"Content-Type": "application/json"})
             answer = connection.getresponse().read()
             connection.close()
-            if state.when_sent is not None and "eth_sendRawTransaction" in methods:
-                state.when_sent()
+            for method in methods:
+                if (call := state.when_asked.get(method)) is not None:
+                    call()
             if state.drop_answer_of in methods:
                 state.dead = True
                 self.close_connection = True
