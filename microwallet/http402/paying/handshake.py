@@ -21,10 +21,11 @@ from microwallet.http402.paying.receipts import BookedPayment
 from microwallet.http402.paying.remedies import Remedies, counts
 from microwallet.http402.paying.spending import Held, Spending
 from microwallet.http402.wire.challenge import AUTHORIZATION
-from microwallet.http402.wire.problems import ProblemType
+from microwallet.http402.wire.problems import ProblemType, ToldProblem
 
-_BY_INTERMEDIARIES = frozenset({502, 504})
-"""What stands in for an answer that did not come. An error of the payee's own has a challenge."""
+_BY_INTERMEDIARIES = frozenset({502, 503, 504, *range(520, 528)})
+"""What stands in for an answer that did not come: caches say 503, and Cloudflare has numbers of its own. An
+error of the payee's own has a challenge, or a problem document where it cannot sell any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +177,8 @@ class Handshake:
 def _why_unknown(answer: ServerAnswer) -> str | None:
     """What came instead of the answer to a payment: an intermediary's word, or that of a payee whose disk
     failed."""
-    if answer.status in _BY_INTERMEDIARIES and not answer.challenges:
+    is_told = answer.challenges or answer.problem != ToldProblem()
+    if answer.status in _BY_INTERMEDIARIES and not is_told:
         return f"the answer is {answer.status}"
     if answer.status >= 500 and answer.problem.type is ProblemType.OUTCOME_UNKNOWN:
         return f"the answer is {answer.status}: {answer.problem}"

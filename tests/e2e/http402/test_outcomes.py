@@ -209,9 +209,9 @@ def test_upstream_errors(fetch, payee, books):
     failed = fetch("--fail")
     assert (failed.exit_code, failed.error["code"]) == (4, "http-status")
     assert failed.json["data"]["payment"]["spent"] == "2000"
-    payee.status = 503
+    payee.status = 500
     broken = fetch().data
-    assert (broken["status"], broken["payment"]) == (503, None)
+    assert (broken["status"], broken["payment"]) == (500, None)
     [channel] = books()[0]
     assert (channel.spent, channel.authorized) == (2000, 3000)
     payee.status = 200
@@ -239,7 +239,7 @@ def test_a_deposit_is_told_whatever_comes_of_the_request(fetch, payee, books):
             "expiresAt": None,
         }
 
-    payee.status = 503
+    payee.status = 500
     told.append(fetch("--deposit", "0.001 USDC").data)
     assert told[-1]["payment"] is None
     took("1000", "open")
@@ -272,19 +272,19 @@ def test_a_deposit_is_told_whatever_comes_of_the_request(fetch, payee, books):
 
 def test_an_error_after_signing_says_what_became_of_the_money(fetch, payee, books):
     """What was signed for a 500 does not count as spent; what an earlier run sent stays as it was."""
-    payee.status = 503
+    payee.status = 500
     failed = fetch("--idempotency-key", "k")
     assert failed.data["payment"] is None
     assert failed.stderr.splitlines()[-1] == (
-        f"503 after 0.001 USDC was signed for {payee.address}: it does not count as spent, and the next"
+        f"500 after 0.001 USDC was signed for {payee.address}: it does not count as spent, and the next"
         " request to this payee uses it first"
     )
     payee.status, payee.before = 200, hang_up
     assert fetch("--idempotency-key", "k").exit_code == 5
-    payee.status, payee.before = 503, lambda _handler, _action: False
+    payee.status, payee.before = 500, lambda _handler, _action: False
     again = fetch("--idempotency-key", "k")
     assert again.stderr.splitlines()[-1] == (
-        f"503 after 0.001 USDC was signed for {payee.address}; it stays counted as spent, since an earlier"
+        f"500 after 0.001 USDC was signed for {payee.address}; it stays counted as spent, since an earlier"
         " run sent it, and may have been charged"
     )
     assert [one[3] for one in books()[1]] == ["returned", "in-flight"]
@@ -333,10 +333,10 @@ def test_what_the_resource_refuses_is_paid(fetch, payee, books):
     assert [one[1:] for one in books()[1]] == [(1000, 1000, "paid")]
 
 
-@pytest.mark.parametrize("status", [502, 504])
+@pytest.mark.parametrize("status", [502, 503, 504, 524])
 def test_error_on_the_way(fetch, payee, books, status):
-    """Who answers 502 or 504 may have lost the payee's answer: exit 5, until the same key settles it. With
-    a challenge it is the payee's own, who gave the cost back."""
+    """Who answers so may have lost the payee's answer: exit 5, until the same key settles it. With a
+    challenge it is the payee's own, who gave the cost back."""
     payee.status = status
     unknown = fetch("--idempotency-key", "k")
     assert (unknown.exit_code, unknown.error["code"]) == (5, "outcome-unknown")
@@ -351,6 +351,17 @@ def test_error_on_the_way(fetch, payee, books, status):
     failed = fetch().data
     assert (failed["status"], failed["payment"]) == (status, None)
     assert books()[1][1][1:] == (2000, 1000, "returned")
+
+
+def test_a_payee_that_ends_says_so(fetch, payee, books):
+    """Its 503 has no challenge, but a problem document, which no proxy makes up: the cost is given back."""
+    ends = json.dumps({"type": "about:blank", "title": "Service Unavailable", "detail": "the server ends"})
+    payee.before = lambda handler, action: (
+        action is not None and (handler.answer(503, {"Content-Type": MEDIA_TYPE}, ends.encode()) or True)
+    )
+    failed = fetch().data
+    assert (failed["status"], failed["payment"]) == (503, None)
+    assert [one[1:] for one in books()[1]] == [(1000, 1000, "returned")]
 
 
 def test_begun_before(fetch, payee, books):
@@ -618,13 +629,13 @@ def test_a_stream_that_ends_before_the_voucher_that_it_asked_for(payee, fetch):
 def test_stream_takes_what_is_signed_already(payee, fetch, books):
     """A payee meters a stream out of what was signed before and not spent, and asks for nothing: it is
     paid all the same, within the limit, and what is left is used next."""
-    payee.price, payee.status = 5_000, 503
+    payee.price, payee.status = 5_000, 500
     fetch()
     payee.price, payee.status, payee.unit_type, payee.events = 1_000, 200, "event", 4
     payment = fetch(path=STREAM).data["payment"]
     assert (payment["amount"], payment["spent"], payment["authorized"]) == ("4000", "4000", "5000")
     assert payment["receiptProblems"] == []
-    payee.price, payee.status = 5_000, 503
+    payee.price, payee.status = 5_000, 500
     fetch()
     payee.price, payee.status = 1_000, 200
     stopped = fetch("--max-amount", "0.003 USDC", path=STREAM)
@@ -637,7 +648,7 @@ def test_stream_takes_what_is_signed_already(payee, fetch, books):
 def test_a_stream_takes_what_one_before_it_left(alice, payee, fetch, books):
     """What was counted for a stream that was left, and not charged for it, the payee may charge for the next
     one without asking: what that one is told to have cost at most has it too, and how much that is."""
-    payee.price, payee.status = 9_000, 503
+    payee.price, payee.status = 9_000, 500
     fetch()
     payee.price, payee.status, payee.unit_type, payee.events = 1_000, 200, "event", 3
     words = ("--max-amount", "0.001 USDC")
@@ -653,7 +664,7 @@ def test_a_stream_takes_what_one_before_it_left(alice, payee, fetch, books):
 
 def test_what_a_stream_got_of_one_before_it_was_charged(payee, fetch, alice):
     """It does not count as uncertain any more, and is not told again of a stream after that."""
-    payee.price, payee.status = 9_000, 503
+    payee.price, payee.status = 9_000, 500
     fetch()
     payee.price, payee.status, payee.unit_type, payee.events = 1_000, 200, "event", 3
     words = ("--max-amount", "0.002 USDC")
@@ -691,7 +702,7 @@ def test_what_a_stream_without_an_answer_took(fetch, payee):
         known.account = known.account._replace(spent=spent)
 
     def sign(price):
-        payee.price, payee.status = price, 503
+        payee.price, payee.status = price, 500
         fetch()
         payee.price, payee.status = 1_000, 200
 
@@ -739,7 +750,7 @@ def test_a_request_is_signed_for_again_beyond_what_counts_as_spent(fetch, payee,
     words = ("--idempotency-key", "k", "--max-amount")
     assert fetch(*words, "0.001 USDC").exit_code == 5
     payee.before = lambda _handler, _action: False
-    payee.price, payee.status = 2_000, 503
+    payee.price, payee.status = 2_000, 500
     fetch()
     payee.price, payee.status = 1_000, 200
     known = payee.channels[channel]
@@ -820,8 +831,8 @@ def test_a_top_up_is_of_what_is_missing(alice, payee, fetch):
     """What was signed for a request that was not served is not deposited twice."""
     fetch("--deposit", "0.003 USDC")
     fetch()
-    payee.status = 503
-    assert fetch().data["status"] == 503
+    payee.status = 500
+    assert fetch().data["status"] == 500
     payee.status, payee.price = 200, 1_500
     alice.run("config", "set", "max-deposit", "0.0035 USDC").succeeded()
     payment = fetch().data["payment"]

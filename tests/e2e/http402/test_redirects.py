@@ -196,7 +196,7 @@ def test_a_lost_answer_of_a_target_is_had_by_the_whole_command(fetch, alice, pay
 
 def test_all_hops_together_keep_to_the_limit(fetch, payee, books, leads_to):
     """What they cost counts, also where it was signed before for something else and needs no more."""
-    payee.status = 503
+    payee.status = 500
     fetch(path="/one")
     payee.price = 4_000
     fetch(path="/two")  # 0.004 USDC are signed now, and nothing is spent
