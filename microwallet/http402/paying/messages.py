@@ -36,6 +36,12 @@ _ASKED = "asked"
 """Extension of an answer that was paid for: what was asked."""
 
 _NUMBERS = re.compile(r"^\[(?:Errno|SSL)[^\]]*\] | \(_ssl\.c:\d+\)$")
+_EVENT = re.compile(r"<(\w+) ")
+_EVENTS = {
+    "StreamReset": "the server broke the answer off",
+    "ConnectionTerminated": "the server closed the connection",
+}
+"""What events of h2 mean, which httpcore raises as they are."""
 _NEVER_LEFT = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -197,6 +203,8 @@ def reading() -> Iterator[None]:
 
 def _reason(error: httpx.HTTPError) -> str:
     """What went wrong with a connection, without the numbers of the libraries below."""
+    if (event := _EVENT.match(str(error))) is not None and event[1] in _EVENTS:
+        return _EVENTS[event[1]]
     return _NUMBERS.sub("", str(error)).strip() or type(error).__name__
 
 

@@ -123,3 +123,18 @@ def test_through_a_proxy_nothing_left(error, told, at_proxy):
     assert isinstance(reason, NotSent)
     assert (str(reason).startswith(told), reason.at_proxy) == (True, at_proxy)
     assert ("take another" in looking_at(SHOP, reason)) is at_proxy
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("<StreamReset stream_id:3, error_code:2, remote_reset:True>", "the server broke the answer off"),
+        (
+            "<ConnectionTerminated error_code:0, last_stream_id:1, additional_data:None>",
+            "the server closed the connection",
+        ),
+    ],
+)
+def test_an_event_of_http_2_is_told_in_words(raised, said):
+    """httpcore raises it as a program would see it."""
+    assert str(no_answer(REQUEST, httpx.RemoteProtocolError(raised))) == said
