@@ -92,6 +92,8 @@ class SettingNames:
         if route is not None and key in _EXAMPLES and key not in known:
             message = f"{place} {key} is no setting of a route"
             return UsageError(message, hint=f"write it above the first [[routes]]: {self.example(key)}")
+        if route is None and key in _EXAMPLES:
+            return UsageError(f"{place} {key} is a setting of a route", hint=self.example("routes"))
         close = get_close_matches(key, known, n=1)
         message = f"there is no setting {key!r}; {did_you_mean(key, known)}"
         return UsageError(f"{place} {message}".lstrip(), hint=self.example(close[0]) if close else GUIDE)

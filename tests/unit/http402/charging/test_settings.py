@@ -119,6 +119,15 @@ def test_what_is_wrong_in_a_file_is_named(file, text, said):
     assert said in raised.value.message
 
 
+@pytest.mark.parametrize("key", ["price", "free", "per", "suggested-deposit"])
+def test_what_is_of_a_route_is_told_to_be(file, key):
+    """`--price` is a flag of the gateway, and a file has it in a route alone: it is told where."""
+    with pytest.raises(UsageError) as raised:
+        Settings.read(file(f"{key} = 1"), {})
+    assert raised.value.message.endswith(f"gateway.toml: {key} is a setting of a route")
+    assert raised.value.hint == '[[routes]], then path = "/**" and price = "0.001 USDC"'
+
+
 def test_what_is_sold_is_said_once(file):
     """A price by a flag beside routes in a file is refused, and so is a free path without a price."""
     with pytest.raises(UsageError, match="describes routes"):
