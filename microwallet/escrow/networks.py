@@ -337,8 +337,9 @@ def _trusted(base: Network, fields: _Fields, chain_id: int | None) -> Network:
 def _added(fields: _Fields, chain_id: int | None, rpc_urls: tuple[str, ...]) -> Network:
     """A network that only the user file has; off until it is allowed, unless it can be a testnet."""
     if chain_id is None or not rpc_urls:
+        missing = {"chain-id": chain_id is None, "rpc-urls": not rpc_urls}
         raise UsageError(
-            f"[networks.{fields.name}] needs chain-id and rpc-urls",
+            f"[networks.{fields.name}] needs {' and '.join(key for key in missing if missing[key])}",
             hint=f"microwallet network add {fields.name} --chain-id N --rpc-url URL",
         )
     testnet = fields.flag("testnet") is True and chain_id not in MAINNETS

@@ -154,6 +154,21 @@ def test_a_malformed_network_is_a_usage_error(configured, entry):
         known_networks(configured(networks={"mine": entry}))
 
 
+@pytest.mark.parametrize(
+    ("entry", "missing"),
+    [
+        ({}, "chain-id and rpc-urls"),
+        ({"chain-id": 5}, "rpc-urls"),
+        ({"rpc-urls": ["https://x.y"]}, "chain-id"),
+    ],
+)
+def test_what_a_network_lacks_is_named(configured, entry, missing):
+    """What was given is not asked for again."""
+    with pytest.raises(UsageError) as raised:
+        known_networks(configured(networks={"mine": entry}))
+    assert raised.value.message == f"[networks.mine] needs {missing}"
+
+
 def test_adding_a_network_keeps_what_is_not_named(configured):
     """A second `add` changes the fields it names."""
     configuration = configured()
