@@ -338,10 +338,9 @@ def _added(fields: _Fields, chain_id: int | None, rpc_urls: tuple[str, ...]) -> 
     """A network that only the user file has; off until it is allowed, unless it can be a testnet."""
     if chain_id is None or not rpc_urls:
         missing = {"chain-id": chain_id is None, "rpc-urls": not rpc_urls}
-        raise UsageError(
-            f"[networks.{fields.name}] needs {' and '.join(key for key in missing if missing[key])}",
-            hint=f"microwallet network add {fields.name} --chain-id N --rpc-url URL",
-        )
+        needed = " and ".join(key for key in missing if missing[key])
+        hint = f"microwallet network add {fields.name} --chain-id N --rpc-url URL"
+        raise UsageError(f"[networks.{fields.name}] needs {needed}", hint=hint)
     testnet = fields.flag("testnet") is True and chain_id not in MAINNETS
     return Network(
         name=fields.name,
