@@ -63,7 +63,7 @@ def options(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say on stderr what the chain is asked.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where an error has one.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,

@@ -23,11 +23,11 @@ from microwallet.errors import MicrowalletError, UsageError
 if TYPE_CHECKING:
     from microwallet.wallet import Wallet
 
-Interval = Annotated[str, typer.Option("--interval", metavar="TIME", help="Between two looks: 5s, 1m.")]
+Interval = Annotated[str, typer.Option("--interval", metavar="DURATION", help="Between two looks: 5s, 1m.")]
 Margin = Annotated[
     str,
     typer.Option(
-        "--margin", metavar="TIME", help="Close when this much of the grace period is left: 450s to 15m."
+        "--margin", metavar="DURATION", help="Close when this much of the grace period is left: 450s to 15m."
     ),
 ]
 

@@ -72,7 +72,8 @@ def serve(
         _option("--settle-above", "AMOUNT", "Unsettled on a channel; default: 1 USDC.", HOW),
     ] = None,
     settle_idle: Annotated[
-        str | None, _option("--settle-idle", "TIME", "Settle what was not paid from for so long: 1d.", HOW)
+        str | None,
+        _option("--settle-idle", "DURATION", "Settle what was not paid from so long: 1d.", HOW),
     ] = None,
     pay_fees_from: Annotated[
         str | None,
