@@ -73,7 +73,7 @@ def serve(
     ] = None,
     settle_idle: Annotated[
         str | None,
-        _option("--settle-idle", "DURATION", "Settle what was not paid from so long: 1d.", HOW),
+        _option("--settle-idle", "DURATION", "Settle channels unused for so long: 1d.", HOW),
     ] = None,
     pay_fees_from: Annotated[
         str | None,
