@@ -356,7 +356,7 @@ class Settlement:
         self._vouchers.record_told(closed)
 
     def _record(self, channel_ids: Iterable[ChannelId]) -> None:
-        """Store what the chain says after a transaction, which counts also if that cannot be read or stored."""
+        """Store what the chain says after a transaction, which counts even if that fails."""
         try:
             self._refresh(channel_ids)
         except (LedgerError, NetworkError):
