@@ -110,7 +110,7 @@ def test_a_network_that_is_none_is_refused_as_such_beside_an_rpc_address(run):
     env = {"MICROWALLET_RPC_URL": "http://127.0.0.1:1"}
     priced = ("--upstream", "http://127.0.0.1:9000", "--price", "0.001 USDC")
     refused = run("serve", *priced, "--dry-run", "--network", "base", "--json", env=env).error
-    assert refused["message"].startswith("there is no network 'base'")
+    assert refused["message"].startswith("--network: there is no network 'base'")
     assert "RPC_URL" not in refused["hint"]
 
 
