@@ -32,8 +32,9 @@ _EVENT_STREAM = EVENT_STREAM.encode()
 _LOOKED_AT = frozenset({b"payment-receipt", b"cache-control", b"content-encoding"})
 """Fields of an answer that are more than forwarded; the content type is looked at anyway."""
 _NOT_OF_A_STREAM = frozenset({b"content-length", b"x-accel-buffering"})
-_UNBUFFERED = (b"x-accel-buffering", b"no")
-"""Tells nginx and the like not to buffer: they would hold back the event that asks for a voucher."""
+_AT_ONCE = ((b"x-accel-buffering", b"no"), (b"cache-control", b"no-transform"))
+"""Tells proxies not to buffer, as nginx does, nor to compress, as Apache, Caddy and HAProxy can: they would
+hold back the event that asks for a voucher. RFC 9111, section 5.2.2.6."""
 _ENDS = plain_answer(503, "Service Unavailable", "the server ends; nothing was charged")
 _UNDO_SECONDS = 5.0
 """Seconds that the client waits until what it paid is given back; that goes on afterwards."""
@@ -154,7 +155,7 @@ class Delivery:
         if sold.is_replay or self._grant.offer.price.unit is Unit.HEADER:
             units = self._grant.offer.price.units_used(sold.sale.cost)
         if is_stream:
-            fields = [*(field for field in fields if field[0] not in _NOT_OF_A_STREAM), _UNBUFFERED]
+            fields = [*(field for field in fields if field[0] not in _NOT_OF_A_STREAM), *_AT_ONCE]
             self._kept = None
             self._events = EventMeter(
                 till, self._grant, sold, self._send, self._request, decided=self._decided

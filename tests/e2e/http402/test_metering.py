@@ -35,7 +35,7 @@ class Listener:
     def __init__(self, counter):
         self.counter = counter
         self.status = None
-        self.headers = {}
+        self.fields, self.headers = [], {}
         self.events = []
         self.left = asyncio.Event()
         self._reader = EventReader()
@@ -58,7 +58,8 @@ class Listener:
         async def send(message):
             if message["type"] == "http.response.start":
                 self.status = message["status"]
-                self.headers = dict(message["headers"])
+                self.fields = message["headers"]
+                self.headers = dict(self.fields)
                 return
             self.is_whole = not message.get("more_body", False)
             async with self._coming:
@@ -440,12 +441,17 @@ def test_a_stream_at_a_fixed_price(sold_by):
 
 
 def test_a_proxy_in_front_is_told_to_hold_nothing_back(counter):
-    """nginx would keep the event that asks for a voucher, whatever the application says of it."""
-    counter.app.headers.append((b"X-Accel-Buffering", b"yes"))
+    """nginx would keep the event that asks for a voucher, whatever the application says of it; and so would
+    one that compresses."""
+    counter.app.headers += [(b"X-Accel-Buffering", b"yes"), (b"cache-control", b"max-age=5")]
     sells(counter, 1)
     listener = Listener(counter)
     asyncio.run(listener.listen(100))
     assert listener.headers[b"x-accel-buffering"] == b"no"
+    assert {value for name, value in listener.fields if name == b"cache-control"} >= {
+        b"no-transform",
+        b"max-age=5",
+    }
 
 
 @pytest.mark.parametrize(
