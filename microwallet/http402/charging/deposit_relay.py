@@ -95,6 +95,8 @@ class DepositRelay:
             except (Refused, NetworkError, LedgerError):
                 raise
             except MicrowalletError as error:
+                if isinstance(error.__cause__, LedgerError):  # for the operator: it names the file
+                    raise error.__cause__ from None
                 raise self._refusal(deposit, error) from error
         self._said = None
         return self._deposit_after(deposit, receipt)

@@ -16,7 +16,7 @@ from microwallet.domain.deposit import DepositKind
 from microwallet.domain.identifiers import checksum_address, keccak, word
 from microwallet.domain.ports import TransactionStatus
 from microwallet.domain.voucher import VoucherKey
-from microwallet.errors import OutcomeUnknown
+from microwallet.errors import LedgerUnwritable, OutcomeUnknown
 from microwallet.escrow import calls
 from microwallet.escrow.authorizations import sign
 from microwallet.escrow.reader import selector
@@ -24,6 +24,7 @@ from microwallet.escrow.transactions import TransactionSender
 from microwallet.http402.charging.deposit_relay import KEPT_GAS
 from microwallet.http402.wire.session_payload import CloseAction
 from microwallet.ledger.gas_spending import GasSpending
+from microwallet.ledger.journal import Journal
 from microwallet.ledger.ledger import Ledger
 from microwallet.selling import RELAY_THREADS
 from microwallet.wallet import Wallet
@@ -593,3 +594,20 @@ def test_gas_that_is_too_dear(open_shop, make_wallet, chain):
     poor = open_shop(broke)
     assert poor.refused(SigningPayer(chain, poor.payee).open())[0] == 503
     assert [event for event, _ in shop.events + poor.events] == ["deposit-refused"] * 2
+
+
+def test_a_ledger_that_takes_nothing_more_once_it_was_sent(shop, payer, monkeypatch):
+    """The payer is told to come again, and nothing of the disk here; the same credential then finds it."""
+    error = LedgerUnwritable("the disk of the ledger /home/bob/ledger.db is full")
+
+    def fail(*_):
+        raise error
+
+    action = payer.open()
+    with monkeypatch.context() as full:
+        full.setattr(Journal, "record_sent", fail)
+        answer = shop.pay(action)
+    assert (answer.status_code, problem(answer)) == (503, "urn:microwallet:problem:try-again")
+    assert "/home/bob" not in answer.text
+    assert shop.pay(action).status_code == 200
+    assert shop.sent() == 1
