@@ -239,8 +239,7 @@ class Settlement:
                 )
                 sender.send(action, group)
             if outcome.channels:
-                self._record_closes(outcome)
-                self._record(concerned)
+                self._record(outcome, concerned)
         return outcome
 
     def _relayer_of(self, payee: Address, escrow_contract: Address) -> Relayer | None:
@@ -355,9 +354,10 @@ class Settlement:
         self._vouchers.record_states(closed, as_of=self._clock())
         self._vouchers.record_told(closed)
 
-    def _record(self, channel_ids: Iterable[ChannelId]) -> None:
-        """Store what the chain says after a transaction, which counts even if that fails."""
+    def _record(self, outcome: Outcome, channel_ids: Iterable[ChannelId]) -> None:
+        """Store what transactions did, and what the chain says then. They count even if that fails."""
         try:
+            self._record_closes(outcome)
             self._refresh(channel_ids)
         except (LedgerError, NetworkError):
             self._reporter.say("the new state of the channels will be read the next time")

@@ -12,10 +12,11 @@ import pytest
 
 from microwallet.accepting import acceptance_of
 from microwallet.domain.ports import SignedTransaction
-from microwallet.errors import KeyUnavailable, UsageError
+from microwallet.errors import KeyUnavailable, LedgerUnwritable, UsageError
 from microwallet.escrow.reader import EscrowReader
 from microwallet.ledger.at_risk import money_at_risk
 from microwallet.ledger.ledger import Ledger
+from microwallet.ledger.vouchers import Vouchers
 from microwallet.payee import settle
 from microwallet.payee.captures import Action, Selection
 from microwallet.payee.exclusive import claims_lock, exclusive
@@ -150,6 +151,25 @@ def test_no_more_is_captured_than_was_charged_in_the_end(payee, payers, monkeypa
         ("transaction-reverted", opened.channel_id)
     ]
     assert (refused.channels, [one.captured for one in done.channels]) == ([], [4_000])
+
+
+def test_a_close_is_told_where_it_cannot_be_recorded(payee, payers, monkeypatch):
+    """A disk that is full once it was mined: what it took is not hidden by that, and is found again."""
+    opened, record_states = payers.open(payee.address), Vouchers.record_states
+    payee.accept(opened.voucher(5_000))
+
+    def fail(vouchers, states, **times):
+        if any(state.finalized for state in states.values()):
+            raise LedgerUnwritable("the disk is full")
+        record_states(vouchers, states, **times)
+
+    with Wallet.open(environment=payee.home.environment) as wallet:
+        settlement = wallet.settlement
+        monkeypatch.setattr(Vouchers, "record_states", fail)
+        done = settlement.execute(Action.CLOSE, settlement.plan(Selection(action=Action.CLOSE)))
+        assert [one.captured for one in done.channels] == [5_000]
+        monkeypatch.undo()
+        assert settlement.plan(Selection(action=Action.CLOSE)) == []
 
 
 def test_a_node_that_is_behind_does_not_open_a_closed_channel(payee, payers, chain, monkeypatch):
