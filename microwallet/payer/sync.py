@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from microwallet.domain.channel import ChannelState, PayerChannel
@@ -10,7 +11,7 @@ from microwallet.domain.deposit import Deposit, DepositStatus
 from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.domain.money import Asset
 from microwallet.domain.ports import JournalEntry, TransactionStatus
-from microwallet.errors import LedgerBusy, NetworkError
+from microwallet.errors import EscrowMissing, LedgerBusy, NetworkError
 from microwallet.escrow.authorizations import EXPIRY_MARGIN
 from microwallet.escrow.events import EscrowEvents
 from microwallet.escrow.reader import Head
@@ -59,7 +60,8 @@ def sync(
     unfinished in any.
 
     A channel the ledger did not know does not pay until its highest voucher is imported. Raises
-    NetworkError when the chain cannot be asked; what was found until then is kept.
+    NetworkError when the chain cannot be asked; what was found until then is kept. EscrowMissing for one that
+    is not there comes last.
     """
     added: list[ChannelId] = []
     transactions: list[Resumed] = []
@@ -160,7 +162,8 @@ def _of_an_earlier_chain(account: PayingAccount, deposits: Sequence[Deposit]) ->
             by_escrow.setdefault(channel.descriptor.escrow_contract, []).append(channel_id)
     states: dict[ChannelId, ChannelState] = {}
     for escrow_contract, ids in by_escrow.items():
-        states |= account.reader_of(escrow_contract).channel_states(ids)
+        with suppress(EscrowMissing):  # which proves nothing
+            states |= account.reader_of(escrow_contract).channel_states(ids)
     missing = {channel_id: state for channel_id, state in states.items() if not state.exists}
     if not missing:
         return []
@@ -189,7 +192,9 @@ def _settle_deposits(account: PayingAccount) -> list[SettledDeposit]:
             account.network.chain_id,
         ):
             continue
-        status = settle_deposit(_over(account, channel.descriptor.escrow_contract), deposit, channel)
+        status = DepositStatus.PENDING
+        with suppress(EscrowMissing):
+            status = settle_deposit(_over(account, channel.descriptor.escrow_contract), deposit, channel)
         settled.append(SettledDeposit(deposit=deposit, status=status))
     return settled
 

@@ -133,6 +133,26 @@ def test_an_open_in_another_escrow_that_got_no_answer_is_finished_by_its_hint(
     assert [one["status"] for one in told["deposits"]] == ["done"]
 
 
+def test_an_escrow_that_is_not_there_keeps_no_other_from_being_looked_at(
+    alice, bob, opened_elsewhere, chain, faults
+):
+    """As on a chain that was started anew without it. What is unfinished elsewhere is brought to its end."""
+    opened_elsewhere(make_deposit)
+    opened_elsewhere(sign_deposit, is_gasless=True)
+    faults.drop_answer_of = "eth_sendRawTransaction"
+    env = {"MICROWALLET_RPC_URL": faults.url, "MICROWALLET_WAIT_SECONDS": "1"}
+    opened = ("channel", "open", bob.address, "1 USDC", "--label", "mug", "--yes", "--json")
+    assert alice.run(*opened, env=env).exit_code == 5
+    chain.rpc.call("anvil_setCode", [OTHER_ESCROW, "0x"])
+    missing = alice.run("channel", "sync", "--json")
+    assert missing.exit_code == 3
+    assert OTHER_ESCROW in missing.error["message"]
+    with Wallet.open(environment=alice.environment) as wallet:
+        pending = wallet.ledger.deposits.pending()
+        escrows = [wallet.ledger.channels.get(one.channel_id).descriptor.escrow_contract for one in pending]
+    assert escrows == [OTHER_ESCROW]
+
+
 def test_a_channel_in_a_token_that_is_not_known_is_paid_from_by_the_name_it_gets(
     alice, fresh, bob, token_without
 ):
