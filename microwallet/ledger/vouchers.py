@@ -211,16 +211,13 @@ class Vouchers:
         """Channels of a chain that are being closed and take no vouchers, whatever the chain said last."""
         return self._read("WHERE chain_id = ? AND closing = 1", chain_id)
 
-    def end_closes(self, chain_id: ChainId, *, but: Collection[ChannelId]) -> None:
-        """Store that all closes on a chain have ended, with success or without, but for those of the channels
-        `but`, whose end is not seen yet."""
+    def end_closes(self, channel_ids: Iterable[ChannelId]) -> None:
+        """Store that the closes of these channels have ended, with success or without."""
         with self._database.write() as connection:
-            closing = connection.execute(
-                "SELECT channel_id FROM vouchers WHERE chain_id = ? AND closing = 1", (chain_id,)
-            ).fetchall()
             connection.executemany(
-                "UPDATE vouchers SET closing = 0, ended_closes = ended_closes + 1 WHERE channel_id = ?",
-                [(channel_id,) for (channel_id,) in closing if channel_id not in but],
+                "UPDATE vouchers SET closing = 0, ended_closes = ended_closes + 1"
+                " WHERE channel_id = ? AND closing = 1",
+                [(channel_id,) for channel_id in channel_ids],
             )
 
     def record_states(self, states: Mapping[ChannelId, ChannelState], *, as_of: int) -> None:

@@ -317,7 +317,8 @@ class Settlement:
         named = {
             one.channel_id for one in closing if any(calls.names(call, one.descriptor) for call in can_close)
         }
-        self._vouchers.end_closes(self._chain_id, but=named.union(closed))
+        # Not those that others have shut since: nothing was asked about them.
+        self._vouchers.end_closes({one.channel_id for one in closing} - named - set(closed))
 
     def _chain_time_of(self, channel: PayeeChannel) -> Callable[[], int]:
         """Asks, once, which time the next block of a channel's chain may have, in Unix seconds."""

@@ -194,7 +194,7 @@ class Selling(RuleBasedStateMachine):
         """Over the same connection or another one."""
         vouchers = (self.other if is_other else self.ledger).vouchers
         if self.is_closing:
-            vouchers.end_closes(CHANNEL.descriptor.chain_id, but=())
+            vouchers.end_closes([CHANNEL.channel_id])
         else:
             vouchers.begin_closes([CHANNEL.channel_id])
         self.is_closing = not self.is_closing

@@ -172,6 +172,24 @@ def test_a_close_is_told_where_it_cannot_be_recorded(payee, payers, monkeypatch)
         assert settlement.plan(Selection(action=Action.CLOSE)) == []
 
 
+def test_a_channel_that_is_shut_meanwhile_stays_so(payee, payers, chain, monkeypatch):
+    """As by another process, which hears that a reorganisation undid its close while closes of others end."""
+    first, second = payers.open(payee.address), payers.open(payee.address)
+    payee.accept(first.voucher(1_000), second.voucher(1_000))
+    end_closes = Vouchers.end_closes
+
+    def end(vouchers, *arguments, **options):
+        vouchers.begin_closes([second.channel_id])
+        end_closes(vouchers, *arguments, **options)
+
+    with Wallet.open(environment=payee.home.environment) as wallet:
+        vouchers = wallet.ledger.vouchers
+        vouchers.begin_closes([first.channel_id])
+        monkeypatch.setattr(Vouchers, "end_closes", end)
+        wallet.settlement.resume([payee.address])
+        assert [one.channel_id for one in vouchers.closing(chain.chain_id)] == [second.channel_id]
+
+
 def test_a_node_that_is_behind_does_not_open_a_closed_channel(payee, payers, chain, monkeypatch):
     """Of several behind one address the one that is asked afterwards may lag: what was sold through the
     channel meanwhile would never be paid."""
