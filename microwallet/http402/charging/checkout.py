@@ -199,7 +199,7 @@ class Handing(Presented):
         return receipt_answer(till.receipt(self._account, handover.challenge_id))
 
 
-class Purchase(Presented):
+class Buying(Presented):
     """A voucher that is to buy its request; if it does, that is in hand until it is delivered."""
 
     def work(self, rows: SessionRows) -> None:

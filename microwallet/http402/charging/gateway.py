@@ -28,7 +28,7 @@ from microwallet.http402.charging.answers import (
 from microwallet.http402.charging.chain import PayeeChain
 from microwallet.http402.charging.challenge_book import AnsweredChallenge, ChallengeBook
 from microwallet.http402.charging.channel_book import ChannelBook, KnownChannel
-from microwallet.http402.charging.checkout import Checkout, Grant, Handing, Place, Presented, Purchase
+from microwallet.http402.charging.checkout import Buying, Checkout, Grant, Handing, Place, Presented
 from microwallet.http402.charging.checks import (
     BODY_LIMIT,
     check_digest,
@@ -140,10 +140,10 @@ class Gateway:
     async def _paid(self, request: Request, place: Place, offer: Offer) -> Grant | Answer:
         """What becomes of a request with a credential: mostly it is like one before but for its voucher."""
         checkout = self._checkout
-        presented: Handing | Purchase | None = None
+        presented: Handing | Buying | None = None
         outcome: Grant | Answer | None = None
         try:
-            presented = (Handing if place.hands_over else Purchase)(checkout, request, place, offer)
+            presented = (Handing if place.hands_over else Buying)(checkout, request, place, offer)
             try:
                 if not presented.is_like_another:
                     raise NotReady
@@ -196,7 +196,7 @@ class Gateway:
             await checkout.channels.freshen(known)
         if isinstance(action, CloseAction):
             return await self._close(known, issued)
-        if request.idempotency_keys and request.has_body and isinstance(presented, Purchase):
+        if request.idempotency_keys and request.has_body and isinstance(presented, Buying):
             only_key(request)
             await request.body(BODY_LIMIT)
         presented.holds(issued, action)
