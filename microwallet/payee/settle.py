@@ -215,19 +215,7 @@ class Settlement:
                 for item in planned
                 if item.channel.channel_id in current
             ]
-            outrun = TransactionReverted("more was settled meanwhile than was to be captured", hint=RUN_AGAIN)
-            outcome.fail([item for item in still if item.is_outrun(action)], outrun)
-            less = TransactionReverted("less was charged in the end than was to be captured", hint=RUN_AGAIN)
-            outcome.fail([item for item in still if item.is_beyond], less)
-            free = []
-            for item in still:
-                if item.is_beyond or not item.is_due(action):
-                    continue
-                if (unknown := self._held_back(item)) is not None:
-                    outcome.fail([item], unknown)
-                else:
-                    free.append(item)
-            for payee, escrow_contract, group in _by_sender(free):
+            for payee, escrow_contract, group in _by_sender(self._to_send(action, still, outcome)):
                 sender = CaptureSender(
                     payee,
                     rpc=self._reader_of(escrow_contract).rpc,
@@ -241,6 +229,24 @@ class Settlement:
             if outcome.channels:
                 self._record(outcome, concerned)
         return outcome
+
+    def _to_send(
+        self, action: Action, still: Sequence[PlannedCapture], outcome: Outcome
+    ) -> Sequence[PlannedCapture]:
+        """What is due of what was planned and read anew; what may not be sent fails in the outcome."""
+        outrun = TransactionReverted("more was settled meanwhile than was to be captured", hint=RUN_AGAIN)
+        outcome.fail([item for item in still if item.is_outrun(action)], outrun)
+        less = TransactionReverted("less was charged in the end than was to be captured", hint=RUN_AGAIN)
+        outcome.fail([item for item in still if item.is_beyond], less)
+        free = []
+        for item in still:
+            if item.is_beyond or not item.is_due(action):
+                continue
+            if (unknown := self._held_back(item)) is not None:
+                outcome.fail([item], unknown)
+            else:
+                free.append(item)
+        return free
 
     def _relayer_of(self, payee: Address, escrow_contract: Address) -> Relayer | None:
         """What sends instead of the payee; a payee needs no authorization of its own to send itself."""
