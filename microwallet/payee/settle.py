@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
-from microwallet.domain.ports import Reporter, TransactionJournal, TransactionStatus
+from microwallet.domain.ports import Reporter, TransactionJournal
 from microwallet.errors import (
     KeyUnavailable,
     LedgerError,
@@ -19,21 +19,20 @@ from microwallet.errors import (
     OutcomeUnknown,
     TransactionReverted,
 )
-from microwallet.escrow import calls
 from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import EscrowEvents
-from microwallet.escrow.reader import EscrowReader, ReaderOf, find_mined
-from microwallet.escrow.signing import signed_call
+from microwallet.escrow.reader import EscrowReader, ReaderOf
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.ledger.vouchers import Vouchers
 from microwallet.payee.capture_sender import CaptureSender, most_gas
 from microwallet.payee.captures import Action, PlannedCapture, Selection
+from microwallet.payee.closes import Closes
 from microwallet.payee.exclusive import claims_lock, exclusive
 from microwallet.payee.in_hand import InHand
 from microwallet.payee.lookout import Looked, Lookout
 from microwallet.payee.outcome import RUN_AGAIN, Outcome, read_receipt
 from microwallet.payee.refresh import refresh
-from microwallet.payee.relayer import Relayer, can_still_close, has_expired
+from microwallet.payee.relayer import Relayer
 
 WAIT_SECONDS = 60.0
 """Seconds that a close waits for requests in hand: as long as an upstream may take to answer."""
@@ -69,6 +68,7 @@ class Settlement:
         self._reporter = reporter
         self._relayer = relayer
         self._in_hand = InHand(home)
+        self._closes = Closes(vouchers, chain_id, reader_of, journal)
         self._lookout = Lookout(vouchers, chain_id, reader_of)
         self._unknown: dict[str, OutcomeUnknown] = {}
         """Failures that hold captures back, by the account that sent something and the channel it was for."""
@@ -81,7 +81,7 @@ class Settlement:
         """
         outcome = Outcome()
         self._unknown.clear()
-        self._take_back_undone()
+        self._closes.take_back_undone()
         senders = self._unfinished_senders(set(payees))
         if not senders:
             self._end_closes_of_the_dead()
@@ -99,42 +99,8 @@ class Settlement:
                     if resumed.receipt is not None:
                         self._read_earlier(resumed.receipt, outcome)
             self._record_closes(outcome)
-            self._end_closes()
+            self._closes.end_finished()
         return outcome
-
-    def _take_back_undone(self) -> Collection[ChannelId]:
-        """Make closes unfinished again, to be sent once more, that a reorganisation undid. NetworkError.
-
-        Returns the channels whose closes are in a block after all: the node that said open is behind.
-        """
-        reopened = {
-            channel.channel_id: channel
-            for channel in self._vouchers.closing(self._chain_id)
-            if channel.state.exists and not channel.state.finalized
-        }
-        closed: set[ChannelId] = set()
-        if not reopened:
-            return closed
-        chain_time = self._chain_time_of(next(iter(reopened.values())))
-        for entry in self._journal.beginning_with(f"{Action.CLOSE}-"):
-            transaction = entry.transaction
-            if (
-                entry.status is not TransactionStatus.MINED
-                or transaction.chain_id != self._chain_id
-                or transaction.channel_id not in (None, *reopened)
-            ):
-                continue
-            call, _ = signed_call(transaction)
-            named = [one for one in reopened.values() if calls.names(call, one.descriptor)]
-            if not named:
-                continue
-            rpc = self._reader_of(named[0].descriptor.escrow_contract).rpc
-            mined = find_mined(rpc, transaction.hash)
-            if mined and mined.succeeded:
-                closed.update(one.channel_id for one in named)
-            elif not mined and not has_expired(call, chain_time=chain_time):
-                self._journal.record(transaction.hash, TransactionStatus.BROADCAST)
-        return closed
 
     def _unfinished_senders(self, payees: set[Address]) -> dict[Address, TransactionSender]:
         """Accounts with something unfinished: payees, and whoever relays or has relayed for them."""
@@ -287,11 +253,11 @@ class Settlement:
 
         First waits for their requests in hand, `within` seconds at most.
         """
-        self._end_closes()  # of a process that was killed
+        self._closes.end_finished()  # of a process that was killed
         try:
             if action is Action.CLOSE:
                 closing = [item.channel.channel_id for item in planned]
-                self._vouchers.begin_closes(closing)
+                self._closes.begin(closing)
                 if self._in_hand.has(*closing):
                     self._reporter.say("waiting for requests that are being served")
                     self._in_hand.wait(closing, within=within)
@@ -299,43 +265,14 @@ class Settlement:
         finally:
             # The next one ends them, as after a kill; an error would hide what was done.
             with suppress(LedgerError):
-                self._end_closes()
-
-    def _end_closes(self) -> None:
-        """Let channels take vouchers again whose close has ended.
-
-        Not those that an older transaction can still close, or has closed though a node does not know it yet.
-        """
-        closing = self._vouchers.closing(self._chain_id)
-        if not closing:
-            return
-        chain_time = self._chain_time_of(closing[0])
-        try:
-            closed = self._take_back_undone()
-            can_close = [
-                signed_call(entry.transaction)[0]
-                for entry in self._journal.beginning_with(f"{Action.CLOSE}-")
-                if entry.transaction.chain_id == self._chain_id
-                and (entry.status.is_live or can_still_close(entry, chain_time=chain_time))
-            ]
-        except NetworkError:
-            return  # the next one asks
-        named = {
-            one.channel_id for one in closing if any(calls.names(call, one.descriptor) for call in can_close)
-        }
-        # Not those that others have shut since: nothing was asked about them.
-        self._vouchers.end_closes({one.channel_id for one in closing} - named - set(closed))
-
-    def _chain_time_of(self, channel: PayeeChannel) -> Callable[[], int]:
-        """Asks, once, which time the next block of a channel's chain may have, in Unix seconds."""
-        return cache(self._reader_of(channel.descriptor.escrow_contract).next_block_time)
+                self._closes.end_finished()
 
     def _end_closes_of_the_dead(self) -> None:
         """End closes that a killed process began, or whose authorization has expired."""
-        if self._vouchers.closing(self._chain_id):
+        if self._closes.are_pending:
             with exclusive(claims_lock(self._home, self._chain_id), wait=False) as free:
                 if free:
-                    self._end_closes()
+                    self._closes.end_finished()
 
     def _read_earlier(self, receipt: Receipt, outcome: Outcome) -> None:
         """Add to the outcome what a transaction of an earlier run did to the channels its events name."""
