@@ -76,7 +76,7 @@ def send(
         typed = amount
         amount, unit = _amount_and_unit(amount, token)
         asset = wallet.resolve_asset(token or unit, amount=typed)
-        sender, receiver = wallet.sender(), wallet.address_of(to)
+        sender, receiver, escrows = wallet.sender(), wallet.address_of(to), wallet.trusted_escrows
         begun = idempotency_key or unfinished_key(sender, wallet.ledger.journal, receiver, asset, amount)
         key = begun or f"send-{secrets.token_hex(12)}"
         data: dict[str, Any] = {
@@ -86,7 +86,7 @@ def send(
             "idempotencyKey": key,
         }
         if dry_run:
-            planned = plan_transfer(sender, wallet.reader, receiver, amount, asset)
+            planned = plan_transfer(sender, wallet.reader, receiver, amount, asset, trusted_escrows=escrows)
             cost = {"maxFee": str(planned.quote.max_cost)}
             data |= _amount(planned.amount, asset) | cost | {"transactionHash": None, "dryRun": True}
             return Result(data=data, text=_summary(wallet, planned, receiver))
@@ -97,7 +97,15 @@ def send(
                 Stderr().say(f"idempotency key: {key}")
 
         sent = send_once(
-            sender, wallet.reader, wallet.ledger, receiver, asset, amount, idempotency_key=key, agree=agree
+            sender,
+            wallet.reader,
+            wallet.ledger,
+            receiver,
+            asset,
+            amount,
+            trusted_escrows=escrows,
+            idempotency_key=key,
+            agree=agree,
         )
     return _sent(data, sent, asset)
 

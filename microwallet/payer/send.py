@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from microwallet.domain.identifiers import Address
@@ -59,6 +59,7 @@ def send(
     asset: Asset,
     amount: str,
     *,
+    trusted_escrows: Collection[Address],
     idempotency_key: str,
     agree: Callable[[Transfer], None],
 ) -> Sent:
@@ -74,23 +75,29 @@ def send(
         if receipt is not None:
             before = None if amount.strip() == ALL else Amount.parse(amount, asset)
             return Sent(receipt=receipt, amount=before, is_new=False)
-        planned = plan_transfer(sender, reader, receiver, amount, asset)
+        planned = plan_transfer(sender, reader, receiver, amount, asset, trusted_escrows=trusted_escrows)
         agree(planned)
         receipt = sender.send(planned.call, operation=operation, purpose=PURPOSE, quoted=planned.quote)
         return Sent(receipt=receipt, amount=planned.amount, is_new=True)
 
 
 def plan_transfer(
-    sender: TransactionSender, reader: EscrowReader, receiver: Address, amount: str, asset: Asset
+    sender: TransactionSender,
+    reader: EscrowReader,
+    receiver: Address,
+    amount: str,
+    asset: Asset,
+    *,
+    trusted_escrows: Collection[Address],
 ) -> Transfer:
     """Price a transfer of `amount`, or of everything for `all`; raises before anything is signed."""
     if int(receiver, 16) == 0:
         raise UsageError("the zero address is nobody: what is sent there is lost")
     if receiver == sender.address:
         raise UsageError(f"{receiver} is the sending account itself")
-    keeper = {asset.token: f"the contract of {asset.symbol}", reader.escrow_contract: "the escrow"}
-    if receiver in keeper:
-        raise UsageError(f"{receiver} is {keeper[receiver]} itself: what is sent there is lost")
+    keepers = dict.fromkeys(trusted_escrows, "an escrow") | {asset.token: f"the contract of {asset.symbol}"}
+    if receiver in keepers:
+        raise UsageError(f"{receiver} is {keepers[receiver]} itself: what is sent there is lost")
     balance = reader.balances([(asset.token, sender.address)])[0]
     if amount.strip() == ALL:
         return _everything(sender, receiver, asset, balance)

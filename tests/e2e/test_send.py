@@ -8,6 +8,7 @@ import sys
 import pytest
 from test_transactions import forwarder
 
+from microwallet.domain.identifiers import parse_address
 from microwallet.escrow.reader import EscrowReader
 
 STOPS_BEFORE = (
@@ -85,9 +86,11 @@ def test_what_was_sent_before_is_told_with_its_amount(alice, bob):
 
 
 def test_contracts_that_keep_what_is_sent(alice, chain):
-    """The token's own contract and the escrow, addresses that are copied by mistake, are refused: nobody
+    """The token's own contract and trusted escrows, addresses that are copied by mistake, are refused: nobody
     could take it out again."""
-    for receiver, named in ((chain.token, "USDC"), (chain.escrow_contract, "escrow")):
+    other = parse_address("0x" + "ab" * 20)
+    alice.run("escrow", "trust", other, "--yes").succeeded()
+    for receiver, named in ((chain.token, "USDC"), (chain.escrow_contract, "escrow"), (other, "escrow")):
         refused = alice.run("send", receiver, "7 USDC", "--yes", "--json")
         assert (refused.exit_code, refused.error["code"]) == (2, "usage")
         assert receiver in refused.error["message"]
