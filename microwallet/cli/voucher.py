@@ -86,6 +86,6 @@ def _document(verdict: Verdict) -> dict[str, Any]:
 
 def _line(verdict: Verdict) -> str:
     name = verdict.document.channel_id if verdict.document else "-"
-    amount = verdict.document.cumulative_amount if verdict.document else "-"
+    amount = f"{verdict.document.cumulative_amount} base units" if verdict.document else "-"
     said = f": {verdict.detail}" if verdict.detail else ""
     return f"{name}  {amount}  {verdict.rejection or 'ok'}{said}"

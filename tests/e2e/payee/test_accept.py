@@ -356,6 +356,8 @@ def test_verified_on_chain(payee, opened):
     assert (told.exit_code, told.json["data"]["failed"]) == (4, 5)
     assert [one["reason"] for one in told.json["data"]["vouchers"]] == list(lines.values())
     assert payee.home.run(*verify, input="".join(lines)).json["data"]["failed"] == 1
+    told = payee.home.run(*verify[:-1], input=opened.voucher(9)).stdout
+    assert told == f"{opened.channel_id}  9 base units  ok\n"
     payee.accept(opened.voucher(9))
     payee.run("close", "--all", "--yes").data  # noqa: B018
     (closed,) = payee.home.run(*verify, "--on-chain", input=opened.voucher(9)).json["data"]["vouchers"]
