@@ -68,6 +68,22 @@ def test_what_is_available_can_be_charged():
     assert raised.value.problem.extensions["requiredCumulative"] == "101"
 
 
+@pytest.mark.parametrize(("deposit", "available"), [(1000, 60), (70, 30), (40, 0), (10, 0)])
+def test_what_a_reorganisation_took_of_the_deposit_buys_nothing(deposit, available):
+    """Only what is authorized and deposited and not spent can be charged, and that is never below nothing."""
+    shrunk = ACCOUNT._replace(deposit=deposit)
+    assert shrunk.available == available
+    assert charge(shrunk, available).spent == ACCOUNT.spent + available
+    assert refusal(lambda: charge(shrunk, available + 1)) is ProblemType.INSUFFICIENT_BALANCE
+
+
+@pytest.mark.parametrize("ending", ["is_closing", "is_close_requested", "is_finalized"])
+def test_each_end_of_a_channel_ends_its_streams(ending):
+    """What is charged then may come too late to be captured, whoever ends the channel."""
+    assert ACCOUNT.goes_on
+    assert not ACCOUNT._replace(**{ending: True}).goes_on
+
+
 def test_no_more_is_given_back_than_was_spent():
     """Neither more nor a negative amount."""
     assert give_back(charge(ACCOUNT, 10), 10) == ACCOUNT
