@@ -287,6 +287,18 @@ def test_a_stream_that_was_left_counts_in_full_beyond_what_was_signed(ledger):
     assert spent_after(ledger, [much.purchase], 100) == 350 + 300 + 100 + 100
 
 
+@pytest.mark.parametrize(
+    ("at_least", "amount"), [(0, 15), (15, 15), (16, 99), (99, 99), (100, 101), (102, 102)]
+)
+def test_the_payee_gets_as_much_as_it_waits_for(ledger, at_least, amount):
+    """Of what was signed before, where that is enough: less would be refused, and more is not signed."""
+    first = VoucherTerms(cost=10, most=100, min_voucher_delta=100)
+    ledger.purchases.reserve(ONE.channel_id, request("first"), first, now=0)
+    terms = VoucherTerms(cost=5, most=2, at_least=at_least)
+    reserved = ledger.purchases.reserve(ONE.channel_id, request("next"), terms, now=0)
+    assert (reserved.purchase.cumulative_amount, reserved.rise) == (amount, max(0, amount - 100))
+
+
 def test_nothing_is_authorized_that_was_not_signed(ledger):
     """A stream took what is reserved for a request beside it: the next voucher rises by its own cost."""
     stream, beside = (
