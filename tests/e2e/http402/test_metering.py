@@ -9,7 +9,7 @@ from contextlib import closing, nullcontext
 from dataclasses import replace
 
 import pytest
-from counter import PAYER, amounts, credential, only_challenge
+from counter import PAYER, Application, amounts, credential, only_challenge
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import FileResponse
@@ -267,6 +267,37 @@ def test_a_later_stream_takes_over(counter):
     asyncio.run(scene())
     assert first.receipt().units == len(first.data())
     assert amounts(counter)[1] == 100 * (len(first.data()) + len(second.data()))
+
+
+def test_a_request_beside_a_stream_leaves_it_going(sold_by):
+    """Both are paid from one channel; only another stream takes over."""
+    counter = sold_by({"path": "/events", "price": "100", "per": "event"}, {"path": "/**", "price": "10"})
+    stream, page, bought = counter.app, Application(), asyncio.Event()
+    stream.headers = [(b"content-type", b"text/event-stream")]
+
+    async def chunks():
+        yield b"data: 0\n\n"
+        await bought.wait()
+        yield b"data: 1\n\ndata: 2\n\n"
+
+    async def app(scope, receive, send):
+        await (stream if scope["path"] == "/events" else page)(scope, receive, send)
+
+    stream.chunks = chunks
+    counter.application._app = app
+    listener = Listener(counter)
+
+    async def scene():
+        listening = asyncio.create_task(listener.listen(5000, path="/events"))
+        await listener.until("message")
+        assert (await counter.paid(PAYER, PAYER.pay(5001), path="/page")).status_code == 200
+        bought.set()
+        async with asyncio.timeout(5):
+            await listening
+
+    asyncio.run(scene())
+    assert (listener.data(), listener.receipt().units) == (["0", "1", "2"], 3)
+    assert amounts(counter) == (5001, 310)
 
 
 @pytest.mark.parametrize("how", ["by the payee", "on chain", "finalized"])
