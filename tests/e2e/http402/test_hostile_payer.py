@@ -334,6 +334,17 @@ def test_what_is_cancelled_before_it_is_served_costs_nothing(sold_by, monkeypatc
     assert counter.account(PAYER).spent == len(counter.app.requests) == 1
 
 
+def test_a_lower_voucher_takes_no_better_ones_place(counter):
+    """Whether it buys, as there is something left, or is refused: the payee could capture less with it."""
+    best, lower = PAYER.pay(3000), [PAYER.pay(amount) for amount in (1500, 10, 2999)]
+    answers = [counter.pay(PAYER, action) for action in (best, *lower)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 402]
+    assert amounts(counter) == (3000, 3000)
+    kept = counter.ledger.vouchers.get(PAYER.channel_id)
+    assert (kept.authorized, kept.signature) == (3000, best.voucher.signature)
+    assert counter.pay(PAYER, lower[0]).status_code == 402  # it has bought
+
+
 def test_one_price_buys_no_endless_supply(counter):
     """An answer too large to be kept is made again when it got lost, with the same key, but not for ever."""
     counter.app.body = b"x" * 70_000
