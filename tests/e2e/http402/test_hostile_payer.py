@@ -355,6 +355,28 @@ def test_one_price_buys_no_endless_supply(counter):
     assert len(counter.app.requests) == 1 + MOST_REPEATS
 
 
+def test_a_repeat_that_fails_is_none(counter):
+    """It counts neither as one that was served nor as more than itself."""
+    counter.app.body, key = b"x" * 70_000, {"idempotency-key": "k"}
+    statuses = []
+    for counter.app.fails in (False, False, True, *[False] * MOST_REPEATS):
+        statuses.append(counter.pay(PAYER, PAYER.pay(1000), headers=key).status_code)
+    assert statuses == [200, 200, 500, *[200] * (MOST_REPEATS - 1), 409]
+    assert amounts(counter) == (1000, 1000)
+
+
+def test_a_repeat_costs_what_the_first_one_did(sold_by):
+    """However few units the application tells the next time."""
+    counter = sold_by(
+        {"path": "/**", "price": "10", "per": "header", "units-header": "x-units", "max-units": 100}
+    )
+    counter.app.body, key = b"x" * 70_000, {"idempotency-key": "k"}
+    for units in (b"7", b"2", b"0"):
+        counter.app.headers = [(b"x-units", units)]
+        answer = counter.pay(PAYER, PAYER.pay(1000), headers=key)
+        assert (answer.status_code, receipt(answer).units, amounts(counter)) == (200, 7, (1000, 70))
+
+
 @pytest.mark.parametrize("size", [10, 70_000])
 def test_the_price_of_a_part_does_not_buy_the_whole(sold_by, size):
     """By units that the application counts, under one key: another range is another request, whether the
