@@ -144,8 +144,12 @@ class Selling(RuleBasedStateMachine):
     @precondition(lambda self: self.reserved)
     @rule(data=st.data())
     def give_back(self, data):
+        """Once, whatever is tried with it afterwards."""
         amount = self.reserved.pop(data.draw(st.integers(0, len(self.reserved) - 1)))
-        self.run_in(sales.undo, self.sales.pop(amount))
+        sale = self.sales.pop(amount)
+        self.run_in(sales.undo, sale)
+        self.run_in(sales.undo, sale)
+        self.run_in(sales.settle_cost, sale, 0)
         if self.stream and self.stream[0] == amount:
             self.stream = None
 
@@ -160,6 +164,7 @@ class Selling(RuleBasedStateMachine):
             assert settled == self.sales[amount]
         else:
             assert settled.cost == min(cost, self.sales[amount].cost)
+            assert settled.is_settled
         self.sales[amount] = settled
 
     @precondition(lambda self: self.stream is not None)

@@ -144,11 +144,11 @@ def take(rows: SessionRows, handover: Handover, now: int) -> SessionAccount:
 
 def settle_cost(rows: SessionRows, sale: Sale, cost: int) -> Sold:
     """Charge a sale `cost`, at most what was reserved for it, and give the rest back. Does so once, however
-    often the sale is served again."""
+    often the sale is served again, and not if it was given back."""
     account = known_account(rows, sale.channel_id)
-    current = rows.sale(sale.channel_id, sale.cumulative_amount) or sale
-    if current.is_settled:
-        return Sold(current, account)
+    current = rows.sale(sale.channel_id, sale.cumulative_amount)
+    if current is None or current.is_settled:
+        return Sold(current or sale, account)
     cost = min(cost, current.cost)
     account = give_back(account, current.cost - cost)
     rows.save(account)
