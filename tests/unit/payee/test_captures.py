@@ -129,6 +129,7 @@ def test_a_chosen_capture_stays_inside_what_is_allowed(action, capture, error):
         (100, False, False, True, False),
         (101, False, False, False, True),
         (99, True, False, False, False),
+        (101, True, False, False, False),
     ],
 )
 def test_what_another_process_did_is_left_out(settled, finalized, settles, closes, outrun):
@@ -140,6 +141,43 @@ def test_what_another_process_did_is_left_out(settled, finalized, settles, close
     assert now.is_due(Action.CLOSE) is closes
     assert now.is_outrun(Action.CLOSE) is outrun
     assert now.is_outrun(Action.SETTLE) is False
+
+
+@pytest.mark.parametrize(("deposit", "is_due"), [(100, True), (99, False)])
+def test_a_plan_for_more_than_a_reorganisation_left(deposit, is_due):
+    """The escrow would refuse it, and all other captures in its transaction."""
+    planned = PlannedCapture(channel=channel(deposit=deposit, authorized=100), capture_amount=100)
+    assert planned.is_due(Action.SETTLE) is planned.is_due(Action.CLOSE) is is_due
+
+
+def test_what_is_authorized_and_was_not_charged_is_not_taken():
+    """Neither in whole nor by a chosen amount: it is the payer's."""
+    owing = replace(channel(authorized=900), spent=300)
+    assert whole_capture(owing).capture_amount == 300
+    assert chosen_capture(owing, "0.0003", Action.CLOSE).capture_amount == 300
+    with pytest.raises(PaymentRefused, match="more than was charged"):
+        chosen_capture(owing, "0.000301", Action.CLOSE)
+
+
+def test_a_plan_is_for_the_channel_as_it_is_then():
+    """What was charged since it was made is taken too, unless the payee named an amount."""
+    owing = channel(authorized=300)
+    paid_more = replace(owing, authorized=400, spent=400)
+    assert whole_capture(owing).renewed(paid_more) == whole_capture(paid_more)
+    chosen = chosen_capture(owing, "0.0002", Action.SETTLE)
+    assert chosen.renewed(paid_more) == replace(chosen, channel=paid_more)
+
+
+@pytest.mark.parametrize(
+    ("spent", "settled", "finalized", "beyond"),
+    [(100, 0, False, False), (99, 0, False, True), (99, 100, False, False), (99, 0, True, False)],
+)
+def test_a_named_amount_that_was_given_back_meanwhile(spent, settled, finalized, beyond):
+    """It would be taken from the payer, unless the chain has it already; no plan for the whole is beyond."""
+    now = replace(channel(settled=settled, authorized=100, finalized=finalized), spent=spent)
+    planned = PlannedCapture(channel=now, capture_amount=100, chosen=True)
+    assert planned.is_beyond is beyond
+    assert not replace(planned, chosen=False).is_beyond
 
 
 def test_nothing_is_unsettled_in_a_finalized_channel():
