@@ -76,6 +76,27 @@ def test_a_settle_needs_something_unsettled_and_a_close_does_not():
     assert [item.channel for item in Selection(action=Action.CLOSE).plan(channels)] == [idle, owing]
 
 
+def test_only_what_is_meant_is_taken():
+    """By the names of channels, by the address that is paid, or both."""
+    one, two = channel(authorized=6, number=1), channel(authorized=6, number=2)
+
+    def taken(**selection):
+        return [item.channel for item in Selection(action=Action.CLOSE, **selection).plan([one, two])]
+
+    payee = one.descriptor.payee
+    assert taken() == taken(payee=payee) == [one, two]
+    assert taken(channel_ids=[two.channel_id]) == taken(channel_ids=[two.channel_id], payee=payee) == [two]
+    assert taken(payee=TOKEN) == taken(channel_ids=[two.channel_id], payee=TOKEN) == []
+
+
+def test_a_chosen_capture_may_be_the_whole_deposit():
+    """And not one base unit more."""
+    owing = channel(1_000, 0, 1_001)
+    assert chosen_capture(owing, "0.001", Action.CLOSE).refunded == 0
+    with pytest.raises(AmountExceedsDeposit):
+        chosen_capture(owing, "0.001001", Action.CLOSE)
+
+
 def test_a_named_channel_has_to_be_on_chain():
     """Among all, a channel the chain does not know is passed over; by name it is an error."""
     unknown = channel(deposit=0, authorized=6)
