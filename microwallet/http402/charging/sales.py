@@ -178,8 +178,8 @@ def charge_units(rows: SessionRows, sale: Sale, amount: int, *, wanted: int, str
     account = known_account(rows, sale.channel_id)
     if account.stream != stream or not account.goes_on:
         raise StreamEnded
-    count = min(wanted, account.available // amount) if amount else wanted
-    if count and amount:
+    count = min(wanted, account.available // amount)
+    if count:
         account = charge(account, count * amount)
         rows.save(account)
         sale = sale._replace(cost=sale.cost + count * amount)
