@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from counter import PAYER, Counter, Payer, amounts, credential, only_challenge, problem, receipt
+from counter import DEPOSIT, PAYER, Counter, Payer, amounts, credential, only_challenge, problem, receipt
 
 from microwallet.domain.voucher_document import VoucherReader
 from microwallet.errors import LedgerBusy, LedgerUnwritable
@@ -421,6 +421,34 @@ def test_a_channel_is_closed_once(counter):
     answers = asyncio.run(scene())
     assert {answer.status_code for answer in answers} == {200}
     assert len(counter.closed) == 2  # one call, and what the counter notes of it
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"settled": DEPOSIT - 999}, "session/insufficient-balance"),
+        ({"close_requested_at": 5}, "verification-failed"),
+        ({"finalized": True}, "session/channel-finalized"),
+    ],
+)
+def test_a_channel_that_cannot_pay_is_not_taken(counter, changes, told):
+    """An old one that its payee forgot: it has too little left, or is about to end."""
+    friend = Payer(3)
+    counter.chain.channels[friend.channel_id] = replace(friend.state, **changes)
+    assert problem(counter.pay(friend, friend.open(DEPOSIT))) == told
+    assert (counter.account(friend), counter.app.requests) == (None, [])
+
+
+def test_what_was_settled_of_a_forgotten_channel_buys_nothing_again(counter):
+    """It was charged before; what is left buys to its last base unit."""
+    friend = Payer(3)
+    counter.chain.channels[friend.channel_id] = replace(friend.state, settled=DEPOSIT - 1000)
+    for amount in (10, DEPOSIT - 1000):
+        answer = counter.pay(friend, friend.open(amount))
+        assert (answer.status_code, problem(answer)) == (402, "session/insufficient-balance")
+        assert amounts(counter, friend) == (DEPOSIT - 1000, DEPOSIT - 1000)
+    assert counter.pay(friend, friend.open(DEPOSIT)).status_code == 200
+    assert amounts(counter, friend) == (DEPOSIT, DEPOSIT)
 
 
 def test_opens_that_never_come_keep_nobody_away(counter, monkeypatch):
