@@ -172,6 +172,15 @@ def test_what_a_lost_ledger_may_have_counted_pays_for_nothing(acceptance, ledger
     assert ledger.vouchers.get(ONE.channel_id).spent == 1
 
 
+def test_one_base_unit_is_a_payment(acceptance, ledger):
+    """The smallest one is kept, as the first and after others."""
+    for amount in (1, 2):
+        taking = acceptance()
+        taking.take([ONE.line(amount)])
+        assert counted(taking) == (1, 0, {})
+        assert best(ledger) == amount
+
+
 def test_a_voucher_for_nothing_pays_for_nothing(acceptance, ledger):
     """Cumulative amount zero is rightly signed and not higher than nothing."""
     taking = acceptance()
@@ -256,6 +265,16 @@ def test_contract_signers_are_asked_only_when_allowed(acceptance, chain, ledger,
     taking.take([line])
     assert counted(taking) == (1, 0, {})
     assert ledger.vouchers.get(ONE.channel_id).signature == b"\xab" * length
+
+
+def test_no_contract_is_asked_about_a_strangers_key(acceptance, chain, ledger):
+    """Unless the payee wants such signers, whatever a contract would say to a signature like a key's."""
+    chain.valid_by_contract = True
+    stranger = json.loads(TWO.line(10))["signature"]
+    taking = acceptance()
+    taking.take([changed(ONE.line(10), signature=stranger)])
+    assert counted(taking) == (0, 0, {"signer-mismatch": 1})
+    assert ledger.vouchers.list(finalized=True) == []
 
 
 def test_an_empty_signature_is_none_even_if_a_contract_likes_it(acceptance, chain, ledger):
