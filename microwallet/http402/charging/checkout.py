@@ -6,7 +6,7 @@ way; what takes longer than a look into memory was done before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 from urllib.parse import unquote
@@ -46,14 +46,17 @@ class Place(NamedTuple):
     raw_path: bytes
     text: str
     offer: Offer | None
-    """None where it costs nothing."""
-    hands_over: bool
-    """Whether it is no request for what is sold, but brings something for it, such as a voucher."""
+    """What the request costs; None where it costs nothing."""
+    hands_over: Sequence[Offer]
+    """What is sold here, if a credential is no request for that, but brings something for it, such as a
+    voucher."""
     is_other: bool
     """Whether only other methods are sold: without a credential there is nothing here."""
 
     @classmethod
-    def of(cls, path: str, offer: Offer | None, *, hands_over: bool = False, is_other: bool = False) -> Self:
+    def of(
+        cls, path: str, offer: Offer | None, *, hands_over: Sequence[Offer] = (), is_other: bool = False
+    ) -> Self:
         """The place of a path in the one spelling."""
         return cls(path, path.encode(), unquote(path), offer, hands_over, is_other)
 

@@ -7,7 +7,8 @@ then the signature, then the chain, and the commit before anything is served.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -34,6 +35,7 @@ from microwallet.http402.charging.checks import (
     check_digest,
     check_signature,
     check_takes,
+    only_credential,
     only_key,
     read_credential,
 )
@@ -123,11 +125,15 @@ class Gateway:
         method, raw_path, root = request.method, request.raw_path, request.root
         is_kept = len(method) + len(raw_path) + len(root) <= LONGEST_KEPT
         place = (self._place if is_kept else self._find_place)(method, raw_path, root)
-        if isinstance(place, Answer) or place.offer is None:
+        if isinstance(place, Answer):
             return _at_once(place)
+        if place.hands_over and request.credentials:
+            return self._paid(request, place, _asked_for(request, place.hands_over))
+        if place.offer is None:
+            return _at_once(_NOT_FOUND if place.is_other else place)
         if request.credentials:
             return self._paid(request, place, place.offer)
-        return _at_once(_NOT_FOUND) if place.is_other else self._unpaid(request, place.offer)
+        return self._unpaid(request, place.offer)
 
     def hear(self, states: Mapping[ChannelId, ChannelState], *, at: int) -> None:
         """What whoever settles was told of channels by the chain `at`, Unix seconds."""
@@ -268,17 +274,27 @@ class Gateway:
         route = self._routes.find(method, below)
         if ";" in below and self._routes.find(method, without_parameters(below)) is not route:
             return _BAD_REQUEST
-        if route is not None:
-            if self._routes.may_cost(method, below, route):
-                return _BAD_REQUEST
-            if route.price is None:
-                return Place.of(path, None)
-            return Place.of(path, self._offers[id(route)], hands_over=method == "HEAD")
-        for other in _HANDS_OVER.get(method, ()):
-            route = self._routes.find(other, below)
-            if route is not None and route.price is not None:
-                return Place.of(path, self._offers[id(route)], hands_over=True, is_other=True)
-        return _NOT_FOUND
+        if route is not None and self._routes.may_cost(method, below, route):
+            return _BAD_REQUEST
+        offer = None if route is None else self._offers.get(id(route))
+        hands_over: Sequence[Offer] = ()
+        if method == "HEAD" or offer is None:
+            routes = [route, *(self._routes.find(other, below) for other in _HANDS_OVER.get(method, ()))]
+            once = dict.fromkeys(map(id, routes))
+            hands_over = [self._offers[one] for one in once if one in self._offers]
+        if route is None and not hands_over:
+            return _NOT_FOUND
+        return Place.of(path, offer, hands_over=hands_over, is_other=route is None)
+
+
+def _asked_for(request: Request, offers: Sequence[Offer]) -> Offer:
+    """The offer whose challenge a credential answers; the first where it answers none of them."""
+    if len(offers) == 1:
+        return offers[0]
+    with suppress(Refused, MalformedMessage):
+        challenge = read_credential(only_credential(request.credentials)).challenge
+        return next((one for one in offers if one.asked_by(challenge)), offers[0])
+    return offers[0]
 
 
 async def _at_once(outcome: Place | Answer) -> Place | Answer:

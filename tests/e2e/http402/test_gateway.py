@@ -242,6 +242,37 @@ def test_a_head_to_what_is_sold_otherwise_hands_a_voucher_over(sold_by, method):
     assert counter.app.requests == []
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"path": "/**", "free": True},
+        {"path": "/a", "method": "GET", "free": True},
+        {"path": "/a", "method": "GET", "price": "2000"},
+        {"path": "/a", "method": "POST", "price": "2000"},
+    ],
+)
+def test_a_head_is_for_the_offer_that_its_challenge_asked_for(sold_by, beside):
+    """Whatever the other methods cost there, be it nothing; so is a fresh challenge, for no body."""
+    counter = sold_by({"path": "/a", "method": "PATCH", "price": "1000"}, beside)
+    bound = counter.challenge("PATCH", "/a", content=b"tea")
+    refused = counter.pay(PAYER, PAYER.pay(5000), "HEAD", "/a", challenge=bound)
+    assert refused.status_code == 402
+    fresh = only_challenge(refused)
+    assert (fresh.request, fresh.digest) == (bound.request, None)
+    assert counter.pay(PAYER, PAYER.pay(5000), "HEAD", "/a", challenge=fresh).status_code == 200
+    assert amounts(counter) == (5000, 0)
+    assert counter.app.requests == []
+
+
+def test_a_post_to_what_is_free_hands_a_voucher_over(sold_by):
+    """Where the GET has a price; without a credential it is the application's."""
+    counter = sold_by({"path": "/a", "method": "GET", "price": "1000"}, {"path": "/**", "free": True})
+    assert counter.pay(PAYER, PAYER.pay(5000), "POST", "/a").status_code == 200
+    assert amounts(counter) == (5000, 0)
+    assert counter.app.requests == []
+    assert counter.ask("POST", "/a").content == b"served"
+
+
 # The same request again
 
 
