@@ -66,6 +66,9 @@ class HttpPayment:
     """What it cost, or may have cost at most."""
     is_most: bool
     """Whether it may have cost less: it is paid for by what is used, and no receipt said how much."""
+    signed_before: Amount
+    """The part of `amount` that is counted with other requests too: it was signed for them, and the payee may
+    have charged it for this one."""
     cumulative_amount: Amount
     """Of the last voucher signed for it."""
     deposited: bool
@@ -154,6 +157,7 @@ def http_payment_result(payment: BookedPayment, *, now: int) -> HttpPayment:
         channel=channel_result(payment.channel, now=now),
         amount=Amount(payment.amount, asset),
         is_most=payment.is_most,
+        signed_before=Amount(payment.signed_before, asset),
         cumulative_amount=Amount(payment.cumulative_amount, asset),
         deposited=payment.deposited,
         paid_before=payment.paid_before,

@@ -172,6 +172,7 @@ class BookedPayment:
             "channelId": channel.channel_id,
             "amount": str(self.amount),
             "isMost": self.is_most,
+            "signedBefore": str(self.signed_before),
             "cumulativeAmount": str(self.cumulative_amount),
             "spent": str(channel.spent),
             "authorized": str(channel.authorized),

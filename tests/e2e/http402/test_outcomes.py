@@ -656,6 +656,7 @@ def test_a_stream_takes_what_one_before_it_left(alice, payee, fetch, books):
     payee.events = 6
     second = fetch(*words, path=STREAM).json["data"]["payment"]
     assert (first["amount"], second["amount"]) == ("9000", "8000")
+    assert (first["signedBefore"], second["signedBefore"]) == ("0", "7000")
     [channel], _ = books()
     assert channel.spent == channel.authorized == payee.highest() == 10_000
     said = alice.run("fetch", payee.url + STREAM, *words).stderr
