@@ -67,8 +67,8 @@ class HttpPayment:
     is_most: bool
     """Whether it may have cost less: it is paid for by what is used, and no receipt said how much."""
     signed_before: Amount
-    """The part of `amount` that is counted with other requests too: it was signed for them, and the payee may
-    have charged it for this one."""
+    """The part of `amount` that was signed for other requests, and that the payee may have charged for this
+    one: a sum leaves it out."""
     cumulative_amount: Amount
     """Of the last voucher signed for it."""
     deposited: bool
