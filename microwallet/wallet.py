@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from microwallet.domain.ports import Reporter
     from microwallet.domain.voucher import VoucherKey
     from microwallet.escrow.fees import Fees
-    from microwallet.escrow.networks import Network
+    from microwallet.escrow.network import Network
     from microwallet.escrow.reader import EscrowReader
     from microwallet.escrow.rpc import Rpc
     from microwallet.escrow.transactions import TransactionSender

@@ -19,7 +19,8 @@ from microwallet.domain.duration import whole_seconds
 from microwallet.domain.money import Amount, Asset, unit_of
 from microwallet.errors import InvalidAmount
 from microwallet.escrow.devnet_notes import LOCAL_CHAIN_ID, Devnet
-from microwallet.escrow.networks import MAINNETS, network_of_chain
+from microwallet.escrow.network import MAINNETS
+from microwallet.escrow.networks import network_of_chain
 from microwallet.wallet import Wallet
 
 app = new_group("A local chain to try things on.")

@@ -6,7 +6,7 @@ from typing import Any
 
 from microwallet.cli.result import Result
 from microwallet.cli.table import named
-from microwallet.escrow.networks import Network
+from microwallet.escrow.network import Network
 from microwallet.escrow.transport import redacted
 
 

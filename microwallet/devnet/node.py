@@ -8,7 +8,7 @@ from microwallet.domain.identifiers import Address, TxHash, hexed, word
 from microwallet.errors import NetworkError, TransactionReverted, UsageError
 from microwallet.escrow.artifacts import Artifact, artifact
 from microwallet.escrow.deployment import deploy_call
-from microwallet.escrow.networks import built_in_networks
+from microwallet.escrow.network import built_in_networks
 from microwallet.escrow.reader import EscrowReader, Head, selector
 from microwallet.escrow.rpc import Rpc
 from microwallet.polling import polls

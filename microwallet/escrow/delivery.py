@@ -25,7 +25,7 @@ from microwallet.errors import (
     TransactionReplaced,
 )
 from microwallet.escrow.calls import Call
-from microwallet.escrow.networks import Network
+from microwallet.escrow.network import Network
 from microwallet.escrow.node_answer import NodeAnswer, answer_of
 from microwallet.escrow.reader import Mined, find_mined, read_count, read_mined, read_quantity
 from microwallet.escrow.reverts import contract_reverted

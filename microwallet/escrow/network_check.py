@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from microwallet.errors import MicrowalletError, NetworkError
 from microwallet.escrow.artifacts import artifact
 from microwallet.escrow.deployment import Deployment, deployment_of
-from microwallet.escrow.networks import Network
+from microwallet.escrow.network import Network
 from microwallet.escrow.reader import EscrowReader, read_quantity
 from microwallet.escrow.rpc import Rpc
 

@@ -8,7 +8,7 @@ from microwallet.domain.identifiers import Address, hexed, word
 from microwallet.errors import InsufficientFunds, NetworkError
 from microwallet.escrow.calls import Call
 from microwallet.escrow.fees import GWEI, Fees, suggest
-from microwallet.escrow.networks import Network
+from microwallet.escrow.network import Network
 from microwallet.escrow.reader import read_count, read_quantity, selector
 from microwallet.escrow.reverts import revert_of
 from microwallet.escrow.rpc import Request, Rpc, RpcError

@@ -11,7 +11,8 @@ from microwallet.config import Configuration
 from microwallet.domain.identifiers import NATIVE_TOKEN, Address, ChainId, is_address, parse_address
 from microwallet.domain.money import Asset, names_asset
 from microwallet.errors import NotTrusted, UnknownReference, UsageError, did_you_mean
-from microwallet.escrow.networks import NATIVE_DECIMALS, SYMBOL, Network
+from microwallet.escrow.network import NATIVE_DECIMALS, Network
+from microwallet.escrow.network_table import SYMBOL
 
 if TYPE_CHECKING:
     from microwallet.escrow.reader import EscrowReader

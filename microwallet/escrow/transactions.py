@@ -29,7 +29,7 @@ from microwallet.escrow.calls import Call
 from microwallet.escrow.delivery import CANCEL, Delivery, OutOfBudget, Receipt
 from microwallet.escrow.fees import Fees, bump, cap_in_wei
 from microwallet.escrow.hopeless import why_hopeless
-from microwallet.escrow.networks import Network
+from microwallet.escrow.network import Network
 from microwallet.escrow.quotes import Quote, check_funds, quote, quote_again, with_margin
 from microwallet.escrow.reader import find_all_mined, read_count
 from microwallet.escrow.rpc import Rpc

@@ -10,7 +10,7 @@ from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.domain.ports import Reporter
 from microwallet.domain.voucher import VoucherKey
 from microwallet.escrow.fees import Fees
-from microwallet.escrow.networks import Network
+from microwallet.escrow.network import Network
 from microwallet.escrow.reader import EscrowReader, ReaderOf
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.ledger.ledger import Ledger

@@ -31,7 +31,7 @@ from microwallet.escrow.events import (
     Settled,
     TopUp,
 )
-from microwallet.escrow.networks import built_in_networks
+from microwallet.escrow.network import built_in_networks
 from microwallet.escrow.reader import EscrowReader
 from microwallet.escrow.reverts import ContractReverted
 from microwallet.escrow.rpc import Rpc

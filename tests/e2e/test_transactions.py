@@ -31,7 +31,7 @@ from microwallet.errors import (
 )
 from microwallet.escrow import calls
 from microwallet.escrow.fees import GWEI, Fees
-from microwallet.escrow.networks import built_in_networks
+from microwallet.escrow.network import built_in_networks
 from microwallet.escrow.reader import EscrowReader
 from microwallet.escrow.rpc import Rpc
 from microwallet.escrow.signing import Intent, sign_transaction, signed_call
@@ -767,7 +767,7 @@ def start_sending(chain, payer, operation, *, count=None):
         from pathlib import Path
         from microwallet.domain.identifiers import NATIVE_TOKEN
         from microwallet.escrow import calls
-        from microwallet.escrow.networks import built_in_networks
+        from microwallet.escrow.network import built_in_networks
         from microwallet.escrow.rpc import Rpc
         from microwallet.escrow.transactions import TransactionSender
         from microwallet.ledger.ledger import Ledger

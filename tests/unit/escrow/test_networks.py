@@ -11,11 +11,10 @@ from microwallet.domain.identifiers import parse_address
 from microwallet.errors import NotTrusted, UnknownReference, UsageError
 from microwallet.escrow.artifacts import artifact
 from microwallet.escrow.devnet_notes import process_identity
+from microwallet.escrow.network import MAINNETS, built_in_networks
 from microwallet.escrow.networks import (
-    MAINNETS,
     add_network,
     allow_network,
-    built_in_networks,
     find_network,
     known_networks,
     network_of_chain,

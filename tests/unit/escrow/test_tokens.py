@@ -7,7 +7,7 @@ import pytest
 from microwallet.domain.identifiers import NATIVE_TOKEN
 from microwallet.domain.money import Asset
 from microwallet.errors import NotTrusted, UnknownReference, UsageError
-from microwallet.escrow.networks import built_in_networks
+from microwallet.escrow.network import built_in_networks
 from microwallet.escrow.tokens import add_token, asset_of, known_assets, looks_like, resolve_asset
 
 SEPOLIA = built_in_networks()["sepolia"]
