@@ -39,6 +39,20 @@ def test_payments_follow_each_other_without_gap(ledger):
     assert ledger.channels.get(ONE.channel_id).authorized == 35
 
 
+def test_a_payment_is_of_its_own_channel_alone(ledger):
+    """It raises what is authorized and spent there, beside what requests have spent, and nowhere else."""
+    other = keyed(2)
+    ledger.channels.add(other.payer_channel(deposit=1000, authorized=7), now=0)
+    ledger.channels.import_voucher(ONE.channel_id, 3)
+    mine = [record(ledger, "b", 10, 3), record(ledger, "a", 5)]
+    theirs = record(ledger, "c", 100, channel=other)
+    found = [ledger.channels.get(one.channel_id) for one in (ONE, other)]
+    assert [(one.authorized, one.spent) for one in found] == [(38, 38), (107, 107)]
+    for channel, payments, total in ((ONE, mine, 35), (other, [theirs], 100)):
+        assert ledger.payments.of_channel(channel.channel_id) == payments
+        assert ledger.payments.total(channel.channel_id) == total
+
+
 def test_a_key_that_was_used_gives_the_first_payment(ledger):
     """Whatever is asked for under it now; the caller compares."""
     first = record(ledger, "a", 10, 3)
