@@ -16,7 +16,10 @@ from microwallet.ledger.schema import VERSIONS
 
 CHANNEL_ID = keyed(1).channel_id
 
-VOUCHERS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 70), st.integers(0, 9)), max_size=30)
+VOUCHERS = st.lists(
+    st.tuples(st.integers(0, 60), st.integers(0, 70), st.integers(0, 9), st.integers(0, 5)), max_size=30
+)
+"""Cumulative amount and start of each, what is sold before it, and by how much a sale's voucher rises then."""
 
 
 class Book(HandedOver):
@@ -52,7 +55,8 @@ def test_each_base_unit_counts_once(vouchers):
     book = Book()
     counted: set[int] = set()
     sold = 0
-    for cumulative_amount, start, sale in vouchers:
+    for cumulative_amount, start, sale, rise in vouchers:
+        book.authorized += rise
         cost = min(sale, book.authorized - book.spent)
         book.spent, sold = book.spent + cost, sold + cost
         before = book.authorized
