@@ -19,7 +19,7 @@ CHANNEL_ID = keyed(1).channel_id
 VOUCHERS = st.lists(
     st.tuples(st.integers(0, 60), st.integers(0, 70), st.integers(0, 9), st.integers(0, 5)), max_size=30
 )
-"""Cumulative amount and start of each, what is sold before it, and by how much a sale's voucher rises then."""
+"""Cumulative amount and start of each, what is sold before it, and how far a sale's voucher rises then."""
 
 
 class Book(HandedOver):
