@@ -9,9 +9,9 @@ import pytest
 from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, ChannelState, PayeeChannel
 from microwallet.domain.identifiers import ChainId, checksum_address
 from microwallet.domain.money import Asset
-from microwallet.errors import LedgerCorrupt, NetworkError, UsageError
+from microwallet.errors import LedgerCorrupt, NetworkError, TransactionReverted, UsageError
 from microwallet.payee.lookout import Looked
-from microwallet.payee.outcome import Outcome
+from microwallet.payee.outcome import Failure, Outcome
 from microwallet.payee.watch import Watch, check_margin
 
 REQUESTED_AT = 1_000_000
@@ -38,12 +38,13 @@ CHANNEL = PayeeChannel(
 
 
 class Script:
-    """Settling whose looks are given in advance: a state, or an error to raise."""
+    """Settling whose looks are given in advance: a state, or an error to raise. Closes fail with `error`."""
 
-    def __init__(self, *looks, chain_time=REQUESTED_AT, untold=()):
+    def __init__(self, *looks, chain_time=REQUESTED_AT, untold=(), error=None):
         self.looks = list(looks)
         self.untold = untold
         self.chain_time = chain_time
+        self.error = error
         self.closed = []
 
     def look(self):
@@ -61,7 +62,10 @@ class Script:
 
     def execute(self, _action, planned, *, by_payer):
         assert by_payer
+        assert planned
         self.closed += planned
+        if self.error is not None:
+            return Outcome(failed=[Failure(channel=planned[0].channel, error=self.error)])
         return Outcome()
 
 
@@ -163,21 +167,46 @@ class Enough(Exception):
     """Ends a watcher that would go on for ever."""
 
 
-def test_it_waits_longer_while_nothing_answers():
-    """The pause doubles up to a minute and is short again after an answer; the trouble is said once."""
-    script = Script(*[NetworkError("silent")] * 8, CHANNEL, CHANNEL)
+@pytest.mark.parametrize(
+    ("interval", "pauses"),
+    [(5, [10, 20, 40, 60, 60]), (0.01, [1, 2, 4, 8, 16]), (300, [300, 300, 300, 300, 300])],
+)
+def test_it_waits_longer_while_nothing_answers(interval, pauses):
+    """From a second on the pause doubles up to a minute, is never shorter than without trouble, and is short
+    again after an answer; the trouble is said once."""
+    script = Script(*[NetworkError("silent")] * 5, CHANNEL, CHANNEL)
     watch, events = watching(script)
-    pauses = []
+    paused = []
 
     def wait(seconds):
-        pauses.append(seconds)
+        paused.append(seconds)
         if not script.looks:
             raise Enough
 
     with pytest.raises(Enough):
-        watch.run(interval=5, wait=wait)
-    assert pauses == [10, 20, 40, 60, 60, 60, 60, 60, 5, 5]
+        watch.run(interval=interval, wait=wait)
+    assert paused == [*pauses, interval, interval]
     assert events == ["interrupted", "close-requested", "resumed"]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (NetworkError("silent"), ["close-requested", "failed", "interrupted"]),
+        (TransactionReverted("refused"), ["close-requested", "failed"]),
+    ],
+)
+def test_a_close_that_fails(error, told):
+    """It is told. Without an answer of the chain the next look is later; where the escrow refuses, not."""
+    watch, events = watching(Script(CHANNEL, error=error))
+
+    def wait(seconds):
+        assert seconds == (10 if isinstance(error, NetworkError) else 5)
+        raise Enough
+
+    with pytest.raises(Enough):
+        watch.run(interval=5, wait=wait)
+    assert events == told
 
 
 def test_a_damaged_ledger_ends_it():
