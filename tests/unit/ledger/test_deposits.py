@@ -96,6 +96,23 @@ def test_an_abandoned_open_gives_its_label_free_and_can_be_revived(ledger):
     assert ledger.deposits.find("k1").status is DepositStatus.ABANDONED
 
 
+def test_what_becomes_of_a_deposit_changes_no_other(ledger):
+    """Neither its status nor the label of its channel, and only an open that was abandoned counts as one."""
+    done, pending, abandoned = (
+        begin(ledger, one, key, f"{key} channel") for one, key in ((ONE, "k3"), (TWO, "k2"), (THREE, "k1"))
+    )
+    ledger.deposits.record("k3", DepositStatus.DONE)
+    ledger.deposits.abandon(abandoned)
+    assert ledger.deposits.find("k3") == replace(done, status=DepositStatus.DONE, created_at=7)
+    assert ledger.deposits.find("k2") == replace(pending, created_at=7)
+    assert [ledger.channels.get(one.channel_id).label for one in (ONE, TWO)] == ["k3 channel", "k2 channel"]
+    missing = [one.payer_channel(deposit=0) for one in (ONE, TWO, THREE)]
+    assert ledger.deposits.abandoned(missing) == {THREE.channel_id}
+    ledger.deposits.revive(abandoned, None, now=9)
+    assert ledger.deposits.find("k3") == replace(done, status=DepositStatus.DONE, created_at=7)
+    assert [deposit.idempotency_key for deposit in ledger.deposits.pending()] == ["k2", "k1"]
+
+
 def test_an_abandoned_top_up_leaves_its_channel_alone(ledger):
     """The channel it was for is open and keeps its name."""
     ledger.channels.add(ONE.payer_channel(deposit=1000, label="coffee"), now=1)
