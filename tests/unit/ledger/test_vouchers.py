@@ -8,6 +8,7 @@ import pytest
 from model import CHAIN, ESCROW, PAYEE, TOKEN, keyed
 
 from microwallet.domain.channel import NO_CHANNEL, PayeeChannel
+from microwallet.domain.identifiers import ChainId
 from microwallet.domain.money import Amount
 from microwallet.errors import UnknownReference
 from microwallet.ledger.at_risk import money_at_risk
@@ -73,3 +74,39 @@ def test_channels_that_owe(ledger, unit):
     assert ledger.vouchers.owing(CHAIN, PAYEE, ESCROW, 0) == []
     idle = ledger.vouchers.idle(CHAIN, PAYEE, since=2)
     assert [one.spent // unit for one in idle] == [999, 1000]
+
+
+def test_channels_that_are_not_looked_at(ledger):
+    """Of another chain or payee, in another token, finalized, or settled all but a little: none is due."""
+    others = {
+        "chain": keyed(1, chain_id=ChainId(1)),
+        "payee": keyed(2, payee=ESCROW),
+        "token": keyed(3, token=ESCROW),
+        "finalized": keyed(4),
+        "settled": keyed(5),
+        "due": keyed(6),
+    }
+    states = {"finalized": {"finalized": True}, "settled": {"settled": 1000}}
+    for name, one in others.items():
+        channel = one.payee_channel(deposit=2000)
+        state = replace(channel.state, **states.get(name, {}))
+        found = replace(channel, state=state, authorized=1000, spent=1000, as_of=1)
+        ledger.vouchers.accept([], lambda *_, found=found: [found], now=1)
+
+    def names(channel_ids):
+        return {name for name, one in others.items() if one.channel_id in channel_ids}
+
+    def ids(channels):
+        return names([one.channel_id for one in channels])
+
+    assert ids(ledger.vouchers.owing(CHAIN, PAYEE, TOKEN, 500)) == {"due"}
+    assert ids(ledger.vouchers.idle(CHAIN, PAYEE, since=1)) == {"token", "due"}
+    ledger.vouchers.confirm_closes([one.channel_id for one in others.values()])
+    live = {"payee", "token", "settled", "due"}
+    assert ids(ledger.vouchers.live(CHAIN)) == live
+    assert ids(ledger.vouchers.live(CHAIN, [one.channel_id for one in others.values()])) == live
+    (rows,) = ledger.vouchers.live_rows(CHAIN).values()
+    assert ids(rows) == live
+    ledger.vouchers.renew(CHAIN, as_of=9, before=5)
+    renewed = [one for one in ledger.vouchers.list(finalized=True) if one.as_of == 9]
+    assert ids(renewed) == live
