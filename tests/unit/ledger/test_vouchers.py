@@ -110,3 +110,28 @@ def test_channels_that_are_not_looked_at(ledger):
     ledger.vouchers.renew(CHAIN, as_of=9, before=5)
     renewed = [one for one in ledger.vouchers.list(finalized=True) if one.as_of == 9]
     assert ids(renewed) == live
+
+
+def test_a_close_is_of_its_own_channel(ledger):
+    """It begins, ends, is told and is confirmed there alone; what ends there without having begun is none."""
+    one, two, elsewhere = keyed(1), keyed(2), keyed(3, chain_id=ChainId(1))
+    ids = [channel.channel_id for channel in (one, two, elsewhere)]
+    for channel in (one, two, elsewhere):
+        ledger.sessions.add_channel(channel.payee_channel(deposit=1000), now=1)
+
+    def closes():
+        held = ledger.vouchers.accepted(ids)
+        return [(held[channel_id].is_closing, held[channel_id].ended_closes) for channel_id in ids]
+
+    ledger.vouchers.begin_closes([one.channel_id, elsewhere.channel_id])
+    assert [channel.channel_id for channel in ledger.vouchers.closing(CHAIN)] == [one.channel_id]
+    assert closes() == [(True, 0), (False, 0), (True, 0)]
+    ledger.vouchers.end_closes([one.channel_id, two.channel_id])
+    assert closes() == [(False, 1), (False, 0), (True, 0)]
+    finalized = replace(NO_CHANNEL, deposit=1000, finalized=True)
+    ledger.vouchers.record_states(dict.fromkeys(ids, finalized), as_of=2)
+    assert {*ledger.vouchers.untold_ends(CHAIN)} == {one.channel_id, two.channel_id}
+    ledger.vouchers.record_told([one.channel_id])
+    assert ledger.vouchers.untold_ends(CHAIN) == [two.channel_id]
+    ledger.vouchers.confirm_closes([one.channel_id])
+    assert [channel.channel_id for channel in ledger.vouchers.live(CHAIN)] == [two.channel_id]
