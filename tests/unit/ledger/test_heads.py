@@ -12,6 +12,7 @@ from microwallet.domain.session import Sale
 from microwallet.ledger.database import to_text
 from microwallet.ledger.heads import LANDMARK_EVERY, find
 from microwallet.ledger.ledger import Ledger
+from microwallet.ledger.sessions import SessionRows
 
 CHANNELS = [keyed(number) for number in (1, 2, 3)]
 EACH = 3 * LANDMARK_EVERY + 5
@@ -149,6 +150,60 @@ def test_accepting_beside_sales_moves_the_account(ledger):
     with ledger.sessions.transaction() as rows:
         rows.save(rows.account(channel_id)._replace(spent=3))
     assert ledger.vouchers.get(channel_id).spent == 3
+
+
+def test_what_is_stored_of_an_account_changes_no_other(ledger):
+    """Wherever it is: in its channel's last sale, or beside it. Who remembers nothing reads the same."""
+    ids = [one.channel_id for one in CHANNELS]
+    first, second, _ = ids
+
+    def store(save, channel_id, **values):
+        with ledger.sessions.transaction() as rows:
+            save(rows, rows.account(channel_id)._replace(**values))
+
+    def voucher(rows, account):
+        rows.save_voucher(account, bytes(65), now=7)
+
+    def books():
+        with Ledger.open(ledger.database.path) as other, other.sessions.transaction() as rows:
+            accounts = [rows.account(one) for one in ids]
+            times = [other.vouchers.accepted_at()[one] for one in ids]
+        return [
+            (one.accepted, one.spent, one.stream, time) for one, time in zip(accounts, times, strict=True)
+        ]
+
+    with ledger.sessions.transaction() as rows:
+        sell(rows, second, 5)
+    store(voucher, first, accepted=9, spent=3, stream=2)
+    assert books() == [(9, 3, 2, 7), (5, 5, 0, 5), (0, 0, 0, 1)]
+    store(SessionRows.save, first, spent=4, stream=3)
+    store(SessionRows.save, second, spent=4, stream=6)
+    assert books() == [(9, 4, 3, 7), (5, 4, 6, 5), (0, 0, 0, 1)]
+    with ledger.sessions.transaction() as rows:
+        sell(rows, first, 10)
+    store(SessionRows.save, second, spent=2, stream=7)
+    assert books() == [(10, 10, 3, 10), (5, 2, 7, 5), (0, 0, 0, 1)]
+    store(voucher, first, accepted=11)
+    assert books() == [(11, 10, 3, 7), (5, 2, 7, 5), (0, 0, 0, 1)]
+    with ledger.sessions.transaction() as rows:
+        sell(rows, first, 12)
+    assert books() == [(12, 12, 3, 12), (5, 2, 7, 5), (0, 0, 0, 1)]
+
+
+def test_what_expires(ledger):
+    """A challenge serves one channel until then, and an answer is kept until then; neither goes earlier."""
+    first, second, _ = [one.channel_id for one in CHANNELS]
+    with ledger.sessions.transaction() as rows:
+        for expires_at in (5, 6):
+            assert rows.claim_challenge(f"until {expires_at}", first, expires_at=expires_at)
+            sell(rows, first, expires_at)
+            rows.keep_answer(sale(first, expires_at), b"answer")
+    ledger.sessions.forget_expired(now=6, answers_before=6)
+    with ledger.sessions.transaction() as rows:
+        assert not rows.claim_challenge("until 6", second, expires_at=9)
+        assert rows.claim_challenge("until 5", second, expires_at=9)
+        assert rows.claim_challenge("until 6", first, expires_at=9)
+        assert [rows.sale(first, one).answer for one in (5, 6)] == [None, b"answer"]
 
 
 def test_workers_take_turns(ledger):
