@@ -141,15 +141,18 @@ def test_a_transaction_that_fails(ledger):
 
 
 def test_accepting_beside_sales_moves_the_account(ledger):
-    """A worker that remembers where it was learns that it is elsewhere, even if nothing else was changed."""
-    channel_id = CHANNELS[0].channel_id
+    """A worker that remembers where it was learns that it is elsewhere, even if nothing else was changed.
+    Those of other channels stay where they are."""
+    channel_id, other_id, _ = [one.channel_id for one in CHANNELS]
     with ledger.sessions.transaction() as rows:
         sell(rows, channel_id, 5)
+        sell(rows, other_id, 7)
     with Ledger.open(ledger.database.path) as other:
         other.vouchers.accept([channel_id], lambda *_: [], now=1)
     with ledger.sessions.transaction() as rows:
         rows.save(rows.account(channel_id)._replace(spent=3))
     assert ledger.vouchers.get(channel_id).spent == 3
+    assert ledger.vouchers.get(other_id).spent == 7
 
 
 def test_what_is_stored_of_an_account_changes_no_other(ledger):
