@@ -172,6 +172,16 @@ def test_what_a_lost_ledger_may_have_counted_pays_for_nothing(acceptance, ledger
     assert ledger.vouchers.get(ONE.channel_id).spent == 1
 
 
+def test_a_payment_handed_over_after_a_capture_counts(acceptance, ledger, chain):
+    """What was captured meanwhile is what requests above it cost: it is owed as before."""
+    sell(ledger, 700, 400)
+    chain.settle(ONE, 700, 400, bytes.fromhex(json.loads(ONE.line(700))["signature"][2:]))
+    taking = acceptance()
+    taking.take([payment(300, 0)])
+    assert counted(taking) == (1, 0, {})
+    assert ledger.vouchers.get(ONE.channel_id).spent == 700
+
+
 def test_one_base_unit_is_a_payment(acceptance, ledger):
     """The smallest one is kept, as the first and after others."""
     for amount in (1, 2):
