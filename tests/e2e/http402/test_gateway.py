@@ -315,6 +315,17 @@ def test_a_key_for_another_request_is_a_conflict(counter, method, path, body):
     assert amounts(counter) == (1000, 1000)
 
 
+def test_a_key_is_for_one_body_whatever_challenge_is_answered(counter):
+    """Also one that was issued for no body, and answered before: each body is read."""
+    challenge, key = counter.challenge(), {"idempotency-key": "order-1"}
+    answers = [
+        counter.pay(PAYER, PAYER.pay(1000), "PUT", challenge=challenge, headers=key, content=body)
+        for body in (b"tea", b"tea", b"tee")
+    ]
+    assert [one.status_code for one in answers] == [200, 200, 409]
+    assert len(counter.app.requests) == 1
+
+
 def test_a_key_does_not_help_without_the_signature(counter):
     """Knowing a channel and a key gets nobody an answer that was paid by somebody else."""
     key = {"idempotency-key": "order-1"}
