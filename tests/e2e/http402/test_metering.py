@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import FileResponse
 
-from microwallet.http402.charging import metering
+from microwallet.http402.charging import metering, till
 from microwallet.http402.charging.metering import is_charged
 from microwallet.http402.charging.middleware import PaymentMiddleware
 from microwallet.http402.wire.events import EventReader, EventSplitter, NeedVoucher
@@ -77,6 +77,14 @@ class Listener:
             while not (found := [one for one in self.events if one.type == kind]):
                 await self._coming.wait()
             return found[0]
+
+    async def until_held(self):
+        """The event that asks for a voucher, once nothing but that is waited for."""
+        need = await self.until("payment-need-voucher")
+        while PAYER.channel_id not in self.counter.gateway.till._news:
+            await asyncio.sleep(0)
+        await self.counter.gateway.till.account(PAYER.channel_id)  # behind the stream's look for a voucher
+        return need
 
     async def listen_until(self, kind, amount):
         """Listen, and leave at the first event of a kind: the stream ends then."""
@@ -163,18 +171,21 @@ def test_no_events_go_around_the_meter(counter, tmp_path):
     assert (listener.receipt().units, amounts(counter)) == (3, (5000, 300))
 
 
-def test_what_is_delivered_is_what_is_paid(counter):
-    """With three events' worth, three come; then it asks for the voucher that would buy the next."""
+def test_what_is_delivered_is_what_is_paid(counter, monkeypatch):
+    """With three events' worth, three come; then it asks for the voucher that would buy the next, and goes on
+    as soon as that comes."""
+    monkeypatch.setattr(till, "_POLL_SECONDS", 60)
     sells(counter, 10, at_once=4)
     listener = Listener(counter)
 
     async def scene():
         stream = asyncio.create_task(listener.listen(300))
-        need = NeedVoucher.parse(await listener.until("payment-need-voucher"))
+        need = NeedVoucher.parse(await listener.until_held())
         assert listener.data() == ["0", "1", "2"]
         assert (need.required_cumulative, need.accepted_cumulative, need.deposit) == (400, 300, 1_000_000)
         assert (await counter.paid(PAYER, PAYER.pay(1000), "HEAD")).status_code == 200
-        await stream
+        async with asyncio.timeout(5):
+            await stream
 
     asyncio.run(scene())
     assert listener.data() == [str(number) for number in range(10)]
@@ -207,15 +218,17 @@ def test_no_stream_at_a_fixed_price_goes_around_its_receipt(sold_by, tmp_path):
 
 
 @pytest.mark.parametrize("is_waiting", [True, False])
-def test_it_breaks_off_where_no_voucher_can_come(counter, is_waiting):
-    """As the server ends: with the receipt for what was delivered, and without asking for another voucher."""
+def test_it_breaks_off_where_no_voucher_can_come(counter, monkeypatch, is_waiting):
+    """As soon as the server ends: with the receipt for what was delivered, and without asking for another
+    voucher."""
+    monkeypatch.setattr(till, "_POLL_SECONDS", 60)
     sells(counter, 10)
     listener = Listener(counter)
 
     async def scene():
         stream = asyncio.create_task(listener.listen(200))
         if is_waiting:
-            await listener.until("payment-need-voucher")
+            await listener.until_held()
         counter.gateway.till.hear_no_more()
         async with asyncio.timeout(5):
             await stream
@@ -333,6 +346,31 @@ def test_a_stream_ends_when_its_channel_does(counter, how):
     asyncio.run(scene())
     assert listener.data() == ["0", "1"]
     assert (listener.receipt().units, amounts(counter)) == (2, (100_000, 200))
+
+
+def test_a_stream_that_waits_for_a_voucher_ends_when_its_channel_does(counter):
+    """Another process has closed it: what comes now buys nothing any more."""
+    sells(counter, 10)
+    listener = Listener(counter)
+
+    async def scene():
+        stream = asyncio.create_task(listener.listen(200))
+        await listener.until_held()
+        counter.ledger.vouchers.begin_closes([PAYER.channel_id])
+        async with asyncio.timeout(5):
+            await stream
+
+    asyncio.run(scene())
+    assert (listener.data(), listener.receipt().units) == (["0", "1"], 2)
+    assert amounts(counter) == (200, 200)
+
+
+def test_a_stream_is_not_served_again(counter):
+    """Nobody would count it the second time: the same key learns that its answer is not kept."""
+    sells(counter, 2)
+    for told in (200, 409):
+        assert counter.pay(PAYER, PAYER.pay(1000), headers={"idempotency-key": "k"}).status_code == told
+    assert (amounts(counter), len(counter.app.requests)) == ((1000, 200), 1)
 
 
 @pytest.mark.parametrize(
