@@ -23,6 +23,7 @@ from microwallet.http402.charging.request_log import RequestLog, request_line
 from microwallet.http402.wire.body_digest import body_digest
 from microwallet.http402.wire.challenge import Challenge, offered_challenges
 from microwallet.http402.wire.encoding import base64url
+from microwallet.http402.wire.session_payload import payload_object
 from microwallet.ledger import database
 from microwallet.ledger.ledger import Ledger
 
@@ -112,12 +113,13 @@ def test_a_voucher_that_is_not_enough_is_kept(counter):
 
 @pytest.mark.parametrize("status", [200, 201, 302, 304, 400, 404, 499])
 def test_what_is_answered_below_500_is_charged(counter, status):
-    """Also what the application refuses; a receipt comes with success alone."""
+    """Also what the application refuses; a receipt comes with success alone, told again or not."""
     counter.app.status = status
-    answer = counter.pay(PAYER, PAYER.pay(1000))
-    assert answer.status_code == status
-    assert (receipt(answer) is not None) == (status < 400)
-    assert amounts(counter) == (1000, 1000)
+    for _ in range(2):
+        answer = counter.pay(PAYER, PAYER.pay(1000), headers={"idempotency-key": "k"})
+        assert answer.status_code == status
+        assert (receipt(answer) is not None) == (status < 400)
+    assert (amounts(counter), len(counter.app.requests)) == ((1000, 1000), 1)
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 599])
@@ -350,6 +352,16 @@ def test_a_large_answer_is_made_again_only_where_that_is_safe(counter):
     assert (amounts(counter), len(counter.app.requests)) == ((2000, 2000), 3)
 
 
+def test_what_has_a_body_is_not_made_again(counter):
+    """Of a large one no more than its length may be known: another request would be served for nothing."""
+    counter.app.body, key, challenge = b"x" * 70_000, {"idempotency-key": "k"}, counter.challenge()
+    for body, told in ((b"tea", 200), (b"tea", 409)):
+        answer = counter.pay(PAYER, PAYER.pay(1000), headers=key, content=body, challenge=challenge)
+        assert answer.status_code == told
+    assert problem(answer) == "urn:microwallet:problem:outcome-unknown"
+    assert (amounts(counter), len(counter.app.requests)) == ((1000, 1000), 1)
+
+
 @pytest.mark.parametrize(
     "cheap",
     [{"price": "10"}, {"price": "10", "per": "header", "units-header": "x-units", "max-units": 100}],
@@ -390,6 +402,19 @@ def test_what_is_no_credential(counter):
         assert "www-authenticate" in answer.headers
     assert counter.chain.asked == 0
     assert amounts(counter) == (0, 0)
+
+
+def test_what_begins_like_a_credential_that_was_read_is_read_whole(counter):
+    """What ends otherwise is none; one whose voucher is written otherwise is one."""
+    challenge = counter.challenge()
+    assert counter.pay(PAYER, PAYER.pay(1000), challenge=challenge).status_code == 200
+    value = credential(PAYER, PAYER.pay(2000), challenge)
+    answer = counter.ask(headers={"authorization": value[:-4] + "!!!!"})
+    assert (answer.status_code, problem(answer)) == (402, "malformed-credential")
+    payload = payload_object(PAYER.pay(2000))
+    capitals = payload | {"signature": "0x" + payload["signature"][2:].upper()}
+    assert counter.pay(PAYER, capitals, challenge=challenge).status_code == 200
+    assert amounts(counter) == (2000, 2000)
 
 
 def test_two_credentials_are_one_too_many(counter):
@@ -516,6 +541,27 @@ def test_a_challenge_serves_one_channel(counter):
     assert amounts(counter, other) == (0, 0)
 
 
+def test_a_challenge_serves_one_channel_of_two_at_once(counter):
+    """Whichever buys first: also while the chain is asked about the other."""
+    friend, challenge, opened, bought = Payer(3), counter.challenge(), counter.chain.opened, []
+    counter.chain.channels[friend.channel_id] = friend.state
+
+    async def open_meanwhile():
+        loop = asyncio.get_running_loop()
+
+        def slowly(*what):
+            paying = counter.paid(PAYER, PAYER.pay(1000), challenge=challenge)
+            bought.append(asyncio.run_coroutine_threadsafe(paying, loop).result(5))
+            return opened(*what)
+
+        counter.chain.opened = slowly
+        return await counter.paid(friend, friend.open(1000), challenge=challenge)
+
+    assert problem(asyncio.run(open_meanwhile())) == "invalid-challenge"
+    assert ([one.status_code for one in bought], amounts(counter)) == ([200], (1000, 1000))
+    assert amounts(counter, friend) == (0, 0)
+
+
 def test_a_body_is_bound(counter):
     """A challenge for a request with a body is for that body alone."""
     challenge = counter.challenge("POST", content=b"one")
@@ -608,13 +654,15 @@ def test_a_channel_that_nobody_told_of(counter):
 
 @pytest.mark.parametrize("state", [{"finalized": True}, {"close_requested_at": NOW - 10}])
 def test_a_channel_that_ends(counter, state):
-    """What the chain says counts from when it is asked the next time."""
-    assert counter.pay(PAYER, PAYER.pay(1000)).status_code == 200
+    """What the chain says counts from when it is asked the next time, whatever challenge is answered."""
+    challenge = counter.challenge()
+    assert counter.pay(PAYER, PAYER.pay(1000), challenge=challenge).status_code == 200
     counter.chain.channels[PAYER.channel_id] = dataclasses.replace(PAYER.state, **state)
     counter.now += 31
-    answer = counter.pay(PAYER, PAYER.pay(2000))
     expected = (410, "session/channel-finalized") if "finalized" in state else (402, "verification-failed")
-    assert (answer.status_code, problem(answer)) == expected
+    for again in (challenge, counter.challenge()):
+        answer = counter.pay(PAYER, PAYER.pay(2000), challenge=again)
+        assert (answer.status_code, problem(answer)) == expected
     assert amounts(counter) == (1000, 1000)
 
 
