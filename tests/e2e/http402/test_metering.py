@@ -81,9 +81,8 @@ class Listener:
     async def until_held(self):
         """The event that asks for a voucher, once nothing but that is waited for."""
         need = await self.until("payment-need-voucher")
-        while PAYER.channel_id not in self.counter.gateway.till._news:
-            await asyncio.sleep(0)
-        await self.counter.gateway.till.account(PAYER.channel_id)  # behind the stream's look for a voucher
+        for _ in range(2):  # the second time behind the stream's own look for one
+            await self.counter.gateway.till.account(PAYER.channel_id)
         return need
 
     async def listen_until(self, kind, amount):
