@@ -41,13 +41,11 @@ class Job(Protocol[T_co]):
 class Work(Generic[T]):
     """A job of one stage, which is done even if nobody waits for it any more."""
 
-    __slots__ = ("_work", "is_recorded", "result")
+    __slots__ = ("_work", "result")
     result: T
 
     def __init__(self, work: Callable[[SessionRows], T]) -> None:
         self._work = work
-        self.is_recorded = False
-        """Whether it is in the store, where the disk may still fail."""
 
     def prepare(self) -> None:
         pass
@@ -56,7 +54,6 @@ class Work(Generic[T]):
         self.result = self._work(rows)
 
     def finish(self) -> T:
-        self.is_recorded = True
         return self.result
 
 

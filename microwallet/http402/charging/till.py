@@ -128,7 +128,7 @@ class Till:
             error = trying.exception()
             if error is None:
                 sure.set_result(work.result)
-            elif not isinstance(error, LedgerError) or work.is_recorded or self._commit.is_lost:
+            elif not isinstance(error, LedgerError) or self._commit.is_lost:
                 sure.set_exception(error)
             else:
                 asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._try, work, sure)
