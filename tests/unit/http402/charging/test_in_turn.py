@@ -35,10 +35,10 @@ def test_one_of_a_name_at_a_time():
 
 
 def test_the_queue_of_a_name_has_an_end():
-    """One more is refused at once; what fails, or goes away, keeps no place."""
+    """One more is refused at once, also the next time; what fails, or goes away, keeps no place."""
 
-    async def run():
-        in_turn, gate = InTurn(limit=2), asyncio.Event()
+    async def fill(in_turn):
+        gate = asyncio.Event()
 
         async def fail():
             await gate.wait()
@@ -60,4 +60,8 @@ def test_the_queue_of_a_name_has_an_end():
         assert [type(one) for one in found] == [ZeroDivisionError] * 3
         return await in_turn.run("a", work)
 
-    assert asyncio.run(run()) == 5
+    async def run():
+        in_turn = InTurn(limit=2)
+        return [await fill(in_turn) for _ in range(2)]
+
+    assert asyncio.run(run()) == [5, 5]
