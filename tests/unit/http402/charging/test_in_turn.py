@@ -50,7 +50,7 @@ def test_the_queue_of_a_name_has_an_end():
         waiting = [asyncio.create_task(in_turn.run("a", fail)) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(NetworkError, match="wait already"):
-            await in_turn.run("a", work)
+            await asyncio.wait_for(in_turn.run("a", work), 5)
         waiting.pop().cancel()
         await asyncio.sleep(0)
         waiting.append(asyncio.create_task(in_turn.run("a", fail)))
