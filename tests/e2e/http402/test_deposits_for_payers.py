@@ -245,6 +245,16 @@ def test_a_top_up_for_somebody_elses_channel(shop, payer, chain):
     assert (shop.sent(), shop.state(payer).deposit) == (1, 1_000_000)
 
 
+def test_no_deposit_is_brought_for_a_voucher_that_comes_too_late(shop, payer):
+    """A close was requested before: the voucher would not be taken, and the gas be lost."""
+    shop.pay(payer.open())
+    shop.send_as(payer.address, calls.request_close(payer.descriptor))
+    channels = shop.shop.gateway._checkout.channels
+    channels.doubt(channels.get(payer.channel_id))
+    assert shop.refused(payer.merged_top_up(amount=2000)) == (402, "verification-failed")
+    assert (shop.sent(), shop.state(payer).deposit) == (1, 1_000_000)
+
+
 def test_permit2_is_not_taken(shop, payer):
     """400 with a word about what is, alone and merged into a voucher."""
     details = {
