@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from microwallet.domain.identifiers import checksum_address
 from microwallet.domain.voucher import VoucherKey
+from microwallet.http402.charging.checks import BODY_LIMIT
 from microwallet.http402.charging.gateway import IN_HAND_SECONDS
 from microwallet.http402.charging.middleware import PaymentMiddleware
 from microwallet.http402.charging.request_log import RequestLog, request_line
@@ -425,6 +426,19 @@ def test_two_credentials_are_one_too_many(counter):
     assert amounts(counter) == (0, 0)
 
 
+@pytest.mark.parametrize("keys", [["k", "l"], ["k", "k"], [""], ["a\tb"], ["x" * 256]])
+def test_what_is_no_key(counter, keys):
+    """400 with or without a body, and nothing is charged; the longest one is a key."""
+    fields = [("authorization", credential(PAYER, PAYER.pay(1000), counter.challenge()))]
+    for method, body in (("GET", b""), ("POST", b"tea")):
+        answer = counter.ask(
+            method, content=body, headers=[*fields, *(("idempotency-key", key) for key in keys)]
+        )
+        assert (answer.status_code, problem(answer)) == (400, "malformed-credential")
+    assert (amounts(counter), counter.app.requests) == ((0, 0), [])
+    assert counter.ask(headers=[*fields, ("idempotency-key", "x" * 255)]).status_code == 200
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -563,11 +577,12 @@ def test_a_challenge_serves_one_channel_of_two_at_once(counter):
 
 
 def test_a_body_is_bound(counter):
-    """A challenge for a request with a body is for that body alone."""
+    """A challenge for a request with a body is for that body alone, not for one too large to be read either."""
     challenge = counter.challenge("POST", content=b"one")
     assert challenge.digest is not None
-    answer = counter.pay(PAYER, PAYER.pay(1000), "POST", challenge=challenge, content=b"two")
-    assert (answer.status_code, problem(answer)) == (402, "invalid-challenge")
+    for other in (b"two", b"one" * BODY_LIMIT):
+        answer = counter.pay(PAYER, PAYER.pay(1000), "POST", challenge=challenge, content=other)
+        assert (answer.status_code, problem(answer)) == (402, "invalid-challenge")
     answer = counter.pay(PAYER, PAYER.pay(1000), "POST", challenge=challenge, content=b"one")
     assert answer.status_code == 200
     assert counter.app.requests[0][3] == b"one"
