@@ -577,7 +577,7 @@ def test_a_challenge_serves_one_channel_of_two_at_once(counter):
 
 
 def test_a_body_is_bound(counter):
-    """A challenge for a request with a body is for that body alone, not for one too large to be read either."""
+    """A challenge for a request with a body is for that alone, and for none that is too large to be read."""
     challenge = counter.challenge("POST", content=b"one")
     assert challenge.digest is not None
     for other in (b"two", b"one" * BODY_LIMIT):
