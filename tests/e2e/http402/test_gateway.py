@@ -678,6 +678,7 @@ def test_a_channel_that_ends(counter, state):
     for again in (challenge, counter.challenge()):
         answer = counter.pay(PAYER, PAYER.pay(2000), challenge=again)
         assert (answer.status_code, problem(answer)) == expected
+        assert not counter.in_hand.has(PAYER.channel_id)
     assert amounts(counter) == (1000, 1000)
 
 
