@@ -230,6 +230,15 @@ def test_what_was_tampered_with_is_refused(shop, payer):
     assert shop.pay(payer.open()).status_code == 200
 
 
+def test_a_deposit_that_does_not_pay_for_the_request(open_shop, chain):
+    """No gas is paid for it, though the shop asks for no more in general."""
+    shop = open_shop(least=1)
+    payer = SigningPayer(chain, shop.payee)
+    assert shop.refused(payer.open(PRICE - 1, amount=0)) == (402, "session/insufficient-balance")
+    assert (shop.sent(), shop.state(payer).exists) == (0, False)
+    assert shop.pay(payer.open(PRICE)).status_code == 200
+
+
 def test_a_top_up_for_somebody_elses_channel(shop, payer, chain):
     """Only its payer adds to a channel, and only with the salt and the amount that were signed."""
     shop.pay(payer.open())
