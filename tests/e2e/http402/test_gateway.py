@@ -190,6 +190,15 @@ def test_what_asks_to_be_paid_itself_is_given_back(counter):
     assert counter.pay(PAYER, PAYER.pay(1000)).status_code == 200
 
 
+def test_what_is_made_again_and_fails_stays_paid(counter):
+    """It has no challenge, by which a payer would take it for given back."""
+    counter.app.body = b"x" * 70_000
+    for counter.app.status in (200, 500):
+        answer = counter.pay(PAYER, PAYER.pay(1000), headers={"idempotency-key": "k"})
+    assert (answer.status_code, "www-authenticate" in answer.headers) == (500, False)
+    assert amounts(counter) == (1000, 1000)
+
+
 def test_what_is_made_again_and_asks_to_be_paid_then(counter):
     """A 402 has a challenge here too; what was served before stays charged."""
     counter.app.body = b"x" * 70_000
@@ -550,6 +559,9 @@ def test_a_challenge_serves_one_channel(counter):
     challenge = counter.challenge()
     assert counter.pay(PAYER, PAYER.pay(1000), challenge=challenge).status_code == 200
     assert problem(counter.pay(other, other.pay(1000), challenge=challenge)) == "invalid-challenge"
+    asked, new = counter.chain.asked, Payer(5)
+    assert problem(counter.pay(new, new.open(1000), challenge=challenge)) == "invalid-challenge"
+    assert counter.chain.asked == asked
     counter.gateway._checkout.challenges._known.clear()
     assert problem(counter.pay(other, other.pay(1000), challenge=challenge)) == "invalid-challenge"
     assert amounts(counter, other) == (0, 0)
@@ -704,6 +716,7 @@ def test_an_open_serves_its_request(counter):
     assert (answer.status_code, receipt(answer).spent) == (200, 1000)
     assert counter.pay(new, new.open(2000)).status_code == 200
     assert amounts(counter, new) == (2000, 2000)
+    assert counter.chain.asked == 1
 
 
 def test_an_open_with_nothing_authorized(counter):
