@@ -98,9 +98,10 @@ class Listener:
         return [one.data for one in self.events if one.type == "message"]
 
     def receipt(self):
-        last = self.events[-1]
-        assert last.type == "payment-receipt"
-        return SessionReceipt.from_object(last.json())
+        """What the last event says, and no other."""
+        told = [one for one in self.events if one.type == "payment-receipt"]
+        assert told == self.events[-1:]
+        return SessionReceipt.from_object(told[0].json())
 
 
 def sells(counter, count, *, at_once=1):
