@@ -54,7 +54,7 @@ class EventMeter:
         self._grant = grant
         self._sold = sold
         self._send = send
-        self._is_metered = grant.offer.price.unit is Unit.EVENT and not sold.is_replay
+        self._is_metered = grant.offer.price.unit is Unit.EVENT
         self._decided = decided
         if not self._is_metered:
             decided()
