@@ -1089,6 +1089,13 @@ def test_a_server_that_does_not_know_how_a_path_was_written(sold_by, unknown):
     assert [one[1] for one in counter.app.requests] == ["/a%20b"]
 
 
+def test_what_may_be_read_as_free_is_not_sold(sold_by):
+    """By an application that leaves parameters out; where they make no difference, they are a part of it."""
+    counter = sold_by({"path": "/free", "free": True}, {"path": "/**", "price": "1000"})
+    for path, told in (("/free;a", 400), ("/other;a", 402), ("/free", 200)):
+        assert counter.ask(path=path).status_code == told
+
+
 def test_what_fits_no_route_is_not_there(sold_by):
     """And one spelling is matched and forwarded."""
     counter = sold_by({"path": "/a b".replace(" ", "%20"), "price": "1000"}, {"path": "/free", "free": True})
