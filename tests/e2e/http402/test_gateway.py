@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from microwallet.domain.identifiers import checksum_address
 from microwallet.domain.voucher import VoucherKey
+from microwallet.http402.charging import opening
 from microwallet.http402.charging.checks import BODY_LIMIT
 from microwallet.http402.charging.gateway import IN_HAND_SECONDS
 from microwallet.http402.charging.middleware import PaymentMiddleware
@@ -725,6 +726,20 @@ def test_an_open_with_nothing_authorized(counter):
     counter.chain.channels[new.channel_id] = new.state
     assert problem(counter.pay(new, new.open(0))) == "session/insufficient-balance"
     assert counter.pay(new, new.pay(1000)).status_code == 200
+
+
+def test_an_open_is_waited_for(counter, monkeypatch):
+    """The chain confirms its transaction a little later: as soon as it does, the request is served."""
+    monkeypatch.setattr(opening, "_PAUSE", 0.01)
+    new, looks = Payer(5), []
+
+    def opened(_transaction_hash, _channel_id):
+        looks.append(len(looks))
+        return new.state if len(looks) == 3 else None
+
+    counter.chain.opened = opened
+    assert counter.pay(new, new.open(1000)).status_code == 200
+    assert (len(looks), amounts(counter, new)) == (3, (1000, 1000))
 
 
 def test_an_open_of_dust(counter):
