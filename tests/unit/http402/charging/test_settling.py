@@ -112,6 +112,14 @@ class Till:
         return [ids for action, ids in self.executed if action is Action.SETTLE]
 
 
+def test_a_requested_close_is_answered_at_once():
+    """With all of the grace period left, though nothing is due by itself."""
+    till = Till(channel(1000), channel(1000, number=2))
+    till.channels[1] = replace(one := till.channels[1], state=replace(one.state, close_requested_at=NOW))
+    till.settling.look()
+    assert till.executed == [(Action.CLOSE, [one.channel_id])]
+
+
 @pytest.mark.parametrize(("spent", "is_due"), [(999, False), (1000, True), (1001, True)])
 def test_above_a_sum(spent, is_due):
     """From the very sum on, in what was charged and is not settled yet."""
