@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from microwallet.domain.channel import ChannelDescriptor, ChannelState, PayeeChannel
-from microwallet.domain.identifiers import ChainId, checksum_address
+from microwallet.domain.identifiers import ChainId, TxHash, checksum_address
 from microwallet.domain.money import Asset
 from microwallet.errors import InsufficientFunds, NetworkError, OutcomeUnknown, TransactionReverted
 from microwallet.http402.charging.refusal import Refused
@@ -15,7 +15,7 @@ from microwallet.http402.charging.settling import FIRST_PAUSE, LONGEST_PAUSE, Se
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.payee.captures import Action
 from microwallet.payee.lookout import Looked
-from microwallet.payee.outcome import Outcome
+from microwallet.payee.outcome import Captured, Outcome
 
 PAYEE = checksum_address(b"\x44" * 20)
 USDC = Asset(chain_id=ChainId(31337), token=checksum_address(b"\x55" * 20), symbol="USDC", decimals=6)
@@ -54,6 +54,7 @@ class Till:
         self.now = NOW
         self.error = None
         self.reserved = 0
+        self.resumed = Outcome()
         self.executed = []
         self.told = []
         self.reads = 0
@@ -87,7 +88,7 @@ class Till:
         return {one.channel_id: one.state for one in self.channels}
 
     def resume(self, _payees):
-        return Outcome()
+        return self.resumed
 
     def plan(self, selection):
         return selection.plan(self.channels)
@@ -226,6 +227,20 @@ def test_a_payer_learns_whether_to_ask_again(error, problem):
     assert refused.value.problem.type is problem
     assert "0x44" not in refused.value.problem.detail
     assert [event for event, _ in till.told] == ["failed"]
+
+
+def test_a_payer_learns_which_transaction_closed_the_channel():
+    """Not which one closed another, or settled this one before: those may be finished at the same time."""
+    till = Till(channel(), channel(number=2))
+    own, other = till.channels
+    own_closed, other_closed = (
+        replace(one, state=replace(one.state, finalized=True)) for one in (own, other)
+    )
+    till.resumed.channels = [
+        Captured(channel=one, captured=0, refunded=0, transaction_hash=TxHash(hash), gas_used=0)
+        for one, hash in ((other_closed, "0x1"), (own, "0x2"), (own_closed, "0x3"))
+    ]
+    assert till.settling.close(own.channel_id) == "0x3"
 
 
 def test_a_silent_chain_is_a_silent_chain():
