@@ -233,6 +233,17 @@ def test_a_close_undone_by_a_reorganisation_is_done_again(payee, payers, chain):
     assert payee.holds() == 2_000_000
 
 
+def test_nothing_is_accepted_behind_a_close_that_a_reorganisation_undid(payee, payers, chain):
+    """Anybody can have the same transaction mined once more, and what was paid since would be lost."""
+    opened = payers.open(payee.address)
+    payee.accept(opened.voucher(2_000_000))
+    snapshot = chain.rpc.call("evm_snapshot")
+    payee.run("close", "--all", "--yes").data  # noqa: B018
+    chain.rpc.call("evm_revert", [snapshot])
+    late = payee.run("accept", "-", input=opened.voucher(2_500_000))
+    assert late.json["data"]["rejectedByReason"] == {"close-pending": 1}
+
+
 def test_a_batch_that_a_reorganisation_undid_is_sent_again(payee, payers, chain):
     """It can be mined again, for what it took then: once that is known, no voucher is accepted."""
     opened = [payers.open(payee.address) for _ in range(2)]
