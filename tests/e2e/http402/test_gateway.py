@@ -517,6 +517,8 @@ def test_a_challenge_is_good_for_what_it_was_issued_for(sold_by):
     assert (answer.status_code, problem(answer)) == (402, "invalid-challenge")
     assert (counter.chain.asked, counter.app.requests) == (0, [])
     assert counter.pay(PAYER, PAYER.pay(1000), path="/a", challenge=challenge).status_code == 200
+    answer = counter.pay(PAYER, PAYER.pay(2000), path="/a", challenge=changed(challenge, realm="other"))
+    assert problem(answer) == "session/challenge-not-found"  # though the id is known by now
 
 
 def test_an_expired_challenge(counter):
