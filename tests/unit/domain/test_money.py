@@ -1,5 +1,7 @@
 """Amounts: parsed digit by digit, exact, never of two assets."""
 
+import dataclasses
+
 import pytest
 
 from microwallet.domain.identifiers import NATIVE_TOKEN, Address, ChainId
@@ -75,6 +77,19 @@ def test_amount_refused(text):
     assert len(refused.value.message) < 400
 
 
+@pytest.mark.parametrize("text", ["1 USDC", "1 kwei"])
+def test_a_unit_that_is_not_the_coins(text):
+    """What is in another unit is no amount of the chain's coin."""
+    with pytest.raises(InvalidAmount, match="is not ETH"):
+        Amount.parse(text, ETH)
+
+
+def test_a_token_that_is_called_like_a_part_of_the_coin():
+    """It has decimals of its own: one of them is not a wei."""
+    token = dataclasses.replace(USDC, symbol="wei")
+    assert Amount.parse("1 wei", token).base_units == 1_000_000
+
+
 def test_boundary_of_a_deposit():
     """2**96 - 1 base units is the largest amount, 2**96 is refused."""
     assert Amount.parse("79228162514264337593543.950335", USDC).base_units == 2**96 - 1
@@ -86,6 +101,14 @@ def test_excess_precision_names_the_asset():
     """Too many decimals is an error that says how many the asset has; never rounding."""
     with pytest.raises(InvalidAmount, match=r"0\.0000001.*USDC has 6"):
         Amount.parse("0.0000001", USDC)
+
+
+def test_amounts_of_one_asset():
+    """They are added, taken off and compared as whole numbers."""
+    one, two = Amount(1, USDC), Amount(2, USDC)
+    assert (one + two, two - one) == (Amount(3, USDC), one)
+    assert (one < two, one < Amount(1, USDC), two < one) == (True, False, False)
+    assert (one <= two, one <= Amount(1, USDC), two <= one) == (True, True, False)
 
 
 def test_amounts_of_two_assets_do_not_mix():
