@@ -241,18 +241,31 @@ def test_one_purchase_a_key(ledger):
 
 
 def test_a_stream_is_signed_no_more_for_than_its_limit(ledger):
-    """With what was signed before, which the payee may charge for it without asking."""
-    given_back = ledger.purchases.reserve(
-        ONE.channel_id, request("before"), VoucherTerms(cost=30, most=30), now=0
+    """With what was signed before and is not spent, which the payee may charge for it without asking."""
+    paid, given_back = (
+        ledger.purchases.reserve(ONE.channel_id, request(key), VoucherTerms(cost=cost, most=cost), now=0)
+        for key, cost in [("paid", 20), ("before", 30)]
     )
+    assert spent_after(ledger, [paid.purchase], 20) == 50
     ledger.purchases.give_back([given_back.purchase])
-    terms = VoucherTerms(cost=31, most=100, min_voucher_delta=71, takes_headroom=True)
-    with pytest.raises(AboveLimit) as refused:
-        ledger.purchases.reserve(ONE.channel_id, request("stream"), terms, now=0)
-    assert refused.value.hint.startswith("--max-amount")
+    for delta in (1, 71):
+        terms = VoucherTerms(cost=31, most=29 + delta, min_voucher_delta=delta, takes_headroom=True)
+        with pytest.raises(AboveLimit) as refused:
+            ledger.purchases.reserve(ONE.channel_id, request("stream"), terms, now=0)
+        assert refused.value.hint.startswith("--max-amount")
     terms = VoucherTerms(cost=31, most=101, min_voucher_delta=71, takes_headroom=True)
     reserved = ledger.purchases.reserve(ONE.channel_id, request("stream"), terms, now=0)
     assert (reserved.purchase.cost, reserved.rise) == (101, 71)
+
+
+def test_a_stream_that_needs_no_more_signed_is_within_its_limit(ledger):
+    """However much was signed before and is not spent."""
+    terms = VoucherTerms(cost=10, most=100, min_voucher_delta=100)
+    given_back = ledger.purchases.reserve(ONE.channel_id, request("before"), terms, now=0)
+    ledger.purchases.give_back([given_back.purchase])
+    terms = VoucherTerms(cost=10, most=10, takes_headroom=True)
+    reserved = ledger.purchases.reserve(ONE.channel_id, request("stream"), terms, now=0)
+    assert (reserved.purchase.cumulative_amount, reserved.rise) == (99, 0)
 
 
 def test_a_stream_takes_what_is_reserved_beside_it(ledger):
