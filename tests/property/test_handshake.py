@@ -19,9 +19,17 @@ from microwallet.domain.identifiers import NATIVE_TOKEN, ChainId
 from microwallet.domain.ports import Quiet
 from microwallet.domain.purchase import VoucherTerms
 from microwallet.domain.voucher import VoucherKey
-from microwallet.errors import LedgerBusy, MicrowalletError, NetworkError, PaymentRefused
+from microwallet.errors import (
+    AmountExceedsDeposit,
+    LedgerBusy,
+    MicrowalletError,
+    NetworkError,
+    PaymentRefused,
+)
+from microwallet.http402.paying.asking import Asking
 from microwallet.http402.paying.client import Limits, PayingClient
 from microwallet.http402.paying.exchange import NO_WORD, Asked, NoAnswer, NotSent, Pause, ServerAnswer
+from microwallet.http402.paying.funding import Funded, Funding
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.wire.challenge import ChallengeSecrets
@@ -32,6 +40,7 @@ from microwallet.http402.wire.problems import Problem, ProblemType, read_problem
 from microwallet.http402.wire.session_payload import TopUpAction, parse_payload
 from microwallet.http402.wire.session_request import SessionRequest
 from microwallet.ledger.ledger import Ledger
+from microwallet.ledger.purchases import Purchases
 
 ONE = keyed(1)
 LIMIT, DEPOSIT = 100, 1_000
@@ -270,7 +279,58 @@ def test_a_stream_holds_the_session_of_the_channel_that_pays_it(tmp_path):
         assert outcome.held.channel.channel_id == other.channel_id
         with pytest.raises(LedgerBusy), ledger.turns.turn(f"stream {other.channel_id}", seconds=0):
             pass
+        assert other.channel_id in paying.sessions
         handshake.close()
+        with ledger.turns.turn(f"stream {other.channel_id}", seconds=0):
+            assert paying.sessions == set()
+
+
+@pytest.fixture
+def spending(tmp_path):
+    """What a request spends from a channel."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        handshake = Handshake(lambda: client(ledger), Asked(method="GET", url="http://127.0.0.1/"))
+        yield handshake.spending
+
+
+def offered(spending):
+    """What an honest server offers."""
+    return Asking(lambda: spending.client, spending.asked).choose(
+        ServerAnswer(status=402, challenges=[HONEST])
+    )
+
+
+def test_what_was_signed_is_taken_of_the_limit(spending):
+    """All vouchers of a request together. What a closed channel leaves is free again, and no more: not what
+    was signed before for other requests."""
+    choice, server = offered(spending), Server(iter(()))
+    held = server.drive(spending.buy(choice))
+    more = replace(spending.terms(choice), cost=30)
+    assert more.most == LIMIT - 30
+    held = server.drive(spending.buy_more(held, more, continues=True))
+    assert spending.terms(choice).most == LIMIT - 60
+    for untaken, left in ((-5, LIMIT - 60), (20, LIMIT - 40), (500, LIMIT)):
+        spending.forget_risen(held.channel, untaken)
+        assert spending.terms(choice).most == left
+
+
+def test_a_deposit_that_others_use_up_again_and_again(spending, monkeypatch):
+    """It is topped up a bounded number of times."""
+    made = []
+
+    def top_up(_funding, channel, _terms):
+        made.append(channel)
+        return Funded(channel=channel, is_new=True)
+
+    def used_up(*_arguments, **_named):
+        raise AmountExceedsDeposit("used up")
+
+    monkeypatch.setattr(Funding, "top_up", top_up)
+    monkeypatch.setattr(Purchases, "reserve", used_up)
+    with pytest.raises(AmountExceedsDeposit):
+        Server(iter(())).drive(spending.buy(offered(spending)))
+    assert len(made) == 4
 
 
 @settings(
