@@ -315,6 +315,32 @@ def test_what_was_signed_is_taken_of_the_limit(spending):
         assert spending.terms(choice).most == left
 
 
+def test_an_earlier_run_counts_against_the_limit(spending):
+    """All that was bought under the key: what a stream bought beyond its first purchase is told apart."""
+    choice, server = offered(spending), Server(iter(()))
+    held = server.drive(spending.buy(choice))
+    assert spending.resumed(choice, held.purchase).earlier == 0
+    more = server.drive(spending.buy_more(held, replace(spending.terms(choice), cost=20), continues=True))
+    again = spending.resumed(choice, held.purchase)
+    assert (again.earlier, again.is_resumed, again.deposited) == (20, True, False)
+    assert spending.terms(choice).most == LIMIT - 50
+    spending.client.ledger.purchases.give_back([more.purchase])
+    assert spending.resumed(choice, held.purchase).earlier == 0
+
+
+def test_nothing_is_signed_beside_what_is_enough(spending):
+    """A payee that wants no more than was signed gets no other voucher, and nothing more counts as spent."""
+    choice, server = offered(spending), Server(iter(()))
+    server.drive(spending.buy(choice))
+    held = spending.resumed(choice, spending.begun())
+    for required in (0, 29, 30):
+        assert server.drive(spending.signed_beside(held, required)) is None
+    signed = server.drive(spending.signed_beside(held, 31))
+    assert (signed.beside.cumulative_amount, signed.beside.cost) == (31, 1)
+    channel = spending.newest(held.channel)
+    assert (channel.spent, channel.authorized) == (31, 31)
+
+
 def test_a_deposit_that_others_use_up_again_and_again(spending, monkeypatch):
     """It is topped up a bounded number of times."""
     made = []
