@@ -37,6 +37,7 @@ from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.encoding import encode_object
 from microwallet.http402.wire.events import encode_event
 from microwallet.http402.wire.problems import Problem, ProblemType, read_problem
+from microwallet.http402.wire.receipt import SessionReceipt
 from microwallet.http402.wire.session_payload import TopUpAction, parse_payload
 from microwallet.http402.wire.session_request import SessionRequest
 from microwallet.ledger.ledger import Ledger
@@ -339,6 +340,31 @@ def test_nothing_is_signed_beside_what_is_enough(spending):
     assert (signed.beside.cumulative_amount, signed.beside.cost) == (31, 1)
     channel = spending.newest(held.channel)
     assert (channel.spent, channel.authorized) == (31, 31)
+
+
+@pytest.mark.parametrize("required", [70, 71])
+def test_what_counts_already_is_signed_beside_for_nothing(spending, required):
+    """A stream took ten of what was signed for a request without an answer. To have that at last the payee
+    needs as much as counts for both already, or more: that is bought besides, and told with its cost."""
+    choice, server, purchases = offered(spending), Server(iter(())), spending.client.ledger.purchases
+    server.drive(spending.buy(choice))
+    stream = Handshake(lambda: spending.client, Asked(method="GET", url="http://127.0.0.1/stream")).spending
+    purchases.settle([server.drive(stream.buy(choice)).purchase], 40)
+    held = spending.resumed(choice, spending.begun())
+    signed = server.drive(spending.signed_beside(held, required))
+    assert (signed.beside is None) == (required == 70)
+    receipt = SessionReceipt(
+        timestamp=1,
+        challenge_id="c",
+        channel_id=ONE.channel_id,
+        chain_id=CHAIN,
+        accepted_cumulative=required,
+        spent=required,
+    )
+    payment = spending.settled([held.purchase], signed, receipt.to_object(), owes_receipt=True)
+    assert (payment.amount, payment.receipt_problems) == (required - 40, [])
+    assert (payment.channel.authorized, payment.channel.spent) == (required, required)
+    assert purchases.counted(held.channel.channel_id) == required
 
 
 def test_a_deposit_that_others_use_up_again_and_again(spending, monkeypatch):

@@ -309,11 +309,10 @@ class Spending:
             charged_until=self.client.clock() + _LEAVING_SECONDS if is_left else 0,
         )
         ledger.purchases.settle(purchases, cost, confirmation)
-        if cost > books.reserved:
-            cost = sum(one.cost for one in ledger.purchases.of_request(self.request) if one.is_paid)
         if held.beside is not None:
             ledger.purchases.settle([held.beside], held.beside.cost)
-            cost += held.beside.cost
+        if cost > books.reserved or held.beside is not None:
+            cost = sum(one.cost for one in ledger.purchases.of_request(self.request) if one.is_paid)
         return BookedPayment(
             channel=self.newest(held.channel),
             amount=cost,
