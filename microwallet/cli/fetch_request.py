@@ -27,6 +27,7 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
 _ALIKE = 0.65
 _FORM = "application/x-www-form-urlencoded"
 _OWN = ("payment-receipt", "payment-authorization", "accept-payment", "idempotency-key", "transfer-encoding")
+_NEEDED = ("host", "content-length")
 
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"(?=$|;(?:type|filename)=)', re.DOTALL)
 """A text of a form's field that would else mean something: curl's quoting."""
@@ -40,7 +41,8 @@ class Wanted:
 
     method: str
     url: str
-    headers: Sequence[tuple[str, str]]
+    headers: Sequence[tuple[str, str | None]]
+    """None for one that is not to be sent."""
     content: bytes | None
     files: Sequence[tuple[str, tuple[str | None, bytes, str | None]]]
 
@@ -50,12 +52,13 @@ class Wanted:
 
         headers = [("User-Agent", f"microwallet/{__version__}"), ("Accept", "*/*")]
         headers.append(("Accept-Encoding", "identity"))
-        own = {name.lower() for name, _ in self.headers}
+        typed = [(name, value) for name, value in self.headers if value is not None]
+        own = {name.lower() for name, _ in typed}
         if self.content is not None and "content-type" not in own:
             headers.append(("Content-Type", _FORM))
         elif self.files and "content-type" not in own:
             headers.append(("Content-Type", f"multipart/form-data; boundary={self._boundary()}"))
-        shown = [pair for pair in headers if pair[0].lower() not in own] + list(self.headers)
+        shown = [pair for pair in headers if pair[0].lower() not in own] + typed
         try:
             request = client.build_request(
                 self.method,
@@ -67,6 +70,8 @@ class Wanted:
             )
         except (httpx.InvalidURL, ValueError, TypeError) as error:
             raise UsageError(f"the request cannot be made: {error}") from error
+        for name in {name.lower() for name, _ in self.headers} - own:
+            request.headers.pop(name, None)
         said, size = request.headers.get("Content-Length"), len(request.read())
         if said not in (None, str(size)):
             raise UsageError(
@@ -143,15 +148,18 @@ def _mistyped(method: str) -> str | None:
     return None if method in near else next(iter(difflib.get_close_matches(method, near, 1, _ALIKE)), None)
 
 
-def _header(text: str) -> tuple[str, str]:
+def _header(text: str) -> tuple[str, str | None]:
+    """`NAME: VALUE`; as curl and HTTPie have it, `NAME:` leaves one out, and `NAME;` sends it empty."""
     name, colon, value = text.partition(":")
-    name = name.strip()
-    if not colon or not re.fullmatch(TCHARS, name) or not text.isprintable() or not text.isascii():
+    is_empty = not colon and text.endswith(";")
+    name, value = (text[:-1] if is_empty else name).strip(), value.strip()
+    is_named = re.fullmatch(TCHARS, name) and (colon or is_empty)
+    if not is_named or not text.isprintable() or not text.isascii():
         raise UsageError(f"{text[:80]!r} is no header", hint='-H "Accept: application/json"')
-    if name.lower() in _OWN:
+    if name.lower() in (_OWN if value else (*_OWN, *_NEEDED)):
         hint = "--idempotency-key KEY" if name.lower() == "idempotency-key" else "leave it out"
         raise UsageError(f"{name} is set by microwallet", hint=hint)
-    return name, value.strip()
+    return name, value if value or is_empty else None
 
 
 def _data(text: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 
 from microwallet.cli.fetch_request import wanted
@@ -62,3 +63,34 @@ def test_what_stands_behind_the_url_is_no_url_that_lacks_a_scheme(word):
     with pytest.raises(UsageError, match=f"'{word}' stands behind the URL") as refused:
         wanted(["https://shop.example/tea", word], [], [], [])
     assert refused.value.hint == '-H "NAME: VALUE" sends a header, -d NAME=VALUE data'
+
+
+def built(*headers, data=(), form=()):
+    """The request that these words of -H make."""
+    with httpx.Client() as client:
+        return wanted(["http://x"], headers, data, form).build(client, {})
+
+
+@pytest.mark.parametrize("name", ["User-Agent", "accept", "Accept-Encoding", "Connection", "X-Of-Nobody"])
+def test_a_header_without_a_value_is_left_out(name):
+    """As curl and HTTPie have it; a semicolon in place of the colon sends it empty."""
+    assert name not in built(f"{name}:").headers
+    assert built(f"{name};").headers[name] == ""
+    assert built(f"{name}: ", f"{name}: 1").headers[name] == "1"
+
+
+def test_a_body_without_its_type():
+    """The type that goes with data or a form is left out too, and the form stays the same each time."""
+    assert "content-type" not in built("Content-Type:", data=["a=1"]).headers
+    first, second = (built("Content-Type:", form=["a=1"]) for _ in range(2))
+    assert "content-type" not in first.headers
+    assert first.content == second.content
+
+
+@pytest.mark.parametrize("name", ["Host", "content-length"])
+def test_a_header_that_cannot_be_left_out(name):
+    """It is refused, empty too: no server could read the request."""
+    for text in (f"{name}:", f"{name};"):
+        with pytest.raises(UsageError, match=f"{name} is set by microwallet") as refused:
+            built(text)
+        assert refused.value.hint == "leave it out"
