@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _COMMAND_LINE_OF_HTTPX, _HTTP_2 = "httpx._main", "h2"
 _CONNECT_SECONDS = 10
 _MOST_REDIRECTS = 10
+_OF_A_BODY = ("Content-Type", "Content-Encoding", "Content-Language", "Content-Location", "Last-Modified")
 
 
 def fetch_client(
@@ -45,8 +46,17 @@ def fetch_client(
         inner, beside = ToldTransport(inner), ToldTransport(beside)
     if not flags.no_pay:
         inner = _paying(wallet, flags, inner, beside, agree=agree, is_direct=proxy is None)
+
+    def without_body(request: httpx.Request) -> None:
+        """A redirect that makes a GET of the request leaves out what told of its body: RFC 9110, section
+        15.4."""
+        if request.method != wanted.method:
+            for name in _OF_A_BODY:
+                request.headers.pop(name, None)
+
     return httpx.Client(
         transport=inner,
+        event_hooks={"request": [without_body]},
         follow_redirects=flags.follow,
         max_redirects=_MOST_REDIRECTS,
         timeout=httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS)),

@@ -75,7 +75,7 @@ class _Fetch:
             nonlocal response
             response = hop
 
-        client.event_hooks = {"response": [keep]}
+        client.event_hooks = {**client.event_hooks, "response": [keep]}
         try:
             response = client.send(request, stream=True)
             try:

@@ -174,6 +174,22 @@ def test_a_redirect_that_cannot_be_followed_is_the_servers(fetch, payee, leads_t
     assert "--follow goes there" not in fetch().stderr
 
 
+@pytest.mark.parametrize(("status", "kind"), [(302, None), (303, None), (307, "text/csv")])
+def test_a_target_that_gets_no_body_gets_no_type_of_one(fetch, payee, status, kind):
+    """RFC 9110, section 15.4: fields that tell of the content go with it; all others stay."""
+    headers = []
+
+    def before(handler, _action):
+        headers.append(handler.headers)
+        handler.answer(status if handler.path == "/" else 200, {"Location": payee.url + TARGET}, b"")
+        return True
+
+    payee.before = before
+    fetch("-d", "a,b", "-H", "Content-Type: text/csv", "-H", "X-Own: 1", "--follow").succeeded()
+    assert [sent["Content-Type"] for sent in headers] == ["text/csv", kind]
+    assert [sent["X-Own"] for sent in headers] == ["1", "1"]
+
+
 def test_a_lost_answer_of_a_target_is_had_by_the_whole_command(fetch, alice, payee, leads_to):
     """The hint repeats the request from its start, under the one key."""
     leads_to(free=False)
