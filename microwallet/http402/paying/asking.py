@@ -21,6 +21,7 @@ from microwallet.http402.wire.challenge import offered_challenges
 
 _LOOK = "look whether the address is right and the server runs; --proxy URL where one is needed"
 _PROXY = "look whether it runs, or take another: --proxy URL"
+_LATE = "--timeout DURATION  (waits longer)"
 _SHOWN = 80
 """Characters that are shown of what cannot be read."""
 _MIXED_UP = (("wrong version number", "http"), ("disconnected without sending", "https"))
@@ -118,16 +119,20 @@ class Asking:
 
 def unreachable(origin: Origin, error: NotSent | NoAnswer) -> NetworkError:
     """Nothing came back from a server, or the proxy before it cannot be reached."""
-    is_told = isinstance(error, NotSent) and error.at_proxy
-    said = str(error) if is_told else f"{origin} cannot be reached: {error}"
+    if isinstance(error, NoAnswer):
+        said = f"{origin} does not answer: {error}"
+    else:
+        said = str(error) if error.at_proxy else f"{origin} cannot be reached: {error}"
     return NetworkError(said, hint=looking_at(origin, error))
 
 
 def looking_at(origin: Origin, error: Exception) -> str:
-    """What to do about a server that cannot be reached."""
+    """What to do about a server that cannot be reached, or does not answer."""
     if isinstance(error, NotSent) and error.at_proxy:
         return _PROXY
     said = str(error)
+    if isinstance(error, NoAnswer) and said.startswith("timed out"):
+        return _LATE
     for words, scheme in _MIXED_UP:
         if words in said and origin.scheme != scheme:
             return f"look whether it speaks {scheme}: {replace(origin, scheme=scheme)}"

@@ -456,7 +456,7 @@ def test_a_proxy_in_between_is_named_where_no_answer_comes(fetch, payee):
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         failed = fetch("--proxy", url, "--timeout", "5")
     assert (failed.exit_code, failed.error["code"]) == (3, "network")
-    assert failed.error["message"].startswith(f"{payee.url} cannot be reached: ")
+    assert failed.error["message"].startswith(f"{payee.url} does not answer: ")
     assert failed.error["message"].endswith(f", by way of the proxy {url}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from microwallet.http402.paying.asking import looking_at
+from microwallet.http402.paying.asking import looking_at, unreachable
 from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending
 from microwallet.http402.paying.messages import answer_of, asked_by, no_answer, outgoing
 from microwallet.http402.paying.origins import Origin
@@ -97,6 +97,21 @@ def test_an_unknown_certificate():
 def test_a_server_that_speaks_something_else(url, error, hint):
     """The commonest mistakes: the other scheme, a certificate for another name or of another time."""
     assert looking_at(Origin.of(url), NoAnswer(error)).startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("reason", "said", "hint"),
+    [
+        (NotSent("timed out"), "cannot be reached: timed out", "look whether the address is right"),
+        (NoAnswer("timed out"), "does not answer: timed out", "--timeout DURATION"),
+        (NoAnswer("the server broke off"), "does not answer: the server broke off", "look whether"),
+    ],
+)
+def test_a_server_that_takes_a_request_and_says_nothing_can_be_reached(reason, said, hint):
+    """What helps is patience, not another address."""
+    error = unreachable(SHOP, reason)
+    assert error.message == f"https://shop.example {said}"
+    assert error.hint.startswith(hint)
 
 
 @pytest.mark.parametrize(
