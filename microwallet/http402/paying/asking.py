@@ -131,7 +131,7 @@ def looking_at(origin: Origin, error: Exception) -> str:
     if isinstance(error, NotSent) and error.at_proxy:
         return _PROXY
     said = str(error)
-    if isinstance(error, NoAnswer) and said.startswith("timed out"):
+    if isinstance(error, NoAnswer) and "timed out" in said:
         return _LATE
     for words, scheme in _MIXED_UP:
         if words in said and origin.scheme != scheme:
