@@ -6,6 +6,7 @@ either, as they carry keys, nor are fields, bodies and client addresses.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -81,7 +82,8 @@ def _described(
         if bill.warning is not None:
             details["warning"] = bill.warning
     if error is not None:
-        details["error"] = type(error).__name__
+        is_end = isinstance(error, asyncio.CancelledError)  # nothing else cancels a request
+        details["error"] = "the server ends" if is_end else type(error).__name__
     return details
 
 

@@ -92,7 +92,7 @@ def logged(scope, app):
     async def send(_message):
         pass
 
-    with contextlib.suppress(ZeroDivisionError):
+    with contextlib.suppress(ZeroDivisionError, asyncio.CancelledError):
         asyncio.run(front(scope, None, send))
     ((event, details),) = told
     assert event == "request"
@@ -117,6 +117,15 @@ async def answers(_scope, _receive, send):
 
 async def fails(_scope, _receive, _send):
     raise ZeroDivisionError("secret")
+
+
+async def is_cut_short(_scope, _receive, _send):
+    raise asyncio.CancelledError
+
+
+def test_a_request_that_the_end_of_the_server_cuts_short():
+    """The line says so, in words: it named a class of Python's."""
+    assert request_line("request", logged(scope(), is_cut_short)).endswith("  the server ends")
 
 
 def test_a_request_is_a_line():
