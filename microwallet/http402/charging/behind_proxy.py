@@ -76,8 +76,7 @@ def _network(text: str) -> Network:
         return ipaddress.ip_network(text)
     except ValueError as error:
         raise UsageError(
-            f"{text[:60]!r} is no address of a proxy, and no network of such",
-            hint="--behind-tls-proxy 10.0.0.5, or 10.0.0.0/24",
+            f"{text[:60]!r} is no address of a proxy, and no network of such as 10.0.0.0/24"
         ) from error
 
 

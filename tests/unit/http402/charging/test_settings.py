@@ -119,6 +119,20 @@ def test_what_is_wrong_in_a_file_is_named(file, text, said):
     assert said in raised.value.message
 
 
+@pytest.mark.parametrize(
+    ("text", "flags", "hint"),
+    [
+        ("behind-tls-proxy = ['nonsense']", {}, 'behind-tls-proxy = ["127.0.0.1"]'),
+        ("", {"behind-tls-proxy": ["nonsense"]}, "--behind-tls-proxy 127.0.0.1"),
+    ],
+)
+def test_the_hint_about_a_proxy_can_be_typed(file, text, flags, hint):
+    """In a file as by a flag; it was half of a sentence, and no list."""
+    with pytest.raises(UsageError, match="no address of a proxy, and no network of such") as raised:
+        Settings.read(file(text), flags)
+    assert raised.value.hint == hint
+
+
 @pytest.mark.parametrize("key", ["price", "free", "per", "suggested-deposit"])
 def test_what_is_of_a_route_is_told_to_be(file, key):
     """`--price` is a flag of the gateway, and a file has it in a route alone: it is told where."""
