@@ -205,7 +205,7 @@ def _reason(error: httpx.HTTPError) -> str:
     """What went wrong with a connection, without the numbers of the libraries below."""
     if (event := _EVENT.match(str(error))) is not None and event[1] in _EVENTS:
         return _EVENTS[event[1]]
-    return _NUMBERS.sub("", str(error)).strip() or type(error).__name__
+    return _NUMBERS.sub("", str(error)).strip(" .") or type(error).__name__
 
 
 def cut_off(error: httpx.TransportError, stream: MeteredStream) -> NetworkError | OutcomeUnknown:

@@ -158,3 +158,9 @@ def test_through_a_proxy_nothing_left(error, told, at_proxy):
 def test_an_event_of_http_2_is_told_in_words(raised, said):
     """httpcore raises it as a program would see it."""
     assert str(no_answer(REQUEST, httpx.RemoteProtocolError(raised))) == said
+
+
+def test_a_reason_goes_on_in_a_sentence():
+    """It ends without the full stop of the library below: more is said behind it."""
+    raised = httpx.RemoteProtocolError("Server disconnected without sending a response.")
+    assert str(no_answer(REQUEST, raised)) == "Server disconnected without sending a response"
