@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing
 from threading import Thread
+from typing import TypeVar
 
 import httpx
 
@@ -28,6 +29,9 @@ from microwallet.http402.wire.receipt import SessionReceipt
 
 _NO_HEAD = frozenset({404, 405})
 """Where only requests of other methods are known."""
+_OFFER_SECONDS = 10
+"""How long an offer is waited for, which takes a payee that is there no transaction."""
+T = TypeVar("T")
 
 
 def ask(
@@ -45,37 +49,48 @@ def ask(
     With a voucher over nothing, else over what was spent. By HEADs, which do nothing at a server that is paid
     no more; a payee that knows no HEAD there is asked to close as it was for the purchase. Raises
     PaymentRefused where the payee cannot be asked or does not do it, or takes longer than `timeout` seconds
-    in all: nothing is lost by that.
+    for it, or ten for an offer: nothing is lost by that.
     """
     request = httpx.Request(
         purchase.method, purchase.url, extensions={"timeout": httpx.Timeout(timeout).as_dict()}
     )
-    told = Future[SessionReceipt | None]()
     with httpx.HTTPTransport() as transport:
         exchange = Exchange(transport, request)
+        knows_head, challenge = _within(
+            min(timeout, _OFFER_SECONDS), exchange, _offered(channel, purchase, clock)
+        )
+        is_head = knows_head or not to_close
+        signer = Signer(channel, key)
+        field = signer.close(challenge, channel.spent) if to_close else signer.voucher(challenge, 0)
+        sending = Sending.answering(challenge, field, is_head=is_head)
+        return _within(timeout, exchange, _told(channel, sending, to_close=to_close))
 
-        def wait() -> None:
-            try:
-                with closing(exchange):
-                    told.set_result(exchange.drive(_steps(channel, purchase, key, clock, to_close=to_close)))
-            except BaseException as error:  # noqa: BLE001  # for whoever waits
-                told.set_exception(error)
 
-        # HTTP's patience is for each read: a payee that sends byte after byte would keep us for ever.
-        Thread(target=wait, name="asking the payee", daemon=True).start()
+def _within(seconds: float, exchange: Exchange, steps: Steps[T]) -> T:
+    """What steps come to within so many seconds; PaymentRefused after that, or without an answer."""
+    result = Future[T]()
+
+    def drive() -> None:
         try:
-            return told.result(timeout)
-        except TimeoutError as error:
-            raise PaymentRefused(f"the payee has not answered within {timeout:g} seconds") from error
-        except (NotSent, NoAnswer) as error:
-            raise PaymentRefused(f"the payee does not answer: {error}") from error
+            with closing(exchange):
+                result.set_result(exchange.drive(steps))
+        except BaseException as error:  # noqa: BLE001  # for whoever waits
+            result.set_exception(error)
+
+    # HTTP's patience is for each read: a payee that sends byte after byte would keep us for ever.
+    Thread(target=drive, name="asking the payee", daemon=True).start()
+    try:
+        return result.result(seconds)
+    except TimeoutError as error:
+        raise PaymentRefused(f"the payee has not answered within {seconds:g} seconds") from error
+    except (NotSent, NoAnswer) as error:
+        raise PaymentRefused(f"the payee does not answer: {error}") from error
 
 
-def _steps(
-    channel: PayerChannel, purchase: Purchase, key: VoucherKey, clock: Callable[[], int], *, to_close: bool
-) -> Steps[SessionReceipt | None]:
-    """The receipt for a credential under a fresh challenge; None without one that is ours. What does not
-    close may buy what was bought before: it goes with a HEAD alone."""
+def _offered(
+    channel: PayerChannel, purchase: Purchase, clock: Callable[[], int]
+) -> Steps[tuple[bool, Challenge]]:
+    """Whether the payee knows a HEAD there, and a fresh challenge for the channel."""
     url = without_secrets(purchase.url)
     if not Origin.of(purchase.url).is_private:
         raise PaymentRefused(f"{url} is plain http, where others could read along")
@@ -85,9 +100,13 @@ def _steps(
     challenge = _challenge(answer, channel, clock())
     if challenge is None:
         raise PaymentRefused(f"{url} no longer offers to be paid through this channel")
-    signer = Signer(channel, key)
-    field = signer.close(challenge, channel.spent) if to_close else signer.voucher(challenge, 0)
-    answer = yield Sending.answering(challenge, field, is_head=knows_head or not to_close)
+    return knows_head, challenge
+
+
+def _told(channel: PayerChannel, sending: Sending, *, to_close: bool) -> Steps[SessionReceipt | None]:
+    """The receipt for a credential; None without one that is ours. What does not close may buy what was
+    bought before: it goes with a HEAD alone."""
+    answer = yield sending
     if not 200 <= answer.status < 300:
         asked = "close the channel" if to_close else "say what it counts"
         raise PaymentRefused(f"the payee does not {asked}, it answers {answer.status}: {answer.problem}")

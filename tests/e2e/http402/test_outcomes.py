@@ -18,6 +18,8 @@ import pytest
 from http402.payee_double import HEADERS_WITHOUT_END, PAID_BODY, STREAM, break_off, drip, drip_header
 from issuing import issue
 
+from microwallet.errors import PaymentRefused
+from microwallet.http402.paying.closing import ask
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.problems import MEDIA_TYPE, Problem, ProblemType
 from microwallet.http402.wire.session_payload import OpenAction, TopUpAction, VoucherAction
@@ -1190,6 +1192,21 @@ def test_a_payee_that_keeps_a_close_waiting(alice, fetch, payee):
     assert time.monotonic() - begun < 10
     assert closed.data["stage"] == "requested"
     assert "has not answered within 1 seconds" in closed.stderr
+
+
+def test_a_payee_that_makes_no_offer_is_not_waited_for_like_a_transaction(alice, fetch, payee, monkeypatch):
+    """It takes the request and says nothing: the chain closes the channel soon, not minutes later."""
+    channel_id, silent = fetch().data["payment"]["channelId"], threading.Event()
+    payee.before = lambda _handler, _action: silent.wait(30) or True
+    monkeypatch.setattr("microwallet.http402.paying.closing._OFFER_SECONDS", 0.2)
+    with Wallet.open(environment=alice.environment) as wallet:
+        channel, purchase = (
+            rows(channel_id) for rows in (wallet.ledger.channels.get, wallet.ledger.purchases.newest)
+        )
+        key = wallet.voucher_key(channel)
+        with pytest.raises(PaymentRefused, match="within 0.2 seconds"):
+            ask(channel, purchase, key, to_close=True, clock=wallet.now, timeout=180)
+    silent.set()
 
 
 def test_close_on_chain_only(alice, fetch, payee):
