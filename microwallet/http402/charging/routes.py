@@ -305,7 +305,7 @@ def _price(
             )
         return other.base_units
 
-    return Price(
+    priced = Price(
         amount=price,
         unit=Unit(unit),
         header=None if header is None else header.lower(),
@@ -314,3 +314,8 @@ def _price(
         suggested_deposit=base_units("suggested-deposit"),
         description=table.get("description"),
     )
+    if priced.suggested_deposit is not None and priced.suggested_deposit < priced.reserved:
+        least = Amount(priced.reserved, price.asset)
+        with names.naming("suggested-deposit", number):
+            raise UsageError(f"one request takes {least}", hint=f'--suggested-deposit "{least}"')
+    return priced

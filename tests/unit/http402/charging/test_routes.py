@@ -245,6 +245,7 @@ class TestRoutes:
                 "at least 1",
             ),
             ({"path": "/a", "price": "1", "min-voucher-delta": "1 ETH"}, "in ETH, the price in USDC"),
+            ({"path": "/a", "price": "1", "suggested-deposit": "0.999999"}, "one request takes 1 USDC"),
         ],
     )
     def test_a_mistake_is_named(self, table, message):
@@ -288,6 +289,19 @@ def test_what_is_for_intermediaries_is_not_sold(method):
             "write it above the first [[routes]]: settle-above = ",
         ),
         (FILE, {"path": "/a"}, "FILE: route 1: it has neither a price", "price = "),
+        (
+            FILE,
+            {
+                "path": "/a",
+                "price": "0.1",
+                "per": "header",
+                "units-header": "X-Units",
+                "max-units": 5,
+                "suggested-deposit": "0.4",
+            },
+            "FILE: route 1: suggested-deposit: one request takes 0.5 USDC",
+            'suggested-deposit = "0.5 USDC"',
+        ),
         (FLAGS, {"path": "/**", "price": "0 USDC"}, "--price: '0 USDC' is zero", '--price "0.001 USDC"'),
         (FLAGS, {"path": "a", "free": True}, "--free: 'a' is no path", '--free "/articles/**"'),
         (FLAGS, {"path": "/**", "price": "1", "per": "word"}, "--per is 'word'", "--per event"),
