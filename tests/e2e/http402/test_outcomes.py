@@ -1204,7 +1204,7 @@ def test_a_payee_that_makes_no_offer_is_not_waited_for_like_a_transaction(alice,
             rows(channel_id) for rows in (wallet.ledger.channels.get, wallet.ledger.purchases.newest)
         )
         key = wallet.voucher_key(channel)
-        with pytest.raises(PaymentRefused, match="within 0.2 seconds"):
+        with pytest.raises(PaymentRefused, match=r"within 0\.2 seconds"):
             ask(channel, purchase, key, to_close=True, clock=wallet.now, timeout=180)
     silent.set()
 
