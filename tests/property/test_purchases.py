@@ -240,6 +240,70 @@ def test_one_purchase_a_key(ledger):
     assert ledger.purchases.newest(ONE.channel_id).id == more.id
 
 
+def test_purchases_are_of_their_own_channel(ledger):
+    """The same requests are bought with the same amounts on another channel, and change nothing of this."""
+    channels = [ONE, keyed(2)]
+    ledger.channels.add(channels[1].payer_channel(deposit=DEPOSIT), now=0)
+
+    def books(channel_id):
+        query = """SELECT authorized, spent, overdrawn, unconfirmed, charged_until, uncharged
+            FROM channels WHERE channel_id = ?"""
+        with ledger.database.read() as connection:
+            found = [int(one) for one in connection.execute(query, (channel_id,)).fetchone()]
+        newest = ledger.purchases.newest(channel_id)
+        assert newest.channel_id == channel_id
+        costs = (ledger.purchases.counted(channel_id), ledger.purchases.uncertain(channel_id))
+        return (*found, *costs, newest.cumulative_amount, newest.cost)
+
+    def bought(channel_id):
+        def reserve(cost, most=0):
+            key = request(f"{channel_id} {cost}")
+            terms = VoucherTerms(cost=cost, most=most, min_voucher_delta=most)
+            return ledger.purchases.reserve(channel_id, key, terms, now=9, continues=True).purchase
+
+        assert ledger.purchases.newest(channel_id) is None
+        left, given_back, paid, last = reserve(10, 50), reserve(5), reserve(4), reserve(6)
+        ledger.purchases.give_back([given_back])
+        ledger.purchases.settle([left], 9, Confirmation(untold=7, charged_until=60))
+        ledger.purchases.settle([paid], 3, Confirmation(uncharged=2, known_unconfirmed=7))
+        again = reserve(3)
+        amounts = [one.cumulative_amount for one in (left, given_back, paid, last, again)]
+        return amounts, books(channel_id)
+
+    first, second = (one.channel_id for one in channels)
+    amounts = [50, 15, 19, 25, 49]
+    sums = (50, 19, 0, 5, 60, 2, 19, 14, 49, 3)
+    assert bought(first) == (amounts, sums)
+    assert bought(second) == (amounts, sums)
+    assert books(first) == sums
+
+
+def test_what_was_not_charged_after_all_is_taken_back_once(ledger):
+    """And no more of it than is unconfirmed, whether two requests learn of it beside each other, or one is
+    settled again. What they leave open themselves adds up."""
+    left, one, two = (
+        ledger.purchases.reserve(ONE.channel_id, request(key), VoucherTerms(cost=10, most=10), now=0).purchase
+        for key in ("left", "one", "two")
+    )
+    learned = Confirmation(uncharged=9, known_unconfirmed=7, untold=2)
+    for purchase, confirmation in ((left, Confirmation(untold=7)), (one, learned), (two, learned)):
+        for _ in range(2):
+            ledger.purchases.settle([purchase], 10, confirmation)
+    assert ledger.channels.get(ONE.channel_id).spent == 23
+    assert ledger.purchases.uncertain(ONE.channel_id) == 4
+
+
+def test_no_more_is_unconfirmed_than_was_charged(ledger):
+    """A stream cost more than was signed: that part was not charged. A later receipt tells of the rest."""
+    reserved = [
+        ledger.purchases.reserve(ONE.channel_id, request(key), VoucherTerms(cost=10, most=10), now=0).purchase
+        for key in ("stream", "told")
+    ]
+    for purchase, cost, untold, uncertain in zip(reserved, (30, 0), (30, -25), (20, 0), strict=True):
+        ledger.purchases.settle([purchase], cost, Confirmation(untold=untold))
+        assert ledger.purchases.uncertain(ONE.channel_id) == uncertain
+
+
 def test_a_stream_is_signed_no_more_for_than_its_limit(ledger):
     """With what was signed before and is not spent, which the payee may charge for it without asking."""
     paid, given_back = (
@@ -473,7 +537,9 @@ class Confirming(PayersBooks):
                 (overdrawn,) = connection.execute("SELECT overdrawn FROM channels").fetchone()
             assert self.charged <= self.channel.spent <= self.channel.authorized
             assert self.charged + in_flight + late <= self.channel.spent + int(overdrawn)
-            assert 0 <= self.channel.spent - self.ledger.purchases.uncertain(ONE.channel_id) <= self.charged
+            uncertain = self.ledger.purchases.uncertain(ONE.channel_id)
+            assert 0 <= self.channel.spent - uncertain <= self.charged
+            assert uncertain >= 0
             assert self.channel.authorized <= self.channel.state.deposit
 
     @invariant()
