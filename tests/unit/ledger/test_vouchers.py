@@ -8,12 +8,15 @@ import pytest
 from model import CHAIN, ESCROW, PAYEE, TOKEN, keyed
 
 from microwallet.domain.channel import NO_CHANNEL, PayeeChannel
-from microwallet.domain.identifiers import ChainId
+from microwallet.domain.identifiers import ChainId, ChannelId, TxHash
 from microwallet.domain.money import Amount
-from microwallet.errors import UnknownReference
+from microwallet.domain.ports import SignedTransaction, TransactionStatus
+from microwallet.errors import AmbiguousReference, UnknownReference
 from microwallet.ledger.at_risk import money_at_risk
 
 ONE = keyed(1)
+OPEN = replace(NO_CHANNEL, deposit=1000)
+FINALIZED = replace(OPEN, finalized=True)
 
 
 def test_an_unknown_channel_lists_what_there_is(ledger):
@@ -39,12 +42,38 @@ def test_an_unknown_channel_lists_what_there_is(ledger):
 
 
 def test_a_voucher_of_which_the_chain_was_not_asked(ledger):
-    """A better one takes nothing away of what the chain said of its channel before."""
+    """A better one takes nothing away of what the chain said of its channel before; what it says now does."""
     known = replace(ONE.payee_channel(deposit=1000), authorized=7, spent=7, as_of=5)
     better = replace(known, state=NO_CHANNEL, authorized=9, spent=9, as_of=None)
     for one in (known, better):
         ledger.vouchers.accept([ONE.channel_id], lambda *_, one=one: [one], now=1)
     assert ledger.vouchers.get(ONE.channel_id) == replace(known, authorized=9, spent=9)
+    asked = replace(known, state=replace(FINALIZED, deposit=2000, settled=9), authorized=9, spent=9, as_of=6)
+    ledger.vouchers.accept([ONE.channel_id], lambda *_: [asked], now=1)
+    assert ledger.vouchers.get(ONE.channel_id) == asked
+
+
+def test_the_best_voucher_is_kept_with_its_signature(ledger):
+    """And with when it was accepted; one of less leaves all of that as it is."""
+    known = replace(ONE.payee_channel(deposit=1000), authorized=7, spent=7)
+    better = replace(known, authorized=9, spent=9, signature=b"\1" * 65)
+    for now, one in enumerate((known, better, replace(known, signature=b"\2" * 65))):
+        ledger.vouchers.accept([ONE.channel_id], lambda *_, one=one: [one], now=now)
+    assert ledger.vouchers.get(ONE.channel_id) == better
+    assert ledger.vouchers.accepted_at() == {ONE.channel_id: 1}
+
+
+def test_the_start_of_an_id_means_one_channel_or_none(ledger):
+    """That of several is refused, and those are listed; a whole id means its own channel."""
+    ids = [ChannelId(start.ljust(66, "0")) for start in ("0xabc0", "0xabcd0", "0xabcdf", "0xabce")]
+    found = [replace(ONE.payee_channel(deposit=1000), channel_id=one) for one in ids]
+    ledger.vouchers.accept([], lambda *_: found, now=1)
+    for reference in (*ids, "0xabc0", "0xABCE", "0xabcd0", "0xabcdf"):
+        meant = [one for one in ids if one.startswith(reference.lower())]
+        assert [ledger.vouchers.find(reference).channel_id] == meant
+    with pytest.raises(AmbiguousReference) as refused:
+        ledger.vouchers.find("0xabcd")
+    assert [line.split()[0] for line in refused.value.message.splitlines()[1:]] == ids[1:3]
 
 
 def test_what_is_at_risk_where_the_chain_was_not_asked(ledger):
@@ -112,6 +141,15 @@ def test_channels_that_are_not_looked_at(ledger):
     assert ids(renewed) == live
 
 
+def test_what_was_charged_for_certain(ledger):
+    """What is reserved for requests being served is not; it may be of a channel whose id is alike."""
+    channels = [replace(keyed(n).payee_channel(deposit=9), authorized=9, spent=7) for n in (1, 2, 3)]
+    ids = [one.channel_id for one in channels]
+    ledger.vouchers.accept([], lambda *_: channels, now=1)
+    charged = ledger.vouchers.charged(ids, lambda asked: dict(zip(asked, (0, 3, 8), strict=True)))
+    assert charged == dict(zip(ids, (7, 4, 0), strict=True))
+
+
 def test_a_close_is_of_its_own_channel(ledger):
     """It begins, ends, is told and is confirmed there alone; what ends there without having begun is none."""
     one, two, elsewhere = keyed(1), keyed(2), keyed(3, chain_id=ChainId(1))
@@ -135,3 +173,45 @@ def test_a_close_is_of_its_own_channel(ledger):
     assert ledger.vouchers.untold_ends(CHAIN) == [two.channel_id]
     ledger.vouchers.confirm_closes([one.channel_id])
     assert [channel.channel_id for channel in ledger.vouchers.live(CHAIN)] == [two.channel_id]
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "close", "is_closing"),
+    [
+        (FINALIZED, OPEN, {}, True),
+        (NO_CHANNEL, OPEN, {}, True),
+        (OPEN, OPEN, {}, False),
+        (FINALIZED, FINALIZED, {}, False),
+        (FINALIZED, NO_CHANNEL, {}, False),
+        (FINALIZED, OPEN, {"status": TransactionStatus.REVERTED}, False),
+        (FINALIZED, OPEN, {"purpose": "settle"}, False),
+        (FINALIZED, OPEN, {"chain_id": ChainId(1)}, False),
+        (FINALIZED, OPEN, {"of": keyed(2)}, False),
+    ],
+)
+def test_a_channel_whose_close_was_undone_is_closing(ledger, was, now, close, is_closing):
+    """It is open though our close of it was mined, which anybody can have mined again. No other is, and one
+    that was closing stays so."""
+    about = {"status": TransactionStatus.MINED, "purpose": "close", "chain_id": CHAIN, "of": ONE, **close}
+    transaction = SignedTransaction(
+        hash=TxHash("0x" + "ab" * 32),
+        chain_id=about["chain_id"],
+        sender=PAYEE,
+        nonce=0,
+        operation="close-1",
+        purpose=about["purpose"],
+        channel_id=None,
+        raw=bytes.fromhex(about["of"].descriptor.salt[2:]),
+        max_fee_per_gas=1,
+        max_priority_fee_per_gas=1,
+    )
+    ledger.journal.replace(transaction)
+    ledger.journal.record(transaction.hash, about["status"])
+    begun = keyed(3)
+    channels = [replace(one.payee_channel(deposit=0), state=was) for one in (ONE, begun)]
+    ledger.vouchers.accept([], lambda *_: channels, now=1)
+    ledger.vouchers.begin_closes([begun.channel_id])
+    assert ledger.vouchers.accepted([ONE.channel_id])[ONE.channel_id].is_open is (was == OPEN)
+    ledger.vouchers.record_states({one.channel_id: now for one in channels}, as_of=2)
+    closing = [one.channel_id for one in ledger.vouchers.closing(CHAIN)]
+    assert sorted(closing) == sorted([ONE.channel_id] * is_closing + [begun.channel_id])
