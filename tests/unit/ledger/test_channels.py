@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from model import PAYEE, keyed
+from model import PAYEE, PAYER, keyed
 
 from microwallet.domain.channel import NO_CHANNEL
+from microwallet.domain.identifiers import ChannelId
 from microwallet.errors import AmbiguousReference, UnknownReference, UsageError
 from microwallet.ledger.channels import check_label
 
@@ -66,7 +67,9 @@ def test_the_live_channel_of_a_label_is_meant(ledger):
     ledger.channels.record_states({ONE.channel_id: replace(OPEN, finalized=True)}, as_of=2)
     assert ledger.channels.find("coffee").channel_id == ONE.channel_id
     ledger.channels.add(TWO.payer_channel(deposit=1000, label="coffee"), now=3)
+    ledger.channels.record_states({TWO.channel_id: OPEN}, as_of=4)
     assert ledger.channels.find("coffee").channel_id == TWO.channel_id
+    assert ledger.channels.get(ONE.channel_id).label == "coffee"
 
 
 def test_two_live_channels_never_share_a_label(ledger):
@@ -105,12 +108,51 @@ def test_adding_again_changes_nothing(ledger):
 
 
 def test_an_imported_voucher_never_lowers_what_is_authorized(ledger):
-    """The highest one counts, also where text of other length would compare otherwise."""
-    ledger.channels.add(ONE.payer_channel(deposit=1000, authorized=10), now=1)
-    ledger.channels.import_voucher(ONE.channel_id, 9)
-    assert ledger.channels.get(ONE.channel_id).authorized == 10
-    ledger.channels.import_voucher(ONE.channel_id, 100)
-    assert ledger.channels.get(ONE.channel_id).authorized == 100
+    """The highest one counts, also where text of other length would compare otherwise. What it authorizes
+    beyond what was known is spent; nothing that was signed before it is, nor anything of another channel."""
+    signed = [replace(one.payer_channel(deposit=1000, authorized=10), spent=4) for one in (ONE, TWO)]
+    for channel in signed:
+        ledger.channels.add(channel, now=1)
+    for amount, sums in ((9, (10, 4)), (10, (10, 4)), (100, (100, 100))):
+        ledger.channels.import_voucher(ONE.channel_id, amount)
+        found = ledger.channels.get(ONE.channel_id)
+        assert (found.authorized, found.spent) == sums
+    assert ledger.channels.get(TWO.channel_id) == signed[1]
+
+
+def test_channels_whose_vouchers_are_forgotten(ledger):
+    """Those that are named, or all that are live: a finalized one signs no more."""
+    channels = [keyed(number) for number in (1, 2, 3)]
+    for one in channels:
+        ledger.channels.add(one.payer_channel(deposit=1000), now=1)
+    ledger.channels.record_states({ONE.channel_id: replace(OPEN, finalized=True)}, as_of=2)
+
+    def known():
+        return [ledger.channels.get(one.channel_id).voucher_known for one in channels]
+
+    ledger.channels.forget_vouchers([TWO.channel_id])
+    assert known() == [True, False, True]
+    ledger.channels.forget_vouchers()
+    assert known() == [True, False, False]
+    ledger.channels.import_voucher(TWO.channel_id, 1)
+    assert known() == [True, True, False]
+
+
+def test_which_channels_are_listed(ledger):
+    """Those that are live; those found to be finalized of late, or ever, where they are asked for."""
+    for number, as_of in ((1, 5), (2, 6), (3, 1)):
+        one = keyed(number)
+        ledger.channels.add(one.payer_channel(deposit=1000, label=f"tea {number}"), now=number)
+        state = OPEN if number == 3 else replace(OPEN, finalized=True)
+        ledger.channels.record_states({one.channel_id: state}, as_of=as_of)
+
+    def labels(**asked):
+        return [channel.label for channel in ledger.channels.list(**asked)]
+
+    assert labels(finalized=False) == ["tea 3"]
+    assert labels(finalized=False, since=6) == ["tea 2", "tea 3"]
+    assert labels(finalized=True) == ["tea 1", "tea 2", "tea 3"]
+    assert [ledger.channels.has_label(f"tea {number}") for number in (1, 3, 4)] == [False, True, False]
 
 
 def test_the_largest_amounts_are_kept_exactly(ledger):
@@ -147,13 +189,30 @@ def test_channels_to_choose_from_are_told_with_what_is_left(ledger):
 
 
 def test_a_payee_means_its_open_channel(ledger):
-    """Channels that are closing or opening come into it only where none is open."""
-    ledger.channels.add(ONE.payer_channel(deposit=1000), now=1)
-    ledger.channels.add(TWO.payer_channel(deposit=1000), now=1)
+    """Channels that are closing or opening come into it only where none is open; those of others never."""
+    opening, other = keyed(3), keyed(4, payee=PAYER)
+    for one, deposit in ((ONE, 1000), (TWO, 1000), (opening, 0), (other, 1000)):
+        ledger.channels.add(one.payer_channel(deposit=deposit), now=1)
     ledger.channels.record_states({ONE.channel_id: replace(OPEN, close_requested_at=5)}, as_of=6)
     assert ledger.channels.find(PAYEE).channel_id == TWO.channel_id
     ledger.channels.record_states({TWO.channel_id: replace(OPEN, finalized=True)}, as_of=7)
+    ledger.channels.record_states({opening.channel_id: replace(OPEN, finalized=True)}, as_of=7)
     assert ledger.channels.find(PAYEE.lower()).channel_id == ONE.channel_id
+    assert ledger.channels.find(PAYER).channel_id == other.channel_id
+
+
+def test_the_start_of_an_id_means_one_channel_or_none(ledger):
+    """That of several is refused; a whole id means its own channel."""
+    ids = [ChannelId(start.ljust(66, "0")) for start in ("0xabc0", "0xabcd0", "0xabcdf", "0xabce")]
+    for channel_id in ids:
+        ledger.channels.add(replace(ONE.payer_channel(deposit=1000), channel_id=channel_id), now=1)
+    for reference in (*ids, "0xabc0", "0xABCE", "0xabcd0", "0xabcdf"):
+        meant = [one for one in ids if one.startswith(reference.lower())]
+        assert [ledger.channels.find(reference).channel_id] == meant
+    with pytest.raises(AmbiguousReference, match="means 2 channels"):
+        ledger.channels.find("0xabcd")
+    with pytest.raises(UnknownReference):
+        ledger.channels.find("0xabcdg")
 
 
 @pytest.mark.parametrize("label", ["", "0xabc", "-f", "a" * 65, "a\nb", "\x1b[2J"])
