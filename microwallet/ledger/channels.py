@@ -197,7 +197,7 @@ def _matches(connection: sqlite3.Connection, reference: str) -> Sequence[PayerCh
     if is_address(reference):
         return _of_payee(connection, parse_address(reference))
     prefix = reference.lower()
-    if len(prefix) < SHORTEST_PREFIX or not all(char in "0123456789abcdef" for char in prefix[2:]):
+    if len(prefix) < SHORTEST_PREFIX:
         return []
     query = f"{_SELECT} WHERE channel_id >= ? AND channel_id < ? LIMIT {CANDIDATES}"
     return [_channel(row) for row in connection.execute(query, (prefix, prefix + "g"))]
