@@ -155,7 +155,8 @@ def test_blocks_that_were_read(ledger):
     for block in (10, 5):
         ledger.scanned.record(CHAIN, ESCROW, PAYER, block)
         assert ledger.scanned.get(CHAIN, ESCROW, PAYER) == block
-    assert ledger.scanned.get(ChainId(1), ESCROW, PAYER) is None
+    for other in ((ChainId(1), ESCROW, PAYER), (CHAIN, PAYER, PAYER), (CHAIN, ESCROW, ESCROW)):
+        assert ledger.scanned.get(*other) is None
 
 
 def test_a_channel_that_was_never_opened_is_opening(ledger):

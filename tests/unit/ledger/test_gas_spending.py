@@ -130,6 +130,19 @@ def test_the_newest_transaction_of_an_operation_is_meant(spending):
     assert spending.set_aside(CHAIN, "two", 70, budget=100)
 
 
+def test_what_is_set_aside_for_others_stays(spending):
+    """A raise and a cost are of their own operation, and of its newest transaction."""
+    assert spending.set_aside(CHAIN, "one", 10, budget=100)
+    spending.record("one", 5)
+    assert spending.set_aside(CHAIN, "one", 20, budget=100)
+    assert spending.set_aside(CHAIN, "two", 30, budget=100)
+    assert spending.set_more_aside("one", 25, is_needed=False)
+    assert not spending.set_aside(CHAIN, "three", 41, budget=100)
+    spending.record("one", 15)
+    assert not spending.set_aside(CHAIN, "three", 51, budget=100)
+    assert spending.set_aside(CHAIN, "three", 50, budget=100)
+
+
 def test_each_chain_has_its_own(spending):
     """A coin of another chain is another coin."""
     assert spending.set_aside(CHAIN, "one", 100, budget=100)
