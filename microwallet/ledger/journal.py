@@ -80,7 +80,7 @@ class Journal:
             if status in (TransactionStatus.MINED, TransactionStatus.REVERTED):
                 connection.execute(
                     f"""UPDATE transactions SET status = '{TransactionStatus.REPLACED}'
-                    WHERE {_UNFINISHED} AND hash != :hash AND (chain_id, sender, nonce) =
+                    WHERE {_UNFINISHED} AND (chain_id, sender, nonce) =
                         (SELECT chain_id, sender, nonce FROM transactions WHERE hash = :hash)""",
                     {"hash": transaction_hash},
                 )
