@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 from model import keyed
@@ -230,6 +230,47 @@ def test_workers_take_turns(ledger):
                 if number % 5 == 0:
                     rows.remove_sale(sale(channel_id, number))
                     assert rows.sale(channel_id, number) is None
+
+
+def test_what_another_worker_sells(ledger):
+    """It is learned of channels that are known, with a sale or without, and read of others; a sale by an
+    older voucher changes no account."""
+    ids = first, second, third = [one.channel_id for one in CHANNELS]
+
+    def accepted(sessions):
+        with sessions.transaction() as rows:
+            return [rows.account(one).accepted for one in ids]
+
+    with Ledger.open(ledger.database.path) as other:
+        with ledger.sessions.transaction() as rows:
+            assert rows.account(first).accepted == 0
+            sell(rows, second, 5)
+        with other.sessions.transaction() as rows:
+            for channel_id, number in ((first, 3), (second, 7), (third, 9)):
+                sell(rows, channel_id, number)
+            assert rows.add_sale(sale(second, 4))
+        assert accepted(ledger.sessions) == [3, 7, 9]
+        for worker, number in ((ledger, 6), (other, 8)):
+            with worker.sessions.transaction() as rows:
+                sell(rows, first, number)
+        assert accepted(ledger.sessions) == [8, 7, 9]
+    with Ledger.open(ledger.database.path) as fresh:
+        assert accepted(fresh.sessions) == [8, 7, 9]
+
+
+def test_a_sale_of_a_transaction_that_failed(ledger):
+    """It was none: the next sale is where it would have been, and is not taken for it."""
+    first, second, _ = (one.channel_id for one in CHANNELS)
+    with suppress(KeyError), ledger.sessions.transaction() as rows:
+        sell(rows, first, 5)
+        raise KeyError
+    with ledger.sessions.transaction() as rows:
+        sell(rows, second, 6)
+        assert rows.sale(first, 5) is None
+    with ledger.sessions.transaction() as rows:
+        assert rows.sale(first, 5) is None
+        assert rows.account(first).accepted == 0
+        assert rows.sale(second, 6) == sale(second, 6)
 
 
 @pytest.mark.parametrize(
