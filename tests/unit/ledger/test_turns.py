@@ -90,13 +90,14 @@ def is_free(tmp_path):
     return ask
 
 
-def test_an_inner_turn_does_not_give_back_the_outer_one(turns, is_free):
-    """A process may hold several; ending one leaves the others held."""
-    with turns.turn("outer"):
-        with turns.turn("inner"):
+@pytest.mark.parametrize(("outer", "inner"), [("one", "two"), ("two", "one")])
+def test_an_inner_turn_does_not_give_back_the_outer_one(turns, is_free, outer, inner):
+    """A process may hold several; ending one leaves the others held, wherever they are in the file."""
+    with turns.turn(outer):
+        with turns.turn(inner):
             pass
-        assert not is_free("outer")
-    assert is_free("outer")
+        assert not is_free(outer)
+    assert is_free(outer)
 
 
 def test_a_turn_that_another_ledger_of_this_process_has(turns, tmp_path):
@@ -161,3 +162,22 @@ def test_a_forked_child_holds_nothing_of_its_parent(turns):
                 status = 0
             os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_forked_child_gets_what_its_parent_gave_back(turns):
+    """That it was held when the child began means nothing to it."""
+    reading, writing = os.pipe()
+    with turns.turn("outer"):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                os.read(reading, 1)
+                with turns.turn("outer", seconds=0.1):
+                    status = 0
+            finally:
+                os._exit(status)
+    os.write(writing, b"!")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    for end in (reading, writing):
+        os.close(end)
