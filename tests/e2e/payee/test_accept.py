@@ -146,6 +146,10 @@ def test_every_bad_line_in_a_good_stream(payee, opened):
     assert best(payee, opened) == len(bad) + 1
     told = [(one["line"], one["reason"]) for one in data["rejectedLines"]]
     assert told == [(2 * number, reason) for number, reason in enumerate(reasons, start=1)]
+    said = {one["reason"]: [*one.values()][2:] for one in data["rejectedLines"]}
+    assert said["amount-exceeds-deposit"] == [None, opened.channel_id, "10000001", "USDC", 6]
+    assert said["wrong-token"][2:] == ["500", None, None]
+    assert said["too-long"] == [None] * 5
 
 
 def test_rejected_lines_on_the_screen(payee, opened):
