@@ -100,7 +100,7 @@ class Outcome:
             if isinstance(error, OutcomeUnknown):
                 error.hint = RUN_AGAIN
                 return error
-        if len(errors) == 1 and len(self.failed) == 1:
+        if len(self.failed) == 1:
             return errors[0]
         kinds = {type(error) for error in errors}
         if len(kinds) == 1 and not isinstance(errors[0], TransactionReverted):
