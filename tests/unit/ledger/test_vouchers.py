@@ -130,6 +130,7 @@ def test_channels_that_are_not_looked_at(ledger):
 
     assert ids(ledger.vouchers.owing(CHAIN, PAYEE, TOKEN, 500)) == {"due"}
     assert ids(ledger.vouchers.idle(CHAIN, PAYEE, since=1)) == {"token", "due"}
+    assert ids(ledger.vouchers.list(finalized=False)) == {*others} - {"finalized"}
     ledger.vouchers.confirm_closes([one.channel_id for one in others.values()])
     live = {"payee", "token", "settled", "due"}
     assert ids(ledger.vouchers.live(CHAIN)) == live
@@ -170,6 +171,7 @@ def test_a_close_is_of_its_own_channel(ledger):
     ledger.vouchers.record_states(dict.fromkeys(ids, finalized), as_of=2)
     assert {*ledger.vouchers.untold_ends(CHAIN)} == {one.channel_id, two.channel_id}
     ledger.vouchers.record_told([one.channel_id])
+    ledger.vouchers.record_states({one.channel_id: replace(finalized, settled=7)}, as_of=3)
     assert ledger.vouchers.untold_ends(CHAIN) == [two.channel_id]
     ledger.vouchers.confirm_closes([one.channel_id])
     assert [channel.channel_id for channel in ledger.vouchers.live(CHAIN)] == [two.channel_id]
