@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
-from model import keyed
+from model import PAYEE, PAYER, keyed
 
 from microwallet.errors import NetworkError, OutcomeUnknown, RefundUndeliverable, TransactionReverted
+from microwallet.escrow.delivery import Receipt
+from microwallet.escrow.events import TopUp
 from microwallet.escrow.reverts import ContractReverted
 from microwallet.payee.captures import PlannedCapture
-from microwallet.payee.outcome import RUN_AGAIN, Captured, Failure, Outcome
+from microwallet.payee.outcome import RUN_AGAIN, Captured, Failure, Outcome, read_receipt
 
 CHANNELS = [keyed(number).payee_channel(deposit=1000) for number in (1, 2, 3)]
 PLANNED = [PlannedCapture(channel=one, capture_amount=7) for one in CHANNELS]
@@ -83,3 +87,20 @@ def test_the_code_of_a_failure(name, code):
     error = ContractReverted("refused", name=name, arguments={})
     assert Failure(channel=CHANNELS[0], error=error).code == code
     assert Failure(channel=CHANNELS[0], error=AWAY).code == "network"
+
+
+def test_what_others_do_in_the_same_transaction():
+    """A payer that is paid its refund may top up another channel: nothing was captured by that."""
+    channel, outcome = CHANNELS[0], Outcome()
+    event = TopUp(
+        channel_id=channel.channel_id,
+        payer=PAYER,
+        payee=PAYEE,
+        block_number=1,
+        transaction_hash="0xab",
+        additional_deposit=5,
+        deposit=1005,
+    )
+    receipt = Receipt(hash="0xab", block_number=1, gas_used=1, effective_gas_price=1, logs=(event, None))
+    read_receipt(receipt, SimpleNamespace(decode=lambda log: log), {channel.channel_id: channel}.get, outcome)
+    assert outcome == Outcome()
