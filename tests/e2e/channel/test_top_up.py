@@ -162,11 +162,12 @@ def test_refusals(alice, bob, chain):
     assert top_up(alice, "1", channel="tea").exit_code == 2
     unconfirmed = alice.run("channel", "top-up", "coffee", "1", "--json")
     assert unconfirmed.error["code"] == "confirmation-required"
-    too_large = top_up(alice, "79228162514264337593543.950335 USDC")
+    too_large = top_up(alice, "79228162514264337593533.950336 USDC")  # with the deposit it is 2**96
     assert (too_large.exit_code, too_large.error["code"]) == (2, "invalid-amount")
     alice.run("channel", "close", "coffee", "--yes").succeeded()
     chain.node.advance(901)
     assert alice.run("channel", "withdraw", "coffee", "--json").data["refunded"] == "10000000"
+    assert top_up(alice, "1", "--dry-run").exit_code == 4
     closed = top_up(alice, "1")
     assert (closed.exit_code, closed.error["code"]) == (4, "channel-not-open")
     assert bob.address in closed.error["hint"]
