@@ -394,3 +394,11 @@ def test_each_rejected_line_is_told(acceptance, chain):
     assert taking.tally.rejected == REJECTED_LIMIT + 3
     assert len(taking.tally.rejected_lines) == REJECTED_LIMIT
     assert taking.tally.rejected_lines[:3][-1].line == 9
+
+
+def test_the_token_that_was_refused_is_remembered(acceptance):
+    """Whatever comes behind it: what is told in the end names it."""
+    taking = acceptance()
+    taking.take([keyed(1, token=OTHER).line(1)])
+    taking.take([ONE.line(6)])
+    assert taking.tally.wrong_token == OTHER
