@@ -376,6 +376,17 @@ def test_the_payee_gets_as_much_as_it_waits_for(ledger, at_least, amount):
     assert (reserved.purchase.cumulative_amount, reserved.rise) == (amount, max(0, amount - 100))
 
 
+def test_a_voucher_may_take_all_of_the_deposit(ledger):
+    """For one base unit more it tells the top-up that would be enough, and signs nothing."""
+    all_of_it = VoucherTerms(cost=DEPOSIT, most=DEPOSIT)
+    reserved = ledger.purchases.reserve(ONE.channel_id, request("all"), all_of_it, now=0)
+    assert reserved.purchase.cumulative_amount == DEPOSIT
+    with pytest.raises(AmountExceedsDeposit) as caught:
+        ledger.purchases.reserve(ONE.channel_id, request("more"), VoucherTerms(cost=1, most=1), now=0)
+    assert caught.value.hint == f'microwallet channel top-up {ONE.channel_id} "0.000001 USDC"'
+    assert ledger.channels.get(ONE.channel_id).authorized == DEPOSIT
+
+
 def test_nothing_is_authorized_that_was_not_signed(ledger):
     """A stream took what is reserved for a request beside it: the next voucher rises by its own cost."""
     stream, beside = (
