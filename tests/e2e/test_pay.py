@@ -110,6 +110,7 @@ def test_never_past_the_deposit(coffee):
     assert refused.error["type"].endswith("/amount-exceeds-deposit")
     assert "10 USDC" in refused.error["message"]
     assert refused.error["hint"] == 'microwallet channel top-up coffee "0.000001 USDC"'
+    assert "idempotency key" not in refused.stderr
     refused = coffee.home.run("pay", "coffee", "3", "--count", 4, "--each", "--json")
     assert refused.exit_code == 4
     assert refused.stdout == ""
@@ -173,6 +174,19 @@ def test_more_payments_than_can_be_counted(make_home):
     refused = home.run("pay", "coffee", "0.000001", "--count", 2**63, "--json")
     assert (refused.exit_code, refused.error["code"]) == (2, "usage")
     home.run("pay", "coffee", "0.000001", "--count", 2**63 - 1).succeeded()
+
+
+def test_resume_with_other_arguments(coffee):
+    """What is named beside --resume must be as it was; what is not named is not asked about."""
+    seed(coffee.home, deposit=5_000_000, label="tea", salt=0x34)
+    words = ("coffee", "0.5", "--count", 3, "--memo", "x")
+    paid = coffee.home.run("pay", *words, "--idempotency-key", "order-7").stdout
+    resume = ("pay", "--resume", "order-7")
+    for same in ((), ("coffee",), ("coffee", "0.5"), words):
+        assert coffee.home.run(*resume, *same).stdout == paid
+    for other in (("tea",), ("coffee", "0.6"), ("--count", 2), ("--memo", "y")):
+        refused = coffee.home.run(*resume, *other, "--json")
+        assert (refused.exit_code, refused.error["code"]) == (2, "idempotency-mismatch")
 
 
 def test_resume_of_an_unknown_key(coffee):
