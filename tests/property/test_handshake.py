@@ -21,6 +21,7 @@ from microwallet.domain.purchase import VoucherTerms
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import (
     AmountExceedsDeposit,
+    IdempotencyMismatch,
     LedgerBusy,
     MicrowalletError,
     NetworkError,
@@ -190,6 +191,17 @@ def no_chain(_escrow):
     raise NetworkError("no chain")
 
 
+class Told(Quiet):
+    """Keeps what a person would read."""
+
+    def __init__(self):
+        self.told = []
+
+    def say(self, message):
+        """Keep it."""
+        self.told.append(message)
+
+
 def client(ledger):
     """A client with one channel and a limit."""
     return PayingClient(
@@ -241,7 +253,9 @@ def test_a_server_that_asks_to_try_again_for_ever(tmp_path, retry_after, waits):
         ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
         for is_given_up in (False, True):
             asked = Asked(method="GET", url="http://127.0.0.1/")
-            handshake = Handshake(lambda: client(ledger), asked)
+            reporter = Told()
+            paying = replace(client(ledger), reporter=reporter)
+            handshake = Handshake(lambda: paying, asked)
             server = Server(chain([ServerAnswer(status=402, challenges=[HONEST])], cycle([not_yet])))
             steps, waited, answer = handshake.run(), [], None
             with suppress(StopIteration):
@@ -253,9 +267,28 @@ def test_a_server_that_asks_to_try_again_for_ever(tmp_path, retry_after, waits):
                             steps.close()
                     answer = server.answer(asking)
             assert waited == (waits[:1] if is_given_up else waits)
+            assert sum("asks to try again" in one for one in reporter.told) == bool(waits)
             [purchase] = ledger.purchases.of_request(handshake.spending.request)
             channel = ledger.channels.get(ONE.channel_id)
             assert (purchase.status, channel.authorized, channel.spent) == ("returned", 30, 0)
+
+
+def test_a_key_that_the_server_knows_from_another_request(tmp_path):
+    """Nothing was bought: what was signed counts as spent no more."""
+    problem = read_problem(Problem(type=ProblemType.IDEMPOTENCY_MISMATCH, detail="no").to_body())
+    server = Server(
+        iter(
+            [ServerAnswer(status=402, challenges=[HONEST]), ServerAnswer(status=409, problem=problem)],
+        )
+    )
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        asked = Asked(method="GET", url="http://127.0.0.1/", idempotency_key="k")
+        handshake = Handshake(lambda: client(ledger), asked)
+        with pytest.raises(IdempotencyMismatch, match="'k' from another request"):
+            server.drive(handshake.run())
+        channel = ledger.channels.get(ONE.channel_id)
+        assert (channel.authorized, channel.spent) == (30, 0)
 
 
 def test_a_stream_holds_the_session_of_the_channel_that_pays_it(tmp_path):
