@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import chain, cycle
 from pathlib import Path
 
@@ -254,8 +255,7 @@ def test_a_server_that_asks_to_try_again_for_ever(tmp_path, retry_after, waits):
         for is_given_up in (False, True):
             asked = Asked(method="GET", url="http://127.0.0.1/")
             reporter = Told()
-            paying = replace(client(ledger), reporter=reporter)
-            handshake = Handshake(lambda: paying, asked)
+            handshake = Handshake(partial(replace, client(ledger), reporter=reporter), asked)
             server = Server(chain([ServerAnswer(status=402, challenges=[HONEST])], cycle([not_yet])))
             steps, waited, answer = handshake.run(), [], None
             with suppress(StopIteration):
