@@ -291,6 +291,22 @@ def test_a_key_that_the_server_knows_from_another_request(tmp_path):
         assert (channel.authorized, channel.spent) == (30, 0)
 
 
+def test_what_an_earlier_run_sent_is_refused(tmp_path):
+    """It stays counted as spent; the chain is asked for nothing, which it could not prove."""
+    problem = read_problem(Problem(type=ProblemType.VERIFICATION_FAILED, detail="no").to_body())
+    refused = ServerAnswer(status=402, problem=problem, challenges=[HONEST])
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        asked = Asked(method="GET", url="http://127.0.0.1/", idempotency_key="k")
+        handshake = Handshake(lambda: client(ledger), asked)
+        terms = VoucherTerms(cost=30, most=LIMIT)
+        ledger.purchases.reserve(ONE.channel_id, handshake.spending.request, terms, now=0)
+        server = Server(iter([ServerAnswer(status=402, challenges=[HONEST]), refused]))
+        with pytest.raises(PaymentRefused, match="it stays counted as spent"):
+            server.drive(handshake.run())
+        assert ledger.channels.get(ONE.channel_id).spent == 30
+
+
 def test_a_stream_holds_the_session_of_the_channel_that_pays_it(tmp_path):
     """Also where that is another one than was chosen first, which has been closed meanwhile."""
     other = keyed(2)
