@@ -416,6 +416,14 @@ def test_what_counts_already_is_signed_beside_for_nothing(spending, required):
     assert purchases.counted(held.channel.channel_id) == required
 
 
+@pytest.mark.parametrize(("cost", "fits"), [(DEPOSIT, True), (DEPOSIT + 1, False)])
+def test_a_channel_is_enough_to_its_last_base_unit(spending, cost, fits):
+    """Nothing is deposited for what its deposit just pays."""
+    funding = Funding(spending.client, offered(spending))
+    found = funding.fitting(VoucherTerms(cost=cost, most=cost), ())
+    assert [one.channel_id for one in found] == [ONE.channel_id] * fits
+
+
 def test_a_deposit_that_others_use_up_again_and_again(spending, monkeypatch):
     """It is topped up a bounded number of times."""
     made = []
