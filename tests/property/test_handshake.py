@@ -34,6 +34,7 @@ from microwallet.http402.paying.exchange import NO_WORD, Asked, NoAnswer, NotSen
 from microwallet.http402.paying.funding import Funded, Funding
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.metering import MeteredStream
+from microwallet.http402.paying.remedies import Remedies
 from microwallet.http402.wire.challenge import ChallengeSecrets
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.encoding import encode_object
@@ -291,20 +292,45 @@ def test_a_key_that_the_server_knows_from_another_request(tmp_path):
         assert (channel.authorized, channel.spent) == (30, 0)
 
 
-def test_what_an_earlier_run_sent_is_refused(tmp_path):
-    """It stays counted as spent; the chain is asked for nothing, which it could not prove."""
+@pytest.mark.parametrize(("is_begun", "spent"), [(True, 30), (False, 0)])
+def test_a_refusal_that_nothing_helps(tmp_path, is_begun, spent):
+    """What an earlier run sent stays counted as spent, and what this one sent does not count; the chain could
+    prove neither, and is not asked."""
     problem = read_problem(Problem(type=ProblemType.VERIFICATION_FAILED, detail="no").to_body())
     refused = ServerAnswer(status=402, problem=problem, challenges=[HONEST])
     with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
         ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
         asked = Asked(method="GET", url="http://127.0.0.1/", idempotency_key="k")
         handshake = Handshake(lambda: client(ledger), asked)
-        terms = VoucherTerms(cost=30, most=LIMIT)
-        ledger.purchases.reserve(ONE.channel_id, handshake.spending.request, terms, now=0)
+        if is_begun:
+            terms = VoucherTerms(cost=30, most=LIMIT)
+            ledger.purchases.reserve(ONE.channel_id, handshake.spending.request, terms, now=0)
         server = Server(iter([ServerAnswer(status=402, challenges=[HONEST]), refused]))
-        with pytest.raises(PaymentRefused, match="it stays counted as spent"):
+        says = "it stays counted as spent" if is_begun else "it does not count as spent"
+        with pytest.raises(PaymentRefused, match=says):
             server.drive(handshake.run())
-        assert ledger.channels.get(ONE.channel_id).spent == 30
+        assert ledger.channels.get(ONE.channel_id).spent == spent
+
+
+def test_a_payee_that_never_finds_the_channel(tmp_path, monkeypatch):
+    """It is handed what was signed for the open once more, and no more often; then the chain is asked."""
+    told = []
+
+    def tell_again(_remedies, _held, kind):
+        told.append(kind)
+        return True
+        yield
+
+    monkeypatch.setattr(Remedies, "_tell_again", tell_again)
+    problem = read_problem(Problem(type=ProblemType.CHANNEL_NOT_FOUND, detail="no").to_body())
+    refused = ServerAnswer(status=402, problem=problem, challenges=[HONEST])
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        handshake = Handshake(lambda: client(ledger), Asked(method="GET", url="http://127.0.0.1/"))
+        server = Server(chain([ServerAnswer(status=402, challenges=[HONEST])], cycle([refused])))
+        with pytest.raises(NetworkError, match="no chain"):
+            server.drive(handshake.run())
+    assert told == ["open"]
 
 
 def test_a_stream_holds_the_session_of_the_channel_that_pays_it(tmp_path):
