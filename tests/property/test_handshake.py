@@ -48,6 +48,7 @@ from microwallet.ledger.purchases import Purchases
 
 ONE = keyed(1)
 LIMIT, DEPOSIT = 100, 1_000
+URL = "http://127.0.0.1/"
 MOST_EXCHANGES = 50
 BY_ITSELF = [1, 1, 1, 1, 2, 3, 4, 6]
 """Seconds between the tries of what the server asks for again."""
@@ -292,11 +293,18 @@ def test_a_key_that_the_server_knows_from_another_request(tmp_path):
         assert (channel.authorized, channel.spent) == (30, 0)
 
 
-@pytest.mark.parametrize(("is_begun", "spent"), [(True, 30), (False, 0)])
-def test_a_refusal_that_nothing_helps(tmp_path, is_begun, spent):
+@pytest.mark.parametrize(
+    ("kind", "is_begun", "spent"),
+    [
+        (ProblemType.VERIFICATION_FAILED, True, 30),
+        (ProblemType.VERIFICATION_FAILED, False, 0),
+        (ProblemType.INSUFFICIENT_BALANCE, True, 30),
+    ],
+)
+def test_a_refusal_that_nothing_helps(tmp_path, kind, is_begun, spent):
     """What an earlier run sent stays counted as spent, and what this one sent does not count; the chain could
     prove neither, and is not asked."""
-    problem = read_problem(Problem(type=ProblemType.VERIFICATION_FAILED, detail="no").to_body())
+    problem = read_problem(Problem(type=kind, detail="no").to_body())
     refused = ServerAnswer(status=402, problem=problem, challenges=[HONEST])
     with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
         ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
@@ -310,6 +318,30 @@ def test_a_refusal_that_nothing_helps(tmp_path, is_begun, spent):
         with pytest.raises(PaymentRefused, match=says):
             server.drive(handshake.run())
         assert ledger.channels.get(ONE.channel_id).spent == spent
+
+
+def test_a_payee_that_never_sees_the_highest_voucher(tmp_path):
+    """What a request beside it signed is told once, and more is signed once; then it is given up."""
+    problem = read_problem(Problem(type=ProblemType.INSUFFICIENT_BALANCE, detail="no").to_body())
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        handshake, beside = (
+            Handshake(lambda: client(ledger), Asked(method="GET", url=URL)) for _ in range(2)
+        )
+
+        def script():
+            yield ServerAnswer(status=402, challenges=[HONEST])
+            terms = VoucherTerms(cost=30, most=LIMIT)
+            ledger.purchases.reserve(ONE.channel_id, beside.spending.request, terms, now=0)
+            while True:
+                yield ServerAnswer(status=402, problem=problem, challenges=[HONEST])
+
+        server = Server(script())
+        with pytest.raises(PaymentRefused):
+            server.drive(handshake.run())
+        channel = ledger.channels.get(ONE.channel_id)
+        assert (server.highest, channel.authorized, channel.spent) == (61, 61, 30)
+        assert server.exchanges == 6
 
 
 def test_a_payee_that_never_finds_the_channel(tmp_path, monkeypatch):
