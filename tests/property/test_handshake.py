@@ -320,6 +320,20 @@ def test_a_refusal_that_nothing_helps(tmp_path, kind, is_begun, spent):
         assert ledger.channels.get(ONE.channel_id).spent == spent
 
 
+def test_a_payee_that_sees_less_than_the_deposit(tmp_path):
+    """Where there was no top-up it is told of none: it is asked again, and then the chain."""
+    problem = read_problem(Problem(type=ProblemType.AMOUNT_EXCEEDS_DEPOSIT, detail="no").to_body())
+    refused = ServerAnswer(status=402, problem=problem, challenges=[HONEST])
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        handshake = Handshake(lambda: client(ledger), Asked(method="GET", url=URL))
+        server = Server(chain([ServerAnswer(status=402, challenges=[HONEST])], cycle([refused])))
+        with pytest.raises(NetworkError, match="no chain"):
+            server.drive(handshake.run())
+        assert (server.exchanges, server.highest) == (3, 30)
+        assert ledger.channels.get(ONE.channel_id).spent == 0
+
+
 def test_a_payee_that_never_sees_the_highest_voucher(tmp_path):
     """What a request beside it signed is told once, and more is signed once; then it is given up."""
     problem = read_problem(Problem(type=ProblemType.INSUFFICIENT_BALANCE, detail="no").to_body())
