@@ -334,9 +334,15 @@ def test_a_payee_that_sees_less_than_the_deposit(tmp_path):
         assert ledger.channels.get(ONE.channel_id).spent == 0
 
 
-def test_a_payee_that_never_sees_the_highest_voucher(tmp_path):
-    """What a request beside it signed is told once, and more is signed once; then it is given up."""
-    problem = read_problem(Problem(type=ProblemType.INSUFFICIENT_BALANCE, detail="no").to_body())
+@pytest.mark.parametrize(
+    ("beside_cost", "required", "exchanges"), [(30, None, 6), (1, None, 6), (1, 31, 6), (1, 32, 3)]
+)
+def test_a_payee_that_never_sees_the_highest_voucher(tmp_path, beside_cost, required, exchanges):
+    """What a request beside it signed is told once where it is enough, and more is signed once; then it is
+    given up."""
+    told = {} if required is None else {"requiredCumulative": str(required)}
+    kind = ProblemType.INSUFFICIENT_BALANCE
+    problem = read_problem(Problem(type=kind, detail="no", extensions=told).to_body())
     with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
         ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
         handshake, beside = (
@@ -345,7 +351,7 @@ def test_a_payee_that_never_sees_the_highest_voucher(tmp_path):
 
         def script():
             yield ServerAnswer(status=402, challenges=[HONEST])
-            terms = VoucherTerms(cost=30, most=LIMIT)
+            terms = VoucherTerms(cost=beside_cost, most=LIMIT)
             ledger.purchases.reserve(ONE.channel_id, beside.spending.request, terms, now=0)
             while True:
                 yield ServerAnswer(status=402, problem=problem, challenges=[HONEST])
@@ -353,9 +359,10 @@ def test_a_payee_that_never_sees_the_highest_voucher(tmp_path):
         server = Server(script())
         with pytest.raises(PaymentRefused):
             server.drive(handshake.run())
+        highest = 30 + beside_cost + 1
         channel = ledger.channels.get(ONE.channel_id)
-        assert (server.highest, channel.authorized, channel.spent) == (61, 61, 30)
-        assert server.exchanges == 6
+        assert (server.highest, channel.authorized, channel.spent) == (highest, highest, beside_cost)
+        assert server.exchanges == exchanges
 
 
 def test_a_payee_that_never_finds_the_channel(tmp_path, monkeypatch):
