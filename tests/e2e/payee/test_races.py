@@ -124,8 +124,9 @@ def test_what_is_reserved_for_requests_that_are_being_served(
 ):
     """It is not taken: it may be given back. Where the payer closes the channel, that is at its risk: it does
     not get what is being served for nothing."""
-    monkeypatch.setattr(settle, "WAIT_SECONDS", 0.1)
-    monkeypatch.setattr(settle, "HURRY_SECONDS", 0.1)
+    patience, none_of_it = ("HURRY_SECONDS", "WAIT_SECONDS")[:: 1 if by_payer else -1]
+    monkeypatch.setattr(settle, patience, 0.1)
+    monkeypatch.setattr(settle, none_of_it, None)
     opened = payers.open(payee.address)
     with serving_one(payee, opened) as wallet:
         planned = wallet.settlement.plan(Selection(action=action))
@@ -151,6 +152,50 @@ def test_no_more_is_captured_than_was_charged_in_the_end(payee, payers, monkeypa
         ("transaction-reverted", opened.channel_id)
     ]
     assert (refused.channels, [one.captured for one in done.channels]) == ([], [4_000])
+
+
+def test_a_close_that_was_to_take_less_than_is_settled_meanwhile(payee, payers):
+    """It does not happen, and that is told."""
+    opened = payers.open(payee.address)
+    payee.accept(opened.voucher(5_000))
+    with Wallet.open(environment=payee.home.environment) as wallet:
+        settlement = wallet.settlement
+        less = Selection(action=Action.CLOSE, channel_ids=[opened.channel_id], capture="0.004")
+        planned = settlement.plan(less)
+        settlement.execute(Action.SETTLE, settlement.plan(Selection(action=Action.SETTLE)))
+        refused = settlement.execute(Action.CLOSE, planned)
+    assert [one.error.message for one in refused.failed] == [
+        "more was settled meanwhile than was to be captured"
+    ]
+    assert (payee.holds(), payers.closes(opened)) == (5_000, 0)
+
+
+@pytest.mark.parametrize("reverts", [False, True])
+def test_what_was_unknown_holds_nothing_back_once_it_is_known(payee, payers, chain, reverts):
+    """As in a process that watches: whether the close went through or not, the next channel is settled."""
+    first, second = payers.open(payee.address, native=True), payers.open(payee.address)
+    payee.accept(first.voucher(5_000), second.voucher(700))
+    with Wallet.open(environment=payee.home.environment | {"MICROWALLET_WAIT_SECONDS": "1"}) as wallet:
+
+        def done(action, opened):
+            selection = Selection(action=action, channel_ids=[opened.channel_id])
+            wallet.settlement.resume([payee.address])
+            return wallet.settlement.execute(action, wallet.settlement.plan(selection))
+
+        chain.rpc.call("evm_setAutomine", [False])
+        try:
+            unknown = [*done(Action.CLOSE, first).failed, *done(Action.SETTLE, second).failed]
+            if reverts:
+                payers.become(first)
+        finally:
+            chain.rpc.call("evm_setAutomine", [True])
+        chain.rpc.call("evm_mine")
+        settled = done(Action.SETTLE, second)
+    assert [(one.code, one.channel.channel_id) for one in unknown] == [
+        ("outcome-unknown", first.channel_id),
+        ("outcome-unknown", second.channel_id),
+    ]
+    assert ([one.captured for one in settled.channels], payers.closes(first)) == ([700], int(not reverts))
 
 
 def test_a_close_is_told_where_it_cannot_be_recorded(payee, payers, monkeypatch):

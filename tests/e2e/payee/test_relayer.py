@@ -87,6 +87,18 @@ def test_each_channel_takes_a_transaction(payee, payers, sent):
     assert (payee.holds(), sent()) == (2_000, 4)
 
 
+def test_a_payee_relays_nothing_for_itself(payee, payers, chain):
+    """It needs no authorization of its own: its channels take one transaction, and no more gas than that."""
+    chain.node.add_native(payee.address, 10**18)
+    opened = [payers.open(payee.address) for _ in range(2)]
+    payee.accept(*(channel.voucher(1_000) for channel in opened))
+    words = ("close", "--all", "--relayer", "bob")
+    told = [payee.run(*words[:most], "--dry-run").data["maxFee"] for most in (2, 4)]
+    assert told[0] == told[1]
+    assert len(payee.run(*words, "--yes").data["transactions"]) == payee.sent() == 1
+    assert payee.holds() == 2_000
+
+
 @pytest.mark.parametrize("dropped", [False, True])
 def test_a_lost_answer_never_captures_twice(payee, payers, chain, sent, dropped):
     """Exit 5 while it is unknown, for the payee itself too; then the same transaction, and no other."""
@@ -113,17 +125,20 @@ def test_a_lost_answer_never_captures_twice(payee, payers, chain, sent, dropped)
 
 
 def test_more_vouchers_while_a_settle_is_unknown(payee, payers, chain, sent):
-    """What was signed is captured first, and then what came later: never more than the sum."""
-    opened = payers.open(payee.address)
+    """What was signed is captured first, and then what came later, for another channel too: never more than
+    the sum."""
+    opened, other = payers.open(payee.address), payers.open(payee.address)
     payee.accept(opened.voucher(1_000))
     chain.rpc.call("evm_setAutomine", [False])
     assert relay(payee, "settle", "--all", env=HASTY).exit_code == 5
-    payee.accept(opened.voucher(1_500))
+    payee.accept(opened.voucher(1_500), other.voucher(700))
     assert relay(payee, "settle", "--all", env=HASTY).exit_code == 5
+    assert len(pooled(chain)) == 1
     chain.rpc.call("evm_setAutomine", [True])
     chain.rpc.call("evm_mine")
     captured = [row["captured"] for row in relay(payee, "settle", "--all").data["channels"]]
-    assert (captured, payee.holds(), sent()) == (["1000", "500"], 1_500, 2)
+    assert (captured[0], sorted(captured[1:])) == ("1000", ["500", "700"])
+    assert (payee.holds(), sent()) == (2_200, 3)
 
 
 def test_a_killed_close_is_finished(payee, payers):
