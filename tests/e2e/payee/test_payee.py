@@ -21,9 +21,10 @@ def test_a_close_pays_refunds_and_happens_once(payee, payers):
     """The voucher's amount arrives, the rest goes back, and closing again finds nothing to do."""
     opened = payers.open(payee.address, 10_000_000)
     payee.accept(opened.voucher(1_500_000))
-    data = payee.run("close", opened.channel_id, "--yes").data
-    (channel,) = data["channels"]
-    (transaction,) = data["transactions"]
+    closed = payee.run("close", opened.channel_id, "--yes")
+    (channel,) = closed.data["channels"]
+    (transaction,) = closed.data["transactions"]
+    assert closed.stderr.startswith("sending a transaction to close a channel\n")  # waits for nobody
     assert channel == {
         "channelId": opened.channel_id,
         "captured": "1500000",
@@ -244,8 +245,10 @@ def test_nothing_is_accepted_behind_a_close_that_a_reorganisation_undid(payee, p
     assert late.json["data"]["rejectedByReason"] == {"close-pending": 1}
 
 
-def test_a_batch_that_a_reorganisation_undid_is_sent_again(payee, payers, chain):
-    """It can be mined again, for what it took then: once that is known, no voucher is accepted."""
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_batch_that_a_reorganisation_undid_is_sent_again(payee, payers, chain, is_named):
+    """It can be mined again, for what it took then: once that is known, no voucher is accepted. For whichever
+    of its channels is closed next, nothing else is sent."""
     opened = [payers.open(payee.address) for _ in range(2)]
     payee.accept(*(channel.voucher(1_000) for channel in opened))
     snapshot = chain.rpc.call("evm_snapshot")
@@ -255,7 +258,7 @@ def test_a_batch_that_a_reorganisation_undid_is_sent_again(payee, payers, chain)
     late = payee.run("accept", "-", input=opened[0].voucher(1_500))
     assert late.exit_code == 4
     assert "close" in late.stdout
-    data = payee.run("close", "--all", "--yes").data
+    data = payee.run("close", opened[0].channel_id if is_named else "--all", "--yes").data
     assert [row["transactionHash"] for row in data["transactions"]] == [first["transactionHash"]]
     assert {row["captured"] for row in data["channels"]} == {"1000"}
     assert (payee.holds(), payee.sent()) == (2_000, 1)

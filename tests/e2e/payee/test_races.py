@@ -305,6 +305,21 @@ def test_a_close_killed_before_it_signed_is_no_close_for_long(payee, payers):
     assert payee.accept(opened.voucher(2_000))["accepted"] == 1
 
 
+def test_a_close_of_another_process_is_not_ended_before_it_signed(payee, payers, chain):
+    """Whoever looks meanwhile does not wait for it, and lets in no voucher behind it."""
+    opened = payers.open(payee.address)
+    payee.accept(opened.voucher(1_000))
+    with (
+        Wallet.open(environment=payee.home.environment) as wallet,
+        exclusive(claims_lock(payee.home.path, chain.chain_id), wait=True),
+    ):
+        wallet.ledger.vouchers.begin_closes([opened.channel_id])
+        wallet.settlement.resume([payee.address])
+        assert [one.channel_id for one in wallet.ledger.vouchers.closing(chain.chain_id)] == [
+            opened.channel_id
+        ]
+
+
 def test_one_stuck_account_holds_back_no_other(payee, payers, chain):
     """A transaction whose fate nobody knows, of another account: what is closing is closed in time."""
     ledger_path = payee.home.path / "ledger.sqlite3"
