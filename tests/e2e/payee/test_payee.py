@@ -536,9 +536,10 @@ def test_hundred_killed_closes_are_finished(payee, payers):
         kill_and_finish(payee, payers, chance.uniform(0.2, 1.1) * seconds)
 
 
-@pytest.mark.parametrize("dropped", [False, True])
-def test_a_close_killed_after_it_was_sent_is_finished(payee, payers, chain, dropped):
-    """Killed between broadcast and receipt: the next run tells of it, or sends the same bytes again."""
+@pytest.mark.parametrize("since", ["dropped", "mined", "seen"])
+def test_a_close_killed_after_it_was_sent_is_finished(payee, payers, chain, since):
+    """Killed between broadcast and receipt: the next run tells of it, also where another one saw the channels
+    closed, or sends the same bytes again."""
     opened = owed(payee, payers)
     chain.rpc.call("evm_setAutomine", [False])
     try:
@@ -546,12 +547,14 @@ def test_a_close_killed_after_it_was_sent_is_finished(payee, payers, chain, drop
         (sent,) = wait_until(lambda: pooled(chain))
         closing.kill()
         closing.wait()
-        if dropped:
+        if since == "dropped":
             chain.rpc.call("anvil_dropTransaction", [sent])
     finally:
         chain.rpc.call("evm_setAutomine", [True])
-    if not dropped:
+    if since != "dropped":
         chain.rpc.call("evm_mine")
+    if since == "seen":
+        assert payee.run("list").data["channels"] == []
     data = payee.run("close", "--all", "--yes").data
     assert [row["transactionHash"] for row in data["transactions"]] == [sent]
     assert {row["channelId"] for row in data["channels"]} == {channel.channel_id for channel in opened}
