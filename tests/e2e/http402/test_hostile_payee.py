@@ -480,6 +480,7 @@ def test_stream_that_goes_on_after_its_receipt(fetch, payee):
     payment = fetch(path=STREAM).data["payment"]
     assert payee.highest() == 3_000
     assert (payment["amount"], payment["spent"], payment["receipt"]) == ("2000", "3000", None)
+    assert payment["receiptProblems"] == ["no receipt came"]
 
 
 def test_stream_that_begins_again_under_its_key(fetch, payee):
@@ -504,10 +505,14 @@ def test_stream_that_begins_again_under_its_key(fetch, payee):
     assert payee.highest() == 5_000
 
 
-@pytest.mark.parametrize("is_killed", [False, True])
-def test_stream_that_is_sold_again_under_its_key(alice, fetch, payee, books, is_killed):
+@pytest.mark.parametrize(
+    ("is_killed", "events", "units"),
+    [(False, 1, 2), (False, 2, 1), (True, 10_000, 1)],
+    ids=["one event", "two events", "killed"],
+)
+def test_stream_that_is_sold_again_under_its_key(alice, fetch, payee, books, is_killed, events, units):
     """What the first run bought is no part of what its receipt counts in the second: both are spent."""
-    payee.events, payee.unit_type = 10_000 if is_killed else 2, "event"
+    payee.events, payee.unit_type = events, "event"
     words = ("--idempotency-key", "k", "--max-amount", "0.01 USDC")
     asked = threading.Event()
 
@@ -531,8 +536,8 @@ def test_stream_that_is_sold_again_under_its_key(alice, fetch, payee, books, is_
     def before(handler, action):
         if action is None or handler.command == "HEAD":
             return False
-        need, receipt = payee.asking_and_telling(channel, spent=3_000)
-        handler.stream(need, b"data: again\n\n", receipt)
+        need, receipt = payee.asking_and_telling(channel, spent=3_000, units=units)
+        handler.stream(need, b"data: again\n\n" * units, receipt)
         return True
 
     payee.before = before
