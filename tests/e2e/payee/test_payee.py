@@ -154,7 +154,11 @@ def test_more_channels_than_fit_take_as_few_transactions_as_they_need(payee, pay
     assert payee.holds() == 118_000
 
 
-@pytest.mark.parametrize("code", ["0x60006000fd", "0x5b600056"], ids=["refuses", "burns-gas"])
+@pytest.mark.parametrize(
+    "code",
+    ["0x60006000fd", "0x5b600056", "0x6200ffff5b600190038060045700"],
+    ids=["refuses", "burns-gas", "burns-some"],
+)
 def test_a_payer_that_refuses_its_refund_harms_nobody(payee, payers, code):
     """In a batch the others close; the hostile payer's channel is settled, stays open, and is named."""
     hostile = payers.open(payee.address, WEI, native=True)
@@ -181,10 +185,13 @@ def test_a_payer_that_refuses_its_refund_harms_nobody(payee, payers, code):
     assert payee.sent() == sent
 
 
-def test_a_payer_that_turns_hostile_in_the_same_block_harms_nobody(payee, payers, chain):
-    """A close that passes every check and reverts when it is mined leaves the voucher: it is settled."""
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_a_payer_that_turns_hostile_in_the_same_block_harms_nobody(payee, payers, chain, others):
+    """A close that passes every check and reverts when it is mined leaves the voucher: it is settled, and
+    others that were in the same transaction are closed."""
     hostile = payers.open(payee.address, WEI, native=True)
-    payee.accept(hostile.voucher(WEI // 4))
+    good = [payers.open(payee.address) for _ in range(others)]
+    payee.accept(hostile.voucher(WEI // 4), *(one.voucher(700) for one in good))
     chain.rpc.call("evm_setAutomine", [False])
     closing = payee.home.start("payee", "close", "--all", "--yes", "--json", stdout=-1)
     try:
@@ -197,9 +204,33 @@ def test_a_payer_that_turns_hostile_in_the_same_block_harms_nobody(payee, payers
         chain.rpc.call("evm_setAutomine", [True])
         closing.kill()
     assert closing.returncode == 8
-    (row,) = document["data"]["channels"]
+    rows = {row["channelId"]: row for row in document["data"]["channels"]}
+    row = rows.pop(hostile.channel_id)
     assert (row["captured"], row["status"]) == (str(WEI // 4), "open")
-    assert payee.sent() == 2
+    assert {one: row["status"] for one, row in rows.items()} == {one.channel_id: "finalized" for one in good}
+    assert [row["channelId"] for row in document["data"]["failed"]] == [hostile.channel_id]
+    assert (payee.holds(), payee.sent() <= 2 + others) == (700 * others, True)
+
+
+def test_a_settle_that_reverts_when_it_is_mined_is_told(payee, payers, chain):
+    """As nobody expects it to: it is no refund that fails, and the voucher is settled another time."""
+    opened = payers.open(payee.address)
+    payee.accept(opened.voucher(700))
+    code = chain.rpc.call("eth_getCode", [chain.escrow_contract, "latest"])
+    chain.rpc.call("evm_setAutomine", [False])
+    settling = payee.home.start("payee", "settle", "--all", "--yes", "--json", stdout=-1)
+    try:
+        wait_until(lambda: pooled(chain))
+        chain.rpc.call("anvil_setCode", [chain.escrow_contract, "0x60006000fd"])
+        chain.rpc.call("evm_mine")
+        document = json.loads(settling.communicate(timeout=60)[0])
+    finally:
+        chain.rpc.call("anvil_setCode", [chain.escrow_contract, code])
+        chain.rpc.call("evm_setAutomine", [True])
+        settling.kill()
+    assert [row["code"] for row in document["data"]["failed"]] == ["transaction-reverted"]
+    assert settling.returncode == 8
+    assert [row["captured"] for row in payee.run("settle", "--all", "--yes").data["channels"]] == ["700"]
 
 
 def test_each_account_of_a_wallet_uses_its_own_key(payee, payers, chain):
