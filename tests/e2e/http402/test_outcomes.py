@@ -513,9 +513,13 @@ def test_without_an_answer_on_a_channel_that_was_closed(fetch, payee, books):
     assert fetch(*words).data["payment"]["channelId"] == payment["channelId"]
 
 
-def test_without_an_answer_on_a_channel_that_was_closed_with_it(fetch, payee, books):
-    """The same key buys nothing where more was settled than for what was answered: that may be for it."""
+@pytest.mark.parametrize("by_hand", [0, 500])
+def test_without_an_answer_on_a_channel_that_was_closed_with_it(alice, fetch, payee, books, by_hand):
+    """The same key buys nothing where more was settled than for what was answered: that may be for it, and
+    need not be for what was paid by hand."""
     first = fetch().data["payment"]["channelId"]
+    if by_hand:
+        alice.run("pay", first, "0.0005").succeeded()
     payee.before = charge_and_hang_up
     assert fetch("--idempotency-key", "k").exit_code == 5
     payee.before = lambda _handler, _action: False
@@ -523,8 +527,18 @@ def test_without_an_answer_on_a_channel_that_was_closed_with_it(fetch, payee, bo
     refused = fetch("--idempotency-key", "k")
     assert (refused.exit_code, refused.error["code"]) == (4, "payment-refused")
     assert "stays counted as spent" in refused.error["message"]
-    assert [(one.spent, one.state.settled) for one in books()[0]] == [(2000, 2000)]
-    assert books()[1] == [(first, 1000, 1000, "paid"), (first, 2000, 1000, "in-flight")]
+    assert [(one.spent, one.state.settled) for one in books()[0]] == [(2000 + by_hand, 2000)]
+    assert books()[1] == [(first, 1000, 1000, "paid"), (first, 2000 + by_hand, 1000, "in-flight")]
+
+
+def test_what_was_paid_is_not_bought_again_once_its_channel_is_closed(fetch, payee, books):
+    """The same key after its answer: the payee that does not know it any more is paid no second time."""
+    first = fetch("--idempotency-key", "k").data["payment"]["channelId"]
+    payee.capture(payee.channels.pop(first))
+    refused = fetch("--idempotency-key", "k")
+    assert (refused.exit_code, refused.error["code"]) == (4, "payment-refused")
+    assert "stays counted as spent" in refused.error["message"]
+    assert books()[1] == [(first, 1000, 1000, "paid")]
 
 
 def test_dry_run_and_no_pay(fetch, payee, books):
