@@ -323,10 +323,69 @@ def test_stream_that_asks_for_ever_more(fetch, payee):
     stopped = fetch("--max-amount", "0.005 USDC", path=STREAM)
     assert (stopped.exit_code, stopped.error["code"]) == (4, "above-limit")
     assert stopped.error["hint"] == '--max-amount "0.01 USDC"'
+    assert stopped.error["message"] == (
+        "the stream goes on for 0.006 USDC, and at most 0.005 USDC may be paid for it: it was stopped after"
+        " 0.005 USDC"
+    )
     data = stopped.json["data"]
     assert [f"event {number}" in data["body"] for number in range(6)] == [True] * 5 + [False]
     assert (data["payment"]["amount"], data["payment"]["spent"]) == ("5000", "5000")
     assert payee.highest() == 5_000
+
+
+@pytest.mark.parametrize(
+    ("limit", "exit_code", "signed"), [("0.008 USDC", 4, 2_000), ("0.009 USDC", 0, 10_000)]
+)
+def test_stream_that_asks_for_much_at_once(fetch, payee, limit, exit_code, signed):
+    """More than a price, by one voucher: within the limit it is signed, and counts as paid."""
+    channel = fetch().data["payment"]["channelId"]
+
+    def before(handler, action):
+        if action is None or handler.command == "HEAD":
+            return False
+        need = NeedVoucher(
+            channel_id=channel, required_cumulative=10_000, accepted_cumulative=2_000, deposit=100_000
+        )
+        handler.stream(need.to_event(), b"data: 0\n\n")
+        return True
+
+    payee.unit_type, payee.before = "event", before
+    done = fetch("--max-amount", limit, path=STREAM)
+    assert (done.exit_code, payee.highest()) == (exit_code, signed)
+    if exit_code:
+        assert (done.error["code"], done.error["hint"]) == ("above-limit", '--max-amount "0.016 USDC"')
+    else:
+        assert (done.data["payment"]["amount"], done.data["payment"]["spent"]) == ("9000", "10000")
+
+
+def test_stream_that_asks_twice_for_a_voucher(fetch, payee):
+    """It gets the one that it was given, and no other is signed."""
+    channel = fetch().data["payment"]["channelId"]
+
+    def before(handler, action):
+        if action is None or handler.command == "HEAD":
+            return False
+        need, receipt = payee.asking_and_telling(channel, spent=3_000, units=2)
+        handler.stream(need, need, b"data: 0\n\ndata: 1\n\n", receipt)
+        return True
+
+    payee.unit_type, payee.before = "event", before
+    payment = fetch(path=STREAM).data["payment"]
+    assert (payment["amount"], payment["spent"], payee.highest()) == ("2000", "3000", 3_000)
+    assert [amount for _, amount in payee.vouchers] == [1_000, 2_000, 3_000, 3_000]
+
+
+def test_stream_that_refuses_what_it_asked_for(fetch, payee):
+    """It is stopped, and that is told."""
+
+    def before(handler, action):
+        return action is not None and handler.command == "HEAD" and (handler.answer(503, {}) or True)
+
+    payee.unit_type, payee.before = "event", before
+    stopped = fetch(path=STREAM)
+    assert (stopped.exit_code, stopped.error["code"]) == (4, "payment-refused")
+    assert stopped.error["message"] == "the server refuses a voucher of its own stream with 503"
+    assert payee.highest() == 2_000
 
 
 def test_stream_that_repeats_itself(fetch, payee):
