@@ -1268,6 +1268,15 @@ def test_top_up_that_the_payee_was_not_told_of(alice, fetch, payee):
     assert [type(action) for _, _, action in payee.seen if action is not None][2] is TopUpAction
 
 
+def test_a_stream_that_outruns_the_deposit_that_the_payee_knows(alice, fetch, payee):
+    """The payee is told of what was added by hand once it refuses a voucher beside its stream."""
+    channel = fetch("--deposit", "0.002 USDC").data["payment"]["channelId"]
+    alice.run("channel", "top-up", channel, "0.01 USDC", "--yes").succeeded()
+    payee.unit_type = "event"
+    assert fetch(path=STREAM, yes=False).data["payment"]["amount"] == "5000"
+    assert [type(action) for _, _, action in payee.seen].count(TopUpAction) == 1
+
+
 def test_streams_queue_for_the_only_session(alice, fetch, payee):
     """Streams of several processes on one channel run one after the other: none ends another."""
     fetch()

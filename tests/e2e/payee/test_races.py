@@ -285,6 +285,22 @@ def test_what_is_sold_while_the_chain_is_asked(payee, payers, monkeypatch):
     assert [done.captured for done in outcome.channels] == [6_000]
 
 
+def test_a_close_that_the_escrow_refuses_is_told_as_that(payee, payers, monkeypatch):
+    """By a node that is behind it was open still, with nothing to take: no refund fails, and others close."""
+    gone, opened = payers.open(payee.address), payers.open(payee.address)
+    payee.accept(gone.voucher(1_000), opened.voucher(700))
+    payee.run("settle", gone.channel_id, "--yes").data  # noqa: B018
+    with Wallet.open(environment=payee.home.environment) as wallet:
+        planned = wallet.settlement.plan(Selection(action=Action.CLOSE))
+        payee.run("close", gone.channel_id, "--yes").data  # noqa: B018
+        monkeypatch.setattr(settle, "refresh", lambda *_, **__: [item.channel for item in planned])
+        outcome = wallet.settlement.execute(Action.CLOSE, planned)
+    assert [(one.code, one.channel.channel_id) for one in outcome.failed] == [
+        ("channel-finalized", gone.channel_id)
+    ]
+    assert [done.channel.channel_id for done in outcome.channels] == [opened.channel_id]
+
+
 def test_a_close_that_failed_is_no_close(payee, payers, chain):
     """The payee cannot pay for gas: the channel goes on being paid through."""
     opened = payers.open(payee.address)
