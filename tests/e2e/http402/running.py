@@ -105,7 +105,8 @@ class Lines:
     def __init__(self, stream):
         self._queue = queue.SimpleQueue()
         self.seen = []
-        threading.Thread(target=self._read, args=(stream,), daemon=True).start()
+        self._reading = threading.Thread(target=self._read, args=(stream,), daemon=True)
+        self._reading.start()
 
     def next(self, *events, seconds=30):
         """The next object of one of these events; others before it are passed over."""
@@ -118,8 +119,7 @@ class Lines:
 
     def end(self):
         """All of them, once the process has ended."""
-        while self._queue.get(timeout=30) is not None:
-            pass
+        self._reading.join(30)
         return self.seen
 
     def _read(self, stream):
@@ -162,7 +162,10 @@ class Serving:
     def end(self, number=signal.SIGTERM, seconds=30):
         """Send a signal; the exit code."""
         self.process.send_signal(number)
-        return self.process.wait(timeout=seconds)
+        code = self.process.wait(timeout=seconds)
+        for lines in (self.events, self.requests):
+            lines.end()
+        return code
 
     def kill(self):
         """End it, and whatever it has started."""

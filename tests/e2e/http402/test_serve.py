@@ -1029,7 +1029,7 @@ class TestWorkers:
             time.sleep(0.01)
         assert gateway.process.wait() == 1
         assert len(killed) >= 11
-        assert "giving up" in gateway.requests.seen[-1]["error"]["message"]
+        assert "giving up" in gateway.requests.end()[-1]["error"]["message"]
 
     def test_at_a_terminal(self, bob, upstream):
         """The password is asked for once, before there are several; Ctrl-C is one interrupt, not three."""
