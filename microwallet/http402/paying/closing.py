@@ -59,7 +59,7 @@ def ask(
         knows_head, challenge = _within(
             min(timeout, _OFFER_SECONDS), exchange, _offered(channel, purchase, clock)
         )
-        is_head = knows_head or not to_close
+        is_head = knows_head or not to_close  # what does not close may buy what was bought before
         signer = Signer(channel, key)
         field = signer.close(challenge, channel.spent) if to_close else signer.voucher(challenge, 0)
         sending = Sending.answering(challenge, field, is_head=is_head)
@@ -104,8 +104,7 @@ def _offered(
 
 
 def _told(channel: PayerChannel, sending: Sending, *, to_close: bool) -> Steps[SessionReceipt | None]:
-    """The receipt for a credential; None without one that is ours. What does not close may buy what was
-    bought before: it goes with a HEAD alone."""
+    """The receipt for a credential; None without one that is ours."""
     answer = yield sending
     if not 200 <= answer.status < 300:
         asked = "close the channel" if to_close else "say what it counts"
