@@ -90,6 +90,8 @@ class Wallet:
     def __exit__(self, *exception: object) -> None:
         if "ledger" in self.__dict__:
             self.ledger.close()
+        if "rpc" in self.__dict__:
+            self.rpc.close()
 
     def now(self) -> int:
         """Unix seconds by the local clock."""

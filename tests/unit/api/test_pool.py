@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from contextlib import ExitStack
 
 import pytest
+from local_server import Handler, LocalServer
 
 from microwallet.api.pool import WalletPool, open_adapters
 from microwallet.errors import LedgerError, UsageError
@@ -78,3 +80,26 @@ def test_a_child_uses_nothing_that_was_lent_before(pool):
             os._exit(own is wallet)
     assert os.waitpid(child, 0)[1] == 0
     lent.close()
+
+
+def test_a_closed_wallet_keeps_no_connection_to_a_node(tmp_path):
+    """The one that it kept for the next question ends with it."""
+    ended = threading.Event()
+
+    class Node(Handler):
+        protocol_version = "HTTP/1.1"
+
+        def respond(self):
+            asked = json.loads(self.read_body())
+            self.answer(200, {}, json.dumps({**asked, "result": "0x7a69"}).encode())
+
+        def finish(self):
+            super().finish()
+            ended.set()
+
+    with LocalServer(Node) as node, WalletPool(open_adapters(tmp_path, rpc_url=node.url)) as pool:
+        with pool.lend() as wallet:
+            assert wallet.rpc.call("eth_chainId") == "0x7a69"
+            assert not ended.wait(0.1)
+        pool.close()
+        assert ended.wait(5)
