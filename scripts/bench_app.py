@@ -1,4 +1,4 @@
-"""The application that scripts/bench puts our middleware in front of; served by uvicorn.
+"""The applications that scripts/bench puts our middleware in front of; served by uvicorn.
 
 The home is the environment's, as for the command. Beside the application runs what runs beside `serve`.
 """
@@ -6,9 +6,11 @@ The home is the environment's, as for the command. Beside the application runs w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -20,19 +22,41 @@ from microwallet.http402.charging.settings import Settings
 from microwallet.selling import Shop
 from microwallet.wallet import Wallet
 
+Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
+
 
 async def answer(_: Request) -> JSONResponse:
     """What everybody answers."""
     return JSONResponse({"answer": 42})
 
 
-def unprotected() -> Starlette:
-    """The application itself."""
-    return Starlette(routes=[Route("/", answer)])
+def starlette(lifespan: Lifespan | None = None) -> Starlette:
+    """The application that the others are put in front of too."""
+    return Starlette(routes=[Route("/", answer)], lifespan=lifespan)
 
 
-def protected() -> PaymentMiddleware:
+def fastapi(lifespan: Lifespan | None = None) -> FastAPI:
+    """The same with FastAPI, as its users write it."""
+    application = FastAPI(lifespan=lifespan)
+
+    @application.get("/")
+    async def answer() -> dict[str, int]:
+        return {"answer": 42}
+
+    return application
+
+
+def protected_starlette() -> PaymentMiddleware:
     """The application behind the middleware."""
+    return _protected(starlette)
+
+
+def protected_fastapi() -> PaymentMiddleware:
+    """FastAPI's behind the middleware."""
+    return _protected(fastapi)
+
+
+def _protected(application: Callable[[Lifespan], Starlette]) -> PaymentMiddleware:
     wallet = Wallet.open()
     wallet.accounts.secret(wallet.account.name)
     assortment = Assortment.of(wallet, Settings(routes=[{"path": "/**", "price": "0.001 USDC"}]))
@@ -45,4 +69,4 @@ def protected() -> PaymentMiddleware:
         for task in tasks:
             task.cancel()
 
-    return PaymentMiddleware(Starlette(routes=[Route("/", answer)], lifespan=beside), shop.gateway)
+    return PaymentMiddleware(application(beside), shop.gateway)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from bench_gateway import OURS, UNPROTECTED, Till
+from bench_gateway import FASTAPI, OURS, OURS_FASTAPI, UNPROTECTED, Till
 from bench_load import Connection, Load, flood, pace, request
 from bench_servers import PEERS, Application, Server, environment_of, serving
 from bench_vouchers import Payer, challenge_in, paid_requests
@@ -145,6 +145,10 @@ class Arena:
     def ours(self, till: Till) -> Contestant:
         """Our middleware."""
         return self.enter(OURS, OURS, till.application, self.serve(UNPROTECTED), till.supplies)
+
+    def ours_with_fastapi(self, till: Till) -> Contestant:
+        """Our middleware before an application of FastAPI, which is compared with that application alone."""
+        return self.enter(OURS_FASTAPI, "", till.fastapi, self.serve(FASTAPI), till.supplies)
 
     def pympp(self) -> list[Contestant]:
         """pympp, which is among the packages for tests."""

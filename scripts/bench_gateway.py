@@ -20,7 +20,9 @@ from microwallet.domain.identifiers import Address, ChannelId, hexed, keccak, wo
 from microwallet.domain.voucher import VoucherDigest, VoucherKey
 
 OURS = "microwallet"
-UNPROTECTED = Application(factory="bench_app:unprotected", folder=SCRIPTS)
+OURS_FASTAPI = f"{OURS}, with FastAPI"
+UNPROTECTED = Application(factory="bench_app:starlette", folder=SCRIPTS)
+FASTAPI = Application(factory="bench_app:fastapi", folder=SCRIPTS)
 SECRET = b"\x11" * 32
 DEPOSIT = 10**12
 OPENED = replace(NO_CHANNEL, deposit=DEPOSIT)
@@ -44,7 +46,15 @@ class Till:
     @property
     def application(self) -> Application:
         """The application behind the middleware, of which several may be served."""
-        return Application(factory="bench_app:protected", folder=SCRIPTS, environment=self.home.environment)
+        return self._protecting("bench_app:protected_starlette")
+
+    @property
+    def fastapi(self) -> Application:
+        """FastAPI's behind the middleware."""
+        return self._protecting("bench_app:protected_fastapi")
+
+    def _protecting(self, factory: str) -> Application:
+        return Application(factory=factory, folder=SCRIPTS, environment=self.home.environment)
 
     def open(self, count: int, payer: Address | None = None) -> list[ChannelDescriptor]:
         """Open so many new channels."""

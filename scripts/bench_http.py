@@ -16,7 +16,7 @@ from itertools import chain, repeat
 from pathlib import Path
 
 from bench_contest import CONNECTIONS, PYMPP, X402, Arena, Contestant, Purse
-from bench_gateway import OURS, UNPROTECTED, Till
+from bench_gateway import OURS, OURS_FASTAPI, UNPROTECTED, Till
 from bench_home import Row, anvil, in_turn, timed
 from bench_load import Connection, Load, flood, pace, pinned, request
 from bench_servers import Server
@@ -25,14 +25,14 @@ from bench_vouchers import challenge_in, paid_requests
 from microwallet.devnet.local_chain import local_chain
 
 NOTE = f"""
-Every server is one uvicorn process with uvloop and httptools on one processor, with the same Starlette
-application and Python's collector set as `serve` sets it, and {CONNECTIONS} connections that pay it through a
-channel each. Medians of rounds, with the least and the greatest. Ours verifies each voucher, and the
-disk has it before the application is asked; store, chain (Anvil) and what runs beside are those of
-`serve`. The x402 SDK's `batch-settlement` channels are past their deposit: it verifies vouchers by itself and
-asks neither facilitator nor chain, which is its fastest way, and keeps them in memory but for its file store.
-pympp has no session for EVM chains: a method made for this checks each voucher's signature by eth-account,
-with no channel and no store.
+Every server is one uvicorn process with uvloop and httptools on one processor, with Python's collector set
+as `serve` sets it, and {CONNECTIONS} connections that pay it through a channel each. The application is the
+same one of Starlette, but for the row that names FastAPI. Medians of rounds, with the least and the
+greatest. Ours verifies each voucher, and the disk has it before the application is asked; store, chain
+(Anvil) and what runs beside are those of `serve`. The x402 SDK's `batch-settlement` channels are past their
+deposit: it verifies vouchers by itself and asks neither facilitator nor chain, which is its fastest way, and
+keeps them in memory but for its file store. pympp has no session for EVM chains: a method made for this
+checks each voucher's signature by eth-account, with no channel and no store.
 """
 MANY_CHANNELS = 10_000
 HALF = 0.5
@@ -65,7 +65,7 @@ def http_rows(folder: Path, *, quick: bool, alone: bool = False) -> list[Row]:
         ours = arena.ours(till)
         others = [] if alone else [*arena.x402(), *arena.pympp()]
         return [
-            *paid(ours, others, effort),
+            *paid(ours, [arena.ours_with_fastapi(till), *others], effort),
             *unpaid(ours, others, effort),
             *added_latency(arena.again(ours, till.supplies), effort),
             two_workers(arena.again(ours, till.supplies), arena, till, effort),
@@ -89,7 +89,7 @@ def paid(ours: Contestant, others: Sequence[Contestant], effort: Effort) -> list
         (
             f"paid requests, {name}",
             f"{told(shares[name], '.3f')} of the same application unprotected, {a_second(rates[name])}",
-            "0.35" if name == OURS else "",
+            "0.35" if name in (OURS, OURS_FASTAPI) else "",
         )
         for name in rates
     ] + [
