@@ -262,8 +262,8 @@ class _Counts:
 
     @property
     def certain(self) -> int:
-        """What was charged at least."""
-        return self.total - self.in_flight - self.unconfirmed
+        """What was charged at least. No more than was signed can be, whatever purchases have cost."""
+        return min(self.total - self.in_flight - self.unconfirmed, self.authorized)
 
 
 _COUNTED = ("authorized", "spent", "overdrawn", "unconfirmed", "charged_until", "uncharged")
