@@ -132,6 +132,16 @@ class Selling(RuleBasedStateMachine):
         if is_stream:
             self.stream = (amount, sold.account.stream)
 
+    @rule(
+        steps=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+        less=st.integers(0, 20),
+        is_stream=st.booleans(),
+    )
+    def sell_in_order(self, steps, less, is_stream):
+        """As most is sold: by vouchers that are higher each time, for what they add or less."""
+        for step in steps:
+            self.sell(self.accepted + step, max(0, step - less), None, is_stream)
+
     @rule(amount=AMOUNT)
     def hand_over(self, amount):
         if amount > DEPOSIT or self.is_closing:
