@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -595,3 +596,66 @@ class Confirming(PayersBooks):
 
 TestConfirming = Confirming.TestCase
 TestConfirming.settings = settings(max_examples=settings.default.max_examples // 2, stateful_step_count=30)
+
+
+class Lying(PayersBooks):
+    """Whatever a payee makes requests seem to have cost, at the same time as others: the books hold."""
+
+    @initialize(deposit=st.sampled_from([50, 200]))
+    def open(self, deposit):
+        """A channel with a deposit that is soon used up."""
+        self.open_ledger(deposit=deposit)
+        self.in_flight = []
+        self.count = 0
+
+    @rule(cost=st.integers(1, 30), more=st.just(0) | st.integers(0, 30))
+    def reserve(self, cost, more):
+        self.count += 1
+        terms = VoucherTerms(cost=cost, most=cost + more, takes_headroom=more > 20)
+        with suppress(AboveLimit, AmountExceedsDeposit):
+            reserved = self.ledger.purchases.reserve(
+                ONE.channel_id, request(f"k{self.count}"), terms, now=self.count
+            )
+            self.in_flight.append(reserved)
+
+    @precondition(lambda self: self.in_flight)
+    @rule(
+        data=st.data(),
+        cost=st.integers(0, 60),
+        untold=st.just(0) | st.integers(-20, 60),
+        uncharged=st.just(0) | st.integers(0, 60),
+        later=st.just(0) | st.integers(0, 5),
+    )
+    def settle(self, data, cost, untold, uncharged, later):
+        reserved = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
+        confirmation = Confirmation(
+            untold=untold,
+            uncharged=uncharged,
+            known_unconfirmed=reserved.unconfirmed,
+            charged_until=later and self.count + later,
+        )
+        self.ledger.purchases.settle([reserved.purchase], cost, confirmation)
+
+    @precondition(lambda self: self.in_flight)
+    @rule(data=st.data())
+    def give_back(self, data):
+        reserved = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
+        self.ledger.purchases.give_back([reserved.purchase])
+
+    @rule(amount=st.integers(1, 60))
+    def top_up(self, amount):
+        record_deposit(self.ledger, self.channel.state.deposit + amount)
+
+    @invariant()
+    def the_books_hold(self):
+        if hasattr(self, "ledger"):
+            with self.ledger.database.read() as connection:
+                costs = connection.execute("SELECT cost FROM purchases WHERE status <> 'returned'").fetchall()
+                books = connection.execute("SELECT spent, uncharged, overdrawn FROM channels").fetchone()
+            assert sum(map(int, books)) == sum(int(cost) for (cost,) in costs)
+            assert 0 <= self.ledger.purchases.uncertain(ONE.channel_id) <= self.channel.spent
+            assert self.channel.spent <= self.channel.authorized <= self.channel.state.deposit
+
+
+TestLying = Lying.TestCase
+TestLying.settings = settings(max_examples=settings.default.max_examples // 4, stateful_step_count=30)
