@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import pytest
 
@@ -14,7 +15,7 @@ from microwallet.http402.charging.desk import QUEUE_LIMIT, Desk
 
 
 def test_work_is_done_elsewhere_with_tools_opened_there():
-    """In one thread, which opens its tools once, and closes them as it ends."""
+    """In one thread, which opens its tools once, closes them as it ends, and keeps no process from ending."""
     opened, closed = [], []
 
     @contextmanager
@@ -35,6 +36,7 @@ def test_work_is_done_elsewhere_with_tools_opened_there():
     assert {thread for _, thread in found} == set(opened)
     assert len(opened) == 1
     assert opened[0] is not threading.main_thread()
+    assert opened[0].daemon
     assert closed == opened
 
 
@@ -43,6 +45,7 @@ def test_several_threads_work_at_once():
 
     async def run(threads):
         desk = Desk("desk", nullcontext, threads=threads)
+        assert len({await desk.run(lambda _: threading.get_ident()) for _ in range(9)}) == 1
         gate = threading.Barrier(threads)
         await asyncio.gather(*(desk.run(lambda _: gate.wait(5)) for _ in range(threads)))
         return desk.close(within=1)
@@ -73,17 +76,19 @@ def test_what_it_raises_is_the_callers():
 
 
 def test_the_queue_has_an_end():
-    """One more than it may hold is refused at once; the others are served."""
+    """One more than it may hold is refused at once; the others are served, and then as many again."""
 
     async def run():
         desk = Desk("desk", nullcontext)
-        gate = threading.Event()
-        waiting = [asyncio.ensure_future(desk.run(lambda _: gate.wait(5))) for _ in range(QUEUE_LIMIT)]
-        await asyncio.sleep(0)
-        with pytest.raises(NetworkError, match="wait for the desk already"):
-            await desk.run(lambda _: None)
-        gate.set()
-        assert all(await asyncio.gather(*waiting))
+        for _ in range(2):
+            gate = threading.Event()
+            work = partial(desk.run, lambda _, gate=gate: gate.wait(5))
+            waiting = [asyncio.ensure_future(work()) for _ in range(QUEUE_LIMIT)]
+            await asyncio.sleep(0)
+            with pytest.raises(NetworkError, match="wait for the desk already"):
+                await desk.run(lambda _: None)
+            gate.set()
+            assert all(await asyncio.gather(*waiting))
         desk.close(within=1)
 
     asyncio.run(run())
@@ -129,13 +134,13 @@ def test_closing_waits_for_what_is_in_hand_alone():
         waiting = asyncio.ensure_future(desk.run(lambda _: pytest.fail("it was begun")))
         await asyncio.to_thread(began.wait)
         assert not desk.close(within=0.01)
-        gate.set()
+        threading.Timer(0.05, gate.set).start()
+        assert desk.close(within=5)
         assert await begun
         with pytest.raises(NetworkError, match="not asked any more"):
             await waiting
         with pytest.raises(NetworkError, match="not asked any more"):
             await desk.run(lambda _: None)
-        assert desk.close(within=5)
 
     begun = time.monotonic()
     asyncio.run(run())
