@@ -47,6 +47,7 @@ def test_a_client_cannot_speak_for_the_proxy():
     """What it sent itself comes before what the proxy added: the last word counts."""
     scope = ask(PROXY, proto(b"https"), client(b"127.0.0.1, 198.51.100.1, 10.1.0.1"))
     assert scope["client"][0] == "198.51.100.1"
+    assert ask(PROXY, proto(b"http, https"))["scheme"] == "https"
     assert ask(PROXY, proto(b"https, http")) == 403
     assert ask(PROXY, proto(b"https"), proto(b"http")) == 403
 

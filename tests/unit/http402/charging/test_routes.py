@@ -58,6 +58,7 @@ class TestCanonicalPath:
         [
             "",
             "a",
+            "a/b",
             "*",
             "http://host/a",
             "//a",
@@ -165,6 +166,7 @@ class TestRoutes:
             ("/about/", False),
             ("/ABOUT/us", False),
             ("/report", True),
+            ("/report/", True),
             ("/Report/", False),
             ("/django/1/", False),
             ("/django/1", False),
@@ -187,6 +189,21 @@ class TestRoutes:
         assert found is not None
         assert table.may_cost("GET", path, found) is may_cost
 
+    @pytest.mark.parametrize(
+        ("free", "path", "others"),
+        [
+            ("/*", "/", [{"path": "/**", "price": "1"}]),
+            ("/docs/*/", "/docs/1/", []),
+            ("/docs/*/", "/docs/1;v=2/", []),
+        ],
+    )
+    def test_what_is_free_stays_so(self, free, path, others):
+        """Where it cannot be taken for what costs: a slash alone is a path, and not all paths are sold."""
+        table = routes({"path": free, "free": True}, *others)
+        found = table.find("GET", path)
+        assert found is not None
+        assert not table.may_cost("GET", path, found)
+
     @pytest.mark.parametrize("path", ["/docs/", "/Docs"])
     def test_what_a_route_names_whole_is_meant_so(self, path):
         """Though all that no route names has a price."""
@@ -196,7 +213,7 @@ class TestRoutes:
         assert not table.may_cost("GET", path, found)
 
     def test_all_of_a_price(self):
-        """Units by a header: the most is reserved."""
+        """Units by a header: the most is reserved, and a channel may have just that."""
         (route,) = routes(
             {
                 "path": "/v1/**",
@@ -205,14 +222,14 @@ class TestRoutes:
                 "units-header": "X-Tokens",
                 "max-units": 5000,
                 "min-voucher-delta": "0.01 USDC",
-                "suggested-deposit": "5 USDC",
+                "suggested-deposit": "0.5 USDC",
                 "description": "one token",
             }
         ).routes
         assert route.price is not None
         assert (route.price.unit, route.price.header) == (Unit.HEADER, "x-tokens")
         assert route.price.reserved == 500_000
-        assert (route.price.min_voucher_delta, route.price.suggested_deposit) == (10_000, 5_000_000)
+        assert (route.price.min_voucher_delta, route.price.suggested_deposit) == (10_000, 500_000)
 
     @pytest.mark.parametrize(
         ("table", "message"),
@@ -224,13 +241,14 @@ class TestRoutes:
             ({"path": "/a", "price": 1}, "price is 1; a text is expected"),
             ({"path": "/a", "price": "0"}, "route 1"),
             ({"path": "/a", "price": "0.0000001"}, "USDC has 6"),
-            ({"path": "a", "price": "1"}, "no path that can be forwarded"),
+            ({"path": "a", "price": "1"}, "does not begin with /"),
             ({"path": "/a/../b", "price": "1"}, "dotted"),
             ({"path": "/%61", "price": "1"}, "write /a"),
             ({"path": "/a;b", "price": "1"}, "has parameters"),
             ({"path": "/a*", "price": "1"}, "whole segment"),
             ({"path": "/**/a", "price": "1"}, "at the end"),
             ({"path": "/a", "price": "1", "method": "get"}, "no method"),
+            ({"path": "/a", "price": "1", "method": "GET, POST"}, "no method"),
             ({"path": "/a", "price": "1", "per": "token"}, "per is 'token'"),
             ({"path": "/a", "price": "1", "per": "header"}, "go together"),
             ({"path": "/a", "price": "1", "units-header": "x", "max-units": 5}, "go together"),
