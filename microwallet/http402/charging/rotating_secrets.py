@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -49,10 +50,11 @@ def challenge_key(path: Path) -> bytes:
     with suppress(FileExistsError):
         if not path.exists():
             create_private_file(path, secrets.token_hex(SECRET_LENGTH) + "\n")
+    anew = f"rm {shlex.quote(str(path))}"
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii"))
     except (OSError, ValueError) as error:
-        raise KeyUnavailable(f"{path} cannot be read as a key: {error}", hint=f"rm {path}") from error
+        raise KeyUnavailable(f"{path} cannot be read as a key: {error}", hint=anew) from error
     if len(key) != SECRET_LENGTH:
-        raise KeyUnavailable(f"{path} holds no key of {SECRET_LENGTH} bytes", hint=f"rm {path}")
+        raise KeyUnavailable(f"{path} holds no key of {SECRET_LENGTH} bytes", hint=anew)
     return key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -160,7 +161,9 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}", hint=f"ls -l {file}") from error
+        raise UsageError(
+            f"{file} cannot be read: {error.strerror}", hint=f"ls -l {shlex.quote(str(file))}"
+        ) from error
     except (ValueError, RecursionError) as error:
         hint = f'{GUIDE}  (text is in quotes, as in price = "0.001 USDC")'
         raise UsageError(f"{file} is no TOML: {error}", hint=hint) from error

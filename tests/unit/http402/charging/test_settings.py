@@ -119,6 +119,13 @@ def test_what_is_wrong_in_a_file_is_named(file, text, said):
     assert said in raised.value.message
 
 
+@pytest.mark.parametrize("flags", [{"port": 0, "workers": 1}, {"port": 65535, "workers": 64}])
+def test_what_is_between_counts_both_ends(flags):
+    """As is said of a port and of workers that are refused."""
+    settings = Settings.read(None, flags)
+    assert {"port": settings.port, "workers": settings.workers} == flags
+
+
 @pytest.mark.parametrize(
     ("text", "flags", "hint"),
     [
@@ -151,9 +158,11 @@ def test_what_is_sold_is_said_once(file):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    """UsageError with its name."""
-    with pytest.raises(UsageError, match=r"gateway\.toml cannot be read"):
-        Settings.read(tmp_path / "gateway.toml", {})
+    """UsageError with its name, and a line to type."""
+    path = tmp_path / "not there.toml"
+    with pytest.raises(UsageError, match=r"not there\.toml cannot be read") as raised:
+        Settings.read(path, {})
+    assert raised.value.hint == f"ls -l '{path}'"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", "127.0.0.1.example.org", ""])
