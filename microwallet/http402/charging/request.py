@@ -136,9 +136,9 @@ class Request:
 
     async def body(self, limit: int) -> bytes | None:
         """The whole body, or None if it has more than `limit` bytes, or does not come in time."""
-        if self.whole_body is not None:
+        if self._read_ahead is not None:
             return self.whole_body
-        read = self._read_ahead = self._read_ahead or deque()
+        read = self._read_ahead = deque()
         size = 0
         try:
             async with asyncio.timeout(BODY_SECONDS):

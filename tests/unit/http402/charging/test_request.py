@@ -16,7 +16,7 @@ def request(chunks, *fields):
 
     async def receive():
         chunk = next(rest)
-        return {"type": "http.request", "body": chunk, "more_body": chunk is not chunks[-1]}
+        return {"type": "http.request", "body": chunk} | ({} if chunk is chunks[-1] else {"more_body": True})
 
     length = str(sum(map(len, chunks))).encode()
     return Request(
@@ -36,11 +36,56 @@ def request(chunks, *fields):
     "chunks", [[b"x" * 12], [b"x" * 6, b"y" * 6], [b"x" * 11, b"y"], [b"x" * 10, b"y", b"z"]]
 )
 def test_a_body_that_is_too_large(chunks):
-    """It is none that was read, however it comes: the same request stays the same."""
+    """It is none that was read, however it comes and however often it is asked for: the same request stays
+    the same."""
     whole, pieces = request([b"z" * 12]), request(chunks)
-    assert asyncio.run(pieces.body(10)) is None
+    for _ in range(2):
+        assert asyncio.run(pieces.body(10)) is None
     assert pieces.whole_body is None
     assert fingerprint_of(pieces, "/") == fingerprint_of(whole, "/")
+
+
+@pytest.mark.parametrize("chunks", [[b""], [b"x" * 10], [b"x" * 6, b"y" * 4], [b"x" * 10, b""]])
+def test_a_body_that_is_read_ahead(chunks):
+    """As large as it may be, too; the application gets it all the same, as it came."""
+    ahead = request(chunks)
+
+    async def run():
+        read = [await ahead.body(10) for _ in range(2)]
+        return read, [(await ahead.receive())["body"] for _ in chunks]
+
+    assert asyncio.run(run()) == ([b"".join(chunks)] * 2, chunks)
+
+
+@pytest.mark.parametrize(
+    ("version", "method", "fields", "has_body"),
+    [
+        ("1.1", "POST", [], False),
+        ("1.1", "POST", [(b"content-length", b"0")], False),
+        ("1.1", "GET", [(b"content-length", b"1")], True),
+        ("1.1", "GET", [(b"transfer-encoding", b"chunked")], True),
+        ("2", "POST", [], True),
+        ("2", "get", [], False),
+        ("2", "GET", [(b"content-length", b"1"), (b"content-length", b"0")], True),
+        ("3", "HEAD", [], False),
+        ("3", "PUT", [], True),
+    ],
+)
+def test_whether_a_body_may_come(version, method, fields, has_body):
+    """It is told of by a field; from HTTP/2 on it need not be, but what is only got has none."""
+    scope = {"http_version": version, "method": method, "path": "/", "headers": fields}
+    assert Request(scope, None).has_body is has_body
+
+
+@pytest.mark.parametrize(
+    ("query", "url"),
+    [(b"", "https://api.example/a%20b"), (b"q=%C3%A4&n=1", "https://api.example/a%20b?q=%C3%A4&n=1")],
+)
+def test_a_url_is_told_whole(query, url):
+    """A person pays for just what was asked for, its query with it."""
+    fields = [(b"accept", b"text/html"), (b"host", b"api.example")]
+    scope = {"method": "GET", "scheme": "https", "raw_path": b"/a%20b", "path": "/a b", "headers": fields}
+    assert Request({**scope, "query_string": query}, None).url == url
 
 
 @pytest.mark.parametrize(
