@@ -16,7 +16,7 @@ from counter import DEPOSIT, PAYER, Counter, Payer, amounts, credential, only_ch
 
 from microwallet.domain.voucher_document import VoucherReader
 from microwallet.errors import LedgerBusy, LedgerUnwritable
-from microwallet.http402.charging import opening
+from microwallet.http402.charging import delivery, opening
 from microwallet.http402.charging.channel_book import STATE_SECONDS
 from microwallet.http402.charging.desk import QUEUE_LIMIT
 from microwallet.http402.charging.opening import MOST_WAITING
@@ -177,10 +177,19 @@ def test_what_failed_is_given_back_though_it_is_cancelled(counter, fails, turns)
     assert not counter.gateway.in_hand.has(PAYER.channel_id)
 
 
-@pytest.mark.parametrize("fails", ["answers 500", "falls over", "is cancelled"])
-def test_what_fails_while_the_ledger_is_locked_is_given_back_later(counter, monkeypatch, fails):
-    """By a backup, say: the voucher can buy again once it has ended, and until then no close begins."""
+@pytest.mark.parametrize(
+    ("fails", "patience"),
+    [("answers 500", 5), ("falls over", 5), ("is cancelled", 5), ("falls over", 0.1), ("tells units", 0.1)],
+)
+def test_what_fails_while_the_ledger_is_locked_is_given_back_later(sold_by, monkeypatch, fails, patience):
+    """By a backup, say: the voucher can buy again once it has ended, and until then no close begins, though
+    the client is not kept waiting as long."""
+    counter = sold_by(
+        {"path": "/**", "price": "1000", "per": "header", "units-header": "x-units", "max-units": 1}
+    )
+    counter.app.headers = [(b"x-units", b"1")]
     monkeypatch.setattr(counter.ledger.database, "_busy_seconds", 0.05)
+    monkeypatch.setattr(delivery, "_UNDO_SECONDS", patience)
     locks, is_locked = sqlite3.connect(counter.ledger.database.path, isolation_level=None), asyncio.Event()
 
     async def app(_scope, _receive, send):
@@ -191,7 +200,8 @@ def test_what_fails_while_the_ledger_is_locked_is_given_back_later(counter, monk
             raise RuntimeError("the application fell over")
         if fails == "is cancelled":
             raise asyncio.CancelledError
-        await send({"type": "http.response.start", "status": 500, "headers": []})
+        status = 200 if fails == "tells units" else 500
+        await send({"type": "http.response.start", "status": status, "headers": counter.app.headers})
         await send({"type": "http.response.body"})
 
     async def scene():
@@ -200,6 +210,7 @@ def test_what_fails_while_the_ledger_is_locked_is_given_back_later(counter, monk
         await is_locked.wait()
         await asyncio.sleep(0.5)
         assert counter.gateway.in_hand.has(PAYER.channel_id)
+        assert asking.done() == (patience < 0.5)
         await asyncio.wait([asking])
         await asyncio.wait_for(counter.gateway.in_hand.until_none(PAYER.channel_id, within=60), 30)
         counter.application._app = served
@@ -208,7 +219,7 @@ def test_what_fails_while_the_ledger_is_locked_is_given_back_later(counter, monk
     served, counter.application._app = counter.app, app
     with closing(locks):
         asking, again = asyncio.run(scene())
-    assert asking.cancelled() or asking.result().status_code == 500
+    assert asking.cancelled() or asking.result().status_code == (503 if fails == "tells units" else 500)
     assert again.status_code == 200
     assert amounts(counter) == (1000, 1000)
 
@@ -273,11 +284,11 @@ def test_a_disk_that_fails_leaves_nothing_in_hand(sold_by, monkeypatch, caplog, 
 @pytest.mark.parametrize("catches", [False, True])
 def test_units_that_cannot_be_counted_are_given_back(sold_by, monkeypatch, catches):
     """The same key buys it once, as soon as the ledger takes something again; an application that answers
-    every error itself is not heard in between."""
+    every error itself is not heard in between, nor after what was answered in its place."""
     counter = sold_by(
         {"path": "/**", "price": "1000", "per": "header", "units-header": "x-units", "max-units": 5}
     )
-    sessions, served = counter.ledger.sessions, counter.app
+    sessions, served, paid, told = counter.ledger.sessions, counter.app, counter.application, []
     transaction = sessions.transaction
     served.headers = [(b"x-units", b"2")]
 
@@ -296,12 +307,16 @@ def test_units_that_cannot_be_counted_are_given_back(sold_by, monkeypatch, catch
             await send({"type": "http.response.body", "body": b"Internal Server Error"})
             raise
 
-    key = {"idempotency-key": "k"}
-    counter.application._app = app
-    answer = counter.pay(PAYER, PAYER.pay(5000), headers=key)
+    async def told_by(scope, receive, send):
+        await paid(scope, receive, lambda message: told.append(message["type"]) or send(message))
+
+    key, challenge = {"idempotency-key": "k"}, counter.challenge()
+    paid._app, counter.application = app, told_by
+    answer = counter.pay(PAYER, PAYER.pay(5000), headers=key, challenge=challenge)
     assert (answer.status_code, problem(answer)) == (503, "urn:microwallet:problem:outcome-unknown")
+    assert told == ["http.response.start", "http.response.body"]
     assert (amounts(counter), counter.in_hand.has(PAYER.channel_id)) == ((5000, 0), False)
-    counter.application._app = served
+    paid._app = served
     again = counter.pay(PAYER, PAYER.pay(5000), headers=key)
     assert (again.status_code, receipt(again).units, amounts(counter)) == (200, 2, (5000, 2000))
 
