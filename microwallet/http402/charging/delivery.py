@@ -29,8 +29,9 @@ from microwallet.http402.wire.events import EVENT_STREAM
 Fields = list[tuple[bytes, bytes]]
 
 _EVENT_STREAM = EVENT_STREAM.encode()
-_LOOKED_AT = frozenset({b"payment-receipt", b"cache-control", b"content-encoding"})
-"""Fields of an answer that are more than forwarded; the content type is looked at anyway."""
+_LOOKED_AT = frozenset({b"payment-receipt", b"cache-control"})
+"""Fields of an answer that are more than forwarded; the content type is looked at anyway, and for streams
+their encoding."""
 _NOT_OF_A_STREAM = frozenset({b"content-length", b"x-accel-buffering"})
 _AT_ONCE = ((b"x-accel-buffering", b"no"), (b"cache-control", b"no-transform"))
 """Tells proxies not to buffer, as nginx does, nor to compress, as Apache, Caddy and HAProxy can: they would
@@ -179,7 +180,7 @@ class Delivery:
             bill.warning = "what was paid for here asks to be paid itself"
         answered = [(field[0].lower(), field[1]) for field in answered]
         told = [value for name, value in answered if name == offer.units_field]
-        fields = list(_shown(answered, status, units_field=offer.units_field))
+        fields = list(_shown(answered, units_field=offer.units_field))
         is_stream = status < 400 and any(
             name == b"content-type" and _is_event_stream(value) for name, value in fields
         )
@@ -245,12 +246,12 @@ class Delivery:
             await self._gateway.till.keep_answer(self._grant.sold.sale, pack(whole))
 
 
-def _shown(answered: Fields, status: int, *, units_field: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+def _shown(answered: Fields, *, units_field: bytes | None) -> Iterator[tuple[bytes, bytes]]:
     """The fields for the client: without units, others' receipts, and what is for shared caches."""
     for name, value in answered:
         if name in (units_field, b"payment-receipt") or is_for_shared_caches(name):
             continue
-        if name == b"cache-control" and not _is_unserved(status) and not (value := kept_private(value)):
+        if name == b"cache-control" and not (value := kept_private(value)):
             continue
         yield name, value
 
