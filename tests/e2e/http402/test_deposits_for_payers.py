@@ -19,9 +19,10 @@ from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import LedgerUnwritable, OutcomeUnknown
 from microwallet.escrow import calls
 from microwallet.escrow.authorizations import sign
-from microwallet.escrow.reader import selector
+from microwallet.escrow.reader import EscrowReader, selector
 from microwallet.escrow.transactions import TransactionSender
-from microwallet.http402.charging.deposit_relay import KEPT_GAS
+from microwallet.http402.charging.chain import PayeeChain
+from microwallet.http402.charging.deposit_relay import KEPT_GAS, VALID_SECONDS
 from microwallet.http402.wire.session_payload import CloseAction
 from microwallet.ledger.gas_spending import GasSpending
 from microwallet.ledger.journal import Journal
@@ -246,6 +247,8 @@ def test_a_top_up_for_somebody_elses_channel(shop, payer, chain):
     good = payer.top_up()
     foreign = dataclasses.replace(good, deposit=other.transfer(other.top_up_authorization(500_000)))
     assert shop.refused(foreign) == (402, "verification-failed")
+    in_its_name = other.signed_again(good.deposit, payer=other.address)
+    assert shop.refused(dataclasses.replace(good, deposit=in_its_name)) == (402, "verification-failed")
     assert shop.refused(dataclasses.replace(good, salt="0x" + "56" * 32)) == (402, "verification-failed")
     assert shop.refused(payer.top_up(LEAST - 1)) == (402, "payment-insufficient")
     assert shop.refused(payer.merged_top_up(amount=1_500_001)) == (402, "session/amount-exceeds-deposit")
@@ -336,14 +339,27 @@ def test_an_authorization_that_its_payer_cancelled(shop, payer, chain):
 
 
 def test_somebody_else_submits_it_first(shop, payer):
-    """Then the deposit is there, and that is what counts."""
-    opening = payer.open_authorization(1_000_000)
+    """Then the deposit is there, and that is what counts, though it is too late to bring it now."""
+    opening = payer.open_authorization(1_000_000, valid_before=int(time.time()) + VALID_SECONDS - 5)
     shop.send_as(STRANGER, calls.open_with_authorization(payer.descriptor, 1_000_000, opening))
-    assert shop.pay(payer.open()).status_code == 200
+    assert shop.pay(payer.opening(PRICE, payer.transfer(opening))).status_code == 200
     topping = payer.top_up_authorization(500_000)
     shop.send_as(STRANGER, calls.top_up_with_authorization(payer.descriptor, 500_000, topping))
     assert shop.pay(payer.top_up()).status_code == 200
     assert (shop.sent(), shop.state(payer).deposit) == (0, 1_500_000)
+
+
+def test_a_node_that_is_behind(shop, payer, monkeypatch):
+    """What the receipt says of the deposit counts: the node is waited for, and then the voucher is covered."""
+    assert shop.pay(payer.open()).status_code == 200
+    before, states, behind = shop.state(payer), PayeeChain.states, iter([True] * 3)
+
+    def late_states(own, channel_ids):
+        return {payer.channel_id: before} if next(behind, False) else states(own, channel_ids)
+
+    monkeypatch.setattr(EscrowReader, "channel_state", lambda *_: before)
+    monkeypatch.setattr(PayeeChain, "states", late_states)
+    assert shop.pay(payer.merged_top_up(amount=1_400_000)).status_code == 200
 
 
 def test_somebody_else_overtakes_it(shop, payer):
