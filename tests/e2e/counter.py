@@ -168,7 +168,15 @@ class Application:
 class Counter:
     """A client's way to the gateway."""
 
-    def __init__(self, folder, routes=({"path": "/**", "price": "1000"},), *, realm="shop", in_hand_of=None):
+    def __init__(
+        self,
+        folder,
+        routes=({"path": "/**", "price": "1000"},),
+        *,
+        realm="shop",
+        header=None,
+        in_hand_of=None,
+    ):
         """`in_hand_of`: the home of another gateway, which sees what is being served here."""
         self.ledger = Ledger.open(folder / "ledger.sqlite3")
         self.chain = CountingChain()
@@ -187,6 +195,7 @@ class Counter:
                     chain_id=CHAIN_ID,
                     escrow_contract=ESCROW,
                     secrets=RotatingSecrets(b"k" * 32, lambda: self.now),
+                    header=header,
                 ),
                 parse_routes(routes, lambda text: Amount(int(text), USDC)),
                 self.ledger.sessions,
