@@ -23,7 +23,7 @@ from microwallet.http402.charging.gateway import IN_HAND_SECONDS
 from microwallet.http402.charging.middleware import PaymentMiddleware
 from microwallet.http402.charging.request_log import RequestLog, request_line
 from microwallet.http402.wire.body_digest import body_digest
-from microwallet.http402.wire.challenge import Challenge, offered_challenges
+from microwallet.http402.wire.challenge import PAYMENT_AUTHORIZATION, Challenge, offered_challenges
 from microwallet.http402.wire.encoding import base64url
 from microwallet.http402.wire.session_payload import payload_object
 from microwallet.ledger import database
@@ -136,6 +136,7 @@ def test_what_fails_is_given_back(counter, status):
     assert counter.pay(PAYER, PAYER.pay(1000)).status_code == 200
 
 
+@pytest.mark.parametrize("name", [b"Cache-Control", b"cache-control"])
 @pytest.mark.parametrize(
     ("said", "heard"),
     [
@@ -149,9 +150,9 @@ def test_what_fails_is_given_back(counter, status):
         ([b"max-age=600 public; no", b""], "no-store, private"),
     ],
 )
-def test_what_is_paid_for_is_cached_no_more_than_the_application_allows(counter, said, heard):
+def test_what_is_paid_for_is_cached_no_more_than_the_application_allows(counter, said, heard, name):
     """Shared caches keep nothing that was paid for; for others what the application said counts still."""
-    counter.app.headers = [(b"Cache-Control", value) for value in said]
+    counter.app.headers = [(name, value) for value in said]
     for _ in range(2):
         answer = counter.pay(PAYER, PAYER.pay(1000), headers={"idempotency-key": "k"})
         assert answer.headers["cache-control"] == heard
@@ -175,8 +176,18 @@ def test_an_error_that_was_paid_for_is_for_its_payer_alone(counter, said):
 @pytest.mark.parametrize("status", [200, 404, 503])
 def test_what_is_told_to_shared_caches_alone_does_not_reach_them(counter, name, status):
     """To those that know it, it counts more than Cache-Control."""
-    counter.app.status, counter.app.headers = status, [(name.encode(), b"600")]
-    assert name not in counter.pay(PAYER, PAYER.pay(1000)).headers
+    for number, spelled in enumerate((name, name.lower()), start=1):
+        counter.app.status, counter.app.headers = status, [(spelled.encode(), b"600")]
+        assert name not in counter.pay(PAYER, PAYER.pay(1000 * number)).headers
+
+
+@pytest.mark.parametrize(("status", "receipts"), [(200, 1), (404, 0), (503, 0)])
+def test_an_application_gives_no_receipts(counter, status, receipts):
+    """It does not know what was paid: of two receipts a payer would believe either."""
+    for number, name in enumerate((b"Payment-Receipt", b"payment-receipt"), start=1):
+        counter.app.status, counter.app.headers = status, [(name, b"forged")]
+        told = counter.pay(PAYER, PAYER.pay(1000 * number)).headers.get_list("payment-receipt")
+        assert (len(told), "forged" in told) == (receipts, False)
 
 
 def test_what_asks_to_be_paid_itself_is_given_back(counter):
@@ -272,6 +283,9 @@ def test_a_head_is_for_the_offer_that_its_challenge_asked_for(sold_by, beside):
     assert refused.status_code == 402
     fresh = only_challenge(refused)
     assert (fresh.request, fresh.digest) == (bound.request, None)
+    unknown = changed(fresh, opaque=base64url(b"{}"))
+    for forged in (unknown, dataclasses.replace(unknown, opaque=None)):
+        assert counter.pay(PAYER, PAYER.pay(5000), "HEAD", "/a", challenge=forged).status_code == 402
     assert counter.pay(PAYER, PAYER.pay(5000), "HEAD", "/a", challenge=fresh).status_code == 200
     assert amounts(counter) == (5000, 0)
     assert counter.app.requests == []
@@ -350,7 +364,12 @@ def test_a_key_does_not_help_without_the_signature(counter):
 
 def test_a_large_answer_is_made_again_only_where_that_is_safe(counter):
     """A GET is served again for nothing; a POST answers that its outcome is unknown."""
-    counter.app.body = b"x" * 70_000
+
+    async def chunks():
+        yield b"x"
+        yield b"x" * 70_000
+
+    counter.app.chunks = chunks
     key = {"idempotency-key": "k"}
     for _ in range(2):
         assert counter.pay(PAYER, PAYER.pay(1000), headers=key).status_code == 200
@@ -495,7 +514,8 @@ def test_a_description_may_be_read_as_latin_1(sold_by):
 
 def test_a_challenge_is_good_for_what_it_was_issued_for(sold_by):
     """Every field counts, the route too; what was never issued here is not known."""
-    counter = sold_by({"path": "/a", "price": "1000", "description": "tea"}, {"path": "/b", "price": "1000"})
+    tea = {"price": "1000", "description": "tea"}
+    counter = sold_by({"path": "/a", **tea}, {"path": "/b", **tea})
     challenge = counter.challenge(path="/a")
     for change in (
         {"realm": "other"},
@@ -519,6 +539,17 @@ def test_a_challenge_is_good_for_what_it_was_issued_for(sold_by):
     assert counter.pay(PAYER, PAYER.pay(1000), path="/a", challenge=challenge).status_code == 200
     answer = counter.pay(PAYER, PAYER.pay(2000), path="/a", challenge=changed(challenge, realm="other"))
     assert problem(answer) == "session/challenge-not-found"  # though the id is known by now
+
+
+@pytest.mark.parametrize(
+    ("price", "terms"),
+    [("10", {}), ("1000", {"realm": "other"}), ("1000", {"header": PAYMENT_AUTHORIZATION})],
+)
+def test_a_challenge_is_for_what_is_sold_now(sold_by, price, terms):
+    """One of before a gateway was set up otherwise is known, but whoever agreed to that pays nothing else."""
+    before, now = sold_by({"path": "/**", "price": price}, **terms), sold_by({"path": "/**", "price": "1000"})
+    answer = now.pay(PAYER, PAYER.pay(1000), challenge=before.challenge())
+    assert (problem(answer), amounts(now), now.app.requests) == ("invalid-challenge", (0, 0), [])
 
 
 def test_an_expired_challenge(counter):
@@ -929,19 +960,20 @@ def test_nothing_is_sold_while_a_close_is_waited_for(counter):
     assert counter.pay(PAYER, PAYER.pay(2000)).status_code == 200  # the close has not come about
 
 
-def test_a_failure_that_is_told_at_length_is_no_more_in_hand(counter):
-    """It costs nothing as soon as it begins: a close need not wait for its end."""
+@pytest.mark.parametrize(("status", "spent"), [(500, 0), (404, 1000), (200, 1000)])
+def test_what_is_told_at_length_is_no_more_in_hand(counter, status, spent):
+    """What it costs is certain as soon as it begins: a close need not wait for its end."""
 
     async def close_meanwhile():
         begun, gate = asyncio.Event(), asyncio.Event()
 
-        async def failing_at_length(_scope, _receive, send):
-            await send({"type": "http.response.start", "status": 500, "headers": []})
+        async def answering_at_length(_scope, _receive, send):
+            await send({"type": "http.response.start", "status": status, "headers": []})
             begun.set()
             await gate.wait()
             await send({"type": "http.response.body", "body": b""})
 
-        counter.application = PaymentMiddleware(failing_at_length, counter.gateway)
+        counter.application = PaymentMiddleware(answering_at_length, counter.gateway)
         request = asyncio.create_task(counter.paid(PAYER, PAYER.pay(1000)))
         await begun.wait()
         async with asyncio.timeout(5):
@@ -950,7 +982,7 @@ def test_a_failure_that_is_told_at_length_is_no_more_in_hand(counter):
         await request
         return answer
 
-    assert receipt(asyncio.run(close_meanwhile())).spent == 0
+    assert receipt(asyncio.run(close_meanwhile())).spent == spent
 
 
 # What the application hears
@@ -1200,7 +1232,7 @@ def test_a_request_made_again_is_charged_what_it_used(sold_by):
 
 
 def test_an_application_that_asks_for_money_itself(counter):
-    """It is answered and charged as any other below 500, and the seller's log says what is wrong."""
+    """It is answered as it is, and the seller's log says what is wrong."""
     logged = []
     counter.application = RequestLog(counter.application, lambda *line: logged.append(line))
     counter.app.status = 402
@@ -1230,6 +1262,7 @@ def test_the_same_key_says_again_how_many_units_were_used(sold_by, size):
         ([b"101"], 1000, "101 units told, 100 are the most"),
         ([b"-1"], 0, "no number of units told in x-units"),
         ([b"x"], 0, "no number of units told in x-units"),
+        ([b"9" * 5000], 0, "no number of units told in x-units"),
         ([], 0, "no number of units told in x-units"),
         ([b"1", b"2"], 0, "no number of units told in x-units"),
     ],
@@ -1247,6 +1280,15 @@ def test_units_beyond_reason(sold_by, told, charged, warning):
     assert request_line(*logged[-1]).endswith(warning or " USDC")
 
 
+def test_an_error_needs_no_units(sold_by):
+    """It costs nothing where it tells none, and the seller's log has no warning."""
+    counter, logged = sold_by(BY_UNITS), []
+    counter.application = RequestLog(counter.application, lambda *line: logged.append(line))
+    counter.app.status = 400
+    assert counter.pay(PAYER, PAYER.pay(1000)).status_code == 400
+    assert (amounts(counter), logged[-1][1].get("warning")) == ((1000, 0), None)
+
+
 @pytest.mark.parametrize(
     "more", [(), ((b"cache-control", b"public"),), ((b"content-encoding", b"identity"),)]
 )
@@ -1262,3 +1304,27 @@ def test_fields_that_can_be_read_once(counter, more):
     answer = counter.pay(PAYER, PAYER.pay(1000))
     assert (answer.headers["x-own"], answer.headers["content-type"]) == ("1", "text/plain")
     assert receipt(answer).spent == 1000
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_stream", "cached"),
+    [
+        (None, False, "private"),
+        ([], False, "private"),
+        ([(b"x-own", b"1")], False, "private"),
+        ([(b"cache-control", b"public, max-age=9")], False, "max-age=9, private"),
+        ([(b"x-own", b"1"), (b"content-type", b"text/event-stream")], True, "no-transform, private"),
+    ],
+)
+def test_an_answer_with_few_fields(counter, fields, is_stream, cached):
+    """It is paid for as any, though nothing tells what it is; a stream has its receipt at its end."""
+
+    async def application(_scope, _receive, send):
+        told = {} if fields is None else {"headers": fields}
+        await send({"type": "http.response.start", "status": 200, **told})
+        await send({"type": "http.response.body", "body": b"data: 0\n\n"})
+
+    counter.application = PaymentMiddleware(application, counter.gateway)
+    answer = counter.pay(PAYER, PAYER.pay(1000))
+    assert (receipt(answer).spent, answer.headers["cache-control"]) == (1000, cached)
+    assert answer.text.partition("\n\n")[2].startswith("event: payment-receipt") is is_stream

@@ -224,15 +224,27 @@ def test_what_fails_while_the_ledger_is_locked_is_given_back_later(sold_by, monk
     assert amounts(counter) == (1000, 1000)
 
 
-def test_nothing_is_served_for_what_was_given_back(counter):
+@pytest.mark.parametrize("is_given_back", [False, True])
+def test_nothing_is_served_for_what_was_given_back(counter, is_given_back):
     """Not by an application either that takes its error back, as nobody takes it for long."""
+    paid = counter.application
 
     async def app(_scope, _receive, send):
         error = {"type": "http.response.start", "status": 500, "headers": []}
         sending = asyncio.create_task(send(error))
         await asyncio.sleep(0)
+        if is_given_back:
+            await asyncio.wait_for(counter.gateway.in_hand.until_none(PAYER.channel_id, within=60), 5)
         sending.cancel()
         await send({**error, "status": 200})
+
+    async def to_nobody(scope, receive, send):
+        async def sent(message):
+            if message.get("status") == 500:
+                await asyncio.sleep(60)
+            await send(message)
+
+        await paid(scope, receive, sent)
 
     async def scene():
         fields = {"authorization": credential(PAYER, PAYER.pay(1000), only_challenge(await counter.asked()))}
@@ -240,7 +252,7 @@ def test_nothing_is_served_for_what_was_given_back(counter):
         await asyncio.wait_for(counter.gateway.in_hand.until_none(PAYER.channel_id, within=60), 5)
         return answer
 
-    counter.application._app = app
+    paid._app, counter.application = app, to_nobody
     assert asyncio.run(scene()).status_code == 500
     assert amounts(counter) == (1000, 0)
 

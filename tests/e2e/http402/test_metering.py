@@ -17,6 +17,7 @@ from starlette.responses import FileResponse
 from microwallet.http402.charging import metering, till
 from microwallet.http402.charging.metering import is_charged
 from microwallet.http402.charging.middleware import PaymentMiddleware
+from microwallet.http402.charging.request_log import RequestLog
 from microwallet.http402.wire.events import EventReader, EventSplitter, NeedVoucher
 from microwallet.http402.wire.receipt import SessionReceipt
 
@@ -124,14 +125,14 @@ async def endless():
 
 @pytest.mark.parametrize("at_once", [1, 3, 10])
 def test_each_event_is_charged(counter, at_once):
-    """However they come; the receipt at the end says how many, and comments cost nothing."""
+    """However they come; the receipt at the end says how many, the one before it that none has come yet."""
     sells(counter, 10, at_once=at_once)
     listener = Listener(counter)
     asyncio.run(listener.listen(5000))
     assert listener.data() == [str(number) for number in range(10)]
     assert (listener.receipt().units, listener.receipt().spent) == (10, 1000)
     assert amounts(counter) == (5000, 1000)
-    assert b"payment-receipt" in listener.headers
+    assert SessionReceipt.parse(listener.headers[b"payment-receipt"].decode()).units == 0
 
 
 @pytest.mark.parametrize("name", ["Accept-Encoding", "accept_encoding", "Accept.Encoding"])
@@ -406,7 +407,7 @@ def test_an_answer_without_events_costs_as_one(counter, status, content_type, un
     counter.app.status = status
     counter.app.headers = [] if content_type is None else [(b"content-type", content_type)]
     answer = counter.pay(PAYER, PAYER.pay(1000))
-    assert answer.status_code == status
+    assert (answer.status_code, answer.content) == (status, b"served")
     assert amounts(counter) == (1000, 100 * units)
     if units:
         assert SessionReceipt.parse(answer.headers["payment-receipt"]).units == 1
@@ -518,14 +519,27 @@ def test_a_stream_that_is_cancelled_costs_what_it_delivered(counter, first, unit
 
 
 def test_a_stream_at_a_fixed_price(sold_by):
-    """Passes as it is, with its receipt at the end."""
+    """Passes as it is, with its receipt at the end, which no length that was told leaves out."""
     counter = sold_by({"path": "/**", "price": "1000"})
-    counter.app.headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+    counter.app.headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"Content-Length", b"27")]
     sells(counter, 3)
     listener = Listener(counter)
     asyncio.run(listener.listen(1000))
     assert listener.data() == ["0", "1", "2"]
     assert (listener.receipt().units, listener.receipt().spent) == (None, 1000)
+    assert b"content-length" not in listener.headers
+
+
+def test_a_stream_that_tells_its_units(sold_by):
+    """It costs what it tells in a field, not the most that was reserved for it; its events cost nothing."""
+    units = {"per": "header", "units-header": "x-units", "max-units": 9}
+    counter = sold_by({"path": "/**", "price": "100", **units})
+    counter.app.headers = [(b"content-type", b"text/event-stream"), (b"x-units", b"2")]
+    sells(counter, 3)
+    listener = Listener(counter)
+    asyncio.run(listener.listen(900))
+    assert listener.data() == ["0", "1", "2"]
+    assert (listener.receipt().spent, amounts(counter)) == (200, (900, 200))
 
 
 def test_a_proxy_in_front_is_told_to_hold_nothing_back(counter):
@@ -572,6 +586,25 @@ def test_a_stream_that_is_encoded_passes_as_it_is(sold_by, per):
     assert answer.content == b"data: 0\n\ndata: 1\n\n"
     assert SessionReceipt.parse(answer.headers["payment-receipt"]).spent == 100
     assert amounts(counter) == (1000, 100)
+
+
+@pytest.mark.parametrize(
+    ("per", "content_type", "encoding", "is_told"),
+    [
+        ("event", b"text/event-stream", b"gzip", True),
+        ("event", b"text/event-stream", b"identity", False),
+        ("event", b"application/json", b"gzip", False),
+        ("request", b"text/event-stream", b"gzip", False),
+    ],
+)
+def test_a_seller_is_told_of_events_that_are_not_counted(sold_by, per, content_type, encoding, is_told):
+    """In the log: one that is encoded costs less than was meant."""
+    counter, logged = sold_by({"path": "/**", "price": "100", "per": per}), []
+    counter.application = RequestLog(counter.application, lambda *line: logged.append(line))
+    counter.app.headers = [(b"content-type", content_type), (b"content-encoding", encoding)]
+    counter.app.body = b"data: 0\n\n" if encoding == b"identity" else gzip.compress(b"data: 0\n\n")
+    assert counter.pay(PAYER, PAYER.pay(1000)).content.startswith(b"data: 0\n\n")
+    assert ("its events are not counted" in logged[-1][1].get("warning", "")) is is_told
 
 
 LINES = ["data: x", "data", "data:", ": comment", "event: y", "id: 1", "retry: 2", "database: z"]
