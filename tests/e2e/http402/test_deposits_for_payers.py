@@ -350,7 +350,7 @@ def test_somebody_else_submits_it_first(shop, payer):
 
 
 def test_a_node_that_is_behind(shop, payer, monkeypatch):
-    """What the receipt says of the deposit counts: the node is waited for, and the voucher is covered then."""
+    """What the receipt says of the deposit counts: the node is waited for, until the voucher is covered."""
     assert shop.pay(payer.open()).status_code == 200
     before, states, behind = shop.state(payer), PayeeChain.states, iter([True] * 3)
 
