@@ -64,9 +64,8 @@ class Price:
         return self.amount.base_units * self.max_units
 
     def units_used(self, cost: int) -> int | None:
-        """The units that a request by header was charged for; None where the price is for something else."""
-        amount = self.amount.base_units
-        return cost // amount if self.unit is Unit.HEADER and amount else None
+        """The units that a request was charged for; None where the price is for all of it."""
+        return None if self.unit is Unit.REQUEST else cost // self.amount.base_units
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

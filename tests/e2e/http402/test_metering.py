@@ -403,14 +403,16 @@ def test_a_stream_is_not_served_again(counter):
     ],
 )
 def test_an_answer_without_events_costs_as_one(counter, status, content_type, units):
-    """Where events are sold, nobody gets all at once for nothing by asking for no stream; errors are free."""
+    """Where events are sold, nobody gets all at once for nothing by asking for no stream; errors are free.
+    The same key is told the same."""
     counter.app.status = status
     counter.app.headers = [] if content_type is None else [(b"content-type", content_type)]
-    answer = counter.pay(PAYER, PAYER.pay(1000))
-    assert (answer.status_code, answer.content) == (status, b"served")
-    assert amounts(counter) == (1000, 100 * units)
-    if units:
-        assert SessionReceipt.parse(answer.headers["payment-receipt"]).units == 1
+    for _ in range(2):
+        answer = counter.pay(PAYER, PAYER.pay(1000), headers={"idempotency-key": "k"})
+        assert (answer.status_code, answer.content) == (status, b"served")
+        assert amounts(counter) == (1000, 100 * units)
+        if units:
+            assert SessionReceipt.parse(answer.headers["payment-receipt"]).units == 1
 
 
 @pytest.mark.parametrize("events", [0, 1, 2])
