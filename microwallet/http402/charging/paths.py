@@ -52,7 +52,7 @@ def path_below(root: str, path: str) -> str:
     """What of a canonical path an application finds its own routes by: all but the root path, without
     escapes, under which it is mounted. A path that is not below it is taken as it is, as Starlette does.
     """
-    if not root or not f"{unquote(path)}/".startswith(f"{root}/"):
+    if not f"{unquote(path)}/".startswith(f"{root}/"):
         return path
     return "/" + "/".join(path[1:].split("/")[root.count("/") :])
 

@@ -113,7 +113,7 @@ class Route:
 
 def _split(pattern: Sequence[str]) -> tuple[Sequence[str], bool]:
     """The segments that a path has to have, and whether others may follow."""
-    return (pattern[:-1], True) if pattern and pattern[-1] == "**" else (pattern, False)
+    return (pattern[:-1], True) if pattern[-1] == "**" else (pattern, False)
 
 
 def _loose(segments: Sequence[str]) -> Sequence[str]:
