@@ -23,7 +23,8 @@ def ask(peer, *headers, addresses=(PROXY, "10.1.0.0/16", "fd00::/8")):
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "scheme": "http", "client": (peer, 1234), "headers": list(headers)}
+    came_from = None if peer is None else (peer, 1234)
+    scope = {"type": "http", "scheme": "http", "client": came_from, "headers": list(headers)}
     asyncio.run(BehindProxy(app, addresses)(scope, None, send))
     return seen[0] if seen else sent[0]["status"]
 
@@ -66,7 +67,7 @@ def test_a_proxy_that_says_nothing_is_refused():
     assert ask("127.0.0.1", addresses=["127.0.0.1"]) == 403
 
 
-@pytest.mark.parametrize("peer", ["10.0.0.6", "203.0.113.7", "unknown", ""])
+@pytest.mark.parametrize("peer", ["10.0.0.6", "203.0.113.7", "unknown", "", None])
 def test_others_are_refused_whatever_they_say(peer):
     """A client that goes around the proxy."""
     assert ask(peer, proto(b"https"), client(b"127.0.0.1")) == 403

@@ -58,7 +58,7 @@ class TestCanonicalPath:
         [
             "",
             "a",
-            "a/b",
+            "ab",
             "*",
             "http://host/a",
             "//a",
@@ -227,7 +227,12 @@ class TestRoutes:
             }
         ).routes
         assert route.price is not None
-        assert (route.price.unit, route.price.header) == (Unit.HEADER, "x-tokens")
+        assert (route.price.unit, route.price.unit_type, route.price.header) == (
+            Unit.HEADER,
+            "unit",
+            "x-tokens",
+        )
+        assert str(route.price) == "0.0001 USDC for each unit, at most 0.5 USDC"
         assert route.price.reserved == 500_000
         assert (route.price.min_voucher_delta, route.price.suggested_deposit) == (10_000, 500_000)
 
@@ -358,6 +363,13 @@ def test_what_no_request_reaches_is_told(earlier, later, is_reached):
     assert [one.startswith(f"no request reaches route 2, {later}: ") for one in told] == [True] * (
         not is_reached
     )
+
+
+def test_the_route_that_comes_first_is_named():
+    """By its number and what it is for."""
+    (told,) = table_of("GET /b", "GET /**", "GET /a").unreachable()
+    assert told[0] == 3
+    assert "route 2, GET /**" in told[1]
 
 
 @pytest.mark.parametrize(
