@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,14 @@ def test_what_was_renewed_before_it_is_kept(settings):
     renewed = issue(settings)
     write(settings, renewed)
     assert served(certificate) == (renewed[0], ["certificate-renewed"])
+
+
+def test_one_that_is_out_of_its_time(settings):
+    """It is served as it is what there is, and told: no client will take it."""
+    certificate = Certificate.load(settings)
+    renewed = issue(settings, valid=(timedelta(days=-2), timedelta(days=-1)))
+    write(settings, renewed)
+    assert served(certificate) == (renewed[0], ["certificate-renewed", "warning"])
 
 
 def test_links_that_lead_elsewhere(settings, tmp_path):
@@ -90,6 +99,6 @@ def write(settings, contents):
         Path(name).write_bytes(content)
 
 
-def issue(settings):
+def issue(settings, **options):
     """A certificate of its own, and its key, in PEM."""
-    return [path.read_bytes() for path in Authority(Path(settings.tls_cert).parent).issue()]
+    return [path.read_bytes() for path in Authority(Path(settings.tls_cert).parent).issue(**options)]
