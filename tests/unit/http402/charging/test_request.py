@@ -11,11 +11,13 @@ from microwallet.http402.charging.request import Request
 
 
 def request(chunks, *fields):
-    """A request whose body comes in pieces."""
+    """A request whose body comes in pieces, and whose client leaves then."""
     rest = iter(chunks)
 
     async def receive():
-        chunk = next(rest)
+        chunk = next(rest, None)
+        if chunk is None:
+            return {"type": "http.disconnect"}
         return {"type": "http.request", "body": chunk} | ({} if chunk is chunks[-1] else {"more_body": True})
 
     length = str(sum(map(len, chunks))).encode()
@@ -67,6 +69,7 @@ def test_a_body_that_is_read_ahead(chunks):
         ("2", "POST", [], True),
         ("2", "get", [], False),
         ("2", "GET", [(b"content-length", b"1"), (b"content-length", b"0")], True),
+        ("2", "GET", [(b"content-length", b"0"), (b"content-length", b"1")], True),
         ("3", "HEAD", [], False),
         ("3", "PUT", [], True),
     ],
@@ -75,6 +78,54 @@ def test_whether_a_body_may_come(version, method, fields, has_body):
     """It is told of by a field; from HTTP/2 on it need not be, but what is only got has none."""
     scope = {"http_version": version, "method": method, "path": "/", "headers": fields}
     assert Request(scope, None).has_body is has_body
+
+
+@pytest.mark.parametrize("is_waited_for", [True, False])
+def test_a_body_is_handed_on_as_it_comes(is_waited_for):
+    """Whoever waits for the client to leave takes nothing of it, and hears of that afterwards."""
+    coming = request([b"a", b"b"])
+
+    async def run():
+        leaving = [asyncio.ensure_future(coming.client_leaves())] if is_waited_for else []
+        await asyncio.sleep(0)
+        handed = [(await coming.receive())["body"] for _ in range(2)]
+        async with asyncio.timeout(5):
+            await asyncio.gather(*leaving, coming.client_leaves())
+            return handed, await coming.receive()
+
+    assert asyncio.run(run()) == ([b"a", b"b"], {"type": "http.disconnect"})
+
+
+def test_no_body_is_no_reason_to_wait():
+    """An application that reads all the same is told at once that there is none."""
+    scope = {"http_version": "1.1", "method": "GET", "path": "/", "headers": []}
+    assert asyncio.run(Request(scope, None).receive()).get("body") == b""
+
+
+@pytest.mark.parametrize(
+    ("value", "credentials"), [(b"Payment abc", [b"Payment abc"]), (b"Basic abc", []), (b"", [])]
+)
+def test_a_field_for_credentials_alone(value, credentials):
+    """Whatever is in it, the application does not see it; Authorization beside it is the application's."""
+    own = (b"authorization", b"Basic own")
+    fields = [own, (b"payment-authorization", value)]
+    got = Request({"method": "GET", "path": "/", "headers": fields}, None)
+    assert (got.credentials, got.fields) == (credentials, [own])
+
+
+@pytest.mark.parametrize(
+    ("accepted", "wants_events"),
+    [
+        ([], False),
+        ([b"text/html"], False),
+        ([b"text/html", b"text/html, Text/Event-Stream;q=0.1"], True),
+        ([b"text/event-stream", b"*/*"], True),
+    ],
+)
+def test_whether_events_are_asked_for(accepted, wants_events):
+    """In any of the fields that say what is accepted, by name."""
+    fields = [(b"accept", one) for one in accepted]
+    assert Request({"method": "GET", "path": "/", "headers": fields}, None).wants_events is wants_events
 
 
 @pytest.mark.parametrize(
