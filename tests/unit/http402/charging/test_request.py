@@ -97,9 +97,26 @@ def test_a_body_is_handed_on_as_it_comes(is_waited_for):
 
 
 def test_no_body_is_no_reason_to_wait():
-    """An application that reads all the same is told at once that there is none."""
+    """An application that reads all the same is told at once that there is none; then, that the client has
+    left, and no earlier than it has."""
     scope = {"http_version": "1.1", "method": "GET", "path": "/", "headers": []}
-    assert asyncio.run(Request(scope, None).receive()).get("body") == b""
+
+    async def run():
+        gone = asyncio.Event()
+
+        async def receive():
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        got = Request(scope, receive)
+        assert await got.receive() == {"type": "http.request", "body": b"", "more_body": False}
+        leaving = asyncio.ensure_future(got.receive())
+        await asyncio.sleep(0.01)
+        assert not leaving.done()
+        gone.set()
+        return await leaving
+
+    assert asyncio.run(run()) == {"type": "http.disconnect"}
 
 
 @pytest.mark.parametrize(
