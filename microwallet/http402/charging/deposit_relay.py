@@ -160,6 +160,7 @@ class DepositRelay:
             entry.transaction.sender
             for entry in entries
             if entry.transaction.chain_id == self._chain_id
+            and entry.transaction.purpose == deposit.kind  # not what has cancelled it
             and entry.status not in (TransactionStatus.REVERTED, TransactionStatus.REPLACED)
         }
         return sorted(senders - {self._sender.address})

@@ -415,6 +415,26 @@ def test_what_another_relayer_has_sent(open_shop, bob, chain, is_dropped, has_ke
     assert (shop.sent(), shop.sent(carol.address)) == (0, 1)
 
 
+def test_what_another_relayer_has_given_up(open_shop, bob, chain):
+    """Its key is needed no more: the same credential is good for a transaction of the next one."""
+    carol = bob.with_account("carol")
+    chain.node.add_native(carol.address, 10**18)
+    hasty = {**bob.settings, "MICROWALLET_WAIT_SECONDS": "1", "MICROWALLET_ACCOUNT": "bob"}
+    before = open_shop(dataclasses.replace(bob, settings={**hasty, "MICROWALLET_RELAYER": "carol"}))
+    payer = SigningPayer(chain, before.payee)
+    action, held = payer.open(), before.reader.token_balance(chain.token, payer.address)
+    sent = sent_and_dropped(before, chain, action)
+    chain.rpc.call("evm_setAutomine", [True])
+    before.send_as(payer.address, calls.transfer(chain.token, STRANGER, held))
+    assert before.refused(action) == (402, "session/insufficient-balance")
+    assert_cancelled(before, chain, sent)
+    (bob.path / "keys" / "accounts" / "carol.json").unlink()
+    chain.node.mint(chain.token, payer.address, held)
+    shop = open_shop(bob)
+    assert shop.pay(action).status_code == 200
+    assert (shop.sent(), shop.sent(carol.address)) == (1, 1)
+
+
 @pytest.mark.parametrize("kind", [DepositKind.OPEN, DepositKind.TOP_UP])
 @pytest.mark.parametrize("again", ["payer", "payee"])
 def test_what_expired_before_it_was_mined(open_shop, bob, chain, kind, again):
