@@ -345,6 +345,8 @@ def test_a_mistake_is_named_where_it_was_written(names, table, said, hint):
         ("* /a", "GET /a", False),
         ("GET /a", "* /a", True),
         ("GET /a", "POST /a", True),
+        ("GET /a", "GET /a/b", True),
+        ("GET /a", "GET /a/**", True),
         ("GET /a/*", "GET /a/b", False),
         ("GET /a/b", "GET /a/*", True),
         ("GET /a/**", "GET /a", False),
