@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from microwallet.errors import UsageError, did_you_mean
-from microwallet.files import replace_file
+from microwallet.files import look_at, replace_file, shell_path
 
 PROJECT_FILE = "microwallet.toml"
 PROJECT_SETTINGS = frozenset({"network", "account"})
@@ -227,7 +227,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _mend(path: Path) -> str:
-    return f"mend it, or move it away: mv {path} {path}.old"
+    return f"mend it, or move it away: mv {shell_path(path)} {shell_path(path)}.old"
 
 
 @contextmanager
@@ -236,6 +236,4 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written: {error.strerror}", hint=f"ls -ld {path.parent}; df -h {path.parent}"
-        ) from error
+        raise UsageError(f"{path} cannot be written: {error.strerror}", hint=look_at(path.parent)) from error

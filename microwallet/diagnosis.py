@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from microwallet.errors import LedgerCorrupt, MicrowalletError, NetworkError, UsageError, VoucherUnknown
+from microwallet.files import shell_path
 from microwallet.keys.key_files import Store
 from microwallet.wallet import Wallet
 
@@ -83,7 +84,7 @@ def _files(wallet: Wallet) -> str:
     exposed = [path for path in private if path.exists() and _is_exposed(path)]
     if exposed:
         more = f" and {len(exposed) - 1} more" if exposed[1:] else ""
-        raise UsageError(f"others can read {exposed[0]}{more}", hint=f"chmod -R go-rwx {home}")
+        raise UsageError(f"others can read {exposed[0]}{more}", hint=f"chmod -R go-rwx {shell_path(home)}")
     return f"{home} is private"
 
 

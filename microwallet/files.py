@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,3 +43,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def shell_path(path: Path | str) -> str:
+    """A path as a shell takes it, for hints: folders of people have spaces."""
+    return shlex.quote(str(path))
+
+
+def look_at(folder: Path, *more: Path) -> str:
+    """What shows why nothing can be written in a folder: whose it is, and how much room is left."""
+    return f"ls -ld {shlex.join(map(str, (folder, *more)))}; df -h {shell_path(folder)}"

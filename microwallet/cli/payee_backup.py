@@ -15,6 +15,7 @@ from microwallet.cli.payee_accept import rejected_lines, rejected_table
 from microwallet.cli.result import Result, writing
 from microwallet.cli.source import Vouchers, reading
 from microwallet.errors import KeyUnavailable, NetworkError, UsageError
+from microwallet.files import shell_path
 from microwallet.payee.line_stream import take_all
 from microwallet.payee.tally import tally_document
 
@@ -97,7 +98,9 @@ def _write(path: Path, content: str, *, force: bool) -> None:
         else:
             create_private_file(path, content)
     except FileExistsError:
-        raise UsageError(f"{path} exists already", hint=f"microwallet payee export {path} --force") from None
+        raise UsageError(
+            f"{path} exists already", hint=f"microwallet payee export {shell_path(path)} --force"
+        ) from None
     except KeyUnavailable as error:
         raise UsageError(error.message, hint=error.hint) from error
 

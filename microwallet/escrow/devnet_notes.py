@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from microwallet.errors import UsageError
+from microwallet.files import shell_path
 
 LOCAL_CHAIN_ID = 31337
 """Of the network `anvil`, and of what `devnet up` starts unless it is told another."""
@@ -64,7 +65,8 @@ def read_note(path: Path) -> Devnet | None:
         return None
     except (OSError, TypeError, ValueError) as error:
         raise UsageError(
-            f"{path} cannot be read: {error}", hint=f"end that Anvil by hand if it runs, then: rm {path}"
+            f"{path} cannot be read: {error}",
+            hint=f"end that Anvil by hand if it runs, then: rm {shell_path(path)}",
         ) from error
 
 

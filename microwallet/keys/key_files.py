@@ -13,6 +13,7 @@ from typing import Any
 from microwallet.domain.identifiers import Address, checksum_address, unhexed
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import KeyMissing, KeyUnavailable
+from microwallet.files import shell_path
 from microwallet.keys import keystore
 from microwallet.keys.os_keyring import KeyringUnavailable, OsKeyring
 from microwallet.keys.passwords import PasswordSource
@@ -183,7 +184,8 @@ def _parsed(name: str, path: Path, text: str) -> KeyFile:
         return _described(name, path, document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise KeyUnavailable(
-            f"{path} is damaged ({type(error).__name__})", hint=f"restore it, or: mv {path} {path}.old"
+            f"{path} is damaged ({type(error).__name__})",
+            hint=f"restore it, or: mv {shell_path(path)} {shell_path(path)}.old",
         ) from error
 
 

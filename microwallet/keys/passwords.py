@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from microwallet.errors import KeyUnavailable
+from microwallet.files import shell_path
 
 _LENGTH_LIMIT = 4096
 _TRIES = 3
@@ -91,7 +92,9 @@ class PasswordSource:
 
     def _warn_if_readable_by_others(self, path: str, status: os.stat_result) -> None:
         if self._say and stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
-            self._say(f"warning: others may read the password file {path}; to mend: chmod 600 {path}")
+            self._say(
+                f"warning: others may read the password file {path}; to mend: chmod 600 {shell_path(path)}"
+            )
 
 
 def _decoded(line: bytes) -> str | None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from microwallet.errors import KeyUnavailable
-from microwallet.files import replace_file, sync_folder, write_temporary
+from microwallet.files import look_at, replace_file, sync_folder, write_temporary
 
 
 def make_private_folder(folder: Path) -> None:
@@ -22,7 +21,7 @@ def make_private_folder(folder: Path) -> None:
         sync_folder(folder.parent)
     except OSError as error:
         raise KeyUnavailable(
-            f"the folder {folder} cannot be made: {error.strerror}", hint=_look_at(folder.parent, folder)
+            f"the folder {folder} cannot be made: {error.strerror}", hint=look_at(folder.parent, folder)
         ) from error
 
 
@@ -64,10 +63,5 @@ def _writing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise KeyUnavailable(
-            f"{path} cannot be written: {error.strerror}", hint=_look_at(path.parent)
+            f"{path} cannot be written: {error.strerror}", hint=look_at(path.parent)
         ) from error
-
-
-def _look_at(folder: Path, *more: Path) -> str:
-    """What shows why nothing can be written there: whose it is, and how much room is left."""
-    return f"ls -ld {shlex.join(map(str, (folder, *more)))}; df -h {shlex.quote(str(folder))}"

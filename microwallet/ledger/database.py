@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from microwallet.errors import LedgerError, LedgerReplaced
+from microwallet.files import shell_path
 from microwallet.ledger.mark import Mark
 from microwallet.ledger.opening import Say, alone, check_file, committed, known_version, prepare
 from microwallet.ledger.sqlite_errors import translated
@@ -170,7 +171,7 @@ class Database:
         if _file_at(self.path) != self._file:
             raise LedgerReplaced(
                 f"the ledger {self.path} was moved or replaced while it was in use: nothing is recorded now",
-                hint=f"ls -l {self.path.parent}  (see what is there, then start this again)",
+                hint=f"ls -l {shell_path(self.path.parent)}  (see what is there, then start this again)",
             )
 
     @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from microwallet.errors import LedgerBusy, LedgerCorrupt, LedgerError, LedgerTooNew
+from microwallet.files import shell_path
 from microwallet.ledger.mark import Mark
 from microwallet.ledger.schema import APPLICATION_ID, VERSIONS
 from microwallet.ledger.sqlite_errors import RESTORE
@@ -92,7 +93,8 @@ def check_file(path: Path, mark: Mark) -> None:
     if mark.path.exists():
         raise LedgerCorrupt(
             f"the ledger {path} is gone or empty, but there was one",
-            hint=f"put a backup in its place; to start anew: rm {mark.path} && microwallet channel sync",
+            hint="put a backup in its place;"
+            f" to start anew: rm {shell_path(mark.path)} && microwallet channel sync",
         )
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from microwallet.errors import LedgerBusy, LedgerCorrupt, LedgerError, LedgerUnwritable
+from microwallet.files import look_at, shell_path
 
 RESTORE = (
     "move it and its -wal and -shm files away, put a backup in its place, then: microwallet channel sync"
@@ -37,13 +38,8 @@ class translated:  # noqa: N801
         if isinstance(error, sqlite3.Error):
             raise _ledger_error(error, path) from error
         if isinstance(error, OSError):
-            looked_at = (
-                f"ls -ld {path.parent} {path}"
-                if isinstance(error, PermissionError)
-                else f"df -h {path.parent}"
-            )
             raise LedgerUnwritable(
-                f"the ledger {path} cannot be written: {error.strerror}", hint=looked_at
+                f"the ledger {path} cannot be written: {error.strerror}", hint=look_at(path.parent, path)
             ) from error
 
 
@@ -61,7 +57,7 @@ def _ledger_error(error: sqlite3.Error, path: Path) -> LedgerError:
     if primary == sqlite3.SQLITE_FULL:
         return LedgerUnwritable(
             f"the disk of the ledger {path} is full: it takes nothing more",
-            hint=f"make room, then run the command again: df -h {path.parent}",
+            hint=f"make room, then run the command again: df -h {shell_path(path.parent)}",
         )
     if primary in (
         sqlite3.SQLITE_READONLY,
@@ -71,6 +67,6 @@ def _ledger_error(error: sqlite3.Error, path: Path) -> LedgerError:
     ):
         return LedgerUnwritable(
             f"the ledger {path} cannot be written: {error}",
-            hint=f"ls -ld {path.parent} {path}; df -h {path.parent}",
+            hint=look_at(path.parent, path),
         )
     return LedgerError(f"the ledger {path} refused: {error}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from microwallet.domain.identifiers import Address, ChainId
 from microwallet.errors import LedgerUnwritable
+from microwallet.files import look_at
 
 
 def claims_lock(home: Path, chain_id: ChainId) -> Path:
@@ -57,5 +58,5 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise LedgerUnwritable(
-            f"{path} cannot be opened: {error.strerror}", hint=f"ls -ld {path.parent}"
+            f"{path} cannot be opened: {error.strerror}", hint=look_at(path.parent)
         ) from error

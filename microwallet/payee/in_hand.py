@@ -20,6 +20,7 @@ from pathlib import Path
 
 from microwallet.domain.identifiers import ChannelId
 from microwallet.errors import LedgerUnwritable
+from microwallet.files import shell_path
 
 SLOTS = 2**16
 """Sums in a file, each for many channels: a hash chooses the slot. For channels that share one, what is
@@ -140,7 +141,8 @@ def _add_up(path: Path, found: dict[ChannelId, int]) -> None:
 
 def _uncounted(home: Path, error: OSError) -> LedgerUnwritable:
     return LedgerUnwritable(
-        f"what is being served cannot be counted in {home}: {error.strerror}", hint=f"df -h {home}"
+        f"what is being served cannot be counted in {home}: {error.strerror}",
+        hint=f"df -h {shell_path(home)}",
     )
 
 

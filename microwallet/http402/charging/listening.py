@@ -13,6 +13,7 @@ import ssl
 from pathlib import Path
 
 from microwallet.errors import PortTaken, UsageError
+from microwallet.files import shell_path
 from microwallet.http402.charging.settings import Settings
 from microwallet.http402.loopback import is_loopback
 from microwallet.http402.wire.timestamps import rfc3339
@@ -118,7 +119,7 @@ def certificate_warnings(settings: Settings, *, now: int) -> list[str]:
 def _unreadable(error: OSError, certificate: str) -> UsageError:
     file = Path(error.filename or certificate)
     looked_at = file.parent if isinstance(error, FileNotFoundError) else file
-    return UsageError(f"{file} cannot be read: {error.strerror}", hint=f"ls -l {shlex.quote(str(looked_at))}")
+    return UsageError(f"{file} cannot be read: {error.strerror}", hint=f"ls -l {shell_path(looked_at)}")
 
 
 def _no_pair(certificate: str, key: str, contents: tuple[bytes, bytes], reason: str | None) -> UsageError:

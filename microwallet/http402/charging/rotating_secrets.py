@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 
 from microwallet.errors import KeyUnavailable
+from microwallet.files import shell_path
 from microwallet.http402.wire.challenge import SECRET_LENGTH, Challenge, ChallengeSecrets
 from microwallet.keys.private_files import create_private_file, make_private_folder
 
@@ -50,7 +50,7 @@ def challenge_key(path: Path) -> bytes:
     with suppress(FileExistsError):
         if not path.exists():
             create_private_file(path, secrets.token_hex(SECRET_LENGTH) + "\n")
-    anew = f"rm {shlex.quote(str(path))}"
+    anew = f"rm {shell_path(path)}"
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii"))
     except (OSError, ValueError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -12,6 +11,7 @@ from typing import Any, Self
 
 from microwallet.domain.duration import whole_seconds
 from microwallet.errors import UsageError, did_you_mean
+from microwallet.files import shell_path
 from microwallet.http402.charging.behind_proxy import networks
 from microwallet.http402.charging.routes import Unit
 from microwallet.http402.charging.setting_names import GUIDE, SettingNames
@@ -162,7 +162,7 @@ def _read(file: Path) -> dict[str, Any]:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(
-            f"{file} cannot be read: {error.strerror}", hint=f"ls -l {shlex.quote(str(file))}"
+            f"{file} cannot be read: {error.strerror}", hint=f"ls -l {shell_path(file)}"
         ) from error
     except (ValueError, RecursionError) as error:
         hint = f'{GUIDE}  (text is in quotes, as in price = "0.001 USDC")'
