@@ -219,9 +219,8 @@ class SessionRows:
         self._execute(f"UPDATE sales SET {assignments} WHERE position = ?", (*values, position))
 
     def _stored_head(self, channel_id: ChannelId) -> Head:
-        """The head of a channel that is known, once all rows are written."""
+        """The head of a channel whose account was read, once all rows are written."""
         self.flush()
-        self.account(channel_id)
         return self._known.heads[channel_id]
 
     def _find(self, channel_id: ChannelId, cumulative_amount: int) -> Found:
