@@ -10,7 +10,7 @@ from model import CHAIN, ESCROW, PAYER, keyed
 from microwallet.domain.channel import NO_CHANNEL
 from microwallet.domain.deposit import Deposit, DepositKind, DepositStatus, Way
 from microwallet.domain.identifiers import ChainId
-from microwallet.errors import UsageError
+from microwallet.errors import KeyMissing, UsageError
 
 ONE, TWO, THREE = keyed(1), keyed(2), keyed(3)
 
@@ -55,6 +55,24 @@ def test_nothing_begins_under_a_label_that_is_taken(ledger):
         begin(ledger, TWO, "k2", "coffee")
     assert ledger.deposits.find("k2") is None
     assert ledger.channels.get(TWO.channel_id) is None
+
+
+def test_nothing_begins_without_the_key(ledger):
+    """Of an account that is removed meanwhile: what is stored could never be signed. What was begun before is
+    found without it."""
+
+    def gone():
+        raise KeyMissing("removed")
+
+    def again(key):
+        channel = ONE.payer_channel(deposit=0)
+        return ledger.deposits.begin(planned(ONE, key), channel, require_key=gone, now=8)
+
+    with pytest.raises(KeyMissing):
+        again("k1")
+    assert ledger.deposits.find("k1") is None
+    assert ledger.channels.get(ONE.channel_id) is None
+    assert begin(ledger, ONE) == again("k1")
 
 
 def test_what_is_recorded_is_not_taken_back_by_omission(ledger):
