@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
+from dataclasses import replace
 
 import pytest
 from model import keyed
@@ -155,13 +156,18 @@ def test_accepting_beside_sales_moves_the_account(ledger):
     assert ledger.vouchers.get(other_id).spent == 7
 
 
-def test_what_is_stored_of_an_account_changes_no_other(ledger):
-    """Wherever it is: in its channel's last sale, or beside it. Who remembers nothing reads the same."""
+@pytest.mark.parametrize("remembers", [True, False])
+def test_what_is_stored_of_an_account_changes_no_other(ledger, remembers):
+    """Wherever it is: in its channel's last sale, or beside it. Who remembers nothing reads the same, and
+    stores it in the same place."""
     ids = [one.channel_id for one in CHANNELS]
     first, second, _ = ids
 
     def store(save, channel_id, **values):
-        with ledger.sessions.transaction() as rows:
+        with (
+            nullcontext(ledger) if remembers else Ledger.open(ledger.database.path) as one,
+            one.sessions.transaction() as rows,
+        ):
             save(rows, rows.account(channel_id)._replace(**values))
 
     def voucher(rows, account):
@@ -191,6 +197,46 @@ def test_what_is_stored_of_an_account_changes_no_other(ledger):
     with ledger.sessions.transaction() as rows:
         sell(rows, first, 12)
     assert books() == [(12, 12, 3, 12), (5, 2, 7, 5), (0, 0, 0, 1)]
+
+
+def test_a_sale_and_a_better_voucher_in_one_transaction(ledger):
+    """As requests at one time are committed together: the voucher that was taken last is kept."""
+    first, second, _ = (one.channel_id for one in CHANNELS)
+    with ledger.sessions.transaction() as rows:
+        for channel_id in (second, first):
+            sell(rows, channel_id, 5)
+        rows.save_voucher(rows.account(first)._replace(accepted=9), bytes(65), now=7)
+        assert rows.add_sale(sale(first, 4))
+    with Ledger.open(ledger.database.path) as other, other.sessions.transaction() as rows:
+        held = [rows.account(one) for one in (first, second)]
+    assert [(one.accepted, one.spent) for one in held] == [(9, 5), (5, 5)]
+
+
+def test_a_channel_that_is_known_is_not_added_again(ledger):
+    """As by a process that hears of its open late: what was bought through it stays charged."""
+    channel_id = CHANNELS[0].channel_id
+    with ledger.sessions.transaction() as rows:
+        sell(rows, channel_id, 5)
+    again = replace(CHANNELS[0].payee_channel(deposit=10_000), authorized=9)
+    ledger.sessions.add_channel(again, now=2)
+    with ledger.sessions.transaction() as rows:
+        account = rows.account(channel_id)
+    assert (account.accepted, account.spent) == (5, 5)
+
+
+def test_what_a_worker_remembers_is_bounded(ledger, monkeypatch):
+    """However much it sells through however many channels; what it forgot it finds again."""
+    monkeypatch.setattr("microwallet.ledger.known_accounts.ACCOUNTS_KEPT", 1)
+    monkeypatch.setattr("microwallet.ledger.known_accounts.POSITIONS_KEPT", 2)
+    known = ledger.sessions._known
+    for number in range(1, 10):
+        for one in CHANNELS:
+            with ledger.sessions.transaction() as rows:
+                assert rows.account(one.channel_id).accepted == number - 1
+                sell(rows, one.channel_id, number)
+                assert rows.sale(one.channel_id, 1)
+                assert max(len(known.accounts), len(known.heads)) <= 2
+                assert len(known.positions) <= 4
 
 
 def test_what_expires(ledger):
@@ -234,7 +280,7 @@ def test_workers_take_turns(ledger):
 
 def test_what_another_worker_sells(ledger):
     """It is learned of channels that are known, with a sale or without, and read of others; a sale by an
-    older voucher changes no account."""
+    older voucher changes no account. The other worker learns of a voucher that is taken after it."""
     ids = first, second, third = [one.channel_id for one in CHANNELS]
 
     def accepted(sessions):
@@ -250,6 +296,9 @@ def test_what_another_worker_sells(ledger):
                 sell(rows, channel_id, number)
             assert rows.add_sale(sale(second, 4))
         assert accepted(ledger.sessions) == [3, 7, 9]
+        with ledger.sessions.transaction() as rows:
+            rows.save_voucher(rows.account(first)._replace(accepted=4), bytes(65), now=1)
+        assert accepted(other.sessions) == [4, 7, 9]
         for worker, number in ((ledger, 6), (other, 8)):
             with worker.sessions.transaction() as rows:
                 sell(rows, first, number)
