@@ -221,7 +221,7 @@ class Remedies:
         required = answer.problem.required_cumulative
         cost = held.purchase.cost
         if required is None:
-            required = channel.authorized + max(1, choice.request.min_voucher_delta)
+            required = channel.authorized + 1  # the terms make it the payee's smallest step
         elif self._spending.has_stream(channel):
             required = max(required, channel.authorized + cost)  # it has taken what this request was to cost
         else:
