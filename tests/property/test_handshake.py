@@ -21,11 +21,13 @@ from microwallet.domain.ports import Quiet
 from microwallet.domain.purchase import VoucherTerms
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import (
+    AboveLimit,
     AmountExceedsDeposit,
     IdempotencyMismatch,
     LedgerBusy,
     MicrowalletError,
     NetworkError,
+    OutcomeUnknown,
     PaymentRefused,
 )
 from microwallet.http402.paying.asking import Asking
@@ -275,6 +277,35 @@ def test_a_server_that_asks_to_try_again_for_ever(tmp_path, retry_after, waits):
             assert (purchase.status, channel.authorized, channel.spent) == ("returned", 30, 0)
 
 
+@pytest.mark.parametrize(
+    ("status", "cost", "owes_receipt"),
+    [(200, 30, True), (399, 30, True), (400, 30, False), (499, 30, False), (500, 0, False)],
+)
+def test_what_an_answer_without_a_receipt_costs(tmp_path, status, cost, owes_receipt):
+    """A payee charges for the program's errors and not for its own; for what it serves it owes a receipt."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        handshake = Handshake(lambda: client(ledger), Asked(method="GET", url=URL))
+        server = Server(iter([ServerAnswer(status=402, challenges=[HONEST]), ServerAnswer(status=status)]))
+        payment = server.drive(handshake.run())
+        assert ledger.channels.get(ONE.channel_id).spent == cost
+        assert bool(payment and payment.receipt_problems) == owes_receipt
+
+
+@pytest.mark.parametrize(
+    ("lost", "error", "spent"), [(NotSent("gone"), NetworkError, 0), (NoAnswer("gone"), OutcomeUnknown, 30)]
+)
+def test_a_payee_that_is_gone_once_it_is_to_be_paid(tmp_path, lost, error, spent):
+    """What certainly did not reach it is not spent; what may have is."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        handshake = Handshake(lambda: client(ledger), Asked(method="GET", url=URL))
+        server = Server(iter([ServerAnswer(status=402, challenges=[HONEST]), lost]))
+        with pytest.raises(error):
+            server.drive(handshake.run())
+        assert ledger.channels.get(ONE.channel_id).spent == spent
+
+
 def test_a_key_that_the_server_knows_from_another_request(tmp_path):
     """Nothing was bought: what was signed counts as spent no more."""
     problem = read_problem(Problem(type=ProblemType.IDEMPOTENCY_MISMATCH, detail="no").to_body())
@@ -334,15 +365,19 @@ def test_a_payee_that_sees_less_than_the_deposit(tmp_path):
         assert ledger.channels.get(ONE.channel_id).spent == 0
 
 
+def wanting(required):
+    """A refusal of too little, by a payee that says how much it waits for, or does not."""
+    told = {} if required is None else {"requiredCumulative": str(required)}
+    problem = Problem(type=ProblemType.INSUFFICIENT_BALANCE, detail="no", extensions=told)
+    return ServerAnswer(status=402, problem=read_problem(problem.to_body()), challenges=[HONEST])
+
+
 @pytest.mark.parametrize(
     ("beside_cost", "required", "exchanges"), [(30, None, 6), (1, None, 6), (1, 31, 6), (1, 32, 3)]
 )
 def test_a_payee_that_never_sees_the_highest_voucher(tmp_path, beside_cost, required, exchanges):
     """What a request beside it signed is told once where it is enough, and more is signed once; then it is
     given up."""
-    told = {} if required is None else {"requiredCumulative": str(required)}
-    kind = ProblemType.INSUFFICIENT_BALANCE
-    problem = read_problem(Problem(type=kind, detail="no", extensions=told).to_body())
     with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
         ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
         handshake, beside = (
@@ -354,7 +389,7 @@ def test_a_payee_that_never_sees_the_highest_voucher(tmp_path, beside_cost, requ
             terms = VoucherTerms(cost=beside_cost, most=LIMIT)
             ledger.purchases.reserve(ONE.channel_id, beside.spending.request, terms, now=0)
             while True:
-                yield ServerAnswer(status=402, problem=problem, challenges=[HONEST])
+                yield wanting(required)
 
         server = Server(script())
         with pytest.raises(PaymentRefused):
@@ -363,6 +398,36 @@ def test_a_payee_that_never_sees_the_highest_voucher(tmp_path, beside_cost, requ
         channel = ledger.channels.get(ONE.channel_id)
         assert (server.highest, channel.authorized, channel.spent) == (highest, highest, beside_cost)
         assert server.exchanges == exchanges
+
+
+@pytest.mark.parametrize(
+    ("required", "signed", "cost"), [(10, 30, 30), (LIMIT, LIMIT, LIMIT), (LIMIT + 1, 30, None)]
+)
+def test_a_payee_that_wants_another_sum_than_it_offered(tmp_path, required, signed, cost):
+    """More is paid up to the limit, and counts as the cost; less is not believed."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        handshake = Handshake(lambda: client(ledger), Asked(method="GET", url=URL))
+        server = Server(iter([wanting(None), wanting(required), ServerAnswer(status=200)]))
+        if cost is None:
+            with pytest.raises(AboveLimit, match="nothing more was signed") as above:
+                server.drive(handshake.run())
+            assert above.value.hint == '--max-amount "0.000101 USDC"'
+        else:
+            assert server.drive(handshake.run()).amount == cost
+        channel = ledger.channels.get(ONE.channel_id)
+        assert (server.highest, channel.authorized, channel.spent) == (signed, signed, cost or 0)
+
+
+def test_a_payee_that_knows_all_that_was_signed_and_wants_more(tmp_path):
+    """It does not say how much: it is told of a voucher signed by hand, and then gets a higher one."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(replace(ONE.payer_channel(deposit=DEPOSIT, authorized=40), spent=0), now=0)
+        handshake = Handshake(lambda: client(ledger), Asked(method="GET", url=URL))
+        served = ServerAnswer(status=200)
+        server = Server(iter([wanting(None), wanting(None), served, wanting(None), served]))
+        assert server.drive(handshake.run()).amount == 30
+        assert server.highest == ledger.channels.get(ONE.channel_id).authorized == 41
 
 
 def test_a_payee_that_never_finds_the_channel(tmp_path, monkeypatch):
