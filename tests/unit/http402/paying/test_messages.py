@@ -38,6 +38,31 @@ def test_one_credential_and_one_key_go_out():
     assert voucher.headers.get_list("authorization") == ["Payment new"]
 
 
+def test_a_body_goes_out_with_its_length():
+    """A program may have sent it in pieces; with a payment it goes out again, as a whole."""
+    pieces = httpx.Request("POST", "https://shop.example", content=iter([b"gre", b"en"]))
+    pieces.read()
+    headers = outgoing(pieces, Sending(authorization="Payment new")).headers
+    assert (headers.get("content-length"), headers.get("transfer-encoding")) == ("5", None)
+
+
+@pytest.mark.parametrize(
+    ("accept", "may_be_stream", "encoding"),
+    [
+        ("*/*", False, "gzip"),
+        ("*/*", True, "identity"),
+        ("Text/Event-Stream", False, "identity"),
+    ],
+)
+def test_what_may_be_a_stream_is_asked_for_plain(accept, may_be_stream, encoding):
+    """Its events are read along, as they tell when it wants to be paid; anything else may come compressed."""
+    request = httpx.Request(
+        "GET", "https://shop.example", headers={"accept": accept, "accept-encoding": "gzip"}
+    )
+    sent = outgoing(request, Sending(authorization="Payment new", may_be_stream=may_be_stream))
+    assert sent.headers["accept-encoding"] == encoding
+
+
 @pytest.mark.parametrize(
     ("fields", "is_stream"),
     [
@@ -153,10 +178,11 @@ def test_through_a_proxy_nothing_left(error, told, at_proxy):
             "<ConnectionTerminated error_code:0, last_stream_id:1, additional_data:None>",
             "the server closed the connection",
         ),
+        ("<PingReceived ping_data:00>", "<PingReceived ping_data:00>"),
     ],
 )
 def test_an_event_of_http_2_is_told_in_words(raised, said):
-    """httpcore raises it as a program would see it."""
+    """httpcore raises it as a program would see it, and so it stays where there are no words for it."""
     assert str(no_answer(REQUEST, httpx.RemoteProtocolError(raised))) == said
 
 
