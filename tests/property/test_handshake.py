@@ -37,6 +37,8 @@ from microwallet.http402.paying.funding import Funded, Funding
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.metering import MeteredStream
 from microwallet.http402.paying.remedies import Remedies
+from microwallet.http402.paying.spending import Spending
+from microwallet.http402.wire.body_digest import body_digest
 from microwallet.http402.wire.challenge import ChallengeSecrets
 from microwallet.http402.wire.credential import Credential
 from microwallet.http402.wire.encoding import encode_object
@@ -106,16 +108,16 @@ def receipts(draw):
     }
 
 
-HONEST = issue(
-    SECRETS,
-    SessionRequest(
+def honest(**bound):
+    """An offer for 30 base units."""
+    request = SessionRequest(
         amount=30, currency=TOKEN, recipient=PAYEE, chain_id=CHAIN, escrow_contract=ESCROW
-    ).to_object(),
-    realm="r",
-    method="evm",
-    intent="session",
-    expires_at=50,
-).to_field()
+    )
+    parameters = {"realm": "r", "method": "evm", "intent": "session", **bound}
+    return issue(SECRETS, request.to_object(), expires_at=50, **parameters).to_field()
+
+
+HONEST = honest()
 offers = st.one_of(st.just(HONEST), challenges())
 
 
@@ -189,6 +191,18 @@ class Server:
                 sending = steps.throw(answer) if isinstance(answer, Exception) else steps.send(answer)
         except StopIteration as ended:
             return ended.value
+
+
+def refusing(kind, **told):
+    """A refusal with a challenge."""
+    body = Problem(type=kind, detail="no", extensions=told).to_body()
+    return ServerAnswer(status=402, problem=read_problem(body), challenges=[HONEST])
+
+
+def wanting(required):
+    """A refusal of too little, by a payee that says how much it waits for, or does not."""
+    told = {} if required is None else {"requiredCumulative": str(required)}
+    return refusing(ProblemType.INSUFFICIENT_BALANCE, **told)
 
 
 def no_chain(_escrow):
@@ -351,25 +365,66 @@ def test_a_refusal_that_nothing_helps(tmp_path, kind, is_begun, spent):
         assert ledger.channels.get(ONE.channel_id).spent == spent
 
 
-def test_a_payee_that_sees_less_than_the_deposit(tmp_path):
-    """Where there was no top-up it is told of none: it is asked again, and then the chain."""
-    problem = read_problem(Problem(type=ProblemType.AMOUNT_EXCEEDS_DEPOSIT, detail="no").to_body())
-    refused = ServerAnswer(status=402, problem=problem, challenges=[HONEST])
+def test_a_payee_that_sees_less_than_the_deposit(tmp_path, monkeypatch):
+    """Where there was no top-up it is told of none: it is asked again, and then the chain. If that has all of
+    it, nothing more is signed."""
+    refused = refusing(ProblemType.AMOUNT_EXCEEDS_DEPOSIT)
     with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
         ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
-        handshake = Handshake(lambda: client(ledger), Asked(method="GET", url=URL))
-        server = Server(chain([ServerAnswer(status=402, challenges=[HONEST])], cycle([refused])))
-        with pytest.raises(NetworkError, match="no chain"):
-            server.drive(handshake.run())
-        assert (server.exchanges, server.highest) == (3, 30)
-        assert ledger.channels.get(ONE.channel_id).spent == 0
+        for error in (NetworkError, PaymentRefused):
+            handshake = Handshake(lambda: client(ledger), Asked(method="GET", url=URL))
+            server = Server(chain([ServerAnswer(status=402, challenges=[HONEST])], cycle([refused])))
+            with pytest.raises(error):
+                server.drive(handshake.run())
+            channel = ledger.channels.get(ONE.channel_id)
+            assert (server.exchanges, channel.authorized, channel.spent) == (3, 30, 0)
+            monkeypatch.setattr(Remedies, "_refreshed", lambda _remedies, channel: channel)
 
 
-def wanting(required):
-    """A refusal of too little, by a payee that says how much it waits for, or does not."""
-    told = {} if required is None else {"requiredCumulative": str(required)}
-    problem = Problem(type=ProblemType.INSUFFICIENT_BALANCE, detail="no", extensions=told)
-    return ServerAnswer(status=402, problem=read_problem(problem.to_body()), challenges=[HONEST])
+@pytest.mark.parametrize("is_begun", [False, True])
+@pytest.mark.parametrize("is_finalized", [False, True])
+def test_a_payee_that_does_not_know_the_channel(tmp_path, monkeypatch, is_begun, is_finalized):
+    """Only where the chain says that it is finalized, and nothing was taken, what was signed is free to be
+    paid from another. On one that is open it counts against the limit, or as what an earlier run paid."""
+    other = keyed(2)
+
+    def refreshed(_remedies, channel):
+        return replace(channel, state=replace(channel.state, finalized=is_finalized))
+
+    monkeypatch.setattr(Remedies, "_refreshed", refreshed)
+    refused = refusing(ProblemType.CHANNEL_FINALIZED)
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        ledger.channels.add(other.payer_channel(deposit=DEPOSIT), now=1)
+        limits = Limits(max_amounts={TOKEN: 59}, max_deposits={})
+        asked = Asked(method="GET", url=URL, idempotency_key="k")
+        handshake = Handshake(lambda: replace(client(ledger), limits=limits), asked)
+        first = ONE.channel_id
+        if is_begun:
+            terms = VoucherTerms(cost=30, most=LIMIT)
+            ledger.purchases.reserve(first, handshake.spending.request, terms, now=0)
+        offer = ServerAnswer(status=402, challenges=[HONEST])
+        server = Server(iter([offer, refused, offer, ServerAnswer(status=200)]))
+        if is_finalized:
+            assert server.drive(handshake.run()).channel.channel_id == other.channel_id
+        else:
+            with pytest.raises(PaymentRefused if is_begun else AboveLimit):
+                server.drive(handshake.run())
+        spent = [ledger.channels.get(one.channel_id).spent for one in (ONE, other)]
+        assert spent == ([0, 30] if is_finalized else [30 * is_begun, 0])
+
+
+def test_a_fresh_challenge_is_for_the_whole_request(tmp_path):
+    """Where a payee does not know its own any more, and gives no other, it is asked again with the body."""
+    body = b"tea"
+    asking = ServerAnswer(status=402, challenges=[honest(digest=body_digest(body))])
+    forgot = replace(refusing(ProblemType.CHALLENGE_NOT_FOUND), challenges=())
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        handshake = Handshake(lambda: client(ledger), Asked(method="POST", url=URL, body=body))
+        server = Server(iter([asking, forgot, asking, ServerAnswer(status=200)]))
+        assert server.drive(handshake.run()).amount == 30
+        assert server.highest == 30
 
 
 @pytest.mark.parametrize(
@@ -417,6 +472,18 @@ def test_a_payee_that_wants_another_sum_than_it_offered(tmp_path, required, sign
             assert server.drive(handshake.run()).amount == cost
         channel = ledger.channels.get(ONE.channel_id)
         assert (server.highest, channel.authorized, channel.spent) == (signed, signed, cost or 0)
+
+
+@pytest.mark.parametrize(("required", "signed"), [(10, 60), (75, 75)])
+def test_a_stream_that_took_what_a_request_was_to_cost(tmp_path, monkeypatch, required, signed):
+    """It is signed for above all that was signed, whatever the payee waits for. It costs what was offered."""
+    monkeypatch.setattr(Spending, "has_stream", lambda *_: True)
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        handshake = Handshake(lambda: client(ledger), Asked(method="GET", url=URL))
+        server = Server(iter([wanting(None), wanting(required), ServerAnswer(status=200)]))
+        assert server.drive(handshake.run()).amount == 30
+        assert server.highest == ledger.channels.get(ONE.channel_id).authorized == signed
 
 
 def test_a_payee_that_knows_all_that_was_signed_and_wants_more(tmp_path):
