@@ -7,7 +7,7 @@ import pytest
 
 from microwallet.http402.paying.asking import looking_at, unreachable
 from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending
-from microwallet.http402.paying.messages import answer_of, asked_by, no_answer, outgoing
+from microwallet.http402.paying.messages import answer_of, asked_by, may_be_problem, no_answer, outgoing
 from microwallet.http402.paying.origins import Origin
 
 SHOP = Origin.of("https://shop.example")
@@ -76,6 +76,33 @@ def test_what_may_be_a_stream_is_asked_for_plain(accept, may_be_stream, encoding
 def test_which_answers_are_streams_of_events(fields, is_stream):
     """Those whose events can be read along: not one that is compressed."""
     assert answer_of(httpx.Response(200, headers=fields)).is_stream is is_stream
+
+
+PROBLEM, RECEIPT = {"content-type": "Application/Problem+JSON; x=y"}, {"payment-receipt": "e30"}
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "was_paid_for", "is_refusal"),
+    [
+        (402, {}, False, True),
+        (402, {}, True, True),
+        (200, PROBLEM, False, False),
+        (404, PROBLEM, False, False),
+        (399, PROBLEM, True, False),
+        (400, PROBLEM, True, True),
+        (499, PROBLEM, True, True),
+        (500, PROBLEM, True, False),
+        (503, PROBLEM, True, True),
+        (404, PROBLEM | RECEIPT, True, False),
+        (404, {"content-type": "application/json"}, True, False),
+        (404, {}, True, False),
+    ],
+)
+def test_which_bodies_are_read_as_refusals(status, fields, was_paid_for, is_refusal):
+    """Those that ask for payment, or say why it was not taken. Any other is an answer, which the program reads
+    as it comes."""
+    sending = Sending(authorization="Payment x" if was_paid_for else None)
+    assert may_be_problem(httpx.Response(status, headers=fields), sending) is is_refusal
 
 
 def test_a_credential_is_shown_nowhere():
