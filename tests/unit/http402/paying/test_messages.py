@@ -99,8 +99,8 @@ PROBLEM, RECEIPT = {"content-type": "Application/Problem+JSON; x=y"}, {"payment-
     ],
 )
 def test_which_bodies_are_read_as_refusals(status, fields, was_paid_for, is_refusal):
-    """Those that ask for payment, or say why it was not taken. Any other is an answer, which the program reads
-    as it comes."""
+    """Those that ask for payment, or say why it was not taken. Any other is an answer, which the program
+    reads as it comes."""
     sending = Sending(authorization="Payment x" if was_paid_for else None)
     assert may_be_problem(httpx.Response(status, headers=fields), sending) is is_refusal
 
