@@ -1,4 +1,4 @@
-"""Looking for channels that the ledger does not know: which blocks are read."""
+"""Looking for channels that the ledger does not know, and for what became of deposits."""
 
 from __future__ import annotations
 
@@ -9,12 +9,25 @@ import pytest
 from model import CHAIN, ESCROW, PAYER, USDC, keyed
 
 from microwallet.domain.channel import NO_CHANNEL
-from microwallet.domain.ports import Quiet
+from microwallet.domain.deposit import Deposit, DepositKind, DepositStatus, Way
+from microwallet.domain.identifiers import TxHash
+from microwallet.domain.ports import Quiet, SignedTransaction, TransactionStatus
+from microwallet.errors import NetworkError
+from microwallet.escrow.authorizations import EXPIRY_MARGIN
 from microwallet.payer.paying_account import PayingAccount
-from microwallet.payer.sync import REORGANISATION_BLOCKS, sync
+from microwallet.payer.sync import REORGANISATION_BLOCKS, settle_deposit, sync
 
-ONE = keyed(1)
-FIRST, HEAD = 50, 1_000
+ONE, TWO = keyed(1), keyed(2)
+FIRST, HEAD, NOW = 50, 1_000, 9_000
+NONCE, CONFIRMATIONS = 5, 3
+SENT = TxHash("0x" + "ab" * 32)
+DONE, PENDING, ABANDONED = DepositStatus.DONE, DepositStatus.PENDING, DepositStatus.ABANDONED
+BROADCAST, MINED, REPLACED, REVERTED = (
+    TransactionStatus.BROADCAST,
+    TransactionStatus.MINED,
+    TransactionStatus.REPLACED,
+    TransactionStatus.REVERTED,
+)
 
 
 @pytest.fixture
@@ -38,14 +51,14 @@ def account(ledger, monkeypatch):
     state = replace(NO_CHANNEL, deposit=100)
     reader = SimpleNamespace(
         escrow_contract=ESCROW,
-        head=lambda: SimpleNamespace(number=HEAD, timestamp=1),
+        head=lambda: SimpleNamespace(number=HEAD, timestamp=NOW),
         channel_states=lambda ids: dict.fromkeys(ids, state),
         are_mined=lambda hashes: [True for _ in hashes],
     )
     known = {
         "name": "alice",
         "address": PAYER,
-        "network": SimpleNamespace(chain_id=CHAIN),
+        "network": SimpleNamespace(chain_id=CHAIN, confirmations=CONFIRMATIONS),
         "ledger": ledger,
         "reader": reader,
         "reader_of": lambda _escrow: reader,
@@ -87,3 +100,182 @@ def test_a_close_that_a_reorganisation_undid(account, ledger):
     (told,) = sync([account], [ESCROW], lambda _token: USDC).channels
     assert (told.channel_id, told.state.finalized) == (ONE.channel_id, False)
     assert not ledger.channels.get(ONE.channel_id).state.finalized
+
+
+def deposit(ledger, status, kind=DepositKind.OPEN, way=Way.NATIVE, *, expires_at=None, channel=ONE, key="k"):
+    """A deposit into a channel, begun at Unix second 7."""
+    begun = Deposit(
+        idempotency_key=key,
+        kind=kind,
+        channel_id=channel.channel_id,
+        amount=100,
+        arguments="",
+        way=way,
+        authorization_expires_at=expires_at,
+        status=status,
+    )
+    channel = channel.payer_channel(deposit=100)
+    return ledger.deposits.begin(begun, channel, require_key=lambda: None, now=7), channel
+
+
+def sent(ledger, kind, status, *, block=None):
+    """The transaction that carries it."""
+    transaction = SignedTransaction(
+        hash=SENT,
+        chain_id=CHAIN,
+        sender=PAYER,
+        nonce=NONCE,
+        operation="k",
+        purpose=kind,
+        channel_id=ONE.channel_id,
+        raw=b"x",
+        max_fee_per_gas=1,
+        max_priority_fee_per_gas=1,
+    )
+    ledger.journal.replace(transaction)
+    ledger.journal.record(SENT, status, block_number=block)
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "way", "becomes"),
+    [
+        (NOW - EXPIRY_MARGIN + 1, Way.AUTHORIZATION, PENDING),
+        (NOW - EXPIRY_MARGIN, Way.AUTHORIZATION, ABANDONED),
+        (NOW + 1, Way.PERMIT, ABANDONED),
+        (None, Way.NATIVE, ABANDONED),
+    ],
+)
+def test_a_deposit_that_was_never_sent(account, ledger, expires_at, way, becomes):
+    """It is given up once nobody can submit what was signed for it: not before that has expired for certain.
+    Otherwise the same deposit might be made twice."""
+    account, _ = account
+    begun, channel = deposit(ledger, PENDING, way=way, expires_at=expires_at)
+    account.reader.channel_state = lambda _id: NO_CHANNEL
+    assert settle_deposit(account, begun, channel) is becomes
+    assert ledger.deposits.find("k").status is becomes
+
+
+def test_a_deposit_that_the_chain_has(account, ledger):
+    """Whoever sent it, and however long ago what was signed for it expired."""
+    account, _ = account
+    begun, channel = deposit(ledger, PENDING, way=Way.AUTHORIZATION, expires_at=0)
+    account.reader.channel_state = lambda _id: channel.state
+    assert settle_deposit(account, begun, channel) is ledger.deposits.find("k").status is DONE
+
+
+def test_a_deposit_in_other_hands(account, ledger):
+    """While another process makes it, it is pending; what that has made of it is not done again."""
+    account, _ = account
+    begun, channel = deposit(ledger, PENDING)
+    account.reader.channel_state = lambda _id: NO_CHANNEL
+    with ledger.turns.turn("deposit k"):
+        assert settle_deposit(account, begun, channel) is PENDING
+        ledger.deposits.record("k", DONE)
+    assert settle_deposit(account, begun, channel) is ledger.deposits.find("k").status is DONE
+
+
+@pytest.mark.parametrize(
+    ("other", "becomes"), [({}, ABANDONED), ({"payer": ESCROW}, PENDING), ({"chain_id": 1}, PENDING)]
+)
+def test_deposits_of_others(account, ledger, other, becomes):
+    """Of those of another account, or on another chain, this account and this chain know nothing."""
+    account, _ = account
+    deposit(ledger, PENDING, channel=keyed(3, **other))
+    account.reader.channel_state = lambda _id: NO_CHANNEL
+    synced = sync([account], [ESCROW], lambda _token: USDC)
+    assert ledger.deposits.find("k").status is becomes
+    assert [one.status for one in synced.deposits] == ([ABANDONED] if becomes is ABANDONED else [])
+
+
+@pytest.mark.parametrize(
+    ("status", "used", "is_mined", "becomes"),
+    [
+        (BROADCAST, NONCE, False, PENDING),
+        (BROADCAST, NONCE + 1, True, PENDING),
+        (BROADCAST, NONCE + 1, False, ABANDONED),
+        (REPLACED, NONCE + 1, True, PENDING),
+        (REVERTED, NONCE + 1, True, ABANDONED),
+        (MINED, NONCE + 1, False, PENDING),
+    ],
+)
+def test_a_deposit_that_was_sent_and_is_not_on_the_chain(
+    account, ledger, monkeypatch, status, used, is_mined, becomes
+):
+    """It is given up once its nonce is used, as deep in the chain as is believed, by something else than
+    itself; or by itself to no effect."""
+    monkeypatch.setattr("microwallet.payer.sync.LAG_SECONDS", 0)
+    account, _ = account
+    begun, channel = deposit(ledger, PENDING)
+    sent(ledger, DepositKind.OPEN, status)
+    account.reader.channel_state = lambda _id: NO_CHANNEL
+    account.reader.are_mined = lambda hashes: [is_mined for _ in hashes]
+    account.reader.transaction_count = lambda _address, block: (
+        used if block == HEAD - CONFIRMATIONS + 1 else 99
+    )
+    assert settle_deposit(account, begun, channel) is becomes
+    [entry] = ledger.journal.of_operation("k")
+    assert entry.status is (REPLACED if (status, becomes) == (BROADCAST, ABANDONED) else status)
+
+
+@pytest.mark.parametrize(
+    ("block", "is_mined", "becomes"),
+    [
+        (HEAD - REORGANISATION_BLOCKS, False, DONE),
+        (HEAD - REORGANISATION_BLOCKS + 1, False, PENDING),
+        (HEAD - REORGANISATION_BLOCKS + 1, True, DONE),
+        (HEAD + 1, False, PENDING),
+        (HEAD + 2, False, DONE),
+    ],
+)
+def test_a_top_up_that_a_reorganisation_undid(account, ledger, block, is_mined, becomes):
+    """It is pending again, and so is what carries it, if its block is recent; a later one than the chain has
+    is of another chain."""
+    account, _ = account
+    deposit(ledger, DONE, DepositKind.TOP_UP)
+    sent(ledger, DepositKind.TOP_UP, MINED, block=block)
+    account.reader.are_mined = lambda hashes: [is_mined for _ in hashes]
+    account.reader.transaction_count = lambda _address, _block: NONCE
+    sync([account], [ESCROW], lambda _token: USDC)
+    assert ledger.deposits.find("k").status is becomes
+    [entry] = ledger.journal.of_operation("k")
+    assert entry.status is (MINED if becomes is DONE else BROADCAST)
+
+
+@pytest.mark.parametrize(
+    ("first", "exists", "is_lost"),
+    [
+        ((0, 8), False, True),
+        ((0, 7), False, False),
+        ((0, 8), True, False),
+        ((1, 8), False, False),
+        (None, False, False),
+    ],
+)
+def test_a_deposit_of_a_chain_that_was_started_anew(account, ledger, first, exists, is_lost):
+    """It is given up only where the first block proves that the chain began after it, and its channel is
+    missing there. A node that keeps no first block proves nothing."""
+
+    def head(block=None):
+        if block is None:
+            return SimpleNamespace(number=HEAD, timestamp=NOW)
+        if first is None:
+            raise NetworkError("pruned")
+        assert block == 0
+        return SimpleNamespace(number=first[0], timestamp=first[1])
+
+    account, _ = account
+    deposit(ledger, DONE)
+    deposit(ledger, DONE, channel=TWO, key="of a channel that is there")
+    on_chain = {ONE.channel_id: replace(NO_CHANNEL, deposit=100 if exists else 0)}
+    account.reader.head = head
+    account.reader.channel_states = lambda ids: {
+        one: on_chain.get(one, replace(NO_CHANNEL, deposit=100)) for one in ids
+    }
+    account.reader.are_mined = lambda hashes: [False for _ in hashes]
+    sent(ledger, DepositKind.OPEN, MINED, block=FIRST)
+    synced = sync([account], [ESCROW], lambda _token: USDC)
+    assert [one.status for one in synced.deposits] == [ABANDONED] * is_lost
+    assert ledger.deposits.find("k").status is (ABANDONED if is_lost else DONE)
+    assert len(synced.notes) == (not exists)
+    [entry] = ledger.journal.of_operation("k")
+    assert entry.status is (REPLACED if is_lost else MINED)
