@@ -27,8 +27,10 @@ from microwallet.errors import (
     LedgerBusy,
     MicrowalletError,
     NetworkError,
+    NoPayableChallenge,
     OutcomeUnknown,
     PaymentRefused,
+    UsageError,
 )
 from microwallet.http402.paying.asking import Asking
 from microwallet.http402.paying.client import Limits, PayingClient
@@ -412,6 +414,25 @@ def test_a_payee_that_does_not_know_the_channel(tmp_path, monkeypatch, is_begun,
                 server.drive(handshake.run())
         spent = [ledger.channels.get(one.channel_id).spent for one in (ONE, other)]
         assert spent == ([0, 30] if is_finalized else [30 * is_begun, 0])
+
+
+@pytest.mark.parametrize(
+    ("url", "bound", "error"),
+    [
+        ("http://me@127.0.0.1/", {}, UsageError),
+        ("http://shop.example/", {}, NoPayableChallenge),
+        (URL, {"digest": body_digest(b"coffee")}, NoPayableChallenge),
+    ],
+)
+def test_an_offer_that_is_not_taken(tmp_path, url, bound, error):
+    """To a URL with a user name in it, over a connection that others read, or for another body: nothing is
+    signed."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        handshake = Handshake(lambda: client(ledger), Asked(method="POST", url=url, body=b"tea"))
+        with pytest.raises(error):
+            Server(iter([ServerAnswer(status=402, challenges=[honest(**bound)])])).drive(handshake.run())
+        assert ledger.channels.get(ONE.channel_id).authorized == 0
 
 
 def test_a_fresh_challenge_is_for_the_whole_request(tmp_path):
