@@ -61,8 +61,6 @@ class StreamSession:
         as they may come in any order, is known when it ends."""
         if self.is_held:
             return False
-        if channel.channel_id in self._client.sessions:
-            return True
         try:
             with self._turn(channel):
                 return False
