@@ -540,7 +540,8 @@ def test_a_payee_that_never_finds_the_channel(tmp_path, monkeypatch):
 
 
 def test_a_stream_holds_the_session_of_the_channel_that_pays_it(tmp_path):
-    """Also where that is another one than was chosen first, which has been closed meanwhile."""
+    """Also where that is another one than was chosen first, which has been closed meanwhile. Other requests
+    see that a stream runs there, and it sees no other."""
     other = keyed(2)
     with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
         for one in (ONE, other):
@@ -557,14 +558,19 @@ def test_a_stream_holds_the_session_of_the_channel_that_pays_it(tmp_path):
             iter([ServerAnswer(status=402, challenges=[HONEST]), ServerAnswer(status=200, is_stream=True)])
         )
         handshake = Handshake(lambda: paying, asked)
+        beside = Handshake(lambda: paying, replace(asked, is_stream=False))
         outcome = server.drive(handshake.run())
-        assert outcome.held.channel.channel_id == other.channel_id
+        channel = outcome.held.channel
+        assert channel.channel_id == other.channel_id
+        assert [one.spending.has_stream(channel) for one in (handshake, beside)] == [False, True]
         with pytest.raises(LedgerBusy), ledger.turns.turn(f"stream {other.channel_id}", seconds=0):
             pass
         assert other.channel_id in paying.sessions
         handshake.close()
+        assert not beside.spending.has_stream(channel)
         with ledger.turns.turn(f"stream {other.channel_id}", seconds=0):
             assert paying.sessions == set()
+            assert beside.spending.has_stream(channel)
 
 
 @pytest.fixture
