@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain, cycle
@@ -571,6 +571,33 @@ def test_a_stream_holds_the_session_of_the_channel_that_pays_it(tmp_path):
         with ledger.turns.turn(f"stream {other.channel_id}", seconds=0):
             assert paying.sessions == set()
             assert beside.spending.has_stream(channel)
+
+
+def test_a_stream_takes_a_session_that_is_free_or_waits_for_one(tmp_path, monkeypatch):
+    """Another process's streams hold them: it says once that it waits, and gives up after a while."""
+    other = keyed(2)
+    offer, begun = ServerAnswer(status=402, challenges=[HONEST]), ServerAnswer(status=200, is_stream=True)
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger, ExitStack() as streams:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        reporter = Told()
+
+        def request():
+            asked = Asked(method="GET", url=URL, is_stream=True)
+            return Handshake(partial(replace, client(ledger), reporter=reporter), asked)
+
+        streams.enter_context(ledger.turns.turn(f"stream {ONE.channel_id}"))
+        steps = request().run()
+        asking = [next(steps), steps.send(offer), steps.send(NO_WORD)]
+        assert [isinstance(one, Pause) for one in asking] == [False, True, True]
+        assert [one.split(" channel ")[0] for one in reporter.told] == ["waiting for the stream that holds"]
+        with monkeypatch.context() as patched, pytest.raises(LedgerBusy):
+            patched.setattr("microwallet.http402.paying.stream_session._SESSION_SECONDS", -1)
+            Server(iter([offer])).drive(request().run())
+        ledger.channels.add(other.payer_channel(deposit=DEPOSIT), now=1)
+        outcome = Server(iter([offer, begun])).drive(request().run())
+        assert outcome.held.channel.channel_id == other.channel_id
+        streams.close()
+        assert not isinstance(steps.send(NO_WORD), Pause)
 
 
 @pytest.fixture
