@@ -168,10 +168,8 @@ def no_answer(request: httpx.Request, error: httpx.RequestError) -> NotSent | No
 def unread(request: httpx.Request, error: httpx.HTTPError) -> NetworkError:
     """What became of a request that was not paid for, or of its answer."""
     origin = Origin.of(str(request.url))
-    if isinstance(error, httpx.TransportError):
-        reason = no_answer(request, error)
-        if isinstance(reason, NotSent):
-            return unreachable(origin, reason)
+    if isinstance(error, _NEVER_LEFT):
+        return unreachable(origin, no_answer(request, error))
     return NetworkError(f"{origin} cannot be read: {_reason(error)}", hint=looking_at(origin, error))
 
 
