@@ -435,6 +435,15 @@ def test_an_offer_that_is_not_taken(tmp_path, url, bound, error):
         assert ledger.channels.get(ONE.channel_id).authorized == 0
 
 
+def test_an_offer_to_a_head_is_for_no_body(spending):
+    """Whatever body the request has: that did not go with it."""
+    asking = Asking(lambda: spending.client, replace(spending.asked, body=b"tea"))
+    answer = ServerAnswer(status=402, challenges=[honest(digest=body_digest(b""))])
+    assert asking.choose(answer, is_head=True)
+    with pytest.raises(NoPayableChallenge):
+        asking.choose(answer)
+
+
 def test_a_fresh_challenge_is_for_the_whole_request(tmp_path):
     """Where a payee does not know its own any more, and gives no other, it is asked again with the body."""
     body = b"tea"
