@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import sys
+
 import httpx
 import pytest
 
+from microwallet.errors import NetworkError
 from microwallet.http402.paying.asking import looking_at, unreachable
 from microwallet.http402.paying.exchange import NoAnswer, NotSent, Sending
-from microwallet.http402.paying.messages import answer_of, asked_by, may_be_problem, no_answer, outgoing
+from microwallet.http402.paying.handshake import WouldPay
+from microwallet.http402.paying.messages import (
+    answer_of,
+    as_httpx,
+    asked_by,
+    booked,
+    may_be_problem,
+    no_answer,
+    outgoing,
+    reading,
+    told_by,
+)
 from microwallet.http402.paying.origins import Origin
 
 SHOP = Origin.of("https://shop.example")
@@ -211,6 +225,34 @@ def test_through_a_proxy_nothing_left(error, told, at_proxy):
 def test_an_event_of_http_2_is_told_in_words(raised, said):
     """httpcore raises it as a program would see it, and so it stays where there are no words for it."""
     assert str(no_answer(REQUEST, httpx.RemoteProtocolError(raised))) == said
+
+
+def test_what_a_program_catches():
+    """What httpx raised, where the server could not be asked; an error of the chain stays what it is."""
+    refused = httpx.ConnectError("Connection refused")
+    with pytest.raises(httpx.ConnectError) as raised, as_httpx():
+        reason = NotSent("Connection refused")
+        reason.__cause__ = refused
+        raise unreachable(SHOP, reason) from reason
+    assert raised.value is refused
+    for cause in (None, NotSent("no server was asked"), ValueError()):
+        with pytest.raises(NetworkError, match="no chain"), as_httpx():
+            raise NetworkError("no chain") from cause
+
+
+def test_what_goes_wrong_without_http_2_is_told_as_it_is(monkeypatch):
+    """Its library is not loaded then."""
+    monkeypatch.delitem(sys.modules, "h2.exceptions", raising=False)
+    with pytest.raises(ValueError, match="gone"), reading():
+        raise ValueError("gone")
+
+
+def test_a_dry_run_is_no_payment():
+    """Its answer tells what would be paid; that of a free request tells of neither."""
+    would_pay = WouldPay(choice=None, preview=None, most=None)
+    assert booked(would_pay) is None
+    assert told_by(httpx.Response(402), would_pay).extensions == {"would_pay": would_pay, "payment": None}
+    assert told_by(httpx.Response(200), None).extensions == {"payment": None}
 
 
 def test_a_reason_goes_on_in_a_sentence():
