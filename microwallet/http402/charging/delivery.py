@@ -36,7 +36,7 @@ _NOT_OF_A_STREAM = frozenset({b"content-length", b"x-accel-buffering"})
 _AT_ONCE = ((b"x-accel-buffering", b"no"), (b"cache-control", b"no-transform"))
 """Tells proxies not to buffer, as nginx does, nor to compress, as Apache, Caddy and HAProxy can: they would
 hold back the event that asks for a voucher. RFC 9111, section 5.2.2.6."""
-_ENDS = plain_answer(503, "Service Unavailable", "the server ends; nothing was charged")
+ENDS = plain_answer(503, "Service Unavailable", "the server ends; nothing was charged")
 _UNDO_SECONDS = 5.0
 """Seconds that the client waits until what it paid is given back; that goes on afterwards."""
 
@@ -94,7 +94,7 @@ class Delivery:
     async def give_up(self) -> None:
         """End it because the server ends before the application has: what is not answered costs nothing."""
         if await self._costs_nothing():
-            await self._replace(_ENDS)
+            await self._replace(ENDS)
 
     async def end(self) -> None:
         """The application has ended, or failed: what was not answered costs nothing."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 
 from microwallet.http402.charging.answers import Answer
-from microwallet.http402.charging.asgi import Application, Receive, Scope, Send, send_answer
+from microwallet.http402.charging.asgi import Application, Message, Receive, Scope, Send, send_answer
 from microwallet.http402.charging.checkout import Grant
-from microwallet.http402.charging.delivery import Delivery
+from microwallet.http402.charging.delivery import ENDS, Delivery
 from microwallet.http402.charging.gateway import Gateway
 from microwallet.http402.charging.metering import ClientGone
 from microwallet.http402.charging.request import Request
@@ -35,7 +35,11 @@ class PaymentMiddleware:
             await self._other(scope, receive, send)
             return
         request = Request(scope, receive)
-        outcome = await self._gateway.admit(request)
+        try:
+            outcome = await self._gateway.admit(request)
+        except asyncio.CancelledError:
+            await self._tell_end(request, send)
+            raise
         if isinstance(outcome, Grant):
             delivery = Delivery(self._gateway, outcome, send, request, is_dated=self._is_dated)
             scope[BILL] = outcome.bill
@@ -53,7 +57,26 @@ class PaymentMiddleware:
                 scope[BILL] = outcome.bill
             await send_answer(outcome, send, with_body=request.method != "HEAD", is_dated=self._is_dated)
         else:
-            await self._app(outcome.scope(request, request.fields), request.receive, send)
+            await self._free(outcome.scope(request, request.fields), request, send)
+
+    async def _free(self, scope: Scope, request: Request, send: Send) -> None:
+        """Serve what costs nothing; if the server ends before there is an answer, say so."""
+        has_begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, request.receive, sending)
+        except asyncio.CancelledError:
+            if not has_begun:
+                await self._tell_end(request, send)
+            raise
+
+    async def _tell_end(self, request: Request, send: Send) -> None:
+        await send_answer(ENDS, send, with_body=request.method != "HEAD", is_dated=self._is_dated)
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What is no request: the application's own, but for a connection that would be free."""

@@ -663,6 +663,21 @@ class TestEnding:
         last = gateway.events.end()[-1]
         assert (last["event"], [one["unsettled"] for one in last["unsettled"]]) == ("stopped", ["1000"])
 
+    def test_what_is_free_and_was_not_answered_is_told_that_it_ends(self, serve, upstream):
+        """As what is paid for is: 503, not 500, which would be a defect of the upstream's."""
+        gateway, done = serve("--free", "/slow"), []
+        thread = threading.Thread(target=lambda: done.append(httpx.get(gateway.url + "/slow", timeout=30)))
+        thread.start()
+        while not upstream.asked or upstream.asked[-1][0] != "/slow":
+            time.sleep(0.01)
+        gateway.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert gateway.end(signal.SIGINT) == 130
+        thread.join()
+        assert done[0].status_code == 503
+        assert done[0].json()["detail"] == "the server ends; nothing was charged"
+        assert gateway.requests.end()[-2]["status"] == 503
+
     def test_a_settlement_that_is_not_mined_is_finished_by_the_next(self, serve, pay, bob, chain):
         """Stopped while it waits, it ends in time with 0; started again, it sends nothing twice."""
         gateway = serve()
