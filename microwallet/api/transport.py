@@ -99,12 +99,13 @@ class PayingTerms:
     ) -> None:
         self._pool = pool
         self._may_deposit = max_deposit is not None
-        self._limits = limits_of(
-            pool.base,
-            max_amount=max_amount,
-            max_deposit=max_deposit,
-            payee=None if payee is None else pool.base.address_of(payee),
-        )
+        with for_programs():
+            self._limits = limits_of(
+                pool.base,
+                max_amount=max_amount,
+                max_deposit=max_deposit,
+                payee=None if payee is None else pool.base.address_of(payee),
+            )
 
     def client(self) -> AbstractContextManager[PayingClient]:
         """What pays, for one thread."""

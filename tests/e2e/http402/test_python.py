@@ -299,6 +299,9 @@ def test_a_number_is_no_amount(alice, opened, given):
 def test_hints_are_for_programs(alice, payee, opened):
     """What to write, and no flag of a command: for another payee, after a lost answer, of a stream."""
     with opened(alice) as wallet:
+        with pytest.raises(microwallet.UsageError) as nothing:
+            microwallet.PayingTransport(wallet=wallet, max_amount="0 USDC")
+        assert nothing.value.hint == "a client without a PayingTransport  (pays nothing)"
         pay = partial(wallet.request, "GET", max_deposit="1 USDC")
         pay(payee.url)
         known, payee.address = payee.address, payee_address("other")
