@@ -59,8 +59,8 @@ class PaymentMiddleware:
         once it was not used for so long. `requires_auth`: payers are told to pay in a field of its own,
         `Payment-Authorization`, as the application has its own use for `Authorization`.
 
-        Raises UsageError for `routes` that are none; opening does for a wrong route, and KeyUnavailable for a
-        key that is locked.
+        Raises UsageError for `routes` that are none; opening does for a wrong route or another setting, and
+        KeyUnavailable for a key that is locked.
         """
         self._app = app
         self._root_path = _root_path(app)
@@ -140,12 +140,15 @@ class PaymentMiddleware:
         from microwallet.http402.charging.settings import Settings
         from microwallet.selling import Shop
 
+        _check_texts({"realm": self._realm, "settle-idle": self._settle_idle or ""})
         settings = Settings(
+            realm=self._realm,
             routes=self._routes,
             settle_above=self._settle_above,
             settle_idle=self._settle_idle,
             requires_auth=self._requires_auth,
         )
+        settings.check()
         assortment = Assortment.of(wallet, settings)
         for message in assortment.routes.warnings():
             _log("warning", {"message": message})
@@ -177,6 +180,15 @@ def _tables(routes: object) -> list[dict[str, Any]]:
             hint='routes=[{"path": "/**", "price": "0.001 USDC"}]',
         )
     return [dict(table) for table in tables]
+
+
+def _check_texts(given: Mapping[str, object]) -> None:
+    """UsageError for what a program gives instead of a text, such as a number of seconds."""
+    from microwallet.http402.charging.setting_names import SettingNames
+
+    for key, value in given.items():
+        if not isinstance(value, str):
+            raise SettingNames().mistyped(key, value, str)
 
 
 class _Service:

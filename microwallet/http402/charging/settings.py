@@ -77,7 +77,7 @@ class Settings:
             table["routes"] = _routes_of(one_line)
         values = {name.replace("-", "_"): value for name, value in (table | given).items()}
         settings = cls(names=names, **values)
-        settings._check()
+        settings.check()
         return settings
 
     @property
@@ -99,7 +99,8 @@ class Settings:
             raise UsageError(question, hint=_BY_FLAG[key])
         raise UsageError(f"{self.names.file}: there is no {key}: {question}", hint=self.names.example(key))
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """UsageError for a value that cannot be, or two that do not go together."""
         names = self.names
         if not 0 <= self.port <= 65535:
             raise names.wrong("port", f"{self.port} is not between 0 and 65535")

@@ -225,6 +225,10 @@ def test_lives_as_long_as_the_application(application, bob, chain):
         ({"routes": [{"path": "/a", "price": "much"}]}, "'much' is not an amount"),
         ({"routes": [{"path": "/a", "cost": "1 USDC"}]}, "there is no setting 'cost'"),
         ({"settle_above": "1 GOLD"}, "GOLD"),
+        ({"settle_idle": 600}, "settle-idle is 600; a text is expected"),
+        ({"settle_idle": "soon"}, "settle-idle: 'soon' is not a duration"),
+        ({"realm": None}, "realm is None; a text is expected"),
+        ({"realm": "a\x00"}, r"realm: 'a\x00' holds a control character"),
     ],
 )
 def test_a_wrong_table_fails_the_start(application, options, message):
@@ -233,7 +237,7 @@ def test_a_wrong_table_fails_the_start(application, options, message):
     app = application(**options)
 
     async def program():
-        with pytest.raises(microwallet.UsageError, match=message):
+        with pytest.raises(microwallet.UsageError, match=re.escape(message)):
             async with alive(app) as started:
                 assert started["type"] == "lifespan.startup.failed"
                 assert message in started["message"]
