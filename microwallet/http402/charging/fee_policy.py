@@ -36,7 +36,10 @@ def fee_policy(
     """The policy that two texts describe, read by `amount`; None if nobody's gas is paid."""
     if pay_fees_from is None:
         if gas_budget is not None:
-            raise UsageError("a gas budget is for paying fees of others", hint='--pay-fees-from "1 USDC"')
+            with names.naming("gas-budget"):
+                raise UsageError(
+                    "nobody's gas is paid without pay-fees-from", hint='--pay-fees-from "1 USDC"'
+                )
         return None
     with names.naming("pay-fees-from"):
         least = amount(pay_fees_from)

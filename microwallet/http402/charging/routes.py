@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from microwallet.domain.money import Amount
-from microwallet.errors import InvalidAmount, UsageError, did_you_mean
+from microwallet.errors import UsageError, did_you_mean
 from microwallet.http402.charging.paths import canonical_path, without_parameters
 from microwallet.http402.charging.setting_names import SettingNames
 from microwallet.http402.wire.auth_fields import TCHARS
@@ -299,9 +299,9 @@ def _price(
         with names.naming(key, number):
             other = amount(table[key])
         if other.asset != price.asset:
-            raise InvalidAmount(
-                f"{names.name(key, number)} is in {other.asset.symbol}, the price in {price.asset.symbol}"
-            )
+            with names.naming(key, number):
+                message = f"it is in {other.asset.symbol}, the price in {price.asset.symbol}"
+                raise UsageError(message, hint=f'--{key} "{price}"')
         return other.base_units
 
     priced = Price(

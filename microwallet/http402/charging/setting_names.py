@@ -47,7 +47,7 @@ _INSTEAD = {"price": ", or: free = true", "routes": '[[routes]], then path = "/*
 """What else a file may have, or has instead of a line."""
 _FLAGS = {"path": "free"}
 """Where a flag is not called as the key that it sets."""
-_EXPECTED = {str: "a text", int: "a number", bool: "true or false", list: "a list"}
+_EXPECTED = {str: "a text", int: "a number", bool: "true or false", list: "a list of texts"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,8 @@ class SettingNames:
 
     def mistyped(self, key: str, value: object, expected: type, route: int | None = None) -> UsageError:
         """The error of a setting whose value is of another type than expected."""
-        return self.wrong(key, f"is {value!r}; {_EXPECTED[expected]} is expected", route)
+        what = "a list of tables" if key == "routes" else _EXPECTED[expected]
+        return self.wrong(key, f"is {value!r}; {what} is expected", route)
 
     def unknown(self, key: str, known: Mapping[str, Any], route: int | None = None) -> UsageError:
         """The error of a key that is none."""

@@ -314,6 +314,12 @@ def test_what_is_for_intermediaries_is_not_sold(method):
         (FILE, {"path": "/a"}, "FILE: route 1: it has neither a price", "price = "),
         (
             FILE,
+            {"path": "/a", "price": "1", "min-voucher-delta": "1 ETH"},
+            "FILE: route 1: min-voucher-delta: it is in ETH, the price in USDC",
+            'min-voucher-delta = "1 USDC"',
+        ),
+        (
+            FILE,
             {
                 "path": "/a",
                 "price": "0.1",

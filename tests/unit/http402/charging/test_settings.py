@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from microwallet.errors import UsageError
+from microwallet.http402.charging.fee_policy import fee_policy
 from microwallet.http402.charging.listening import bind, certificate_warnings, check_is_private
 from microwallet.http402.charging.proxy import ReverseProxy
 from microwallet.http402.charging.settings import Settings
@@ -97,10 +98,10 @@ def test_one_line_is_routes():
         ("upstream = 3", "a text is expected"),
         ("settle-idle = 900", "a text is expected"),
         ("tls-key = true", "a text is expected"),
-        ("routes = [1]", "a list is expected"),
-        ("behind-tls-proxy = [1]", "a list is expected"),
+        ("routes = [1]", "a list of tables is expected"),
+        ("behind-tls-proxy = [1]", "a list of texts is expected"),
         ("behind-tls-proxy = ['nonsense']", "behind-tls-proxy: 'nonsense' is no address of a proxy"),
-        ("settle-above = 5", "a list is expected"),
+        ("settle-above = 5", "a list of texts is expected"),
         ("port = 65536", "not between 0 and 65535"),
         ("workers = 0", "not between 1 and"),
         ("settle-idle = '0s'", "less than 1 s"),
@@ -217,7 +218,13 @@ def test_behind_a_proxy_it_listens():
         ),
         ("port = 65536", ": port 65536 is not between", "port = 8402"),
         ("workers = 'two'", ": workers is 'two'; a number", "workers = 2"),
-        ("settle-above = 5", ": settle-above is 5; ", 'settle-above = ["5 USDC"]'),
+        ("settle-above = 5", ": settle-above is 5; a list of texts", 'settle-above = ["5 USDC"]'),
+        ("settle-above = [5]", ": settle-above is [5]; a list of texts", 'settle-above = ["5 USDC"]'),
+        (
+            "routes = [5]",
+            ": routes is [5]; a list of tables",
+            '[[routes]], then path = "/**" and price = "0.001 USDC"',
+        ),
         ("routes = 5", ": routes is 5; ", '[[routes]], then path = "/**" and price = "0.001 USDC"'),
         ("tls-cert = 'a'", "there is no tls-key", 'tls-cert = "cert.pem", tls-key = "key.pem"'),
     ],
@@ -294,3 +301,15 @@ def test_units_of_the_flag(per, said):
         Settings.read(None, {"price": "1 USDC", "per": per})
     assert raised.value.message == f"--per is {per!r}; {said}"
     assert raised.value.hint == "--per event"
+
+
+def test_a_gas_budget_for_nothing_is_named(file):
+    """Where it was written, and what has to stand beside it."""
+    for names, place in [
+        (Settings.read(file("gas-budget = '1 ETH'"), {}).names, "gateway.toml: gas-budget: "),
+        (Settings.read(None, {"gas-budget": "1 ETH"}).names, "--gas-budget: "),
+    ]:
+        with pytest.raises(UsageError) as raised:
+            fee_policy(None, "1 ETH", lambda _text: pytest.fail("no amount is read"), names)
+        assert f"{place}nobody's gas is paid without pay-fees-from" in raised.value.message
+        assert raised.value.hint == '--pay-fees-from "1 USDC"'
