@@ -99,3 +99,17 @@ def test_a_strict_type_checker_agrees(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_event_of_a_gateway_is_in_the_guide():
+    """Whoever reads the lines finds each in the table."""
+    package = REPOSITORY / "microwallet"
+    files = [package / "selling.py", package / "cli" / "serve_run.py", *package.glob("payee/*.py")]
+    texts = [file.read_text(encoding="utf-8") for file in [*files, *package.glob("http402/charging/*.py")]]
+    events = {event for text in texts for event in re.findall(r'emit\("([a-z-]+)"', text)}
+    rows = re.findall(
+        r"^\| (`.*?`) \|", (package / "guide" / "selling.md").read_text("utf-8"), flags=re.MULTILINE
+    )
+    told = {event for row in rows for event in re.findall(r"`([a-z-]+)`", row)}
+    assert {"listening", "finalized", "worker-replaced"} <= events
+    assert events - told - {"resumed"} == set()
