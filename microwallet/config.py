@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +112,7 @@ class Configuration:
         self.paths = paths
         self._environment = environment
         self._flags = {name: value for name, value in (flags or {}).items() if value is not None}
-        self._project = _read(project_folder / PROJECT_FILE) if project_folder else {}
+        self._project = _read_project(project_folder / PROJECT_FILE) if project_folder else {}
         self.user = _read_user(paths.user_file)
 
     def get(self, name: str) -> Any:
@@ -185,8 +185,8 @@ def checked_setting(name: str, value: Any) -> Any:
     return _checked(name, value, "the command line")
 
 
-def _no_setting(name: str) -> str:
-    return f"there is no setting {name[:64]!r}; {did_you_mean(name, SETTINGS)}"
+def _no_setting(name: str, known: Iterable[str] = SETTINGS) -> str:
+    return f"there is no setting {name[:64]!r}; {did_you_mean(name, known)}"
 
 
 def _checked(name: str, value: Any, where: str) -> Any:
@@ -212,6 +212,18 @@ def _read_user(path: Path) -> dict[str, Any]:
     for name in content:
         if name not in SETTINGS and name not in _SECTIONS:
             raise UsageError(f"{path}: {_no_setting(name)}", hint=_mend(path))
+    return content
+
+
+def _read_project(path: Path) -> dict[str, Any]:
+    """The file of a folder; UsageError for what it does not choose, which nothing else would tell."""
+    content = _read(path)
+    for name in content:
+        if (name in SETTINGS and name not in PROJECT_SETTINGS) or name in _SECTIONS:
+            said = f"{name} is not chosen by a folder, only network and account are"
+            raise UsageError(f"{path}: {said}", hint=_mend(path))
+        if name not in PROJECT_SETTINGS:
+            raise UsageError(f"{path}: {_no_setting(name, sorted(PROJECT_SETTINGS))}", hint=_mend(path))
     return content
 
 

@@ -62,6 +62,27 @@ def test_a_setting_that_is_none_is_named(tmp_path, text, said):
         pass
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('max-amount = "0.0001 USDC"', "max-amount is not chosen by a folder, only network and account are"),
+        ('netwrok = "sepolia"', "there is no setting 'netwrok'; did you mean network?"),
+        ("[networks.a]", "networks is not chosen by a folder, only network and account are"),
+    ],
+)
+def test_what_a_folder_does_not_choose_is_named(tmp_path, text, said):
+    """A limit in its file would not be in force, and a network that is mistyped would be another one."""
+    file = tmp_path / "microwallet.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as refused:
+        Configuration(Paths(home=tmp_path / "home", environment={}), {}, project_folder=tmp_path)
+    assert refused.value.message == f"{file}: {said}"
+    assert refused.value.hint == f"mend it, or move it away: mv {file} {file}.old"
+    file.write_text('network = "sepolia"\naccount = "a"')
+    chosen = Configuration(Paths(home=tmp_path / "home", environment={}), {}, project_folder=tmp_path)
+    assert (chosen.get("network"), chosen.get("account")) == ("sepolia", "a")
+
+
 def test_tables_of_networks_tokens_and_escrows_are_settings(tmp_path):
     """What `network add`, `network token add` and `escrow trust` write is read again."""
     with configuration(tmp_path).editing() as content:
