@@ -126,6 +126,14 @@ class ChannelBook:
             self._renewal = asyncio.create_task(self._renew())
         return self._age(known) <= STATE_SECONDS
 
+    def falls_short(self, known: KnownChannel, amount: int) -> bool:
+        """Whether less than `amount` is known here to be deposited, and the store has more than that: another
+        process was told of a top-up."""
+        if amount <= known.state.deposit:
+            return False
+        channel = self._store.channel(known.channel_id)
+        return channel is not None and channel.state.deposit > known.state.deposit
+
     async def freshen(self, known: KnownChannel) -> None:
         """Ask the chain about a channel unless it said so lately; all that wait are asked about at once.
 

@@ -154,7 +154,10 @@ class Presented:
         channel_id, cumulative_amount, signature = voucher
         issued.check_serves(channel_id)
         self._known = known = checkout.known(channel_id, offer)
-        if action is None and not checkout.channels.is_fresh(known):
+        channels = checkout.channels
+        if action is None and (
+            not channels.is_fresh(known) or channels.falls_short(known, cumulative_amount)
+        ):
             raise NotReady
         check_signature(known.digest, known.is_by_signer, voucher)
         self._handover = Handover(

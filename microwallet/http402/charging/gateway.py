@@ -197,9 +197,13 @@ class Gateway:
         voucher = action.voucher
         issued.check_serves(voucher.channel_id)
         known = await self._channel(action, source, offer)
-        if isinstance(action, CloseAction) or not checkout.channels.is_fresh(known):
+        channels = checkout.channels
+        is_short = channels.falls_short(known, voucher.cumulative_amount)
+        if isinstance(action, CloseAction) or is_short or not channels.is_fresh(known):
             check_signature(known.digest, known.is_by_signer, voucher)  # before the chain is asked
-            await checkout.channels.freshen(known)
+            if is_short:
+                channels.doubt(known)
+            await channels.freshen(known)
         if isinstance(action, CloseAction):
             return await self._close(known, issued)
         if request.idempotency_keys and request.has_body and isinstance(presented, Buying):

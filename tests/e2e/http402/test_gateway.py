@@ -811,6 +811,33 @@ def test_a_top_up_raises_what_may_be_authorized(counter):
     assert counter.pay(PAYER, PAYER.pay(1_001_000)).status_code == 200
 
 
+@pytest.mark.parametrize("is_like_another", [True, False])
+def test_a_top_up_that_another_worker_was_told_of(counter, sold_by, is_like_another):
+    """The chain is asked about it where it was not told of: not before somebody signs for more than is known,
+    and not again and again where it has no more."""
+    other = sold_by({"path": "/**", "price": "1000"}, in_hand_of=counter.ledger.database.path.parent)
+    challenge = counter.challenge()
+    counter.pay(PAYER, PAYER.pay(1000), challenge=challenge)
+    more = dataclasses.replace(PAYER.state, deposit=2_000_000)
+    other.chain.channels[PAYER.channel_id] = more
+    assert other.pay(PAYER, PAYER.top_up(1_000_000), "HEAD").status_code == 200
+    assert counter.pay(PAYER, PAYER.pay(2000), challenge=challenge).status_code == 200
+    assert counter.chain.asked == 1
+    counter.chain.channels[PAYER.channel_id] = more
+    again = challenge if is_like_another else counter.challenge()
+    assert counter.pay(PAYER, PAYER.pay(1_500_000), challenge=again).status_code == 200
+    assert counter.chain.asked == 2
+    stranger = VoucherKey((99).to_bytes(32, "big"))
+    for amount, key, told in [
+        (2_000_001, PAYER.key, "amount-exceeds-deposit"),
+        (2_000_001, stranger, "signer-mismatch"),
+    ]:
+        answer = counter.pay(PAYER, PAYER.pay(amount, key=key), challenge=again)
+        assert (answer.status_code, problem(answer)) == (402, f"session/{told}")
+    assert counter.chain.asked == 2
+    assert amounts(counter) == (1_500_000, 3000)
+
+
 def test_a_close_is_done_and_receipted(counter):
     """By a voucher rightly signed, whatever its amount; a stranger closes nothing."""
     counter.pay(PAYER, PAYER.pay(1000))
