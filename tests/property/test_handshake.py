@@ -367,6 +367,28 @@ def test_a_refusal_that_nothing_helps(tmp_path, kind, is_begun, spent):
         assert ledger.channels.get(ONE.channel_id).spent == spent
 
 
+@pytest.mark.parametrize(
+    ("kind", "told", "fields"),
+    [
+        (ProblemType.CHALLENGE_NOT_FOUND, {}, ()),
+        (ProblemType.INSUFFICIENT_BALANCE, {}, [HONEST]),
+        (ProblemType.INSUFFICIENT_BALANCE, {"requiredCumulative": "90"}, ()),
+    ],
+)
+def test_a_refused_payment_that_is_given_up(tmp_path, kind, told, fields):
+    """While its payee is asked or told of something, as nothing was bought: it counts as spent no more."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        channel = ONE.payer_channel(deposit=DEPOSIT, authorized=40)
+        ledger.channels.add(replace(channel, spent=0), now=0)
+        steps = Handshake(lambda: client(ledger), Asked(method="GET", url=URL)).run()
+        next(steps)
+        steps.send(ServerAnswer(status=402, challenges=[HONEST]))
+        assert ledger.channels.get(ONE.channel_id).spent == 30
+        steps.send(replace(refusing(kind, **told), challenges=fields))
+        steps.close()
+        assert ledger.channels.get(ONE.channel_id).spent == 0
+
+
 def test_a_payee_that_sees_less_than_the_deposit(tmp_path, monkeypatch):
     """Where there was no top-up it is told of none: it is asked again, and then the chain. If that has all of
     it, nothing more is signed."""

@@ -6,6 +6,8 @@ draft-evm-session-00, section "Error Responses".
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from microwallet.domain.channel import PayerChannel
@@ -54,11 +56,8 @@ class Remedies:
         """The purchase with a challenge that can still be answered: a deposit may outlast the first."""
         if not held.choice.challenge.has_expired(self._asking.client.clock()):
             return held
-        try:
+        with self._returned_unless_done(held):
             return replace(held, choice=(yield from self._offered_again(held, None)))
-        except GeneratorExit:  # it is given up, and was not sent
-            self._spending.give_back(held)
-            raise
 
     def waited(self, held: Held, answer: ServerAnswer) -> Steps[bool]:
         """Wait if the payee asks to try again, as it does while a close of its own is being sent. False if it
@@ -69,11 +68,8 @@ class Remedies:
         if not self._waited:
             self._asking.client.reporter.say(f"{self._asking.origin} asks to try again: {answer.problem}")
         self._waited += seconds
-        try:
+        with self._returned_unless_done(held):
             yield Pause(seconds)
-        except GeneratorExit:  # it is given up, and was not taken
-            self._spending.give_back(held)
-            raise
         return True
 
     def mended(self, held: Held, answer: ServerAnswer) -> Steps[Held]:
@@ -91,10 +87,11 @@ class Remedies:
                 f"{self._asking.origin} knows the idempotency key {key!r} from another request;"
                 " nothing was bought",
             )
-        if kind in _NOTHING_BOUGHT and self._may_try("renew"):
-            return replace(held, choice=(yield from self._offered_again(held, answer)))
-        if (informed := (yield from self._informed(held, answer.problem))) is not None:
-            return replace(informed, choice=(yield from self._offered_again(held, answer)))
+        with self._returned_unless_done(held):
+            if kind in _NOTHING_BOUGHT and self._may_try("renew"):
+                return replace(held, choice=(yield from self._offered_again(held, answer)))
+            if (informed := (yield from self._informed(held, answer.problem))) is not None:
+                return replace(informed, choice=(yield from self._offered_again(held, answer)))
         self._spending.give_back(held)
         if held.is_resumed and not (kind in _GONE and self._is_untaken(held)):
             raise self._refusal(held, answer)
@@ -106,6 +103,16 @@ class Remedies:
         if kind is ProblemType.AMOUNT_EXCEEDS_DEPOSIT and self._may_try("shrink"):
             return (yield from self._shrunk(held, answer))
         raise self._refusal(held, answer)
+
+    @contextmanager
+    def _returned_unless_done(self, held: Held) -> Iterator[None]:
+        """Give a purchase back that was not sent or not taken, where what is done for it fails, or the
+        request is given up meanwhile."""
+        try:
+            yield
+        except (MicrowalletError, GeneratorExit):
+            self._spending.give_back(held)
+            raise
 
     def _informed(self, held: Held, problem: ToldProblem) -> Steps[Held | None]:
         """Tell the payee what it seems to have missed: an open, a top-up or a higher voucher.
@@ -178,17 +185,12 @@ class Remedies:
         return channel.authorized if enough <= channel.authorized else None
 
     def _offered_again(self, held: Held, answer: ServerAnswer | None) -> Steps[Choice]:
-        """A fresh challenge, after a refusal or before anything was sent. The purchase is given back if none
-        comes that may be paid."""
+        """A fresh challenge, after a refusal or before anything was sent."""
         try:
             return (yield from self.renewed(held, answer, signed=counts(held)))
         except AboveLimit as error:
-            self._spending.give_back(held)
             wanted = error.message.removesuffix("; nothing was signed")
             raise AboveLimit(f"{wanted}; what was signed before {counts(held)}", hint=error.hint) from error
-        except MicrowalletError:
-            self._spending.give_back(held)
-            raise
 
     def renewed(
         self,
