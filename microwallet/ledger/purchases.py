@@ -31,6 +31,18 @@ class HttpRequest:
     fingerprint: bytes
 
 
+class Unconfirmed(NamedTuple):
+    """What counts as spent on a channel without a receipt, as it is at one time. While all of this is the
+    same, it is for the same purchases; base units."""
+
+    amount: int = 0
+    """It may not have been charged."""
+    uncharged: int = 0
+    """What turned out not to be, of all that ever was unconfirmed."""
+    charged_until: int = 0
+    """Unix seconds until which the payee may charge it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reserved:
     """A new purchase, and the channel's books as they were just before it."""
@@ -39,8 +51,7 @@ class Reserved:
     before: PayerChannel
     least_spent: int
     """Base units spent before it, `unconfirmed` included, without what purchases in flight may cost."""
-    unconfirmed: int
-    """How many of those no receipt confirmed: they may not have been charged."""
+    unconfirmed: Unconfirmed
     is_final: bool
     """Whether the payee can no longer charge those of them that it had not charged by then."""
 
@@ -58,7 +69,7 @@ class Confirmation(NamedTuple):
     counts: so much of what was unconfirmed before was charged after all."""
     uncharged: int = 0
     """Counted as spent and unconfirmed before, and now known not to be charged."""
-    known_unconfirmed: int = 0
+    known: Unconfirmed = Unconfirmed()
     """What was unconfirmed when the request was reserved."""
     charged_until: int = 0
     """Unix seconds until which the payee may still charge what is untold."""
@@ -162,7 +173,7 @@ class Purchases:
                 purchase=_purchase(row),
                 before=channel,
                 least_spent=counts.total - counts.in_flight,
-                unconfirmed=counts.unconfirmed,
+                unconfirmed=counts.doubt,
                 is_final=counts.charged_until <= now,
             )
 
@@ -212,10 +223,11 @@ def _end(connection: sqlite3.Connection, purchase: Purchase, status: PurchaseSta
 def _confirm(connection: sqlite3.Connection, channel_id: ChannelId, confirmation: Confirmation) -> None:
     """Take what turned out not to be charged off the channel's spent, once.
 
-    Two requests may learn it at the same time: the second finds less unconfirmed than when it was reserved.
+    Two requests may learn it at the same time: the second finds something else unconfirmed than when it was
+    reserved.
     """
     counts = _counts(connection, channel_id)
-    is_news = counts.unconfirmed == confirmation.known_unconfirmed
+    is_news = counts.doubt == confirmation.known
     uncharged = min(confirmation.uncharged, counts.unconfirmed) if is_news else 0
     _spend(connection, channel_id, -uncharged)
     connection.execute(
@@ -254,6 +266,11 @@ class _Counts:
     uncharged: int
     in_flight: int
     """What purchases without an answer may cost."""
+
+    @property
+    def doubt(self) -> Unconfirmed:
+        """What may not have been charged, though no purchase waits for its answer."""
+        return Unconfirmed(self.unconfirmed, self.uncharged, self.charged_until)
 
     @property
     def total(self) -> int:

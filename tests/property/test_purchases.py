@@ -27,7 +27,7 @@ from microwallet.errors import AboveLimit, AmountExceedsDeposit, IdempotencyMism
 from microwallet.http402.paying.receipts import Books, ToldReceipt
 from microwallet.http402.wire.receipt import SessionReceipt
 from microwallet.ledger.ledger import Ledger
-from microwallet.ledger.purchases import Confirmation, HttpRequest
+from microwallet.ledger.purchases import Confirmation, HttpRequest, Unconfirmed
 
 ONE = keyed(1)
 DEPOSIT = 400
@@ -280,7 +280,8 @@ def test_purchases_are_of_their_own_channel(ledger):
         left, given_back, paid, last = reserve(10, 50), reserve(5), reserve(4), reserve(6)
         ledger.purchases.give_back([given_back])
         ledger.purchases.settle([left], 9, Confirmation(untold=7, charged_until=60))
-        ledger.purchases.settle([paid], 3, Confirmation(uncharged=2, known_unconfirmed=7))
+        known = Unconfirmed(amount=7, charged_until=60)
+        ledger.purchases.settle([paid], 3, Confirmation(uncharged=2, known=known))
         again = reserve(3)
         amounts = [one.cumulative_amount for one in (left, given_back, paid, last, again)]
         return amounts, books(channel_id)
@@ -300,12 +301,30 @@ def test_what_was_not_charged_after_all_is_taken_back_once(ledger):
         ledger.purchases.reserve(ONE.channel_id, request(key), VoucherTerms(cost=10, most=10), now=0).purchase
         for key in ("left", "one", "two")
     )
-    learned = Confirmation(uncharged=9, known_unconfirmed=7, untold=2)
+    learned = Confirmation(uncharged=9, known=Unconfirmed(amount=7), untold=2)
     for purchase, confirmation in ((left, Confirmation(untold=7)), (one, learned), (two, learned)):
         for _ in range(2):
             ledger.purchases.settle([purchase], 10, confirmation)
     assert ledger.channels.get(ONE.channel_id).spent == 23
     assert ledger.purchases.uncertain(ONE.channel_id) == 4
+
+
+def test_what_is_unconfirmed_since_is_not_taken_back(ledger):
+    """A request learns that the answer before it was not charged. Another did meanwhile, and one more answer
+    without a receipt leaves as much open, which may have been charged."""
+    terms = VoucherTerms(cost=10, most=10)
+    before = ledger.purchases.reserve(ONE.channel_id, request("before"), terms, now=0).purchase
+    ledger.purchases.settle([before], 10, Confirmation(untold=10))
+    slow, fast, open_ = (
+        ledger.purchases.reserve(ONE.channel_id, request(key), terms, now=0)
+        for key in ("slow", "fast", "open")
+    )
+    learned = Confirmation(uncharged=10, known=slow.unconfirmed)
+    ledger.purchases.settle([fast.purchase], 10, learned)
+    ledger.purchases.settle([open_.purchase], 10, Confirmation(untold=10))
+    ledger.purchases.settle([slow.purchase], 10, learned)
+    assert ledger.channels.get(ONE.channel_id).spent == 30
+    assert ledger.purchases.uncertain(ONE.channel_id) == 10
 
 
 def test_no_more_is_unconfirmed_than_was_charged(ledger):
@@ -631,7 +650,7 @@ class Lying(PayersBooks):
         confirmation = Confirmation(
             untold=untold,
             uncharged=uncharged,
-            known_unconfirmed=reserved.unconfirmed,
+            known=reserved.unconfirmed,
             charged_until=later and self.count + later,
         )
         self.ledger.purchases.settle([reserved.purchase], cost, confirmation)

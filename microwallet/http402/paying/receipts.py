@@ -18,7 +18,7 @@ from microwallet.errors import MalformedMessage
 from microwallet.http402.wire.encoding import decode_object
 from microwallet.http402.wire.receipt import RECEIPT_LIMIT, SessionReceipt
 from microwallet.http402.wire.session_request import INTENT, METHOD
-from microwallet.ledger.purchases import Confirmation
+from microwallet.ledger.purchases import Confirmation, Unconfirmed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Books:
     """What counts as charged on the channel before this request, `unconfirmed` included."""
     most_spent: int
     """What it can have charged on the channel at most, this request included."""
-    unconfirmed: int
+    unconfirmed: Unconfirmed
     """What counted as spent without a receipt when the request was reserved."""
     is_final: bool
     """Whether the payee can no longer charge what is unconfirmed and it had not charged by then."""
@@ -82,7 +82,7 @@ class Books:
         return Confirmation(
             untold=cost - self._told_cost(told) if is_told else cost - self.delivered,
             uncharged=uncharged,
-            known_unconfirmed=self.unconfirmed,
+            known=self.unconfirmed,
             charged_until=charged_until,
         )
 
@@ -126,7 +126,7 @@ class Books:
             (
                 "spent",
                 receipt.spent,
-                max(0, self.least_spent - self.unconfirmed) + self._told_cost(told),
+                max(0, self.least_spent - self.unconfirmed.amount) + self._told_cost(told),
                 max(channel.spent, self.most_spent),
             ),
             ("cost by units", units_cost, 0 if receipt.units is None else self._received, self._most),

@@ -25,7 +25,7 @@ from microwallet.http402.paying.handing_over import hand_over, tell
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import BookedPayment, Books, read_receipt
 from microwallet.http402.paying.stream_session import StreamSession
-from microwallet.ledger.purchases import HttpRequest, Reserved
+from microwallet.ledger.purchases import HttpRequest, Reserved, Unconfirmed
 
 _MOST_RACES = 3
 """How often a channel is topped up again because other requests used up the deposit first."""
@@ -337,7 +337,7 @@ class Spending:
         ledger, reserved = self.client.ledger, held.reserved
         channel = self.newest(held.channel)
         total = sum(purchase.cost for purchase in purchases)
-        unconfirmed, is_final = 0, False
+        unconfirmed, is_final = Unconfirmed(), False
         least, most = -total, 0  # no bound: what was spent before an earlier run is not known
         if reserved is not None:
             by_hand = ledger.payments.total(channel.channel_id)

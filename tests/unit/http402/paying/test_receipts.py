@@ -11,6 +11,7 @@ from model import keyed
 from microwallet.http402.paying.receipts import Books, ToldReceipt, read_receipt
 from microwallet.http402.wire.encoding import base64url
 from microwallet.http402.wire.receipt import SessionReceipt
+from microwallet.ledger.purchases import Unconfirmed
 
 ONE = keyed(1)
 OTHER = "0x" + "ab" * 32
@@ -28,7 +29,7 @@ def books(*, authorized=300, spent=300, **known):
         "delivered": 0,
         "least_spent": 200,
         "most_spent": 300,
-        "unconfirmed": 0,
+        "unconfirmed": Unconfirmed(),
         "is_final": True,
     }
     channel = replace(ONE.payer_channel(deposit=1_000), authorized=authorized, spent=spent)
@@ -85,11 +86,12 @@ def test_what_a_request_cost(told, delivered, cost):
 )
 def test_what_a_receipt_confirms(told, is_by_use, delivered, untold, uncharged):
     """It leaves open what it does not tell, and tells what of the channel was not charged after all."""
-    found = books(delivered=delivered, unconfirmed=7).confirmation(
+    known = Unconfirmed(amount=7)
+    found = books(delivered=delivered, unconfirmed=known).confirmation(
         told, problems=[], is_by_use=is_by_use, charged_until=9
     )
     assert (found.untold, found.uncharged) == (untold, uncharged)
-    assert (found.known_unconfirmed, found.charged_until) == (7, 9)
+    assert (found.known, found.charged_until) == (known, 9)
 
 
 @pytest.mark.parametrize(("problems", "is_final"), [(["it lies"], True), ([], False)])
@@ -112,8 +114,12 @@ def test_what_a_receipt_does_not_confirm(problems, is_final):
         ({"accepted_cumulative": 351}, {"authorized": 350}, "is 351, by our books it is 300 to 350"),
         ({}, {"authorized": 250}, None),
         ({"spent": 299}, {}, "spent is 299, by our books it is 300"),
-        ({"spent": 250}, {"unconfirmed": 50}, None),
-        ({"spent": 249}, {"unconfirmed": 50}, "spent is 249, by our books it is 250 to 300"),
+        ({"spent": 250}, {"unconfirmed": Unconfirmed(amount=50)}, None),
+        (
+            {"spent": 249},
+            {"unconfirmed": Unconfirmed(amount=50)},
+            "spent is 249, by our books it is 250 to 300",
+        ),
         ({"spent": 99}, {"least_spent": -100}, "spent is 99, by our books it is 100 to 300"),
         ({"spent": 320}, {"spent": 320}, None),
         ({"spent": 300}, {"spent": 250}, None),
