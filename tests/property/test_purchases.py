@@ -501,7 +501,7 @@ class Confirming(PayersBooks):
         self.charged = 0
         self.count = self.settled = self.now = 0
 
-    @rule(cost=st.integers(1, 9))
+    @rule(cost=st.just(5) | st.integers(1, 9))
     def reserve(self, cost):
         self.count += 1
         terms = VoucherTerms(cost=cost, most=cost)
@@ -523,21 +523,24 @@ class Confirming(PayersBooks):
         return self.channel.authorized - self.charged
 
     @precondition(lambda self: self.in_flight)
-    @rule(data=st.data())
-    def give_back(self, data):
-        reserved, _, _ = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
-        self.settled += 1
-        self.ledger.purchases.give_back([reserved.purchase])
-
-    @precondition(lambda self: self.in_flight)
-    @rule(data=st.data(), end=st.sampled_from(["receipt", "no receipt", "left"]), more=st.integers(0, 30))
+    @rule(
+        data=st.data(),
+        end=st.sampled_from(
+            ["receipt", "receipt", "receipt", "no receipt", "no receipt", "left", "returned"]
+        ),
+        more=st.just(0) | st.integers(0, 30),
+    )
     def settle(self, data, end, more):
         reserved, settled, is_final = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
         is_alone = settled == self.settled and not self.in_flight
         self.settled += 1
         purchase = reserved.purchase
+        if end == "returned":
+            self.ledger.purchases.give_back([purchase])
+            return
         agreed = purchase.cost + more
-        units = data.draw(st.integers(0, min(agreed, self.left)))
+        most = min(agreed, self.left)
+        units = data.draw(st.just(0) | st.just(most) | st.integers(0, most))
         self.charged += units
         receipt = SessionReceipt(
             timestamp=1,
@@ -575,7 +578,8 @@ class Confirming(PayersBooks):
         if end == "receipt" and is_alone and is_final:
             assert self.channel.spent == self.charged
 
-    @rule(seconds=st.integers(1, STREAM_SECONDS))
+    @precondition(lambda self: self.late)
+    @rule(seconds=st.sampled_from([1, STREAM_SECONDS]))
     def time_passes(self, seconds):
         self.now += seconds
 
@@ -644,9 +648,13 @@ class Lying(PayersBooks):
         untold=st.just(0) | st.integers(-20, 60),
         uncharged=st.just(0) | st.integers(0, 60),
         later=st.just(0) | st.integers(0, 5),
+        is_served=st.sampled_from([True] * 4 + [False]),
     )
-    def settle(self, data, cost, untold, uncharged, later):
+    def end(self, data, cost, untold, uncharged, later, is_served):
         reserved = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
+        if not is_served:
+            self.ledger.purchases.give_back([reserved.purchase])
+            return
         confirmation = Confirmation(
             untold=untold,
             uncharged=uncharged,
@@ -654,12 +662,6 @@ class Lying(PayersBooks):
             charged_until=later and self.count + later,
         )
         self.ledger.purchases.settle([reserved.purchase], cost, confirmation)
-
-    @precondition(lambda self: self.in_flight)
-    @rule(data=st.data())
-    def give_back(self, data):
-        reserved = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
-        self.ledger.purchases.give_back([reserved.purchase])
 
     @rule(amount=st.integers(1, 60))
     def top_up(self, amount):

@@ -164,9 +164,11 @@ class PaymentMachine(RuleBasedStateMachine):
         self.number += 1
         return Asked(f"key-{self.number}", channel, step, count)
 
-    @rule(channel=channels, step=steps, count=counts)
-    def pay(self, channel, step, count):
+    @rule(channel=channels, step=steps, count=counts, takes_all=seldom(False, True))
+    def pay(self, channel, step, count, takes_all):
         """A payment under a new key: refused for the right reason, or next in line."""
+        if takes_all and (remaining := self.payer.channels.get(channel.channel_id).remaining):
+            step, count = remaining, 1
         asked = self.new_payment(channel, step, count)
         refusal = self.expected_refusal(asked)
         before = self.payer.channels.get(channel.channel_id).authorized
@@ -350,6 +352,7 @@ class PaymentMachine(RuleBasedStateMachine):
         self.acceptance = self.new_acceptance()
         self.take(replayed, [line.decode() for line in replayed])
 
+    @precondition(lambda self: self.best)
     @rule(channel=channels, action=seldom(Action.SETTLE, Action.CLOSE), less=st.integers(0, 30))
     def capture(self, channel, action, less):
         """The payee settles or closes with its best voucher, for all of it or for less."""
@@ -400,8 +403,10 @@ class PaymentMachine(RuleBasedStateMachine):
         if really:
             _try(self.chain.request_close, channel)
 
-    @rule(channel=channels)
-    def withdraw(self, channel):
+    @precondition(lambda self: any(one.close_requested_at for one in self.chain.channels.values()))
+    @rule(channel=channels, waits=st.booleans())
+    def withdraw(self, channel, waits):
+        self.chain.now += CLOSE_GRACE_PERIOD * waits
         _try(self.chain.withdraw, channel)
 
     @rule(channel=channels, amount=st.integers(1, 300))
