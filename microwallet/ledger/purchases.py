@@ -108,6 +108,17 @@ class Purchases:
             counts = _counts(connection, channel_id)
             return counts.spent - counts.certain
 
+    def certain(self, channel_id: ChannelId) -> int:
+        """Base units that the payee has charged at least."""
+        with self._database.read() as connection:
+            return _counts(connection, channel_id).certain
+
+    def chargeable(self, channel_id: ChannelId) -> int:
+        """Base units that were signed and not certainly charged: a stream may have cost all of it."""
+        with self._database.read() as connection:
+            counts = _counts(connection, channel_id)
+            return counts.authorized - counts.certain
+
     def counted(self, channel_id: ChannelId) -> int:
         """Base units that a channel's purchases cost at most; may be more than was signed."""
         with self._database.read() as connection:

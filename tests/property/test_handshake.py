@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain, cycle
@@ -710,6 +710,28 @@ def test_what_counts_already_is_signed_beside_for_nothing(spending, required):
     assert (payment.amount, payment.receipt_problems) == (required - 40, [])
     assert (payment.channel.authorized, payment.channel.spent) == (required, required)
     assert purchases.counted(held.channel.channel_id) == required
+
+
+def test_what_a_stream_can_have_taken_is_told_of_one_moment(spending, monkeypatch):
+    """A request beside it is given back, once the books have been looked at: all that was signed for both
+    could be taken before that, and can be after it."""
+    choice, server = offered(spending), Server(iter(()))
+    channel = server.drive(spending.buy(choice)).channel
+    beside = Handshake(lambda: spending.client, Asked(method="GET", url=URL)).spending
+    held = server.drive(beside.buy(choice))
+    database = spending.client.ledger.database
+    read = database.read
+
+    @contextmanager
+    def read_once():
+        with read() as connection:
+            yield connection
+        beside.give_back(held)
+
+    monkeypatch.setattr(database, "read", read_once)
+    assert spending.chargeable(channel) == 60
+    monkeypatch.undo()
+    assert spending.chargeable(channel) == 60
 
 
 @pytest.mark.parametrize(("cost", "fits"), [(DEPOSIT, True), (DEPOSIT + 1, False)])

@@ -200,9 +200,7 @@ class Spending:
     def chargeable(self, channel: PayerChannel) -> int:
         """Base units that a payee who charges without asking can have charged for this request by now: all
         that is authorized, less what was certainly charged for others."""
-        channel = self.newest(channel)
-        certain = channel.spent - self.client.ledger.purchases.uncertain(channel.channel_id)
-        return channel.authorized - certain
+        return self.client.ledger.purchases.chargeable(channel.channel_id)
 
     def resumed(self, choice: Choice, purchase: Purchase) -> Held:
         """Take up an earlier run's purchase: its voucher is sent again and nothing is reserved. What that run
@@ -371,12 +369,12 @@ class Spending:
         `settled` is what the payee took from the finalized channel, base units. It proves that if other
         requests, charged for certain, account for all of it.
         """
-        ledger, channel, live = self.client.ledger, self.newest(held.channel), self._live()
-        uncertain = ledger.purchases.uncertain(channel.channel_id) + ledger.payments.total(channel.channel_id)
-        if settled > channel.spent - uncertain or any(one.is_paid for one in live):
+        ledger, channel_id, live = self.client.ledger, held.channel.channel_id, self._live()
+        certain = ledger.purchases.certain(channel_id) - ledger.payments.total(channel_id)
+        if settled > certain or any(one.is_paid for one in live):
             return False
         ledger.purchases.give_back(live)
-        self._risen[channel.channel_id] = 0
+        self._risen[channel_id] = 0
         return True
 
     def _pin(self, choice: Choice) -> None:
