@@ -202,14 +202,15 @@ class Purchases:
             most = counts.authorized - counts.certain
             if confirmation.charged_until:  # the payee may charge all of it, once more is signed
                 most = max(most, sum(purchase.cost for purchase in purchases))
-            left = charged = min(cost, most)
+            left, charged = min(cost, most), 0
             for purchase in purchases[:-1]:
                 actual = min(left, purchase.cost)
                 left -= actual
-                _end(connection, purchase, PurchaseStatus.PAID, actual)
+                if _end(connection, purchase, PurchaseStatus.PAID, actual):
+                    charged += actual
             last = purchases[-1]
             if _end(connection, last, PurchaseStatus.PAID, left):
-                untold = min(confirmation.untold, charged)
+                untold = min(confirmation.untold, charged + left)
                 _confirm(connection, last.channel_id, confirmation._replace(untold=untold))
 
     def give_back(self, purchases: Iterable[Purchase]) -> None:

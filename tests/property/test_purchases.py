@@ -309,6 +309,21 @@ def test_what_was_not_charged_after_all_is_taken_back_once(ledger):
     assert ledger.purchases.uncertain(ONE.channel_id) == 4
 
 
+def test_a_stream_whose_first_purchase_another_run_settled(ledger):
+    """That part is told already: no more of it stays open than the stream itself was charged."""
+    first, second = (
+        ledger.purchases.reserve(
+            ONE.channel_id, request("k"), VoucherTerms(cost=30, most=30), now=0, continues=more
+        ).purchase
+        for more in (False, True)
+    )
+    ledger.purchases.settle([first], 0)
+    ledger.purchases.settle([first, second], 60, Confirmation(untold=60, charged_until=60))
+    assert ledger.channels.get(ONE.channel_id).spent == 30
+    assert ledger.purchases.certain(ONE.channel_id) == 0
+    assert ledger.purchases.chargeable(ONE.channel_id) == 60
+
+
 def test_what_is_unconfirmed_since_is_not_taken_back(ledger):
     """A request learns that the answer before it was not charged. Another did meanwhile, and one more answer
     without a receipt leaves as much open, which may have been charged."""
