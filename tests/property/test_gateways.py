@@ -554,10 +554,10 @@ class Serving(RuleBasedStateMachine):
     @rule(worker=st.integers(0, 1))
     def honest(self, worker):
         """Once all that was begun has ended and the chain is quiet, who pays is served."""
-        for channel_id in list(self.closings):
-            self.end_close(channel_id, is_mined=False)
-        while live := self.live:
-            for one in live:
+        for _ in range(30):
+            for channel_id in list(self.closings):
+                self.end_close(channel_id, is_mined=False)
+            for one in self.live:
                 if one.is_begun and one.path == "/events" and one.status is not None:
                     one.left.set()
                     one.stream(1, goes_on=False)
@@ -565,6 +565,9 @@ class Serving(RuleBasedStateMachine):
                     one.answer(200, 1)
             self.turn()
             self.loop.now += 61
+            if not self.live:
+                break
+        assert not self.live
         open_ = [
             one for one in self.payers if self.channel(one) and not self.escrow[one.channel_id].finalized
         ]
