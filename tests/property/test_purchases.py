@@ -67,6 +67,13 @@ class PayersBooks(RuleBasedStateMachine):
         """What the ledger says."""
         return self.ledger.channels.get(ONE.channel_id)
 
+    def check_sums(self):
+        """The sum of the purchases is what is spent, and what of it was not charged after all."""
+        with self.ledger.database.read() as connection:
+            costs = connection.execute("SELECT cost FROM purchases WHERE status <> 'returned'").fetchall()
+            books = connection.execute("SELECT spent, uncharged, overdrawn FROM channels").fetchone()
+        assert sum(map(int, books)) == sum(int(cost) for (cost,) in costs)
+
 
 class Buying(PayersBooks):
     """`paid` is what purchases cost, `untold` what of it no receipt told, `direct` what was paid by hand."""
@@ -624,12 +631,9 @@ class Confirming(PayersBooks):
 
     @invariant()
     def what_was_taken_back_is_written_down(self):
-        """The sum of the purchases is what is spent, and what of it was not charged after all."""
+        """As a sum of its own."""
         if hasattr(self, "ledger"):
-            with self.ledger.database.read() as connection:
-                costs = connection.execute("SELECT cost FROM purchases WHERE status <> 'returned'").fetchall()
-                books = connection.execute("SELECT spent, uncharged, overdrawn FROM channels").fetchone()
-            assert sum(map(int, books)) == sum(int(cost) for (cost,) in costs)
+            self.check_sums()
 
 
 TestConfirming = Confirming.TestCase
@@ -685,10 +689,7 @@ class Lying(PayersBooks):
     @invariant()
     def the_books_hold(self):
         if hasattr(self, "ledger"):
-            with self.ledger.database.read() as connection:
-                costs = connection.execute("SELECT cost FROM purchases WHERE status <> 'returned'").fetchall()
-                books = connection.execute("SELECT spent, uncharged, overdrawn FROM channels").fetchone()
-            assert sum(map(int, books)) == sum(int(cost) for (cost,) in costs)
+            self.check_sums()
             assert 0 <= self.ledger.purchases.uncertain(ONE.channel_id) <= self.channel.spent
             assert self.channel.spent <= self.channel.authorized <= self.channel.state.deposit
 
