@@ -157,5 +157,6 @@ def _session_request(terms: Terms, price: Price) -> SessionRequest:
         min_voucher_delta=price.min_voucher_delta,
         max_units=price.max_units,
         fee_payer=relayed is not None,
+        minimum_deposit=0 if relayed is None else relayed.min_deposit,
         credential_types=(CredentialType.HASH,) if relayed is None else _SIGNED_OR_SENT,
     )

@@ -116,7 +116,10 @@ class Funding:
             return Preview(way="channel", channel=found, deposit=None)
         short = self._short(())
         begun = self._begun(short, terms, self._has_expired)
-        deposit = self._deposit(short, terms) if begun is None else self._amount_of(begun)
+        if begun is None:
+            deposit = self._deposit(short, terms, is_gasless=self._is_gasless(lambda: True))
+        else:
+            deposit = self._amount_of(begun)
         return Preview(way="open" if short is None else "topUp", channel=short, deposit=deposit)
 
     def _is_closed(self, channel: PayerChannel) -> bool:
@@ -163,7 +166,8 @@ class Funding:
         from microwallet.payer.top_up import plan_top_up
 
         account = self._client.account(self._choice.request.escrow_contract)
-        is_gasless = self._is_gasless(account, DepositKind.OPEN if short is None else DepositKind.TOP_UP)
+        kind = DepositKind.OPEN if short is None else DepositKind.TOP_UP
+        is_gasless = self._is_gasless(partial(_can_send, account, kind))
         begun = self._begun(short, terms, partial(self._has_died, account))
         if short is None:
             landed = self._suitable(terms, without)
@@ -175,7 +179,7 @@ class Funding:
         elif landed is not None:
             return Funded(channel=landed)
         else:
-            amount, key = self._deposit(short, terms), None
+            amount, key = self._deposit(short, terms, is_gasless=is_gasless), None
         if short is None:
             if (silent := self._silent()) is not None:
                 then = "microwallet channel sync --voucher FILE"
@@ -202,15 +206,15 @@ class Funding:
         told = None if sent is None else ToldTopUp(amount=plan.amount.base_units, transaction_hash=sent)
         return Funded(channel=made.channel, top_up=told, is_new=True)
 
-    def _deposit(self, channel: PayerChannel | None, terms: VoucherTerms) -> Amount:
-        """How much to deposit into a channel, or a new one; AboveLimit if that, or the voucher that it would
-        be for, is too much."""
+    def _deposit(self, channel: PayerChannel | None, terms: VoucherTerms, *, is_gasless: bool) -> Amount:
+        """How much to deposit into a channel, or a new one, and no less than what a payee sends where it is
+        to; AboveLimit if that, or the voucher that it would be for, is too much."""
         limits, request, asset = self._client.limits, self._choice.request, self._choice.price.asset
         spent, authorized = (0, 0) if channel is None else (channel.spent, channel.authorized)
         if max(spent + terms.cost, terms.at_least) > authorized:  # else it may be one that was signed before
             above = terms.above(spent=spent, authorized=authorized)
             terms.require_allowed(above, spent=spent, authorized=authorized, asset=asset)
-        missing = _missing(channel, terms)
+        missing = max(_missing(channel, terms), request.minimum_deposit if is_gasless else 0)
         needed = Amount(missing, asset)
         if (given := limits.deposit) is not None:
             if given.asset != asset:
@@ -261,18 +265,9 @@ class Funding:
             most = limits.max_deposits.get(asset.token, 0) - self._deposited(but=deposit)
         return deposit.amount <= most or was_sent(self._client.ledger, deposit, self._client.payer)
 
-    def _is_gasless(self, account: PayingAccount, kind: DepositKind) -> bool:
+    def _is_gasless(self, can_send: Callable[[], bool]) -> bool:
         """Whether a deposit is signed for the payee to send."""
-
-        def has_coin() -> bool:
-            try:
-                needed = account.fees().cost(Way.AUTHORIZATION.gas(kind))
-            except PaymentRefused:  # gas is dearer than this payer pays
-                return False
-            return account.reader.native_balance(account.address) >= needed
-
-        wanted = self._client.limits.is_gasless
-        return signs_deposits(self._choice.request, wanted=wanted, has_coin=has_coin)
+        return signs_deposits(self._choice.request, wanted=self._client.limits.is_gasless, has_coin=can_send)
 
     def _begun(
         self, short: PayerChannel | None, terms: VoucherTerms, is_dead: Callable[[Deposit], bool]
@@ -318,6 +313,15 @@ class Funding:
 
 def _tops_up(deposit: Deposit, channel: PayerChannel) -> bool:
     return deposit.kind is DepositKind.TOP_UP and deposit.channel_id == channel.channel_id
+
+
+def _can_send(account: PayingAccount, kind: DepositKind) -> bool:
+    """Whether an account has the coin for a deposit that it signs and sends itself."""
+    try:
+        needed = account.fees().cost(Way.AUTHORIZATION.gas(kind))
+    except PaymentRefused:  # gas is dearer than this payer pays
+        return False
+    return account.reader.native_balance(account.address) >= needed
 
 
 def _missing(channel: PayerChannel | None, terms: VoucherTerms) -> int:

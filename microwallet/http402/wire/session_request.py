@@ -58,6 +58,8 @@ class SessionRequest:
     """What a request may use at most, to be authorized beforehand: an addition to the draft."""
     fee_payer: bool = False
     """Whether the server pays the gas of open and top-up."""
+    minimum_deposit: int = 0
+    """Base units: the least deposit whose gas the server pays. An addition to the draft."""
     credential_types: Sequence[str] = (CredentialType.HASH,)
     """In the server's order of preference."""
 
@@ -84,6 +86,7 @@ class SessionRequest:
             min_voucher_delta=details.optional_amount("minVoucherDelta") or 0,
             max_units=details.number("maxUnits") if "maxUnits" in details else 1,
             fee_payer=details.flag("feePayer"),
+            minimum_deposit=details.optional_amount("minimumDeposit") or 0,
             credential_types=(
                 details.texts("credentialTypes") if "credentialTypes" in details else (CredentialType.HASH,)
             ),
@@ -116,6 +119,7 @@ class SessionRequest:
             "minVoucherDelta": str(self.min_voucher_delta) if self.min_voucher_delta else None,
             "maxUnits": self.max_units if self.max_units > 1 else None,
             "feePayer": self.fee_payer or None,
+            "minimumDeposit": str(self.minimum_deposit) if self.minimum_deposit else None,
             "credentialTypes": (
                 None
                 if tuple(self.credential_types) == (CredentialType.HASH,)

@@ -139,16 +139,20 @@ def test_a_deposit_for_a_request_with_a_body(poor, serve, bob, reader):
 
 
 def test_a_deposit_that_is_not_worth_its_gas(poor, serve):
-    """Exit 5, as it was signed, with what the payee suggests; once it has expired, another is opened."""
+    """The challenge tells how much is: exit 4, nothing signed; so for an open, a top-up, and a limit."""
     url = serve(*PAYING).url
     refused = fetch(poor, url, "--deposit", "0.05 USDC")
-    assert refused.exit_code == 5
-    assert "0.05 USDC, it suggests 0.1 USDC" in refused.error["message"]
-    assert deposits(poor) == [("open", "pending")]
-    with Wallet.open(environment=poor.environment) as wallet, wallet.ledger.database.write() as connection:
-        connection.execute("UPDATE deposits SET authorization_expires_at = 1000")
-    assert fetch(poor, url, "--deposit", "0.5 USDC").data["status"] == 200
-    assert sorted(deposits(poor)) == [("open", "abandoned"), ("open", "done")]
+    assert (refused.exit_code, deposits(poor)) == (4, [])
+    assert "a deposit of 0.05 USDC is too small: at least 0.1 USDC is needed" in refused.error["message"]
+    assert refused.error["hint"] == '--deposit "0.1 USDC"'
+    limited = fetch(poor, url, env={"MICROWALLET_MAX_DEPOSIT": "0.05 USDC"})
+    assert (limited.exit_code, deposits(poor)) == (4, [])
+    dry = poor.run("fetch", url, "--gasless", "--deposit", "0.05 USDC", "--dry-run", "--json")
+    assert dry.error["hint"] == '--deposit "0.1 USDC"'
+    channel = fetch(poor, url, "--deposit", "0.1 USDC").data["payment"]["channelId"]
+    poor.run("pay", channel, "0.099 USDC", "--json").data  # noqa: B018
+    assert fetch(poor, url, "--deposit", "0.05 USDC").exit_code == 4
+    assert deposits(poor) == [("open", "done")]
 
 
 class Between(LocalServer):
@@ -256,6 +260,18 @@ def test_a_deposit_that_never_arrived(poor, bob, serve, between, reader):
     state = reader.channel_state(told["payment"]["channelId"])
     assert (state.deposit, reader.transaction_count(bob.address)) == (500_000, 1)
     assert deposits(poor) == [("open", "done")]
+
+
+def test_a_deposit_that_expired(poor, serve, between, reader):
+    """Nothing comes of it any more, so another is signed."""
+    proxy = between(serve(*PAYING).url)
+    proxy.lose, proxy.forward = 1, False
+    assert fetch(poor, proxy.url, "--deposit", "0.5 USDC").exit_code == 5
+    with Wallet.open(environment=poor.environment) as wallet, wallet.ledger.database.write() as connection:
+        connection.execute("UPDATE deposits SET authorization_expires_at = 1000")
+    told = fetch(poor, proxy.url, "--deposit", "0.7 USDC").data
+    assert reader.channel_state(told["payment"]["channelId"]).deposit == 700_000
+    assert sorted(deposits(poor)) == [("open", "abandoned"), ("open", "done")]
 
 
 def test_a_payee_that_does_not_know_what_others_submitted(poor, bob, serve, between, reader, chain):

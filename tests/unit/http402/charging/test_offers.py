@@ -22,7 +22,8 @@ USDC = Asset(chain_id=CHAIN_ID, token=TOKEN, symbol="USDC", decimals=6)
     [(None, None, None), (900, None, 900), (None, 500, 500), (300, 500, 500), (900, 500, 900)],
 )
 def test_the_deposit_that_is_suggested_is_one_that_is_taken(suggested, least, told):
-    """Where deposits are brought onto the chain for payers, no less is suggested than is worth its gas."""
+    """Where deposits are brought onto the chain for payers, no less is suggested than is worth its gas, and
+    that much is told."""
     domain = TokenDomain(name="USDC", version="2", chain_id=CHAIN_ID, token=TOKEN)
     terms = Terms(
         realm="shop",
@@ -39,3 +40,4 @@ def test_the_deposit_that_is_suggested_is_one_that_is_taken(suggested, least, to
     (route,) = parse_routes([table], lambda text: Amount(int(text), USDC)).routes
     request = offer_of(terms, route, route.price).request
     assert (request.suggested_deposit, request.fee_payer) == (told, least is not None)
+    assert request.minimum_deposit == (least or 0)

@@ -24,9 +24,10 @@ COIN = Asset(chain_id=CHAIN, token=NATIVE_TOKEN, symbol="ETH", decimals=18)
 
 @pytest.fixture
 def funding(ledger):
-    """Funding of a request for 30, with a channel that is like this, if any; `most` may be deposited."""
+    """Funding of a request for 30, with a channel that is like this, if any; `most` may be deposited, and the
+    payee sends what is signed for it where `gasless` tells the least that it sends."""
 
-    def make(channel=NEW, *, most=0, deposit=None, suggested=None, channel_id=None):
+    def make(channel=NEW, *, most=0, deposit=None, suggested=None, channel_id=None, gasless=None):
         if channel is not NEW:
             spent = channel.get("spent", channel["authorized"])
             made = ONE.payer_channel(deposit=channel["deposit"])
@@ -39,8 +40,13 @@ def funding(ledger):
             escrow_contract=ESCROW,
             suggested_deposit=suggested,
             channel_id=channel_id,
+            fee_payer=True,
+            minimum_deposit=1_000 if gasless is None else gasless,
+            credential_types=("hash", "authorization"),
         )
-        limits = Limits(max_amounts={}, max_deposits={TOKEN: most}, deposit=deposit)
+        limits = Limits(
+            max_amounts={}, max_deposits={TOKEN: most}, deposit=deposit, is_gasless=gasless is not None
+        )
         client = SimpleNamespace(ledger=ledger, payer=PAYER, limits=limits, clock=lambda: 10)
         choice = SimpleNamespace(request=request, price=Amount(30, USDC), reserved=30)
         return Funding(client, choice)
@@ -84,6 +90,21 @@ def test_no_deposit_beyond_the_limit(funding, channel, most, needed, left, in_al
     )
     assert caught.value.hint == f'--deposit "{Amount(needed, USDC)}"'
     assert caught.value.in_all == Amount(in_all, USDC)
+
+
+@pytest.mark.parametrize(("channel", "in_all"), [(NEW, 600), (SHORT, 700)])
+def test_a_deposit_that_the_payee_sends(funding, channel, in_all):
+    """It is no smaller than what the payee sends, or it is not signed."""
+    least = Amount(600, USDC)
+    assert funding(channel, most=10_000, suggested=500, gasless=600).preview(TERMS).deposit == least
+    assert funding(most=in_all, suggested=500, gasless=600).preview(TERMS).deposit == least
+    assert funding(deposit=least, gasless=600).preview(TERMS).deposit == least
+    with pytest.raises(DepositAboveLimit, match="a deposit of at least") as caught:
+        funding(most=in_all - 1, gasless=600).preview(TERMS)
+    assert (caught.value.hint, caught.value.in_all) == (f'--deposit "{least}"', Amount(in_all, USDC))
+    with pytest.raises(DepositAboveLimit, match="is too small: at least") as caught:
+        funding(deposit=Amount(599, USDC), gasless=600).preview(TERMS)
+    assert caught.value.hint == f'--deposit "{least}"'
 
 
 @pytest.mark.parametrize(("channel", "needed"), [(NEW, 30), (SHORT, 20)])

@@ -100,6 +100,7 @@ class TestRequest:
             min_voucher_delta=10_000,
             max_units=7,
             fee_payer=True,
+            minimum_deposit=5,
             credential_types=(CredentialType.AUTHORIZATION, CredentialType.HASH, "else"),
         )
         for request in (REQUEST, full):
