@@ -183,6 +183,21 @@ def serving(payee: Payee) -> Iterator[Payee]:
         yield payee
 
 
+def hang_up(handler, action):
+    """The credential arrives, no answer goes back."""
+    if action is None:
+        return False
+    handler.close_connection = True
+    return True
+
+
+def charge_and_hang_up(handler, action):
+    """The credential arrives and is charged for, no answer goes back."""
+    if action is not None:
+        handler.answer = lambda *_: setattr(handler, "close_connection", True)
+    return False
+
+
 def break_off(handler: Handler, action: Any) -> bool:
     """What was paid for is answered, and the connection ends half-way."""
 
