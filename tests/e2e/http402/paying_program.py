@@ -1,4 +1,4 @@
-"""A program that pays: `python paying_program.py URL NAME COUNT [again]`, request after request.
+"""A program that pays: `python paying_program.py URL NAME COUNT DEPOSIT [again]`, request after request.
 
 Most have a key and are asked for until they are answered, some are asked for once. Writes a line of JSON for
 each: method, path, key, and what became of it each time. With `again`, what has a key is asked for again.
@@ -80,9 +80,9 @@ def pay(client: httpx.Client, url: str, wanted: dict) -> list[str]:
     return outcomes
 
 
-def main(url: str, name: str, count: int, *, again: bool) -> None:
+def main(url: str, name: str, count: int, deposit: str, *, again: bool) -> None:
     with Wallet.open() as wallet:
-        limits = limits_of(wallet, deposit="10 USDC")
+        limits = limits_of(wallet, deposit=deposit)
         paying = paying_client(wallet, limits, confirm=lambda _account, _plan: None)
         with httpx.Client(transport=PayingTransport(lambda: paying, httpx.HTTPTransport())) as client:
             for wanted in plan(name, count):
@@ -93,4 +93,4 @@ def main(url: str, name: str, count: int, *, again: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), again=sys.argv[4:] == ["again"])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], again=sys.argv[5:] == ["again"])

@@ -3,58 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import signal
-import subprocess
-import threading
-from collections import Counter
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from http402.both_sides import Books, GatewayProcess, Programs, balances, settle, words_of
 from http402.fault_proxy import FAULTS, fault_proxy
 from http402.gateway_process import MOST_UNITS, PRICE
 from waiting import wait_until
 
 import microwallet
-from microwallet.errors import OutcomeUnknown, PaymentRefused
-from microwallet.escrow.reader import EscrowReader
-from microwallet.http402.paying.transport import PayingTransport
-from microwallet.paying import limits_of, paying_client
-from microwallet.wallet import Wallet
+from microwallet.errors import OutcomeUnknown
 
-HERE = Path(__file__).parent
 STREAMS = 6
 """Each of those that run at once has a channel of its own."""
 PATIENCE = 0.9
 """Seconds after which a late answer comes: the programs wait less."""
-
-
-def start(home, program, *arguments):
-    """A program of this folder, with a home's environment."""
-    return home.start_program(HERE / program, *arguments, text=True, stdout=subprocess.PIPE)
-
-
-class GatewayProcess:
-    """One of bob's gateways: it may be killed, and started again on its port."""
-
-    def __init__(self, home, log):
-        self._home, self._log = home, log
-        self.port = 0
-        self.start()
-
-    def start(self):
-        self._process = start(self._home, "gateway_process.py", self.port, self._log)
-        self.port = int(self._process.stdout.readline())
-
-    def end(self, number=signal.SIGTERM):
-        self._process.send_signal(number)
-        self._process.wait(30)
-        self._process.stdout.close()
 
 
 @pytest.fixture
@@ -73,128 +41,6 @@ def gateways(bob, log):
         one.end()
 
 
-class Programs:
-    """Programs of alice's, side by side."""
-
-    def __init__(self, alice, url, count):
-        self._alice, self._url, self._count = alice, url, count
-        self._running = {}
-        self.told = []
-        """What became of each request."""
-
-    def start(self, *names, again=()):
-        for name in names:
-            process = start(self._alice, "paying_program.py", self._url, name, self._count, *again)
-            reading = threading.Thread(target=self._read, args=(process,))
-            reading.start()
-            self._running[name] = process, reading
-
-    def have_ended(self):
-        return all(process.poll() is not None for process, _ in self._running.values())
-
-    def _read(self, process):
-        for line in process.stdout:
-            self.told.append(json.loads(line))
-
-    def end(self, name, number=None):
-        process, reading = self._running.pop(name)
-        if number is not None:
-            process.send_signal(number)
-        assert process.wait(900) == (0 if number is None else -number)
-        reading.join()
-        process.stdout.close()
-
-
-class Books:
-    """What payer and payee have written down, side by side."""
-
-    def __init__(self, alice, bob, log):
-        self.channels, self.purchases = _read(alice, "channels", "purchases")
-        self.vouchers, sales = _read(bob, "current_vouchers", "sales")
-        self.sales = [one for one in sales if not one["returned"]]
-        self.served = Counter(log.read_text().splitlines())
-        self.by_key = {}
-        for one in self.purchases:
-            self.by_key.setdefault(one["idempotency_key"], []).append(one)
-        self._sale = {_voucher(one): one for one in self.sales}
-
-    def check(self):
-        """What is so at any time."""
-        for channel_id, voucher in self.vouchers.items():
-            channel = self.channels[channel_id]
-            assert voucher["spent"] <= voucher["authorized"] <= channel["authorized"] <= channel["deposit"]
-            assert voucher["spent"] <= channel["spent"] <= channel["authorized"]
-            assert int(voucher["spent"]) == _sum(self.sales, channel_id)
-            kept = [one for one in self.purchases if one["status"] != "returned"]
-            counted = sum(int(channel[name]) for name in ("spent", "overdrawn", "uncharged"))
-            assert counted == _sum(kept, channel_id)
-        bought = Counter(_voucher(one) for one in self.purchases)
-        assert all(bought[one] == 1 for one in self._sale)
-
-    def differences(self):
-        """Each logical request of which the books differ: its purchases, and base units that the payer has
-        spent more than the payee."""
-        found = []
-        for purchases in self.by_key.values():
-            sales = [self._sale[_voucher(one)] for one in purchases if _voucher(one) in self._sale]
-            kept = [one for one in purchases if one["status"] != "returned"]
-            assert len(sales) <= 1, purchases
-            assert sales or not any(one["status"] == "paid" for one in kept), purchases
-            assert kept or not sales, purchases
-            more = sum(int(one["cost"]) for one in kept) - sum(int(one["cost"]) for one in sales)
-            if more:
-                found.append((kept, more))
-        taken_back = sum(int(one["uncharged"]) + int(one["overdrawn"]) for one in self.channels.values())
-        assert sum(more for _, more in found) - taken_back == self.spent("channels") - self.spent("vouchers")
-        return found
-
-    def spent(self, side):
-        return sum(int(one["spent"]) for one in getattr(self, side).values())
-
-    def sold(self):
-        """Method, kind and name of everything that was sold."""
-        buying = {_voucher(one): one for one in self.purchases}
-        return Counter(_words(buying[_voucher(one)]) for one in self.sales)
-
-
-def _voucher(row):
-    return row["channel_id"], row["cumulative_amount"]
-
-
-def _sum(rows, channel_id):
-    return sum(int(one["cost"]) for one in rows if one["channel_id"] == channel_id)
-
-
-def _words(purchase):
-    _, kind, name = urlsplit(purchase["url"]).path.split("/")
-    return f"{purchase['method']} {kind} {name}"
-
-
-def _read(home, channels, rows):
-    with Wallet.open(environment=home.environment) as wallet, wallet.ledger.database.read() as connection:
-
-        def table(name):
-            cursor = connection.execute(f"SELECT * FROM {name}")
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor]
-
-        return {one["channel_id"]: one for one in table(channels)}, table(rows)
-
-
-def settle(alice, books):
-    """Ask again, under its key, for everything that has no answer."""
-    waiting = {one["idempotency_key"]: one for one in books.purchases if one["status"] == "in-flight"}
-    with Wallet.open(environment=alice.environment) as wallet:
-        client = paying_client(wallet, limits_of(wallet), confirm=lambda _account, _plan: None)
-        with httpx.Client(transport=PayingTransport(lambda: client, httpx.HTTPTransport())) as http:
-            for key, one in waiting.items():
-                content = urlsplit(one["url"]).path.encode() if one["method"] == "POST" else None
-                with suppress(OutcomeUnknown, PaymentRefused):
-                    http.request(
-                        one["method"], one["url"], content=content, extensions={"idempotency_key": key}
-                    )
-
-
 @pytest.mark.parametrize(
     ("names", "count", "seed"),
     [("ab", 30, 1), *(pytest.param("abcd", 500, seed, marks=pytest.mark.long) for seed in range(2, 4))],
@@ -202,7 +48,7 @@ def settle(alice, books):
 def test_books_agree(alice, bob, chain, gateways, log, names, count, seed):
     """Programs on one channel, two gateways on one ledger, faults between them; a gateway and a program are
     killed. Nothing is served or charged twice, and where the books differ it is known why and by how much."""
-    began = _balances(chain, alice, bob)
+    began = balances(chain, alice, bob)
     with fault_proxy([one.port for one in gateways], seed=seed, share=0.25, patience=PATIENCE) as proxy:
         programs = Programs(alice, proxy.url, count)
         programs.start(*names)
@@ -225,8 +71,101 @@ def test_books_agree(alice, bob, chain, gateways, log, names, count, seed):
         [channel_id] = books.channels
         closed = alice.run("channel", "close", channel_id, "--yes", "--json").data
         assert (closed["stage"], closed["settled"]) == ("closed", str(books.spent("vouchers")))
-    paid, received = (now - then for now, then in zip(_balances(chain, alice, bob), began, strict=True))
+    paid, received = (now - then for now, then in zip(balances(chain, alice, bob), began, strict=True))
     assert (-paid, received) == (books.spent("vouchers"), books.spent("vouchers"))
+
+
+@pytest.mark.parametrize(
+    ("rounds", "seed"), [(1, 1), *(pytest.param(6, seed, marks=pytest.mark.long) for seed in range(2, 5))]
+)
+def test_channels_come_and_go(alice, bob, chain, gateways, log, rounds, seed):
+    """Channels are opened, topped up, settled and closed by either side while programs pay over them through
+    faults, and gateways and programs are killed: each channel's end pays what the payee has charged, to the
+    base unit, nothing is bought twice, and nothing is served that was not sold."""
+    began, chance = balances(chain, alice, bob), random.Random(seed)
+    with fault_proxy([one.port for one in gateways], seed=seed, share=0.1, patience=PATIENCE) as proxy:
+        programs = Programs(alice, proxy.url, 100_000, "0.004 USDC")
+        programs.start("a", "b")
+        wait_until(lambda: len(programs.told) >= 10, 60)
+        for _ in range(rounds):
+            for meddle in chance.sample(MEDDLING, len(MEDDLING)):
+                meddle(alice, bob, gateways, programs)
+                time.sleep(chance.uniform(0, 1))
+        for name in ("a", "b"):
+            programs.end(name, signal.SIGKILL)
+        proxy.share = 0
+        settle(alice, Books(alice, bob, log))
+        _close_in_turn(alice, bob)
+    books = Books(alice, bob, log)
+    books.check()
+    books.differences()
+    assert set(books.served) <= set(sold := books.sold())
+    assert set(sold.values()) == {1}
+    told = alice.run("channel", "list", "--all", "--json").data["channels"]
+    assert {one["status"] for one in told} == {"finalized"}
+    taken = {one["channelId"]: int(one["settled"]) for one in told}
+    for channel_id, voucher in books.vouchers.items():
+        assert taken[channel_id] == int(voucher["spent"])
+    paid, received = (now - then for now, then in zip(balances(chain, alice, bob), began, strict=True))
+    assert (-paid, received) == (sum(taken.values()), sum(taken.values()))
+
+
+def _close_in_turn(alice, bob):
+    """What is open is closed by its payer through the payee, and what the payee has left by the payee."""
+    for channel_id in _open(alice):
+        alice.run("channel", "close", channel_id, "--yes", "--json").succeeded()
+    bob.run("payee", "close", "--all", "--yes", "--json").succeeded()
+
+
+def _open(alice):
+    channels = alice.run("channel", "list", "--offline", "--json").data["channels"]
+    return [one["channelId"] for one in channels if one["status"] == "open"]
+
+
+def _restart(number):
+    def restart(_alice, _bob, gateways, _programs):
+        gateways[0].end(number)
+        gateways[0].start()
+        gateways.reverse()
+
+    return restart
+
+
+def _close(side, *words):
+    """One of the sides closes a channel that is open."""
+
+    def close(alice, bob, _gateways, _programs):
+        for channel_id in _open(alice)[-1:]:
+            home = alice if side == "channel" else bob
+            home.run(side, "close", channel_id, *words, "--yes", "--json")
+
+    return close
+
+
+def _settle_all(_alice, bob, _gateways, _programs):
+    bob.run("payee", "settle", "--all", "--yes", "--json")
+
+
+def _close_all(_alice, bob, _gateways, _programs):
+    bob.run("payee", "close", "--all", "--yes", "--json")
+
+
+def _kill_program(_alice, _bob, _gateways, programs):
+    programs.end("b", signal.SIGKILL)
+    programs.start("b", again=["again"])
+
+
+MEDDLING = (
+    _restart(signal.SIGKILL),
+    _restart(signal.SIGTERM),
+    _close("channel"),
+    _close("channel", "--on-chain"),
+    _close("payee"),
+    _settle_all,
+    _close_all,
+    _kill_program,
+)
+"""What is done to channels, gateways and programs while requests are paid."""
 
 
 @pytest.mark.parametrize("count", [6, pytest.param(50, marks=pytest.mark.long)])
@@ -255,7 +194,7 @@ def test_many_find_no_channel(alice, bob, gateways, log, count):
 def test_many_share_a_channel(alice, bob, chain, gateways, log, count):
     """Processes, sixteen at a time, pay one payee by two gateways from the channel that is open: each by a
     voucher of its own, none signed twice, and the close pays what they cost, to the base unit."""
-    began = _balances(chain, alice, bob)
+    began = balances(chain, alice, bob)
 
     def fetch(number):
         url = f"http://127.0.0.1:{gateways[number % 2].port}/fixed/{number}"
@@ -276,7 +215,7 @@ def test_many_share_a_channel(alice, bob, chain, gateways, log, count):
     assert total == books.spent("channels") == (count + 1) * PRICE
     closed = alice.run("channel", "close", opened, "--yes", "--json").data
     assert (closed["stage"], closed["settled"]) == ("closed", str(total))
-    now = _balances(chain, alice, bob)
+    now = balances(chain, alice, bob)
     assert [after - before for after, before in zip(now, began, strict=True)] == [-total, total]
 
 
@@ -347,8 +286,9 @@ def test_a_channel_that_was_closed(alice, bob, gateways, log):
 def _check_differences(books):
     """Only what the payer cannot know is counted as spent in full."""
     eaten = stuck = 0
-    for kept, more in books.differences():
-        method, kind, name = _words(kept[0]).split()
+    differences = books.differences()
+    for kept, more in differences:
+        method, kind, name = words_of(kept[0]).split()
         if kind == "stream":  # broke off without a receipt, charged of vouchers of others as well
             assert abs(more) <= MOST_UNITS * PRICE * 2, (kept, more)
             eaten += max(0, -more)
@@ -363,7 +303,7 @@ def _check_differences(books):
             assert more == sum(int(one["cost"]) for one in kept), (kept, more)
             # A voucher that was signed beside the first makes up for what a stream took.
             stuck += more - int(first["cost"])
-    assert stuck <= eaten
+    assert stuck <= eaten, differences
 
 
 def _check_served(books, told):
@@ -385,8 +325,3 @@ def _check_served(books, told):
             assert words in sold
         elif one["key"] is not None and outcome not in ("broken", "cut off"):
             assert {"outcome-unknown", "payment-refused"} & set(one["outcomes"]), one
-
-
-def _balances(chain, *homes):
-    reader = EscrowReader(chain.rpc, chain.escrow_contract)
-    return reader.balances([(chain.token, one.address) for one in homes])
