@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from microwallet.wallet import Wallet
 
 _COMMAND_LINE_OF_HTTPX, _HTTP_2 = "httpx._main", "h2"
+_SENT_AT_ONCE = 32 * 1024
+"""Bytes of a body that every server of HTTP/2 takes unread: RFC 9113, section 6.9.2. While httpcore sends more
+it hears no answer, such as the challenge to a large body, and may wait for ever."""
 _CONNECT_SECONDS = 10
 _MOST_REDIRECTS = 10
 _OF_A_BODY = ("Content-Type", "Content-Encoding", "Content-Language", "Content-Location", "Last-Modified")
@@ -36,8 +39,9 @@ def fetch_client(
     """A client that asks as the flags say, and pays unless they say not to; UsageError for what cannot be."""
     seconds = flags.seconds
     may_need_tls = flags.follow or proxy is not None or wanted.url.startswith("https:")
-    with _without(_COMMAND_LINE_OF_HTTPX, *(() if may_need_tls else (_HTTP_2,))):
-        inner, beside = _http(proxy, tls=may_need_tls, seconds=seconds)
+    http2 = may_need_tls and wanted.size <= _SENT_AT_ONCE
+    with _without(_COMMAND_LINE_OF_HTTPX, *(() if http2 else (_HTTP_2,))):
+        inner, beside = _http(proxy, tls=may_need_tls, http2=http2, seconds=seconds)
     import httpx
 
     if flags.verbose:
@@ -75,7 +79,9 @@ def _without(*names: str) -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
-def _http(proxy: str | None, *, tls: bool, seconds: float) -> tuple[httpx.BaseTransport, httpx.BaseTransport]:
+def _http(
+    proxy: str | None, *, tls: bool, http2: bool, seconds: float
+) -> tuple[httpx.BaseTransport, httpx.BaseTransport]:
     """What sends, and what sends beside a stream."""
     import httpx
 
@@ -91,7 +97,7 @@ def _http(proxy: str | None, *, tls: bool, seconds: float) -> tuple[httpx.BaseTr
     try:
         # Loading the certificates takes longer than a request; a context without any trusts nobody.
         trusted = httpx.create_ssl_context() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        first, second = (transport(verify=trusted, http2=tls, proxy=proxy) for _ in range(2))
+        first, second = (transport(verify=trusted, http2=http2, proxy=proxy) for _ in range(2))
         return first, second
     except (ValueError, httpx.InvalidURL) as error:
         raise no_proxy(proxy or "") from error

@@ -46,6 +46,11 @@ class Wanted:
     content: bytes | None
     files: Sequence[tuple[str, tuple[str | None, bytes, str | None]]]
 
+    @property
+    def size(self) -> int:
+        """Bytes of its body, in a form without what stands between them."""
+        return len(self.content or b"") + sum(len(content) for _, (_, content, _) in self.files)
+
     def build(self, client: httpx.Client, extensions: dict[str, Any]) -> httpx.Request:
         """The request; UsageError if the URL cannot be one."""
         import httpx

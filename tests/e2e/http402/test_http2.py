@@ -96,6 +96,17 @@ def test_requests(alice, start_server):
     assert [one["connection"] for one in came[::2]] == [one["connection"] for one in came[1::2]]
 
 
+def test_a_large_body(alice, start_server, tmp_path):
+    """It goes over HTTP/1.1, where the challenge is heard that comes before all of it is sent."""
+    server = start_server()
+    large = tmp_path / "large"
+    large.write_bytes(bytes(3_000_000))
+    for body in (["-d", f"@{large}"], ["-F", f"file=@{large}"]):
+        bought = alice.run("fetch", server.url, *body, "--yes", "--json", env=server.trust, timeout=60).data
+        assert (bought["body"], bought["payment"]["amount"]) == ("an article", "1000")
+    assert {one["version"] for one in server.end()} == {"1.1"}
+
+
 @pytest.mark.parametrize("at_once", [100, 1])
 def test_a_stream(alice, start_server, at_once):
     """Its vouchers come over HTTP/2 while it runs, however few requests at once the server takes."""
