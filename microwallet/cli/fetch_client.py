@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _COMMAND_LINE_OF_HTTPX, _HTTP_2 = "httpx._main", "h2"
 _SENT_AT_ONCE = 32 * 1024
-"""Bytes of a body that every server of HTTP/2 takes unread: RFC 9113, section 6.9.2. While httpcore sends more
-it hears no answer, such as the challenge to a large body, and may wait for ever."""
+"""Bytes of a body that every server of HTTP/2 takes unread: RFC 9113, section 6.9.2. While httpcore sends
+more it hears no answer, such as the challenge to a large body, and may wait for ever."""
 _CONNECT_SECONDS = 10
 _MOST_REDIRECTS = 10
 _OF_A_BODY = ("Content-Type", "Content-Encoding", "Content-Language", "Content-Location", "Last-Modified")
