@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import httpx
 
 
+_NOT_MODIFIED = 304
+"""Says that what was received before still holds."""
+
+
 class NotWritten(Exception):
     """A file or stdout does not take what was received."""
 
@@ -48,7 +52,7 @@ def output(path: str | None) -> Iterator[Callable[[bytes], None]]:
     def write(chunk: bytes) -> None:
         nonlocal is_old
         try:
-            if is_old:  # what was there before stays until something has come
+            if is_old:  # what was there before stays until an answer has come
                 file.truncate(0)
                 is_old = False
             left = memoryview(chunk)
@@ -112,6 +116,8 @@ class Body:
             take(head(response))
         for chunk in response.iter_raw():
             take(chunk)
+        if response.status_code != _NOT_MODIFIED:
+            take(b"")  # an empty answer takes the place of what was there, too
 
     def end_line(self) -> None:
         """What is said after the body begins a line of its own on a terminal."""

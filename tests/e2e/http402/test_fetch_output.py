@@ -25,6 +25,29 @@ def test_the_body_goes_to_devices_and_pipes(alice, payee, fetch, tmp_path):
         assert read.result(timeout=10) == PAID_BODY
 
 
+@pytest.mark.parametrize(("status", "kept"), [(200, b""), (204, b""), (404, b""), (304, b"what was there")])
+def test_an_empty_answer_in_a_file(fetch, payee, tmp_path, status, kept):
+    """As with curl, what was there before is gone, but where the server says that it still holds; and where
+    no answer came."""
+    file = tmp_path / "answer"
+    file.write_bytes(b"what was there")
+
+    def answer(handler, _action):
+        handler.answer(status, {})
+        return True
+
+    def hang_up(handler, _action):
+        handler.close_connection = True
+        return True
+
+    payee.before = hang_up
+    assert fetch("-o", file).exit_code == 3
+    assert file.read_bytes() == b"what was there"
+    payee.before = answer
+    fetch("-o", file).succeeded()
+    assert file.read_bytes() == kept
+
+
 @pytest.mark.parametrize(
     ("output", "said", "hint"),
     [
