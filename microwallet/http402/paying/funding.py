@@ -145,6 +145,11 @@ class Funding:
             return None
         return f"channel {silent.name} does not pay: its highest voucher is not known"
 
+    def _busy(self) -> str | None:
+        """Which open channel pays for nobody else now, and why."""
+        busy = next((one for one in self._open() if one.channel_id in self._client.sessions), None)
+        return None if busy is None else f"a stream that runs has channel {busy.name} to itself"
+
     def _open(self) -> Sequence[PayerChannel]:
         now = self._client.clock()
         return [one for one in self._channels() if one.state.status(now=now) is ChannelStatus.OPEN]
@@ -237,6 +242,8 @@ class Funding:
             if (silent := self._silent()) is not None:
                 because = f"{silent}; "
                 instead = "microwallet channel sync --voucher FILE  (ask the payee for it), or "
+            elif channel is None and (busy := self._busy()) is not None:
+                because = f"{busy}; "
             raise DepositAboveLimit(
                 f"a deposit of at least {needed} is needed, and {Amount(left, asset)} is left of what may be"
                 f" deposited for {request.recipient} (max-deposit); {because}nothing was signed",

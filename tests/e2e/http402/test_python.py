@@ -227,6 +227,23 @@ def test_streams_of_threads_have_a_channel_each(alice, payee, opened):
         assert len(wallet.channels()) == 2
 
 
+def test_a_second_stream_beyond_the_limit(alice, payee, opened):
+    """It is told why what is left on the channel does not pay for it; other requests it pays for."""
+    payee.unit_type = "event"
+    with (
+        opened(alice) as wallet,
+        httpx.Client(transport=microwallet.PayingTransport(wallet=wallet, max_deposit="0.1 USDC")) as client,
+        client.stream("GET", payee.url + STREAM),
+    ):
+        [channel] = wallet.channels()
+        with pytest.raises(microwallet.AboveLimit) as refused:
+            client.get(payee.url + STREAM)
+        payee.unit_type = "request"
+        assert client.get(payee.url).content == PAID_BODY
+    assert f"a stream that runs has channel {channel.channel_id} to itself" in str(refused.value)
+    assert refused.value.hint == 'max_deposit="0.101 USDC"'
+
+
 @pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
 def test_a_stream_that_is_dropped_holds_no_channel(alice, payee, opened):
     """Nobody has closed it, or read of it: the next stream is paid from the same channel. What was signed for

@@ -47,7 +47,7 @@ def funding(ledger):
         limits = Limits(
             max_amounts={}, max_deposits={TOKEN: most}, deposit=deposit, is_gasless=gasless is not None
         )
-        client = SimpleNamespace(ledger=ledger, payer=PAYER, limits=limits, clock=lambda: 10)
+        client = SimpleNamespace(ledger=ledger, payer=PAYER, limits=limits, sessions=set(), clock=lambda: 10)
         choice = SimpleNamespace(request=request, price=Amount(30, USDC), reserved=30)
         return Funding(client, choice)
 
