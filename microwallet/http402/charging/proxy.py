@@ -34,6 +34,7 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
+_HIGHEST_STATUS = 599
 _BODILESS = frozenset({204, 304})
 _LATE = plain_answer(
     504, "Gateway Timeout", "what is sold here takes too long to answer; nothing was charged"
@@ -90,6 +91,8 @@ class ReverseProxy:
                 content=_body(receive) if _has_body(scope) else None,
                 extensions={"timeout": self._timeout},
             ) as response:
+                if response.status > _HIGHEST_STATUS:
+                    raise httpcore.RemoteProtocolError(f"its status {response.status} is none")
                 started = True
                 await send(
                     {

@@ -189,6 +189,16 @@ class TestSelling:
         assert failed["warning"] == "the upstream cannot be reached"
         assert request_line("request", failed).endswith("0 USDC  warning: the upstream cannot be reached")
 
+    @pytest.mark.parametrize("status", [600, 999])
+    def test_a_status_that_is_none(self, serve, pay, status):
+        """As some upstreams answer whom they do not like: it is a failure of theirs. RFC 9110, section 15."""
+        gateway = serve()
+        assert pay(f"{gateway.url}/status/{status}").data["status"] == 502
+        assert gateway.end() == 0
+        [failed] = [line for line in gateway.requests.seen if line["status"] == 502]
+        assert failed["cost"] == "0"
+        assert failed["warning"] == f"the upstream does not answer: its status {status} is none"
+
     @pytest.mark.parametrize("path", ["/kept", "/large"])
     def test_what_comes_again_was_paid_before(self, serve, pay, path):
         """The same idempotency key costs nothing, which the log tells; whether the answer is kept or not."""
