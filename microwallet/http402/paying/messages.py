@@ -107,7 +107,7 @@ def may_be_problem(response: httpx.Response, sending: Sending) -> bool:
     status = response.status_code
     is_refusal = 400 <= status < 500 or status == ProblemType.TRY_AGAIN.status
     is_unpaid = is_refusal and "payment-receipt" not in response.headers
-    return is_unpaid and _media_type(response) == MEDIA_TYPE
+    return is_unpaid and _is_a(response, MEDIA_TYPE)
 
 
 def reading_seconds(request: httpx.Request) -> float | None:
@@ -121,9 +121,10 @@ def not_ended(seconds: float) -> httpx.ReadTimeout:
     return httpx.ReadTimeout(f"what it answers did not end within {seconds:g} seconds")
 
 
-def _media_type(response: httpx.Response) -> str:
-    field: str = response.headers.get("content-type", "")
-    return field.partition(";")[0].strip().lower()
+def _is_a(response: httpx.Response, media_type: str) -> bool:
+    """Whether a response says so, in one field of several too."""
+    fields = response.headers.get_list("content-type")
+    return any(field.partition(";")[0].strip().lower() == media_type for field in fields)
 
 
 def _is_encoded(response: httpx.Response) -> bool:
@@ -137,7 +138,7 @@ def answer_of(response: httpx.Response, body: bytes = b"") -> ServerAnswer:
         status=response.status_code,
         challenges=response.headers.get_list("www-authenticate"),
         receipt=response.headers.get("payment-receipt"),
-        is_stream=_media_type(response) == EVENT_STREAM and not _is_encoded(response),
+        is_stream=_is_a(response, EVENT_STREAM) and not _is_encoded(response),
         problem=read_problem(body),
         retry_after=retry_after_seconds(response.headers.get("retry-after")),
     )

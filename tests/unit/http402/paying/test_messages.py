@@ -259,3 +259,12 @@ def test_a_reason_goes_on_in_a_sentence():
     """It ends without the full stop of the library below: more is said behind it."""
     raised = httpx.RemoteProtocolError("Server disconnected without sending a response.")
     assert str(no_answer(REQUEST, raised)) == "Server disconnected without sending a response"
+
+
+@pytest.mark.parametrize(
+    "types", [["text/plain", "text/event-stream"], ["Text/Event-Stream;a=b", "text/plain"]]
+)
+def test_a_stream_that_says_more_than_one_type(types):
+    """It is a stream, as it is for the gateway that counts its events."""
+    response = httpx.Response(200, headers=[("content-type", one) for one in types])
+    assert answer_of(response).is_stream
