@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from microwallet.cli.fetch_flags import FetchFlags
@@ -58,9 +59,17 @@ def fetch_client(
             for name in _OF_A_BODY:
                 request.headers.pop(name, None)
 
+    typed, origin_of = wanted.cookies, attrgetter("scheme", "host", "port")
+
+    def with_cookies(request: httpx.Request) -> None:
+        """Httpx leaves out of a redirect what was typed: it is for the origin that it was typed for."""
+        kept = "; ".join(request.headers.get_list("Cookie"))
+        if typed and kept != typed and origin_of(request.url) == origin_of(httpx.URL(wanted.url)):
+            request.headers["Cookie"] = f"{typed}; {kept}" if kept else typed
+
     return httpx.Client(
         transport=inner,
-        event_hooks={"request": [without_body]},
+        event_hooks={"request": [without_body, with_cookies]},
         follow_redirects=flags.follow,
         max_redirects=_MOST_REDIRECTS,
         timeout=httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS)),

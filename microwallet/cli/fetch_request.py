@@ -51,6 +51,11 @@ class Wanted:
         """Bytes of its body, in a form without what stands between them."""
         return len(self.content or b"") + sum(len(content) for _, (_, content, _) in self.files)
 
+    @property
+    def cookies(self) -> str:
+        """Those that were typed, as they are sent."""
+        return "; ".join(value for name, value in self.headers if value and name.lower() == "cookie")
+
     def build(self, client: httpx.Client, extensions: dict[str, Any]) -> httpx.Request:
         """The request; UsageError if the URL cannot be one."""
         import httpx

@@ -46,6 +46,21 @@ def leads_to(payee):
     return lead
 
 
+@pytest.mark.parametrize(("to", "sent"), [(TARGET, "a=1; b=2"), (None, None)])
+def test_cookies_go_with_a_redirect_to_the_same_origin(fetch, payee, leads_to, to, sent):
+    """As curl does it: those that were typed, to nobody else, and none twice."""
+    leads_to(free=True, to=to or payee.url.replace("127.0.0.1", "localhost") + TARGET)
+    before, came = payee.before, []
+
+    def telling(handler, action):
+        came.append((handler.path, handler.headers.get_all("Cookie")))
+        return before(handler, action)
+
+    payee.before = telling
+    fetch("--follow", "-H", "Cookie: a=1", "-H", "cookie: b=2").succeeded()
+    assert came == [("/", ["a=1", "b=2"]), *[(TARGET, sent and [sent])] * 2]
+
+
 @pytest.mark.parametrize("key", ["rk", "k" * 128])
 def test_a_key_buys_every_hop_once(fetch, payee, books, leads_to, key):
     """The whole command again repeats the answer of each hop, and pays nothing new."""
