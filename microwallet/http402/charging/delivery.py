@@ -74,6 +74,8 @@ class Delivery:
         if self._is_replaced:
             return
         if message["type"] == "http.response.start":
+            if self._status is not None:
+                raise RuntimeError("the application has begun an answer already")
             if self._grant.bill.sold is None:
                 raise RuntimeError("an answer after one that costs nothing: what was paid is given back")
             try:

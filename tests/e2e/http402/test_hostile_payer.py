@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 import tracemalloc
-from contextlib import closing
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 
 import pytest
@@ -255,6 +255,37 @@ def test_nothing_is_served_for_what_was_given_back(counter, is_given_back):
     paid._app, counter.application = app, to_nobody
     assert asyncio.run(scene()).status_code == 500
     assert amounts(counter) == (1000, 0)
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_an_answer_that_has_begun_stays_paid(counter, is_whole):
+    """An application that falls over after that, and answers with a 500 as well, gives nothing back: the
+    client has what was paid for, or a part of it, and a receipt. That answer is refused, as servers do."""
+    refusals, paid, started = [], counter.application, []
+
+    async def app(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"served", "more_body": not is_whole})
+        try:
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+        except RuntimeError as error:
+            refusals.append(str(error))
+            raise
+
+    async def server(scope, receive, send):
+        async def sent(message):
+            started.extend([message["status"]] if message["type"] == "http.response.start" else [])
+            await send(message)
+
+        with suppress(RuntimeError):
+            await paid(scope, receive, sent)
+
+    paid._app, counter.application = app, server
+    with nullcontext() if is_whole else suppress(AssertionError):  # of httpx, for the end that is missing
+        counter.pay(PAYER, PAYER.pay(1000))
+    assert refusals == ["the application has begun an answer already"]
+    assert started[1:] == [200]
+    assert (amounts(counter), counter.in_hand.has(PAYER.channel_id)) == ((1000, 1000), False)
 
 
 @pytest.mark.parametrize("fails_at", ["the sale", "counting units", "giving back", "no answer"])
