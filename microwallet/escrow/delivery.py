@@ -160,13 +160,15 @@ class Delivery:
         self._sent_at = self._bumped_at = time.monotonic()
         seen_gone = 0
         while True:
+            is_gone = False
             try:
                 found, mined_nonces = look(self._rpc, self._attempts)
                 for attempt, mined in zip(self._attempts, found, strict=True):
                     if mined:
                         outcome = self._finished(attempt, mined)
                         return None if attempt.purpose == CANCEL else outcome
-                if mined_nonces > self._attempts[0].nonce:
+                is_gone = mined_nonces > self._attempts[0].nonce
+                if is_gone:
                     seen_gone += 1
                     pause = _LONGEST_PAUSE if seen_gone > 1 else pause
                     if seen_gone > LAG_SECONDS / _LONGEST_PAUSE:
@@ -176,10 +178,10 @@ class Delivery:
             except NetworkError as error:
                 trouble = error
             left = self._deadline - time.monotonic()
-            if left <= 0:
+            if left <= 0 and not is_gone:  # else it is known soon
                 trouble = trouble or self.not_raised
                 raise self._unknown(trouble) from trouble
-            time.sleep(min(pause, left))
+            time.sleep(pause if is_gone else min(pause, left))
             pause = min(pause * 1.4, _LONGEST_PAUSE)
 
     def _push(self, *, is_next: bool) -> None:

@@ -25,7 +25,7 @@ def why_hopeless(rpc: Rpc, attempts: Sequence[SignedTransaction]) -> str | None:
     if not is_expired and not _reverts(rpc, attempts[-1]):
         return None
     mined, mined_nonces = look(rpc, attempts)
-    if any(mined):
+    if any(mined) or mined_nonces > attempts[0].nonce:
         return None
     if is_expired:
         return "has expired"

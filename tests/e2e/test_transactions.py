@@ -495,6 +495,17 @@ class TestStuck:
         payer.send("pay-1")
         assert (payer.nonce(), payer.received()) == (2, ETHER)
 
+    def test_resuming_all_ends_what_was_replaced(self, chain, payer, held, monkeypatch):
+        """However short its wait is: a nonce that something else used up is not waited for at each sync."""
+        monkeypatch.setattr("microwallet.escrow.delivery.LAG_SECONDS", 4)
+        held.drop(pending(payer, "pay-1"))
+        chain.rpc.call("eth_sendRawTransaction", [hexed(foreign(nonce=0).raw)])
+        held.release()
+        (resumed,) = payer.sender().resume_all(wait_seconds=0.1)
+        assert (resumed.status, type(resumed.error)) == (REPLACED, TransactionReplaced)
+        assert payer.statuses("pay-1") == [REPLACED]
+        assert payer.sender().resume_all() == []
+
     @pytest.mark.usefixtures("held")
     def test_transactions_of_another_wallet_are_counted(self, chain, payer):
         """A pending transaction the journal does not know takes its nonce all the same."""
