@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -55,6 +55,8 @@ class JournalEntry:
     status: TransactionStatus
     block_number: int | None
     gas_used: int | None
+    created_at: int | None = field(default=None, compare=False)
+    """Unix seconds at which it was signed; None until it is journaled."""
 
 
 class TransactionJournal(Protocol):

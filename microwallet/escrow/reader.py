@@ -143,9 +143,9 @@ class EscrowReader:
         answer = self.rpc.call("eth_getTransactionCount", [address, block_tag(block)])
         return read_count(answer, self.rpc.shown)
 
-    def are_mined(self, hashes: Sequence[TxHash]) -> list[bool]:
-        """Whether each transaction is in a block now, reverted or not."""
-        return [mined is not None for mined in find_all_mined(self.rpc, hashes)]
+    def have_succeeded(self, hashes: Sequence[TxHash]) -> list[bool | None]:
+        """Whether each transaction succeeded or reverted; None for one that is in no block now."""
+        return [None if mined is None else mined.succeeded for mined in find_all_mined(self.rpc, hashes)]
 
     def native_balance(self, address: Address) -> int:
         """Wei an address holds."""

@@ -12,7 +12,7 @@ from microwallet.ledger.database import Database
 
 _COLUMNS = (
     "hash, chain_id, sender, nonce, operation, purpose, channel_id, raw, max_fee_per_gas,"
-    " max_priority_fee_per_gas, status, block_number, gas_used"
+    " max_priority_fee_per_gas, status, block_number, gas_used, created_at"
 )
 _UNFINISHED = "status IN ('signed', 'broadcast')"
 
@@ -92,6 +92,13 @@ class Journal:
             return self._read(f"{where} ORDER BY nonce, position", chain_id)
         return self._read(f"{where} AND sender = ? ORDER BY nonce, position", chain_id, sender)
 
+    def in_blocks(
+        self, chain_id: ChainId, sender: Address, *, first: int, last: int
+    ) -> Sequence[JournalEntry]:
+        """Entries that were mined in these blocks, reverted or not, oldest first."""
+        where = "chain_id = ? AND sender = ? AND block_number BETWEEN ? AND ? ORDER BY position"
+        return self._read(where, chain_id, sender, first, last)
+
     def of_operation(self, operation: str) -> Sequence[JournalEntry]:
         """Every entry of one operation, oldest first."""
         return self._read("operation = ? ORDER BY position", operation)
@@ -123,7 +130,7 @@ class Journal:
 
     def _insert(self, connection: sqlite3.Connection, transaction: SignedTransaction) -> None:
         connection.execute(
-            f"""INSERT INTO transactions ({_COLUMNS}, created_at, position)
+            f"""INSERT INTO transactions ({_COLUMNS}, position)
             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?,
                 (SELECT coalesce(max(position), 0) + 1 FROM transactions))
             ON CONFLICT (hash) DO NOTHING""",
@@ -146,7 +153,7 @@ class Journal:
 
 def _entry(row: tuple[Any, ...]) -> JournalEntry:
     tx_hash, chain_id, sender, nonce, operation, purpose, channel_id = row[:7]
-    raw, max_fee, priority_fee, status, block_number, gas_used = row[7:]
+    raw, max_fee, priority_fee, status, block_number, gas_used, created_at = row[7:]
     return JournalEntry(
         transaction=SignedTransaction(
             hash=TxHash(tx_hash),
@@ -163,4 +170,5 @@ def _entry(row: tuple[Any, ...]) -> JournalEntry:
         status=TransactionStatus(status),
         block_number=block_number,
         gas_used=gas_used,
+        created_at=created_at,
     )

@@ -190,8 +190,10 @@ def finish_earlier_tries(account: PayingAccount, deposit: Deposit, channel: Paye
         if live and ends is not None and account.reader.head().timestamp >= ends:
             # What it carries has expired: it could only revert.
             account.sender.cancel(operation)
-        elif entries:
-            account.sender.resume(operation, deposit.kind)
+        else:
+            # In the order in which they were signed: a reorganisation may have undone an approve too.
+            for purpose in dict.fromkeys(entry.transaction.purpose for entry in entries):
+                account.sender.resume(operation, purpose)
     except TransactionReverted as error:
         account.reporter.say(f"an earlier try did not succeed: {error.message}")
     return has_landed(account, deposit, channel)

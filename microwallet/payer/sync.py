@@ -126,31 +126,61 @@ def _discover(account: PayingAccount, asset_of: Callable[[Address], Asset], head
 
 
 def _look_again(account: PayingAccount, head: Head) -> list[SettledDeposit]:
-    """Take back what a reorganisation undid: mined opens and top-ups that are in no block any more.
+    """Take back what a reorganisation undid: transactions that were mined, and are in no block any more or
+    came to another end, and the opens and top-ups they carried.
 
-    Only recent ones of channels that are not finalized, and none from before the chain was started anew: it
-    never had those, and must not get them. They are given up, with their channels, and returned.
+    Only recent ones, and none from before the chain was started anew: it never had those, and must not get
+    them. Such opens and top-ups are given up, with their channels, and returned.
     """
     ledger = account.ledger
     done = ledger.deposits.done(account.network.chain_id)
     lost = _of_an_earlier_chain(account, done)
-    for deposit in done:
-        if deposit in lost:
-            for entry in ledger.journal.of_operation(deposit.idempotency_key):
-                # Mined there, it must not be taken for one that is to be sent again here.
-                ledger.journal.record(entry.transaction.hash, TransactionStatus.REPLACED)
-            ledger.deposits.abandon(deposit)
+    for deposit in lost:
+        for entry in ledger.journal.of_operation(deposit.idempotency_key):
+            # Mined there, it must not be taken for one that is to be sent again here.
+            ledger.journal.record(entry.transaction.hash, TransactionStatus.REPLACED)
+        ledger.deposits.abandon(deposit)
+    undone = _undone(account, head)
+    started = _started(account) if undone else 0
+    for entry in undone:
+        transaction = entry.transaction
+        if entry.created_at is None or entry.created_at < started:
+            ledger.journal.record(transaction.hash, TransactionStatus.REPLACED)
             continue
-        mined = [
-            entry.transaction.hash
-            for entry in own_entries(account, deposit)
-            if entry.status is TransactionStatus.MINED and _is_recent(entry, head)
-        ]
-        for transaction_hash, is_mined in zip(mined, account.reader.are_mined(mined), strict=True):
-            if not is_mined:
-                ledger.journal.record(transaction_hash, TransactionStatus.BROADCAST)
-                ledger.deposits.record(deposit.idempotency_key, DepositStatus.PENDING)
+        ledger.journal.record(transaction.hash, TransactionStatus.BROADCAST)
+        carried = ledger.deposits.find(transaction.operation)
+        if carried is not None and transaction.purpose == carried.kind:
+            ledger.deposits.record(carried.idempotency_key, DepositStatus.PENDING)
+    for deposit in done:
+        if deposit not in lost and _was_taken_back(account, deposit):
+            ledger.deposits.record(deposit.idempotency_key, DepositStatus.PENDING)
     return [SettledDeposit(deposit=deposit, status=DepositStatus.ABANDONED) for deposit in lost]
+
+
+def _was_taken_back(account: PayingAccount, deposit: Deposit) -> bool:
+    """Whether a run that went on with a deposit that was done found it undone, and did not come to an end."""
+    entries = own_entries(account, deposit)
+    channel = account.ledger.channels.get(deposit.channel_id)
+    if not entries or channel is None or any(one.status is TransactionStatus.MINED for one in entries):
+        return False
+    with suppress(EscrowMissing):  # which proves nothing
+        return not has_landed(_over(account, channel.descriptor.escrow_contract), deposit, channel)
+    return False
+
+
+def _undone(account: PayingAccount, head: Head) -> list[JournalEntry]:
+    """The account's recent transactions of which the chain tells something else than the journal, lowest
+    position first."""
+    first, last = head.number - REORGANISATION_BLOCKS + 1, head.number + 1
+    mined = account.ledger.journal.in_blocks(
+        account.network.chain_id, account.address, first=first, last=last
+    )
+    found = account.reader.have_succeeded([entry.transaction.hash for entry in mined])
+    return [
+        entry
+        for entry, has_succeeded in zip(mined, found, strict=True)
+        if has_succeeded is not (entry.status is TransactionStatus.MINED)
+    ]
 
 
 def _of_an_earlier_chain(account: PayingAccount, deposits: Sequence[Deposit]) -> list[Deposit]:
@@ -167,11 +197,7 @@ def _of_an_earlier_chain(account: PayingAccount, deposits: Sequence[Deposit]) ->
     missing = {channel_id: state for channel_id, state in states.items() if not state.exists}
     if not missing:
         return []
-    try:
-        first = account.reader.head(0)
-    except NetworkError:  # a server without the first block
-        return []
-    started = first.timestamp if first.number == 0 else 0
+    started = _started(account)
     lost = [
         deposit
         for deposit in deposits
@@ -180,6 +206,15 @@ def _of_an_earlier_chain(account: PayingAccount, deposits: Sequence[Deposit]) ->
     gone = {deposit.channel_id: missing[deposit.channel_id] for deposit in lost}
     ledger.channels.record_states(gone, as_of=account.clock())
     return lost
+
+
+def _started(account: PayingAccount) -> int:
+    """Unix seconds at which the chain was started; 0 where that cannot be told."""
+    try:
+        first = account.reader.head(0)
+    except NetworkError:  # a server without the first block
+        return 0
+    return first.timestamp if first.number == 0 else 0
 
 
 def _settle_deposits(account: PayingAccount) -> list[SettledDeposit]:
@@ -253,15 +288,10 @@ def _are_replaced(account: PayingAccount, entries: Sequence[JournalEntry], head:
     if any(entry.transaction.nonce >= used for entry in entries):
         return False
     for _ in polls(within=lag, every=1.0):
-        for entry, is_mined in zip(entries, reader.are_mined(hashes), strict=True):
-            if is_mined and entry.status is not TransactionStatus.REVERTED:
+        for entry, has_succeeded in zip(entries, reader.have_succeeded(hashes), strict=True):
+            if has_succeeded or (has_succeeded is False and entry.status is not TransactionStatus.REVERTED):
                 return False
     for entry in entries:
         if entry.status.is_live:
             journal.record(entry.transaction.hash, TransactionStatus.REPLACED)
     return True
-
-
-def _is_recent(entry: JournalEntry, head: Head) -> bool:
-    block = entry.block_number
-    return block is not None and head.number - REORGANISATION_BLOCKS < block <= head.number + 1

@@ -288,6 +288,30 @@ def test_a_reorganised_top_up(alice, coffee, chain, witness):
     assert witness.of(coffee["payer"]).deposit == 15_000_000
 
 
+@pytest.mark.parametrize("before", ["approve", "send"])
+def test_what_was_reorganised_before_a_top_up(alice, bob, coffee, chain, witness, before):
+    """It is sent again first, as the top-up waits for its nonce; by a sync, and by the top-up itself where it
+    is its own approve."""
+    witness.mine()
+    top_up = ("channel", "top-up", "coffee", "5 USDC", "--yes", "--json")
+    if before == "send":
+        alice.run("send", bob.address, "1 ETH", "--yes").succeeded()
+        alice.run(*top_up).succeeded()
+    else:
+        alice.run(*top_up, "--via", "approve", "--idempotency-key", "k").succeeded()
+    chain.rpc.call("anvil_reorg", [2, []])
+    if before == "send":
+        alice.run("channel", "sync").succeeded()
+    else:
+        alice.run(*top_up, "--idempotency-key", "k", env={"MICROWALLET_WAIT_SECONDS": "5"}).succeeded()
+    synced = alice.run("channel", "sync", "--json").data
+    assert (synced["transactions"], synced["deposits"]) == ([], [])
+    assert synced["channels"][0]["deposit"] == "15000000"
+    assert witness.of(coffee["payer"]).deposit == 15_000_000
+    if before == "approve":
+        assert witness.allowance(chain.token, alice.address) == 0
+
+
 def test_list_and_show(alice, coffee, bob):
     """Refreshed with asOf; by id, prefix, label and payee; --offline asks no chain."""
     (listed,) = alice.run("channel", "list", "--json").data["channels"]

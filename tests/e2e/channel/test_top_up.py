@@ -226,8 +226,8 @@ def test_a_node_that_is_behind_does_not_end_it(alice, bob, chain, witness, monke
     behind = [True, True]
 
     class TwoNodes(EscrowReader):
-        def are_mined(self, hashes):
-            return [False for _ in hashes] if behind and behind.pop() else super().are_mined(hashes)
+        def have_succeeded(self, hashes):
+            return [None for _ in hashes] if behind and behind.pop() else super().have_succeeded(hashes)
 
     with Wallet.open(environment=alice.environment) as wallet:
         (channel,) = wallet.ledger.channels.list(finalized=False)

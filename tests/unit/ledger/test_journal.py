@@ -47,6 +47,20 @@ def journal(ledger):
     return ledger.journal
 
 
+def test_what_is_in_some_blocks(journal):
+    """What was mined there, reverted or not, for one sender on one chain."""
+    ends = {1: MINED, 2: REVERTED, 3: MINED, 4: MINED, 5: MINED, 6: MINED}
+    others = {5: {"chain_id": OTHER}, 6: {"sender": PAYER}}
+    for number, status in ends.items():
+        journal.replace(signed(number, nonce=number, **others.get(number, {})))
+        journal.record(hash_of(number), status, block_number=min(number, 4) if number < 5 else 2)
+    journal.replace(signed(7, nonce=7))
+    assert numbers(journal.in_blocks(CHAIN, PAYEE, first=1, last=3)) == [1, 2, 3]
+    assert numbers(journal.in_blocks(CHAIN, PAYEE, first=2, last=2)) == [2]
+    journal.record(hash_of(2), BROADCAST)
+    assert numbers(journal.in_blocks(CHAIN, PAYEE, first=2, last=2)) == []
+
+
 @pytest.fixture
 def statuses(journal):
     """The status of each transaction, by number."""

@@ -53,7 +53,7 @@ def account(ledger, monkeypatch):
         escrow_contract=ESCROW,
         head=lambda: SimpleNamespace(number=HEAD, timestamp=NOW),
         channel_states=lambda ids: dict.fromkeys(ids, state),
-        are_mined=lambda hashes: [True for _ in hashes],
+        have_succeeded=lambda hashes: [True for _ in hashes],
     )
     known = {
         "name": "alice",
@@ -118,8 +118,14 @@ def deposit(ledger, status, kind=DepositKind.OPEN, way=Way.NATIVE, *, expires_at
     return ledger.deposits.begin(begun, channel, require_key=lambda: None, now=7), channel
 
 
+def head_from(started):
+    """The heads of a chain that began at a time, Unix seconds."""
+    return lambda block=HEAD: SimpleNamespace(number=block, timestamp=started if block == 0 else NOW)
+
+
 def sent(ledger, kind, status, *, block=None):
-    """The transaction that carries it."""
+    """A transaction of it, such as the one that carries it, signed at Unix second 7."""
+    ledger.journal._clock = lambda: 7
     transaction = SignedTransaction(
         hash=SENT,
         chain_id=CHAIN,
@@ -188,18 +194,20 @@ def test_deposits_of_others(account, ledger, other, becomes):
 
 
 @pytest.mark.parametrize(
-    ("status", "used", "is_mined", "becomes"),
+    ("status", "used", "has_succeeded", "becomes"),
     [
-        (BROADCAST, NONCE, False, PENDING),
+        (BROADCAST, NONCE, None, PENDING),
         (BROADCAST, NONCE + 1, True, PENDING),
-        (BROADCAST, NONCE + 1, False, ABANDONED),
+        (BROADCAST, NONCE + 1, False, PENDING),
+        (BROADCAST, NONCE + 1, None, ABANDONED),
         (REPLACED, NONCE + 1, True, PENDING),
-        (REVERTED, NONCE + 1, True, ABANDONED),
-        (MINED, NONCE + 1, False, PENDING),
+        (REVERTED, NONCE + 1, False, ABANDONED),
+        (REVERTED, NONCE + 1, True, PENDING),
+        (MINED, NONCE + 1, None, PENDING),
     ],
 )
 def test_a_deposit_that_was_sent_and_is_not_on_the_chain(
-    account, ledger, monkeypatch, status, used, is_mined, becomes
+    account, ledger, monkeypatch, status, used, has_succeeded, becomes
 ):
     """It is given up once its nonce is used, as deep in the chain as is believed, by something else than
     itself; or by itself to no effect."""
@@ -208,7 +216,7 @@ def test_a_deposit_that_was_sent_and_is_not_on_the_chain(
     begun, channel = deposit(ledger, PENDING)
     sent(ledger, DepositKind.OPEN, status)
     account.reader.channel_state = lambda _id: NO_CHANNEL
-    account.reader.are_mined = lambda hashes: [is_mined for _ in hashes]
+    account.reader.have_succeeded = lambda hashes: [has_succeeded for _ in hashes]
     account.reader.transaction_count = lambda _address, block: (
         used if block == HEAD - CONFIRMATIONS + 1 else 99
     )
@@ -218,22 +226,24 @@ def test_a_deposit_that_was_sent_and_is_not_on_the_chain(
 
 
 @pytest.mark.parametrize(
-    ("block", "is_mined", "becomes"),
+    ("block", "has_succeeded", "becomes"),
     [
-        (HEAD - REORGANISATION_BLOCKS, False, DONE),
+        (HEAD - REORGANISATION_BLOCKS, None, DONE),
+        (HEAD - REORGANISATION_BLOCKS + 1, None, PENDING),
         (HEAD - REORGANISATION_BLOCKS + 1, False, PENDING),
         (HEAD - REORGANISATION_BLOCKS + 1, True, DONE),
-        (HEAD + 1, False, PENDING),
-        (HEAD + 2, False, DONE),
+        (HEAD + 1, None, PENDING),
+        (HEAD + 2, None, DONE),
     ],
 )
-def test_a_top_up_that_a_reorganisation_undid(account, ledger, block, is_mined, becomes):
+def test_a_top_up_that_a_reorganisation_undid(account, ledger, block, has_succeeded, becomes):
     """It is pending again, and so is what carries it, if its block is recent; a later one than the chain has
     is of another chain."""
     account, _ = account
     deposit(ledger, DONE, DepositKind.TOP_UP)
     sent(ledger, DepositKind.TOP_UP, MINED, block=block)
-    account.reader.are_mined = lambda hashes: [is_mined for _ in hashes]
+    account.reader.have_succeeded = lambda hashes: [has_succeeded for _ in hashes]
+    account.reader.head = head_from(0)
     account.reader.transaction_count = lambda _address, _block: NONCE
     sync([account], [ESCROW], lambda _token: USDC)
     assert ledger.deposits.find("k").status is becomes
@@ -271,7 +281,7 @@ def test_a_deposit_of_a_chain_that_was_started_anew(account, ledger, first, exis
     account.reader.channel_states = lambda ids: {
         one: on_chain.get(one, replace(NO_CHANNEL, deposit=100)) for one in ids
     }
-    account.reader.are_mined = lambda hashes: [False for _ in hashes]
+    account.reader.have_succeeded = lambda hashes: [None for _ in hashes]
     sent(ledger, DepositKind.OPEN, MINED, block=FIRST)
     synced = sync([account], [ESCROW], lambda _token: USDC)
     assert [one.status for one in synced.deposits] == [ABANDONED] * is_lost
@@ -279,3 +289,49 @@ def test_a_deposit_of_a_chain_that_was_started_anew(account, ledger, first, exis
     assert len(synced.notes) == (not exists)
     [entry] = ledger.journal.of_operation("k")
     assert entry.status is (REPLACED if is_lost else MINED)
+
+
+@pytest.mark.parametrize(
+    ("status", "has_succeeded", "started", "becomes"),
+    [
+        (MINED, True, 0, MINED),
+        (MINED, None, 0, BROADCAST),
+        (MINED, None, 7, BROADCAST),
+        (MINED, None, 8, REPLACED),
+        (MINED, False, 0, BROADCAST),
+        (REVERTED, False, 0, REVERTED),
+        (REVERTED, None, 0, BROADCAST),
+        (REVERTED, True, 0, BROADCAST),
+    ],
+)
+@pytest.mark.parametrize("purpose", ["approve", "send"])
+def test_any_transaction_that_a_reorganisation_undid(
+    account, ledger, purpose, status, has_succeeded, started, becomes
+):
+    """It is live again, as what was sent after it waits for its nonce; not on a chain that was started anew."""
+    account, _ = account
+    sent(ledger, purpose, status, block=HEAD)
+    account.reader.have_succeeded = lambda hashes: [has_succeeded for _ in hashes]
+    account.reader.head = head_from(started)
+    sync([account], [ESCROW], lambda _token: USDC)
+    [entry] = ledger.journal.of_operation("k")
+    assert entry.status is becomes
+
+
+@pytest.mark.parametrize(
+    ("status", "exists", "becomes"),
+    [(BROADCAST, False, PENDING), (REPLACED, False, ABANDONED), (REPLACED, True, DONE), (MINED, False, DONE)],
+)
+def test_a_deposit_that_was_found_undone(account, ledger, status, exists, becomes):
+    """By a run that was killed then: it is not taken for done for ever."""
+    account, _ = account
+    deposit(ledger, DONE)
+    sent(ledger, DepositKind.OPEN, status)
+    state = replace(NO_CHANNEL, deposit=100 if exists else 0)
+    account.reader.channel_state = lambda _id: state
+    account.reader.channel_states = lambda ids: dict.fromkeys(ids, state)
+    account.reader.have_succeeded = lambda hashes: [None for _ in hashes]
+    account.reader.head = head_from(0)
+    account.reader.transaction_count = lambda _address, _block: NONCE + (status is REPLACED)
+    sync([account], [ESCROW], lambda _token: USDC)
+    assert ledger.deposits.find("k").status is becomes
