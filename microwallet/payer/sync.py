@@ -126,8 +126,8 @@ def _discover(account: PayingAccount, asset_of: Callable[[Address], Asset], head
 
 
 def _look_again(account: PayingAccount, head: Head) -> list[SettledDeposit]:
-    """Take back what a reorganisation undid: transactions that were mined, and are in no block any more or
-    came to another end, and the opens and top-ups they carried.
+    """Take back what a reorganisation undid: transactions that succeeded and do not any more, or the other
+    way round, and the opens and top-ups they carried.
 
     Only recent ones, and none from before the chain was started anew: it never had those, and must not get
     them. Such opens and top-ups are given up, with their channels, and returned.
@@ -169,8 +169,8 @@ def _was_taken_back(account: PayingAccount, deposit: Deposit) -> bool:
 
 
 def _undone(account: PayingAccount, head: Head) -> list[JournalEntry]:
-    """The account's recent transactions of which the chain tells something else than the journal, lowest
-    position first."""
+    """The account's recent transactions of which the chain tells something else than the journal, oldest
+    first. One that reverted is not sent again where it is in no block: it was told to have failed."""
     first, last = head.number - REORGANISATION_BLOCKS + 1, head.number + 1
     mined = account.ledger.journal.in_blocks(
         account.network.chain_id, account.address, first=first, last=last
@@ -179,7 +179,7 @@ def _undone(account: PayingAccount, head: Head) -> list[JournalEntry]:
     return [
         entry
         for entry, has_succeeded in zip(mined, found, strict=True)
-        if has_succeeded is not (entry.status is TransactionStatus.MINED)
+        if bool(has_succeeded) is not (entry.status is TransactionStatus.MINED)
     ]
 
 

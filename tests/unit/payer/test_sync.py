@@ -300,7 +300,7 @@ def test_a_deposit_of_a_chain_that_was_started_anew(account, ledger, first, exis
         (MINED, None, 8, REPLACED),
         (MINED, False, 0, BROADCAST),
         (REVERTED, False, 0, REVERTED),
-        (REVERTED, None, 0, BROADCAST),
+        (REVERTED, None, 0, REVERTED),
         (REVERTED, True, 0, BROADCAST),
     ],
 )
@@ -308,7 +308,8 @@ def test_a_deposit_of_a_chain_that_was_started_anew(account, ledger, first, exis
 def test_any_transaction_that_a_reorganisation_undid(
     account, ledger, purpose, status, has_succeeded, started, becomes
 ):
-    """It is live again, as what was sent after it waits for its nonce; not on a chain that was started anew."""
+    """It is live again, as what was sent after it waits for its nonce; not on a chain that was started anew,
+    nor if it was told to have failed, and may have been done by another one."""
     account, _ = account
     sent(ledger, purpose, status, block=HEAD)
     account.reader.have_succeeded = lambda hashes: [has_succeeded for _ in hashes]
