@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -244,6 +245,9 @@ class Funding:
                 instead = "microwallet channel sync --voucher FILE  (ask the payee for it), or "
             elif channel is None and (busy := self._busy()) is not None:
                 because = f"{busy}; "
+            elif (short := self._taken()) is not None:
+                because = f"a reorganisation may have taken what was deposited into channel {short.name}; "
+                instead = "microwallet channel sync, or "
             raise DepositAboveLimit(
                 f"a deposit of at least {needed} is needed, and {Amount(left, asset)} is left of what may be"
                 f" deposited for {request.recipient} (max-deposit); {because}nothing was signed",
@@ -253,13 +257,26 @@ class Funding:
         return Amount(amount, asset)
 
     def _deposited(self, *, but: Deposit | None = None) -> int:
-        """Base units that are deposited for the payee, or may yet be: what is signed may get there."""
-        channels = self._channels()
+        """Base units that are deposited for the payee, or may yet be: what is signed may get there, and what
+        a reorganisation took may come back."""
+        channels, done = self._channels(), self._done()
         ids = {channel.channel_id for channel in channels}
         pending = [one for one in self._client.ledger.deposits.pending() if one.channel_id in ids]
-        return sum(one.state.deposit for one in channels) + sum(
+        return sum(max(one.state.deposit, done[one.channel_id]) for one in channels) + sum(
             one.amount for one in pending if but is None or one.idempotency_key != but.idempotency_key
         )
+
+    def _taken(self) -> PayerChannel | None:
+        """A channel of which the chain has not all that it once had."""
+        done = self._done()
+        return next((one for one in self._channels() if one.state.deposit < done[one.channel_id]), None)
+
+    def _done(self) -> Counter[ChannelId]:
+        """Base units that the chain was found to have, by channel."""
+        done: Counter[ChannelId] = Counter()
+        for deposit in self._client.ledger.deposits.done(self._choice.request.chain_id):
+            done[deposit.channel_id] += deposit.amount
+        return done
 
     def _may_go_on(self, deposit: Deposit) -> bool:
         """Whether a deposit that was begun, perhaps by hand, is within the limits, or was sent already."""

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from model import CHAIN, ESCROW, PAYEE, PAYER, TOKEN, USDC, keyed
 
+from microwallet.domain.deposit import Deposit, DepositKind, DepositStatus, Way
 from microwallet.domain.identifiers import NATIVE_TOKEN
 from microwallet.domain.money import DEPOSIT_LIMIT, Amount, Asset
 from microwallet.domain.purchase import VoucherTerms
@@ -155,3 +156,47 @@ def test_what_was_deposited_into_a_channel_that_ended_counts_no_more(funding, le
     made = ONE.payer_channel(deposit=1_000)
     ledger.channels.add(replace(made, state=replace(made.state, finalized=True)), now=0)
     assert funding(most=3_000).preview(TERMS).deposit == Amount(3_000, USDC)
+
+
+@pytest.fixture
+def reorganised(ledger):
+    """A channel into which 1000 and 500 were deposited, of which the chain has `left`, all spent."""
+
+    def make(left):
+        made = replace(ONE.payer_channel(deposit=left), authorized=left, spent=left)
+        for key, kind, amount in (("k", DepositKind.OPEN, 1_000), ("t", DepositKind.TOP_UP, 500)):
+            done = Deposit(
+                idempotency_key=key,
+                kind=kind,
+                channel_id=ONE.channel_id,
+                amount=amount,
+                arguments="{}",
+                way=Way.NATIVE,
+                authorization_expires_at=None,
+                status=DepositStatus.DONE,
+            )
+            ledger.deposits.begin(done, made, require_key=lambda: None, now=0)
+
+    return make
+
+
+@pytest.mark.parametrize("left", [0, 1_000, 1_500])
+def test_what_a_reorganisation_took_counts_until_it_cannot_come_back(funding, ledger, reorganised, left):
+    """Otherwise another deposit would be made for it, and both be there in the end."""
+    reorganised(left)
+    assert funding(most=3_000).preview(TERMS).deposit == Amount(1_500, USDC)
+    for key in ("k", "t"):
+        ledger.deposits.abandon(ledger.deposits.find(key))
+    assert funding(most=3_000).preview(TERMS).deposit == Amount(3_000 - left, USDC)
+
+
+@pytest.mark.parametrize(
+    ("left", "hint"), [(0, "microwallet channel sync, or --deposit "), (1_500, "--deposit ")]
+)
+def test_a_limit_that_is_reached_by_what_a_reorganisation_took(funding, reorganised, left, hint):
+    """It is said how to have that, or its end."""
+    reorganised(left)
+    with pytest.raises(AboveLimit) as refused:
+        funding(most=1_500).preview(TERMS)
+    assert refused.value.hint.startswith(hint)
+    assert ("a reorganisation may have taken" in refused.value.message) is (left == 0)
