@@ -145,12 +145,14 @@ class Delivery:
             trouble = self._refused(answer, refusal)
             if answer is NodeAnswer.UNDERPRICED and self.not_raised is not None:
                 trouble = self.not_raised
-            if fresh or answer is NodeAnswer.INVALID:
+            # Where an answer was lost, the node that gave it may have taken what this one refuses.
+            is_open = refusal.was_asked_before
+            if answer is NodeAnswer.INVALID or (fresh and not is_open):
                 # No node has it, so its nonce is free for the next one, which takes its place.
                 for attempt in self._attempts:
                     self._journal.record(attempt.hash, TransactionStatus.REPLACED)
                 raise trouble
-            if answer is NodeAnswer.INSUFFICIENT_FUNDS and not self._earlier_one_lives():
+            if answer is NodeAnswer.INSUFFICIENT_FUNDS and not (is_open or self._earlier_one_lives()):
                 raise trouble
         self._reporter.say(f"sent {last.purpose} {self._attempts[-1].hash}, waiting for it to be mined")
         return self._wait(trouble)

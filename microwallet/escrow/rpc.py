@@ -39,6 +39,8 @@ class RpcError(NetworkError):
         self.rpc_message = message
         self.error_code = error_code
         self.error_data = error_data
+        self.was_asked_before = False
+        """Whether the same was sent before, to this server or another, whose answer was lost."""
 
     @property
     def revert_data(self) -> bytes | None:
@@ -151,7 +153,7 @@ class Rpc:
 
     def _answers(self, requests: Sequence[Request], deadline: Deadline) -> list[Any]:
         failures: dict[str, str] = {}
-        listens = False
+        listens = was_asked = False
         for index, sharers in self._tries(deadline):
             endpoint = self._endpoints[index]
             try:
@@ -161,6 +163,7 @@ class Rpc:
                 break
             except TransportError as error:
                 listens = error.sent
+                was_asked = was_asked or error.sent
                 failures[endpoint.shown] = str(error).replace("timed out", f"timed out ({self._timeout:g} s)")
                 if error.sent and not _are_repeatable(requests):
                     break
@@ -170,6 +173,9 @@ class Rpc:
                 _pause(error.seconds, deadline)
             else:
                 self._preferred = index
+                for answer in answers:
+                    if isinstance(answer, RpcError):
+                        answer.was_asked_before = was_asked
                 return answers
         raise self._unanswered(failures, listens=listens)
 

@@ -291,6 +291,31 @@ class TestUnknown:
             payer.send("pay-1", rpc=rpc)
         assert (payer.nonce(), payer.received()) == (1, ETHER)
 
+    def test_a_refusal_after_a_lost_answer_is_not_final(self, chain, payer, held):
+        """The node that took it did not answer, and one that is behind refuses it: it may be mined, so the
+        same operation sends no other."""
+        seen = []
+
+        def change(request, answer):
+            if request["method"] == "eth_sendRawTransaction" and seen:
+                refusal = {"code": -32000, "message": "insufficient funds for gas * price + value"}
+                return {"jsonrpc": "2.0", "id": answer["id"], "error": refusal}
+            return answer
+
+        def lose(request):
+            is_first = (
+                isinstance(request, dict) and request["method"] == "eth_sendRawTransaction" and not seen
+            )
+            seen.extend([request] * is_first)
+            return is_first
+
+        with forwarder(chain.rpc_url, lose=lose, change=change) as url, Rpc([url], timeout=5) as rpc:
+            pending(payer, "pay-1", rpc=rpc)
+        pending(payer, "pay-1")
+        held.release()
+        payer.send("pay-1")
+        assert (payer.nonce(), payer.received()) == (1, ETHER)
+
     def test_a_server_that_dies_after_the_broadcast_leaves_the_outcome_unknown(self, chain, payer):
         """Not a network error: money may have moved. The next run knows."""
         dead = threading.Event()
