@@ -199,7 +199,7 @@ class DepositRelay:
     def _refusal(self, deposit: CheckedDeposit, error: MicrowalletError) -> Refused:
         """What the client is told; what only the operator can mend, the operator is told."""
         if isinstance(error, OutcomeUnknown):
-            detail = f"{error.message}; the same credential again finds it, and is sent no second time"
+            detail = "it is not mined yet; the same credential again finds it, and is sent no second time"
             return refused(ProblemType.TRY_AGAIN, detail, deposit.channel_id)
         is_reverted = isinstance(error, TransactionReverted) and not isinstance(error, TransactionReplaced)
         lacks_funds = self._lacks_funds(deposit)

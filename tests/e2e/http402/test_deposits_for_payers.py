@@ -16,8 +16,8 @@ from microwallet.domain.deposit import DepositKind
 from microwallet.domain.identifiers import checksum_address, keccak, word
 from microwallet.domain.ports import TransactionStatus
 from microwallet.domain.voucher import VoucherKey
-from microwallet.errors import LedgerUnwritable, OutcomeUnknown
-from microwallet.escrow import calls
+from microwallet.errors import LedgerUnwritable, NetworkError, OutcomeUnknown
+from microwallet.escrow import calls, delivery
 from microwallet.escrow.authorizations import sign
 from microwallet.escrow.reader import EscrowReader, selector
 from microwallet.escrow.transactions import TransactionSender
@@ -382,6 +382,23 @@ def test_a_late_transaction_is_found_again(open_shop, bob, chain):
     chain.rpc.call("evm_setAutomine", [True])
     answer = open_shop().pay(action)
     assert (answer.status_code, shop.sent()) == (200, 1)
+
+
+def test_a_node_that_goes_away_once_it_was_sent(open_shop, bob, chain, monkeypatch):
+    """503 without a word of which node that is; the same credential then finds it."""
+    shop = open_shop(dataclasses.replace(bob, settings={**bob.settings, "MICROWALLET_WAIT_SECONDS": "1"}))
+    action = SigningPayer(chain, shop.payee).open()
+
+    def fail(*_):
+        raise NetworkError("the chain could not be asked: https://node.internal timed out")
+
+    with monkeypatch.context() as away:
+        away.setattr(delivery, "look", fail)
+        answer = shop.pay(action)
+    assert (answer.status_code, problem(answer)) == (503, "urn:microwallet:problem:try-again")
+    assert "node.internal" not in answer.text
+    assert shop.pay(action).status_code == 200
+    assert shop.sent() == 1
 
 
 @pytest.mark.parametrize("is_dropped", [False, True])
