@@ -203,7 +203,11 @@ class DepositRelay:
             return refused(ProblemType.TRY_AGAIN, detail, deposit.channel_id)
         is_reverted = isinstance(error, TransactionReverted) and not isinstance(error, TransactionReplaced)
         lacks_funds = self._lacks_funds(deposit)
-        if is_reverted or (isinstance(error, InsufficientFunds) and lacks_funds):
+        is_short = isinstance(error, InsufficientFunds) and lacks_funds
+        if is_short:  # what it says may be of the coin here
+            payer, value = deposit.descriptor.payer, deposit.authorization.value
+            error = InsufficientFunds(f"{payer} holds less than {value} of the token")
+        if is_reverted or is_short:
             return Refused(revert_problem(error, deposit.channel_id, lacks_funds=lacks_funds))
         self._say(deposit, error.code, error.message)
         detail = "the deposit cannot be brought onto the chain just now"

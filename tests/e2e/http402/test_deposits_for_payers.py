@@ -668,6 +668,14 @@ def test_gas_that_is_too_dear(open_shop, make_wallet, chain):
     assert [event for event, _ in shop.events + poor.events] == ["deposit-refused"] * 2
 
 
+def test_who_has_no_tokens_hears_nothing_of_the_payees_coin(open_shop, make_wallet, chain):
+    """Where both have too little, a payer is told of what it can mend."""
+    shop = open_shop(make_wallet("broke", wei=0))
+    answer = shop.pay(SigningPayer(chain, shop.payee, usdc=0).open())
+    assert (answer.status_code, problem(answer)) == (402, "session/insufficient-balance")
+    assert shop.payee not in answer.text
+
+
 def test_a_ledger_that_takes_nothing_more_once_it_was_sent(shop, payer, monkeypatch):
     """The payer is told to come again, and nothing of the disk here; the same credential then finds it."""
     error = LedgerUnwritable("the disk of the ledger /home/bob/ledger.db is full")
