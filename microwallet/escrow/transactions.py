@@ -122,8 +122,9 @@ class TransactionSender:
             return receipt
         asked = quoted or self.quote(call, purpose=purpose)
         intent = Intent(operation=operation, purpose=purpose, channel_id=channel_id)
+        secret = self.secret()  # asked for first: it may prompt or fail, and reserving holds the ledger
         with reserving or nullcontext():
-            transaction = self._reserved(intent, call, asked)
+            transaction = self._reserved(secret, intent, call, asked)
         delivery = self._delivery([transaction])
         delivered = delivery.deliver(fresh=True)
         if delivered is None:
@@ -200,13 +201,12 @@ class TransactionSender:
         except TransactionReplaced:
             return None
 
-    def _reserved(self, intent: Intent, call: Call, asked: Quote) -> SignedTransaction:
+    def _reserved(self, secret: bytes, intent: Intent, call: Call, asked: Quote) -> SignedTransaction:
         """Sign and journal at a nonce that is free, and as a transaction that is this operation's alone.
 
         Another process may have used the nonce up between quote and reservation. Two operations
         that do the same would then even have the same hash, and one receipt would count for both.
         """
-        secret = self.secret()  # asked for first: it may prompt, and reserving holds the ledger
         for _ in range(_RESERVATIONS):
 
             def sign(nonce: int, asked: Quote = asked) -> SignedTransaction:

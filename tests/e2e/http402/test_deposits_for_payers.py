@@ -676,6 +676,16 @@ def test_who_has_no_tokens_hears_nothing_of_the_payees_coin(open_shop, make_wall
     assert shop.payee not in answer.text
 
 
+def test_a_key_that_cannot_be_used(shop, payer, bob):
+    """503, the operator hears why, and however often it is tried, none of the budget is used for it."""
+    bob.password_file.write_text("wrong\n")
+    for _ in range(2):
+        assert shop.refused(payer.open()) == (503, "urn:microwallet:problem:try-again")
+    assert [details["code"] for _, details in shop.events] == ["key-unavailable"]
+    with shop.wallet.ledger.database.read() as connection:
+        assert connection.execute("SELECT wei FROM gas_spending").fetchall() == []
+
+
 def test_a_ledger_that_takes_nothing_more_once_it_was_sent(shop, payer, monkeypatch):
     """The payer is told to come again, and nothing of the disk here; the same credential then finds it."""
     error = LedgerUnwritable("the disk of the ledger /home/bob/ledger.db is full")
