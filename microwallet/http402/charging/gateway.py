@@ -15,7 +15,7 @@ from typing import Any
 from microwallet.domain.channel import ChannelState
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.domain.session import SessionAccount
-from microwallet.errors import LedgerError, MalformedMessage, NetworkError
+from microwallet.errors import MalformedMessage, MicrowalletError
 from microwallet.http402.charging.answers import (
     Answer,
     page_answer,
@@ -163,7 +163,7 @@ class Gateway:
                 return outcome
         except Refused as refusal:
             return problem_answer(refusal.problem, _VARY, self.challenge_field(offer))
-        except (NetworkError, LedgerError) as error:
+        except MicrowalletError as error:
             is_sold = presented is not None and presented.granted is not None
             return unrecorded_answer(error) if is_sold else unchecked_answer(error)
         finally:

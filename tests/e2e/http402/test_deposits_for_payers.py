@@ -686,6 +686,15 @@ def test_a_key_that_cannot_be_used(shop, payer, bob):
         assert connection.execute("SELECT wei FROM gas_spending").fetchall() == []
 
 
+def test_a_key_that_is_not_there(shop, payer, bob):
+    """503 while it is away."""
+    key = bob.path / "keys" / "accounts" / "bob.json"
+    key.rename(key.with_suffix(".away"))
+    assert shop.refused(payer.open()) == (503, "urn:microwallet:problem:try-again")
+    key.with_suffix(".away").rename(key)
+    assert shop.pay(payer.open()).status_code == 200
+
+
 def test_a_ledger_that_takes_nothing_more_once_it_was_sent(shop, payer, monkeypatch):
     """The payer is told to come again, and nothing of the disk here; the same credential then finds it."""
     error = LedgerUnwritable("the disk of the ledger /home/bob/ledger.db is full")
