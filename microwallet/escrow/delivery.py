@@ -299,14 +299,15 @@ class Delivery:
             logs=mined.logs,
             data_fee=read_quantity(found.get("l1Fee") or "0x0", where),
         )
+        # First: once the journal has it, what was set aside long ago counts no more.
+        if self._gas_budget is not None and receipt.cost is not None:
+            self._gas_budget.record(transaction.operation, receipt.cost)
         self._journal.record(
             transaction.hash,
             TransactionStatus.MINED if mined.succeeded else TransactionStatus.REVERTED,
             block_number=receipt.block_number,
             gas_used=receipt.gas_used,
         )
-        if self._gas_budget is not None and receipt.cost is not None:
-            self._gas_budget.record(transaction.operation, receipt.cost)
         if not mined.succeeded:
             raise self._reverted(transaction, receipt)
         return receipt

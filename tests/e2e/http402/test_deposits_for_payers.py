@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 from counter import problem, receipt
-from http402.signing_payer import LEAST, PRICE, PayingShop, SigningPayer
+from http402.signing_payer import BUDGET, LEAST, PRICE, PayingShop, SigningPayer
 
 from microwallet.domain.deposit import DepositKind
 from microwallet.domain.identifiers import checksum_address, keccak, word
@@ -32,6 +32,10 @@ from microwallet.wallet import Wallet
 
 STRANGER = checksum_address(b"\x77" * 20)
 KEY = VoucherKey(b"\x77" * 32)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL at one point."""
 
 
 @pytest.fixture
@@ -534,6 +538,25 @@ def test_the_budget_of_an_hour(open_shop, chain):
         assert shop.refused(payer.open()) == (503, "urn:microwallet:problem:try-again")
     assert shop.sent() == 0
     assert [details["code"] for event, details in shop.events if event == "deposit-refused"] == ["gas-budget"]
+
+
+def test_a_kill_just_as_it_is_found_mined(shop, payer, chain, monkeypatch):
+    """What it cost counts for an hour from then, though it had waited for longer than that."""
+
+    def an_hour_goes_by(own, *_):
+        with own._database.write() as connection:
+            connection.execute("UPDATE gas_spending SET created_at = created_at - 3600")
+
+    def die(own, *_arguments, record=Journal.record, **_options):
+        record(own, *_arguments, **_options)
+        raise Killed
+
+    monkeypatch.setattr(Journal, "begin_sending", an_hour_goes_by)
+    monkeypatch.setattr(Journal, "record", die)
+    with pytest.raises(Killed):
+        shop.pay(payer.open())
+    assert shop.wallet.ledger.journal.unfinished(chain.chain_id) == []
+    assert not shop.wallet.ledger.gas_spending.set_aside(chain.chain_id, "another", BUDGET, budget=BUDGET)
 
 
 def test_a_raise_that_the_budget_has_no_room_for(shop, payer, chain, monkeypatch):
