@@ -55,8 +55,9 @@ class CheckedDeposit:
 
     @property
     def operation(self) -> str:
-        """The same for the same authorization, whatever else comes with it."""
-        return f"{self.kind}-for-payer-{self.authorization.nonce.hex()}"
+        """The same for the same authorization, whatever else comes with it. The nonce of an open tells no
+        chain, and the journal and the gas budget are of all chains."""
+        return f"{self.kind}-for-payer-{self.descriptor.chain_id}-{self.authorization.nonce.hex()}"
 
     def call(self) -> Call:
         """What the transaction does."""
