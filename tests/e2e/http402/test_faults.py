@@ -21,6 +21,7 @@ from microwallet.errors import OutcomeUnknown
 
 STREAMS = 6
 """Each of those that run at once has a channel of its own."""
+GRACE_SECONDS = 900
 PATIENCE = 0.9
 """Seconds after which a late answer comes: the programs wait less."""
 
@@ -95,7 +96,7 @@ def test_channels_come_and_go(alice, bob, chain, gateways, log, rounds, seed):
             programs.end(name, signal.SIGKILL)
         proxy.share = 0
         settle(alice, Books(alice, bob, log))
-        _close_in_turn(alice, bob)
+        _close_in_turn(alice, bob, chain)
     books = Books(alice, bob, log)
     books.check()
     books.differences()
@@ -110,16 +111,21 @@ def test_channels_come_and_go(alice, bob, chain, gateways, log, rounds, seed):
     assert (-paid, received) == (sum(taken.values()), sum(taken.values()))
 
 
-def _close_in_turn(alice, bob):
-    """What is open is closed by its payer through the payee, and what the payee has left by the payee."""
-    for channel_id in _open(alice):
+def _close_in_turn(alice, bob, chain):
+    """What is open, or was being opened, is closed by its payer through the payee; what is left by the payee;
+    and what the payee never heard of is withdrawn."""
+    alice.run("channel", "sync", "--json").succeeded()
+    for channel_id in _in_state(alice, "open"):
         alice.run("channel", "close", channel_id, "--yes", "--json").succeeded()
     bob.run("payee", "close", "--all", "--yes", "--json").succeeded()
+    chain.node.advance(GRACE_SECONDS)
+    for channel_id in _in_state(alice, "withdrawable"):
+        alice.run("channel", "withdraw", channel_id, "--yes", "--json").succeeded()
 
 
-def _open(alice):
-    channels = alice.run("channel", "list", "--offline", "--json").data["channels"]
-    return [one["channelId"] for one in channels if one["status"] == "open"]
+def _in_state(alice, *states):
+    channels = alice.run("channel", "list", "--json").data["channels"]
+    return [one["channelId"] for one in channels if one["status"] in states]
 
 
 def _restart(number):
@@ -135,7 +141,7 @@ def _close(side, *words):
     """One of the sides closes a channel that is open."""
 
     def close(alice, bob, _gateways, _programs):
-        for channel_id in _open(alice)[-1:]:
+        for channel_id in _in_state(alice, "open")[-1:]:
             home = alice if side == "channel" else bob
             home.run(side, "close", channel_id, *words, "--yes", "--json")
 
