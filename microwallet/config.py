@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from microwallet.errors import UsageError, did_you_mean
-from microwallet.files import look_at, replace_file, shell_path
+from microwallet.files import look_at, move_away, replace_file
 
 PROJECT_FILE = "microwallet.toml"
 PROJECT_SETTINGS = frozenset({"network", "account"})
@@ -239,7 +239,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _mend(path: Path) -> str:
-    return f"mend it, or move it away: mv {shell_path(path)} {shell_path(path)}.old"
+    return f"mend it, or move it away: {move_away(path)}"
 
 
 @contextmanager

@@ -50,6 +50,11 @@ def shell_path(path: Path | str) -> str:
     return shlex.quote(str(path))
 
 
+def move_away(path: Path) -> str:
+    """What takes a file out of the way, and keeps it."""
+    return f"mv {shell_path(path)} {shell_path(path)}.old"
+
+
 def look_at(folder: Path, *more: Path) -> str:
     """What shows why nothing can be written in a folder: whose it is, and how much room is left."""
     return f"ls -ld {shlex.join(map(str, (folder, *more)))}; df -h {shell_path(folder)}"

@@ -13,7 +13,7 @@ from typing import Any
 from microwallet.domain.identifiers import Address, checksum_address, unhexed
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import KeyMissing, KeyUnavailable
-from microwallet.files import shell_path
+from microwallet.files import move_away
 from microwallet.keys import keystore
 from microwallet.keys.os_keyring import KeyringUnavailable, OsKeyring
 from microwallet.keys.passwords import PasswordSource
@@ -185,7 +185,7 @@ def _parsed(name: str, path: Path, text: str) -> KeyFile:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise KeyUnavailable(
             f"{path} is damaged ({type(error).__name__})",
-            hint=f"restore it, or: mv {shell_path(path)} {shell_path(path)}.old",
+            hint=f"restore it, or: {move_away(path)}",
         ) from error
 
 
