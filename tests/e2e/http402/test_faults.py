@@ -113,7 +113,7 @@ def test_channels_come_and_go(alice, bob, chain, gateways, log, rounds, seed):
 
 def _close_in_turn(alice, bob, chain):
     """What is open, or was being opened, is closed by its payer through the payee; what is left by the payee;
-    and what the payee never heard of is withdrawn."""
+    what the payee never heard of is withdrawn; and an open that was never sent is given up in time."""
     alice.run("channel", "sync", "--json").succeeded()
     for channel_id in _in_state(alice, "open"):
         alice.run("channel", "close", channel_id, "--yes", "--json").succeeded()
@@ -121,6 +121,7 @@ def _close_in_turn(alice, bob, chain):
     chain.node.advance(GRACE_SECONDS)
     for channel_id in _in_state(alice, "withdrawable"):
         alice.run("channel", "withdraw", channel_id, "--yes", "--json").succeeded()
+    alice.run("channel", "sync", "--json").succeeded()
 
 
 def _in_state(alice, *states):
