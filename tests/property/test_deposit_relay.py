@@ -19,7 +19,8 @@ from http402.signing_payer import SigningPayer
 from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from node_model import GWEI, MATTERS, Killed, Node
+from node import GWEI, MATTERS, Node
+from steps import Killed, Mortal, Steps
 
 from microwallet.domain.channel import NO_CHANNEL
 from microwallet.domain.identifiers import hexed
@@ -27,6 +28,7 @@ from microwallet.domain.ports import Quiet
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import MicrowalletError
 from microwallet.escrow import delivery, transactions
+from microwallet.escrow.calls import open_channel
 from microwallet.escrow.network import LOCAL_NETWORK, built_in_networks
 from microwallet.escrow.reader import EscrowReader
 from microwallet.escrow.transactions import TransactionSender
@@ -48,26 +50,13 @@ CHANNELS = [one.with_salt(f"0x{number:064x}") for one in PAYERS for number in (1
 ENDS = [2**40, 2**40, NOW + 90, NOW + 2 * BUDGET_SECONDS]
 HAPPENS = ["mine", "drop", "reorganise", "open_directly", "revoke", "grow_dear", "stop", "wait", "look"]
 """What may happen at any time."""
-AMID = [*HAPPENS, *MATTERS, "spend", "submit", "rival", "rival", "kill", "kill"]
+MEDDLES = ["spend", "submit", "rival", "rival"]
+AMID = [*HAPPENS, *MATTERS, *MEDDLES, "kill", "kill"]
 """What may happen between two steps of a worker."""
+TOKENS = 300_000
+"""Base units that a payer has at first."""
 MEMORY = Path("/dev/shm")
 """Where a write is durable at once; this is about order, not about disks."""
-
-
-class Mortal:
-    """A part of the ledger; something may happen before and after each use of it."""
-
-    def __init__(self, part, step):
-        self._part, self._step = part, step
-
-    def __getattr__(self, name):
-        def use(*arguments, **options):
-            self._step()
-            used = getattr(self._part, name)(*arguments, **options)
-            self._step()
-            return used
-
-        return use
 
 
 class Impatient(Turns):
@@ -83,21 +72,27 @@ class Relaying(RuleBasedStateMachine):
     @initialize()
     def begin(self):
         self.folder = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
-        self.node = Node(ESCROW, NOW)
-        self.node.others = {"wait": self.wait, "look": self.look, "rival": self.rival}
+        coin, tokens = {KEY.address: 10**18}, {one.address: TOKENS for one in PAYERS}
+        self.node = Node(now=NOW, coin=coin, tokens=tokens, block_seconds=2)
+        self.node.mine()
+        self.steps = Steps({what: getattr(self, what) for what in {*HAPPENS, *MEDDLES}})
+        self.node.before = self.steps.step
+        self.aim = None
+        """The deposit that others meddle with."""
         self.patches = pytest.MonkeyPatch()
         self.patches.setattr(opening, "PATIENCE_SECONDS", 0.0)
         self.patches.setattr(channel_book, "GATHER_SECONDS", 3600.0)  # nothing is asked by the way
         self.patches.setattr(delivery, "time", self.node)
         self.patches.setattr(transactions, "time", self.node)
-        self.shown, self.served = {}, {}
-        """Deposits by their credentials, and which channel each challenge has served."""
+        self.deposits, self.shown, self.served = [], {}, {}
+        """All deposits, those that may be paid for by their calls, and which channel each challenge has
+        served."""
         self.workers = [self.worker(), self.worker()]
 
     def teardown(self):
         if not hasattr(self, "workers"):
             return
-        self.node.coming = {}
+        self.steps.plan()
         self.patches.undo()
         for counter in self.workers:
             self.end(counter)
@@ -107,8 +102,8 @@ class Relaying(RuleBasedStateMachine):
         counter, node = Counter(Path(self.folder.name)), self.node
         reader = EscrowReader(node, ESCROW)
         chain = PayeeChain(reader, chain_id=CHAIN_ID, confirmations=2)
-        journal = Mortal(counter.ledger.journal, node.step)
-        spending = Mortal(GasSpending(counter.ledger.database, self.clock), node.step)
+        journal = Mortal(counter.ledger.journal, self.steps)
+        spending = Mortal(GasSpending(counter.ledger.database, self.clock), self.steps)
         counter.turns = Impatient(counter.ledger.turns.path)
         counter.sender = TransactionSender(
             node,
@@ -156,14 +151,61 @@ class Relaying(RuleBasedStateMachine):
         counter.close()
 
     def clock(self):
-        return int(self.node.seconds)
+        return int(self.node.now)
 
     # What happens
 
     def wait(self):
         """An hour goes by."""
-        self.node.seconds += BUDGET_SECONDS
+        self.node.now += BUDGET_SECONDS
         self.node.mine()
+
+    def mine(self):
+        self.node.mine()
+
+    def drop(self):
+        self.node.drop()
+
+    def reorganise(self):
+        self.node.undo()
+
+    def grow_dear(self):
+        """So that what was sent is passed over; or cheap again."""
+        self.node.base_fee = 3 * GWEI if self.node.base_fee == GWEI else GWEI
+
+    def stop(self):
+        """No blocks come by themselves; or they do again."""
+        self.node.is_mining = not self.node.is_mining
+
+    def spend(self):
+        """The payer's tokens go elsewhere, or come back."""
+        payer = self.aim.descriptor.payer
+
+        def act(state, _):
+            state.tokens[payer] = 0 if state.tokens[payer] else TOKENS
+
+        self.node.mine(act)
+
+    def submit(self):
+        """Somebody else carries the deposit out."""
+        call = self.aim.call()
+        self.node.mine(lambda state, time: state.call(PAYEE, call.to, call.data, call.value, time))
+
+    def open_directly(self):
+        """The payer opens the channel with next to nothing in it."""
+        descriptor = self.aim.descriptor
+        call = open_channel(descriptor, 1)
+
+        def act(state, time):
+            state.allowed[descriptor.payer] = 1
+            state.call(descriptor.payer, call.to, call.data, call.value, time)
+
+        self.node.mine(act)
+
+    def revoke(self):
+        """The payer cancels the authorization."""
+        key = self.aim.descriptor.payer, self.aim.authorization.nonce
+        self.node.mine(lambda state, _: state.used.setdefault(key, False))
 
     def look(self):
         """What whoever settles does now and then."""
@@ -172,18 +214,18 @@ class Relaying(RuleBasedStateMachine):
     def rival(self):
         """The other worker brings a deposit of somebody else's, or this one, meanwhile."""
         deposits = [deposit for deposit, *_ in self.shown.values()]
-        payer = self.node.aim.descriptor.payer
+        payer = self.aim.descriptor.payer
         others = [one for one in deposits if one.descriptor.payer != payer] or deposits
         with suppress(MicrowalletError):
             for deposit in others[-1:]:
                 self.workers[1 - self.at_work].relay.bring(deposit)
 
     def credential(self, channel, is_open, value, ends, amount):
-        """A deposit, of which the node is told what its call does, and the action that asks for it."""
+        """A deposit, and the action that asks for it."""
         sign = channel.open_authorization if is_open else channel.top_up_authorization
         authorization = sign(value, valid_before=ends)
         deposit = CheckedDeposit(descriptor=channel.descriptor, authorization=authorization)
-        self.node.deposits[deposit.call().data] = deposit
+        self.deposits.append(deposit)
         transfer = channel.transfer(authorization)
         if is_open:
             return deposit, channel.opening(amount, transfer)
@@ -216,12 +258,12 @@ class Relaying(RuleBasedStateMachine):
         deposit, action = self.credential(channel, is_open, value, ends, amount)
         if value >= LEAST:
             self.shown[deposit.call().data] = deposit, channel, is_open, ends
-        self.node.aim, self.at_work = deposit, worker
-        self.node.coming = {self.node.steps + at: what for at, what in happens}
+        self.aim, self.at_work = deposit, worker
+        self.steps.plan(happens)
         answer = self.ask(worker, channel, action, is_reused=is_reused)
-        self.node.coming = {}
+        self.steps.plan()
         if answer is not None and answer.status_code == 200 and not is_open:
-            assert self.node.head.state.used[channel.address, deposit.authorization.nonce]
+            assert self.node.state.used[channel.address, deposit.authorization.nonce]
 
     @rule(worker=st.integers(0, 1), channel=st.sampled_from(CHANNELS))
     def pay_well(self, worker, channel):
@@ -253,8 +295,8 @@ class Relaying(RuleBasedStateMachine):
     @rule(what=st.sampled_from(HAPPENS))
     def happen(self, what):
         """Between the requests of payers, after the first."""
-        if self.node.aim is not None:
-            self.node.happen(what)
+        if self.aim is not None:
+            self.steps.happen(what)
 
     @rule(worker=st.integers(0, 1))
     def settle_down(self, worker):
@@ -266,23 +308,23 @@ class Relaying(RuleBasedStateMachine):
             node.mine()
         assert counter.ledger.journal.unfinished(CHAIN_ID) == []
         for deposit, channel, is_open, ends in sorted(self.shown.values(), key=lambda one: not one[2]):
-            if node.head.state.used.get((deposit.descriptor.payer, deposit.authorization.nonce)):
+            if node.state.used.get((deposit.descriptor.payer, deposit.authorization.nonce)):
                 self.find_again(worker, deposit, channel, ends, is_open=is_open)
 
     def find_again(self, worker, deposit, channel, ends, *, is_open):
         event("found again")
-        before, counter = self.node.head.state.nonce, self.workers[worker]
+        before, counter = self.node.state.nonces.get(KEY.address), self.workers[worker]
         amount = PRICE if is_open else None
         _, action = self.credential(channel, is_open, deposit.authorization.value, ends, amount)
         answer = self.ask(worker, channel, action)
-        assert self.node.head.state.nonce == before
+        assert self.node.state.nonces.get(KEY.address) == before
         account = counter.account(channel)
         if is_open:
             assert account is not None
             assert answer.status_code in (200, 402), answer.text
         else:
             assert answer.status_code == (410 if account is None else 200), answer.text
-            state = self.node.head.state.channels[channel.channel_id]
+            state = self.node.state.channels[channel.channel_id]
             assert account is None or account.deposit == state.deposit
 
     # What holds
@@ -293,20 +335,19 @@ class Relaying(RuleBasedStateMachine):
             return
         self.check_gas()
         journal = self.workers[0].ledger.journal
-        for deposit in self.node.deposits.values():
+        for deposit in self.deposits:
             entries = journal.of_operation(deposit.operation)
             assert len({one.transaction.nonce for one in entries if one.status.is_live}) <= 1
             if deposit.authorization.value < LEAST:
                 assert not any(deposit.call().data in one.transaction.raw for one in entries)
         for channel in CHANNELS:
-            state = self.node.head.state.channels.get(channel.channel_id, NO_CHANNEL)
+            state = self.node.state.channels.get(channel.channel_id, NO_CHANNEL)
             if (account := self.workers[0].account(channel)) is not None:
                 assert account.spent <= account.accepted <= account.deposit <= state.deposit
 
     def check_gas(self):
         """No hour costs more than the budget."""
-        mined = [hash for block in self.node.blocks for hash in block.receipts]
-        costs = [self.node.first_mined[hash] for hash in mined]
+        costs = [self.node.first_mined[hash] for hash in self.node.mined()]
         for now, _ in costs:
             assert sum(cost for then, cost in costs if now - BUDGET_SECONDS < then <= now) <= BUDGET
 

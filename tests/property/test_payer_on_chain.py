@@ -12,14 +12,15 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from contracts import ESCROW
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from model import CHAIN, PAYEE, TOKEN, USDC
-from node import ESCROW, GWEI, Node
+from node import GWEI, Node
+from steps import Killed
 
 from microwallet import polling
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, NO_CHANNEL
@@ -66,10 +67,6 @@ MOVES = {"send", str(DepositKind.OPEN), str(DepositKind.TOP_UP)}
 WAYS = (Way.AUTHORIZATION, Way.APPROVE, Way.NATIVE)
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL at one point."""
-
-
 @dataclass(frozen=True)
 class Asked:
     """A command as it was typed, to be typed again."""
@@ -84,28 +81,24 @@ class TransactionMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="transactions-", dir=MEMORY if MEMORY.is_dir() else None))
-        self.node = Node(now=NOW, payer=PAYER)
+        self.node = Node(now=NOW, coin={PAYER: 10**20}, tokens={PAYER: 10**9}, block_seconds=0)
         self.ledger = self.opened()
         self.asked: dict[str, Asked] = {}
         self.signed: list = []
         """Calls with authorizations that the payee may submit."""
         self.patience = pytest.MonkeyPatch()
-        clock = SimpleNamespace(sleep=self.wait, monotonic=lambda: float(self.node.now))
         for module in (delivery, transactions, polling, withdrawing):
-            self.patience.setattr(module, "time", clock)
+            self.patience.setattr(module, "time", self.node)
         self.patience.setattr(ways, "token_features", lambda *_: FEATURES)
 
     def opened(self):
         """As a new process has it."""
         ledger = Ledger.open(self.folder / "ledger.sqlite3")
-        ledger.journal._clock = lambda: self.node.now
+        ledger.journal._clock = self.clock
         return ledger
 
-    def wait(self, seconds):
-        """Time passes only here; the node may mine meanwhile."""
-        self.node.now += max(1, int(seconds))
-        if self.node.automines and self.node.pool:
-            self.node.mine()
+    def clock(self):
+        return int(self.node.now)
 
     @property
     def account(self):
@@ -135,7 +128,7 @@ class TransactionMachine(RuleBasedStateMachine):
             keep_voucher_key=lambda *_: None,
             fees=lambda: Fees(max_fee_per_gas=3 * GWEI, max_priority_fee_per_gas=GWEI),
             reporter=Quiet(),
-            clock=lambda: self.node.now,
+            clock=self.clock,
         )
 
     # Commands
@@ -144,7 +137,7 @@ class TransactionMachine(RuleBasedStateMachine):
         """Run a command to its end, or until it is killed as it asks the chain for the n-th time."""
         left = None if dies_at is None else iter(range(dies_at))
 
-        def die(_method):
+        def die():
             if left is not None and next(left, None) is None:
                 raise Killed
 
@@ -156,7 +149,7 @@ class TransactionMachine(RuleBasedStateMachine):
         except Killed:
             pass
         finally:
-            self.node.before = self.node.after = str
+            self.node.before = self.node.after = lambda: None
         self.ledger.close()
         self.ledger = self.opened()
 
@@ -265,9 +258,9 @@ class TransactionMachine(RuleBasedStateMachine):
 
     # The chain
 
-    @rule(automines=st.booleans())
-    def mining(self, automines):
-        self.node.automines = automines
+    @rule(is_mining=st.booleans())
+    def mining(self, is_mining):
+        self.node.is_mining = is_mining
 
     @rule()
     def mine(self):
@@ -280,11 +273,11 @@ class TransactionMachine(RuleBasedStateMachine):
     @rule()
     def forget(self):
         """The node drops all that waits."""
-        self.node.forget()
+        self.node.drop()
 
     @rule()
     def replace(self):
-        self.node.replace_first()
+        self.node.replace_first(PAYER)
 
     @rule(behind=st.integers(0, 2))
     def fall_behind(self, behind):
@@ -293,7 +286,8 @@ class TransactionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.signed)
     @rule(data=st.data())
     def submit(self, data):
-        self.node.submit(data.draw(st.sampled_from(self.signed)))
+        call = data.draw(st.sampled_from(self.signed))
+        self.node.mine(lambda state, time: state.call(PAYEE, call.to, call.data, call.value, time))
 
     # What always holds
 
@@ -324,12 +318,12 @@ class TransactionMachine(RuleBasedStateMachine):
     def come_to_rest(self):
         """The chain tells the truth and mines: whatever is unfinished ends."""
         node = self.node
-        node.behind, node.automines = 0, True
+        node.behind, node.is_mining = 0, True
         node.mine()
         for _ in range(3):
             self.synced()
             if self.gap_of_a_reverted_one():
-                node.replace_first()
+                node.replace_first(PAYER)
             node.now += 3600
             node.mine()
         self.check_once()
