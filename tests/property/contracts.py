@@ -129,13 +129,13 @@ class State:
     # Deposits
 
     def _open(self, message: Message, *opening: Any) -> None:
-        channel = _channel(message.to, message.sender, *opening[:2], *opening[3:])
+        channel = channel_of(message.to, message.sender, *opening[:2], *opening[3:])
         self._pay_in(message, channel, opening[2])
         self._opened(channel, opening[2])
 
     def _open_with_authorization(self, message: Message, *opening: Any) -> None:
         payee, token, deposit, salt, signer, payer, *signed = opening
-        channel = _channel(message.to, payer, payee, token, salt, signer)
+        channel = channel_of(message.to, payer, payee, token, salt, signer)
         self._authorized(message, channel, deposit, *signed)
         self._opened(channel, deposit)
 
@@ -147,14 +147,14 @@ class State:
         self._log("ChannelOpened", channel, channel.token, channel.salt, channel.authorized_signer, deposit)
 
     def _top_up(self, message: Message, parts: Any, amount: int) -> None:
-        channel = _channel(message.to, *parts)
+        channel = channel_of(message.to, *parts)
         self._pay_in(message, channel, amount)
         self._topped_up(channel, amount)
 
     def _top_up_with_authorization(
         self, message: Message, parts: Any, amount: int, _salt: bytes, *signed: Any
     ) -> None:
-        channel = _channel(message.to, *parts)
+        channel = channel_of(message.to, *parts)
         self._authorized(message, channel, amount, *signed)
         self._topped_up(channel, amount)
 
@@ -215,14 +215,14 @@ class State:
         self._capture(message, *self._by_authorization(message, *signed), is_close=True)
 
     def _by_payee(self, message: Message, parts: Any) -> ChannelDescriptor:
-        channel = _channel(message.to, *parts)
+        channel = channel_of(message.to, *parts)
         if message.sender != channel.payee:
             raise Refused("NotPayee")
         return channel
 
     def _by_authorization(self, message: Message, *signed: Any) -> tuple[Any, ...]:
         parts, cumulative, capture, nonce, deadline, _signature, voucher_signature = signed
-        channel = _channel(message.to, *parts)
+        channel = channel_of(message.to, *parts)
         if message.now > deadline:
             raise Refused("AuthorizationExpired")
         if (_id(channel), nonce) in self.used:
@@ -258,13 +258,13 @@ class State:
             self._log("Settled", channel, captured, capture)
 
     def _request_close(self, message: Message, parts: Any) -> None:
-        channel = _channel(message.to, *parts)
+        channel = channel_of(message.to, *parts)
         state = self._live(channel)
         if not state.close_requested_at:
             self.channels[_id(channel)] = replace(state, close_requested_at=message.now)
 
     def _withdraw(self, message: Message, parts: Any) -> None:
-        channel = _channel(message.to, *parts)
+        channel = channel_of(message.to, *parts)
         state = self._live(channel)
         if not state.close_requested_at or message.now < state.close_requested_at + CLOSE_GRACE_PERIOD:
             raise Refused("CloseNotReady")
@@ -314,7 +314,7 @@ def _address(text: str) -> Address:
 
 
 @cache
-def _channel(
+def channel_of(
     escrow: Address, payer: str, payee: str, token: str, salt: bytes, signer: str
 ) -> ChannelDescriptor:
     return ChannelDescriptor(
