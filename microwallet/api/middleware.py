@@ -30,7 +30,8 @@ class PaymentMiddleware:
     `X-Payment-Payer`, `-Channel`, `-Amount` (base units), `-Asset` and `-Decimals` that no client can forge.
     Wallet and ledger are opened when the application starts (lifespan), or at the first request where the
     server tells of no start, and closed when it stops. Worker processes share the ledger; one of them at a
-    time closes and settles channels.
+    time closes and settles channels. So do event loops of one process, as a test client without `with` has
+    one for each request.
     """
 
     def __init__(
@@ -68,11 +69,11 @@ class PaymentMiddleware:
         self._realm = realm
         self._open_wallet: Callable[[], Wallet] = lambda: open_adapters(
             home, account=account, network=network, rpc_url=rpc_url, password_file=password_file
-        )
+        ).twin(any_thread=True)
         self._settle_above = () if settle_above is None else (str(check_amount(settle_above)),)
         self._settle_idle = settle_idle
         self._requires_auth = requires_auth
-        self._service: _Service | None = None
+        self._services: dict[asyncio.AbstractEventLoop, _Service] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection, as ASGI 3 has it."""
@@ -125,14 +126,20 @@ class PaymentMiddleware:
         await send({"type": "lifespan.shutdown.complete"})
 
     def _opened(self) -> _Service:
-        if self._service is None:
+        """What is open on the event loop that runs; what was on those that are closed is let go of."""
+        loop = asyncio.get_running_loop()
+        service = self._services.get(loop)
+        if service is None:
+            for other in tuple(self._services):
+                if other.is_closed() and (ended := self._services.pop(other, None)) is not None:
+                    ended.leave()
             wallet = self._open_wallet()
             try:
-                self._service = self._new_service(wallet)
+                service = self._services[loop] = self._new_service(wallet)
             except BaseException:
                 wallet.__exit__()
                 raise
-        return self._service
+        return service
 
     def _new_service(self, wallet: Wallet) -> _Service:
         from microwallet.assortment import Assortment
@@ -158,8 +165,8 @@ class PaymentMiddleware:
         return _Service(wallet, shop, charged)
 
     async def _close(self) -> None:
-        if self._service is not None:
-            service, self._service = self._service, None
+        service = self._services.pop(asyncio.get_running_loop(), None)
+        if service is not None:
             await service.close()
 
 
@@ -192,7 +199,7 @@ def _check_texts(given: Mapping[str, object]) -> None:
 
 
 class _Service:
-    """What is open while the application lives. Belongs to the thread of the event loop."""
+    """What is open while the application lives. Belongs to the event loop that it was made on."""
 
     def __init__(self, wallet: Wallet, shop: Shop, charged: Application) -> None:
         self.charged = charged
@@ -204,12 +211,16 @@ class _Service:
 
     async def close(self) -> None:
         """Finish what is being sent, and close the ledger."""
-        from microwallet.selling import FINISH_SECONDS
-
         for task in self._beside:
             task.cancel()
         await asyncio.gather(*self._beside, return_exceptions=True)
-        await asyncio.to_thread(self._shop.close, within=FINISH_SECONDS)
+        await asyncio.to_thread(self.leave)
+
+    def leave(self) -> None:
+        """The same once nothing runs on its event loop any more, in any thread."""
+        from microwallet.selling import FINISH_SECONDS
+
+        self._shop.close(within=FINISH_SECONDS)
         self._wallet.__exit__()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import re
@@ -305,6 +306,39 @@ def test_a_server_without_lifespan(application):
             assert (await client.get("/article")).status_code == 402
 
     asyncio.run(program())
+
+
+def test_an_event_loop_for_each_request(application, alice, bob, open_files):
+    """As Starlette's TestClient has one, in a thread that ends with it, where it is used without `with`; and
+    several at a time where threads share the client. Each request is sold, and little stays open."""
+    app = application()
+
+    class Inside(httpx.BaseTransport):
+        def handle_request(self, request):
+            async def ask():
+                answer = await httpx.ASGITransport(app).handle_async_request(
+                    httpx.Request(request.method, request.url, headers=request.headers)
+                )
+                return httpx.Response(
+                    answer.status_code, headers=answer.headers, content=await answer.aread()
+                )
+
+            with ThreadPoolExecutor(1) as thread:
+                answer = thread.submit(asyncio.run, asyncio.wait_for(ask(), 20)).result()
+            return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+
+    with opened(alice) as wallet:
+        paying = microwallet.PayingTransport(Inside(), wallet=wallet, max_deposit="1 USDC")
+        with httpx.Client(transport=paying, base_url="http://127.0.0.1") as client:
+            for _ in range(3):
+                assert client.get("/article").text == f"paid by {alice.address}"
+            with ThreadPoolExecutor(4) as threads:
+                answers = list(threads.map(client.get, ["/article"] * 8))
+        assert [answer.text for answer in answers] == [f"paid by {alice.address}"] * 8
+        [channel] = wallet.channels()
+        assert str(channel.spent) == "0.011 USDC"
+    gc.collect()
+    assert sum(name.startswith("payee-in-hand") for name in open_files(bob)) <= 4
 
 
 @pytest.mark.filterwarnings("ignore:The `root_path` parameter is deprecated")
