@@ -74,6 +74,11 @@ _HANDS_OVER = {"POST": ("GET",), "HEAD": ("POST", "PUT", "PATCH", "DELETE")}
 """With which method something is handed over for what others buy."""
 _BAD_REQUEST = plain_answer(400, "Bad Request", "the path may be read as another one by what stands behind")
 _NOT_FOUND = plain_answer(404, "Not Found", "no route of this gateway sells it, or makes it free")
+_IN_THE_CLEAR = plain_answer(
+    403,
+    "Forbidden",
+    "payments do not go in the clear: as far as the server knows, this did not come over https",
+)
 _VARY = (b"vary", b"accept")
 
 
@@ -127,8 +132,11 @@ class Gateway:
         place = (self._place if is_kept else self._find_place)(method, raw_path, root)
         if isinstance(place, Answer):
             return _at_once(place)
-        if place.hands_over and request.credentials:
-            return self._paid(request, place, _asked_for(request, place.hands_over))
+        hands_over = place.hands_over if request.credentials else ()
+        if (hands_over or place.offer) and request.is_in_the_clear:
+            return _at_once(_IN_THE_CLEAR)
+        if hands_over:
+            return self._paid(request, place, _asked_for(request, hands_over))
         if place.offer is None:
             return _at_once(_NOT_FOUND if place.is_other else place)
         if request.credentials:

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from microwallet.http402.charging.asgi import Message, Receive, Scope, client_leaves, plain_name
 from microwallet.http402.charging.paths import raw_path
+from microwallet.http402.loopback import is_loopback, parse_ip
 from microwallet.http402.wire.challenge import PAYMENT_AUTHORIZATION
 from microwallet.http402.wire.credential import is_payment
 from microwallet.http402.wire.events import EVENT_STREAM
@@ -81,6 +82,12 @@ def _takes_ours_away(connection: bytes) -> bool:
     return any(_use_of(one.strip()[:_TELLING]) is _Use.KEPT_BACK for one in connection.split(b","))
 
 
+@lru_cache(maxsize=1024)
+def _is_elsewhere(client: str) -> bool:
+    """Whether it is the address of another machine; that of a socket of this one, or of a test, is none."""
+    return parse_ip(client) is not None and not is_loopback(client)
+
+
 class Request:
     """One request. Its body is read ahead where a decision needs it, and handed on all the same."""
 
@@ -125,6 +132,13 @@ class Request:
         host = next(iter(self.values(b"host")), "")
         query = "?" + self.query.decode("latin-1") if self.query else ""
         return f"{self.scope.get('scheme', 'http')}://{host}{self.raw_path.decode('latin-1')}{query}"
+
+    @property
+    def is_in_the_clear(self) -> bool:
+        """Whether others may read along: it came from another machine, and not over https, as far as the
+        server knows. draft-httpauth-payment-00, section "Transport Security"."""
+        client = self.scope.get("client")
+        return self.scope.get("scheme", "http") == "http" and client is not None and _is_elsewhere(client[0])
 
     def fields_but(self, plain: bytes) -> list[tuple[bytes, bytes]]:
         """The fields that the application sees, without those that it may read as this one."""

@@ -341,6 +341,37 @@ def test_an_event_loop_for_each_request(application, alice, bob, open_files):
     assert sum(name.startswith("payee-in-hand") for name in open_files(bob)) <= 4
 
 
+@pytest.mark.parametrize(
+    ("url", "client", "status"),
+    [
+        ("http://shop.example", "192.0.2.7", 403),
+        ("http://127.0.0.1", "::ffff:192.0.2.7", 403),
+        ("https://shop.example", "192.0.2.7", 402),
+        ("http://shop.example", "127.0.0.1", 402),
+        ("http://127.0.0.1", "::1", 402),
+        ("http://testserver", "testclient", 402),
+    ],
+)
+def test_nothing_of_payments_goes_in_the_clear(application, url, client, status):
+    """From another machine over plain http, as far as the server knows: neither is a challenge given, nor a
+    credential read, be it for a stream. What is free comes as ever, which asks for nothing."""
+
+    async def program():
+        transport = httpx.ASGITransport(application(), client=(client, 1234))
+        async with httpx.AsyncClient(transport=transport, base_url=url) as asking:
+            sold = await asking.get("/article")
+            assert (sold.status_code, "www-authenticate" in sold.headers) == (status, status == 402)
+            assert status == 402 or "https" in sold.json()["detail"]
+            paid = {"authorization": "Payment AAAA"}
+            for method in ("GET", "POST", "HEAD"):
+                answer = await asking.request(method, "/article", headers=paid)
+                assert (answer.status_code == 403) == (status == 403)
+            assert (await asking.get("/")).status_code == 200
+            assert (await asking.get("/other")).status_code == 404
+
+    asyncio.run(program())
+
+
 @pytest.mark.filterwarnings("ignore:The `root_path` parameter is deprecated")
 def test_an_application_with_a_root_path_of_its_own(bob):
     """Wrapped from around it: FastAPI finds its routes below that, and nothing is free by another path."""
