@@ -49,6 +49,7 @@ class Accounts:
             say=say,
         )
         self._voucher_keys = voucher_key_files(folder, passwords, environment, say)
+        self._unlocked: dict[Address, bytes] = {}
 
     def create(self, name: str) -> Account:
         """A new account with a fresh key."""
@@ -84,8 +85,13 @@ class Accounts:
         return _account(self._find(reference))
 
     def secret(self, name: str) -> bytes:
-        """The account key: 32 bytes; KeyUnavailable if it is locked or missing."""
-        return self._files.secret(self._find(name))
+        """The account key: 32 bytes; KeyUnavailable if it is locked or missing. It is unlocked once: a gateway
+        can close channels also when its password is another one by then, or its keyring is locked."""
+        key_file = self._find(name)
+        secret = self._unlocked.get(key_file.address)
+        if secret is None:
+            secret = self._unlocked[key_file.address] = self._files.secret(key_file)
+        return secret
 
     def export_keystore(self, name: str, password: str) -> dict[str, Any]:
         """The account's key as a V3 keystore under `password`."""

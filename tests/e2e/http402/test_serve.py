@@ -457,6 +457,18 @@ class TestSettling:
         assert pay(gateway.url).data["payment"]["channelId"] != channel_id
         assert gateway.end() == 0
 
+    def test_a_password_that_is_changed_while_it_runs(self, serve, pay, alice, bob, tmp_path):
+        """Its key was unlocked as it started: what payers owe is taken all the same."""
+        gateway = serve()
+        channel_id = pay(gateway.url).data["payment"]["channelId"]
+        another = tmp_path / "another"
+        another.write_text("another password\n")
+        another.chmod(0o600)
+        bob.run("account", "password", "bob", "--new-password-file", another).succeeded()
+        alice.run("channel", "close", channel_id, "--yes").succeeded()
+        assert gateway.events.next("closed", "failed")["event"] == "closed"
+        assert gateway.end() == 0
+
     def test_a_requested_close_is_answered(self, serve, pay, alice):
         """The payer goes to the chain: what it owes is taken before the grace period ends."""
         gateway = serve()

@@ -67,6 +67,19 @@ def test_a_keyring_that_fails_is_replaced_by_a_file(folder, passwords, backends,
     assert len(said) == 1
 
 
+def test_a_key_is_unlocked_once(folder, passwords, backends, said) -> None:
+    """Whatever becomes of its password or keyring then, a process that runs goes on; not without its file."""
+    accounts = Accounts(folder, passwords, backends("Broken"), said.append)
+    accounts.import_key("alice", KEY)
+    assert accounts.secret("alice") == KEY
+    other = Accounts(folder, passwords, backends("Broken"), said.append)
+    other.change_password("alice", PasswordSource(None, lambda _: "another one"))
+    assert accounts.secret("alice") == KEY
+    other.remove("alice")
+    with pytest.raises(UnknownReference):
+        accounts.secret("alice")
+
+
 def test_a_keyring_that_locks_later_is_exit_6(folder, passwords, backends, said) -> None:
     """An existing key is never looked for elsewhere; the hint says what to do."""
     Accounts(folder, passwords, backends("Kept"), said.append).import_key("alice", KEY)
