@@ -85,8 +85,8 @@ class Accounts:
         return _account(self._find(reference))
 
     def secret(self, name: str) -> bytes:
-        """The account key: 32 bytes; KeyUnavailable if it is locked or missing. It is unlocked once: a gateway
-        can close channels also when its password is another one by then, or its keyring is locked."""
+        """The account key: 32 bytes; KeyUnavailable if it is locked or missing. It is unlocked once: a
+        gateway can close channels also when its password is another one by then, or its keyring is locked."""
         key_file = self._find(name)
         secret = self._unlocked.get(key_file.address)
         if secret is None:
