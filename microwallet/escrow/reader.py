@@ -297,6 +297,15 @@ def read_head(rpc: Rpc, block: str | int = "latest") -> Head:
     return _head(rpc.call("eth_getBlockByNumber", [block_tag(block), False]), rpc.shown)
 
 
+def start_of_chain(head: Callable[[int], Head]) -> int:
+    """Unix seconds at which the chain of these blocks was started; 0 where that cannot be told."""
+    try:
+        first = head(0)
+    except NetworkError:  # a server without the first block
+        return 0
+    return first.timestamp if first.number == 0 else 0
+
+
 def _head(found: Any, where: str) -> Head:
     if not isinstance(found, dict):
         raise NetworkError(f"{where} does not have that block")

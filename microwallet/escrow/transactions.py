@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.domain.ports import (
@@ -18,7 +19,6 @@ from microwallet.domain.ports import (
 )
 from microwallet.errors import (
     KeyUnavailable,
-    LedgerBusy,
     MicrowalletError,
     OutcomeUnknown,
     PaymentRefused,
@@ -31,7 +31,8 @@ from microwallet.escrow.fees import Fees, bump, cap_in_wei
 from microwallet.escrow.hopeless import why_hopeless
 from microwallet.escrow.network import Network
 from microwallet.escrow.quotes import Quote, check_funds, quote, quote_again, with_margin
-from microwallet.escrow.reader import find_all_mined, read_count
+from microwallet.escrow.reader import find_all_mined, read_count, read_head, start_of_chain
+from microwallet.escrow.reservation import reserved, used_nonces
 from microwallet.escrow.rpc import Rpc
 from microwallet.escrow.signing import Intent, sign_transaction
 
@@ -39,8 +40,6 @@ STUCK_SECONDS = 30
 """A transaction that is next in line and still pending after this long is offered a higher fee."""
 BURIED_BLOCKS = 256
 """No reorganisation reaches this deep: a missing receipt then means a forgetful server."""
-
-_RESERVATIONS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +58,7 @@ class TransactionSender:
     """Sends the transactions of one account on one network, over any number of processes.
 
     Invariant: a transaction is in the journal before it leaves the process, and an operation that
-    has a live or mined transaction is never signed at another nonce.
+    has a mined transaction, or one whose nonce is unused, is never signed at another nonce.
     """
 
     def __init__(
@@ -118,14 +117,18 @@ class TransactionSender:
         NetworkError before signing, and OutcomeUnknown after.
         """
         receipt = self.resume(operation, purpose)
+        earlier = None if receipt else self._unused(operation, purpose)
+        if receipt is None and earlier is None:  # again: it may have used its nonce up itself since
+            receipt = self._mined_after_all(operation, purpose)
         if receipt is not None:
             return receipt
         asked = quoted or self.quote(call, purpose=purpose)
         intent = Intent(operation=operation, purpose=purpose, channel_id=channel_id)
         secret = self.secret()  # asked for first: it may prompt or fail, and reserving holds the ledger
         with reserving or nullcontext():
-            transaction = self._reserved(secret, intent, call, asked)
-        delivery = self._delivery([transaction])
+            transaction = self._reserved(secret, intent, call, asked, earlier)
+        others = [entry.transaction for entry in self._entries(operation, purpose)]
+        delivery = self._delivery([*(one for one in others if one.hash != transaction.hash), transaction])
         delivered = delivery.deliver(fresh=True)
         if delivered is None:
             why = f": {delivery.not_raised.message}" if delivery.not_raised else ""
@@ -201,34 +204,22 @@ class TransactionSender:
         except TransactionReplaced:
             return None
 
-    def _reserved(self, secret: bytes, intent: Intent, call: Call, asked: Quote) -> SignedTransaction:
-        """Sign and journal at a nonce that is free, and as a transaction that is this operation's alone.
+    def _reserved(
+        self, secret: bytes, intent: Intent, call: Call, asked: Quote, earlier: SignedTransaction | None
+    ) -> SignedTransaction:
+        def sign(nonce: int, fees: Fees) -> SignedTransaction:
+            return self._signed(secret, intent, nonce=nonce, call=call, gas=asked.gas, fees=fees)
 
-        Another process may have used the nonce up between quote and reservation. Two operations
-        that do the same would then even have the same hash, and one receipt would count for both.
-        """
-        for _ in range(_RESERVATIONS):
+        return reserved(self._rpc, self._network, self._journal, self.address, asked, sign, earlier=earlier)
 
-            def sign(nonce: int, asked: Quote = asked) -> SignedTransaction:
-                return self._signed(secret, intent, nonce=nonce, call=call, gas=asked.gas, fees=asked.fees)
-
-            transaction = self._journal.reserve(
-                self._network.chain_id, self.address, chain_nonce=asked.chain_nonce, sign=sign
-            )
-            entries = self._journal.of_operation(intent.operation)
-            ours = any(entry.transaction.hash == transaction.hash for entry in entries)
-            used = read_count(
-                self._rpc.call("eth_getTransactionCount", [self.address, "latest"]), self._rpc.shown
-            )
-            # Another process that finds it in the journal may send it first: then it used the nonce.
-            if ours and (used <= transaction.nonce or not self._journal.withdraw(transaction.hash)):
-                return transaction
-            asked = replace(
-                asked,
-                chain_nonce=max(used, asked.chain_nonce),
-                fees=replace(asked.fees, max_fee_per_gas=asked.fees.max_fee_per_gas - 1),
-            )
-        raise LedgerBusy(f"no nonce of {self.address} stayed free: many transactions are sent at once")
+    def _unused(self, operation: str, purpose: str) -> SignedTransaction | None:
+        """An attempt of an operation that is taken for ended, and whose nonce no block has used up; none from
+        before the chain was started anew."""
+        first = next(iter(self._entries(operation, purpose)), None)
+        if first is None or used_nonces(self._rpc, self.address) > first.transaction.nonce:
+            return None
+        is_of_this_chain = (first.created_at or 0) >= start_of_chain(partial(read_head, self._rpc))
+        return first.transaction if is_of_this_chain else None
 
     def _cancelling_hopeless(
         self, attempts: Sequence[SignedTransaction]

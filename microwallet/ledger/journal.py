@@ -32,7 +32,10 @@ class Journal:
         chain_nonce: int,
         sign: Callable[[int], SignedTransaction],
     ) -> SignedTransaction:
-        """The lowest nonce not below `chain_nonce` that no unfinished transaction has."""
+        """The lowest nonce not below `chain_nonce` that no unfinished transaction has.
+
+        Where that gives an operation the bytes it once had, and which ended in no block, they are live again.
+        """
         with self._database.write() as connection:
             rows = connection.execute(
                 f"SELECT nonce FROM transactions WHERE chain_id = ? AND sender = ? AND {_UNFINISHED}",
@@ -44,6 +47,11 @@ class Journal:
                 nonce += 1
             transaction = sign(nonce)
             self._insert(connection, transaction)
+            connection.execute(
+                """UPDATE transactions SET status = 'signed', block_number = NULL, gas_used = NULL
+                WHERE hash = ? AND operation = ? AND status IN ('replaced', 'reverted')""",
+                (transaction.hash, transaction.operation),
+            )
             return transaction
 
     def replace(self, transaction: SignedTransaction) -> None:

@@ -11,10 +11,10 @@ from microwallet.domain.deposit import Deposit, DepositStatus
 from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.domain.money import Asset
 from microwallet.domain.ports import JournalEntry, TransactionStatus
-from microwallet.errors import EscrowMissing, LedgerBusy, NetworkError
+from microwallet.errors import EscrowMissing, LedgerBusy
 from microwallet.escrow.authorizations import EXPIRY_MARGIN
 from microwallet.escrow.events import EscrowEvents
-from microwallet.escrow.reader import Head
+from microwallet.escrow.reader import Head, start_of_chain
 from microwallet.escrow.rpc import LAG_SECONDS
 from microwallet.escrow.transactions import Resumed
 from microwallet.payer.deposit import has_landed, own_entries
@@ -141,7 +141,7 @@ def _look_again(account: PayingAccount, head: Head) -> list[SettledDeposit]:
             ledger.journal.record(entry.transaction.hash, TransactionStatus.REPLACED)
         ledger.deposits.abandon(deposit)
     undone = _undone(account, head)
-    started = _started(account) if undone else 0
+    started = start_of_chain(account.reader.head) if undone else 0
     for entry in undone:
         transaction = entry.transaction
         if entry.created_at is None or entry.created_at < started:
@@ -197,7 +197,7 @@ def _of_an_earlier_chain(account: PayingAccount, deposits: Sequence[Deposit]) ->
     missing = {channel_id: state for channel_id, state in states.items() if not state.exists}
     if not missing:
         return []
-    started = _started(account)
+    started = start_of_chain(account.reader.head)
     lost = [
         deposit
         for deposit in deposits
@@ -206,15 +206,6 @@ def _of_an_earlier_chain(account: PayingAccount, deposits: Sequence[Deposit]) ->
     gone = {deposit.channel_id: missing[deposit.channel_id] for deposit in lost}
     ledger.channels.record_states(gone, as_of=account.clock())
     return lost
-
-
-def _started(account: PayingAccount) -> int:
-    """Unix seconds at which the chain was started; 0 where that cannot be told."""
-    try:
-        first = account.reader.head(0)
-    except NetworkError:  # a server without the first block
-        return 0
-    return first.timestamp if first.number == 0 else 0
 
 
 def _settle_deposits(account: PayingAccount) -> list[SettledDeposit]:

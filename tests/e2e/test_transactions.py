@@ -316,6 +316,76 @@ class TestUnknown:
         payer.send("pay-1")
         assert (payer.nonce(), payer.received()) == (1, ETHER)
 
+    def test_a_node_that_took_what_it_refused(self, chain, payer, held):
+        """A balancer tells the refusal of one node and another has it: the next try takes its place."""
+        with refusing(chain) as rpc, pytest.raises(InsufficientFunds):
+            payer.send("pay-1", rpc=rpc)
+        assert payer.statuses("pay-1") == [REPLACED]
+        pending(payer, "pay-1")
+        held.release()
+        payer.send("pay-1")
+        assert (payer.nonce(), payer.received()) == (1, ETHER)
+
+    def test_what_was_refused_is_mined_while_it_is_signed_again(self, chain, payer, held):
+        """Its nonce is used up, by itself: nothing else is sent."""
+        with refusing(chain) as rpc, pytest.raises(InsufficientFunds):
+            payer.send("pay-1", rpc=rpc)
+
+        def mine(request):
+            if request["method"] == "eth_getTransactionCount":
+                held.mine()
+
+        with forwarder(chain.rpc_url, before=mine) as url, Rpc([url], timeout=5) as rpc:
+            payer.send("pay-1", rpc=rpc)
+        held.release()
+        assert (payer.nonce(), payer.received()) == (1, ETHER)
+
+    def test_a_nonce_that_is_told_to_be_used_and_is_not(self, chain, payer, held, monkeypatch):
+        """A node lies for so long that its word is taken; its transaction waits in an honest one."""
+        monkeypatch.setattr("microwallet.escrow.delivery.LAG_SECONDS", 2)
+        pending(payer, "pay-1")
+
+        def count(request, answer):
+            return answer | ({"result": "0x1"} if request["method"] == "eth_getTransactionCount" else {})
+
+        with forwarder(chain.rpc_url, change=count) as url, Rpc([url], timeout=5) as rpc:
+            assert payer.sender(rpc).resume("pay-1") is None
+        assert payer.statuses("pay-1") == [REPLACED]
+        pending(payer, "pay-1")
+        held.release()
+        payer.send("pay-1")
+        assert (payer.nonce(), payer.received()) == (1, ETHER)
+
+    def test_what_waits_at_a_nonce_that_another_operation_has(self, chain, payer, held):
+        """Only one of the two is mined, so the operation waits until that is decided."""
+        with refusing(chain) as rpc, pytest.raises(InsufficientFunds):
+            payer.send("pay-1", rpc=rpc)
+        journaled(payer, "pay-2")
+        with pytest.raises(OutcomeUnknown, match="nonce 0"):
+            payer.send("pay-1")
+        held.release()
+        payer.send("pay-1")
+        assert payer.statuses("pay-1")[-1] is MINED
+        assert payer.statuses("pay-2") == [REPLACED]
+        assert (payer.nonce(), payer.received()) == (1, ETHER)
+
+    def test_a_nonce_of_a_chain_that_was_started_anew(self, payer, monkeypatch):
+        """What was signed on the one before it waits nowhere, and its nonce may be far ahead."""
+        with monkeypatch.context() as earlier:
+            earlier.setattr(payer.journal, "_clock", lambda: 1)
+            earlier.setattr(payer, "nonce", lambda: 7)
+            payer.journal.record(journaled(payer, "pay-1").hash, REPLACED)
+        payer.send("pay-1")
+        assert (payer.nonce(), payer.received()) == (1, ETHER)
+
+    def test_a_revert_that_was_undone_and_waits_again(self, payer, held):
+        """It may succeed this time, so that what is signed for it takes its place."""
+        payer.journal.record(pending(payer, "pay-1"), REVERTED)
+        pending(payer, "pay-1")
+        held.release()
+        payer.send("pay-1")
+        assert (payer.nonce(), payer.received()) == (1, ETHER)
+
     def test_a_server_that_dies_after_the_broadcast_leaves_the_outcome_unknown(self, chain, payer):
         """Not a network error: money may have moved. The next run knows."""
         dead = threading.Event()
@@ -828,6 +898,20 @@ def start_sending(chain, payer, operation, *, count=None):
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+@contextmanager
+def refusing(chain):
+    """An Rpc whose node takes what it is sent, and says that it does not."""
+
+    def change(request, answer):
+        if request["method"] == "eth_sendRawTransaction":
+            refusal = {"code": -32000, "message": "insufficient funds for gas * price + value"}
+            return {"jsonrpc": "2.0", "id": answer["id"], "error": refusal}
+        return answer
+
+    with forwarder(chain.rpc_url, change=change) as url, Rpc([url], timeout=5) as rpc:
+        yield rpc
 
 
 @contextmanager

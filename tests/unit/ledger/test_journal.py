@@ -91,6 +91,26 @@ def test_the_lowest_nonce_that_is_free(journal):
     assert reserve(8, 20) == 20
 
 
+@pytest.mark.parametrize(
+    ("ended", "operation", "after"),
+    [
+        (REPLACED, "one", SIGNED),
+        (REVERTED, "one", SIGNED),
+        (MINED, "one", MINED),
+        (BROADCAST, "one", BROADCAST),
+        (REPLACED, "another", REPLACED),
+    ],
+)
+def test_the_same_bytes_signed_again(journal, statuses, ended, operation, after):
+    """They are live again, so that nothing else takes their nonce; those of another operation are not."""
+    journal.replace(signed(1, operation="one"))
+    journal.record(hash_of(1), ended, block_number=7, gas_used=9)
+    journal.reserve(CHAIN, PAYEE, chain_nonce=0, sign=lambda _: signed(1, operation=operation))
+    assert statuses() == {1: after}
+    (entry,) = journal.of_operation("one")
+    assert entry.block_number == (None if after is SIGNED else 7)
+
+
 def test_what_becomes_of_a_transaction(journal, statuses):
     """It changes no other, and comes only after what was before: nobody withdraws what somebody sends."""
     for number in (1, 2, 3):
