@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -134,7 +135,8 @@ def _look_again(account: PayingAccount, head: Head) -> list[SettledDeposit]:
     """
     ledger = account.ledger
     done = ledger.deposits.done(account.network.chain_id)
-    lost = _of_an_earlier_chain(account, done)
+    states = _states(account, done)
+    lost = _of_an_earlier_chain(account, done, states)
     for deposit in lost:
         for entry in ledger.journal.of_operation(deposit.idempotency_key):
             # Mined there, it must not be taken for one that is to be sent again here.
@@ -151,17 +153,29 @@ def _look_again(account: PayingAccount, head: Head) -> list[SettledDeposit]:
         carried = ledger.deposits.find(transaction.operation)
         if carried is not None and transaction.purpose == carried.kind:
             ledger.deposits.record(carried.idempotency_key, DepositStatus.PENDING)
+    short = _short(done, states)
     for deposit in done:
-        if deposit not in lost and _was_taken_back(account, deposit):
+        if deposit not in lost and _was_taken_back(account, deposit, is_short=deposit.channel_id in short):
             ledger.deposits.record(deposit.idempotency_key, DepositStatus.PENDING)
     return [SettledDeposit(deposit=deposit, status=DepositStatus.ABANDONED) for deposit in lost]
 
 
-def _was_taken_back(account: PayingAccount, deposit: Deposit) -> bool:
-    """Whether a run that went on with a deposit that was done found it undone, and did not come to an end."""
+def _short(done: Sequence[Deposit], states: Mapping[ChannelId, ChannelState]) -> set[ChannelId]:
+    """Channels that have less on the chain than was found to be deposited into them."""
+    deposited: Counter[ChannelId] = Counter()
+    for deposit in done:
+        deposited[deposit.channel_id] += deposit.amount
+    return {channel_id for channel_id, state in states.items() if state.deposit < deposited[channel_id]}
+
+
+def _was_taken_back(account: PayingAccount, deposit: Deposit, *, is_short: bool) -> bool:
+    """Whether a deposit that was done is undone: one that somebody else had sent, or that a run which went on
+    with it found undone, and did not come to an end."""
     entries = own_entries(account, deposit)
     channel = account.ledger.channels.get(deposit.channel_id)
-    if not entries or channel is None or any(one.status is TransactionStatus.MINED for one in entries):
+    if not (entries or is_short) or channel is None or channel.descriptor.payer != account.address:
+        return False
+    if any(one.status is TransactionStatus.MINED for one in entries):
         return False
     with suppress(EscrowMissing):  # which proves nothing
         return not has_landed(_over(account, channel.descriptor.escrow_contract), deposit, channel)
@@ -183,8 +197,8 @@ def _undone(account: PayingAccount, head: Head) -> list[JournalEntry]:
     ]
 
 
-def _of_an_earlier_chain(account: PayingAccount, deposits: Sequence[Deposit]) -> list[Deposit]:
-    """Those that were begun before the chain was, into channels that are not on it."""
+def _states(account: PayingAccount, deposits: Sequence[Deposit]) -> dict[ChannelId, ChannelState]:
+    """The channels of deposits, as the chain has them."""
     ledger = account.ledger
     by_escrow: dict[Address, list[ChannelId]] = {}
     for channel_id in dict.fromkeys(deposit.channel_id for deposit in deposits):
@@ -194,6 +208,14 @@ def _of_an_earlier_chain(account: PayingAccount, deposits: Sequence[Deposit]) ->
     for escrow_contract, ids in by_escrow.items():
         with suppress(EscrowMissing):  # which proves nothing
             states |= account.reader_of(escrow_contract).channel_states(ids)
+    return states
+
+
+def _of_an_earlier_chain(
+    account: PayingAccount, deposits: Sequence[Deposit], states: Mapping[ChannelId, ChannelState]
+) -> list[Deposit]:
+    """Those that were begun before the chain was, into channels that are not on it."""
+    ledger = account.ledger
     missing = {channel_id: state for channel_id, state in states.items() if not state.exists}
     if not missing:
         return []

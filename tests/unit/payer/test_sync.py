@@ -252,6 +252,32 @@ def test_a_top_up_that_a_reorganisation_undid(account, ledger, block, has_succee
 
 
 @pytest.mark.parametrize(
+    ("kind", "deposited", "is_used", "becomes"),
+    [
+        (DepositKind.TOP_UP, 100, False, PENDING),
+        (DepositKind.TOP_UP, 100, True, DONE),
+        (DepositKind.TOP_UP, 200, False, DONE),
+        (DepositKind.OPEN, 0, False, PENDING),
+    ],
+)
+def test_what_a_reorganisation_took_that_somebody_else_had_sent(
+    account, ledger, monkeypatch, kind, deposited, is_used, becomes
+):
+    """It is pending while it may come back; it is asked for only where a channel has less than was done."""
+    monkeypatch.setattr("microwallet.payer.ways.authorization_state", lambda *_: is_used)
+    account, _ = account
+    if kind is DepositKind.TOP_UP:
+        deposit(ledger, DONE, key="open")
+    deposit(ledger, DONE, kind, Way.AUTHORIZATION, expires_at=NOW)
+    state = replace(NO_CHANNEL, deposit=deposited)
+    account.reader.channel_states = lambda ids: dict.fromkeys(ids, state)
+    account.reader.channel_state = lambda _id: state
+    account.reader.head = head_from(0)
+    sync([account], [ESCROW], lambda _token: USDC)
+    assert ledger.deposits.find("k").status is becomes
+
+
+@pytest.mark.parametrize(
     ("first", "exists", "is_lost"),
     [
         ((0, 8), False, True),
