@@ -119,7 +119,7 @@ class TransactionSender:
         receipt = self.resume(operation, purpose)
         earlier = None if receipt else self._unused(operation, purpose)
         if receipt is None and earlier is None:  # again: it may have used its nonce up itself since
-            receipt = self._mined_after_all(operation, purpose)
+            receipt = self.mined_after_all(operation, purpose)
         if receipt is not None:
             return receipt
         asked = quoted or self.quote(call, purpose=purpose)
@@ -157,7 +157,7 @@ class TransactionSender:
             self._journal.record(mined.transaction.hash, TransactionStatus.BROADCAST)
             delivery.prefer(mined.transaction)
         elif not any(entry.status.is_live for entry in entries):
-            return self._mined_after_all(operation, purpose)
+            return self.mined_after_all(operation, purpose)
         hopeless = self._cancelling_hopeless([entry.transaction for entry in entries])
         if hopeless is not None:
             delivery = self._delivery(hopeless)
@@ -317,8 +317,9 @@ class TransactionSender:
             error=failure,
         )
 
-    def _mined_after_all(self, operation: str, purpose: str | None) -> Receipt | None:
-        """The receipt of a transaction that a server had refused, or a reorganisation had made revert."""
+    def mined_after_all(self, operation: str, purpose: str | None) -> Receipt | None:
+        """The receipt of a transaction that a server had refused, or a reorganisation had made revert. Sends
+        nothing."""
         ended = [entry.transaction for entry in self._ours(operation) if _is_for(entry, purpose)]
         all_mined = find_all_mined(self._rpc, [transaction.hash for transaction in ended])
         for transaction, mined in zip(ended, all_mined, strict=True):

@@ -241,6 +241,8 @@ def _settle_deposits(account: PayingAccount) -> list[SettledDeposit]:
         ):
             continue
         status = DepositStatus.PENDING
+        # A node may have refused what it took.
+        account.sender.mined_after_all(deposit.idempotency_key, deposit.kind)
         with suppress(EscrowMissing):
             status = settle_deposit(_over(account, channel.descriptor.escrow_contract), deposit, channel)
         settled.append(SettledDeposit(deposit=deposit, status=status))
@@ -302,7 +304,7 @@ def _are_replaced(account: PayingAccount, entries: Sequence[JournalEntry], head:
         return False
     for _ in polls(within=lag, every=1.0):
         for entry, has_succeeded in zip(entries, reader.have_succeeded(hashes), strict=True):
-            if has_succeeded or (has_succeeded is False and entry.status is not TransactionStatus.REVERTED):
+            if has_succeeded or (has_succeeded is False and entry.status.is_live):
                 return False
     for entry in entries:
         if entry.status.is_live:

@@ -62,7 +62,7 @@ def account(ledger, monkeypatch):
         "ledger": ledger,
         "reader": reader,
         "reader_of": lambda _escrow: reader,
-        "sender": SimpleNamespace(resume_all=list),
+        "sender": SimpleNamespace(resume_all=list, mined_after_all=lambda *_: None),
         "reporter": Quiet(),
         "clock": lambda: 1,
     }
@@ -201,6 +201,7 @@ def test_deposits_of_others(account, ledger, other, becomes):
         (BROADCAST, NONCE + 1, False, PENDING),
         (BROADCAST, NONCE + 1, None, ABANDONED),
         (REPLACED, NONCE + 1, True, PENDING),
+        (REPLACED, NONCE + 1, False, ABANDONED),
         (REVERTED, NONCE + 1, False, ABANDONED),
         (REVERTED, NONCE + 1, True, PENDING),
         (MINED, NONCE + 1, None, PENDING),
@@ -275,6 +276,18 @@ def test_what_a_reorganisation_took_that_somebody_else_had_sent(
     account.reader.head = head_from(0)
     sync([account], [ESCROW], lambda _token: USDC)
     assert ledger.deposits.find("k").status is becomes
+
+
+def test_a_top_up_that_a_node_took_and_refused(account, ledger):
+    """It is done where it was mined all the same."""
+    account, _ = account
+    deposit(ledger, PENDING, DepositKind.TOP_UP)
+    sent(ledger, DepositKind.TOP_UP, REPLACED)
+    account.reader.head = head_from(0)
+    account.reader.transaction_count = lambda _address, _block: NONCE + 1
+    account.sender.mined_after_all = lambda *_: ledger.journal.record(SENT, MINED, block_number=HEAD)
+    sync([account], [ESCROW], lambda _token: USDC)
+    assert ledger.deposits.find("k").status is DONE
 
 
 @pytest.mark.parametrize(
