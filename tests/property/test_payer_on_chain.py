@@ -6,11 +6,12 @@ passes only where somebody waits.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ from microwallet.domain.identifiers import NATIVE_TOKEN
 from microwallet.domain.money import Amount, Asset
 from microwallet.domain.ports import Quiet, TransactionStatus
 from microwallet.domain.voucher import VoucherKey
-from microwallet.errors import MicrowalletError
+from microwallet.errors import KeyUnavailable, MicrowalletError
 from microwallet.escrow import calls, delivery, transactions
 from microwallet.escrow.authorizations import TokenDomain
 from microwallet.escrow.fees import Fees
@@ -61,10 +62,36 @@ FEATURES = TokenFeatures(
 NOW = 1_000_000
 MEMORY = Path("/dev/shm")
 """Where a write is durable at once; these tests are about order, not about disks."""
-EXIT_CODES = (2, 3, 4, 5, 8)
-"""Which a command may end with: the others are of keys, of the ledger, and of what nobody expects."""
+EXIT_CODES = (2, 3, 4, 5, 6, 7, 8)
+"""Which a command may end with: the others are of what nobody expects."""
 MOVES = {"send", str(DepositKind.OPEN), str(DepositKind.TOP_UP)}
 WAYS = (Way.AUTHORIZATION, Way.APPROVE, Way.NATIVE)
+
+
+class FaultyNode(Node):
+    """One behind a balancer: what it says is not always so."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.doubted = set()
+        """What it took, and said that it did not, or that its nonce was used up."""
+
+    refuses = False
+    """Whether it says that it does not take what it is sent, and takes it."""
+    more = 0
+    """By how many the nonces that it counts in its newest block are too many."""
+
+    def send(self, seen, text):
+        sent = super().send(seen, text)
+        if self.refuses or self.more:
+            self.doubted.add(sent)
+        if self.refuses:
+            raise self._error("insufficient funds for gas * price + value")
+        return sent
+
+    def count(self, seen, address, tag):
+        more = self.more if tag == "latest" else 0
+        return hex(int(super().count(seen, address, tag), 16) + more)
 
 
 @dataclass(frozen=True)
@@ -75,15 +102,30 @@ class Asked:
     do: object
 
 
+@dataclass(frozen=True)
+class Trouble:
+    """What happens while a command runs, each as it asks the chain for the n-th time."""
+
+    dies_at: int | None = None
+    is_late: bool = False
+    """Whether that is after the answer."""
+    beside_at: int | None = None
+    """Where another process runs another command."""
+    locks_at: int | None = None
+    """From where on the key cannot be used: its password was changed."""
+
+
 class TransactionMachine(RuleBasedStateMachine):
     """See the module's docstring."""
 
     def __init__(self):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="transactions-", dir=MEMORY if MEMORY.is_dir() else None))
-        self.node = Node(now=NOW, coin={PAYER: 10**20}, tokens={PAYER: 10**9}, block_seconds=0)
+        self.node = FaultyNode(now=NOW, coin={PAYER: 10**20}, tokens={PAYER: 10**9}, block_seconds=0)
         self.ledger = self.opened()
         self.asked: dict[str, Asked] = {}
+        self.cap = 1000
+        self.is_locked = False
         self.signed: list = []
         """Calls with authorizations that the payee may submit."""
         self.patience = pytest.MonkeyPatch()
@@ -109,8 +151,8 @@ class TransactionMachine(RuleBasedStateMachine):
             network,
             self.ledger.journal,
             PAYER,
-            lambda: SECRET,
-            max_fee_gwei=1000,
+            self.secret,
+            max_fee_gwei=self.cap,
             wait_seconds=20,
             reporter=Quiet(),
         )
@@ -122,7 +164,7 @@ class TransactionMachine(RuleBasedStateMachine):
             reader=EscrowReader(self.node, ESCROW),
             reader_of=lambda escrow: EscrowReader(self.node, escrow),
             sender=sender,
-            secret=lambda: SECRET,
+            secret=self.secret,
             keys_held=nullcontext,
             require_key=lambda: None,
             keep_voucher_key=lambda *_: None,
@@ -131,17 +173,26 @@ class TransactionMachine(RuleBasedStateMachine):
             clock=self.clock,
         )
 
+    def secret(self):
+        if self.is_locked:
+            raise KeyUnavailable("the password was changed")
+        return SECRET
+
     # Commands
 
-    def typed(self, asked, dies_at=None, is_late=False):
-        """Run a command to its end, or until it is killed as it asks the chain for the n-th time."""
-        left = None if dies_at is None else iter(range(dies_at))
+    def typed(self, asked, trouble=Trouble(), beside=None):
+        """Run a command to its end, or until it is killed; another process may run `beside` meanwhile."""
+        count = itertools.count()
 
-        def die():
-            if left is not None and next(left, None) is None:
+        def ask():
+            now = next(count)
+            self.is_locked = trouble.locks_at is not None and now >= trouble.locks_at
+            if now == trouble.beside_at and beside is not None:
+                self.run_beside(beside)
+            if now == trouble.dies_at:
                 raise Killed
 
-        setattr(self.node, "after" if is_late else "before", die)
+        setattr(self.node, "after" if trouble.is_late else "before", ask)
         try:
             asked.do()
         except MicrowalletError as error:
@@ -150,37 +201,46 @@ class TransactionMachine(RuleBasedStateMachine):
             pass
         finally:
             self.node.before = self.node.after = lambda: None
+            self.is_locked = False
         self.ledger.close()
         self.ledger = self.opened()
 
-    deaths = st.one_of(st.none(), st.integers(0, 30))
+    def run_beside(self, asked):
+        """As another process does it, between two questions of the one that runs."""
+        kept = self.ledger, self.node.before, self.node.after, self.is_locked
+        self.ledger = self.opened()
+        self.typed(asked)
+        self.ledger.close()
+        self.ledger, self.node.before, self.node.after, self.is_locked = kept
 
-    def began(self, do, dies_at, is_late):
+    times = st.one_of(st.none(), st.integers(0, 30))
+    troubles = st.builds(Trouble, dies_at=times, is_late=st.booleans(), locks_at=times)
+
+    def began(self, do, trouble):
         key = f"key-{len(self.asked)}"
         asked = Asked(key, lambda: do(key))
         self.asked[key] = asked
-        self.typed(asked, dies_at, is_late)
+        self.typed(asked, trouble)
 
-    @rule(way=st.sampled_from(WAYS), amount=st.integers(1, 50), dies_at=deaths, is_late=st.booleans())
-    def open(self, way, amount, dies_at, is_late):
+    @rule(way=st.sampled_from(WAYS), amount=st.integers(1, 50), trouble=troubles)
+    def open(self, way, amount, trouble):
         asset = COIN if way is Way.NATIVE else USDC
 
         def do(key):
             plan = plan_open(self.account, PAYEE, Amount(amount, asset), idempotency_key=key, way=way)
             make_deposit(self.account, plan)
 
-        self.began(do, dies_at, is_late)
+        self.began(do, trouble)
 
     @precondition(lambda self: self.ledger.channels.list(finalized=True))
     @rule(
         data=st.data(),
         is_approved=st.booleans(),
         amount=st.integers(1, 50),
-        dies_at=deaths,
-        is_late=st.booleans(),
+        trouble=troubles,
         is_gasless=st.booleans(),
     )
-    def top_up(self, data, is_approved, amount, dies_at, is_late, is_gasless):
+    def top_up(self, data, is_approved, amount, trouble, is_gasless):
         channel = data.draw(st.sampled_from(self.ledger.channels.list(finalized=True)))
         way = Way.APPROVE if is_approved else Way.AUTHORIZATION
         way = Way.NATIVE if channel.asset.is_native else way
@@ -203,10 +263,10 @@ class TransactionMachine(RuleBasedStateMachine):
                     calls.top_up_with_authorization(now.descriptor, amount, signed.authorization)
                 )
 
-        self.began(do, dies_at, is_late)
+        self.began(do, trouble)
 
-    @rule(is_coin=st.booleans(), amount=st.integers(1, 50), dies_at=deaths, is_late=st.booleans())
-    def send(self, is_coin, amount, dies_at, is_late):
+    @rule(is_coin=st.booleans(), amount=st.integers(1, 50), trouble=troubles)
+    def send(self, is_coin, amount, trouble):
         asset = COIN if is_coin else USDC
 
         def do(key):
@@ -224,17 +284,25 @@ class TransactionMachine(RuleBasedStateMachine):
                 agree=lambda _: None,
             )
 
-        self.began(do, dies_at, is_late)
+        self.began(do, trouble)
 
     @precondition(lambda self: self.asked)
-    @rule(data=st.data(), dies_at=deaths, is_late=st.booleans())
-    def again(self, data, dies_at, is_late):
+    @rule(data=st.data(), trouble=troubles)
+    def again(self, data, trouble):
         """The same command under its key."""
-        self.typed(self.asked[data.draw(st.sampled_from(sorted(self.asked)))], dies_at, is_late)
+        self.typed(self.asked[data.draw(st.sampled_from(sorted(self.asked)))], trouble)
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data(), trouble=troubles, beside_at=st.integers(0, 30))
+    def side_by_side(self, data, trouble, beside_at):
+        """Two processes: one does all it does while the other waits for an answer."""
+        commands = [*self.asked.values(), Asked("", self.synced)]
+        first, second = (data.draw(st.sampled_from(commands), label) for label in ("first", "second"))
+        self.typed(first, replace(trouble, beside_at=beside_at), second)
 
     @precondition(lambda self: self.ledger.channels.list(finalized=False))
-    @rule(data=st.data(), waits=st.booleans(), dies_at=deaths, is_late=st.booleans())
-    def end(self, data, waits, dies_at, is_late):
+    @rule(data=st.data(), waits=st.booleans(), trouble=troubles)
+    def end(self, data, waits, trouble):
         """Request a close, or withdraw, which may be too early."""
         channel = data.draw(st.sampled_from(self.ledger.channels.list(finalized=False)))
 
@@ -247,11 +315,14 @@ class TransactionMachine(RuleBasedStateMachine):
         if waits:
             self.node.now += CLOSE_GRACE_PERIOD
             self.node.mine()
-        self.typed(Asked("", do), dies_at, is_late)
+        self.typed(Asked("", do), trouble)
 
-    @rule(dies_at=deaths, is_late=st.booleans())
-    def sync(self, dies_at, is_late):
-        self.typed(Asked("", self.synced), dies_at, is_late)
+    @rule(trouble=troubles, more=st.integers(0, 1))
+    def sync(self, trouble, more):
+        """Nothing is signed where nonces are miscounted: there is no other word to take."""
+        self.node.more = more
+        self.typed(Asked("", self.synced), trouble)
+        self.node.more = 0
 
     def synced(self):
         return sync([self.account], [ESCROW], lambda token: USDC if token == TOKEN else COIN)
@@ -278,6 +349,16 @@ class TransactionMachine(RuleBasedStateMachine):
     @rule()
     def replace(self):
         self.node.replace_first(PAYER)
+
+    @rule(refuses=st.booleans())
+    def refuse(self, refuses):
+        """The node takes what it says that it does not."""
+        self.node.refuses = refuses
+
+    @rule(gwei=st.sampled_from((1, 10, 300)), cap=st.sampled_from((5, 50, 1000)))
+    def offer(self, gwei, cap):
+        """Gas has another price, and the payer pays at most `cap` gwei for it."""
+        self.node.base_fee, self.cap = gwei * GWEI, cap
 
     @rule(behind=st.integers(0, 2))
     def fall_behind(self, behind):
@@ -318,11 +399,11 @@ class TransactionMachine(RuleBasedStateMachine):
     def come_to_rest(self):
         """The chain tells the truth and mines: whatever is unfinished ends."""
         node = self.node
-        node.behind, node.is_mining = 0, True
+        node.behind, node.is_mining, node.refuses, node.base_fee, self.cap = 0, True, False, GWEI, 1000
         node.mine()
-        for _ in range(3):
+        for _ in range(6):  # so many gaps at most
             self.synced()
-            if self.gap_of_a_reverted_one():
+            if self.gap_of_an_ended_one():
                 node.replace_first(PAYER)
             node.now += 3600
             node.mine()
@@ -333,16 +414,18 @@ class TransactionMachine(RuleBasedStateMachine):
             assert channel.state == node.state.channels.get(channel.channel_id, NO_CHANNEL)
         mined = node.mined()
         for entry in self.journal():
+            if entry.status is TransactionStatus.REPLACED and entry.transaction.hash in node.doubted:
+                continue  # the same command under its key finds it
             succeeded = mined.get(entry.transaction.hash)
             assert bool(succeeded) is (entry.status is TransactionStatus.MINED), entry
         self.check_deposits()
 
-    def gap_of_a_reverted_one(self):
-        """Whether the next nonce is that of a transaction that reverted in a block which is no more: it is
-        not sent again, and the next new one takes its place."""
+    def gap_of_an_ended_one(self):
+        """Whether the next nonce is that of a transaction taken for ended, reverted in a block that is
+        no more or refused: it is not sent again, and the next new one takes its place."""
         nonce = self.node.state.nonces.get(PAYER, 0)
         at_nonce = [one.status for one in self.journal() if one.transaction.nonce == nonce]
-        return TransactionStatus.REVERTED in at_nonce
+        return bool(at_nonce) and not any(status.is_live for status in at_nonce)
 
     def check_deposits(self):
         """What the ledger takes for done is what each channel has."""
