@@ -17,6 +17,7 @@ from microwallet.domain.ports import (
 )
 from microwallet.errors import (
     InsufficientFunds,
+    KeyUnavailable,
     LedgerError,
     MicrowalletError,
     NetworkError,
@@ -105,7 +106,7 @@ class Delivery:
         """When the last attempt was last sent, and when it got its fee, by the monotonic clock."""
         self._stuck_at: int | None = None
         """The newest block when the last attempt was found stuck."""
-        self.not_raised: PaymentRefused | None = None
+        self.not_raised: PaymentRefused | KeyUnavailable | None = None
         """Why the fee was not raised."""
 
     def prefer(self, transaction: SignedTransaction) -> None:
@@ -254,6 +255,10 @@ class Delivery:
         except PaymentRefused as refusal:
             self._tell_not_raised(refusal)
             return False
+        except KeyUnavailable as error:
+            self._bumps = _BUMPS  # whoever has the password is asked for it once
+            self._tell_not_raised(error)
+            return False
         self._bumps += 1
         self._stuck_at = None
         return True
@@ -273,7 +278,7 @@ class Delivery:
         self._attempts.append(raised)
         self._reporter.say(f"raising the fee of nonce {last.nonce}: {raised.hash}")
 
-    def _tell_not_raised(self, refusal: PaymentRefused) -> None:
+    def _tell_not_raised(self, refusal: PaymentRefused | KeyUnavailable) -> None:
         if self.not_raised is None:
             self._reporter.say(f"not raising the fee of {self._attempts[-1].hash}: {refusal.message}")
         self.not_raised = refusal

@@ -23,6 +23,7 @@ from microwallet.domain.ports import TransactionStatus
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import (
     InsufficientFunds,
+    KeyUnavailable,
     NetworkError,
     OutcomeUnknown,
     PaymentRefused,
@@ -535,6 +536,29 @@ class TestStuck:
         assert payer.statuses("pay-1") == [REPLACED, MINED]
 
     @pytest.mark.usefixtures("held")
+    def test_a_raise_that_the_key_cannot_sign(self, payer, held):
+        """Its password was changed meanwhile: what was sent may still be mined, and is waited for."""
+        transaction = pending(payer, "pay-1")
+        asked = []
+
+        def secret():
+            asked.append(True)
+            raise KeyUnavailable("the password is another one now")
+
+        def resume(journal):
+            sender = payer.sender(journal=journal, stuck_seconds=0.2, wait_seconds=3)
+            sender.secret = secret
+            with pytest.raises(OutcomeUnknown, match="the password is another one now"):
+                sender.resume("pay-1")
+
+        with in_background(payer, resume):
+            held.next_base_fee(40 * GWEI)
+            held.mine()
+        assert (len(asked), payer.statuses("pay-1")) == (1, [BROADCAST])
+        held.next_base_fee(GWEI)
+        held.release()
+        assert payer.sender().resume("pay-1").hash == transaction
+
     def test_a_cancellation_that_the_account_cannot_pay_for(self, chain, payer):
         """It is no transaction that waits for ever: none is signed."""
         pending(payer, "pay-1")
