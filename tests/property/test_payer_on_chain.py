@@ -197,6 +197,8 @@ class TransactionMachine(RuleBasedStateMachine):
             asked.do()
         except MicrowalletError as error:
             assert error.exit_code in EXIT_CODES, error  # noqa: PT017
+            if isinstance(error, KeyUnavailable):
+                self.check_nothing_waits(asked)
         except Killed:
             pass
         finally:
@@ -381,6 +383,11 @@ class TransactionMachine(RuleBasedStateMachine):
 
     def journal(self):
         return self.ledger.journal.beginning_with("")
+
+    def check_nothing_waits(self, asked):
+        """Nothing that a command sent can move money yet."""
+        of_command = [one for one in self.journal() if asked.key in one.transaction.operation.split(":")]
+        assert not [one for one in of_command if one.status.is_live and one.transaction.purpose in MOVES]
 
     def check_once(self):
         twice = {what: count for what, count in self.operations().items() if count > 1}
