@@ -535,7 +535,6 @@ class TestStuck:
         payer.sender(stuck_seconds=0.2).resume("pay-1")
         assert payer.statuses("pay-1") == [REPLACED, MINED]
 
-    @pytest.mark.usefixtures("held")
     def test_a_raise_that_the_key_cannot_sign(self, payer, held):
         """Its password was changed meanwhile: what was sent may still be mined, and is waited for."""
         transaction = pending(payer, "pay-1")
@@ -559,6 +558,7 @@ class TestStuck:
         held.release()
         assert payer.sender().resume("pay-1").hash == transaction
 
+    @pytest.mark.usefixtures("held")
     def test_a_cancellation_that_the_account_cannot_pay_for(self, chain, payer):
         """It is no transaction that waits for ever: none is signed."""
         pending(payer, "pay-1")
