@@ -1,7 +1,7 @@
-"""All accounts, the escrow, and a token that takes EIP-3009: a model that carries out real calls.
+"""All accounts, the escrow, and a token that takes EIP-3009 and permits: a model that carries out real calls.
 
-It checks the signatures of vouchers; those of payers under deposits and of payees under captures are for the
-tests of the contract.
+It checks the signatures of vouchers and of permits, whose nonces come one after the other; those of payers
+under other deposits and of payees under captures are for the tests of the contract.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from eth_abi.abi import decode
+from model import TOKEN
 
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, NO_CHANNEL, ChannelDescriptor, ChannelState
 from microwallet.domain.identifiers import (
@@ -25,6 +26,7 @@ from microwallet.domain.identifiers import (
 )
 from microwallet.domain.voucher import SignatureError, SignerCheck, VoucherDigest
 from microwallet.escrow.artifacts import artifact
+from microwallet.escrow.authorizations import TokenDomain, permit_digest
 from microwallet.escrow.calls import type_of
 from microwallet.escrow.events import TOPICS
 from microwallet.escrow.reader import selector
@@ -32,12 +34,14 @@ from microwallet.escrow.reader import selector
 CHAIN = ChainId(31337)
 CONTRACT = artifact("ChannelEscrow")
 ESCROW = CONTRACT.address
+DOMAIN = TokenDomain(name="USD Coin", version="2", chain_id=CHAIN, token=TOKEN)
 _OF_THE_TOKEN = {
     "approve": ["address", "uint256"],
     "transfer": ["address", "uint256"],
     "allowance": ["address", "address"],
     "balanceOf": ["address"],
     "authorizationState": ["address", "bytes32"],
+    "nonces": ["address"],
 }
 
 
@@ -86,6 +90,8 @@ class State:
     tokens: dict[Address, int] = field(default_factory=dict)
     allowed: dict[Address, int] = field(default_factory=dict)
     """What the escrow may take, by owner."""
+    permits: dict[Address, int] = field(default_factory=dict)
+    """How many each owner has had."""
     nonces: dict[Address, int] = field(default_factory=dict)
     channels: dict[ChannelId, ChannelState] = field(default_factory=dict)
     used: dict[tuple[str, bytes | int], bool] = field(default_factory=dict)
@@ -126,6 +132,9 @@ class State:
     def _authorization_state(self, _message: Message, authorizer: str, nonce: bytes) -> bytes:
         return word((_address(authorizer), nonce) in self.used)
 
+    def _nonces(self, _message: Message, owner: str) -> bytes:
+        return word(self.permits.get(_address(owner), 0))
+
     # Deposits
 
     def _open(self, message: Message, *opening: Any) -> None:
@@ -138,6 +147,10 @@ class State:
         channel = channel_of(message.to, payer, payee, token, salt, signer)
         self._authorized(message, channel, deposit, *signed)
         self._opened(channel, deposit)
+
+    def _open_with_permit(self, message: Message, *opening: Any) -> None:
+        self._permitted(message, opening[2], *opening[5:])
+        self._open(message, *opening[:5])
 
     def _opened(self, channel: ChannelDescriptor, deposit: int) -> None:
         channel_id = _id(channel)
@@ -157,6 +170,10 @@ class State:
         channel = channel_of(message.to, *parts)
         self._authorized(message, channel, amount, *signed)
         self._topped_up(channel, amount)
+
+    def _top_up_with_permit(self, message: Message, parts: Any, amount: int, *permit: Any) -> None:
+        self._permitted(message, amount, *permit)
+        self._top_up(message, parts, amount)
 
     def _topped_up(self, channel: ChannelDescriptor, amount: int) -> None:
         state = self._live(channel)
@@ -191,6 +208,16 @@ class State:
             raise Refused("authorization")
         self.used[channel.payer, nonce] = True
         self._move(self.tokens, channel.payer, message.to, amount)
+
+    def _permitted(self, message: Message, amount: int, deadline: int, v: int, r: bytes, s: bytes) -> None:
+        """A permit that is not valid changes nothing: there may be an allowance."""
+        owner, nonce = message.sender, self.permits.get(message.sender, 0)
+        digest = permit_digest(
+            DOMAIN, owner=owner, spender=message.to, value=amount, nonce=nonce, deadline=deadline
+        )
+        if message.now <= deadline and SignerCheck(owner)(digest, r + s + bytes([v])):
+            self.permits[owner] = nonce + 1
+            self.allowed[owner] = amount
 
     # What the payee takes, and what the payer takes back
 

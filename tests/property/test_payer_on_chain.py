@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from contracts import ESCROW
+from contracts import DOMAIN, ESCROW
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
@@ -32,7 +32,6 @@ from microwallet.domain.ports import Quiet, TransactionStatus
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import KeyUnavailable, MicrowalletError
 from microwallet.escrow import calls, delivery, transactions
-from microwallet.escrow.authorizations import TokenDomain
 from microwallet.escrow.fees import Fees
 from microwallet.escrow.network import built_in_networks
 from microwallet.escrow.reader import EscrowReader
@@ -55,9 +54,9 @@ SECRET = b"\x61" * 32
 PAYER = VoucherKey(SECRET).address
 COIN = Asset(chain_id=CHAIN, token=NATIVE_TOKEN, symbol="ETH", decimals=18)
 FEATURES = TokenFeatures(
-    domain=TokenDomain(name="USD Coin", version="2", chain_id=CHAIN, token=TOKEN),
+    domain=DOMAIN,
     receive_with_authorization=True,
-    permit=False,
+    permit=True,
 )
 NOW = 1_000_000
 MEMORY = Path("/dev/shm")
@@ -65,7 +64,7 @@ MEMORY = Path("/dev/shm")
 EXIT_CODES = (2, 3, 4, 5, 6, 7, 8)
 """Which a command may end with: the others are of what nobody expects."""
 MOVES = {"send", str(DepositKind.OPEN), str(DepositKind.TOP_UP)}
-WAYS = (Way.AUTHORIZATION, Way.APPROVE, Way.NATIVE)
+WAYS = (Way.AUTHORIZATION, Way.APPROVE, Way.PERMIT, Way.NATIVE)
 
 
 class FaultyNode(Node):
@@ -237,14 +236,13 @@ class TransactionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.ledger.channels.list(finalized=True))
     @rule(
         data=st.data(),
-        is_approved=st.booleans(),
+        way=st.sampled_from(WAYS[:3]),
         amount=st.integers(1, 50),
         trouble=troubles,
         is_gasless=st.booleans(),
     )
-    def top_up(self, data, is_approved, amount, trouble, is_gasless):
+    def top_up(self, data, way, amount, trouble, is_gasless):
         channel = data.draw(st.sampled_from(self.ledger.channels.list(finalized=True)))
-        way = Way.APPROVE if is_approved else Way.AUTHORIZATION
         way = Way.NATIVE if channel.asset.is_native else way
         is_gasless = is_gasless and way is Way.AUTHORIZATION
 
@@ -385,7 +383,11 @@ class TransactionMachine(RuleBasedStateMachine):
         return self.ledger.journal.beginning_with("")
 
     def check_nothing_waits(self, asked):
-        """Nothing that a command sent can move money yet."""
+        """Nothing that a command sent can move money yet; what has expired could only revert."""
+        deposit = self.ledger.deposits.find(asked.key)
+        ends = deposit.authorization_expires_at if deposit else None
+        if ends is not None and self.node.now >= ends:
+            return
         of_command = [one for one in self.journal() if asked.key in one.transaction.operation.split(":")]
         assert not [one for one in of_command if one.status.is_live and one.transaction.purpose in MOVES]
 
