@@ -103,3 +103,14 @@ def serve(bob, upstream):
     yield start
     for one in started:
         one.kill()
+
+
+@pytest.fixture
+def pay(alice):
+    """Alice fetches, and says yes to a channel of 1 USDC."""
+
+    def fetch(url, *arguments, **options):
+        words = ("fetch", url, "--deposit", "1 USDC", "--yes", "--json", *arguments)
+        return alice.run(*words, **options)
+
+    return fetch

@@ -6,16 +6,20 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import httpx
 from local_server import Handler, LocalServer
 
 from microwallet.http402.charging.answers import KEPT_LIMIT
+from microwallet.wallet import Wallet
 
 PRICE = ("--price", "0.001 USDC")
 
@@ -178,3 +182,31 @@ class Serving:
                     os.kill(worker, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
+
+
+def channels(home):
+    """A payee's channels, as its ledger has them."""
+    with Wallet.open(environment=home.environment) as wallet:
+        return wallet.ledger.vouchers.list(finalized=True)
+
+
+def listens(url):
+    """Whether somebody takes connections there."""
+    with suppress(OSError), socket.create_connection((httpx.URL(url).host, httpx.URL(url).port)):
+        return True
+    return False
+
+
+def fails(bob, *arguments, **options):
+    """The error of a `serve` that does not start; it printed nothing on stdout."""
+    done = bob.run("serve", *arguments, "--json", **options)
+    assert done.stdout == "", done
+    error = json.loads(done.stderr.splitlines()[-1])["error"]
+    assert error["exitCode"] == done.exit_code
+    return error
+
+
+def unfinished(home):
+    """Transactions of a home whose outcome is not known."""
+    with Wallet.open(environment=home.environment) as wallet:
+        return wallet.ledger.journal.unfinished(wallet.network.chain_id)
