@@ -311,7 +311,10 @@ def _check_differences(books):
             assert more == sum(int(one["cost"]) for one in kept), (kept, more)
             # A voucher that was signed beside the first makes up for what a stream took.
             stuck += more - int(first["cost"])
-    assert stuck <= eaten, differences
+    assert stuck <= eaten, [
+        (more, [(words_of(one), one["status"], int(one["cost"]), one["cumulative_amount"]) for one in kept])
+        for kept, more in differences
+    ]
 
 
 def _check_served(books, told):
