@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -90,3 +92,11 @@ class Deposit:
         """Unix seconds until which anyone who has its signed transfer (EIP-3009) can submit it; None if it
         has none: a permit is for its payer alone."""
         return self.authorization_expires_at if self.way is Way.AUTHORIZATION else None
+
+
+def deposited(deposits: Iterable[Deposit]) -> Counter[ChannelId]:
+    """Base units of deposits in all, by channel."""
+    amounts: Counter[ChannelId] = Counter()
+    for deposit in deposits:
+        amounts[deposit.channel_id] += deposit.amount
+    return amounts

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from microwallet.domain.channel import ChannelState, PayerChannel
-from microwallet.domain.deposit import Deposit, DepositStatus
+from microwallet.domain.deposit import Deposit, DepositStatus, deposited
 from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.domain.money import Asset
 from microwallet.domain.ports import JournalEntry, TransactionStatus
@@ -162,10 +161,8 @@ def _look_again(account: PayingAccount, head: Head) -> list[SettledDeposit]:
 
 def _short(done: Sequence[Deposit], states: Mapping[ChannelId, ChannelState]) -> set[ChannelId]:
     """Channels that have less on the chain than was found to be deposited into them."""
-    deposited: Counter[ChannelId] = Counter()
-    for deposit in done:
-        deposited[deposit.channel_id] += deposit.amount
-    return {channel_id for channel_id, state in states.items() if state.deposit < deposited[channel_id]}
+    amounts = deposited(done)
+    return {channel_id for channel_id, state in states.items() if state.deposit < amounts[channel_id]}
 
 
 def _was_taken_back(account: PayingAccount, deposit: Deposit, *, is_short: bool) -> bool:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from microwallet.domain.channel import ChannelStatus, PayerChannel
-from microwallet.domain.deposit import Deposit, DepositKind, DepositStatus, Way
+from microwallet.domain.deposit import Deposit, DepositKind, DepositStatus, Way, deposited
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.domain.money import DEPOSIT_LIMIT, Amount
 from microwallet.domain.purchase import VoucherTerms
@@ -234,8 +234,8 @@ class Funding:
                     hint=f'--deposit "{needed}"',
                 )
             return given
-        deposited = self._deposited()
-        left = max(0, limits.max_deposits.get(asset.token, 0) - deposited)
+        there = self._deposited()
+        left = max(0, limits.max_deposits.get(asset.token, 0) - there)
         suggested = request.suggested_deposit or _REQUESTS_A_DEPOSIT * self._choice.reserved
         amount = min(max(suggested, missing), left, DEPOSIT_LIMIT - 1)
         if amount < missing:
@@ -252,7 +252,7 @@ class Funding:
                 f"a deposit of at least {needed} is needed, and {Amount(left, asset)} is left of what may be"
                 f" deposited for {request.recipient} (max-deposit); {because}nothing was signed",
                 hint=f'{instead}--deposit "{needed}"',
-                in_all=Amount(deposited + missing, asset),
+                in_all=Amount(there + missing, asset),
             )
         return Amount(amount, asset)
 
@@ -273,10 +273,7 @@ class Funding:
 
     def _done(self) -> Counter[ChannelId]:
         """Base units that the chain was found to have, by channel."""
-        done: Counter[ChannelId] = Counter()
-        for deposit in self._client.ledger.deposits.done(self._choice.request.chain_id):
-            done[deposit.channel_id] += deposit.amount
-        return done
+        return deposited(self._client.ledger.deposits.done(self._choice.request.chain_id))
 
     def _may_go_on(self, deposit: Deposit) -> bool:
         """Whether a deposit that was begun, perhaps by hand, is within the limits, or was sent already."""
