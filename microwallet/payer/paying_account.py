@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.domain.ports import Reporter
@@ -41,3 +41,7 @@ class PayingAccount:
     reporter: Reporter
     clock: Callable[[], int]
     """Unix seconds."""
+
+    def over(self, escrow_contract: Address) -> PayingAccount:
+        """The account over another escrow of its chain."""
+        return replace(self, reader=self.reader_of(escrow_contract))

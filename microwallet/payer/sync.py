@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from microwallet.domain.channel import ChannelState, PayerChannel
-from microwallet.domain.deposit import Deposit, DepositStatus, deposited
+from microwallet.domain.channel import PayerChannel
+from microwallet.domain.deposit import Deposit, DepositStatus
 from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.domain.money import Asset
 from microwallet.domain.ports import JournalEntry, TransactionStatus
 from microwallet.errors import EscrowMissing, LedgerBusy
 from microwallet.escrow.authorizations import EXPIRY_MARGIN
 from microwallet.escrow.events import EscrowEvents
-from microwallet.escrow.reader import Head, start_of_chain
+from microwallet.escrow.reader import Head
 from microwallet.escrow.rpc import LAG_SECONDS
 from microwallet.escrow.transactions import Resumed
 from microwallet.payer.deposit import has_landed, own_entries
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.refresh import refresh
+from microwallet.payer.reorganisation import REORGANISATION_BLOCKS, take_back
 from microwallet.polling import polls
-
-REORGANISATION_BLOCKS = 256
-"""How far back events are read again, and mined transactions looked at again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +69,12 @@ def sync(
     for account in accounts:
         head = account.reader.head()
         for escrow_contract in sorted(escrow_contracts):
-            added += _discover(_over(account, escrow_contract), asset_of, head)
-        lost = _look_again(account, head)
-        deposits += lost
+            added += _discover(account.over(escrow_contract), asset_of, head)
+        lost = take_back(account, head)
+        deposits += [SettledDeposit(deposit=one, status=DepositStatus.ABANDONED) for one in lost]
         notes += [
             f"channel {channel_id} was opened on a chain that was started anew since: nothing is locked in it"
-            for channel_id in dict.fromkeys(one.deposit.channel_id for one in lost)
+            for channel_id in dict.fromkeys(one.channel_id for one in lost)
         ]
         transactions += account.sender.resume_all()
         deposits += _settle_deposits(account)
@@ -96,11 +94,6 @@ def sync(
             if channel.channel_id in added or not (channel.state.finalized or channel.channel_id in dead)
         ]
     return Synced(added=added, channels=channels, deposits=deposits, transactions=transactions, notes=notes)
-
-
-def _over(account: PayingAccount, escrow_contract: Address) -> PayingAccount:
-    """The account over another escrow of its chain."""
-    return replace(account, reader=account.reader_of(escrow_contract))
 
 
 def _discover(account: PayingAccount, asset_of: Callable[[Address], Asset], head: Head) -> list[ChannelId]:
@@ -125,108 +118,6 @@ def _discover(account: PayingAccount, asset_of: Callable[[Address], Asset], head
     return added
 
 
-def _look_again(account: PayingAccount, head: Head) -> list[SettledDeposit]:
-    """Take back what a reorganisation undid: transactions that succeeded and do not any more, or the other
-    way round, and the opens and top-ups they carried.
-
-    Only recent ones, and none from before the chain was started anew: it never had those, and must not get
-    them. Such opens and top-ups are given up, with their channels, and returned.
-    """
-    ledger = account.ledger
-    done = ledger.deposits.done(account.network.chain_id)
-    states = _states(account, done)
-    lost = _of_an_earlier_chain(account, done, states)
-    for deposit in lost:
-        for entry in ledger.journal.of_operation(deposit.idempotency_key):
-            # Mined there, it must not be taken for one that is to be sent again here.
-            ledger.journal.record(entry.transaction.hash, TransactionStatus.REPLACED)
-        ledger.deposits.abandon(deposit)
-    undone = _undone(account, head)
-    started = start_of_chain(account.reader.head) if undone else 0
-    for entry in undone:
-        transaction = entry.transaction
-        if entry.created_at is None or entry.created_at < started:
-            ledger.journal.record(transaction.hash, TransactionStatus.REPLACED)
-            continue
-        ledger.journal.record(transaction.hash, TransactionStatus.BROADCAST)
-        carried = ledger.deposits.find(transaction.operation)
-        if carried is not None and transaction.purpose == carried.kind:
-            ledger.deposits.record(carried.idempotency_key, DepositStatus.PENDING)
-    short = _short(done, states)
-    for deposit in done:
-        if deposit not in lost and _was_taken_back(account, deposit, is_short=deposit.channel_id in short):
-            ledger.deposits.record(deposit.idempotency_key, DepositStatus.PENDING)
-    return [SettledDeposit(deposit=deposit, status=DepositStatus.ABANDONED) for deposit in lost]
-
-
-def _short(done: Sequence[Deposit], states: Mapping[ChannelId, ChannelState]) -> set[ChannelId]:
-    """Channels that have less on the chain than was found to be deposited into them."""
-    amounts = deposited(done)
-    return {channel_id for channel_id, state in states.items() if state.deposit < amounts[channel_id]}
-
-
-def _was_taken_back(account: PayingAccount, deposit: Deposit, *, is_short: bool) -> bool:
-    """Whether a deposit that was done is undone: one that somebody else had sent, or that a run which went on
-    with it found undone, and did not come to an end."""
-    entries = own_entries(account, deposit)
-    channel = account.ledger.channels.get(deposit.channel_id)
-    if not (entries or is_short) or channel is None or channel.descriptor.payer != account.address:
-        return False
-    if any(one.status is TransactionStatus.MINED for one in entries):
-        return False
-    with suppress(EscrowMissing):  # which proves nothing
-        return not has_landed(_over(account, channel.descriptor.escrow_contract), deposit, channel)
-    return False
-
-
-def _undone(account: PayingAccount, head: Head) -> list[JournalEntry]:
-    """The account's recent transactions of which the chain tells something else than the journal, oldest
-    first. One that reverted is not sent again where it is in no block: it was told to have failed."""
-    first, last = head.number - REORGANISATION_BLOCKS + 1, head.number + 1
-    mined = account.ledger.journal.in_blocks(
-        account.network.chain_id, account.address, first=first, last=last
-    )
-    found = account.reader.have_succeeded([entry.transaction.hash for entry in mined])
-    return [
-        entry
-        for entry, has_succeeded in zip(mined, found, strict=True)
-        if bool(has_succeeded) is not (entry.status is TransactionStatus.MINED)
-    ]
-
-
-def _states(account: PayingAccount, deposits: Sequence[Deposit]) -> dict[ChannelId, ChannelState]:
-    """The channels of deposits, as the chain has them."""
-    ledger = account.ledger
-    by_escrow: dict[Address, list[ChannelId]] = {}
-    for channel_id in dict.fromkeys(deposit.channel_id for deposit in deposits):
-        if (channel := ledger.channels.get(channel_id)) is not None:
-            by_escrow.setdefault(channel.descriptor.escrow_contract, []).append(channel_id)
-    states: dict[ChannelId, ChannelState] = {}
-    for escrow_contract, ids in by_escrow.items():
-        with suppress(EscrowMissing):  # which proves nothing
-            states |= account.reader_of(escrow_contract).channel_states(ids)
-    return states
-
-
-def _of_an_earlier_chain(
-    account: PayingAccount, deposits: Sequence[Deposit], states: Mapping[ChannelId, ChannelState]
-) -> list[Deposit]:
-    """Those that were begun before the chain was, into channels that are not on it."""
-    ledger = account.ledger
-    missing = {channel_id: state for channel_id, state in states.items() if not state.exists}
-    if not missing:
-        return []
-    started = start_of_chain(account.reader.head)
-    lost = [
-        deposit
-        for deposit in deposits
-        if deposit.channel_id in missing and deposit.created_at is not None and deposit.created_at < started
-    ]
-    gone = {deposit.channel_id: missing[deposit.channel_id] for deposit in lost}
-    ledger.channels.record_states(gone, as_of=account.clock())
-    return lost
-
-
 def _settle_deposits(account: PayingAccount) -> list[SettledDeposit]:
     """Find out what became of every pending deposit of this account."""
     settled = []
@@ -241,7 +132,7 @@ def _settle_deposits(account: PayingAccount) -> list[SettledDeposit]:
         # A node may have refused what it took.
         account.sender.mined_after_all(deposit.idempotency_key, deposit.kind)
         with suppress(EscrowMissing):
-            status = settle_deposit(_over(account, channel.descriptor.escrow_contract), deposit, channel)
+            status = settle_deposit(account.over(channel.descriptor.escrow_contract), deposit, channel)
         settled.append(SettledDeposit(deposit=deposit, status=status))
     return settled
 

@@ -15,7 +15,8 @@ from microwallet.domain.ports import Quiet, SignedTransaction, TransactionStatus
 from microwallet.errors import NetworkError
 from microwallet.escrow.authorizations import EXPIRY_MARGIN
 from microwallet.payer.paying_account import PayingAccount
-from microwallet.payer.sync import REORGANISATION_BLOCKS, settle_deposit, sync
+from microwallet.payer.reorganisation import REORGANISATION_BLOCKS
+from microwallet.payer.sync import settle_deposit, sync
 
 ONE, TWO = keyed(1), keyed(2)
 FIRST, HEAD, NOW = 50, 1_000, 9_000
