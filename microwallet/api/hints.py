@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import httpx
 
 from microwallet.errors import MicrowalletError
-from microwallet.http402.paying.funding import DepositAboveLimit
+from microwallet.http402.paying.deposit_size import DepositAboveLimit
 from microwallet.http402.paying.messages import REPEATS
 
 _FLAG = re.compile(r'--([a-z-]+)(?: "?([^"\s][^"]*?)"?)?(?=  |$)')

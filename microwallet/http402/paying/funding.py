@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from microwallet.domain.channel import ChannelStatus, PayerChannel
-from microwallet.domain.deposit import Deposit, DepositKind, DepositStatus, Way, deposited
+from microwallet.domain.channel import PayerChannel
+from microwallet.domain.deposit import Deposit, DepositKind, DepositStatus, Way
 from microwallet.domain.identifiers import ChannelId, TxHash
-from microwallet.domain.money import DEPOSIT_LIMIT, Amount
+from microwallet.domain.money import Amount
 from microwallet.domain.purchase import VoucherTerms
-from microwallet.errors import AboveLimit, ChannelNotOpen, PaymentRefused
+from microwallet.errors import ChannelNotOpen, PaymentRefused
 from microwallet.http402.paying.choice import Choice, signs_deposits
 from microwallet.http402.paying.client import PayingClient
+from microwallet.http402.paying.deposit_size import DepositSize, missing
+from microwallet.http402.paying.payee_channels import PayeeChannels
 
 if TYPE_CHECKING:
     from microwallet.payer.deposit_plan import DepositPlan
     from microwallet.payer.paying_account import PayingAccount
     from microwallet.payer.signed_deposit import SignedDeposit
-
-_REQUESTS_A_DEPOSIT = 100
-"""What a deposit is for where the server suggests none."""
-
-
-class DepositAboveLimit(AboveLimit):
-    """It is a deposit that is above a limit; `in_all` is what the limit `max_deposits` would have to be."""
-
-    def __init__(self, message: str, *, hint: str, in_all: Amount | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.in_all = in_all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +62,8 @@ class Funding:
     def __init__(self, client: PayingClient, choice: Choice) -> None:
         self._client = client
         self._choice = choice
+        self._channels = PayeeChannels(client, choice)
+        self._size = DepositSize(client, choice, self._channels)
 
     def channel(self, terms: VoucherTerms, without: Collection[ChannelId]) -> Funded:
         """A channel with enough left, but none of `without`; opened or topped up if need be.
@@ -98,7 +90,7 @@ class Funding:
         suggested = self._choice.request.channel_id
         found = [
             channel
-            for channel in self._usable(without)
+            for channel in self._channels.usable(without)
             if max(channel.spent + terms.cost, channel.authorized) <= channel.state.deposit
         ]
         return sorted(found, key=lambda channel: channel.channel_id != suggested)
@@ -107,7 +99,7 @@ class Funding:
         """A channel with enough added to its deposit, if it has not got that meanwhile."""
         with self._client.ledger.turns.turn(f"fund {self._client.payer} {channel.descriptor.payee}"):
             channel = self._client.ledger.channels.newest(channel)
-            if _missing(channel, terms) <= 0:
+            if missing(channel, terms) <= 0:
                 return Funded(channel=channel)
             return self._deposited_into(channel, terms)
 
@@ -118,7 +110,7 @@ class Funding:
         short = self._short(())
         begun = self._begun(short, terms, self._has_expired)
         if begun is None:
-            deposit = self._deposit(short, terms, is_gasless=self._is_gasless(lambda: True))
+            deposit = self._size.of(short, terms, is_gasless=self._is_gasless(lambda: True))
         else:
             deposit = self._amount_of(begun)
         return Preview(way="open" if short is None else "topUp", channel=short, deposit=deposit)
@@ -132,37 +124,7 @@ class Funding:
 
     def _short(self, without: Collection[ChannelId]) -> PayerChannel | None:
         """A channel that pays again when it is topped up."""
-        return next(iter(self._usable(without)), None)
-
-    def _usable(self, without: Collection[ChannelId]) -> Sequence[PayerChannel]:
-        return [
-            channel for channel in self._open() if channel.voucher_known and channel.channel_id not in without
-        ]
-
-    def _silent(self) -> str | None:
-        """Which open channel does not pay, and why: nothing on the chain tells its highest voucher."""
-        silent = next((channel for channel in self._open() if not channel.voucher_known), None)
-        if silent is None:
-            return None
-        return f"channel {silent.name} does not pay: its highest voucher is not known"
-
-    def _busy(self) -> str | None:
-        """Which open channel pays for nobody else now, and why."""
-        busy = next((one for one in self._open() if one.channel_id in self._client.sessions), None)
-        return None if busy is None else f"a stream that runs has channel {busy.name} to itself"
-
-    def _open(self) -> Sequence[PayerChannel]:
-        now = self._client.clock()
-        return [one for one in self._channels() if one.state.status(now=now) is ChannelStatus.OPEN]
-
-    def _channels(self) -> Sequence[PayerChannel]:
-        """Every live channel from this account to the offer's payee, in its token, oldest first."""
-        live = self._client.ledger.channels.list(finalized=False)
-        return [channel for channel in live if self._is_ours(channel)]
-
-    def _is_ours(self, channel: PayerChannel) -> bool:
-        descriptor = channel.descriptor
-        return descriptor.payer == self._client.payer and self._choice.request.fits(descriptor)
+        return next(iter(self._channels.usable(without)), None)
 
     def _deposited_into(
         self, short: PayerChannel | None, terms: VoucherTerms, without: Collection[ChannelId] = ()
@@ -179,15 +141,15 @@ class Funding:
             landed = self._suitable(terms, without)
         else:
             short = self._client.ledger.channels.newest(short)
-            landed = short if _missing(short, terms) <= 0 else None
+            landed = short if missing(short, terms) <= 0 else None
         if begun is not None:
             amount, key = self._amount_of(begun), begun.idempotency_key
         elif landed is not None:
             return Funded(channel=landed)
         else:
-            amount, key = self._deposit(short, terms, is_gasless=is_gasless), None
+            amount, key = self._size.of(short, terms, is_gasless=is_gasless), None
         if short is None:
-            if (silent := self._silent()) is not None:
+            if (silent := self._channels.silent()) is not None:
                 then = "microwallet channel sync --voucher FILE"
                 self._client.reporter.say(f"{silent}; ask the payee for it, then: {then}")
             payee = self._choice.request.recipient
@@ -212,80 +174,6 @@ class Funding:
         told = None if sent is None else ToldTopUp(amount=plan.amount.base_units, transaction_hash=sent)
         return Funded(channel=made.channel, top_up=told, is_new=True)
 
-    def _deposit(self, channel: PayerChannel | None, terms: VoucherTerms, *, is_gasless: bool) -> Amount:
-        """How much to deposit into a channel, or a new one, and no less than what a payee sends where it is
-        to; AboveLimit if that, or the voucher that it would be for, is too much."""
-        limits, request, asset = self._client.limits, self._choice.request, self._choice.price.asset
-        spent, authorized = (0, 0) if channel is None else (channel.spent, channel.authorized)
-        if max(spent + terms.cost, terms.at_least) > authorized:  # else it may be one that was signed before
-            above = terms.above(spent=spent, authorized=authorized)
-            terms.require_allowed(above, spent=spent, authorized=authorized, asset=asset)
-        missing = max(_missing(channel, terms), request.minimum_deposit if is_gasless else 0)
-        needed = Amount(missing, asset)
-        if (given := limits.deposit) is not None:
-            if given.asset != asset:
-                raise DepositAboveLimit(
-                    f"the deposit is in {given.asset.symbol}, the payee takes {asset.symbol}",
-                    hint=f'--deposit "{needed}"',
-                )
-            if given < needed:
-                raise DepositAboveLimit(
-                    f"a deposit of {given} is too small: at least {needed} is needed",
-                    hint=f'--deposit "{needed}"',
-                )
-            return given
-        there = self._deposited()
-        left = max(0, limits.max_deposits.get(asset.token, 0) - there)
-        suggested = request.suggested_deposit or _REQUESTS_A_DEPOSIT * self._choice.reserved
-        amount = min(max(suggested, missing), left, DEPOSIT_LIMIT - 1)
-        if amount < missing:
-            because, instead = "", ""
-            if (silent := self._silent()) is not None:
-                because = f"{silent}; "
-                instead = "microwallet channel sync --voucher FILE  (ask the payee for it), or "
-            elif channel is None and (busy := self._busy()) is not None:
-                because = f"{busy}; "
-            elif (short := self._taken()) is not None:
-                because = f"a reorganisation may have taken what was deposited into channel {short.name}; "
-                instead = "microwallet channel sync, or "
-            raise DepositAboveLimit(
-                f"a deposit of at least {needed} is needed, and {Amount(left, asset)} is left of what may be"
-                f" deposited for {request.recipient} (max-deposit); {because}nothing was signed",
-                hint=f'{instead}--deposit "{needed}"',
-                in_all=Amount(there + missing, asset),
-            )
-        return Amount(amount, asset)
-
-    def _deposited(self, *, but: Deposit | None = None) -> int:
-        """Base units that are deposited for the payee, or may yet be: what is signed may get there, and what
-        a reorganisation took may come back."""
-        channels, done = self._channels(), self._done()
-        ids = {channel.channel_id for channel in channels}
-        pending = [one for one in self._client.ledger.deposits.pending() if one.channel_id in ids]
-        return sum(max(one.state.deposit, done[one.channel_id]) for one in channels) + sum(
-            one.amount for one in pending if but is None or one.idempotency_key != but.idempotency_key
-        )
-
-    def _taken(self) -> PayerChannel | None:
-        """A channel of which the chain has not all that it once had."""
-        done = self._done()
-        return next((one for one in self._channels() if one.state.deposit < done[one.channel_id]), None)
-
-    def _done(self) -> Counter[ChannelId]:
-        """Base units that the chain was found to have, by channel."""
-        return deposited(self._client.ledger.deposits.done(self._choice.request.chain_id))
-
-    def _may_go_on(self, deposit: Deposit) -> bool:
-        """Whether a deposit that was begun, perhaps by hand, is within the limits, or was sent already."""
-        from microwallet.payer.deposit import was_sent
-
-        limits, asset = self._client.limits, self._choice.price.asset
-        if (given := limits.deposit) is not None:
-            most = given.base_units if given.asset == asset else 0
-        else:
-            most = limits.max_deposits.get(asset.token, 0) - self._deposited(but=deposit)
-        return deposit.amount <= most or was_sent(self._client.ledger, deposit, self._client.payer)
-
     def _is_gasless(self, can_send: Callable[[], bool]) -> bool:
         """Whether a deposit is signed for the payee to send."""
         return signs_deposits(self._choice.request, wanted=self._client.limits.is_gasless, has_coin=can_send)
@@ -301,8 +189,8 @@ class Funding:
             if (self._is_open(deposit) if short is None else _tops_up(deposit, short))
         ]
         live = [deposit for deposit in begun if not is_dead(deposit)]
-        enough = 0 if short is None else _missing(short, terms)
-        return next((one for one in live if one.amount >= enough and self._may_go_on(one)), None)
+        enough = 0 if short is None else missing(short, terms)
+        return next((one for one in live if one.amount >= enough and self._size.allows(one)), None)
 
     def _is_open(self, deposit: Deposit) -> bool:
         """Whether it opens a channel to this payee, and none that the user gave a name."""
@@ -310,7 +198,7 @@ class Funding:
         return (
             deposit.kind is DepositKind.OPEN
             and channel is not None
-            and self._is_ours(channel)
+            and self._channels.has(channel)
             and json.loads(deposit.arguments).get("label") is None
         )
 
@@ -343,10 +231,3 @@ def _can_send(account: PayingAccount, kind: DepositKind) -> bool:
     except PaymentRefused:  # gas is dearer than this payer pays
         return False
     return account.reader.native_balance(account.address) >= needed
-
-
-def _missing(channel: PayerChannel | None, terms: VoucherTerms) -> int:
-    """Base units by which the deposit of a channel, or of none yet, is too small; below 1 where it is not."""
-    if channel is None:
-        return terms.above(spent=0, authorized=0)
-    return terms.above(spent=channel.spent, authorized=channel.authorized) - channel.state.deposit

@@ -14,8 +14,8 @@ from microwallet.domain.money import Amount, Asset
 from microwallet.domain.secret_fields import without_secrets
 from microwallet.errors import AboveLimit, NetworkError, OutcomeUnknown, UsageError
 from microwallet.http402.paying.client import PayingClient
+from microwallet.http402.paying.deposit_size import DepositAboveLimit
 from microwallet.http402.paying.exchange import Asked
-from microwallet.http402.paying.funding import DepositAboveLimit
 from microwallet.http402.paying.messages import asked_by, booked
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import BookedPayment

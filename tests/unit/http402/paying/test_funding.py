@@ -14,7 +14,8 @@ from microwallet.domain.money import DEPOSIT_LIMIT, Amount, Asset
 from microwallet.domain.purchase import VoucherTerms
 from microwallet.errors import AboveLimit
 from microwallet.http402.paying.client import Limits
-from microwallet.http402.paying.funding import DepositAboveLimit, Funding
+from microwallet.http402.paying.deposit_size import DepositAboveLimit
+from microwallet.http402.paying.funding import Funding
 from microwallet.http402.wire.session_request import SessionRequest
 
 ONE, TWO = keyed(1), keyed(2)
