@@ -1,7 +1,8 @@
 """All accounts, the escrow, and a token that takes EIP-3009 and permits: a model that carries out real calls.
 
-It checks the signatures of vouchers and of permits, whose nonces come one after the other; those of payers
-under other deposits and of payees under captures are for the tests of the contract.
+It is for what is sent in transactions; where nothing is, the escrow of `model.py` has the same rules. It
+checks the signatures of vouchers and of permits, whose nonces come one after the other; those of payers under
+other deposits and of payees under captures are for the tests of the contract.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ class State:
         self._log("ChannelOpened", channel, channel.token, channel.salt, channel.authorized_signer, deposit)
 
     def _top_up(self, message: Message, parts: Any, amount: int) -> None:
-        channel = channel_of(message.to, *parts)
+        channel = self._by_payer(message, parts)
         self._pay_in(message, channel, amount)
         self._topped_up(channel, amount)
 
@@ -183,8 +184,6 @@ class State:
 
     def _pay_in(self, message: Message, channel: ChannelDescriptor, amount: int) -> None:
         payer = message.sender
-        if payer != channel.payer:
-            raise Refused("NotPayer")
         if channel.token == NATIVE_TOKEN:
             if message.value != amount:
                 raise Refused("InvalidValue")
@@ -241,6 +240,12 @@ class State:
     def _close_with_authorization(self, message: Message, *signed: Any) -> None:
         self._capture(message, *self._by_authorization(message, *signed), is_close=True)
 
+    def _by_payer(self, message: Message, parts: Any) -> ChannelDescriptor:
+        channel = channel_of(message.to, *parts)
+        if message.sender != channel.payer:
+            raise Refused("NotPayer")
+        return channel
+
     def _by_payee(self, message: Message, parts: Any) -> ChannelDescriptor:
         channel = channel_of(message.to, *parts)
         if message.sender != channel.payee:
@@ -285,13 +290,13 @@ class State:
             self._log("Settled", channel, captured, capture)
 
     def _request_close(self, message: Message, parts: Any) -> None:
-        channel = channel_of(message.to, *parts)
+        channel = self._by_payer(message, parts)
         state = self._live(channel)
         if not state.close_requested_at:
             self.channels[_id(channel)] = replace(state, close_requested_at=message.now)
 
     def _withdraw(self, message: Message, parts: Any) -> None:
-        channel = channel_of(message.to, *parts)
+        channel = self._by_payer(message, parts)
         state = self._live(channel)
         if not state.close_requested_at or message.now < state.close_requested_at + CLOSE_GRACE_PERIOD:
             raise Refused("CloseNotReady")
