@@ -1,6 +1,6 @@
 """All accounts, the escrow, and a token that takes EIP-3009 and permits: a model that carries out real calls.
 
-It is for what is sent in transactions; where nothing is, the escrow of `model.py` has the same rules. It
+It is for what is sent in transactions; elsewhere the escrow of `model.py` will do, by the same rules. It
 checks the signatures of vouchers and of permits, whose nonces come one after the other; those of payers under
 other deposits and of payees under captures are for the tests of the contract.
 """

@@ -1,4 +1,7 @@
-"""A model of the escrow in a page of Python, and channels to use it with: what tests compare against."""
+"""A model of the escrow in a page of Python, and channels to use it with: what tests compare against.
+
+It is for what needs no transactions; `contracts.py` has the same rules behind the calls of transactions.
+"""
 
 from __future__ import annotations
 
@@ -140,9 +143,8 @@ class Escrow:
 
     def request_close(self, channel: Keyed) -> None:
         state = self._live(channel)
-        if state.close_requested_at:
-            raise Reverted("requested already")
-        self.channels[channel.channel_id] = replace(state, close_requested_at=self.now)
+        if not state.close_requested_at:
+            self.channels[channel.channel_id] = replace(state, close_requested_at=self.now)
 
     def withdraw(self, channel: Keyed) -> None:
         state = self._live(channel)
