@@ -8,7 +8,6 @@ chain loses its newest block, the other worker sends, or the payer does what the
 from __future__ import annotations
 
 import json
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from http402.signing_payer import SigningPayer
 from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from memory import folder_in_memory
 from node import GWEI, MATTERS, Node
 from steps import Killed, Mortal, Steps
 
@@ -55,8 +55,6 @@ AMID = [*HAPPENS, *MATTERS, *MEDDLES, "kill", "kill"]
 """What may happen between two steps of a worker."""
 TOKENS = 300_000
 """Base units that a payer has at first."""
-MEMORY = Path("/dev/shm")
-"""Where a write is durable at once; this is about order, not about disks."""
 
 
 class Impatient(Turns):
@@ -71,7 +69,7 @@ class Relaying(RuleBasedStateMachine):
 
     @initialize()
     def begin(self):
-        self.folder = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
+        self.folder = folder_in_memory()
         coin, tokens = {KEY.address: 10**18}, {one.address: TOKENS for one in PAYERS}
         self.node = Node(now=NOW, coin=coin, tokens=tokens, block_seconds=2)
         self.node.mine()

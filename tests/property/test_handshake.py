@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from issuing import issue
+from memory import folder_in_memory
 from model import CHAIN, ESCROW, PAYEE, PAYER, TOKEN, USDC, keyed
 
 from microwallet.domain.identifiers import NATIVE_TOKEN, ChainId
@@ -58,7 +58,6 @@ URL = "http://127.0.0.1/"
 MOST_EXCHANGES = 50
 BY_ITSELF = [1, 1, 1, 1, 2, 3, 4, 6]
 """Seconds between the tries of what the server asks for again."""
-MEMORY = Path("/dev/shm")
 SECRETS = ChallengeSecrets([b"s" * 32])
 
 FREQUENT = (
@@ -771,7 +770,7 @@ def test_never_more_than_the_limit_a_request(data):
     first = offers.map(lambda field: ServerAnswer(status=402, challenges=[field]))
     told = st.one_of(answers(), answers(), st.sampled_from([NoAnswer("gone"), NotSent("gone")]))
     with (
-        tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder,
+        folder_in_memory() as folder,
         Ledger.open(Path(folder) / "ledger.sqlite3") as ledger,
     ):
         ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)

@@ -3,7 +3,6 @@ books hold, and no more is signed than was agreed to."""
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,8 +12,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from issuing import issue
+from memory import folder_in_memory
 from model import CHAIN, ESCROW, PAYEE, TOKEN, keyed
-from test_handshake import LIMIT, MEMORY, SECRETS, client
+from test_handshake import LIMIT, SECRETS, client
 
 from microwallet.errors import LedgerError, MicrowalletError, OutcomeUnknown
 from microwallet.http402.paying.exchange import NO_WORD, Asked, NoAnswer, NotSent, Pause, ServerAnswer
@@ -100,7 +100,7 @@ class HostilePayee(RuleBasedStateMachine):
         has_stream=st.booleans(),
     )
     def open(self, deposits, has_stream):
-        self.folder = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
+        self.folder = folder_in_memory()
         path = Path(self.folder.name) / "ledger.sqlite3"
         self.ledgers = [Ledger.open(path), Ledger.open(path)]
         self.ledger = self.ledgers[0]

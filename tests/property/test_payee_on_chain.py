@@ -8,7 +8,6 @@ turn, the chain loses blocks, or the payer pays, asks for a close, tops up or ta
 from __future__ import annotations
 
 import os
-import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from eth_abi.abi import decode
 from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from memory import folder_in_memory
 from model import PAYER, TOKEN, USDC, keyed
 from node import GWEI, MATTERS, Node
 from steps import Killed, Mortal, Steps
@@ -69,8 +69,6 @@ AMID = [*HAPPENS, *MATTERS, "rival_settle", "rival_close", "kill", "kill", "kill
 """What may happen between two steps of a process."""
 EXIT_CODES = (3, 4, 5, 8)
 """Which a command may end with: the others are of keys, of the ledger, and of what nobody expects."""
-MEMORY = Path("/dev/shm")
-"""Where a write is durable at once; this is about order, not about disks."""
 
 
 class Waits(Killed):
@@ -230,7 +228,7 @@ class PayeeOnChain(RuleBasedStateMachine):
 
     @initialize()
     def begin(self):
-        self.folder = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
+        self.folder = folder_in_memory()
         self.home = Path(self.folder.name)
         coin = dict.fromkeys(KEYS, 10**18)
         self.node = Node(now=NOW, coin=coin, tokens={PAYER: 10**6}, block_seconds=2)

@@ -7,8 +7,6 @@ passes only where somebody waits.
 from __future__ import annotations
 
 import itertools
-import shutil
-import tempfile
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -19,6 +17,7 @@ from contracts import DOMAIN, ESCROW
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from memory import folder_in_memory
 from model import CHAIN, PAYEE, TOKEN, USDC
 from node import GWEI, Node
 from steps import Killed
@@ -59,8 +58,6 @@ FEATURES = TokenFeatures(
     permit=True,
 )
 NOW = 1_000_000
-MEMORY = Path("/dev/shm")
-"""Where a write is durable at once; these tests are about order, not about disks."""
 EXIT_CODES = (2, 3, 4, 5, 6, 7, 8)
 """Which a command may end with: the others are of what nobody expects."""
 MOVES = {"send", str(DepositKind.OPEN), str(DepositKind.TOP_UP)}
@@ -119,7 +116,8 @@ class TransactionMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="transactions-", dir=MEMORY if MEMORY.is_dir() else None))
+        self.temporary = folder_in_memory()
+        self.folder = Path(self.temporary.name)
         self.node = FaultyNode(now=NOW, coin={PAYER: 10**20}, tokens={PAYER: 10**9}, block_seconds=0)
         self.ledger = self.opened()
         self.asked: dict[str, Asked] = {}
@@ -403,7 +401,7 @@ class TransactionMachine(RuleBasedStateMachine):
         finally:
             self.patience.undo()
             self.ledger.close()
-            shutil.rmtree(self.folder)
+            self.temporary.cleanup()
 
     def come_to_rest(self):
         """The chain tells the truth and mines: whatever is unfinished ends."""

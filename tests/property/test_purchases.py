@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from multiprocessing import get_context
@@ -19,6 +18,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from memory import folder_in_memory
 from model import keyed
 
 from microwallet.domain.payment import next_payment
@@ -33,7 +33,6 @@ ONE = keyed(1)
 DEPOSIT = 400
 STREAM_SECONDS = 60
 """For how long a payee may go on charging for a stream that was left."""
-MEMORY = Path("/dev/shm")
 
 
 def request(key, fingerprint=b"f"):
@@ -52,7 +51,7 @@ class PayersBooks(RuleBasedStateMachine):
 
     def open_ledger(self, *, deposit):
         """A new one, whose channel has a deposit."""
-        self.folder = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
+        self.folder = folder_in_memory()
         self.ledger = Ledger.open(Path(self.folder.name) / "ledger.sqlite3")
         self.ledger.channels.add(ONE.payer_channel(deposit=deposit), now=0)
 

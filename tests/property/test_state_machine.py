@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from memory import folder_in_memory
 from model import CHAIN, ESCROW, PAYEE, PAYER, TOKEN, USDC, Escrow, Keyed, Reverted, keyed
 
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, ChannelStatus
@@ -54,8 +54,6 @@ POLICY = AcceptancePolicy(
     state_lifetime=-1,
 )
 
-MEMORY = Path("/dev/shm")
-"""Where a write is durable at once; these tests are about order, not about disks."""
 
 channels = st.sampled_from(CHANNELS)
 steps = st.integers(1, 60)
@@ -96,7 +94,8 @@ class PaymentMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="state-machine-", dir=MEMORY if MEMORY.is_dir() else None))
+        self.temporary = folder_in_memory()
+        self.folder = Path(self.temporary.name)
         self.payer = Ledger.open(self.folder / "payer.sqlite3")
         self.payee = Ledger.open(self.folder / "payee.sqlite3")
         self.chain = Escrow()
@@ -462,7 +461,7 @@ class PaymentMachine(RuleBasedStateMachine):
                 assert ledger.database.integrity_problems() == []
                 ledger.close()
         finally:
-            shutil.rmtree(self.folder)
+            self.temporary.cleanup()
 
 
 _REASONS = {"amount": "signer-mismatch", "cut": "malformed", "id": "malformed", "high-s": "invalid-signature"}
