@@ -298,10 +298,7 @@ class TestUnknown:
         seen = []
 
         def change(request, answer):
-            if request["method"] == "eth_sendRawTransaction" and seen:
-                refusal = {"code": -32000, "message": "insufficient funds for gas * price + value"}
-                return {"jsonrpc": "2.0", "id": answer["id"], "error": refusal}
-            return answer
+            return refuse(request, answer) if seen else answer
 
         def lose(request):
             is_first = (
@@ -924,17 +921,18 @@ def start_sending(chain, payer, operation, *, count=None):
     )
 
 
+def refuse(request, answer):
+    """Change the answer of a node that took a transaction to one that did not."""
+    if request["method"] != "eth_sendRawTransaction":
+        return answer
+    refusal = {"code": -32000, "message": "insufficient funds for gas * price + value"}
+    return {"jsonrpc": "2.0", "id": answer["id"], "error": refusal}
+
+
 @contextmanager
 def refusing(chain):
     """An Rpc whose node takes what it is sent, and says that it does not."""
-
-    def change(request, answer):
-        if request["method"] == "eth_sendRawTransaction":
-            refusal = {"code": -32000, "message": "insufficient funds for gas * price + value"}
-            return {"jsonrpc": "2.0", "id": answer["id"], "error": refusal}
-        return answer
-
-    with forwarder(chain.rpc_url, change=change) as url, Rpc([url], timeout=5) as rpc:
+    with forwarder(chain.rpc_url, change=refuse) as url, Rpc([url], timeout=5) as rpc:
         yield rpc
 
 
