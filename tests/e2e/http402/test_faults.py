@@ -17,12 +17,12 @@ from http402.gateway_process import MOST_UNITS, PRICE
 from waiting import wait_until
 
 import microwallet
+from microwallet.domain.channel import CLOSE_GRACE_PERIOD
 from microwallet.errors import OutcomeUnknown
 from microwallet.escrow.authorizations import EXPIRY_MARGIN
 
 STREAMS = 6
 """Each of those that run at once has a channel of its own."""
-GRACE_SECONDS = 900
 PATIENCE = 0.9
 """Seconds after which a late answer comes: the programs wait less."""
 
@@ -119,15 +119,15 @@ def _close_in_turn(alice, bob, chain):
     for channel_id in _in_state(alice, "open"):
         alice.run("channel", "close", channel_id, "--yes", "--json").succeeded()
     bob.run("payee", "close", "--all", "--yes", "--json").succeeded()
-    chain.node.advance(GRACE_SECONDS + EXPIRY_MARGIN)
+    chain.node.advance(CLOSE_GRACE_PERIOD + EXPIRY_MARGIN)
     for channel_id in _in_state(alice, "withdrawable"):
         alice.run("channel", "withdraw", channel_id, "--yes", "--json").succeeded()
     alice.run("channel", "sync", "--json").succeeded()
 
 
-def _in_state(alice, *states):
+def _in_state(alice, status):
     channels = alice.run("channel", "list", "--json").data["channels"]
-    return [one["channelId"] for one in channels if one["status"] in states]
+    return [one["channelId"] for one in channels if one["status"] == status]
 
 
 def _restart(number):
