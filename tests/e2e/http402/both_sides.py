@@ -164,7 +164,7 @@ def _read(home, channels, rows):
         return {one["channel_id"]: one for one in table(channels)}, table(rows)
 
 
-def settle(alice, books):
+def ask_again(alice, books):
     """Ask again, under its key, for everything that has no answer."""
     waiting = {one["idempotency_key"]: one for one in books.purchases if one["status"] == "in-flight"}
     with Wallet.open(environment=alice.environment) as wallet:

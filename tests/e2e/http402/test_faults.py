@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import httpx
 import pytest
-from http402.both_sides import Books, GatewayProcess, Programs, balances, settle, words_of
+from http402.both_sides import Books, GatewayProcess, Programs, ask_again, balances, words_of
 from http402.fault_proxy import FAULTS, fault_proxy
 from http402.gateway_process import MOST_UNITS, PRICE
 from waiting import wait_until
@@ -65,7 +65,7 @@ def test_books_agree(alice, bob, chain, gateways, log, names, count, seed):
         books = Books(alice, bob, log)
         books.check()
         proxy.share = 0
-        settle(alice, books)
+        ask_again(alice, books)
         books = Books(alice, bob, log)
         books.check()
         _check_differences(books)
@@ -96,7 +96,7 @@ def test_channels_come_and_go(alice, bob, chain, gateways, log, rounds, seed):
         for name in ("a", "b"):
             programs.end(name, signal.SIGKILL)
         proxy.share = 0
-        settle(alice, Books(alice, bob, log))
+        ask_again(alice, Books(alice, bob, log))
         _close_in_turn(alice, bob, chain)
     books = Books(alice, bob, log)
     books.check()
@@ -263,7 +263,7 @@ def test_tasks_that_are_cancelled(alice, bob, gateways, log, kinds, count, seed)
     asyncio.run(program())
     books = Books(alice, bob, log)
     books.check()
-    settle(alice, books)
+    ask_again(alice, books)
     books = Books(alice, bob, log)
     books.check()
     _check_differences(books)
