@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 )
 from memory import folder_in_memory
 from model import CHAIN, ESCROW, PAYEE, PAYER, TOKEN, USDC, Escrow, Keyed, Reverted, keyed
+from steps import Killed
 
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD, ChannelStatus
 from microwallet.errors import (
@@ -63,10 +64,6 @@ counts = st.integers(1, 5)
 def seldom(mostly, sometimes):
     """What ends a channel comes less often than what happens in its life."""
     return st.sampled_from([mostly] * 4 + [sometimes])
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL at one point."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 import pytest
 from counter import problem, receipt
 from http402.signing_payer import BUDGET, LEAST, PRICE, PayingShop, SigningPayer
+from steps import Killed
 
 from microwallet.domain.deposit import DepositKind
 from microwallet.domain.identifiers import checksum_address, keccak, word
@@ -32,10 +33,6 @@ from microwallet.wallet import Wallet
 
 STRANGER = checksum_address(b"\x77" * 20)
 KEY = VoucherKey(b"\x77" * 32)
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL at one point."""
 
 
 @pytest.fixture

@@ -7,15 +7,12 @@ import threading
 
 import pytest
 from model import keyed
+from steps import Killed
 
 from microwallet.domain.payment import next_payment
 from microwallet.errors import LedgerCorrupt
 from microwallet.ledger.ledger import Ledger
 from microwallet.ledger.mark import Mark
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL at one point."""
 
 
 @pytest.fixture
