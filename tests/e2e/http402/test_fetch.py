@@ -75,6 +75,15 @@ def test_a_dry_run_tells_of_the_deposit_that_was_begun_before(fetch, alice, paye
     assert fetch().data["payment"]["deposit"] == "300000"
 
 
+def test_free_things_need_no_wallet(home, payee):
+    """What costs nothing is fetched without an account, and leaves no ledger."""
+    payee.before = lambda handler, _: bool(handler.answer(200, {"X": "1"}, b"free")) or True
+    done = home.run("fetch", payee.url + "/", "-i").succeeded()
+    assert done.stdout.startswith("HTTP/1.1 200 OK")
+    assert done.stdout.endswith("free")
+    assert not home.path.exists()
+
+
 def test_paying_from_a_channel_loads_nothing_slow(fetch, alice, payee):
     """A fetch that pays from an open channel imports no web3, no rich, no HTTP/2, no asyncio, and nothing
     that deposits are signed with."""

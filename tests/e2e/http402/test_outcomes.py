@@ -439,12 +439,3 @@ def test_a_request_is_signed_for_again_beyond_what_counts_as_spent(fetch, payee,
     known.bought.clear()
     assert fetch(*words, "0.009 USDC").exit_code == 4  # it was paid: nothing more is
     assert payee.highest() == 5_000
-
-
-def test_free_things_need_no_wallet(home, payee):
-    """What costs nothing is fetched without an account, and leaves no ledger."""
-    payee.before = lambda handler, _: bool(handler.answer(200, {"X": "1"}, b"free")) or True
-    done = home.run("fetch", payee.url + "/", "-i").succeeded()
-    assert done.stdout.startswith("HTTP/1.1 200 OK")
-    assert done.stdout.endswith("free")
-    assert not home.path.exists()
