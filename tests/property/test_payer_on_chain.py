@@ -69,13 +69,12 @@ class FaultyNode(Node):
 
     def __init__(self, **settings):
         super().__init__(**settings)
+        self.refuses = False
+        """Whether it says that it does not take what it is sent, and takes it."""
+        self.more = 0
+        """By how many the nonces that it counts in its newest block are too many."""
         self.doubted = set()
         """What it took, and said that it did not, or that its nonce was used up."""
-
-    refuses = False
-    """Whether it says that it does not take what it is sent, and takes it."""
-    more = 0
-    """By how many the nonces that it counts in its newest block are too many."""
 
     def send(self, seen, text):
         sent = super().send(seen, text)
