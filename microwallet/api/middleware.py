@@ -29,9 +29,10 @@ class PaymentMiddleware:
     It has to be the outermost middleware: what is inside sees paid requests only, with who paid in fields
     `X-Payment-Payer`, `-Channel`, `-Amount` (base units), `-Asset` and `-Decimals` that no client can forge.
     Wallet and ledger are opened when the application starts (lifespan), or at the first request where the
-    server tells of no start, and closed when it stops. Worker processes share the ledger; one of them at a
-    time closes and settles channels. So do event loops of one process, as a test client without `with` has
-    one for each request.
+    server tells of no start, and closed when it stops. Worker processes share the ledger, and so do event
+    loops of one process, as a test client without `with` has one for each request; one of them at a time
+    closes and settles channels. From another machine, what has a price is 403 over plain http, as far as the
+    server knows (draft-httpauth-payment-00, section "Transport Security").
     """
 
     def __init__(
