@@ -78,7 +78,7 @@ def test_books_agree(alice, bob, chain, gateways, log, names, count, seed):
 
 
 @pytest.mark.parametrize(
-    ("rounds", "seed"), [(1, 1), *(pytest.param(6, seed, marks=pytest.mark.long) for seed in range(2, 5))]
+    ("rounds", "seed"), [pytest.param(4, seed, marks=pytest.mark.long) for seed in range(1, 5)]
 )
 def test_channels_come_and_go(alice, bob, chain, gateways, log, rounds, seed):
     """Channels are opened, topped up, settled and closed by either side while programs pay over them through
@@ -300,6 +300,8 @@ def _check_differences(books):
         if kind == "stream":  # broke off without a receipt, charged of vouchers of others as well
             assert abs(more) <= MOST_UNITS * PRICE * 2, (kept, more)
             eaten += max(0, -more)
+        elif len(kept) > 1:  # signed for again, as a stream had what was signed first: until the close
+            assert more > 0, (kept, more)
         elif kind == "metered" and kept[0]["status"] == "paid":  # no receipt said how much was used
             assert 0 < more <= MOST_UNITS * PRICE, (kept, more)
         elif [one["status"] for one in kept] == ["paid"] or (method == "GET" and not name.endswith("broken")):
