@@ -140,8 +140,7 @@ class EscrowReader:
 
     def transaction_count(self, address: Address, block: str | int = "latest") -> int:
         """How many transactions an address has sent, up to a block: all its nonces below are used."""
-        answer = self.rpc.call("eth_getTransactionCount", [address, block_tag(block)])
-        return read_count(answer, self.rpc.shown)
+        return transaction_count(self.rpc, address, block)
 
     def have_succeeded(self, hashes: Sequence[TxHash]) -> list[bool | None]:
         """Whether each transaction succeeded or reverted; None for one that is in no block now."""
@@ -295,6 +294,11 @@ def _state(words: list[int], where: str) -> ChannelState:
 def read_head(rpc: Rpc, block: str | int = "latest") -> Head:
     """The newest block of a chain, or another one by number or tag."""
     return _head(rpc.call("eth_getBlockByNumber", [block_tag(block), False]), rpc.shown)
+
+
+def transaction_count(rpc: Rpc, address: Address, block: str | int = "latest") -> int:
+    """How many nonces of an account are used up in blocks, as of one of them."""
+    return read_count(rpc.call("eth_getTransactionCount", [address, block_tag(block)]), rpc.shown)
 
 
 def start_of_chain(head: Callable[[int], Head]) -> int:

@@ -11,15 +11,10 @@ from microwallet.errors import LedgerBusy, OutcomeUnknown
 from microwallet.escrow.fees import Fees
 from microwallet.escrow.network import Network
 from microwallet.escrow.quotes import Quote
-from microwallet.escrow.reader import read_count
+from microwallet.escrow.reader import transaction_count
 from microwallet.escrow.rpc import Rpc
 
 _TRIES = 20
-
-
-def used_nonces(rpc: Rpc, sender: Address) -> int:
-    """How many nonces of an account are used up in blocks."""
-    return read_count(rpc.call("eth_getTransactionCount", [sender, "latest"]), rpc.shown)
 
 
 def reserved(
@@ -52,7 +47,7 @@ def reserved(
         transaction = journal.reserve(network.chain_id, sender, chain_nonce=asked.chain_nonce, sign=sign_at)
         entries = journal.of_operation(transaction.operation)
         ours = any(entry.transaction.hash == transaction.hash for entry in entries)
-        used = used_nonces(rpc, sender)
+        used = transaction_count(rpc, sender)
         is_free = used <= transaction.nonce or earlier is not None
         # Another process that finds it in the journal may send it first: then it used the nonce.
         if ours and (is_free or not journal.withdraw(transaction.hash)):

@@ -31,8 +31,14 @@ from microwallet.escrow.fees import Fees, bump, cap_in_wei
 from microwallet.escrow.hopeless import why_hopeless
 from microwallet.escrow.network import Network
 from microwallet.escrow.quotes import Quote, check_funds, quote, quote_again, with_margin
-from microwallet.escrow.reader import find_all_mined, read_count, read_head, start_of_chain
-from microwallet.escrow.reservation import reserved, used_nonces
+from microwallet.escrow.reader import (
+    find_all_mined,
+    read_count,
+    read_head,
+    start_of_chain,
+    transaction_count,
+)
+from microwallet.escrow.reservation import reserved
 from microwallet.escrow.rpc import Rpc
 from microwallet.escrow.signing import Intent, sign_transaction
 
@@ -216,7 +222,7 @@ class TransactionSender:
         """An attempt of an operation that is taken for ended, and whose nonce no block has used up; none from
         before the chain was started anew."""
         first = next(iter(self._entries(operation, purpose)), None)
-        if first is None or used_nonces(self._rpc, self.address) > first.transaction.nonce:
+        if first is None or transaction_count(self._rpc, self.address) > first.transaction.nonce:
             return None
         is_of_this_chain = (first.created_at or 0) >= start_of_chain(partial(read_head, self._rpc))
         return first.transaction if is_of_this_chain else None
