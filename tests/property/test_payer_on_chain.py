@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from contracts import DOMAIN, ESCROW
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from machine import run_machine
 from memory import folder_in_memory
 from model import CHAIN, PAYEE, TOKEN, USDC
 from node import GWEI, Node
@@ -442,25 +442,12 @@ class TransactionMachine(RuleBasedStateMachine):
             assert done == channel.state.deposit
 
 
-def _run(examples, steps):
-    run_state_machine_as_test(
-        TransactionMachine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            database=None,
-        ),
-    )
-
-
 def test_transactions_of_the_payer_against_a_model():
     """Each command moves money once, however often it is killed, undone and typed again; all of it ends."""
-    _run(40, 25)
+    run_machine(TransactionMachine, examples=40, steps=25)
 
 
 @pytest.mark.long
 def test_transactions_of_the_payer_against_a_model_for_long():
     """The long form."""
-    _run(300, 50)
+    run_machine(TransactionMachine, examples=300, steps=50)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -24,8 +23,8 @@ from hypothesis.stateful import (
     multiple,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
+from machine import run_machine
 from memory import folder_in_memory
 from model import CHAIN, ESCROW, PAYEE, PAYER, TOKEN, USDC, Escrow, Keyed, Reverted, keyed
 from steps import Killed
@@ -504,25 +503,12 @@ def replace_chain(chain):
     return replace(chain, balances=dict(chain.balances), channels=dict(chain.channels))
 
 
-def _run(examples, steps_each):
-    run_state_machine_as_test(
-        PaymentMachine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps_each,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            database=None,
-        ),
-    )
-
-
 def test_payer_payee_and_chain_against_a_model():
     """Nothing is signed twice, lost, or captured beyond what was signed, in any order of events."""
-    _run(60, 50)
+    run_machine(PaymentMachine, examples=60, steps=50)
 
 
 @pytest.mark.long
 def test_payer_payee_and_chain_against_a_model_for_long():
     """The long form."""
-    _run(2000, 100)
+    run_machine(PaymentMachine, examples=2000, steps=100)
