@@ -101,6 +101,11 @@ class TransactionJournal(Protocol):
     def unfinished(self, chain_id: ChainId, *, sender: Address | None = None) -> Sequence[JournalEntry]:
         """Entries that are live, lowest nonce first."""
 
+    def at_nonces(
+        self, chain_id: ChainId, sender: Address, *, first: int, before: int
+    ) -> Sequence[JournalEntry]:
+        """Entries that are live or MINED, at an account's nonces from `first` to below `before`, in order."""
+
     def of_operation(self, operation: str) -> Sequence[JournalEntry]:
         """Every entry of one operation, oldest first."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from microwallet.domain.identifiers import TxHash, hexed
 from microwallet.domain.ports import (
     GasBudget,
+    JournalEntry,
     Reporter,
     SignedTransaction,
     TransactionJournal,
@@ -28,7 +30,15 @@ from microwallet.errors import (
 from microwallet.escrow.calls import Call
 from microwallet.escrow.network import Network
 from microwallet.escrow.node_answer import NodeAnswer, answer_of
-from microwallet.escrow.reader import Mined, find_mined, read_count, read_mined, read_quantity
+from microwallet.escrow.reader import (
+    Mined,
+    find_mined,
+    read_count,
+    read_head,
+    read_mined,
+    read_quantity,
+    start_of_chain,
+)
 from microwallet.escrow.reverts import contract_reverted
 from microwallet.escrow.rpc import LAG_SECONDS, Rpc, RpcError
 from microwallet.escrow.signing import signed_call
@@ -177,7 +187,7 @@ class Delivery:
                     if seen_gone > LAG_SECONDS / _LONGEST_PAUSE:
                         raise self._replaced()  # no node can have a receipt of ours
                 else:
-                    self._push(is_next=mined_nonces == self._attempts[0].nonce)
+                    self._push(mined_nonces)
             except NetworkError as error:
                 trouble = error
             left = self._deadline - time.monotonic()
@@ -187,11 +197,11 @@ class Delivery:
             time.sleep(pause if is_gone else min(pause, left))
             pause = min(pause * 1.4, _LONGEST_PAUSE)
 
-    def _push(self, *, is_next: bool) -> None:
+    def _push(self, mined_nonces: int) -> None:
         """Send again what has waited long enough; with a higher fee where it could be mined, and is not."""
-        now = time.monotonic()
+        now, is_next = time.monotonic(), mined_nonces == self._attempts[0].nonce
         if now - self._sent_at > (_REBROADCAST_SECONDS if is_next else _BLOCKED_SECONDS):
-            self._send_again()
+            self._send_again(mined_nonces)
             self._sent_at = now
         is_stuck = is_next and now - self._bumped_at > self._stuck_seconds
         if is_stuck and self._is_passed_over() and self._bump(is_stuck=True):
@@ -211,12 +221,15 @@ class Delivery:
         self._journal.record_sent(transaction.hash)
         return NodeAnswer.ACCEPTED, None
 
-    def _send_again(self) -> None:
-        """Rebroadcast, with what other processes signed before it and may not have sent."""
+    def _send_again(self, mined_nonces: int) -> None:
+        """Rebroadcast, with what other processes signed before it and may not have sent, and what was mined
+        before it and is not any more: a reorganisation took that, and a node may have dropped it."""
         first = self._attempts[0]
         self._take_over_new_attempts()
-        for entry in self._journal.unfinished(first.chain_id, sender=first.sender):
-            if entry.transaction.nonce < first.nonce:
+        for entry in self._journal.at_nonces(
+            first.chain_id, first.sender, first=mined_nonces, before=first.nonce
+        ):
+            if entry.status.is_live or is_of_this_chain(self._rpc, entry):
                 self._broadcast(entry.transaction)
         self._broadcast(self._attempts[-1])
 
@@ -374,3 +387,8 @@ def look(rpc: Rpc, attempts: Sequence[SignedTransaction]) -> tuple[list[Mined | 
         + [("eth_getTransactionCount", [attempts[0].sender, "latest"])]
     )
     return [read_mined(receipt, rpc.shown) for receipt in receipts], read_count(count, rpc.shown)
+
+
+def is_of_this_chain(rpc: Rpc, entry: JournalEntry) -> bool:
+    """Whether it was signed since the chain was started; one that was started anew never had the others."""
+    return (entry.created_at or 0) >= start_of_chain(partial(read_head, rpc))

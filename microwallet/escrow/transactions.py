@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 
 from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.domain.ports import (
@@ -26,7 +25,7 @@ from microwallet.errors import (
     TransactionReverted,
 )
 from microwallet.escrow.calls import Call
-from microwallet.escrow.delivery import CANCEL, Delivery, OutOfBudget, Receipt
+from microwallet.escrow.delivery import CANCEL, Delivery, OutOfBudget, Receipt, is_of_this_chain
 from microwallet.escrow.fees import Fees, bump, cap_in_wei
 from microwallet.escrow.hopeless import why_hopeless
 from microwallet.escrow.network import Network
@@ -34,8 +33,6 @@ from microwallet.escrow.quotes import Quote, check_funds, quote, quote_again, wi
 from microwallet.escrow.reader import (
     find_all_mined,
     read_count,
-    read_head,
-    start_of_chain,
     transaction_count,
 )
 from microwallet.escrow.reservation import reserved
@@ -224,8 +221,7 @@ class TransactionSender:
         first = next(iter(self._entries(operation, purpose)), None)
         if first is None or transaction_count(self._rpc, self.address) > first.transaction.nonce:
             return None
-        is_of_this_chain = (first.created_at or 0) >= start_of_chain(partial(read_head, self._rpc))
-        return first.transaction if is_of_this_chain else None
+        return first.transaction if is_of_this_chain(self._rpc, first) else None
 
     def _cancelling_hopeless(
         self, attempts: Sequence[SignedTransaction]

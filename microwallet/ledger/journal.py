@@ -107,6 +107,14 @@ class Journal:
         where = "chain_id = ? AND sender = ? AND block_number BETWEEN ? AND ? ORDER BY position"
         return self._read(where, chain_id, sender, first, last)
 
+    def at_nonces(
+        self, chain_id: ChainId, sender: Address, *, first: int, before: int
+    ) -> Sequence[JournalEntry]:
+        """Entries that are live or mined, at nonces from `first` to below `before`, in order."""
+        where = f"chain_id = ? AND sender = ? AND nonce >= ? AND nonce < ? AND ({_UNFINISHED} OR status = ?)"
+        mined = TransactionStatus.MINED
+        return self._read(f"{where} ORDER BY nonce, position", chain_id, sender, first, before, mined)
+
     def of_operation(self, operation: str) -> Sequence[JournalEntry]:
         """Every entry of one operation, oldest first."""
         return self._read("operation = ? ORDER BY position", operation)

@@ -696,6 +696,31 @@ class TestReorganisation:
         assert (payer.nonce(), payer.received()) == (1, ETHER)
         assert payer.statuses("pay-1") == [MINED]
 
+    def test_what_a_reorganisation_took_from_below_is_sent_again(self, chain, payer, held):
+        """What was done and is not any more has the nonce that another waits for: the same bytes go out."""
+        held.release()
+        first = payer.send("pay-1")
+        chain.rpc.call("evm_setAutomine", [False])
+        second = pending(payer, "pay-2")
+        chain.rpc.call("anvil_reorg", [1, []])
+        held.drop(first.hash)
+        held.release()
+        assert payer.nonce() == 0
+        assert payer.sender().resume("pay-2").hash == second
+        assert (payer.nonce(), payer.received()) == (2, 2 * ETHER)
+        assert [payer.statuses(operation) for operation in ("pay-1", "pay-2")] == [[MINED], [MINED]]
+
+    def test_a_chain_that_was_started_anew_gets_nothing_of_the_one_before(self, payer, monkeypatch):
+        """Its nonces are free as well: what was done on another chain is not to be done on this one."""
+        with monkeypatch.context() as earlier:
+            earlier.setattr(payer.journal, "_clock", lambda: 1)
+            done = journaled(payer, "pay-1")
+            payer.journal.record(done.hash, MINED, block_number=1, gas_used=21_000)
+        journaled(payer, "pay-2", nonce=1)
+        payer.sender().resume_all(wait_seconds=3)
+        assert payer.statuses("pay-1") == [MINED]
+        assert (payer.nonce(), payer.received()) == (0, 0)
+
     def test_a_forgetful_server_is_no_reorganisation(self, chain, payer):
         """A receipt missing below many blocks was pruned: the journal's word stands."""
         first = payer.send("pay-1")
@@ -851,14 +876,15 @@ def test_a_transaction_is_for_one_chain(anvil, tmp_path):
         ledger.database.close()
 
 
-def journaled(payer, operation):
+def journaled(payer, operation, *, nonce=None):
     """Sign and journal a payment as `send` does, and stop before the broadcast."""
 
     def sign(nonce):
         intent = Intent(operation=operation, purpose="send", channel_id=None)
         return foreign(nonce=nonce, intent=intent, receiver=BOB, amount=ETHER, gwei=10)
 
-    return payer.journal.reserve(31337, SENDER, chain_nonce=payer.nonce(), sign=sign)
+    chain_nonce = payer.nonce() if nonce is None else nonce
+    return payer.journal.reserve(31337, SENDER, chain_nonce=chain_nonce, sign=sign)
 
 
 def foreign(*, nonce, intent=None, receiver=SENDER, amount=0, gwei=100):

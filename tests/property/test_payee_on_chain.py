@@ -593,11 +593,14 @@ class PayeeOnChain(RuleBasedStateMachine):
                 assert told == (channel.authorized, channel.spent, channel.signature)
 
     def fill_gaps(self):
-        """A transaction that ended in a block which is no more is not sent again by itself: the next new one
-        of its account takes its place."""
-        for entry in self.books.journal.beginning_with(""):
-            one = entry.transaction
-            if not entry.status.is_live and one.nonce == self.node.state.nonces.get(one.sender, 0):
+        """What ended in a block which is no more, or was mined there with nothing behind it,
+        is not sent again by itself: the next new one of its account takes its place."""
+        journal = self.books.journal
+        for entry in journal.beginning_with(""):
+            one, status = entry.transaction, entry.status
+            is_needed = status is TransactionStatus.MINED and journal.unfinished(CHAIN, sender=one.sender)
+            is_missing = one.nonce == self.node.state.nonces.get(one.sender, 0)
+            if is_missing and not (status.is_live or is_needed):
                 self.node.replace_first(one.sender)
 
     def check_recorded(self, hash, succeeded):
