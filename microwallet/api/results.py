@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from microwallet.payee.tally import Tally
     from microwallet.payer.balance import Balance as AssetBalance
 
-Status = Literal["opening", "open", "closing", "withdrawable", "finalized"]
+Status = Literal["opening", "abandoned", "open", "closing", "withdrawable", "finalized"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +129,7 @@ def channel_result(channel: PayerChannel | PayeeChannel, *, now: int) -> Channel
     def amount(base_units: int) -> Amount:
         return Amount(base_units, channel.asset)
 
-    status = state.status(now=now)
+    status = channel.status(now=now)
     is_closing = status in (ChannelStatus.CLOSING, ChannelStatus.WITHDRAWABLE)
     return Channel(
         channel_id=channel.channel_id,

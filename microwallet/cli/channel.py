@@ -57,12 +57,7 @@ def list_(
         notes: list[str] = []
         if not offline:
             channels, notes = _refreshed(wallet, channels)
-        dead = wallet.ledger.deposits.abandoned(channels)
-        shown = [
-            channel
-            for channel in channels
-            if everything or not (channel.state.finalized or channel.channel_id in dead)
-        ]
+        shown = [one for one in channels if everything or not (one.state.finalized or one.is_abandoned)]
         now = wallet.now()
     data = {"channels": [channel_document(channel, now=now) for channel in shown]}
     if not shown:

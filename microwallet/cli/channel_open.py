@@ -109,7 +109,7 @@ def _opened(made: MadeDeposit, *, now: int) -> Result:
     channel = made.channel
     text = (
         f"channel {id_and_label(channel)} is"
-        f" {channel.state.status(now=now)}: {money(channel, channel.state.deposit)} for"
+        f" {channel.status(now=now)}: {money(channel, channel.state.deposit)} for"
         f" {channel.descriptor.payee}{transaction_line(made.transaction_hash, made.gas_used)}"
     )
     return Result(data=deposit_document(made, now=now), text=text, notes=[next_step(channel, now=now)])

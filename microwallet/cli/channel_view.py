@@ -97,7 +97,7 @@ def _left(channel: Channel) -> Iterator[tuple[str, str]]:
 
 def status_of(channel: Channel, *, now: int) -> ChannelStatus:
     """The status; a chain that said its state at a later time than this machine's clock is believed."""
-    return channel.state.status(now=_clock(channel, now))
+    return channel.status(now=_clock(channel, now))
 
 
 def status_text(channel: Channel, *, now: int) -> str:

@@ -97,7 +97,7 @@ def _document(channel: PayeeChannel, captured: int, refunded: int, *, now: int) 
         "refunded": str(refunded),
         "asset": channel.asset.symbol,
         "decimals": channel.asset.decimals,
-        "status": str(channel.state.status(now=now)),
+        "status": str(channel.status(now=now)),
         "transactionHash": None,
         "gasUsed": None,
     }

@@ -18,6 +18,7 @@ class ChannelStatus(StrEnum):
     """Where a channel is in its life."""
 
     OPENING = "opening"
+    ABANDONED = "abandoned"
     OPEN = "open"
     CLOSING = "closing"
     WITHDRAWABLE = "withdrawable"
@@ -116,6 +117,10 @@ class Channel:
     voucher_known: bool = True
     """False while a rebuilt channel's highest voucher has not been imported: it must not pay."""
 
+    def status(self, *, now: int) -> ChannelStatus:
+        """The status at `now`, Unix seconds."""
+        return self.state.status(now=now)
+
     @property
     def remaining(self) -> int:
         """Base units that can still be authorized: none once the channel is finalized."""
@@ -138,6 +143,17 @@ class PayerChannel(Channel):
 
     label: str | None
     voucher_known: bool
+    open_abandoned: bool = False
+    """Whether its open was proven dead, as the ledger has it."""
+
+    def status(self, *, now: int) -> ChannelStatus:
+        """The status at `now`, Unix seconds."""
+        return ChannelStatus.ABANDONED if self.is_abandoned else self.state.status(now=now)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether its open was proven dead, and it is not on the chain after all."""
+        return self.open_abandoned and not self.state.exists
 
     @classmethod
     def new(

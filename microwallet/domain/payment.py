@@ -73,7 +73,7 @@ def next_payment(
 def require_open(channel: PayerChannel, *, now: int) -> None:
     """ChannelNotOpen or VoucherUnknown unless vouchers of the channel may be signed."""
     name = channel.name
-    status = channel.state.status(now=now)
+    status = channel.status(now=now)
     if status is not ChannelStatus.OPEN:
         raise ChannelNotOpen(
             f"channel {name} is {status}, not open: nothing was signed",
@@ -89,6 +89,7 @@ def require_open(channel: PayerChannel, *, now: int) -> None:
 
 _HINTS = {
     ChannelStatus.OPENING: "microwallet channel sync",
+    ChannelStatus.ABANDONED: "microwallet channel open {payee} DEPOSIT",
     ChannelStatus.CLOSING: "microwallet channel top-up {name} AMOUNT  (cancels the close)",
     ChannelStatus.WITHDRAWABLE: "microwallet channel withdraw {name}",
     ChannelStatus.FINALIZED: "microwallet channel open {payee} DEPOSIT",

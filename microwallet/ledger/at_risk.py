@@ -10,12 +10,10 @@ from microwallet.ledger.ledger import Ledger
 
 def money_at_risk(ledger: Ledger, address: Address) -> list[str]:
     """One line a channel that holds money of `address`, as its payer or its payee."""
-    paying = ledger.channels.list(finalized=False)
-    dead = ledger.deposits.abandoned(paying)
     holding = [
         f"{channel.name} holds {Amount(channel.state.refundable, channel.asset)}"
-        for channel in paying
-        if channel.descriptor.payer == address and channel.channel_id not in dead
+        for channel in ledger.channels.list(finalized=False)
+        if channel.descriptor.payer == address and not channel.is_abandoned
     ]
     owing = [
         f"{received.channel_id} owes {Amount(owed, received.asset)}"

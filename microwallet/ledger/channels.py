@@ -22,7 +22,10 @@ from microwallet.ledger.rows import (
     state_values,
 )
 
-_SELECT = f"SELECT {SELECTED}, label, voucher_known FROM channels"
+# Deposits are looked through only for a channel that is not on the chain.
+_OPEN_ABANDONED = f"""CASE deposit WHEN '{to_text(0)}' THEN EXISTS (SELECT 1 FROM deposits
+    WHERE deposits.channel_id = channels.channel_id AND kind = 'open' AND status = 'abandoned') ELSE 0 END"""
+_SELECT = f"SELECT {SELECTED}, label, voucher_known, {_OPEN_ABANDONED} FROM channels"
 _OLDEST, _NEWEST = "created_at, position", "created_at DESC, position DESC"
 """First; those of one second in the order in which they were added."""
 CANDIDATES = 10
@@ -259,5 +262,10 @@ def _left(channel: PayerChannel) -> str:
 
 
 def _channel(row: tuple[Any, ...]) -> PayerChannel:
-    *shared, label, voucher_known = row
-    return PayerChannel(**channel_fields(shared), label=label, voucher_known=bool(voucher_known))
+    *shared, label, voucher_known, open_abandoned = row
+    return PayerChannel(
+        **channel_fields(shared),
+        label=label,
+        voucher_known=bool(voucher_known),
+        open_abandoned=bool(open_abandoned),
+    )

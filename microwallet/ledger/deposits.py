@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from microwallet.domain.channel import PayerChannel
@@ -32,17 +32,6 @@ class Deposits:
     def pending(self) -> Sequence[Deposit]:
         """Deposits whose end is not known, oldest first."""
         return self._read("status = 'pending' ORDER BY created_at")
-
-    def abandoned(self, channels: Iterable[PayerChannel]) -> frozenset[ChannelId]:
-        """Those of the channels whose open was proven dead, and that are not on the chain after all."""
-        query = "SELECT channel_id FROM deposits WHERE kind = 'open' AND status = 'abandoned'"
-        with self._database.read() as connection:
-            opens = {channel_id for (channel_id,) in connection.execute(query)}
-        return frozenset(
-            channel.channel_id
-            for channel in channels
-            if channel.channel_id in opens and not channel.state.exists
-        )
 
     def of_channel(self, kind: DepositKind, channel_id: ChannelId) -> Sequence[Deposit]:
         """Every deposit of one kind into a channel, newest first."""

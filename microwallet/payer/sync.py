@@ -87,11 +87,10 @@ def sync(
         ]
         refreshed = refresh(first.ledger, first.reader_of, here, now=first.clock())
         notes += refreshed.notes
-        dead = first.ledger.deposits.abandoned(refreshed.channels)
         channels = [
             channel
             for channel in refreshed.channels
-            if channel.channel_id in added or not (channel.state.finalized or channel.channel_id in dead)
+            if channel.channel_id in added or not (channel.state.finalized or channel.is_abandoned)
         ]
     return Synced(added=added, channels=channels, deposits=deposits, transactions=transactions, notes=notes)
 

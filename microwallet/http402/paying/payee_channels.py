@@ -47,4 +47,4 @@ class PayeeChannels:
 
     def _open(self) -> Sequence[PayerChannel]:
         now = self._client.clock()
-        return [one for one in self.live() if one.state.status(now=now) is ChannelStatus.OPEN]
+        return [one for one in self.live() if one.status(now=now) is ChannelStatus.OPEN]

@@ -259,7 +259,11 @@ def test_sync_abandons_only_what_is_dead(alice, bob, chain, witness, monkeypatch
     (deposit,) = alice.run("channel", "sync", "--json").data["deposits"]
     assert (deposit["idempotencyKey"], deposit["status"]) == ("k1", "abandoned")
     assert alice.run("channel", "list", "--json").data["channels"] == []
-    assert len(alice.run("channel", "list", "--all", "--json").data["channels"]) == 1
+    [abandoned] = alice.run("channel", "list", "--all", "--json").data["channels"]
+    assert abandoned["status"] == "abandoned"
+    refused = alice.run("pay", abandoned["channelId"], "1 USDC", "--json")
+    assert (refused.exit_code, refused.error["code"]) == (4, "channel-not-open")
+    assert refused.error["hint"] == f"microwallet channel open {bob.address} DEPOSIT"
     finish(alice, witness, *arguments, base_units=TEN[1])
     assert [one["label"] for one in alice.run("channel", "list", "--json").data["channels"]] == ["coffee"]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from model import CHAIN, ESCROW, PAYER, keyed
 
-from microwallet.domain.channel import NO_CHANNEL
+from microwallet.domain.channel import NO_CHANNEL, ChannelStatus
 from microwallet.domain.deposit import Deposit, DepositKind, DepositStatus, Way
 from microwallet.domain.identifiers import ChainId
 from microwallet.errors import KeyMissing, UsageError
@@ -99,14 +99,13 @@ def test_an_abandoned_open_gives_its_label_free_and_can_be_revived(ledger):
     """Its channel stays, without the label; the same key takes it up again, with the label if it is free."""
     first = begin(ledger, ONE, "k1", "coffee")
     ledger.deposits.abandon(first)
-    missing = [one.payer_channel(deposit=0) for one in (ONE, TWO)]
-    assert ledger.deposits.abandoned(missing) == {ONE.channel_id}
-    assert ledger.deposits.abandoned([ONE.payer_channel(deposit=1)]) == frozenset()
-    assert ledger.channels.get(ONE.channel_id).label is None
+    abandoned = ledger.channels.get(ONE.channel_id)
+    assert (abandoned.status(now=9), abandoned.label) == (ChannelStatus.ABANDONED, None)
+    assert replace(abandoned, state=replace(NO_CHANNEL, deposit=1)).status(now=9) is ChannelStatus.OPEN
     ledger.deposits.revive(first, "coffee", now=99)
     revived = ledger.deposits.find("k1")
     assert (revived.status, revived.created_at) == (DepositStatus.PENDING, 99)
-    assert ledger.channels.find("coffee").channel_id == ONE.channel_id
+    assert ledger.channels.find("coffee").status(now=99) is ChannelStatus.OPENING
     ledger.deposits.abandon(first)
     begin(ledger, TWO, "k2", "coffee")
     with pytest.raises(UsageError, match="taken"):
@@ -124,8 +123,8 @@ def test_what_becomes_of_a_deposit_changes_no_other(ledger):
     assert ledger.deposits.find("k3") == replace(done, status=DepositStatus.DONE, created_at=7)
     assert ledger.deposits.find("k2") == replace(pending, created_at=7)
     assert [ledger.channels.get(one.channel_id).label for one in (ONE, TWO)] == ["k3 channel", "k2 channel"]
-    missing = [one.payer_channel(deposit=0) for one in (ONE, TWO, THREE)]
-    assert ledger.deposits.abandoned(missing) == {THREE.channel_id}
+    are_abandoned = [one.is_abandoned for one in ledger.channels.list(finalized=False)]
+    assert are_abandoned == [False, False, True]
     ledger.deposits.revive(abandoned, None, now=9)
     assert ledger.deposits.find("k3") == replace(done, status=DepositStatus.DONE, created_at=7)
     assert [deposit.idempotency_key for deposit in ledger.deposits.pending()] == ["k2", "k1"]
@@ -138,7 +137,8 @@ def test_an_abandoned_top_up_leaves_its_channel_alone(ledger):
     commit(ledger, top_up, ONE.payer_channel(deposit=1000), now=2)
     ledger.deposits.abandon(top_up)
     assert ledger.channels.find("coffee").channel_id == ONE.channel_id
-    assert ledger.deposits.abandoned([ONE.payer_channel(deposit=0)]) == frozenset()
+    ledger.channels.record_states({ONE.channel_id: NO_CHANNEL}, as_of=3)
+    assert not ledger.channels.get(ONE.channel_id).is_abandoned
 
 
 def test_deposits_of_a_chain(ledger):
