@@ -12,9 +12,9 @@ from microwallet.http402.charging.fee_policy import FeePolicy, fee_policy
 from microwallet.http402.charging.offers import Terms, offer_of
 from microwallet.http402.charging.rotating_secrets import RotatingSecrets
 from microwallet.http402.charging.routes import Routes, parse_routes
-from microwallet.http402.charging.settings import Settings
 from microwallet.http402.charging.settling import SettlingPolicy
 from microwallet.http402.charging.signed_deposit import RelayedToken
+from microwallet.http402.serving.settings import Settings
 from microwallet.http402.wire.challenge import PAYMENT_AUTHORIZATION, SECRET_LENGTH
 from microwallet.wallet import Wallet
 

@@ -23,21 +23,21 @@ from microwallet.errors import (
 )
 from microwallet.escrow.token_features import token_features
 from microwallet.http402.charging.asgi import Application
-from microwallet.http402.charging.behind_proxy import BehindProxy
 from microwallet.http402.charging.chain import PayeeChain
 from microwallet.http402.charging.channel_book import SILENCE_SECONDS
 from microwallet.http402.charging.deposit_relay import DepositRelay
 from microwallet.http402.charging.desk import Desk
 from microwallet.http402.charging.gateway import Gateway
-from microwallet.http402.charging.health import HEALTH_PATH, Health
 from microwallet.http402.charging.middleware import PaymentMiddleware
-from microwallet.http402.charging.renewal import Certificate
-from microwallet.http402.charging.request_log import RequestLog
 from microwallet.http402.charging.rotating_secrets import challenge_key
-from microwallet.http402.charging.server import serve
-from microwallet.http402.charging.settings import Settings
 from microwallet.http402.charging.settling import Settling
 from microwallet.http402.charging.signed_deposit import RelayedToken
+from microwallet.http402.serving.behind_proxy import BehindProxy
+from microwallet.http402.serving.health import HEALTH_PATH, Health
+from microwallet.http402.serving.renewal import Certificate
+from microwallet.http402.serving.request_log import RequestLog
+from microwallet.http402.serving.server import serve
+from microwallet.http402.serving.settings import Settings
 from microwallet.payee.exclusive import exclusive, settling_lock, watch_lock
 from microwallet.payee.in_hand import InHandHere
 from microwallet.payee.interruption import Interruption
@@ -86,7 +86,7 @@ def work(
     tells_of_chain: bool = True,
     tracebacks: bool = False,
 ) -> None:
-    """Sell what `app` serves until a signal comes, as http402.charging.server.serve does.
+    """Sell what `app` serves until a signal comes, as http402.serving.server.serve does.
 
     `emit` tells what happens to channels and, if it `tells_of_chain`, that the chain cannot be reached, or
     the certificate was renewed; `log` tells each request. Raises LedgerChanged once others have migrated or

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from microwallet.assortment import Assortment
 from microwallet.http402.charging.middleware import PaymentMiddleware
-from microwallet.http402.charging.settings import Settings
+from microwallet.http402.serving.settings import Settings
 from microwallet.selling import Shop
 from microwallet.wallet import Wallet
 

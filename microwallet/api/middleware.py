@@ -145,7 +145,7 @@ class PaymentMiddleware:
     def _new_service(self, wallet: Wallet) -> _Service:
         from microwallet.assortment import Assortment
         from microwallet.http402.charging import middleware
-        from microwallet.http402.charging.settings import Settings
+        from microwallet.http402.serving.settings import Settings
         from microwallet.selling import Shop
 
         _check_texts({"realm": self._realm, "settle-idle": self._settle_idle or ""})

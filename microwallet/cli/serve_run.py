@@ -19,19 +19,19 @@ from microwallet.cli.serve_view import serve_line, unsettled, what_is_sold
 from microwallet.domain.ports import Quiet
 from microwallet.errors import Interrupted, LedgerChanged, LedgerUnwritable
 from microwallet.http402.charging.asgi import Application
-from microwallet.http402.charging.line_log import LineLog, write_line
-from microwallet.http402.charging.listening import (
+from microwallet.http402.serving.line_log import LineLog, write_line
+from microwallet.http402.serving.listening import (
     bind,
     certificate_warnings,
     check_is_private,
     tls_context,
     url_of,
 )
-from microwallet.http402.charging.proxy import ReverseProxy
-from microwallet.http402.charging.renewal import Certificate
-from microwallet.http402.charging.request_log import request_line
-from microwallet.http402.charging.settings import Settings
-from microwallet.http402.charging.workers import Worker, Workers
+from microwallet.http402.serving.proxy import ReverseProxy
+from microwallet.http402.serving.renewal import Certificate
+from microwallet.http402.serving.request_log import request_line
+from microwallet.http402.serving.settings import Settings
+from microwallet.http402.serving.workers import Worker, Workers
 from microwallet.payee.exclusive import is_held, settling_lock
 from microwallet.selling import work
 from microwallet.wallet import Wallet

@@ -17,7 +17,7 @@ from microwallet.devnet.samples import ROUTES, sample_api
 from microwallet.devnet.trial import trial
 from microwallet.domain.ports import Quiet, Reporter
 from microwallet.errors import UsageError
-from microwallet.http402.charging.settings import Settings
+from microwallet.http402.serving.settings import Settings
 
 _IN_THE_WAY = ("ACCOUNT", "NETWORK", "PASSWORD_FILE", "RPC_URL", "TOKEN")
 """Variables that would win over the settings of the payer's home."""

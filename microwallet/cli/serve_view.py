@@ -14,7 +14,7 @@ from microwallet.domain.money import format_units
 if TYPE_CHECKING:
     from microwallet.assortment import Assortment
     from microwallet.http402.charging.routes import Route
-    from microwallet.http402.charging.settings import Settings
+    from microwallet.http402.serving.settings import Settings
     from microwallet.wallet import Wallet
 
 

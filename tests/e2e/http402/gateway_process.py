@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from microwallet.assortment import Assortment
-from microwallet.http402.charging.listening import bind
-from microwallet.http402.charging.settings import Settings
+from microwallet.http402.serving.listening import bind
+from microwallet.http402.serving.settings import Settings
 from microwallet.selling import work
 from microwallet.wallet import Wallet
 

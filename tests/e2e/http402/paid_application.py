@@ -12,8 +12,8 @@ from starlette.routing import Route
 
 from microwallet.assortment import Assortment
 from microwallet.http402.charging.middleware import PaymentMiddleware
-from microwallet.http402.charging.server import serve
-from microwallet.http402.charging.settings import Settings
+from microwallet.http402.serving.server import serve
+from microwallet.http402.serving.settings import Settings
 from microwallet.selling import Shop
 from microwallet.wallet import Wallet
 

@@ -11,7 +11,7 @@ from migrated import migrate
 
 from microwallet.domain.voucher import VoucherKey
 from microwallet.http402.charging.middleware import PaymentMiddleware
-from microwallet.http402.charging.request_log import RequestLog, request_line
+from microwallet.http402.serving.request_log import RequestLog, request_line
 from microwallet.ledger import database
 from microwallet.ledger.ledger import Ledger
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 import uvicorn
 
-from microwallet.http402.charging.bounded_protocol import BoundedProtocol, Bounds
+from microwallet.http402.serving.bounded_protocol import BoundedProtocol, Bounds
 
 SMALL = Bounds(
     connections=20,

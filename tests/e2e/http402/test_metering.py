@@ -17,7 +17,7 @@ from starlette.responses import FileResponse
 from microwallet.http402.charging import metering, till
 from microwallet.http402.charging.metering import is_charged
 from microwallet.http402.charging.middleware import PaymentMiddleware
-from microwallet.http402.charging.request_log import RequestLog
+from microwallet.http402.serving.request_log import RequestLog
 from microwallet.http402.wire.events import EventReader, EventSplitter, NeedVoucher
 from microwallet.http402.wire.receipt import SessionReceipt
 

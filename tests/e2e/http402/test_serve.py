@@ -13,7 +13,7 @@ import httpx
 import pytest
 from http402.running import PRICE, channels, fails
 
-from microwallet.http402.charging.request_log import request_line
+from microwallet.http402.serving.request_log import request_line
 from microwallet.http402.wire.challenge import offered_challenges
 
 

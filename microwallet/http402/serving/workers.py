@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from microwallet.domain.ports import Emit
 from microwallet.errors import LedgerError, MicrowalletError
-from microwallet.http402.charging.ending_signals import ending_signals
+from microwallet.http402.serving.ending_signals import ending_signals
 
 RESTARTS = 10
 """Workers that may be replaced within RESTART_SECONDS before all give up."""

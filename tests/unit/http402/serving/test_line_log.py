@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from microwallet.http402.charging import line_log
-from microwallet.http402.charging.line_log import LineLog, write_line
-from microwallet.http402.charging.request_log import RequestLog, request_line
+from microwallet.http402.serving import line_log
+from microwallet.http402.serving.line_log import LineLog, write_line
+from microwallet.http402.serving.request_log import RequestLog, request_line
 
 
 @pytest.fixture

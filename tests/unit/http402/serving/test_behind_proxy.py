@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from microwallet.errors import UsageError
-from microwallet.http402.charging.behind_proxy import BehindProxy
+from microwallet.http402.serving.behind_proxy import BehindProxy
 
 PROXY = "10.0.0.5"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from certificates import Authority
 
-from microwallet.http402.charging import renewal
-from microwallet.http402.charging.renewal import Certificate
-from microwallet.http402.charging.settings import Settings
+from microwallet.http402.serving import renewal
+from microwallet.http402.serving.renewal import Certificate
+from microwallet.http402.serving.settings import Settings
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from typing import Self
 
 from microwallet.domain.ports import Emit
 from microwallet.errors import UsageError
-from microwallet.http402.charging.listening import certificate_warnings, load_certificate, tls_context
-from microwallet.http402.charging.settings import Settings
+from microwallet.http402.serving.listening import certificate_warnings, load_certificate, tls_context
+from microwallet.http402.serving.settings import Settings
 
 RENEWAL_SECONDS = 2.0
 """Between two looks at the files of a certificate and its key."""

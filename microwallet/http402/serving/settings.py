@@ -12,9 +12,9 @@ from typing import Any, Self
 from microwallet.domain.duration import whole_seconds
 from microwallet.errors import UsageError, did_you_mean
 from microwallet.files import shell_path
-from microwallet.http402.charging.behind_proxy import networks
 from microwallet.http402.charging.routes import Unit
 from microwallet.http402.charging.setting_names import GUIDE, SettingNames
+from microwallet.http402.serving.behind_proxy import networks
 from microwallet.http402.wire.auth_fields import quoted
 
 DEFAULT_PORT = 8402

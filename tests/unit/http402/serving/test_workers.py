@@ -11,7 +11,7 @@ import pytest
 
 WORKERS = """
 import os, signal, socket, sys, time
-from microwallet.http402.charging.workers import Worker, Workers
+from microwallet.http402.serving.workers import Worker, Workers
 with socket.socket() as listening:
     role = Workers(2, listening, lambda *_: None).run()
 if isinstance(role, Worker):

@@ -17,8 +17,8 @@ import uvloop
 
 from microwallet.errors import Interrupted
 from microwallet.http402.charging.asgi import Application
-from microwallet.http402.charging.bounded_protocol import BoundedProtocol
-from microwallet.http402.charging.ending_signals import ending_signals
+from microwallet.http402.serving.bounded_protocol import BoundedProtocol
+from microwallet.http402.serving.ending_signals import ending_signals
 
 GRACE_SECONDS = 10
 """What requests in hand may still take when the gateway stops."""

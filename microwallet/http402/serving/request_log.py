@@ -14,8 +14,8 @@ from microwallet.domain.money import format_units
 from microwallet.domain.ports import Emit
 from microwallet.http402.charging.asgi import WARNING, Application, Message, Receive, Scope, Send
 from microwallet.http402.charging.bill import Bill
-from microwallet.http402.charging.line_log import Details
 from microwallet.http402.charging.middleware import BILL
+from microwallet.http402.serving.line_log import Details
 
 PATH_LIMIT = 512
 """Characters of a path."""

@@ -6,9 +6,9 @@ import pytest
 
 from microwallet.errors import UsageError
 from microwallet.http402.charging.fee_policy import fee_policy
-from microwallet.http402.charging.listening import bind, certificate_warnings, check_is_private
-from microwallet.http402.charging.proxy import ReverseProxy
-from microwallet.http402.charging.settings import Settings
+from microwallet.http402.serving.listening import bind, certificate_warnings, check_is_private
+from microwallet.http402.serving.proxy import ReverseProxy
+from microwallet.http402.serving.settings import Settings
 
 FILE = """
 upstream = "http://127.0.0.1:9000"

@@ -8,8 +8,8 @@ import json
 import pytest
 
 from microwallet.errors import LedgerBusy, NetworkError
-from microwallet.http402.charging import health
-from microwallet.http402.charging.health import Health
+from microwallet.http402.serving import health
+from microwallet.http402.serving.health import Health
 
 
 class Checked:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from microwallet.errors import PortTaken, UsageError
 from microwallet.files import shell_path
-from microwallet.http402.charging.settings import Settings
 from microwallet.http402.loopback import is_loopback
+from microwallet.http402.serving.settings import Settings
 from microwallet.http402.wire.timestamps import rfc3339
 
 BACKLOG = 1024

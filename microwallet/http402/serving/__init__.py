@@ -1,0 +1,1 @@
+"""The gateway as a program: its settings and processes, what it listens on, forwards to and logs."""
