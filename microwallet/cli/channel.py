@@ -35,7 +35,7 @@ command(
     'microwallet channel top-up coffee "5 USDC"',
     cls=TakesAmount,
 )(top_up)
-command(app, "close", "microwallet channel close coffee")(close)
+command(app, "close", "microwallet channel close coffee", "microwallet channel close --all")(close)
 command(app, "withdraw", "microwallet channel withdraw coffee --wait")(withdraw)
 command(app, "sync", "microwallet channel sync", "microwallet channel sync --voucher voucher.json")(sync)
 

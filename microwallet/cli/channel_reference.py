@@ -17,14 +17,13 @@ from microwallet.wallet import Wallet
 if TYPE_CHECKING:
     from microwallet.payer.paying_account import PayingAccount
 
-ChannelReference = Annotated[
-    str,
-    typer.Argument(
-        metavar="CHANNEL",
-        help="Id, prefix, label, or a payee with one open channel.",
-        autocompletion=completion.channels,
-    ),
-]
+_CHANNEL = typer.Argument(
+    metavar="CHANNEL",
+    help="Id, prefix, label, or a payee with one open channel.",
+    autocompletion=completion.channels,
+)
+ChannelReference = Annotated[str, _CHANNEL]
+OptionalChannelReference = Annotated[str | None, _CHANNEL]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -278,3 +279,86 @@ def test_a_channel_of_another_network_is_used_on_its_own(alice):
     assert refused.exit_code == 2
     offline = alice.run("channel", "show", "coffee", "--offline", "--json", env=without_url)
     assert offline.data["chainId"] == 31337
+
+
+class TestAll:
+    """`channel close --all`: every channel of the network, each as if it was named."""
+
+    @pytest.fixture
+    def tea(self, alice, bob) -> dict:
+        """Another channel, with 3 USDC."""
+        return alice.run("channel", "open", bob.address, "3 USDC", "--label", "tea", "--yes", "--json").data
+
+    def test_it_asks_once_for_all(self, alice, coffee, tea, witness):
+        """One screen tells what comes back of each and in all; nothing is sent before the yes."""
+        refused = alice.run("channel", "close", "--all", "--json")
+        assert (refused.exit_code, refused.error["code"]) == (2, "confirmation-required")
+        planned = alice.run("channel", "close", "--all", "--dry-run", "--json").data
+        assert [one["channelId"] for one in planned["channels"]] == [coffee["channelId"], tea["channelId"]]
+        single = alice.run("channel", "close", "tea", "--dry-run", "--json").data
+        assert int(planned["maxFee"]) > int(single["maxFee"])
+        told = alice.run("channel", "close", "--all", "--dry-run").stdout
+        of_each = ("close 2 channels", "at least 6 USDC", "at least 3 USDC", "in all      at least 9 USDC")
+        assert all(words in told for words in of_each)
+        assert witness.of(alice.address).transactions == 2
+
+    @pytest.mark.usefixtures("tea")
+    def test_each_is_closed(self, alice, coffee, payee_takes, witness):
+        """What is closing already is told, not repeated; what is finalized is left out."""
+        payee_takes(coffee, 4_000_000, close=True)
+        alice.run("channel", "open", coffee["payee"], "5 USDC", "--label", "cake", "--yes").succeeded()
+        alice.run("channel", "close", "tea", "--yes").succeeded()
+        before = witness.of(alice.address).transactions
+        closed = alice.run("channel", "close", "--all", "--yes", "--json")
+        stages = [(one["label"], one["stage"], one["transactionHash"]) for one in closed.data["channels"]]
+        assert [stage[:2] for stage in stages] == [("tea", "requested"), ("cake", "requested")]
+        assert (stages[0][2], closed.exit_code, "failed" in closed.data) == (None, 0, False)
+        assert "microwallet channel withdraw cake --wait" in closed.stderr
+        assert witness.of(alice.address).transactions == before + 1
+        again = alice.run("channel", "close", "--all", "--json")
+        assert (again.exit_code, len(again.data["channels"])) == (0, 2)
+
+    def test_what_fails_with_one_leaves_the_others_alone(self, alice, bob, coffee, tea, chain):
+        """One's account is not here any more: that is told, and is the exit code, when the rest is closed."""
+        other = alice.run("account", "create", "other", "--json").data["address"]
+        chain.node.add_native(other, 10**18)
+        chain.node.mint(chain.token, other, 10**7)
+        opened = alice.run(
+            "channel", "open", bob.address, "1 USDC", "--account", "other", "--yes", "--json"
+        ).data["channelId"]
+        (alice.path / "keys" / "accounts" / "other.json").unlink()
+        closed = alice.run("channel", "close", "--all", "--yes", "--json")
+        told = json.loads(closed.stdout)["data"]
+        ids = [one["channelId"] for one in told["channels"]]
+        assert ids == [coffee["channelId"], tea["channelId"]]
+        [failed] = told["failed"]
+        assert failed["channelId"] == opened
+        assert (closed.exit_code, failed["code"]) == (closed.error["exitCode"], closed.error["code"])
+        assert f"channel {opened} cannot be closed: " in alice.run("channel", "close", "--all").stdout
+
+    def test_all_are_withdrawn_after_one_wait(self, alice, coffee, tea, chain, witness):
+        """`--wait` requests every close before it waits for the first."""
+        process = alice.start(
+            "channel", "close", "--all", "--wait", "--yes", "--json",
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        while b"waiting" not in (line := process.stderr.readline()) or b"seconds" not in line:
+            assert line
+        assert witness.of(alice.address).transactions == 4
+        chain.node.advance(GRACE)
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode == 0
+        refunded = [one["refunded"] for one in json.loads(output)["data"]["channels"]]
+        assert refunded == [coffee["deposit"], tea["deposit"]]
+
+    def test_nothing_is_open(self, alice):
+        """That is no failure."""
+        told = alice.run("channel", "close", "--all")
+        assert (told.exit_code, told.stdout) == (0, "no channel is open\n")
+
+    @pytest.mark.parametrize("words", [(), ("coffee", "--all")])
+    def test_one_or_all(self, alice, words):
+        """Which is meant is never guessed."""
+        refused = alice.run("channel", "close", *words, "--yes", "--json")
+        assert (refused.exit_code, refused.error["code"]) == (2, "usage")
+        assert "name one channel, or say --all" in refused.error["message"]

@@ -31,6 +31,18 @@ def test_close_through_the_payee(alice, fetch, payee):
     assert payee.vouchers[-1] == (channel, 2_000)
 
 
+def test_all_are_closed_each_in_its_way(alice, bob, fetch, payee):
+    """`channel close --all` asks the payee of one, and requests the close of another, paid by hand alone."""
+    fetch()
+    alice.run("channel", "open", bob.address, "1 USDC", "--label", "coffee", "--yes").succeeded()
+    told = alice.run("channel", "close", "--all", "--dry-run").stdout
+    assert told.count("; asked of http://127.0.0.1:") == 1
+    assert "fee         none if the payee closes; else at most" in told
+    closed = alice.run("channel", "close", "--all", "--yes", "--json").data["channels"]
+    assert [(one["label"], one["stage"]) for one in closed] == [(None, "closed"), ("coffee", "requested")]
+    assert payee.vouchers[-1] == (closed[0]["channelId"], 1_000)
+
+
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
