@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from microwallet.wallet import Wallet
 
 _SHOWN = 20
+_NONE = "no channel is open"
 _LATER = f"requested now; withdrawn {CLOSE_GRACE_PERIOD // 60} minutes later at the earliest"
 
 Failure = tuple[PayerChannel, MicrowalletError]
@@ -64,6 +65,8 @@ def summary_of_all(
     on_chain: bool,
 ) -> str:
     """One screen before every channel is closed: what comes back of each, and of whom the close is asked."""
+    if not channels:
+        return "\n".join([*_failures(failed), _NONE])
     count = "1 channel" if len(channels) == 1 else f"{len(channels)} channels"
     lines = [f"close {count} on {wallet.network.described}"]
     asked = {one.channel_id: None if on_chain else _asked(wallet, one) for one in channels}
@@ -126,7 +129,7 @@ def result_of_all(results: Sequence[Result], failed: Sequence[Failure]) -> Resul
     errors = sorted((error for _, error in failed), key=lambda one: not isinstance(one, OutcomeUnknown))
     return Result(
         data=data,
-        text="\n".join(texts) or "no channel is open",
+        text="\n".join(texts) or _NONE,
         error=errors[0] if errors else None,
         notes=[note for result in results for note in result.notes],
     )

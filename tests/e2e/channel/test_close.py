@@ -353,8 +353,9 @@ class TestAll:
 
     def test_nothing_is_open(self, alice):
         """That is no failure."""
-        told = alice.run("channel", "close", "--all")
-        assert (told.exit_code, told.stdout) == (0, "no channel is open\n")
+        for words in ((), ("--yes",), ("--dry-run",)):
+            told = alice.run("channel", "close", "--all", *words)
+            assert (told.exit_code, told.stdout) == (0, "no channel is open\n")
 
     @pytest.mark.parametrize("words", [(), ("coffee", "--all")])
     def test_one_or_all(self, alice, words):
