@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from microwallet.config import Configuration, Paths
 from microwallet.domain.ports import Quiet
-from microwallet.errors import KeyMissing, KeyUnavailable, UnknownReference, UsageError
+from microwallet.errors import KeyMissing, KeyUnavailable, UnknownReference
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -197,23 +197,3 @@ class Home:
     def keys_held(self, account: Account) -> AbstractContextManager[None]:
         """One process at a time changes an account's password, or adds a voucher key under it."""
         return self.ledger.turns.turn(f"keys of {account.address}")
-
-    def remove_account(self, account: Account) -> None:
-        """Forget an account and its key for ever; UsageError while channels hold money of it.
-
-        In a write transaction, like whatever begins to need the key: it looks for it there.
-        """
-        with self.ledger.database.write():
-            self.require_removable(account)
-            self.accounts.remove(account.name)
-
-    def require_removable(self, account: Account) -> None:
-        """UsageError, with the channels, if they hold money that needs the account's key."""
-        from microwallet.ledger.at_risk import money_at_risk
-
-        if at_risk := money_at_risk(self.ledger, account.address):
-            raise UsageError(
-                f"account {account.name} is needed: " + "; ".join(at_risk),
-                hint="microwallet channel close, or microwallet payee close --all",
-                data={"atRisk": at_risk},
-            )

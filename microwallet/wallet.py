@@ -7,6 +7,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 from microwallet.domain.money import Asset
+from microwallet.errors import UsageError
 from microwallet.home import Home
 
 if TYPE_CHECKING:
@@ -199,3 +200,30 @@ class Wallet(Home):
             reporter=self.reporter,
             relayer=self.sender(self.relayer) if self.relayer else None,
         )
+
+    def remove_account(self, account: Account) -> None:
+        """Forget an account and its key for ever; UsageError while channels hold money of it.
+
+        In a write transaction, like whatever begins to need the key: it looks for it there.
+        """
+        with self.ledger.database.write():
+            self.require_removable(account)
+            self.accounts.remove(account.name)
+
+    def require_removable(self, account: Account) -> None:
+        """UsageError, with the channels, if they hold money that needs the account's key; or while a gateway
+        runs that is paid to it, which goes on selling."""
+        from microwallet.ledger.at_risk import money_at_risk
+        from microwallet.payee.exclusive import is_sold_for
+
+        if is_sold_for(self.paths.home, account.address):
+            raise UsageError(
+                f"account {account.name} is needed: a gateway that runs is paid to it",
+                hint="end `microwallet serve` first",
+            )
+        if at_risk := money_at_risk(self.ledger, account.address):
+            raise UsageError(
+                f"account {account.name} is needed: " + "; ".join(at_risk),
+                hint="microwallet channel close, or microwallet payee close --all",
+                data={"atRisk": at_risk},
+            )

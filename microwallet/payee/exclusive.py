@@ -28,6 +28,11 @@ def settling_lock(home: Path, chain_id: ChainId, payee: Address) -> Path:
     return home / f"payee-settling-{chain_id}-{payee}.lock"
 
 
+def is_sold_for(home: Path, payee: Address) -> bool:
+    """Whether a gateway runs that is paid to an account, on whatever chain."""
+    return any(is_held(path) for path in home.glob(f"payee-settling-*-{payee}.lock"))
+
+
 @contextmanager
 def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
     """Hold the lock of `path` for the block; yields False, without the lock, if it is taken and

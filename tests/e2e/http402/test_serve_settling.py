@@ -187,6 +187,21 @@ def test_a_second_gateway_says_whose_settings_count(serve, bob, chain, workers):
     assert warning["message"].startswith("another gateway with this account")
 
 
+def test_the_account_that_it_is_paid_to_is_not_removed(serve, pay, bob, chain):
+    """Not while it runs, though nothing is owed yet: nobody could take what it sells for then."""
+    gateway, lock = serve(), settling_lock(bob.path, chain.chain_id, bob.address)
+    while not is_held(lock):
+        time.sleep(0.01)
+    remove = ("account", "remove", bob.address, "--confirm", "bob", "--json")
+    refused = bob.run(*remove)
+    assert refused.exit_code == 2
+    assert "a gateway that runs is paid to it" in refused.error["message"]
+    assert pay(gateway.url).data["status"] == 200
+    assert gateway.end() == 0
+    assert bob.run("payee", "close", "--all", "--yes", "--json").data["channels"][0]["captured"] == "1000"
+    bob.run(*remove).succeeded()
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_close_beside_it_waits_for_what_is_being_served(serve, pay, bob, upstream, workers):
     """What is given back in the end is not taken, though it was reserved when `payee close` began."""
