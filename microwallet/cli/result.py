@@ -70,8 +70,8 @@ def output_lost(error: OSError, sent: str | None = None) -> MicrowalletError:
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """One JSON document and a line break on stdout."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    """One JSON document and a line break on stdout: in plain ASCII where stdout is not UTF-8."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=sys.stdout.encoding != "utf-8") + "\n")
     sys.stdout.flush()
 
 

@@ -85,3 +85,19 @@ def test_a_transaction_that_cannot_be_told(alice, into, how):
     assert said[told + 1].startswith(f"channel {channel['channelId']} (coffee) is open: 1 USDC for {PAYEE}")
     assert said[told + 2].startswith("transaction 0x")
     assert said[told + 3 :] == ["hint: microwallet balance"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_a_terminal_cannot_show_is_told_in_other_letters(alice, bob, encoding):
+    """A label in a script that the locale does not know: the result is told all the same, and is what it was
+    in a document, which is UTF-8 or plain ASCII."""
+    env = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    label = "tea \u2615\U0001f375"
+    opened = alice.run("channel", "open", bob.address, "1 USDC", "--label", label, "--yes", env=env)
+    assert opened.succeeded().stdout.startswith("channel 0x")
+    assert "(tea \\u2615\\U0001f375) is open" in opened.stdout
+    assert alice.run("channel", "show", label, "--json", env=env).data["label"] == label
+    refused = alice.run("channel", "show", label + "s", "--json", env=env)
+    assert refused.exit_code == 2
+    assert label in refused.error["message"]
+    assert alice.run("channel", "list", env=env).exit_code == 0
