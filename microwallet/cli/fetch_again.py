@@ -13,14 +13,18 @@ from microwallet.cli.fetch_secrets import SecretWords
 _KEY = "idempotency_key"
 
 
-def repeats(context: typer.Context) -> Callable[[str], str]:
-    """For the key of a request: the command as it was typed but for its secrets, with that key."""
+def repeats(context: typer.Context) -> Callable[..., str]:
+    """For the key of a request: the command as it was typed but for its secrets, with it, and more flags."""
     secret = SecretWords()
     words = " ".join([context.command_path, *_words(context, secret)])
     same = ["data on stdin"] if _reads_stdin(context.params) else []
     same += [f"${name}" for name in secret.variables]
     comment = f"  # with the same {' and '.join(same)}" if same else ""
-    return lambda key: f"{words} --idempotency-key {shlex.quote(key)}{comment}"
+
+    def again(key: str, more: str = "") -> str:
+        return " ".join(filter(None, [words, more, "--idempotency-key", shlex.quote(key)])) + comment
+
+    return again
 
 
 def _words(context: typer.Context, secret: SecretWords) -> Iterator[str]:

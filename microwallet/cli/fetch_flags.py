@@ -31,8 +31,8 @@ class FetchFlags:
     yes: bool
     dry_run: bool
     json: bool
-    repeats: Callable[[str], str]
-    """The command that repeats it under a key."""
+    repeats: Callable[..., str]
+    """The command that repeats it under a key, with more flags where they are given."""
 
     @property
     def seconds(self) -> float:

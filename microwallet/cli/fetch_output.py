@@ -25,16 +25,23 @@ _NOT_MODIFIED = 304
 
 
 class NotWritten(Exception):
-    """A file or stdout does not take what was received."""
+    """A file or stdout does not take what was received; `instead` are the flags by which something does."""
 
-    def __init__(self, error: OSError, *, is_stdout: bool = False) -> None:
-        self.has_no_reader = isinstance(error, BrokenPipeError)
-        super().__init__(
-            "what reads the output has gone away"
-            if self.has_no_reader
-            else f"the answer could not be written ({error.strerror or error})"
-        )
+    def __init__(
+        self, said: str, *, has_no_reader: bool = False, is_stdout: bool = False, instead: str = ""
+    ) -> None:
+        super().__init__(said)
+        self.has_no_reader = has_no_reader
         self.is_stdout = is_stdout
+        self.instead = instead
+
+    @classmethod
+    def after(cls, error: OSError, *, is_stdout: bool = False) -> NotWritten:
+        """What the system said to it."""
+        if isinstance(error, BrokenPipeError):
+            return cls("what reads the output has gone away", has_no_reader=True, is_stdout=is_stdout)
+        said = f"the answer could not be written ({error.strerror or error})"
+        return cls(said, is_stdout=is_stdout)
 
 
 @contextmanager
@@ -59,7 +66,7 @@ def output(path: str | None) -> Iterator[Callable[[bytes], None]]:
             while left:
                 left = left[file.write(left) :]
         except OSError as error:
-            raise NotWritten(error) from error
+            raise NotWritten.after(error) from error
 
     with file:
         yield write
@@ -85,7 +92,7 @@ def to_stdout() -> Iterator[None]:
         yield
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise NotWritten(error, is_stdout=True) from error
+        raise NotWritten.after(error, is_stdout=True) from error
 
 
 def _to_stdout(chunk: bytes) -> None:
@@ -126,5 +133,7 @@ class Body:
             self._print(b"\n")
 
     def _print(self, chunk: bytes) -> None:
+        if b"\0" in chunk and self._flags.output is None and sys.stdout.isatty():
+            raise NotWritten("the answer is binary, and would garble this terminal", instead="--output FILE")
         self._write(chunk)
         self._last = chunk[-1:] or self._last

@@ -139,9 +139,9 @@ class _Fetch:
         response.close()
         payments, is_stream = payments_of(response), is_metered(response)
         if not payments or (error.has_no_reader and is_stream):
-            failed = MicrowalletError(str(error))
+            failed = MicrowalletError(str(error), hint=error.instead)
         else:
-            again = self._flags.repeats(payments[-1].idempotency_key)
+            again = self._flags.repeats(payments[-1].idempotency_key, error.instead)
             hint = f"microwallet channel show {payments[-1].channel.name}" if is_stream else again
             failed = OutcomeUnknown(f"it was paid, but {error}", hint=hint)
         failed.streamed = error.is_stdout and self._flags.json

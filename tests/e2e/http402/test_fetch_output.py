@@ -6,9 +6,12 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import pexpect
 import pytest
+from http402 import payee_double
 from http402.payee_double import PAID_BODY, STREAM
 from unwritable import FULL, into_full, into_nowhere, needs_full
 
@@ -150,3 +153,48 @@ def test_a_stream_of_which_only_the_beginning_is_read(alice, payee, fetch):
     assert said[0].startswith("idempotency key: ")
     assert said[1].startswith("paid ")
     assert said[2:] == ["error: what reads the output has gone away"]
+
+
+BINARY = b"\x89PNG\x00\x00\x1b[2J"
+
+
+def at_a_terminal(wallet, *words):
+    """The exit code of a command, and all that its terminal got."""
+    child = pexpect.spawn(
+        sys.executable,
+        ["-m", "microwallet", *words],
+        env=wallet.environment,
+        timeout=20,
+        dimensions=(50, 300),
+    )
+    child.expect(pexpect.EOF)
+    child.close()
+    return child.exitstatus, child.before
+
+
+def test_a_paid_binary_answer_at_a_terminal(alice, payee, fetch, tmp_path, monkeypatch):
+    """It would garble it: nothing of it is printed, and the hint puts it into a file for no more money. With
+    `-o -` it is printed all the same."""
+    fetch()
+    monkeypatch.setattr(payee_double, "PAID_BODY", BINARY)
+    code, printed = at_a_terminal(alice, "fetch", payee.url + "/", "-H", "X-Of: ours")
+    *said, error, hint = printed.decode().splitlines()
+    assert code == 5
+    assert [line.partition(" ")[0] for line in said] == ["idempotency", "paid"]
+    assert error == "error: it was paid, but the answer is binary, and would garble this terminal"
+    command = ["microwallet", "fetch", payee.url + "/", "-H", "X-Of: ours", "--output", "FILE"]
+    words = shlex.split(hint.removeprefix("hint: "))
+    assert words[:-1] == [*command, "--idempotency-key"]
+    file = tmp_path / "answer"
+    again = alice.run(*[str(file) if word == "FILE" else word for word in words[1:]]).succeeded()
+    assert "nothing new was paid" in again.stderr
+    assert file.read_bytes() == BINARY
+    assert at_a_terminal(alice, "fetch", payee.url + "/", "-o", "-")[1].count(BINARY) == 1
+
+
+def test_a_free_binary_answer_at_a_terminal(alice, payee):
+    """Exit 1, as for other places that take no answer."""
+    payee.before = lambda handler, _: handler.answer(200, {}, BINARY) or True
+    code, printed = at_a_terminal(alice, "fetch", payee.url + "/")
+    said = ["error: the answer is binary, and would garble this terminal", "hint: --output FILE"]
+    assert (code, printed.decode().splitlines()) == (1, said)
