@@ -48,20 +48,23 @@ class NotWritten(Exception):
 def output(path: str | None) -> Iterator[Callable[[bytes], None]]:
     """Writes what is received to a file, a device or a pipe, or to stdout, at once, else raises NotWritten.
 
-    UsageError where the file cannot be opened.
+    UsageError where the file cannot be opened: it is made at once, and taken away if nothing comes.
     """
     if path in (None, "-"):
         yield _to_stdout
         return
+    target = Path(str(path)).expanduser()
+    is_new = not os.path.lexists(target)
     file = _opened(str(path))
-    is_old = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    has_come = False
 
     def write(chunk: bytes) -> None:
-        nonlocal is_old
+        nonlocal has_come
         try:
-            if is_old:  # what was there before stays until an answer has come
+            if is_regular and not has_come:  # what was there before stays until an answer has come
                 file.truncate(0)
-                is_old = False
+            has_come = True
             left = memoryview(chunk)
             while left:
                 left = left[file.write(left) :]
@@ -69,7 +72,11 @@ def output(path: str | None) -> Iterator[Callable[[bytes], None]]:
             raise NotWritten.after(error) from error
 
     with file:
-        yield write
+        try:
+            yield write
+        finally:
+            if is_new and not has_come and not os.fstat(file.fileno()).st_size:
+                target.unlink(missing_ok=True)
 
 
 def _opened(path: str) -> FileIO:

@@ -51,6 +51,20 @@ def test_an_empty_answer_in_a_file(fetch, payee, tmp_path, status, kept):
     assert file.read_bytes() == kept
 
 
+def test_a_file_in_which_nothing_came(alice, fetch, payee, tmp_path):
+    """None is left behind where there was none before. An empty answer is one, and makes an empty file."""
+    file = tmp_path / "answer"
+    refused = alice.run("fetch", payee.url + "/", "-o", file)
+    assert (refused.exit_code, file.exists()) == (2, False)
+    assert "this needs --yes" in refused.stderr
+    payee.before = lambda handler, _: handler.answer(304, {}) or True
+    fetch("-o", file).succeeded()
+    assert not file.exists()
+    payee.before = lambda handler, _: handler.answer(200, {}) or True
+    fetch("-o", file).succeeded()
+    assert file.read_bytes() == b""
+
+
 @pytest.mark.parametrize(
     ("output", "said", "hint"),
     [
