@@ -19,6 +19,7 @@ from microwallet.errors import (
     LedgerUnwritable,
     MicrowalletError,
     NetworkError,
+    PaymentRefused,
     UsageError,
 )
 from microwallet.escrow.token_features import token_features
@@ -59,6 +60,8 @@ PAUSE_FACTOR = 20
 """At least so many times as long as a look takes: the first at ten thousand channels, a second of a core."""
 FINISH_SECONDS = 5.0
 """For how long an ending worker waits for a transaction to be mined, or a ledger that takes nothing."""
+CLOSE_GAS = 65_000
+"""What the close of one channel takes, about."""
 TIDY_SECONDS = 600.0
 USABLE_SECONDS = 1.0
 """Between two looks whether the ledger was migrated, or its disk has failed."""
@@ -248,6 +251,7 @@ class Shop:
         """No failure ends it but LedgerChanged: it looks less and less often while one lasts, which it
         tells once, if it is not for `watch_chain` to tell."""
         pause, interruption = LOOK_SECONDS, Interruption(self._emit)
+        await self._look_into_purse()
         while True:
             begun, at = time.monotonic(), self._wallet.now()
             try:
@@ -265,6 +269,25 @@ class Shop:
                 interruption.ends()
                 pause = max(LOOK_SECONDS, PAUSE_FACTOR * (time.monotonic() - begun))
             await asyncio.sleep(min(pause, LONGEST_PAUSE))
+
+    async def _look_into_purse(self) -> None:
+        """Tell that who pays the gas cannot, before anything is owed."""
+
+        def has(wallet: Wallet) -> tuple[Address, int, int]:
+            purse = wallet.relayer or wallet.account_of(self._policy.payee)
+            return purse.address, wallet.reader.native_balance(purse.address), wallet.fees().cost(CLOSE_GAS)
+
+        try:
+            address, held, needed = await self._lookout.run(has)
+        except (NetworkError, PaymentRefused):  # told when it keeps from something
+            return
+        if held < needed:
+            network = self._wallet.network
+            message = (
+                f"{address} holds {network.coins(held)} on {network.name}, too little for the gas of a"
+                " close: what payers owe is lost once they take their money back"
+            )
+            self._emit("warning", {"message": message})
 
     async def _check_ledger(self) -> None:
         def check(wallet: Wallet) -> None:

@@ -130,12 +130,15 @@ def test_a_close_that_a_reorganisation_undid(serve, pay, alice, bob, chain):
 
 
 def test_a_purse_without_coin_is_told(serve, pay, bob, chain):
-    """It goes on selling; what is owed is kept."""
+    """Before anything is owed, as no close can be answered; it goes on selling, and what is owed is kept."""
     gateway = serve()
     pay(gateway.url).data  # noqa: B018
     gateway.end()
+    assert "warning" not in [line["event"] for line in gateway.events.seen]
     chain.rpc.call("anvil_setBalance", [bob.address, "0x0"])
     gateway = serve("--settle-above", "0.001 USDC")
+    said = gateway.events.next("warning")["message"]
+    assert said.startswith(f"{bob.address} holds 0 ETH on anvil, too little for the gas of a close: ")
     assert gateway.events.next("failed")["code"] == "insufficient-funds"
     pay(gateway.url).data  # noqa: B018
     assert gateway.end() == 0
