@@ -15,7 +15,8 @@ _TRUSTED, _ANY_CERTIFICATE = ("--cacert",), ("-k", "--insecure")
 _IN_QUERY, _ENCODED = ("-G", "--get"), ("--data-urlencode",)
 _UPLOAD, _COOKIE, _FORM = ("-T", "--upload-file"), ("-b", "--cookie"), ("-F", "--form")
 _GLOBAL = {"-s": "-q", "--silent": "-q", "-q": "-q", "--quiet": "-q", "--debug": "--debug"}
-_UNNEEDED = ("-S", "--show-error", "-N", "--no-buffer", "-g", "--globoff", "--compressed")
+_SILENT = ("-S", "--show-error", "-#", "--progress-bar", "--no-progress-meter")
+_UNNEEDED = (*_SILENT, "-N", "--no-buffer", "-g", "--globoff", "--compressed", "--http2")
 _TEXT = {"--data-raw": "--data", "--data-binary": "--data"}
 _OTHERWISE = {
     "-m": "--timeout",
@@ -25,13 +26,19 @@ _OTHERWISE = {
     **_TEXT,
 }
 """How `fetch` calls these."""
-_HEADERS = {"-A": "User-Agent", "--user-agent": "User-Agent", "-e": "Referer", "--referer": "Referer"}
+_HEADERS = {
+    **dict.fromkeys(("-A", "--user-agent"), "User-Agent: "),
+    **dict.fromkeys(("-e", "--referer"), "Referer: "),
+    **dict.fromkeys(("-r", "--range"), "Range: bytes="),
+}
 _TAKE_VALUE = frozenset({*_METHOD, *_URL, *_USER, *_TRUSTED, *_HEADERS, *_ENCODED, *_UPLOAD, *_COOKIE})
 _ALONE = frozenset({*_HEAD, *_NAMED, *_ANY_CERTIFICATE, *_IN_QUERY, *_GLOBAL, *_UNNEEDED})
 _ONCE = "--idempotency-key KEY  (with it the same command again pays once)"
+_IN_DOCUMENT = "--json  (has status and headers beside the body)"
 _NO_COOKIES = '-H "Cookie: NAME=VALUE"  (no file of cookies is read or kept)'
 UNLIKE = {
     **dict.fromkeys((*_COOKIE, "-c", "--cookie-jar"), _NO_COOKIES),
+    **dict.fromkeys(("-w", "--write-out", "-D", "--dump-header"), _IN_DOCUMENT),
     "--retry": _ONCE,
     "--resume": _ONCE,  # of `pay`, which has no request to repeat
     "--connect-timeout": "--timeout SECONDS  (for each wait)",
@@ -179,7 +186,7 @@ class _Line:
         if name in _TEXT and (value == "-" or (name == "--data-raw" and value.startswith("@"))):
             raise LookupError(name)  # a text to curl, a file to `fetch`
         if name in _HEADERS:
-            name, value = "-H", f"{_HEADERS[name]}: {value}"
+            name, value = "-H", f"{_HEADERS[name]}{value}"
         own = _OTHERWISE.get(name, name)
         if self._known[own].name == "data":
             self._data.append((own, value))

@@ -35,7 +35,11 @@ from microwallet.cli.main import main
         (["help", "chanels"], "did you mean channels?", "microwallet help"),
         (["fetch", "-X", "PUT", "http://x"], "No such option: -X", "microwallet fetch PUT http://x"),
         (["fetch", "http://x", "-I"], "No such option: -I", "microwallet fetch HEAD http://x --include"),
-        (["fetch", "-w", "%{http_code}", "http://x"], "No such option: -w", "microwallet fetch --help"),
+        (
+            ["fetch", "--resolve", "x:80:::1", "http://x"],
+            "No such option: --resolve",
+            "microwallet fetch --help",
+        ),
         (["fetch", "http://x", "--json={}"], "does not take a value", "microwallet fetch --help"),
         (["fetch", "POST"], "the URL is missing", "microwallet fetch POST URL"),
         (["fetch", "post", "-d", "x"], "the URL is missing", "microwallet fetch POST URL"),
@@ -78,7 +82,9 @@ def test_hint_is_the_command_meant(typed, said, hint, capsys):
         ("--url http://x --data-raw '{}'", "http://x --data '{}'"),
         ("http://x --data-binary @q.json --fail-with-body", "http://x --data @q.json --fail"),
         ("-A me -e http://y http://x", "http://x -H 'User-Agent: me' -H 'Referer: http://y'"),
+        ("-r 0-99 http://x", "http://x -H 'Range: bytes=0-99'"),
         ("-k http://x", "http://x"),
+        ("-# --http2 --no-progress-meter http://x", "http://x"),
         ("-G http://x -d a=b -d c", "http://x?a=b&c"),
         ("--get 'http://x/?q=1#part' --data-urlencode 'a=b c&d'", "'http://x/?q=1&a=b%20c%26d'"),
         ("-XPUT -G http://x -d a", "PUT http://x?a"),
@@ -131,6 +137,8 @@ def test_the_user_of_curl_is_a_header(capsys):
         ("-b jar http://x", '-H "Cookie: NAME=VALUE"  (no file of cookies is read or kept)'),
         ("-c jar http://x", '-H "Cookie: NAME=VALUE"  (no file of cookies is read or kept)'),
         ("--connect-timeout 3 http://x", "--timeout SECONDS  (for each wait)"),
+        ("-w '%{http_code}' http://x", "--json  (has status and headers beside the body)"),
+        ("-D - http://x", "--json  (has status and headers beside the body)"),
     ],
 )
 def test_what_has_no_counterpart_is_said(typed, hint, capsys):
