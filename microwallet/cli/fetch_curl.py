@@ -44,6 +44,8 @@ UNLIKE = {
     "--connect-timeout": "--timeout SECONDS  (for each wait)",
 }
 """What `fetch` has in place of options that it cannot be told to do."""
+BEHIND_URL = '-H "NAME: VALUE" sends a header, -d NAME=VALUE data'
+"""What it has in place of the words of HTTPie."""
 _BASIC = '"Authorization: Basic $(printf %s "$CREDENTIALS" | base64 | tr -d \'\\n\')"'
 
 

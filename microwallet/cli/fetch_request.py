@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microwallet import __version__
+from microwallet.cli.fetch_curl import BEHIND_URL
 from microwallet.cli.fetch_secrets import SecretWords
 from microwallet.cli.source import read_all
 from microwallet.errors import UsageError
@@ -138,7 +139,7 @@ def _check_order(first: str, second: str) -> None:
     if "://" in first and "://" not in second:
         raise UsageError(
             f"{second[:40]!r} stands behind the URL, where nothing is expected",
-            hint='-H "NAME: VALUE" sends a header, -d NAME=VALUE data',
+            hint=BEHIND_URL,
         )
 
 

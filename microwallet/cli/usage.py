@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from microwallet.cli.fetch_curl import UNLIKE, of_curl
+from microwallet.cli.fetch_curl import BEHIND_URL, UNLIKE, of_curl
 from microwallet.errors import UsageError
 
 _UNKNOWN_COMMAND = re.compile(r"(No such command '([^']*)'\. Did you mean '([^']*)')[^?]*\?")
@@ -27,7 +27,9 @@ def usage_error(error: typer.TyperException, arguments: Sequence[str]) -> UsageE
         hint = of_curl(arguments, context.command.params) or UNLIKE.get(option)
     if hint is None:
         meant = _meant(error, list(arguments))
-        hint = shlex.join(["microwallet", *meant]) if meant else f"{path} --help"
+        is_behind = path == "microwallet fetch" and "extra argument" in error.format_message()
+        otherwise = BEHIND_URL if is_behind else f"{path} --help"
+        hint = shlex.join(["microwallet", *meant]) if meant else otherwise
     return UsageError(_UNKNOWN_COMMAND.sub(r"\1?", error.format_message()), hint=hint)
 
 

@@ -41,6 +41,11 @@ from microwallet.cli.main import main
             "microwallet fetch --help",
         ),
         (["fetch", "http://x", "--json={}"], "does not take a value", "microwallet fetch --help"),
+        (
+            ["fetch", "POST", "http://x", "a=1", "X-B:2"],
+            "extra argument(s) (a=1 X-B:2)",
+            '-H "NAME: VALUE" sends a header, -d NAME=VALUE data',
+        ),
         (["fetch", "POST"], "the URL is missing", "microwallet fetch POST URL"),
         (["fetch", "post", "-d", "x"], "the URL is missing", "microwallet fetch POST URL"),
         (
