@@ -88,11 +88,13 @@ def fetch(
     """
     from microwallet.cli.fetch_again import repeats
     from microwallet.cli.fetch_flags import FetchFlags
-    from microwallet.cli.fetch_request import wanted
+    from microwallet.cli.fetch_request import check_units, wanted
     from microwallet.cli.fetch_run import run
 
+    words = [first] if second is None else [first, second]
+    check_units(words, {"--max-amount": max_amount, "--deposit": deposit})
     run(
-        wanted([first] if second is None else [first, second], header or (), data or (), form or ()),
+        wanted(words, header or (), data or (), form or ()),
         FetchFlags(
             output=output,
             include=include,

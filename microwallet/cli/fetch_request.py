@@ -7,7 +7,7 @@ import hashlib
 import mimetypes
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _BODY_LIMIT = 256 * 1024 * 1024
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
 _ALIKE = 0.65
+_NUMBER = re.compile(r"[\d.,]+")
 _FORM = "application/x-www-form-urlencoded"
 _OWN = ("payment-receipt", "payment-authorization", "accept-payment", "idempotency-key", "transfer-encoding")
 _NEEDED = ("host", "content-length")
@@ -124,6 +125,18 @@ def wanted(words: Sequence[str], headers: Sequence[str], data: Sequence[str], fo
         content=b"&".join(_data(text) for text in data) if data else None,
         files=[_field(text) for text in form],
     )
+
+
+def check_units(words: Sequence[str], amounts: Mapping[str, str | None]) -> None:
+    """UsageError for an amount in two words, whose unit would be taken for the method. `amounts` are the
+    values of flags."""
+    bare = {flag: amount for flag, amount in amounts.items() if amount and _NUMBER.fullmatch(amount)}
+    for word in words:
+        if bare and word.isalpha() and word.upper() not in _METHODS:
+            flag, amount = next(iter(bare.items()))
+            raise UsageError(
+                f"{word!r} may be a method, or the unit of {flag} {amount}", hint=f'{flag} "{amount} {word}"'
+            )
 
 
 def _check_order(first: str, second: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 
@@ -186,6 +187,25 @@ def test_what_is_not_sure_is_not_translated(typed, capsys):
     """Text that `fetch` would take for a file, a value that is missing, a word too many."""
     assert main(["fetch", *shlex.split(typed)]) == 2
     assert _hint(capsys) == "microwallet fetch --help"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "http://x --max-amount 0.05 USDC",
+        "--max-amount 0.05 USDC http://x",
+        "http://x --yes --deposit 1 eth --max-amount '1 eth'",
+        "--deposit 1 PURGE http://x",
+    ],
+)
+def test_a_unit_is_no_method(typed, capsys):
+    """Of an amount in two words, beside a URL: with its unit it is sure, whichever was meant."""
+    assert main(["fetch", *shlex.split(typed)]) == 2
+    said = capsys.readouterr().err
+    found = re.search(r"(--\S+) ([\d.]+) (\w+)(?: |$)", typed)
+    flag, number, unit = found.groups()
+    assert f"error: '{unit}' may be a method, or the unit of {flag} {number}\n" in said
+    assert f'hint: {flag} "{number} {unit}"\n' in said
 
 
 def _hint(capsys) -> str:
