@@ -49,8 +49,8 @@ def _meant(error: typer.TyperException, words: list[str]) -> list[str] | None:
 
 
 def _with_whole_amount(words: list[str]) -> list[str] | None:
-    """The words with the first number and the unit after it as one word: "10 USDC"."""
+    """The words with the first number, or "all", and the unit after it as one word: "10 USDC"."""
     for at, (number, unit) in enumerate(itertools.pairwise(words)):
-        if re.fullmatch(r"[\d.,]+", number) and re.fullmatch(r"[A-Za-z]{2,}", unit):
+        if re.fullmatch(r"[\d.,]+|all", number) and re.fullmatch(r"[A-Za-z]{2,}", unit):
             return [*words[:at], f"{number} {unit}", *words[at + 2 :]]
     return None
