@@ -161,6 +161,15 @@ class TestSelling:
         assert isinstance(first, str)
         assert again == first
 
+    def test_no_other_protocol_is_spoken(self, serve, upstream):
+        """A WebSocket would be passed on without being charged for: the upstream gets a plain GET."""
+        gateway = serve("--free", "/socket")
+        fields = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+        answer = httpx.get(gateway.url + "/socket", headers={**fields, "Sec-WebSocket-Key": "a" * 22 + "=="})
+        assert answer.status_code == 200
+        [(path, sent)] = upstream.asked
+        assert (path, "upgrade" in sent, "upgrade" in sent.get("connection", "")) == ("/socket", False, False)
+
     def test_text_is_for_people(self, bob, upstream):
         """Without --json one line when it listens and one when it stops; --quiet drops the requests'."""
         process = bob.start(
