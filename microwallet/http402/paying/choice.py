@@ -207,7 +207,8 @@ def _price(request: SessionRequest, asset: Asset, rules: PayerRules) -> Amount:
 
 def _told(refusals: Sequence[PaymentRefused]) -> str:
     if not refusals:
-        return "the server wants to be paid, and does not say how"
+        said = "the server wants to be paid, and has no challenge of the Payment scheme"
+        return f"{said}; x402 and L402 are not spoken here"
     reasons = "; ".join(refusal.message for refusal in refusals[:5])
     more = f"; and {len(refusals) - 5} more" if len(refusals) > 5 else ""
     offers = "the server's offer cannot" if len(refusals) == 1 else f"none of {len(refusals)} offers can"

@@ -127,8 +127,9 @@ def test_the_servers_order_counts():
 
 
 def test_no_offer_at_all():
-    """A 402 without a challenge, or with hundreds that cannot be paid, is told in one line."""
-    with pytest.raises(NoPayableChallenge, match="does not say how"):
+    """A 402 without a challenge, or with hundreds that cannot be paid, is told in one line. The server may
+    say how by other means."""
+    with pytest.raises(NoPayableChallenge, match="has no challenge of the Payment scheme; x402 and L402 are"):
         choose(Offered(challenges=(), rejected=()), RULES, now=NOW)
     with pytest.raises(NoPayableChallenge, match="and 95 more"):
         chosen(*[changed(chain_id=ChainId(1))] * 100)
