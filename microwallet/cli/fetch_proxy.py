@@ -41,7 +41,9 @@ def no_proxy(url: str) -> UsageError:
 
     user, at, host = ("", "", url) if "://" in url else url.rpartition("@")
     meant = whole_url(host, otherwise=_EXAMPLE, is_clear=True)
-    if at and meant != _EXAMPLE:
+    if url.startswith("socks") and "://" in url:
+        meant = f"socks5://{meant.partition('://')[2]}"
+    elif at and meant != _EXAMPLE:
         meant = f"http://{user}@{host}"
     return UsageError(
         f"{redacted(url)!r} is no proxy: http://, https:// or socks5:// and a host are expected",
