@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from microwallet.config import SETTINGS
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import Amount, check_amount, unit_of
@@ -174,14 +175,16 @@ def check_http_key(key: str) -> str:
 
 def _maximum(wallet: Wallet, name: str, given: str | Amount | None) -> dict[Address, int]:
     """The most of the asset it is in, base units, as given or else by the setting."""
+    configuration = wallet.configuration
     try:
-        amount = amount_of(wallet, wallet.configuration.get(name) if given is None else given)
-    except UnknownReference:
-        if given is not None or wallet.configuration.resolve(name).source != "default":
+        amount = amount_of(wallet, configuration.get(name) if given is None else given)
+    except UsageError as error:
+        if given is not None:
+            if isinstance(error, ZeroAmount) and name == "max-amount":
+                error.hint = "--no-pay  (pays nothing)"
             raise
-        return {}  # the network has no token of that name
-    except ZeroAmount as error:
-        if name == "max-amount":
-            error.hint = "--no-pay  (pays nothing)"
-        raise
+        if isinstance(error, UnknownReference) and configuration.resolve(name).source == "default":
+            return {}  # the network has no token of that name
+        instead = configuration.instead(name, SETTINGS[name].default)
+        raise type(error)(f"{name}: {error.message}", hint=instead) from error
     return {amount.asset.token: amount.base_units}
