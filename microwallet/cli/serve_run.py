@@ -17,7 +17,7 @@ from microwallet.cli.context import Stderr, open_wallet, verbosity
 from microwallet.cli.result import print_result, streaming
 from microwallet.cli.serve_view import serve_line, unsettled, what_is_sold
 from microwallet.domain.ports import Quiet
-from microwallet.errors import Interrupted, LedgerChanged, LedgerUnwritable
+from microwallet.errors import Interrupted, LedgerChanged, LedgerUnwritable, UsageError
 from microwallet.http402.charging.asgi import Application
 from microwallet.http402.serving.line_log import LineLog, write_line
 from microwallet.http402.serving.listening import (
@@ -72,6 +72,11 @@ def run_gateway(
         settings.require("routes", "what does a request cost?")
         with settings.names.naming("upstream"):
             proxy = ReverseProxy(settings.upstream or "")
+            if proxy.leads_to(settings.host, settings.port):
+                raise UsageError(
+                    f"{settings.upstream} is where the gateway itself listens",
+                    hint="give the upstream's own port, or another --port to the gateway",
+                )
         check_is_private(settings)
         tls_context(settings)  # files that are none are refused now too
         with open_wallet(

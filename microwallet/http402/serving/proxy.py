@@ -15,6 +15,7 @@ from microwallet.domain.whole_url import whole_url
 from microwallet.errors import UsageError
 from microwallet.http402.charging.answers import KEPT_LIMIT, plain_answer
 from microwallet.http402.charging.asgi import Receive, Scope, Send, client_leaves, plain_name, send_answer
+from microwallet.http402.loopback import is_loopback, parse_ip
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
@@ -65,6 +66,7 @@ class ReverseProxy:
             port = parts.port
         except ValueError as error:
             raise UsageError(f"{upstream[:200]!r} has no port that could be one") from error
+        self._address = (parts.hostname, port or (443 if parts.scheme == "https" else 80))
         self._url = (parts.scheme.encode(), parts.hostname.encode("idna"), port)
         self._host = parts.netloc.encode()
         self._timeout = {
@@ -74,6 +76,18 @@ class ReverseProxy:
             "pool": CONNECT_SECONDS,
         }
         self._pool = httpcore.AsyncConnectionPool(max_connections=CONNECTIONS, keepalive_expiry=15)
+
+    def leads_to(self, host: str, port: int) -> bool:
+        """Whether the upstream is what listens on a host and port of this machine itself."""
+        upstream, its_port = self._address
+        if its_port != port:
+            return False
+        its_ip, ip = parse_ip(upstream), parse_ip(host)
+        if ip is not None and ip.is_unspecified:
+            return is_loopback(upstream)
+        if ip is not None and its_ip is not None:
+            return ip == its_ip
+        return upstream == host or (is_loopback(upstream) and is_loopback(host))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, as ASGI 3 has it."""

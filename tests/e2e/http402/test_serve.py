@@ -216,6 +216,10 @@ class TestRefusals:
             assert fails(bob, "--upstream", url, *PRICE)["code"] == "usage", url
         bare = fails(bob, "--upstream", "127.0.0.1:19000", *PRICE)
         assert bare["hint"] == "--upstream http://127.0.0.1:19000"
+        everywhere = ("--host", "::", "--port", "80")
+        for url, more in (("http://localhost:8402", ()), ("http://[::1]", everywhere)):
+            itself = fails(bob, "--upstream", url, *PRICE, *more)["message"]
+            assert itself == f"--upstream: {url} is where the gateway itself listens"
         file = tmp_path / "gateway.toml"
         file.write_text("prot = 1")
         assert "did you mean port or" in fails(bob, "--config", file)["message"]
