@@ -711,6 +711,44 @@ def test_what_counts_already_is_signed_beside_for_nothing(spending, required):
     assert purchases.counted(held.channel.channel_id) == required
 
 
+@pytest.mark.parametrize("counted", [60, 30])
+def test_what_was_signed_beside_is_found_out_by_the_next_receipt(tmp_path, counted):
+    """A stream took 60, also what was signed for a request, which is signed for again; the answer to that is
+    lost. Once the request is known to be bought, by its first voucher, the other one is no longer waited for:
+    it is not spent if the stream counted all that it took, and all of it is if the stream counted less."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        purchases, offer = ledger.purchases, ServerAnswer(status=402, challenges=[HONEST])
+
+        def request(key, *script):
+            asked = Asked(method="GET", url=f"{URL}{key}", idempotency_key=key)
+            handshake = Handshake(lambda: client(ledger), asked)
+            return Server(iter([offer, *script])).drive(handshake.run())
+
+        def served(spent):
+            told = SessionReceipt(
+                timestamp=1,
+                challenge_id=offered(stream).challenge.id,
+                channel_id=ONE.channel_id,
+                chain_id=CHAIN,
+                accepted_cumulative=spent,
+                spent=spent,
+            )
+            return ServerAnswer(status=200, receipt=told.to_field())
+
+        stream = Handshake(lambda: client(ledger), Asked(method="GET", url=f"{URL}stream")).spending
+        taken = Server(iter(())).drive(stream.buy(offered(stream))).purchase
+        for script in ([NoAnswer("gone")], [wanting(90), ServerAnswer(status=200), NoAnswer("gone")]):
+            with pytest.raises(OutcomeUnknown):
+                request("k", *script)
+        assert request("k", served(90)).receipt_problems == []
+        assert [one.status for one in purchases.of_key("k")] == ["paid", "paid"]
+        purchases.settle([taken], counted)
+        assert purchases.counted(ONE.channel_id) == counted + 30 + 30
+        assert request("next", served(120)).receipt_problems == []
+        assert purchases.counted(ONE.channel_id) == ledger.channels.get(ONE.channel_id).spent == 60 + 30 + 30
+
+
 def test_what_a_stream_can_have_taken_is_told_of_one_moment(spending, monkeypatch):
     """A request beside it is given back, once the books have been looked at: all that was signed for both
     could be taken before that, and can be after it."""

@@ -25,7 +25,7 @@ from microwallet.http402.paying.handing_over import hand_over, tell
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.paying.receipts import BookedPayment, Books, read_receipt
 from microwallet.http402.paying.stream_session import StreamSession
-from microwallet.ledger.purchases import HttpRequest, Reserved, Unconfirmed
+from microwallet.ledger.purchases import Confirmation, HttpRequest, Reserved, Unconfirmed
 
 _MOST_RACES = 3
 """How often a channel is topped up again because other requests used up the deposit first."""
@@ -307,9 +307,10 @@ class Spending:
             charged_until=self.client.clock() + _LEAVING_SECONDS if is_left else 0,
         )
         ledger.purchases.settle(purchases, cost, confirmation)
-        if held.beside is not None:
-            ledger.purchases.settle([held.beside], held.beside.cost)
-        if cost > books.reserved or held.beside is not None:
+        besides = self._besides(held)
+        for beside in besides:  # its key has bought by another voucher: a later receipt tells what it was for
+            ledger.purchases.settle([beside], beside.cost, Confirmation(untold=beside.cost))
+        if cost > books.reserved or besides:
             cost = sum(one.cost for one in ledger.purchases.of_request(self.request) if one.is_paid)
         return BookedPayment(
             channel=self.newest(held.channel),
@@ -330,6 +331,14 @@ class Spending:
             return True
         ours = sum(one.cost for one in purchases if not one.is_paid)
         return self.client.ledger.purchases.uncertain(channel.channel_id) > ours
+
+    def _besides(self, held: Held) -> Sequence[Purchase]:
+        """What was signed beside an earlier run's purchase and waits for an answer: in this run, and in those
+        before, where it cannot have been for a stream."""
+        if not held.is_resumed or held.choice.is_open_ended:
+            return [] if held.beside is None else [held.beside]
+        live = (one for one in self._live() if one.status is PurchaseStatus.IN_FLIGHT)
+        return [one for one in live if one.id != held.purchase.id]
 
     def _books(self, purchases: Sequence[Purchase], held: Held, delivered: int) -> Books:
         ledger, reserved = self.client.ledger, held.reserved
