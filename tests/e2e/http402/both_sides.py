@@ -12,7 +12,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
-from http402.gateway_process import MOST_UNITS, PRICE
 
 from microwallet.errors import OutcomeUnknown, PaymentRefused
 from microwallet.escrow.reader import EscrowReader
@@ -98,21 +97,15 @@ class Books:
         for channel_id, voucher in self.vouchers.items():
             channel = self.channels[channel_id]
             assert voucher["spent"] <= voucher["authorized"] <= channel["authorized"] <= channel["deposit"]
-            assert int(voucher["spent"]) <= int(channel["spent"]) + self._may_be_eaten(channel_id)
+            purchases = [one for one in self.purchases if one["channel_id"] == channel_id]
+            sales = [one for one in self.sales if one["channel_id"] == channel_id]
+            assert int(voucher["spent"]) <= int(channel["spent"]) + eaten_by_streams(purchases, sales)
             assert channel["spent"] <= channel["authorized"]
-            assert int(voucher["spent"]) == _sum(self.sales, channel_id)
-            kept = [one for one in self.purchases if one["status"] != "returned"]
+            assert int(voucher["spent"]) == _cost(sales)
             counted = sum(int(channel[name]) for name in ("spent", "overdrawn", "uncharged"))
-            assert counted == _sum(kept, channel_id)
+            assert counted == _cost(_kept(purchases))
         bought = Counter(_voucher(one) for one in self.purchases)
         assert all(bought[one] == 1 for one in self._sale)
-
-    def _may_be_eaten(self, channel_id):
-        """Base units that a stream without an answer can have taken of what was given back since."""
-        waiting = [
-            one for one in self.purchases if one["status"] == "in-flight" and one["channel_id"] == channel_id
-        ]
-        return sum(MOST_UNITS * PRICE for one in waiting if " stream " in words_of(one))
 
     def differences(self):
         """Each logical request of which the books differ: its purchases, and base units that the payer has
@@ -120,12 +113,11 @@ class Books:
         found = []
         for purchases in self.by_key.values():
             sales = [self._sale[_voucher(one)] for one in purchases if _voucher(one) in self._sale]
-            kept = [one for one in purchases if one["status"] != "returned"]
+            kept = _kept(purchases)
             assert len(sales) <= 1, purchases
             assert sales or not any(one["status"] == "paid" for one in kept), purchases
             assert kept or not sales, purchases
-            more = sum(int(one["cost"]) for one in kept) - sum(int(one["cost"]) for one in sales)
-            if more:
+            if more := _cost(kept) - _cost(sales):
                 found.append((kept, more))
         taken_back = sum(int(one["uncharged"]) + int(one["overdrawn"]) for one in self.channels.values())
         assert sum(more for _, more in found) - taken_back == self.spent("channels") - self.spent("vouchers")
@@ -144,8 +136,26 @@ def _voucher(row):
     return row["channel_id"], row["cumulative_amount"]
 
 
-def _sum(rows, channel_id):
-    return sum(int(one["cost"]) for one in rows if one["channel_id"] == channel_id)
+def _cost(rows):
+    return sum(int(one["cost"]) for one in rows)
+
+
+def _kept(purchases):
+    return [one for one in purchases if one["status"] != "returned"]
+
+
+def eaten_by_streams(purchases, sales):
+    """Base units that streams of a channel were charged and the payer does not count for them: one that broke
+    off was charged for what was on its way, of what was signed for other requests."""
+    streams = {}
+    for one in purchases:
+        if " stream " in words_of(one):
+            streams.setdefault(one["idempotency_key"], []).append(one)
+    charged = {_voucher(one): int(one["cost"]) for one in sales}
+    return sum(
+        max(0, sum(charged.get(_voucher(one), 0) for one in bought) - _cost(_kept(bought)))
+        for bought in streams.values()
+    )
 
 
 def words_of(purchase):

@@ -11,7 +11,15 @@ from contextlib import suppress
 
 import httpx
 import pytest
-from http402.both_sides import Books, GatewayProcess, Programs, ask_again, balances, words_of
+from http402.both_sides import (
+    Books,
+    GatewayProcess,
+    Programs,
+    ask_again,
+    balances,
+    eaten_by_streams,
+    words_of,
+)
 from http402.fault_proxy import FAULTS, fault_proxy
 from http402.gateway_process import MOST_UNITS, PRICE
 from waiting import wait_until
@@ -289,6 +297,28 @@ def test_a_channel_that_was_closed(alice, bob, gateways, log):
     books.check()
     assert books.differences() == []
     assert books.served == {"GET fixed a": 1, "POST fixed b": 1}
+
+
+def test_what_streams_have_eaten():
+    """What they were charged above what the payer counts for each, whatever it counts too much for others."""
+
+    def purchase(name, amount, cost, status="paid"):
+        url = f"http://127.0.0.1/{name.split('-')[0]}/{name}"
+        bought = {"idempotency_key": name, "channel_id": "0x", "cumulative_amount": amount, "cost": cost}
+        return {**bought, "method": "GET", "url": url, "status": status}
+
+    purchases = [
+        purchase("stream-a", 1, 100),
+        purchase("stream-a", 2, 100),
+        purchase("stream-b", 3, 200),
+        purchase("stream-c", 4, 100, "in-flight"),
+        purchase("stream-d", 5, 100, "returned"),
+        purchase("stream-d", 6, 100),
+        purchase("fixed-e", 7, 100),
+    ]
+    charged = {1: 300, 3: 100, 4: 200, 6: 100, 7: 200}
+    sales = [{"channel_id": "0x", "cumulative_amount": at, "cost": cost} for at, cost in charged.items()]
+    assert eaten_by_streams(purchases, sales) == (300 - 200) + (200 - 100)
 
 
 def _check_differences(books):
