@@ -6,8 +6,10 @@ import json
 import signal
 import subprocess
 import threading
+import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +22,8 @@ from microwallet.paying import limits_of, paying_client
 from microwallet.wallet import Wallet
 
 HERE = Path(__file__).parent
+LEAVING_SECONDS = 60
+"""For how long a payee may go on charging for a stream that was left."""
 
 
 def start(home, program, *arguments):
@@ -186,6 +190,15 @@ def ask_again(alice, books):
                     http.request(
                         one["method"], one["url"], content=content, extensions={"idempotency_key": key}
                     )
+
+
+def ask_later(alice, url):
+    """One more request, once no stream that was left can be charged any more."""
+    with Wallet.open(environment=alice.environment) as wallet:
+        client = paying_client(wallet, limits_of(wallet), confirm=lambda _account, _plan: None)
+        later = replace(client, clock=lambda: int(time.time()) + LEAVING_SECONDS + 1)
+        with httpx.Client(transport=PayingTransport(lambda: later, httpx.HTTPTransport())) as http:
+            assert http.get(f"{url}/fixed/last").status_code == 200
 
 
 def balances(chain, *homes):
