@@ -89,16 +89,25 @@ def _derived(crypto: dict[str, Any], password: str, what: str) -> bytes:
 
 
 def _scrypt(password: str, parameters: dict[str, Any]) -> bytes:
+    """ValueError for parameters that are none, KeyUnavailable where there is too little memory."""
     n, r, p = parameters["n"], parameters["r"], parameters["p"]
-    return hashlib.scrypt(
-        _encoded(password),
-        salt=unhexed(parameters["salt"]),
-        n=n,
-        r=r,
-        p=p,
-        maxmem=128 * r * (n + p + 2),
-        dklen=32,
-    )
+    try:
+        return hashlib.scrypt(
+            _encoded(password),
+            salt=unhexed(parameters["salt"]),
+            n=n,
+            r=r,
+            p=p,
+            maxmem=128 * r * (n + p + 2),
+            dklen=32,
+        )
+    except (MemoryError, ValueError) as error:
+        if isinstance(error, ValueError) and "malloc failure" not in str(error):
+            raise
+        raise KeyUnavailable(
+            f"a key under a password takes {128 * r * n >> 20} MiB of memory, and there is not so much left",
+            hint="free -m; ulimit -v",
+        ) from error
 
 
 def _aes_128_ctr(key: bytes, nonce: bytes, data: bytes) -> bytes:

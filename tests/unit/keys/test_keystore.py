@@ -2,6 +2,8 @@
 
 import copy
 import json
+import resource
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from microwallet.errors import KeyUnavailable, UsageError
 from microwallet.keys import keystore
 from microwallet.keys.keystore import LIGHT_COST, STANDARD_COST, decrypt, encrypt
 
+STATM = Path("/proc/self/statm")
 SECRET = bytes.fromhex("7a28b5ba57c53603b0b07b56bba752f7784bf506fa95edc395f5cf6c7514fe9d")
 VECTOR_PBKDF2 = {
     "crypto": {
@@ -150,3 +153,22 @@ def test_a_key_outside_the_curve_is_refused(secret: bytes) -> None:
     crypto["mac"] = keccak(derived[16:32] + ciphertext).hex()
     with pytest.raises(UsageError, match=r"^it"):
         decrypt(document, "right", what="it")
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="this system does not tell how much memory a process has")
+def test_a_key_is_not_called_damaged_where_memory_is_short():
+    """Who reads that a key is none might throw it away; nothing is made of less than it takes, either."""
+    document = encrypt(SECRET, "password", cost=2)
+    document["crypto"]["kdfparams"]["n"] = STANDARD_COST
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(STATM.read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 2**26, hard))
+    try:
+        for attempt in (
+            lambda: decrypt(document, "password", what="the key of alice"),
+            lambda: encrypt(SECRET, "password", cost=STANDARD_COST),
+        ):
+            with pytest.raises(KeyUnavailable, match="256 MiB of memory"):
+                attempt()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
