@@ -143,6 +143,15 @@ class Configuration:
             return f'{name} = "{value}"  (in {PROJECT_FILE})'
         return f"microwallet config set {name} {shlex.quote(value)}"
 
+    def given(self) -> dict[str, str]:
+        """Variables for the settings of this run that the user file has not got, or has otherwise."""
+        resolved = {name: self.resolve(name) for name in SETTINGS}
+        return {
+            _variable(name): str(one.value)
+            for name, one in resolved.items()
+            if one.source not in ("user", "default")
+        }
+
     def section(self, name: str) -> dict[str, Any]:
         """A table of the user file, such as `networks`; empty when missing."""
         table = self.user.get(name, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -18,16 +19,13 @@ def watch_service(wallet: Wallet, interval: str, margin: str) -> str:
     command = [str(Path(program).absolute())] if installed else [sys.executable, "-m", "microwallet"]
     command += ["payee", "watch", "--interval", interval, "--margin", margin]
     command += ["--network", wallet.network.name, "--json"]
-    variables = {"MICROWALLET_HOME": str(wallet.paths.home.absolute())}
+    variables = {"MICROWALLET_HOME": str(wallet.paths.home.absolute())} | wallet.configuration.given()
     password_file = wallet.configuration.get("password-file")
     if password_file:
         variables["MICROWALLET_PASSWORD_FILE"] = str(Path(password_file).expanduser().absolute())
-    for name in (BACKEND_VARIABLE, "MICROWALLET_RPC_URL"):
-        if os.environ.get(name):
-            variables[name] = os.environ[name]
-    environment = "\n".join(
-        f'Environment="{name}={value.replace("%", "%%")}"' for name, value in variables.items()
-    )
+    if os.environ.get(BACKEND_VARIABLE):
+        variables[BACKEND_VARIABLE] = os.environ[BACKEND_VARIABLE]
+    environment = "\n".join(f'Environment="{name}={_escaped(value)}"' for name, value in variables.items())
     return f"""\
 # Save as ~/.config/systemd/user/microwallet-watch.service, then:
 #   systemctl --user enable --now microwallet-watch && loginctl enable-linger
@@ -47,7 +45,12 @@ WantedBy=default.target
 """
 
 
+def _escaped(text: str) -> str:
+    """A text within quotes as systemd reads it: its specifiers are not ours."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+
+
 def _quoted(word: str) -> str:
-    """A word as systemd reads it: its specifiers and variables are not ours."""
-    escaped = word.replace("%", "%%").replace("$", "$$")
-    return f'"{escaped}"' if " " in word else escaped
+    """A word of a command as systemd reads it: nor are its variables."""
+    escaped = _escaped(word).replace("$", "$$")
+    return escaped if shlex.quote(word) == word else f'"{escaped}"'

@@ -347,6 +347,17 @@ def test_it_prints_a_service(payee):
     assert "Restart=always" in unit
 
 
+def test_a_service_has_the_settings_of_this_run(payee):
+    """Those of flags and variables, which no file has: it would watch by another node, or pay too little."""
+    env = {"MICROWALLET_RELAYER": 'pay "100 %"\\', "MICROWALLET_MAX_FEE_GWEI": "900"}
+    words = ("payee", "watch", "--rpc-url", "http://127.0.0.1:9/key", "--print-service")
+    unit = payee.home.run(*words, env=env).succeeded().stdout
+    assert 'Environment="MICROWALLET_RPC_URL=http://127.0.0.1:9/key"' in unit
+    assert 'Environment="MICROWALLET_RELAYER=pay \\"100 %%\\"\\\\"' in unit
+    assert 'Environment="MICROWALLET_MAX_FEE_GWEI=900"' in unit
+    assert "WAIT_SECONDS" not in unit
+
+
 def test_a_locked_key_is_told_before_it_is_needed(payee, payers):
     """Without the password the watcher does not start at all."""
     payee.accept(payers.open(payee.address).voucher(6))
