@@ -201,6 +201,12 @@ class Wallet(Home):
             relayer=self.sender(self.relayer) if self.relayer else None,
         )
 
+    def unlock(self, *accounts: Account) -> None:
+        """Unlock the keys of accounts and the relayer's; KeyUnavailable now, not when a close is due."""
+        for account in dict.fromkeys([*accounts, self.relayer]):
+            if account is not None:
+                self.accounts.secret(account.name)
+
     def remove_account(self, account: Account) -> None:
         """Forget an account and its key for ever; UsageError while channels hold money of it.
 

@@ -160,7 +160,7 @@ class PaymentMiddleware:
         assortment = Assortment.of(wallet, settings)
         for message in assortment.routes.warnings():
             _log("warning", {"message": message})
-        wallet.accounts.secret(wallet.account.name)  # locked keys are found out now, not when a close is due
+        wallet.unlock(wallet.account)
         shop = Shop(wallet, assortment, realm=self._realm, emit=_log)
         charged = middleware.PaymentMiddleware(self._app, shop.gateway, is_dated=False)  # servers add a Date
         return _Service(wallet, shop, charged)

@@ -77,7 +77,7 @@ def watch(
                     if not outcome.channels:
                         Stderr().say(f"looked once at {wallet.network.name}: no close is due")
                     return
-                _check_keys(wallet)
+                _unlock_keys(wallet)
                 network_in_use = {"network": wallet.network.name, "chainId": wallet.network.chain_id}
                 events("watching", network_in_use)
 
@@ -106,12 +106,11 @@ def _fail_for(error: MicrowalletError | None) -> None:
         raise error
 
 
-def _check_keys(wallet: Wallet) -> None:
-    """Raise KeyUnavailable now rather than when a close is due and nobody is there."""
+def _unlock_keys(wallet: Wallet) -> None:
+    """Those of all accounts that are paid already; of all that could be, if none is."""
     payees = {channel.descriptor.payee for channel in wallet.ledger.vouchers.list(finalized=False)}
     accounts = wallet.accounts.list()
-    for account in [account for account in accounts if account.address in payees] or accounts:
-        wallet.accounts.secret(account.name)
+    wallet.unlock(*([account for account in accounts if account.address in payees] or accounts))
 
 
 @contextmanager

@@ -111,8 +111,7 @@ def sell(
     """
     listening, certificate = bind(settings), Certificate.load(settings)
     url = url_of(settings, listening.getsockname()[1])
-    for account in {wallet.account, wallet.relayer or wallet.account}:
-        wallet.accounts.secret(account.name)  # a locked key is found out now, not when a close is due
+    wallet.unlock(wallet.account)
     warnings = _warnings(wallet, settings, assortment)
 
     def work_as(worker: Worker) -> None:

@@ -363,3 +363,13 @@ def test_a_locked_key_is_told_before_it_is_needed(payee, payers):
     payee.accept(payers.open(payee.address).voucher(6))
     refused = payee.home.run("payee", "watch", env={"MICROWALLET_PASSWORD_FILE": ""})
     assert refused.exit_code == 6
+
+
+def test_a_locked_relayer_is_told_before_it_is_needed(payee, payers, tmp_path):
+    """Its key is needed for each close as the payee's is, and may be under a password of its own."""
+    payee.accept(payers.open(payee.address).voucher(6))
+    (tmp_path / "theirs").write_text("another password\n")
+    payee.home.run("account", "create", "relay", "--password-file", tmp_path / "theirs").succeeded()
+    refused = payee.home.run("payee", "watch", env={"MICROWALLET_RELAYER": "relay"}, timeout=20)
+    assert refused.exit_code == 6
+    assert "the password of the key of account relay is wrong" in refused.stderr
