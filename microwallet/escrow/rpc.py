@@ -22,6 +22,8 @@ Request = tuple[str, Sequence[Any]]
 BATCH_SIZE = 100
 LAG_SECONDS = 15
 """How long the nodes behind one address may lag behind what somebody has seen on the chain."""
+PROVEN_SECONDS = 60.0
+"""For how long an address that never fails is taken for the chain that it proved to be."""
 _ROUNDS = 3
 _FIRST_PAUSE = 0.15
 _RATE_LIMITED = frozenset({-32005, -32029, 429})
@@ -67,9 +69,10 @@ class Rpc:
     """One chain behind one or more addresses. Thread-safe; connections are opened on first use.
 
     `timeout` bounds each call or batch as a whole: connecting, retries and slow answers included.
-    With `chain_id`, every address proves its chain before its first answer is believed. `trace` is
-    told of every request; `network` is the name in hints, where it has one, `network_of` the name of a
-    network by its chain id, and `devnets` the addresses of the chain where it runs on this machine.
+    With `chain_id`, every address proves its chain before its first answer is believed, and again once it
+    has failed, and now and then. `trace` is told of every request; `network` is the name in hints, where it
+    has one, `network_of` the name of a network by its chain id, and `devnets` the addresses of the chain
+    where it runs on this machine.
     """
 
     def __init__(
@@ -92,7 +95,8 @@ class Rpc:
         self._network_of = network_of
         self._devnets = devnets
         self._trace = trace
-        self._proven: set[Endpoint] = set()
+        self._proven: dict[Endpoint, float] = {}
+        """When each address last proved its chain, by the monotonic clock."""
         self._preferred = 0
         self._ids = itertools.count(1)
 
@@ -162,6 +166,7 @@ class Rpc:
                 failures.setdefault(endpoint.shown, "timed out")
                 break
             except TransportError as error:
+                self._proven.pop(endpoint, None)  # what answers there next may be another chain
                 listens = error.sent
                 was_asked = was_asked or error.sent
                 failures[endpoint.shown] = str(error).replace("timed out", f"timed out ({self._timeout:g} s)")
@@ -207,7 +212,8 @@ class Rpc:
         return up if self.chain_id in (None, LOCAL_CHAIN_ID) else f"{up} --chain-id {self.chain_id}"
 
     def _ask(self, endpoint: Endpoint, requests: Sequence[Request], deadline: Deadline) -> list[Any]:
-        if self.chain_id is not None and endpoint not in self._proven:
+        proven_at = self._proven.get(endpoint, float("-inf"))
+        if self.chain_id is not None and time.monotonic() - proven_at >= PROVEN_SECONDS:
             (found,) = self._exchange(endpoint, [("eth_chainId", ())], deadline)
             self._prove(endpoint, found)
         answers = self._exchange(endpoint, requests, deadline)
@@ -229,7 +235,7 @@ class Rpc:
                 f"{endpoint.shown} is chain {chain_id}; chain {self.chain_id} is expected",
                 hint=f"--network {other}" if other else f"microwallet network show{self._name}",
             )
-        self._proven.add(endpoint)
+        self._proven[endpoint] = time.monotonic()
 
     def _exchange(self, endpoint: Endpoint, requests: Sequence[Request], deadline: Deadline) -> list[Any]:
         methods = Counter(method for method, _ in requests)

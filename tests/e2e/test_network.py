@@ -250,6 +250,30 @@ def test_every_fallback_address_proves_its_chain():
         rpc.call("eth_blockNumber")
 
 
+@pytest.mark.parametrize("is_away_first", [True, False])
+def test_an_address_that_becomes_another_chain_is_refused(monkeypatch, is_away_first):
+    """Under a gateway that runs on: a node proves its chain again once it was away, and from time to time."""
+    node = {"answer": ok}
+
+    def answer(request):
+        return node["answer"](request)
+
+    with (
+        serving(answer) as server,
+        Rpc([server.url], timeout=5, chain_id=31337) as rpc,
+    ):
+        assert rpc.call("eth_blockNumber") == "0x7a69"
+        if is_away_first:
+            node["answer"] = FAULTS["500"]
+            with pytest.raises(NetworkError, match="HTTP 500"):
+                rpc.call("eth_blockNumber")
+        else:
+            monkeypatch.setattr("microwallet.escrow.rpc.PROVEN_SECONDS", 0)
+        node["answer"] = lambda request: ok(request, "0x1")
+        with pytest.raises(WrongChain, match="is chain 1; chain 31337 is expected"):
+            rpc.call("eth_blockNumber")
+
+
 @pytest.mark.parametrize("fault", ["500", "html", "silence", "not http"])
 def test_the_next_address_answers_where_one_fails(fault):
     """Several addresses are one chain; the one that answered is asked first from then on."""
