@@ -89,13 +89,21 @@ class Paths:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Paths:
-        """MICROWALLET_HOME moves everything but the tool cache; else the platform's data folder."""
-        home = environment.get("MICROWALLET_HOME")
-        if not home:
-            import platformdirs
+        """MICROWALLET_HOME moves everything but the tool cache; else the platform's data folder.
 
-            home = platformdirs.user_data_dir("microwallet", appauthor=False)
-        return cls(home=Path(home).expanduser().absolute(), environment=environment)
+        UsageError for a user who has none.
+        """
+        home = environment.get("MICROWALLET_HOME")
+        try:
+            if not home:
+                import platformdirs
+
+                home = platformdirs.user_data_dir("microwallet", appauthor=False)
+            return cls(home=Path(home).expanduser().absolute(), environment=environment)
+        except RuntimeError as error:
+            raise UsageError(
+                "this user has no home folder to keep a wallet in", hint="export MICROWALLET_HOME=/a/folder"
+            ) from error
 
 
 class Configuration:

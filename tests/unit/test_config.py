@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import resource
 
 import pytest
@@ -88,3 +89,18 @@ def test_tables_of_networks_tokens_and_escrows_are_settings(tmp_path):
     with configuration(tmp_path).editing() as content:
         content |= {"network": "a", "networks": {"a": {}}, "tokens": {"1": {}}, "escrows": {"1": []}}
     assert configuration(tmp_path).section("networks") == {"a": {}}
+
+
+@pytest.mark.parametrize("named", [None, "~/wallet"])
+def test_a_user_without_a_home_folder_is_told_what_to_name(monkeypatch, named):
+    """As in a container that runs under a number: no folder is made where it happens to be."""
+
+    def unknown(_):
+        raise KeyError("uid")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match="no home folder") as caught:
+        Paths.from_environment({"MICROWALLET_HOME": named} if named else {})
+    assert caught.value.hint == "export MICROWALLET_HOME=/a/folder"
