@@ -26,7 +26,7 @@ Text = Callable[[str, Details], str]
 def write_line(descriptor: int, event: str, details: Details, text: Text | None = None) -> None:
     """One line at once, for whoever has nothing else to do."""
     with suppress(OSError):  # nobody reads any more
-        _write_all(descriptor, _line(event, details, text).encode())
+        _write_all(descriptor, _encoded(_line(event, details, text)))
 
 
 class LineLog:
@@ -74,14 +74,14 @@ class LineLog:
     def _write(self) -> None:
         piece = b""
         while self._lines:
-            line = self._lines.popleft().encode()
+            line = _encoded(self._lines.popleft())
             if len(piece) + len(line) > WHOLE:
                 _write_all(self._descriptor, piece)
                 piece = b""
             piece += line
         if self._lost:
             lost, self._lost = self._lost, 0
-            piece += _line("lines-lost", {"lines": lost}, self._text).encode()
+            piece += _encoded(_line("lines-lost", {"lines": lost}, self._text))
         _write_all(self._descriptor, piece)
 
 
@@ -89,6 +89,11 @@ def _line(event: str, details: Details, text: Text | None) -> str:
     if text is not None:
         return text(event, details) + "\n"
     return json.dumps({"event": event, "time": int(time.time()), **details}) + "\n"
+
+
+def _encoded(line: str) -> bytes:
+    """A line as it is written; the bytes of a path that are no text, in other letters."""
+    return line.encode(errors="backslashreplace")
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

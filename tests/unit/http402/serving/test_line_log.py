@@ -36,6 +36,24 @@ def test_every_line_comes_whole_and_in_order(pipe):
     assert abs(lines[0]["time"] - time.time()) < 60
 
 
+def test_a_path_that_is_no_text_keeps_no_later_line_back(pipe):
+    """A folder whose name is in another encoding, in the error of its disk: what is told after it is told."""
+    reader, writer = pipe
+    folder = os.fsdecode(b"/caf\xe9")
+
+    def text(event, _details):
+        return f"{event} {folder}"
+
+    log = LineLog(writer.fileno(), text)
+    log("failed", {})
+    time.sleep(3 * line_log.COLLECT_SECONDS)
+    log("resumed", {})
+    log.close()
+    write_line(writer.fileno(), "stopped", {}, text)
+    told = [rb"failed /caf\udce9", rb"resumed /caf\udce9", rb"stopped /caf\udce9"]
+    assert reader.read(1 << 16).splitlines() == told
+
+
 def test_a_reader_that_does_not_read_holds_nothing_up(pipe, monkeypatch):
     """Lines beyond what may wait are lost, and their number is told later."""
     reader, writer = pipe
