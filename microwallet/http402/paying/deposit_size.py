@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from microwallet.domain.channel import PayerChannel
+from microwallet.domain.channel import ChannelStatus, PayerChannel
 from microwallet.domain.deposit import Deposit, deposited
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.money import DEPOSIT_LIMIT, Amount
@@ -76,6 +76,11 @@ class DepositSize:
             return f"{silent}; ", "microwallet channel sync --voucher FILE  (ask the payee for it), or "
         if channel is None and (busy := self._channels.busy()) is not None:
             return f"{busy}; ", ""
+        if (closing := self._channels.closing()) is not None:
+            held = Amount(closing.state.refundable, closing.asset)
+            wait = "" if closing.status(now=self._client.clock()) is ChannelStatus.WITHDRAWABLE else " --wait"
+            instead = f"microwallet channel withdraw {closing.name}{wait}, or "
+            return f"channel {closing.name} is closing and holds {held} of it; ", instead
         if (taken := self._taken()) is not None:
             because = f"a reorganisation may have taken what was deposited into channel {taken.name}; "
             return because, "microwallet channel sync, or "

@@ -45,6 +45,10 @@ class PayeeChannels:
         busy = next((one for one in self._open() if one.channel_id in self._client.sessions), None)
         return None if busy is None else f"a stream that runs has channel {busy.name} to itself"
 
+    def closing(self) -> PayerChannel | None:
+        """One whose close is requested: what is deposited in it does not pay, and comes back."""
+        return next((one for one in self.live() if one.state.close_requested_at), None)
+
     def _open(self) -> Sequence[PayerChannel]:
         now = self._client.clock()
         return [one for one in self.live() if one.status(now=now) is ChannelStatus.OPEN]

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from model import CHAIN, ESCROW, PAYEE, PAYER, TOKEN, USDC, keyed
 
+from microwallet.domain.channel import CLOSE_GRACE_PERIOD
 from microwallet.domain.deposit import Deposit, DepositKind, DepositStatus, Way
 from microwallet.domain.identifiers import NATIVE_TOKEN
 from microwallet.domain.money import DEPOSIT_LIMIT, Amount, Asset
@@ -92,6 +93,20 @@ def test_no_deposit_beyond_the_limit(funding, channel, most, needed, left, in_al
     )
     assert caught.value.hint == f'--deposit "{Amount(needed, USDC)}"'
     assert caught.value.in_all == Amount(in_all, USDC)
+
+
+@pytest.mark.parametrize(("requested", "words"), [(10, "--wait"), (10 - CLOSE_GRACE_PERIOD, None)])
+def test_a_limit_that_a_closing_channel_uses_up(funding, ledger, requested, words):
+    """It is said where the money is, and how it comes back."""
+    made = funding({"deposit": 100, "authorized": 0}, most=120)
+    state = replace(ledger.channels.get(ONE.channel_id).state, close_requested_at=requested)
+    ledger.channels.record_states({ONE.channel_id: state}, as_of=10)
+    with pytest.raises(
+        DepositAboveLimit, match=f"channel {ONE.channel_id} is closing and holds 0.0001 "
+    ) as caught:
+        made.preview(TERMS)
+    withdraw = " ".join(filter(None, ["microwallet channel withdraw", ONE.channel_id, words]))
+    assert caught.value.hint == f'{withdraw}, or --deposit "{Amount(30, USDC)}"'
 
 
 @pytest.mark.parametrize(("channel", "in_all"), [(NEW, 600), (SHORT, 700)])
