@@ -16,7 +16,7 @@ from microwallet.domain.channel import PayerChannel
 
 if TYPE_CHECKING:
     from microwallet.escrow.calls import Call
-    from microwallet.escrow.delivery import Receipt
+    from microwallet.escrow.receipt import Receipt
     from microwallet.payer.paying_account import PayingAccount
     from microwallet.payer.withdraw import Withdrawal
     from microwallet.wallet import Wallet

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
-from microwallet.domain.identifiers import TxHash, hexed
+from microwallet.domain.identifiers import hexed
 from microwallet.domain.ports import (
     GasBudget,
-    JournalEntry,
     Reporter,
     SignedTransaction,
     TransactionJournal,
@@ -33,13 +29,12 @@ from microwallet.escrow.node_answer import NodeAnswer, answer_of
 from microwallet.escrow.reader import (
     Mined,
     find_mined,
+    is_of_this_chain,
     read_count,
-    read_head,
     read_mined,
     read_quantity,
-    start_of_chain,
 )
-from microwallet.escrow.reverts import contract_reverted
+from microwallet.escrow.receipt import Receipt, why_reverted
 from microwallet.escrow.rpc import LAG_SECONDS, Rpc, RpcError
 from microwallet.escrow.signing import signed_call
 
@@ -62,26 +57,6 @@ Cancel = Callable[[Sequence[SignedTransaction], str], Sequence[SignedTransaction
 
 class OutOfBudget(PaymentRefused):
     """A higher fee that the gas budget has no room for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
-    """A mined transaction that succeeded; gas price and fee in wei."""
-
-    hash: TxHash
-    block_number: int
-    gas_used: int
-    effective_gas_price: int | None
-    logs: tuple[Any, ...]
-    data_fee: int = 0
-    """What a rollup took for the data, beside the gas."""
-
-    @property
-    def cost(self) -> int | None:
-        """Wei that it took, beside its value; None where the price is not known any more."""
-        if self.effective_gas_price is None:
-            return None
-        return self.gas_used * self.effective_gas_price + self.data_fee
 
 
 class Delivery:
@@ -306,17 +281,7 @@ class Delivery:
         )
 
     def _finished(self, transaction: SignedTransaction, mined: Mined) -> Receipt:
-        where, found = self._rpc.shown, mined.fields
-        if str(found.get("transactionHash", "")).lower() != transaction.hash:
-            raise NetworkError(f"{where} answered the receipt of another transaction")
-        receipt = Receipt(
-            hash=transaction.hash,
-            block_number=read_count(found.get("blockNumber"), where),
-            gas_used=read_count(found.get("gasUsed"), where),
-            effective_gas_price=read_quantity(found.get("effectiveGasPrice"), where),
-            logs=mined.logs,
-            data_fee=read_quantity(found.get("l1Fee") or "0x0", where),
-        )
+        receipt = Receipt.of(transaction.hash, mined, self._rpc.shown)
         # First: once the journal has it, what was set aside long ago counts no more.
         if self._gas_budget is not None and receipt.cost is not None:
             self._gas_budget.record(transaction.operation, receipt.cost)
@@ -327,24 +292,8 @@ class Delivery:
             gas_used=receipt.gas_used,
         )
         if not mined.succeeded:
-            raise self._reverted(transaction, receipt)
+            raise why_reverted(self._rpc, transaction, receipt)
         return receipt
-
-    def _reverted(self, transaction: SignedTransaction, receipt: Receipt) -> MicrowalletError:
-        """The reason of a mined revert, found by doing the call again before its block."""
-        call, gas = signed_call(transaction)
-        request = call.request(transaction.sender) | {"gas": hex(gas)}
-        doing = f"{transaction.purpose} ({transaction.hash})"
-        try:
-            self._rpc.call("eth_call", [request, hex(receipt.block_number - 1)])
-        except RpcError as error:
-            failure = contract_reverted(error.revert_data or b"", doing, otherwise=error.rpc_message)
-        except NetworkError:
-            failure = contract_reverted(b"", doing)
-        else:
-            failure = contract_reverted(b"", doing, otherwise="in its block, though not one block before")
-        failure.data = {"transactionHash": transaction.hash, "gasUsed": receipt.gas_used}
-        return failure
 
     def _replaced(self) -> TransactionReplaced:
         for attempt in self._attempts:
@@ -387,8 +336,3 @@ def look(rpc: Rpc, attempts: Sequence[SignedTransaction]) -> tuple[list[Mined | 
         + [("eth_getTransactionCount", [attempts[0].sender, "latest"])]
     )
     return [read_mined(receipt, rpc.shown) for receipt in receipts], read_count(count, rpc.shown)
-
-
-def is_of_this_chain(rpc: Rpc, entry: JournalEntry) -> bool:
-    """Whether it was signed since the chain was started; one that was started anew never had the others."""
-    return (entry.created_at or 0) >= start_of_chain(partial(read_head, rpc))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from microwallet.domain.channel import ChannelState
@@ -16,6 +17,7 @@ from microwallet.domain.identifiers import (
     keccak,
     word,
 )
+from microwallet.domain.ports import JournalEntry
 from microwallet.errors import EscrowMissing, NetworkError
 from microwallet.escrow.rpc import Request, Rpc, RpcError
 
@@ -308,6 +310,11 @@ def start_of_chain(head: Callable[[int], Head]) -> int:
     except NetworkError:  # a server without the first block
         return 0
     return first.timestamp if first.number == 0 else 0
+
+
+def is_of_this_chain(rpc: Rpc, entry: JournalEntry) -> bool:
+    """Whether it was signed since the chain was started; one that was started anew never had the others."""
+    return (entry.created_at or 0) >= start_of_chain(partial(read_head, rpc))
 
 
 def _head(found: Any, where: str) -> Head:

@@ -25,16 +25,18 @@ from microwallet.errors import (
     TransactionReverted,
 )
 from microwallet.escrow.calls import Call
-from microwallet.escrow.delivery import CANCEL, Delivery, OutOfBudget, Receipt, is_of_this_chain
+from microwallet.escrow.delivery import CANCEL, Delivery, OutOfBudget
 from microwallet.escrow.fees import Fees, bump, cap_in_wei
 from microwallet.escrow.hopeless import why_hopeless
 from microwallet.escrow.network import Network
 from microwallet.escrow.quotes import Quote, check_funds, quote, quote_again, with_margin
 from microwallet.escrow.reader import (
     find_all_mined,
+    is_of_this_chain,
     read_count,
     transaction_count,
 )
+from microwallet.escrow.receipt import Receipt
 from microwallet.escrow.reservation import reserved
 from microwallet.escrow.rpc import Rpc
 from microwallet.escrow.signing import Intent, sign_transaction

@@ -14,9 +14,9 @@ from microwallet.errors import (
     TransactionReverted,
 )
 from microwallet.escrow import calls
-from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import EscrowEvents
 from microwallet.escrow.quotes import with_margin
+from microwallet.escrow.receipt import Receipt
 from microwallet.escrow.reverts import ContractReverted, revert_of
 from microwallet.escrow.rpc import Rpc, RpcError
 from microwallet.escrow.transactions import TransactionSender

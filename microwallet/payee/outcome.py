@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from microwallet.domain.channel import PayeeChannel
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.errors import MicrowalletError, OutcomeUnknown, RefundUndeliverable, TransactionReverted
-from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import ChannelClosed, EscrowEvents, Settled
+from microwallet.escrow.receipt import Receipt
 from microwallet.escrow.reverts import ContractReverted
 from microwallet.payee.captures import PlannedCapture
 

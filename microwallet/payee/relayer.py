@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from microwallet.domain.ports import JournalEntry, TransactionStatus
 from microwallet.escrow import authorizations, calls
 from microwallet.escrow.calls import Call, Capture
-from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.reader import EscrowReader
+from microwallet.escrow.receipt import Receipt
 from microwallet.escrow.signing import signed_call
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.payee.captures import Action

@@ -19,9 +19,9 @@ from microwallet.errors import (
     OutcomeUnknown,
     TransactionReverted,
 )
-from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import EscrowEvents
 from microwallet.escrow.reader import EscrowReader, ReaderOf
+from microwallet.escrow.receipt import Receipt
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.ledger.vouchers import Vouchers
 from microwallet.payee.capture_sender import CaptureSender, most_gas

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import Asset
 from microwallet.escrow.calls import approve
-from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.reader import EscrowReader
+from microwallet.escrow.receipt import Receipt
 from microwallet.escrow.transactions import TransactionSender
 
 

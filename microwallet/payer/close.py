@@ -16,7 +16,7 @@ from microwallet.errors import (
     TransactionReverted,
 )
 from microwallet.escrow import calls
-from microwallet.escrow.delivery import Receipt
+from microwallet.escrow.receipt import Receipt
 from microwallet.escrow.rpc import LAG_SECONDS
 from microwallet.payer.paying_account import PayingAccount
 from microwallet.payer.refresh import refreshed

@@ -9,9 +9,9 @@ from microwallet.domain.identifiers import Address
 from microwallet.domain.money import Amount, Asset
 from microwallet.errors import IdempotencyMismatch, InsufficientFunds, UsageError
 from microwallet.escrow.calls import Call, transfer
-from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.quotes import Quote
 from microwallet.escrow.reader import EscrowReader
+from microwallet.escrow.receipt import Receipt
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.ledger.journal import Journal
 from microwallet.ledger.ledger import Ledger

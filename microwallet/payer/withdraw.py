@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from microwallet.domain.channel import PayerChannel
 from microwallet.errors import ChannelNotOpen, CloseNotReady, NetworkError, TransactionReverted
 from microwallet.escrow import calls
-from microwallet.escrow.delivery import Receipt
+from microwallet.escrow.receipt import Receipt
 from microwallet.escrow.reverts import ContractReverted
 from microwallet.payer.close import require_on_chain, shown
 from microwallet.payer.paying_account import PayingAccount

@@ -20,10 +20,10 @@ from microwallet.errors import (
     TransactionReplaced,
     TransactionReverted,
 )
-from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import ChannelOpened, EscrowEvents, TopUp
 from microwallet.escrow.quotes import Quote
 from microwallet.escrow.reader import EscrowReader
+from microwallet.escrow.receipt import Receipt
 from microwallet.escrow.signing import signed_call
 from microwallet.escrow.token_features import authorization_state, authorization_was_carried_out
 from microwallet.escrow.transactions import TransactionSender

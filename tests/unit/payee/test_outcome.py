@@ -8,8 +8,8 @@ import pytest
 from model import PAYEE, PAYER, keyed
 
 from microwallet.errors import NetworkError, OutcomeUnknown, RefundUndeliverable, TransactionReverted
-from microwallet.escrow.delivery import Receipt
 from microwallet.escrow.events import TopUp
+from microwallet.escrow.receipt import Receipt
 from microwallet.escrow.reverts import ContractReverted
 from microwallet.payee.captures import PlannedCapture
 from microwallet.payee.outcome import RUN_AGAIN, Captured, Failure, Outcome, read_receipt
