@@ -770,9 +770,14 @@ class TestTogether:
         mined = [payer.entries(f"process-{n}-{k}")[-1].transaction.nonce for n in range(2) for k in range(10)]
         assert sorted(mined) == list(range(20))
 
-    def test_a_crashed_process_does_not_block_the_next(self, payer):
-        """What it signed and never sent is sent for it, or all later nonces would wait for ever."""
-        journaled(payer, "crashed")
+    @pytest.mark.parametrize("behind", [False, True])
+    def test_a_crashed_process_does_not_block_the_next(self, payer, monkeypatch, behind):
+        """What it signed and never sent is sent for it, or all later nonces would wait for ever: also where
+        its clock was behind the start of the chain."""
+        with monkeypatch.context() as earlier:
+            if behind:
+                earlier.setattr(payer.journal, "_clock", lambda: 1)
+            journaled(payer, "crashed")
         receipt = payer.send("pay-1", 2 * ETHER)
         assert receipt.block_number
         assert (payer.nonce(), payer.received()) == (2, 3 * ETHER)

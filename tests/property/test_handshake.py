@@ -711,19 +711,23 @@ def test_what_counts_already_is_signed_beside_for_nothing(spending, required):
     assert purchases.counted(held.channel.channel_id) == required
 
 
+@pytest.mark.parametrize("is_late", [False, True])
 @pytest.mark.parametrize("counted", [60, 30])
-def test_what_was_signed_beside_is_found_out_by_the_next_receipt(tmp_path, counted):
+def test_what_was_signed_beside_is_found_out_by_the_next_receipt(tmp_path, counted, is_late):
     """A stream took 60, also what was signed for a request, which is signed for again; the answer to that is
     lost. Once the request is known to be bought, by its first voucher, the other one is no longer waited for:
-    it is not spent if the stream counted all that it took, and all of it is if the stream counted less."""
+    it is not spent if the stream counted all that it took, and all of it is if the stream counted less. So
+    too where it `is_late`, and is known to whoever sent the first voucher."""
     with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
         ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
         purchases, offer = ledger.purchases, ServerAnswer(status=402, challenges=[HONEST])
 
-        def request(key, *script):
+        def handshake(key):
             asked = Asked(method="GET", url=f"{URL}{key}", idempotency_key=key)
-            handshake = Handshake(lambda: client(ledger), asked)
-            return Server(iter([offer, *script])).drive(handshake.run())
+            return Handshake(lambda: client(ledger), asked)
+
+        def request(key, *script):
+            return Server(iter([offer, *script])).drive(handshake(key).run())
 
         def served(spent):
             told = SessionReceipt(
@@ -736,17 +740,41 @@ def test_what_was_signed_beside_is_found_out_by_the_next_receipt(tmp_path, count
             )
             return ServerAnswer(status=200, receipt=told.to_field())
 
-        stream = Handshake(lambda: client(ledger), Asked(method="GET", url=f"{URL}stream")).spending
+        stream = handshake("stream").spending
         taken = Server(iter(())).drive(stream.buy(offered(stream))).purchase
-        for script in ([NoAnswer("gone")], [wanting(90), ServerAnswer(status=200), NoAnswer("gone")]):
-            with pytest.raises(OutcomeUnknown):
-                request("k", *script)
-        assert request("k", served(90)).receipt_problems == []
+        first = handshake("k").run()
+        next(first)
+        first.send(offer)
+        with pytest.raises(OutcomeUnknown):
+            request("k", wanting(90), ServerAnswer(status=200), NoAnswer("gone"))
+        if is_late:
+            with pytest.raises(StopIteration) as ended:
+                first.send(served(90))
+            payment = ended.value.value
+        else:
+            payment = request("k", served(90))
+        assert (payment.amount, payment.receipt_problems) == (30 + 30, [])
         assert [one.status for one in purchases.of_key("k")] == ["paid", "paid"]
         purchases.settle([taken], counted)
         assert purchases.counted(ONE.channel_id) == counted + 30 + 30
         assert request("next", served(120)).receipt_problems == []
         assert purchases.counted(ONE.channel_id) == ledger.channels.get(ONE.channel_id).spent == 60 + 30 + 30
+
+
+def test_what_an_earlier_run_of_a_stream_bought_is_waited_for(spending):
+    """It was for what came of the stream then, of which no receipt tells now. What this run signed beside it
+    is known to have bought."""
+    request = SessionRequest.parse(offered(spending).request.to_object() | {"unitType": "event"})
+    choice, server = replace(offered(spending), request=request), Server(iter(()))
+    held = server.drive(spending.buy(choice))
+    more = server.drive(spending.buy_more(held, spending.terms(choice), continues=True))
+    again = spending.resumed(choice, held.purchase)
+    signed = server.drive(spending.signed_beside(again, 90))
+    spending.settled([held.purchase], signed, None, owes_receipt=False)
+    told = {
+        one.id: one.status for one in spending.client.ledger.purchases.of_key(held.purchase.idempotency_key)
+    }
+    assert told == {held.purchase.id: "paid", more.purchase.id: "in-flight", signed.beside.id: "paid"}
 
 
 def test_what_a_stream_can_have_taken_is_told_of_one_moment(spending, monkeypatch):

@@ -333,12 +333,11 @@ class Spending:
         return self.client.ledger.purchases.uncertain(channel.channel_id) > ours
 
     def _besides(self, held: Held) -> Sequence[Purchase]:
-        """What was signed beside an earlier run's purchase and waits for an answer: in this run, and in those
-        before, where it cannot have been for a stream."""
-        if not held.is_resumed or held.choice.is_open_ended:
+        """What else was signed for it and waits for an answer: in this run, and in others, where it cannot
+        have been for a stream."""
+        if held.choice.is_open_ended:
             return [] if held.beside is None else [held.beside]
-        live = (one for one in self._live() if one.status is PurchaseStatus.IN_FLIGHT)
-        return [one for one in live if one.id != held.purchase.id]
+        return [one for one in self._live() if one.status is PurchaseStatus.IN_FLIGHT]
 
     def _books(self, purchases: Sequence[Purchase], held: Held, delivered: int) -> Books:
         ledger, reserved = self.client.ledger, held.reserved
