@@ -697,18 +697,30 @@ class TestReorganisation:
         assert payer.statuses("pay-1") == [MINED]
 
     def test_what_a_reorganisation_took_from_below_is_sent_again(self, chain, payer, held):
-        """What was done and is not any more has the nonce that another waits for: the same bytes go out."""
+        """What was done and is not any more has the nonce that another waits for: the same bytes go out, and
+        nothing of what is done still."""
         held.release()
+        payer.send("pay-0")
         first = payer.send("pay-1")
         chain.rpc.call("evm_setAutomine", [False])
         second = pending(payer, "pay-2")
         chain.rpc.call("anvil_reorg", [1, []])
         held.drop(first.hash)
         held.release()
-        assert payer.nonce() == 0
-        assert payer.sender().resume("pay-2").hash == second
-        assert (payer.nonce(), payer.received()) == (2, 2 * ETHER)
-        assert [payer.statuses(operation) for operation in ("pay-1", "pay-2")] == [[MINED], [MINED]]
+        assert payer.nonce() == 1
+        sent = set()
+
+        def note(request, answer):
+            if request["method"] == "eth_sendRawTransaction":
+                sent.add(request["params"][0])
+            return answer
+
+        with forwarder(chain.rpc_url, change=note) as url, Rpc([url], timeout=5) as rpc:
+            assert payer.sender(rpc).resume("pay-2").hash == second
+        assert (payer.nonce(), payer.received()) == (3, 3 * ETHER)
+        entries = [payer.entries(operation) for operation in ("pay-1", "pay-2")]
+        assert [[one.status for one in found] for found in entries] == [[MINED], [MINED]]
+        assert sent == {hexed(found[-1].transaction.raw) for found in entries}
 
     def test_a_chain_that_was_started_anew_gets_nothing_of_the_one_before(self, payer, monkeypatch):
         """Its nonces are free as well: what was done on another chain is not to be done on this one."""
