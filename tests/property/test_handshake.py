@@ -755,17 +755,32 @@ def test_what_was_signed_beside_is_found_out_by_the_next_receipt(tmp_path, count
             payment = request("k", served(90))
         assert (payment.amount, payment.receipt_problems) == (30 + 30, [])
         assert [one.status for one in purchases.of_key("k")] == ["paid", "paid"]
+        again = request("k", served(90))
+        assert (again.amount, again.taken, again.paid_before) == (payment.amount, payment.taken, True)
         purchases.settle([taken], counted)
         assert purchases.counted(ONE.channel_id) == counted + 30 + 30
         assert request("next", served(120)).receipt_problems == []
         assert purchases.counted(ONE.channel_id) == ledger.channels.get(ONE.channel_id).spent == 60 + 30 + 30
 
 
+def by_event(spending):
+    """What a server offers that charges each event of a stream."""
+    choice = offered(spending)
+    request = SessionRequest.parse(choice.request.to_object() | {"unitType": "event"})
+    return replace(choice, request=request)
+
+
+def test_a_stream_costs_no_more_than_was_signed(spending):
+    """What came beyond that was for nothing."""
+    held = Server(iter(())).drive(spending.buy(by_event(spending)))
+    payment = spending.settled([held.purchase], held, None, owes_receipt=False, delivered=90)
+    assert (payment.amount, spending.newest(held.channel).spent) == (30, 30)
+
+
 def test_what_an_earlier_run_of_a_stream_bought_is_waited_for(spending):
     """It was for what came of the stream then, of which no receipt tells now. What this run signed beside it
     is known to have bought."""
-    request = SessionRequest.parse(offered(spending).request.to_object() | {"unitType": "event"})
-    choice, server = replace(offered(spending), request=request), Server(iter(()))
+    choice, server = by_event(spending), Server(iter(()))
     held = server.drive(spending.buy(choice))
     more = server.drive(spending.buy_more(held, spending.terms(choice), continues=True))
     again = spending.resumed(choice, held.purchase)

@@ -307,7 +307,7 @@ class Spending:
             charged_until=self.client.clock() + _LEAVING_SECONDS if is_left else 0,
         )
         ledger.purchases.settle(purchases, cost, confirmation)
-        besides = self._besides(held)
+        besides = self._besides(purchases, held)
         for beside in besides:  # its key has bought by another voucher: a later receipt tells what it was for
             ledger.purchases.settle([beside], beside.cost, Confirmation(untold=beside.cost))
         if cost > books.reserved or besides:
@@ -332,12 +332,12 @@ class Spending:
         ours = sum(one.cost for one in purchases if not one.is_paid)
         return self.client.ledger.purchases.uncertain(channel.channel_id) > ours
 
-    def _besides(self, held: Held) -> Sequence[Purchase]:
-        """What else was signed for it and waits for an answer: in this run, and in others, where it cannot
+    def _besides(self, purchases: Sequence[Purchase], held: Held) -> Sequence[Purchase]:
+        """What else was signed for what the purchases bought: in this run, and in others, where it cannot
         have been for a stream."""
         if held.choice.is_open_ended:
             return [] if held.beside is None else [held.beside]
-        return [one for one in self._live() if one.status is PurchaseStatus.IN_FLIGHT]
+        return [one for one in self._live() if one.id not in {bought.id for bought in purchases}]
 
     def _books(self, purchases: Sequence[Purchase], held: Held, delivered: int) -> Books:
         ledger, reserved = self.client.ledger, held.reserved
