@@ -62,12 +62,11 @@ def check_covers(channel_id: ChannelId, deposit: int, cumulative_amount: int) ->
         raise refused(ProblemType.AMOUNT_EXCEEDS_DEPOSIT, detail, channel_id)
 
 
-def charge(account: SessionAccount, cost: int) -> SessionAccount:
+def charge(account: SessionAccount, cost: int, *, min_voucher_delta: int = 0) -> SessionAccount:
     """The account with `cost` spent, or reserved; Refused if that much is not available."""
     if cost > account.available:
-        raise insufficient(
-            account, cost, f"{cost} is needed, {account.available} is authorized and not spent"
-        )
+        detail = f"{cost} is needed, {account.available} is authorized and not spent"
+        raise insufficient(account, detail, required=amount_above(account, cost, min_voucher_delta))
     return account.with_spent(account.spent + cost)
 
 
@@ -78,13 +77,18 @@ def give_back(account: SessionAccount, reserved: int) -> SessionAccount:
     return account.with_spent(account.spent - reserved)
 
 
-def insufficient(account: SessionAccount, cost: int, detail: str) -> Refused:
-    """The refusal that says which voucher would do."""
+def amount_above(account: SessionAccount, cost: int, min_voucher_delta: int) -> int:
+    """The lowest amount of a voucher that pays for `cost` and is above all that was accepted."""
+    return max(account.spent + cost, account.accepted + max(1, min_voucher_delta))
+
+
+def insufficient(account: SessionAccount, detail: str, *, required: int) -> Refused:
+    """The refusal that says which voucher would do: one over `required`."""
     return refused(
         ProblemType.INSUFFICIENT_BALANCE,
         detail,
         account.channel_id,
-        requiredCumulative=str(account.spent + cost),
+        requiredCumulative=str(required),
         acceptedCumulative=str(account.accepted),
         deposit=str(account.deposit),
     )

@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections.abc import Callable
 
+from microwallet.http402.charging.account import amount_above
 from microwallet.http402.charging.asgi import Send
 from microwallet.http402.charging.checkout import Grant
 from microwallet.http402.charging.request import Request
@@ -132,10 +133,9 @@ class EventMeter:
         if self._till.hears_no_more:
             raise ClientGone("no voucher can come any more")
         account, price = self._sold.account, self._grant.offer.price
-        needed = max(price.amount.base_units, account.accepted + price.min_voucher_delta - account.spent)
         need = NeedVoucher(
             channel_id=account.channel_id,
-            required_cumulative=account.spent + needed,
+            required_cumulative=amount_above(account, price.amount.base_units, price.min_voucher_delta),
             accepted_cumulative=account.accepted,
             deposit=self._grant.channel.state.deposit,
         )

@@ -13,7 +13,13 @@ from typing import NamedTuple
 
 from microwallet.domain.identifiers import ChannelId
 from microwallet.domain.session import Sale, SessionAccount
-from microwallet.http402.charging.account import accept, charge, give_back, insufficient
+from microwallet.http402.charging.account import (
+    accept,
+    amount_above,
+    charge,
+    give_back,
+    insufficient,
+)
 from microwallet.http402.charging.refusal import Refused, refused
 from microwallet.http402.charging.store import SessionRows
 from microwallet.http402.wire.problems import ProblemType
@@ -104,7 +110,7 @@ def sell(rows: SessionRows, order: Order, now: int, *, is_closing: bool = False)
     )
     is_better = accepted is not account
     try:
-        charged = charge(accepted, order.cost)
+        charged = charge(accepted, order.cost, min_voucher_delta=handover.min_voucher_delta)
     except Refused as refusal:
         if is_better:
             rows.save_voucher(accepted, handover.signature, now=now)
@@ -116,8 +122,16 @@ def sell(rows: SessionRows, order: Order, now: int, *, is_closing: bool = False)
     elif rows.add_sale(sale):
         rows.save(charged)
     else:
-        raise insufficient(accepted, order.cost, "this voucher has bought already")
+        raise _bought_already(rows, accepted, order)
     return Sold(sale, charged)
+
+
+def _bought_already(rows: SessionRows, account: SessionAccount, order: Order) -> Refused:
+    """The refusal of a voucher that has bought, where what is authorized covers the order."""
+    required = account.spent + order.cost
+    if rows.sale(account.channel_id, required) is not None:
+        required = amount_above(account, order.cost, order.handover.min_voucher_delta)
+    return insufficient(account, "this voucher has bought already", required=required)
 
 
 def _unless_uncertain(refusal: Refused, account: SessionAccount, order: Order) -> Refused:

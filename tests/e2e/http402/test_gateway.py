@@ -45,6 +45,29 @@ def test_each_voucher_buys_once(counter):
     assert len(counter.app.requests) == 1
 
 
+@pytest.mark.parametrize(("step", "above"), [("0", "6001"), ("5000", "11000")])
+def test_the_amount_that_would_do_buys(sold_by, step, above):
+    """As long as something is left of what was authorized, what the next request comes to; but no amount that
+    has bought already, and no smaller step than is taken."""
+    counter = sold_by({"path": "/**", "price": "1000", "min-voucher-delta": step})
+    assert counter.pay(PAYER, PAYER.pay(6000)).status_code == 200
+    for expected in ["2000", "3000", "4000", "5000", above, "7000"]:
+        answer = counter.pay(PAYER, PAYER.pay(6000))
+        assert (answer.status_code, problem(answer)) == (402, "session/insufficient-balance")
+        assert answer.json()["requiredCumulative"] == expected
+        assert counter.pay(PAYER, PAYER.pay(int(expected))).status_code == 200
+
+
+def test_a_step_that_is_too_small_is_not_asked_for(sold_by):
+    """Once all that was authorized is spent, the price alone would be one."""
+    counter = sold_by({"path": "/**", "price": "1000", "min-voucher-delta": "5000"})
+    for amount in (5000, 1, 2, 3, 4):
+        assert counter.pay(PAYER, PAYER.pay(amount)).status_code == 200
+    answer = counter.pay(PAYER, PAYER.pay(6))
+    assert (problem(answer), answer.json()["requiredCumulative"]) == ("session/insufficient-balance", "10000")
+    assert counter.pay(PAYER, PAYER.pay(10_000)).status_code == 200
+
+
 def test_a_ledger_that_was_migrated_meanwhile(counter):
     """503, and the application is not asked: nothing is accepted or charged in what is not known here."""
     path = counter.ledger.database.path
