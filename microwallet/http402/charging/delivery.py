@@ -146,7 +146,8 @@ class Delivery:
             await self._undo()
             if status == 402 or not sold.is_replay:  # no cache keeps a challenge
                 fields = [field for field in fields if field[0] != b"cache-control"]
-                fields += (NO_STORE, self._gateway.challenge_field(self._grant.offer))
+                body = self._request.whole_body if self._request.has_body else None
+                fields += (NO_STORE, self._gateway.challenge_field(self._grant.offer, body=body))
             self._status = status
             await self._send({**message, "headers": fields})
             return

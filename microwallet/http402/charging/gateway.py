@@ -147,8 +147,9 @@ class Gateway:
         """What whoever settles was told of channels by the chain `at`, Unix seconds."""
         self._checkout.channels.hear(states, at=at)
 
-    def challenge_field(self, offer: Offer, *, digest: str | None = None) -> tuple[bytes, bytes]:
-        """A fresh challenge."""
+    def challenge_field(self, offer: Offer, *, body: bytes | None) -> tuple[bytes, bytes]:
+        """A fresh challenge, for a request with this body; for any if it is None."""
+        digest = None if body is None else body_digest(body)
         return b"www-authenticate", offer.challenge_field(self._clock(), digest=digest)
 
     async def _paid(self, request: Request, place: Place, offer: Offer) -> Grant | Answer:
@@ -170,7 +171,10 @@ class Gateway:
                     outcome = await self.till.do(presented)
                 return outcome
         except Refused as refusal:
-            return problem_answer(refusal.problem, _VARY, self.challenge_field(offer))
+            if presented is not None:
+                presented.leave()  # no close waits for a body
+            body = None if place.hands_over else await request.own_body(BODY_LIMIT)
+            return problem_answer(refusal.problem, _VARY, self.challenge_field(offer, body=body))
         except MicrowalletError as error:
             is_sold = presented is not None and presented.granted is not None
             return unrecorded_answer(error) if is_sold else unchecked_answer(error)
@@ -264,11 +268,7 @@ class Gateway:
 
     async def _unpaid(self, request: Request, offer: Offer) -> Answer:
         """What is asked for a request without a credential."""
-        digest = None
-        if request.has_body:
-            body = await request.body(BODY_LIMIT)
-            digest = None if body is None else body_digest(body)
-        challenge = self.challenge_field(offer, digest=digest)
+        challenge = self.challenge_field(offer, body=await request.own_body(BODY_LIMIT))
         if request.method in ("GET", "HEAD") and wants_page(", ".join(request.values(b"accept"))):
             page = payment_page(
                 url=request.url, price=offer.price, payee=self.terms.payee, network=self.terms.network

@@ -169,6 +169,10 @@ class Request:
             return None
         return None
 
+    async def own_body(self, limit: int) -> bytes | None:
+        """As `body`; None too for a request without one."""
+        return await self.body(limit) if self.has_body else None
+
     async def receive(self) -> Message:
         """The next message: what was read ahead first; after the body only that the client has left."""
         if self._is_handed_on:

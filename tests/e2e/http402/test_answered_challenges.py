@@ -257,6 +257,29 @@ def test_a_body_is_bound(counter):
     assert counter.app.requests[0][3] == b"one"
 
 
+def test_a_challenge_after_a_refusal_is_bound_to_the_body_too(counter):
+    """Whatever was wrong, and where the application has failed: it is for what was asked."""
+    challenge = counter.challenge("POST", content=b"one")
+
+    def digest_after(action, **request):
+        return only_challenge(counter.pay(PAYER, action, "POST", challenge=challenge, **request)).digest
+
+    assert digest_after(PAYER.pay(999), content=b"one") == challenge.digest
+    other = only_challenge(counter.ask("POST", content=b"two")).digest
+    assert digest_after(PAYER.pay(1000), content=b"two") == other
+    assert digest_after({"action": "steal"}, content=b"two") == other
+    assert digest_after(PAYER.pay(1000), content=b"one" * BODY_LIMIT) is None
+    counter.app.status = 503
+    assert digest_after(PAYER.pay(1000), content=b"one") == challenge.digest
+
+
+def test_what_is_handed_over_is_for_no_body(sold_by):
+    """A refusal of it asks for what others get there, which has none."""
+    counter = sold_by({"path": "/**", "method": "GET", "price": "1000"})
+    answer = counter.ask("POST", content=b"one", headers={"authorization": "Payment x"})
+    assert (answer.status_code, only_challenge(answer).digest) == (402, None)
+
+
 @pytest.mark.parametrize("version", ["1.1", "2", "3"])
 def test_a_body_that_nothing_tells_of(counter, version):
     """Since HTTP/2 there is a body without any field about it: it is bound and served like others."""
