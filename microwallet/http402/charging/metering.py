@@ -137,7 +137,7 @@ class EventMeter:
             channel_id=account.channel_id,
             required_cumulative=amount_above(account, price.amount.base_units, price.min_voucher_delta),
             accepted_cumulative=account.accepted,
-            deposit=self._grant.channel.state.deposit,
+            deposit=account.deposit,
         )
         await self._write(need.to_event())
         coming = asyncio.ensure_future(self._till.voucher_above(account.channel_id, account.accepted))

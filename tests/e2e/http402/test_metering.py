@@ -72,12 +72,12 @@ class Listener:
             self.ended = True
             self._coming.notify_all()
 
-    async def until(self, kind):
-        """The first event of a kind, once it has come."""
+    async def until(self, kind, *, number=1):
+        """The event of a kind that is the first, or another `number`, once it has come."""
         async with self._coming, asyncio.timeout(5):
-            while not (found := [one for one in self.events if one.type == kind]):
+            while len(found := [one for one in self.events if one.type == kind]) < number:
                 await self._coming.wait()
-            return found[0]
+            return found[number - 1]
 
     async def until_held(self):
         """The event that asks for a voucher, once nothing but that is waited for."""
@@ -210,6 +210,26 @@ def test_a_stream_asks_for_no_smaller_step_than_it_takes(sold_by):
 
     asyncio.run(scene())
     assert (listener.receipt().units, amounts(counter)) == (4, (600, 400))
+
+
+def test_a_stream_tells_of_a_top_up_that_another_process_was_told_of(counter, sold_by):
+    """A payer that keeps to the draft would deposit again where less was told than it needs."""
+    other = sold_by({"path": "/**", "price": "100", "per": "event"})
+    sells(counter, 4)
+    listener = Listener(counter)
+
+    async def scene():
+        stream = asyncio.create_task(listener.listen(200))
+        assert NeedVoucher.parse(await listener.until("payment-need-voucher")).deposit == 1_000_000
+        other.chain.channels[PAYER.channel_id] = replace(PAYER.state, deposit=2_000_000)
+        assert (await other.paid(PAYER, PAYER.top_up(1_000_000), "HEAD")).status_code == 200
+        assert (await other.paid(PAYER, PAYER.pay(300), "HEAD")).status_code == 200
+        assert NeedVoucher.parse(await listener.until("payment-need-voucher", number=2)).deposit == 2_000_000
+        listener.left.set()
+        async with asyncio.timeout(5):
+            await stream
+
+    asyncio.run(scene())
 
 
 def test_no_voucher_ends_it(counter, monkeypatch):
