@@ -39,9 +39,9 @@ def uncounted_text(channel: PayerChannel, by_hand: PaidByHand) -> str:
     more = "" if len(keys) == 1 else f", and the same for {len(keys) - 1} more before it"
     least = "" if by_hand.is_exact else "at least "
     return (
-        f"warning: {least}{money(channel, by_hand.uncounted)} of {money(channel, by_hand.total)} paid by"
-        f" hand on channel {channel.name} is not counted by the payee yet, and its close leaves it out; hand"
-        f" the vouchers over first: {words}{more}"
+        f"warning: channel {channel.name}: {least}{money(channel, by_hand.uncounted)} of"
+        f" {money(channel, by_hand.total)} paid by hand is not counted by the payee yet, and its close leaves"
+        f" it out; hand the vouchers over first: {words}{more}"
     )
 
 

@@ -325,7 +325,9 @@ def test_payments_by_hand_that_a_close_would_leave_out_are_told(alice, bob, gate
     assert looked.data["uncountedPayments"] == "300000"
     assert books(bob, "vouchers") == before
     (warning,) = [line for line in looked.stderr.splitlines() if line.startswith("warning: ")]
-    assert warning.startswith("warning: 0.3 USDC of 0.3 USDC paid by hand is not counted by the payee yet")
+    assert warning.startswith(
+        f"warning: channel {channel}: 0.3 USDC of 0.3 USDC paid by hand is not counted by the payee yet"
+    )
     assert warning.endswith("microwallet pay --resume second, and the same for 1 more before it")
     bob.run("payee", "accept", vouchers).succeeded()
     assert close("--dry-run", "--on-chain").data["uncountedPayments"] is None
@@ -356,7 +358,7 @@ def test_a_voucher_above_all_that_the_payee_has_is_told_whatever_else_is_unknown
     alice.run("pay", channel, "0.001", "--count", "2", "--each").succeeded()
     looked = alice.run("channel", "close", channel, "--dry-run", "--json").succeeded()
     assert looked.data["uncountedPayments"] == "2000"
-    assert "warning: at least 0.002 USDC of 0.003 USDC paid by hand is not counted" in looked.stderr
+    assert ": at least 0.002 USDC of 0.003 USDC paid by hand is not counted" in looked.stderr
 
 
 def fetch_once(alice, gateway):

@@ -25,6 +25,7 @@ class Server:
         self._authority = Authority(folder)
         certificate, key = self._authority.issue()
         settings |= {"certfile": str(certificate), "keyfile": str(key), "bind": "127.0.0.1:0", "workers": 0}
+        settings |= {"shutdown_timeout": 5}  # one that broke off may keep it from ending
         file = folder / "hypercorn.toml"
         file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
         self._process = subprocess.Popen(
