@@ -6,18 +6,19 @@ import http.client
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
 from anybody import done_as, pooled
 from local_server import Handler, LocalServer
+from odd_tokens import put_without
 
 from microwallet.domain.channel import ChannelDescriptor
-from microwallet.domain.identifiers import checksum_address, hexed, keccak
+from microwallet.domain.identifiers import checksum_address, keccak
 from microwallet.escrow import calls
-from microwallet.escrow.artifacts import artifact
 from microwallet.escrow.events import EscrowEvents
-from microwallet.escrow.reader import EscrowReader, selector
+from microwallet.escrow.reader import EscrowReader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,20 +78,7 @@ def witness(chain) -> Witness:
 def token_without(chain) -> Callable[..., str]:
     """Puts a copy of the test USDC on the chain that lacks some functions; its address."""
 
-    def make(*signatures: str, owner: str) -> str:
-        code = artifact("TestUSDC").deployed_bytecode
-        for number, signature in enumerate(signatures):
-            asked, never = (
-                b"\x63" + four + b"\x14" for four in (selector(signature), bytes((255, 0, 0, number)))
-            )
-            assert code.count(asked) == 1
-            code = code.replace(asked, never)
-        address = checksum_address(keccak(" ".join(signatures).encode())[12:])
-        chain.rpc.call("anvil_setCode", [address, hexed(code)])
-        chain.node.mint(address, owner, 10**9)
-        return address
-
-    return make
+    return partial(put_without, chain)
 
 
 @pytest.fixture

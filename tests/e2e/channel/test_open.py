@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from anybody import done_as
+from odd_tokens import RECEIVE
 
 from microwallet.domain.money import Amount
 from microwallet.errors import KeyUnavailable, NetworkError
@@ -21,7 +22,6 @@ from microwallet.payer.open import plan_open
 from microwallet.wallet import Wallet
 
 PERMIT = "permit(address,address,uint256,uint256,uint8,bytes32,bytes32)"
-RECEIVE = "receiveWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)"
 
 
 def opened(home, *arguments: object, **options):

@@ -12,6 +12,7 @@ from unittest.mock import ANY
 import httpx
 import pytest
 from http402.running import PRICE, channels, fails
+from odd_tokens import RECEIVE, put_without
 
 from microwallet.http402.serving.request_log import request_line
 from microwallet.http402.wire.challenge import offered_challenges
@@ -116,6 +117,15 @@ class TestSelling:
             said = "error: route * /a: its challenge has "
             assert (refused.exit_code, refused.stdout, refused.stderr.count("error")) == (2, "", 1)
             assert refused.stderr.startswith(said)
+
+    def test_fees_are_offered_for_tokens_alone_whose_deposits_can_be_signed(self, bob, chain):
+        """A challenge would ask for signatures that no contract takes."""
+        token = put_without(chain, RECEIVE, owner=bob.address)
+        bob.run("network", "token", "add", token, "--alias", "PLAIN", "--json").succeeded()
+        words = ("serve", "--upstream", "http://127.0.0.1:9", "--price", "0.001 PLAIN", "--port", 0)
+        refused = bob.run(*words, "--pay-fees-from", "1 PLAIN")
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert f"the token {token} takes no signed transfers (EIP-3009)" in refused.stderr
 
     def test_an_upstream_that_is_away_is_told(self, serve, pay):
         """The line of a request says why it got a 502, and that it cost nothing; clients are not told."""
