@@ -146,15 +146,17 @@ def test_a_top_up_that_another_worker_was_told_of(counter, sold_by, is_like_anot
     assert amounts(counter) == (1_500_000, 3000)
 
 
-def test_a_close_is_done_and_receipted(counter):
-    """By a voucher rightly signed, whatever its amount; a stranger closes nothing."""
+@pytest.mark.parametrize("amount", [0, 999, 1000, 2_000_000])
+def test_a_close_is_done_and_receipted(counter, amount):
+    """By a voucher rightly signed, whatever its amount, which is not accepted; a stranger closes nothing."""
     counter.pay(PAYER, PAYER.pay(1000))
     stranger = VoucherKey((99).to_bytes(32, "big"))
     forged = PAYER.close(1000).__class__(voucher=PAYER.voucher(1000, key=stranger))
     assert problem(counter.pay(PAYER, forged)) == "session/signer-mismatch"
     assert counter.closed == []
-    answer = counter.pay(PAYER, PAYER.close(1000))
+    answer = counter.pay(PAYER, PAYER.close(amount))
     assert (answer.status_code, receipt(answer).transaction_hash) == (200, "0x" + "99" * 32)
+    assert (receipt(answer).accepted_cumulative, receipt(answer).spent) == (1000, 1000)
     assert counter.closed == [PAYER.channel_id]
 
 

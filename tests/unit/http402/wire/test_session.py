@@ -123,7 +123,7 @@ class TestRequest:
             SessionRequest.parse(document)
 
     def test_the_drafts_example(self):
-        """As printed there; its addresses count by their bytes, whatever the case of their letters."""
+        """As printed there; its addresses count by their bytes, and are written with their checksum."""
         request = SessionRequest.parse(
             {
                 "amount": "100",
@@ -144,6 +144,7 @@ class TestRequest:
             10_000,
         )
         assert request.recipient.lower() == "0x742d35cc6634c0532925a3b844bc9e7595f8fe00"
+        assert request.to_object()["recipient"] == "0x742d35Cc6634c0532925a3b844bC9e7595F8fE00"
         assert request.credential_types == ("hash",)
 
     @pytest.mark.parametrize(
