@@ -9,7 +9,7 @@ from contextlib import closing, nullcontext
 from dataclasses import replace
 
 import pytest
-from counter import PAYER, Application, amounts, credential, only_challenge
+from counter import PAYER, Application, amounts, credential, only_challenge, problem
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import FileResponse
@@ -121,6 +121,16 @@ async def endless():
     while True:
         yield b"data: x\n\n"
         await asyncio.sleep(0.001)
+
+
+def test_a_stream_is_not_made_again(counter):
+    """Under its key it is known that it was paid and begun: nobody is charged twice for it."""
+    sells(counter, 3)
+    key = {"idempotency-key": "k"}
+    assert counter.pay(PAYER, PAYER.pay(5000), headers=key).status_code == 200
+    again = counter.pay(PAYER, PAYER.pay(5000), headers=key)
+    assert (again.status_code, problem(again)) == (409, "urn:microwallet:problem:outcome-unknown")
+    assert (len(counter.app.requests), amounts(counter)) == (1, (5000, 300))
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 10])

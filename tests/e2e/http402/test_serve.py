@@ -118,8 +118,8 @@ class TestSelling:
             assert (refused.exit_code, refused.stdout, refused.stderr.count("error")) == (2, "", 1)
             assert refused.stderr.startswith(said)
 
-    def test_fees_are_offered_for_tokens_alone_whose_deposits_can_be_signed(self, bob, chain):
-        """A challenge would ask for signatures that no contract takes."""
+    def test_gas_is_paid_for_signed_deposits_alone(self, bob, chain):
+        """A challenge for a token that takes none would ask for what nobody could carry out."""
         token = put_without(chain, RECEIVE, owner=bob.address)
         bob.run("network", "token", "add", token, "--alias", "PLAIN", "--json").succeeded()
         words = ("serve", "--upstream", "http://127.0.0.1:9", "--price", "0.001 PLAIN", "--port", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import time
 from datetime import timedelta
@@ -15,13 +16,19 @@ from microwallet.http402.wire.challenge import offered_challenges
 
 
 def test_tls(serve, tmp_path):
-    """Https with a certificate of one's own; the clear is not spoken on the same port."""
+    """Https with a certificate of one's own, and TLS 1.3; the clear is not spoken on the same port."""
     authority = Authority(tmp_path)
     certificate, key = authority.issue()
     gateway = serve("--tls-cert", certificate, "--tls-key", key)
     assert gateway.url.startswith("https://")
     context = ssl.create_default_context(cafile=authority.certificate)
     assert httpx.get(gateway.url, verify=context).status_code == 402
+    port = int(gateway.url.rpartition(":")[2])
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
+    ):
+        assert secured.version() == "TLSv1.3"
     with pytest.raises(httpx.HTTPError):
         httpx.get(gateway.url.replace("https", "http"))
     assert gateway.end() == 0
