@@ -19,7 +19,6 @@ from microwallet.errors import (
     LedgerUnwritable,
     MicrowalletError,
     NetworkError,
-    PaymentRefused,
     UsageError,
 )
 from microwallet.escrow.token_features import token_features
@@ -279,7 +278,7 @@ class Shop:
 
         try:
             address, held, needed = await self._lookout.run(has)
-        except (NetworkError, PaymentRefused):  # told when it keeps from something
+        except MicrowalletError:  # told when it keeps from something
             return
         if held < needed:
             network = self._wallet.network

@@ -190,6 +190,23 @@ def test_a_second_gateway_says_whose_settings_count(serve, bob, chain, workers):
     assert warning["message"].startswith("another gateway with this account")
 
 
+def test_a_gateway_takes_over_without_the_key(serve, pay, bob, chain):
+    """Its file is gone: no close can be made, which is told once there is one to make; it goes on selling."""
+    first, lock = serve(), settling_lock(bob.path, chain.chain_id, bob.address)
+    while not is_held(lock):
+        time.sleep(0.01)
+    second = serve()
+    file = bob.path / "keys" / "accounts" / "bob.json"
+    key = file.read_bytes()
+    file.unlink()
+    assert first.end() == 0
+    while not is_held(lock):
+        time.sleep(0.01)
+    assert pay(second.url).data["status"] == 200
+    file.write_bytes(key)
+    assert second.end() == 0
+
+
 def test_the_account_that_it_is_paid_to_is_not_removed(serve, pay, bob, chain):
     """Not while it runs, though nothing is owed yet: nobody could take what it sells for then."""
     gateway, lock = serve(), settling_lock(bob.path, chain.chain_id, bob.address)
