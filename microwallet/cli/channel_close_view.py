@@ -79,7 +79,7 @@ def summary_of_all(
     lines += _failures(failed)
     least = sum_text(Amount(one.remaining, one.asset) for one in channels if one.voucher_known)
     lines += [
-        f"  in all      at least {least or 'nothing that is known'}",
+        f"  in all      {f'at least {least}' if least else 'unknown'}",
         f"  on chain    {_LATER}",
         f"  fee         {_spared(next(filter(None, asked.values()), None))}{fee.text}",
     ]

@@ -6,12 +6,16 @@ import json
 import re
 import signal
 import subprocess
+import time
 from dataclasses import replace
 
 import pytest
 
+from microwallet.domain.channel import NO_CHANNEL
+from microwallet.domain.deposit import DepositKind
 from microwallet.errors import ChannelNotOpen
 from microwallet.escrow.reader import EscrowReader
+from microwallet.ledger.ledger import Ledger
 from microwallet.payer.close import CloseStage, close
 from microwallet.payer.withdraw import withdraw
 from microwallet.wallet import Wallet
@@ -309,6 +313,8 @@ class TestAll:
         alice.run("channel", "open", coffee["payee"], "5 USDC", "--label", "cake", "--yes").succeeded()
         alice.run("channel", "close", "tea", "--yes").succeeded()
         before = witness.of(alice.address).transactions
+        planned = alice.run("channel", "close", "--all", "--dry-run")
+        assert planned.stdout.startswith("close 1 channel on anvil")
         closed = alice.run("channel", "close", "--all", "--yes", "--json")
         stages = [(one["label"], one["stage"], one["transactionHash"]) for one in closed.data["channels"]]
         assert [stage[:2] for stage in stages] == [("tea", "requested"), ("cake", "requested")]
@@ -318,14 +324,20 @@ class TestAll:
         again = alice.run("channel", "close", "--all", "--json")
         assert (again.exit_code, len(again.data["channels"])) == (0, 2)
 
-    def test_what_fails_with_one_leaves_the_others_alone(self, alice, bob, coffee, tea, chain):
+    @pytest.fixture
+    def other(self, alice, bob, chain) -> tuple[str, str]:
+        """Another account, and the id of its channel, with 1 USDC."""
+        address = alice.run("account", "create", "other", "--json").data["address"]
+        chain.node.add_native(address, 10**18)
+        chain.node.mint(chain.token, address, 10**7)
+        words = (bob.address, "1 USDC", "--account", "other", "--yes", "--json")
+        opened = alice.run("channel", "open", *words).data["channelId"]
+        alice.run("account", "use", "alice").succeeded()
+        return address, opened
+
+    def test_what_fails_with_one_leaves_the_others_alone(self, alice, coffee, tea, other):
         """One's account is not here any more: that is told, and is the exit code, when the rest is closed."""
-        other = alice.run("account", "create", "other", "--json").data["address"]
-        chain.node.add_native(other, 10**18)
-        chain.node.mint(chain.token, other, 10**7)
-        opened = alice.run(
-            "channel", "open", bob.address, "1 USDC", "--account", "other", "--yes", "--json"
-        ).data["channelId"]
+        _, opened = other
         (alice.path / "keys" / "accounts" / "other.json").unlink()
         closed = alice.run("channel", "close", "--all", "--yes", "--json")
         told = json.loads(closed.stdout)["data"]
@@ -336,8 +348,26 @@ class TestAll:
         assert (closed.exit_code, failed["code"]) == (closed.error["exitCode"], closed.error["code"])
         assert f"channel {opened} cannot be closed: " in alice.run("channel", "close", "--all").stdout
 
-    def test_all_are_withdrawn_after_one_wait(self, alice, coffee, tea, chain, witness):
-        """`--wait` requests every close before it waits for the first."""
+    def test_one_without_gas_leaves_the_others_alone(self, alice, coffee, other, tea, chain):
+        """Its account has no coin for the close."""
+        address, opened = other
+        chain.rpc.call("anvil_setBalance", [address, "0x0"])
+        closed = alice.run("channel", "close", "--all", "--yes", "--json")
+        told = json.loads(closed.stdout)["data"]
+        assert [one["label"] for one in told["channels"]] == [coffee["label"], tea["label"]]
+        failed = [(one["channelId"], one["code"]) for one in told["failed"]]
+        assert (closed.exit_code, failed) == (4, [(opened, "insufficient-funds")])
+
+    @pytest.mark.usefixtures("coffee", "tea")
+    def test_a_chain_that_is_away_is_told_once(self, alice):
+        """Nothing is known of any channel then."""
+        away = {"MICROWALLET_RPC_URL": "http://127.0.0.1:9"}
+        closed = alice.run("channel", "close", "--all", "--yes", "--json", env=away)
+        assert (closed.exit_code, closed.error["code"], "data" in closed.json) == (3, "network", False)
+
+    def test_all_are_withdrawn_after_one_wait(self, alice, coffee, other, tea, chain, witness):
+        """`--wait` requests every close before it waits for the first. One that cannot be withdrawn then
+        leaves the others alone."""
         process = alice.start(
             "channel", "close", "--all", "--wait", "--yes", "--json",
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -345,11 +375,37 @@ class TestAll:
         while b"waiting" not in (line := process.stderr.readline()) or b"seconds" not in line:
             assert line
         assert witness.of(alice.address).transactions == 4
+        address, opened = other
+        chain.rpc.call("anvil_setBalance", [address, "0x0"])
         chain.node.advance(GRACE)
         output, _ = process.communicate(timeout=30)
-        assert process.returncode == 0
-        refunded = [one["refunded"] for one in json.loads(output)["data"]["channels"]]
-        assert refunded == [coffee["deposit"], tea["deposit"]]
+        assert process.returncode == 4
+        told = json.loads(output)["data"]
+        assert [one["refunded"] for one in told["channels"]] == [coffee["deposit"], tea["deposit"]]
+        failed = [(one["channelId"], one["code"]) for one in told["failed"]]
+        assert failed == [(opened, "insufficient-funds")]
+
+    @pytest.mark.usefixtures("coffee")
+    def test_those_of_another_network_are_left_alone(self, alice):
+        """They are closed where they are."""
+        alice.run("network", "use", "sepolia").succeeded()
+        told = alice.run("channel", "close", "--all", "--dry-run", env={"MICROWALLET_RPC_URL": ""})
+        assert (told.exit_code, told.stdout) == (0, "no channel is open\n")
+
+    @pytest.mark.parametrize("is_abandoned", [False, True])
+    def test_what_is_not_on_the_chain_is_left_out(self, alice, bob, chain, is_abandoned):
+        """An open that a reorganisation undid; of one that was given up the account is not missed."""
+        before = chain.rpc.call("evm_snapshot", [])
+        opened = alice.run("channel", "open", bob.address, "1 USDC", "--yes", "--json").data["channelId"]
+        chain.rpc.call("evm_revert", [before])
+        if is_abandoned:
+            with Ledger.open(alice.path / "ledger.sqlite3") as ledger:
+                ledger.channels.record_states({opened: NO_CHANNEL}, as_of=int(time.time()))
+                [deposit] = ledger.deposits.of_channel(DepositKind.OPEN, opened)
+                ledger.deposits.abandon(deposit)
+            (alice.path / "keys" / "accounts" / "alice.json").unlink()
+        told = alice.run("channel", "close", "--all", "--yes")
+        assert (told.exit_code, told.stdout) == (0, "no channel is open\n")
 
     def test_nothing_is_open(self, alice):
         """That is no failure."""

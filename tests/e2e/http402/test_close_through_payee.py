@@ -38,6 +38,8 @@ def test_all_are_closed_each_in_its_way(alice, bob, fetch, payee):
     told = alice.run("channel", "close", "--all", "--dry-run").stdout
     assert told.count("; asked of http://127.0.0.1:") == 1
     assert "fee         none if the payee closes; else at most" in told
+    on_chain = alice.run("channel", "close", "--all", "--dry-run", "--on-chain").stdout
+    assert ("asked of" in on_chain, "fee         at most" in on_chain) == (False, True)
     closed = alice.run("channel", "close", "--all", "--yes", "--json").data["channels"]
     assert [(one["label"], one["stage"]) for one in closed] == [(None, "closed"), ("coffee", "requested")]
     assert payee.vouchers[-1] == (closed[0]["channelId"], 1_000)

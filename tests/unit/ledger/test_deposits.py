@@ -11,6 +11,7 @@ from microwallet.domain.channel import NO_CHANNEL, ChannelStatus
 from microwallet.domain.deposit import Deposit, DepositKind, DepositStatus, Way
 from microwallet.domain.identifiers import ChainId
 from microwallet.errors import KeyMissing, UsageError
+from microwallet.ledger.at_risk import money_at_risk
 
 ONE, TWO, THREE = keyed(1), keyed(2), keyed(3)
 
@@ -101,8 +102,10 @@ def test_an_abandoned_open_gives_its_label_free_and_can_be_revived(ledger):
     ledger.deposits.abandon(first)
     abandoned = ledger.channels.get(ONE.channel_id)
     assert (abandoned.status(now=9), abandoned.label) == (ChannelStatus.ABANDONED, None)
+    assert money_at_risk(ledger, PAYER) == []
     assert replace(abandoned, state=replace(NO_CHANNEL, deposit=1)).status(now=9) is ChannelStatus.OPEN
     ledger.deposits.revive(first, "coffee", now=99)
+    assert len(money_at_risk(ledger, PAYER)) == 1
     revived = ledger.deposits.find("k1")
     assert (revived.status, revived.created_at) == (DepositStatus.PENDING, 99)
     assert ledger.channels.find("coffee").status(now=99) is ChannelStatus.OPENING

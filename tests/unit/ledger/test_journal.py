@@ -155,17 +155,18 @@ def test_transactions_that_are_live(journal):
 
 
 def test_what_has_some_nonces(journal):
-    """What is live or was mined there, for one sender on one chain, lowest nonce first."""
+    """What is live or was mined there, for one sender on one chain, lowest nonce first, and of one nonce the
+    oldest."""
     about = {1: {"nonce": 3}, 2: {"nonce": 2}, 3: {"sender": PAYER}, 4: {"chain_id": OTHER}, 5: {"nonce": 1}}
     for number in range(1, 10):
         journal.replace(signed(number, **({"nonce": 2} | about.get(number, {}))))
-    ends = {6: REVERTED, 7: REPLACED, 8: BROADCAST}
+    ends = {6: REVERTED, 7: REPLACED, 9: BROADCAST, 8: BROADCAST}
     for number, status in ends.items():
         journal.record(hash_of(number), status)
     journal.replace(signed(10, nonce=1))
     journal.record(hash_of(10), MINED)
-    assert numbers(journal.at_nonces(CHAIN, PAYEE, first=1, before=3)) == [10, 8]
-    assert numbers(journal.at_nonces(CHAIN, PAYEE, first=2, before=4)) == [8, 1]
+    assert numbers(journal.at_nonces(CHAIN, PAYEE, first=1, before=3)) == [10, 8, 9]
+    assert numbers(journal.at_nonces(CHAIN, PAYEE, first=2, before=4)) == [8, 9, 1]
     assert numbers(journal.at_nonces(CHAIN, PAYEE, first=3, before=3)) == []
 
 
