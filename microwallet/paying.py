@@ -11,6 +11,7 @@ from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import Address
 from microwallet.domain.money import Amount, check_amount, unit_of
 from microwallet.errors import (
+    InvalidAmount,
     KeyUnavailable,
     NetworkError,
     PaymentRefused,
@@ -178,7 +179,7 @@ def _maximum(wallet: Wallet, name: str, given: str | Amount | None) -> dict[Addr
     configuration = wallet.configuration
     try:
         amount = amount_of(wallet, configuration.get(name) if given is None else given)
-    except UsageError as error:
+    except (InvalidAmount, UnknownReference) as error:
         if given is not None:
             if isinstance(error, ZeroAmount) and name == "max-amount":
                 error.hint = "--no-pay  (pays nothing)"
