@@ -323,8 +323,8 @@ def test_a_payee_without_gas_serves_and_closes(poor, make_wallet, serve, reader,
     payee = make_wallet("payee", wei=0)
     carol = make_wallet("carol", usdc=0)
     shutil.copy(carol.path / "keys/accounts/carol.json", payee.path / "keys/accounts")
-    url = serve(*PAYING, "--account", "payee", "--relayer", "carol", home=payee).url
-    paid = fetch(poor, url, "--deposit", "0.5 USDC").data["payment"]
+    gateway = serve(*PAYING, "--account", "payee", "--relayer", "carol", home=payee)
+    paid = fetch(poor, gateway.url, "--deposit", "0.5 USDC").data["payment"]
     assert paid["payee"] == payee.address
     held = reader.token_balance(chain.token, payee.address)
     closed = poor.run("channel", "close", paid["channelId"], "--yes", "--json").data
@@ -332,3 +332,5 @@ def test_a_payee_without_gas_serves_and_closes(poor, make_wallet, serve, reader,
     assert reader.token_balance(chain.token, payee.address) - held == 1000
     assert reader.token_balance(chain.token, poor.address) == 10**9 - 1000
     assert (reader.transaction_count(payee.address), reader.transaction_count(carol.address)) == (0, 2)
+    assert gateway.end() == 0
+    assert "warning" not in [line["event"] for line in gateway.events.seen]

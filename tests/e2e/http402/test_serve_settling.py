@@ -135,10 +135,10 @@ def test_a_purse_without_coin_is_told(serve, pay, bob, chain):
     pay(gateway.url).data  # noqa: B018
     gateway.end()
     assert "warning" not in [line["event"] for line in gateway.events.seen]
-    chain.rpc.call("anvil_setBalance", [bob.address, "0x0"])
+    chain.rpc.call("anvil_setBalance", [bob.address, hex(10**12)])
     gateway = serve("--settle-above", "0.001 USDC")
     said = gateway.events.next("warning")["message"]
-    assert said.startswith(f"{bob.address} holds 0 ETH on anvil, too little for the gas of a close: ")
+    assert said.startswith(f"{bob.address} holds 0.000001 ETH on anvil, too little for the gas of a close: ")
     assert gateway.events.next("failed")["code"] == "insufficient-funds"
     pay(gateway.url).data  # noqa: B018
     assert gateway.end() == 0
