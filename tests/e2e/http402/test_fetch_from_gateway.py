@@ -334,6 +334,17 @@ def test_payments_by_hand_that_a_close_would_leave_out_are_told(alice, bob, gate
     assert close("--dry-run").data["uncountedPayments"] == "100000"
     assert "0.1 USDC of 0.3 USDC paid by hand is not counted" in (closed := close()).stderr
     assert (closed.data["settled"], closed.data["uncountedPayments"]) == ("202000", "100000")
+    again = close("--dry-run")  # nobody is asked to close it
+    assert (again.data["uncountedPayments"], "asking" in again.stderr) == (None, False)
+
+
+def test_payments_by_hand_that_are_counted_are_no_warning(alice, bob, gateway, tmp_path):
+    """Their vouchers were handed over: the close leaves nothing out."""
+    channel, vouchers = fetch_once(alice, gateway), tmp_path / "vouchers.jsonl"
+    vouchers.write_text(alice.run("pay", channel, "0.2").succeeded().stdout)
+    bob.run("payee", "accept", vouchers).succeeded()
+    looked = alice.run("channel", "close", channel, "--dry-run", "--json").succeeded()
+    assert (looked.data["uncountedPayments"], "warning" in looked.stderr) == ("0", False)
 
 
 def test_payments_by_hand_are_told_where_only_a_post_is_sold(alice, serve, tmp_path):
