@@ -398,6 +398,8 @@ class TestAll:
         before = chain.rpc.call("evm_snapshot", [])
         opened = alice.run("channel", "open", bob.address, "1 USDC", "--yes", "--json").data["channelId"]
         chain.rpc.call("evm_revert", [before])
+        named = alice.run("channel", "close", opened, "--json")
+        assert (named.exit_code, named.error["code"]) == (4, "channel-not-open")
         if is_abandoned:
             with Ledger.open(alice.path / "ledger.sqlite3") as ledger:
                 ledger.channels.record_states({opened: NO_CHANNEL}, as_of=int(time.time()))

@@ -52,8 +52,12 @@ def test_an_empty_answer_in_a_file(fetch, payee, tmp_path, status, kept):
 
 
 def test_a_file_in_which_nothing_came(alice, fetch, payee, tmp_path):
-    """None is left behind where there was none before. An empty answer is one, and makes an empty file."""
-    file = tmp_path / "answer"
+    """None is left behind where there was none before, and what was there stays. An empty answer is one, and
+    makes an empty file."""
+    file, old = tmp_path / "answer", tmp_path / "old"
+    old.touch()
+    assert alice.run("fetch", payee.url + "/", "-o", old).exit_code == 2
+    assert old.exists()
     refused = alice.run("fetch", payee.url + "/", "-o", file)
     assert (refused.exit_code, file.exists()) == (2, False)
     assert "this needs --yes" in refused.stderr
@@ -207,8 +211,13 @@ def test_a_paid_binary_answer_at_a_terminal(alice, payee, fetch, tmp_path, monke
 
 
 def test_a_free_binary_answer_at_a_terminal(alice, payee):
-    """Exit 1, as for other places that take no answer."""
+    """Exit 1, as for other places that take no answer; a pipe takes it, and a terminal what is text."""
     payee.before = lambda handler, _: handler.answer(200, {}, BINARY) or True
     code, printed = at_a_terminal(alice, "fetch", payee.url + "/")
     said = ["error: the answer is binary, and would garble this terminal", "hint: --output FILE"]
     assert (code, printed.decode().splitlines()) == (1, said)
+    with alice.start("fetch", payee.url + "/", stdout=subprocess.PIPE) as process:
+        assert process.stdout.read() == BINARY
+    assert process.returncode == 0
+    payee.before = lambda handler, _: handler.answer(200, {}, b"text") or True
+    assert at_a_terminal(alice, "fetch", payee.url + "/") == (0, b"text\r\n")

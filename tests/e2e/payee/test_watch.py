@@ -348,7 +348,9 @@ def test_it_prints_a_service(payee):
 
 
 def test_a_service_has_the_settings_of_this_run(payee):
-    """Those of flags and variables, which no file has: it would watch by another node, or pay too little."""
+    """Those of flags and variables, which no file has: it would watch by another node, or pay too little. It
+    reads those of the file itself."""
+    payee.home.run("config", "set", "wait-seconds", "33").succeeded()
     env = {"MICROWALLET_RELAYER": 'pay "100 %"\\', "MICROWALLET_MAX_FEE_GWEI": "900"}
     words = ("payee", "watch", "--rpc-url", "http://127.0.0.1:9/key", "--print-service")
     unit = payee.home.run(*words, env=env).succeeded().stdout
