@@ -97,6 +97,7 @@ def test_what_a_terminal_cannot_show_is_told_in_other_letters(alice, bob, encodi
     assert opened.succeeded().stdout.startswith("channel 0x")
     assert "(tea \\u2615\\U0001f375) is open" in opened.stdout
     assert alice.run("channel", "show", label, "--json", env=env).data["label"] == label
+    assert label in alice.run("channel", "show", label, "--json", env={"PYTHONIOENCODING": "utf-8"}).stdout
     refused = alice.run("channel", "show", label + "s", "--json", env=env)
     assert refused.exit_code == 2
     assert label in refused.error["message"]

@@ -216,6 +216,8 @@ def test_the_account_that_it_is_paid_to_is_not_removed(serve, pay, bob, chain):
     refused = bob.run(*remove)
     assert refused.exit_code == 2
     assert "a gateway that runs is paid to it" in refused.error["message"]
+    bob.run("account", "create", "other").succeeded()
+    bob.run("account", "remove", "other", "--confirm", "other").succeeded()
     assert pay(gateway.url).data["status"] == 200
     assert gateway.end() == 0
     assert bob.run("payee", "close", "--all", "--yes", "--json").data["channels"][0]["captured"] == "1000"

@@ -13,6 +13,7 @@ from microwallet.errors import UsageError
     [
         ("localhost:3128", "--proxy http://localhost:3128"),
         ("proxy.example", "--proxy http://proxy.example"),
+        ("socks.example:3128", "--proxy http://socks.example:3128"),
         ("socks4a://proxy.example:1080", "--proxy socks5://proxy.example:1080"),
         ("socks://localhost:1080", "--proxy socks5://localhost:1080"),
         ("me:secret@10.0.0.1:3128", '--proxy "http://$PROXY_USER@10.0.0.1:3128"'),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from microwallet.cli.fetch_request import wanted
+from microwallet.cli.fetch_request import check_units, wanted
 from microwallet.errors import UsageError
 
 
@@ -94,3 +94,9 @@ def test_a_header_that_cannot_be_left_out(name):
         with pytest.raises(UsageError, match=f"{name} is set by microwallet") as refused:
             built(text)
         assert refused.value.hint == "leave it out"
+
+
+@pytest.mark.parametrize("words", [["get", "http://x"], ["http://x"], ["PATCH", "http://x"]])
+def test_a_method_is_no_unit(words):
+    """Beside an amount without one, which is in the default asset."""
+    check_units(words, {"--max-amount": "0.05", "--deposit": None})

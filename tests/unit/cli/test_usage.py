@@ -28,6 +28,7 @@ from microwallet.cli.main import main
             "extra argument",
             "microwallet devnet fund alice '10 ETH'",
         ),
+        (["channel", "list", "x"], "extra argument", "microwallet channel list --help"),
         (["send", "bob", "all", "USDC"], "extra argument", "microwallet send bob 'all USDC'"),
         (["pay", "tea", "1", "--meno", "x"], "--meno (Possible options: --memo)", "microwallet pay --help"),
         (["pay", "tea", "1", "--network", "anvil"], "No such option: --network", "microwallet pay --help"),
