@@ -86,7 +86,11 @@ class FaultyNode(Node):
 
     def count(self, seen, address, tag):
         more = self.more if tag == "latest" else 0
-        return hex(int(super().count(seen, address, tag), 16) + more)
+        count = int(super().count(seen, address, tag), 16) + more
+        if more:
+            waiting = self.pool.values()
+            self.doubted |= {one.hash for one in waiting if one.sender == address and one.nonce < count}
+        return hex(count)
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,8 @@ class TransactionMachine(RuleBasedStateMachine):
         super().__init__()
         self.temporary = folder_in_memory()
         self.folder = Path(self.temporary.name)
-        self.node = FaultyNode(now=NOW, coin={PAYER: 10**20}, tokens={PAYER: 10**9}, block_seconds=0)
+        # While one process waits for another, minutes go by: no undone block is buried meanwhile.
+        self.node = FaultyNode(now=NOW, coin={PAYER: 10**20}, tokens={PAYER: 10**9}, block_seconds=4)
         self.ledger = self.opened()
         self.asked: dict[str, Asked] = {}
         self.cap = 1000
