@@ -349,6 +349,4 @@ class Node:
         if rival and (10 * one.max_fee < 11 * rival.max_fee or 10 * one.tip < 11 * rival.tip):
             raise self._error("replacement transaction underpriced")
         self.pool[one.sender, one.nonce] = one
-        if self.is_mining and not self.block_seconds:
-            self.mine()
         return one.hash
