@@ -12,6 +12,8 @@ from microwallet.domain.identifiers import Address, ChainId
 from microwallet.errors import LedgerUnwritable
 from microwallet.files import look_at
 
+_SETTLING = "payee-settling-{chain_id}-{payee}.lock"
+
 
 def claims_lock(home: Path, chain_id: ChainId) -> Path:
     """The file whose lock is held while channels of a chain are settled or closed."""
@@ -25,12 +27,12 @@ def watch_lock(home: Path, chain_id: ChainId) -> Path:
 
 def settling_lock(home: Path, chain_id: ChainId, payee: Address) -> Path:
     """The file whose lock that worker of a gateway holds which settles for all of them."""
-    return home / f"payee-settling-{chain_id}-{payee}.lock"
+    return home / _SETTLING.format(chain_id=chain_id, payee=payee)
 
 
 def is_sold_for(home: Path, payee: Address) -> bool:
     """Whether a gateway runs that is paid to an account, on whatever chain."""
-    return any(is_held(path) for path in home.glob(f"payee-settling-*-{payee}.lock"))
+    return any(is_held(path) for path in home.glob(_SETTLING.format(chain_id="*", payee=payee)))
 
 
 @contextmanager
