@@ -260,6 +260,7 @@ class Shop:
             except LedgerChanged:
                 raise
             except MicrowalletError as error:
+                self._wallet.ledger.database.check_usable()  # that alone is told where it is what is wrong
                 pause *= 2
                 is_away = isinstance(error, NetworkError) and await self._missing_chain() is not None
                 if not is_away and error.code != interruption.code:

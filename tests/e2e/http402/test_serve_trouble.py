@@ -17,7 +17,7 @@ from http402.running import PRICE, channels
 from http402.signing_payer import PayingShop
 from migrated import migrate
 
-from microwallet.errors import LedgerUnwritable
+from microwallet.errors import LedgerReplaced, LedgerUnwritable
 from microwallet.ledger import database
 
 
@@ -156,9 +156,21 @@ def test_a_ledger_that_is_moved_away(serve, bob, workers):
     told = [line["error"] for line in gateway.requests.end() if "error" in line]
     assert [error["code"] for error in told] == ["ledger-replaced"]
     assert f"the ledger {ledger} was moved or replaced" in told[0]["message"]
-    assert [event["event"] for event in gateway.events.end()] == ["listening", "interrupted"]
+    said = [(event["event"], event.get("code")) for event in gateway.events.end()]
+    assert said == [("listening", None), ("interrupted", "ledger-replaced")]
     (bob.path / "before").rename(ledger)
     assert serve().end() == 0
+
+
+def test_a_ledger_that_is_moved_away_before_the_first_look(bob, chain):
+    """Whoever settles opens the ledger for itself: that it finds none is not told beside what is wrong."""
+    with closing(PayingShop(bob, chain)) as selling:
+        ledger = bob.path / "ledger.sqlite3"
+        ledger.rename(bob.path / "before")
+        with pytest.raises(LedgerReplaced):
+            asyncio.run(asyncio.wait_for(selling.shop.look(), timeout=10))
+        (bob.path / "before").rename(ledger)
+    assert "interrupted" not in [event for event, _ in selling.events]
 
 
 class TestFailedDisk:
