@@ -33,6 +33,7 @@ from microwallet.errors import (
     UsageError,
 )
 from microwallet.http402.paying.asking import Asking
+from microwallet.http402.paying.booking import book
 from microwallet.http402.paying.client import Limits, PayingClient
 from microwallet.http402.paying.exchange import NO_WORD, Asked, NoAnswer, NotSent, Pause, ServerAnswer
 from microwallet.http402.paying.funding import Funded, Funding
@@ -705,7 +706,7 @@ def test_what_counts_already_is_signed_beside_for_nothing(spending, required):
         accepted_cumulative=required,
         spent=required,
     )
-    payment = spending.settled([held.purchase], signed, receipt.to_object(), owes_receipt=True)
+    payment = book(spending, [held.purchase], signed, receipt.to_object(), owes_receipt=True)
     assert (payment.amount, payment.receipt_problems) == (required - 40, [])
     assert (payment.channel.authorized, payment.channel.spent) == (required, required)
     assert purchases.counted(held.channel.channel_id) == required
@@ -773,7 +774,7 @@ def by_event(spending):
 def test_a_stream_costs_no_more_than_was_signed(spending):
     """What came beyond that was for nothing."""
     held = Server(iter(())).drive(spending.buy(by_event(spending)))
-    payment = spending.settled([held.purchase], held, None, owes_receipt=False, delivered=90)
+    payment = book(spending, [held.purchase], held, None, owes_receipt=False, delivered=90)
     assert (payment.amount, spending.newest(held.channel).spent) == (30, 30)
 
 
@@ -785,7 +786,7 @@ def test_what_an_earlier_run_of_a_stream_bought_is_waited_for(spending):
     more = server.drive(spending.buy_more(held, spending.terms(choice), continues=True))
     again = spending.resumed(choice, held.purchase)
     signed = server.drive(spending.signed_beside(again, 90))
-    spending.settled([held.purchase], signed, None, owes_receipt=False)
+    book(spending, [held.purchase], signed, None, owes_receipt=False)
     told = {
         one.id: one.status for one in spending.client.ledger.purchases.of_key(held.purchase.idempotency_key)
     }

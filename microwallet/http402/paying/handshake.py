@@ -13,6 +13,7 @@ from functools import cached_property
 from microwallet.domain.money import Amount
 from microwallet.errors import LedgerError, NetworkError, OutcomeUnknown
 from microwallet.http402.paying.asking import Asking, looking_at
+from microwallet.http402.paying.booking import book
 from microwallet.http402.paying.choice import Choice
 from microwallet.http402.paying.client import PayingClient
 from microwallet.http402.paying.exchange import Asked, NoAnswer, NotSent, Sending, ServerAnswer, Steps
@@ -167,7 +168,7 @@ class Handshake:
         owes_receipt = answer.status < 400
         self.unanswered = self._unknown(held, "the answer was not recorded")
         try:
-            payment = self.spending.settled([held.purchase], held, answer.receipt, owes_receipt=owes_receipt)
+            payment = book(self.spending, [held.purchase], held, answer.receipt, owes_receipt=owes_receipt)
         except LedgerError as error:
             raise self._unknown(held, f"the answer could not be recorded: {error.message}") from error
         self.unanswered = None

@@ -19,6 +19,7 @@ from microwallet.errors import (
     OutcomeUnknown,
     PaymentRefused,
 )
+from microwallet.http402.paying.booking import book
 from microwallet.http402.paying.exchange import NoAnswer, NotSent, Pause, Sending, ServerAnswer, Steps
 from microwallet.http402.paying.handshake import Handshake, Streaming
 from microwallet.http402.paying.receipts import BookedPayment
@@ -114,7 +115,8 @@ class MeteredStream:
         if self.payment is None:
             spending, held = self._handshake.spending, self._held
             chargeable = spending.chargeable(held.channel)
-            payment = spending.settled(
+            payment = book(
+                spending,
                 self._bought,
                 held,
                 self._receipt,

@@ -1,10 +1,12 @@
-"""What one request spends: its purchases, however often it is tried, and what they may cost together."""
+"""What one request spends: its purchases, however often it is tried, and what they may cost together.
+
+`booking` records what they did cost.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.identifiers import ChannelId, TxHash
@@ -23,14 +25,11 @@ from microwallet.http402.paying.exchange import Asked, Steps
 from microwallet.http402.paying.funding import Funded, Funding
 from microwallet.http402.paying.handing_over import hand_over, tell
 from microwallet.http402.paying.origins import Origin
-from microwallet.http402.paying.receipts import BookedPayment, Books, read_receipt
 from microwallet.http402.paying.stream_session import StreamSession
-from microwallet.ledger.purchases import Confirmation, HttpRequest, Reserved, Unconfirmed
+from microwallet.ledger.purchases import HttpRequest, Reserved
 
 _MOST_RACES = 3
 """How often a channel is topped up again because other requests used up the deposit first."""
-_LEAVING_SECONDS = 60
-"""How long a payee may go on charging for a stream that was left, until it sees that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +77,19 @@ class Spending:
         """Let go of the channel's session, if this is a stream that held it."""
         self._session.close()
 
+    @property
+    def risen(self) -> int:
+        """Base units by which what is authorized rose for it, on all channels together."""
+        return sum(self._risen.values())
+
     def begun(self) -> Purchase | None:
         """An earlier run's purchase under the key, if any; IdempotencyMismatch for another request."""
         try:
-            return next(iter(self._live()), None)
+            return next(iter(self.live()), None)
         except IdempotencyMismatch as error:
             raise (self._led_elsewhere(error) if self.asked.hop else error) from None
 
-    def _live(self) -> Sequence[Purchase]:
+    def live(self) -> Sequence[Purchase]:
         """Purchases under the key that were not returned, oldest first."""
         purchases = self.client.ledger.purchases.of_request(self.request)
         return [one for one in purchases if one.status is not PurchaseStatus.RETURNED]
@@ -117,11 +121,10 @@ class Spending:
 
     def terms(self, choice: Choice) -> VoucherTerms:
         """The terms of a voucher for an offer, within what may still be authorized."""
-        risen = sum(self._risen.values())
         return VoucherTerms(
             cost=choice.reserved,
-            most=max(0, self.limit(choice) - risen),
-            risen=risen,
+            most=max(0, self.limit(choice) - self.risen),
+            risen=self.risen,
             min_voucher_delta=choice.request.min_voucher_delta,
             takes_headroom=choice.is_open_ended,
         )
@@ -193,6 +196,11 @@ class Spending:
             return (yield from self._session.begin(funding, terms, without))
         return funding.channel(terms, without)
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether it holds a channel's session."""
+        return self._session.is_held
+
     def has_stream(self, channel: PayerChannel) -> bool:
         """Whether a stream of another request runs on a channel."""
         return self._session.is_another_on(channel)
@@ -211,7 +219,7 @@ class Spending:
                 f"the purchase under the key {self.request.idempotency_key!r} was from another payee, or in"
                 " another token, escrow or chain than the server asks for now; nothing was signed"
             )
-        counted = sum(one.cost for one in self._live())
+        counted = sum(one.cost for one in self.live())
         self._risen[channel.channel_id] = counted
         return Held(
             choice=choice,
@@ -275,95 +283,6 @@ class Spending:
             self._signers[channel.channel_id] = Signer(channel, self.client.key_of(channel))
         return self._signers[channel.channel_id]
 
-    def settled(
-        self,
-        purchases: Sequence[Purchase],
-        held: Held,
-        receipt: str | Mapping[str, Any] | None,
-        *,
-        owes_receipt: bool,
-        delivered: int = 0,
-        is_left: bool = False,
-    ) -> BookedPayment:
-        """Record what the purchases of this request cost together, by a receipt that is checked.
-
-        A missing receipt is a problem only where the payee `owes_receipt`, not with an error. A stream that
-        `is_left`, before a receipt ended it, may still be charged for a while.
-        """
-        ledger = self.client.ledger
-        told = read_receipt(receipt)
-        books = self._books(purchases, held, delivered)
-        said = 0 if told.receipt is None else told.receipt.spent
-        if said > books.most_spent and self._may_have_a_stream(books.channel, purchases):
-            # A stream may be charged all that was signed for requests beside it, which then count as unpaid.
-            books = replace(books, most_spent=books.channel.authorized)
-        cost = books.cost(told)
-        problems = books.problems(told) if owes_receipt or receipt is not None else []
-        is_by_use = held.choice.is_by_use
-        confirmation = books.confirmation(
-            told,
-            problems=problems,
-            is_by_use=is_by_use,
-            charged_until=self.client.clock() + _LEAVING_SECONDS if is_left else 0,
-        )
-        ledger.purchases.settle(purchases, cost, confirmation)
-        besides = self._besides(purchases, held)
-        for beside in besides:  # its key has bought by another voucher: a later receipt tells what it was for
-            ledger.purchases.settle([beside], beside.cost, Confirmation(untold=beside.cost))
-        if cost > books.reserved or besides:
-            cost = sum(one.cost for one in ledger.purchases.of_request(self.request) if one.is_paid)
-        return BookedPayment(
-            channel=self.newest(held.channel),
-            amount=cost,
-            taken=max(cost, sum(self._risen.values())),
-            is_most=is_by_use and not books.is_counted(told),
-            cumulative_amount=purchases[-1].cumulative_amount,
-            idempotency_key=self.asked.key,
-            receipt=told.document,
-            receipt_problems=problems,
-            deposited=held.deposited,
-            paid_before=held.is_resumed and all(one.is_paid for one in purchases),
-        )
-
-    def _may_have_a_stream(self, channel: PayerChannel, purchases: Sequence[Purchase]) -> bool:
-        """Whether a stream runs on a channel, or one may have: other purchases than these have no answer."""
-        if self._session.is_held or self.has_stream(channel):
-            return True
-        ours = sum(one.cost for one in purchases if not one.is_paid)
-        return self.client.ledger.purchases.uncertain(channel.channel_id) > ours
-
-    def _besides(self, purchases: Sequence[Purchase], held: Held) -> Sequence[Purchase]:
-        """What else was signed for what the purchases bought: in this run, and in others, where it cannot
-        have been for a stream."""
-        if held.choice.is_open_ended:
-            return [] if held.beside is None else [held.beside]
-        return [one for one in self._live() if one.id not in {bought.id for bought in purchases}]
-
-    def _books(self, purchases: Sequence[Purchase], held: Held, delivered: int) -> Books:
-        ledger, reserved = self.client.ledger, held.reserved
-        channel = self.newest(held.channel)
-        total = sum(purchase.cost for purchase in purchases)
-        unconfirmed, is_final = Unconfirmed(), False
-        least, most = -total, 0  # no bound: what was spent before an earlier run is not known
-        if reserved is not None:
-            by_hand = ledger.payments.total(channel.channel_id)
-            least = max(0, reserved.least_spent - by_hand)
-            most = reserved.before.spent + reserved.purchase.cost
-            unconfirmed, is_final = reserved.unconfirmed, reserved.is_final
-        return Books(
-            channel=channel,
-            challenge_id=held.choice.challenge.id if reserved is not None and len(purchases) == 1 else None,
-            cumulative_amount=purchases[0].cumulative_amount,
-            reserved=total,
-            price=held.choice.price.base_units,
-            agreed=self.limit(held.choice),
-            delivered=delivered,
-            least_spent=least,
-            most_spent=most,
-            unconfirmed=unconfirmed,
-            is_final=is_final,
-        )
-
     def give_back(self, held: Held) -> None:
         """Give back a purchase that was answered without service, but not an earlier run's: it may have
         bought something then."""
@@ -377,7 +296,7 @@ class Spending:
         `settled` is what the payee took from the finalized channel, base units. It proves that if other
         requests, charged for certain, account for all of it.
         """
-        ledger, channel_id, live = self.client.ledger, held.channel.channel_id, self._live()
+        ledger, channel_id, live = self.client.ledger, held.channel.channel_id, self.live()
         certain = ledger.purchases.certain(channel_id) - ledger.payments.total(channel_id)
         if settled > certain or any(one.is_paid for one in live):
             return False
