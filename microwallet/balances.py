@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 from microwallet.domain.channel import PayerChannel
 from microwallet.errors import EscrowMissing
@@ -40,11 +39,13 @@ def _refresh(wallet: Wallet) -> None:
     from microwallet.payee.refresh import refresh as refresh_paid
     from microwallet.payer.refresh import refresh as refresh_paying
 
-    with suppress(EscrowMissing):  # what it said last counts
-        for note in refresh_paying(wallet.ledger, wallet.reader_of, _paying(wallet), now=wallet.now()).notes:
-            wallet.reporter.say(note)
-    with suppress(EscrowMissing):
+    notes = list(refresh_paying(wallet.ledger, wallet.reader_of, _paying(wallet), now=wallet.now()).notes)
+    try:
         refresh_paid(wallet.ledger.vouchers, wallet.network.chain_id, wallet.reader_of, now=wallet.now())
+    except EscrowMissing as error:
+        notes.append(error.note)
+    for note in dict.fromkeys(notes):
+        wallet.reporter.say(note)
 
 
 def _paying(wallet: Wallet) -> Sequence[PayerChannel]:

@@ -119,6 +119,11 @@ class NetworkError(MicrowalletError):
 class EscrowMissing(NetworkError):
     default_hint = "microwallet escrow deploy"
 
+    @property
+    def note(self) -> str:
+        """The same where it ends nothing: the escrow's channels are told as the ledger has them."""
+        return f"{self.message}: its channels are told as they were: microwallet network check"
+
 
 class WrongChain(NetworkError):
     code = "wrong-chain"

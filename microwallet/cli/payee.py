@@ -15,6 +15,7 @@ from microwallet.cli.payee_backup import export, import_
 from microwallet.cli.payee_settle import close, settle
 from microwallet.cli.payee_watch import watch
 from microwallet.cli.result import Result
+from microwallet.errors import EscrowMissing
 
 if TYPE_CHECKING:
     from microwallet.wallet import Wallet
@@ -43,14 +44,13 @@ def list_(
     from microwallet.cli.payee_view import loss_warnings, payee_documents
 
     with open_wallet(network=network, account=account, rpc_url=rpc_url) as wallet:
-        if not offline:
-            _refresh(wallet)
+        unknown = [] if offline else _refresh(wallet)
         channels = wallet.ledger.vouchers.list(finalized=all)
         if account is not None:
             payee = wallet.account.address
             channels = [channel for channel in channels if channel.descriptor.payee == payee]
         data = {"channels": payee_documents(wallet, channels)}
-        notes = loss_warnings(wallet, channels)
+        notes = [*loss_warnings(wallet, channels), *unknown]
         now = wallet.now()
     if not channels:
         notes = [*notes, "no open channel pays this wallet: microwallet payee accept FILE"]
@@ -77,11 +77,10 @@ def show(
 
     with open_wallet(network=network, rpc_url=rpc_url) as wallet:
         wallet.ledger.vouchers.find(channel)
-        if not offline:
-            _refresh(wallet)
+        unknown = [] if offline else _refresh(wallet)
         found = wallet.ledger.vouchers.find(channel)
         (document,) = payee_documents(wallet, [found])
-        notes = loss_warnings(wallet, [found])
+        notes = [*loss_warnings(wallet, [found]), *unknown]
         more = (
             ("unsettled", money(found, found.unsettled)),
             ("accepted", local_time(document["acceptedAt"])),
@@ -106,8 +105,13 @@ app.command(
 )(watch)
 
 
-def _refresh(wallet: Wallet) -> None:
+def _refresh(wallet: Wallet) -> list[str]:
+    """Ask the chain about the channels; what it could not tell."""
     from microwallet.payee.refresh import refresh
 
-    with or_offline():
-        refresh(wallet.ledger.vouchers, wallet.network.chain_id, wallet.reader_of, now=wallet.now())
+    try:
+        with or_offline():
+            refresh(wallet.ledger.vouchers, wallet.network.chain_id, wallet.reader_of, now=wallet.now())
+    except EscrowMissing as error:
+        return [error.note]
+    return []

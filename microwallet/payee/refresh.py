@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
-from microwallet.errors import NetworkError
+from microwallet.errors import EscrowMissing, NetworkError
 from microwallet.ledger.vouchers import Vouchers
 
 if TYPE_CHECKING:
@@ -34,18 +34,25 @@ def refresh(
     Only those of `channel_ids`, if given: whoever closes one need not wait for thousands.
 
     A channel whose close was taken back by a reorganisation becomes open again here; its voucher
-    was kept. Raises NetworkError; the ledger is then untouched.
+    was kept. Raises NetworkError; the ledger is then untouched. EscrowMissing comes last, when what the other
+    escrows say is stored.
     """
     known = vouchers.live(chain_id, channel_ids)
     states: dict[ChannelId, ChannelState] = {}
     confirmed: list[ChannelId] = []
+    missing: EscrowMissing | None = None
     for escrow_contract, channels in _by_escrow(known).items():
         reader = reader_of(escrow_contract)
         head = reader.head()
         ids = [channel.channel_id for channel in channels]
-        states |= reader.channel_states(ids)
+        try:
+            states |= reader.channel_states(ids)
+        except EscrowMissing as error:
+            missing = error
+            continue
         finalized = [channel_id for channel_id in ids if states[channel_id].finalized]
         confirmed += confirmed_closes(reader, finalized, head)
+    known = [one for one in known if one.channel_id in states]
     news = {  # a command that asks several times writes next to nothing after the first
         one.channel_id: states[one.channel_id]
         for one in known
@@ -53,6 +60,8 @@ def refresh(
     }
     vouchers.record_states(news, as_of=now)
     vouchers.confirm_closes(confirmed)
+    if missing is not None:
+        raise missing
     return [replace(channel, state=states[channel.channel_id], as_of=now) for channel in known]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from microwallet.domain.channel import ChannelState, PayerChannel
 from microwallet.domain.deposit import DepositKind, DepositStatus
 from microwallet.domain.identifiers import ChannelId
+from microwallet.errors import EscrowMissing
 from microwallet.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Refreshed:
 
     channels: Sequence[PayerChannel]
     notes: Sequence[str]
+    missing: Sequence[EscrowMissing] = ()
+    """Escrows that are not on the chain: their channels are as they were."""
 
 
 def refresh(
@@ -42,8 +45,9 @@ def refresh(
     """
     if not channels:
         return Refreshed(channels=(), notes=())
-    states, as_of = _newest_states(reader_of, channels, now=now)
-    before = {channel.channel_id: channel.state for channel in channels}
+    states, as_of, missing = _newest_states(reader_of, channels, now=now)
+    asked = [channel for channel in channels if channel.channel_id in states]
+    before = {channel.channel_id: channel.state for channel in asked}
     # One that stays finalized is not recorded again, so that the ledger has when it was found to be.
     news = {one: state for one, state in states.items() if not (state.finalized and state == before[one])}
     if not ledger.channels.record_states(news, before=before, as_of=as_of):
@@ -55,8 +59,8 @@ def refresh(
         return states[channel.channel_id].settled > channel.authorized
 
     # What was signed while the chain was asked may be settled by now: the ledger has it before the payee.
-    channels = [ledger.channels.newest(one) if is_outrun(one) else one for one in channels]
-    older = [one.channel_id for one in channels if one.voucher_known and is_outrun(one)]
+    asked = [ledger.channels.newest(one) if is_outrun(one) else one for one in asked]
+    older = [one.channel_id for one in asked if one.voucher_known and is_outrun(one)]
     if older:
         ledger.channels.forget_vouchers(older)
     after = [
@@ -66,14 +70,21 @@ def refresh(
             as_of=as_of,
             voucher_known=channel.voucher_known and channel.channel_id not in older,
         )
-        for channel in channels
+        for channel in asked
     ]
-    return Refreshed(channels=after, notes=_notes(ledger, channels, after, older))
+    newest = {channel.channel_id: channel for channel in after}
+    return Refreshed(
+        channels=[newest.get(channel.channel_id, channel) for channel in channels],
+        notes=[*_notes(ledger, asked, after, older), *(escrow.note for escrow in missing)],
+        missing=missing,
+    )
 
 
 def refreshed(account: PayingAccount, channel: PayerChannel) -> PayerChannel:
-    """One channel as the chain has it now; notes go to the reporter."""
+    """One channel as the chain has it now; notes go to the reporter. Raises EscrowMissing too."""
     found = refresh(account.ledger, lambda _: account.reader, [channel], now=account.clock())
+    for escrow in found.missing:
+        raise escrow
     for note in found.notes:
         account.reporter.say(note)
     return found.channels[0]
@@ -81,20 +92,25 @@ def refreshed(account: PayingAccount, channel: PayerChannel) -> PayerChannel:
 
 def _newest_states(
     reader_of: ReaderOf, channels: Sequence[PayerChannel], *, now: int
-) -> tuple[dict[ChannelId, ChannelState], int]:
-    """What the chain says, and as of when."""
+) -> tuple[dict[ChannelId, ChannelState], int, list[EscrowMissing]]:
+    """What the chain says, as of when, and which escrows it has not."""
     states: dict[ChannelId, ChannelState] = {}
+    missing = []
     as_of = now
     for escrow in sorted({channel.descriptor.escrow_contract for channel in channels}):
         reader = reader_of(escrow)
         ids = [channel.channel_id for channel in channels if channel.descriptor.escrow_contract == escrow]
         as_of = max(as_of, reader.head().timestamp)
-        states |= reader.channel_states(ids)
+        try:
+            states |= reader.channel_states(ids)
+        except EscrowMissing as error:
+            missing.append(error)
     # One that is not there at all is of a chain that was started anew: finalized it stays.
     for channel in channels:
-        if channel.state.finalized and not states[channel.channel_id].exists:
+        found = states.get(channel.channel_id)
+        if found is not None and channel.state.finalized and not found.exists:
             states[channel.channel_id] = channel.state
-    return states, as_of
+    return states, as_of, missing
 
 
 def _notes(

@@ -58,8 +58,7 @@ def sync(
     unfinished in any.
 
     A channel the ledger did not know does not pay until its highest voucher is imported. Raises
-    NetworkError when the chain cannot be asked; what was found until then is kept. EscrowMissing for one that
-    is not there comes last.
+    NetworkError when the chain cannot be asked; what was found until then is kept.
     """
     added: list[ChannelId] = []
     transactions: list[Resumed] = []

@@ -144,13 +144,49 @@ def test_an_escrow_that_is_not_there_keeps_no_other_from_being_looked_at(
     opened = ("channel", "open", bob.address, "1 USDC", "--label", "mug", "--yes", "--json")
     assert alice.run(*opened, env=env).exit_code == 5
     chain.rpc.call("anvil_setCode", [OTHER_ESCROW, "0x"])
-    missing = alice.run("channel", "sync", "--json")
-    assert missing.exit_code == 3
-    assert OTHER_ESCROW in missing.error["message"]
+    synced = alice.run("channel", "sync", "--json")
+    assert len(synced.data["channels"]) == 3
+    assert f"there is no escrow contract at {OTHER_ESCROW}" in synced.stderr
     with Wallet.open(environment=alice.environment) as wallet:
         pending = wallet.ledger.deposits.pending()
         escrows = [wallet.ledger.channels.get(one.channel_id).descriptor.escrow_contract for one in pending]
     assert escrows == [OTHER_ESCROW]
+
+
+@pytest.mark.parametrize("command", ["channel list", "channel sync", "balance"])
+def test_what_an_escrow_that_is_not_there_cannot_tell_hides_no_other_channel(
+    alice, coffee, opened_elsewhere, chain, payee_takes, command
+):
+    """Its channels are told as they were, which is said; those of the other escrows as the chain has them."""
+    lost = opened_elsewhere(make_deposit).channel
+    chain.rpc.call("anvil_setCode", [OTHER_ESCROW, "0x"])
+    payee_takes(coffee | {"voucher": json.loads(coffee["voucher"])}, TEN // 10, close=False)
+    told = alice.run(*command.split()).succeeded()
+    assert f"there is no escrow contract at {OTHER_ESCROW}" in told.stderr
+    listed = alice.run("channel", "list", "--offline", "--json").data["channels"]
+    assert {one["channelId"]: (one["deposit"], one["settled"]) for one in listed} == {
+        coffee["channelId"]: ("10000000", "1000000"),
+        lost.channel_id: ("10000000", "0"),
+    }
+    assert alice.run("channel", "show", lost.channel_id, "--json").data["status"] == "open"
+    assert alice.run("channel", "top-up", lost.channel_id, "1", "--yes").exit_code == 3
+
+
+def test_nor_does_it_for_the_payee(alice, bob, coffee, opened_elsewhere, chain):
+    """What each channel owes is listed; to settle ends with 3, as no transaction may go where no code is."""
+    bob.run("escrow", "trust", OTHER_ESCROW, "--yes").succeeded()
+    lost = opened_elsewhere(make_deposit).channel.channel_id
+    vouchers = coffee["voucher"] + alice.run("pay", lost, "1").succeeded().stdout
+    bob.run("payee", "accept", "-", input=vouchers).succeeded()
+    chain.rpc.call("anvil_setCode", [OTHER_ESCROW, "0x"])
+    listed = bob.run("payee", "list", "--json")
+    assert {one["channelId"]: one["unsettled"] for one in listed.data["channels"]} == {
+        coffee["channelId"]: "3000000",
+        lost: "1000000",
+    }
+    for told in (listed, bob.run("payee", "show", lost).succeeded()):
+        assert f"there is no escrow contract at {OTHER_ESCROW}" in told.stderr
+    assert bob.run("payee", "settle", lost, "--yes").exit_code == 3
 
 
 def test_a_channel_in_a_token_that_is_not_known_is_paid_from_by_the_name_it_gets(
