@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections that cannot be held or filled for ever: bounds that uvicorn leaves to others."""
+"""HTTP/1.1 connections that cannot be held or filled for ever: what uvicorn leaves to others."""
 
 from __future__ import annotations
 
@@ -84,7 +84,10 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """All fields of a request came."""
+        """All fields of a request came: of HTTP/1.1 with a Host, never with two (RFC 9112, section 3.2)."""
+        hosts = [name for name, _ in self.headers].count(b"host")
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            raise ValueError("Host")  # the parser makes it an answer of 400
         self._in_head, self._in_body = False, True
         self._spare = self.bounds.head_bytes
         if self._head_timer is not None:

@@ -131,6 +131,38 @@ def answer(connection):
     return seen
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nx-host: x\r\n", b"400"),
+        (b"GET http://x/ HTTP/1.1\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nHOST: x\r\n", b"400"),
+        (b"GET / HTTP/1.0\r\nhost: x\r\nhost: y\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost:\r\n", b"200"),
+        (b"GET / HTTP/1.0\r\n", b"200"),
+    ],
+)
+def test_a_request_has_one_host(connect, served, head, status):
+    """RFC 9112, section 3.2: another is answered with 400, and nobody behind sees it. HTTP/1.0 needs none."""
+    before = len(served[1].sizes)
+    connection = connect()
+    connection.sendall(head + b"\r\n")
+    assert answer(connection).split()[1] == status
+    assert len(served[1].sizes) - before == (status == b"200")
+    if status == b"400":
+        assert ends(connection) == b""
+
+
+def test_the_same_holds_for_every_request_of_a_connection(connect):
+    """The first one is answered, the next is not served."""
+    connection = connect()
+    assert b"200 OK" in get(connection)
+    connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    assert answer(connection).startswith(b"HTTP/1.1 400")
+
+
 def test_one_that_says_nothing_is_ended(connect):
     """Neither before its first request nor in the midst of one."""
     silent, half = connect(), connect()
