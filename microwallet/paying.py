@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from microwallet.config import SETTINGS
 from microwallet.domain.channel import PayerChannel
-from microwallet.domain.identifiers import Address
+from microwallet.domain.identifiers import NATIVE_TOKEN, Address
 from microwallet.domain.money import Amount, check_amount, unit_of
 from microwallet.errors import (
     InvalidAmount,
@@ -68,7 +68,7 @@ def paying_client(wallet: Wallet, limits: Limits, *, confirm: Confirm) -> Paying
     network = wallet.network
     return PayingClient(
         ledger=wallet.ledger,
-        payer=wallet.account.address,
+        payer=_payer(wallet, limits),
         chain_id=network.chain_id,
         networks={known.chain_id: known.name for known in known_networks(wallet.configuration).values()},
         escrow_contracts=wallet.trusted_escrows,
@@ -80,6 +80,17 @@ def paying_client(wallet: Wallet, limits: Limits, *, confirm: Confirm) -> Paying
         reporter=wallet.reporter,
         clock=wallet.now,
     )
+
+
+def _payer(wallet: Wallet, limits: Limits) -> Address:
+    """The account in use; nobody, which is said, where a dry run finds none at all."""
+    try:
+        return wallet.account.address
+    except UnknownReference as error:
+        if not limits.dry_run or wallet.accounts.list():
+            raise
+        wallet.reporter.say(f"{error.message}: {error.hint}")
+        return NATIVE_TOKEN
 
 
 def ask_payee(wallet: Wallet, channel: PayerChannel) -> ClosedByPayee | None:

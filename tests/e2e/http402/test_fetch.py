@@ -84,6 +84,18 @@ def test_free_things_need_no_wallet(home, payee):
     assert not home.path.exists()
 
 
+def test_a_dry_run_without_an_account_tells_the_price_and_that_one_is_missing(make_home, chain, payee):
+    """As `--no-pay` would; to pay is exit 2."""
+    nobody = make_home("nobody", chain)
+    told = nobody.run("fetch", payee.url + "/", "--dry-run", "--json")
+    would = told.data["wouldPay"]
+    assert (would["amount"], would["way"], would["channelId"]) == ("1000", "open", None)
+    missing = f"this wallet, {nobody.path}, has no account yet"
+    assert f"{missing}: microwallet account create main" in told.stderr
+    refused = nobody.run("fetch", payee.url + "/", "--json")
+    assert (refused.exit_code, refused.error["message"]) == (2, missing)
+
+
 def test_paying_from_a_channel_loads_nothing_slow(fetch, alice, payee):
     """A fetch that pays from an open channel imports no web3, no rich, no HTTP/2, no asyncio, and nothing
     that deposits are signed with."""
