@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shlex
 import sys
+from json import loads
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ from microwallet.cli import completion
 from microwallet.cli.command import TakesAmount, help_text, new_group
 from microwallet.cli.context import Stderr, open_wallet
 from microwallet.cli.options import IdempotencyKey, Json, PasswordFile
-from microwallet.cli.result import SCHEMA, streaming
+from microwallet.cli.result import print_json, streaming, success_envelope
 from microwallet.domain.channel import PayerChannel
 from microwallet.domain.money import Amount
 from microwallet.errors import OutcomeUnknown, UsageError
@@ -122,7 +123,8 @@ def _print(signed: SignedPayment, *, each: bool, as_json: bool) -> None:
             while lines := list(itertools.islice(vouchers, _LINES_A_WRITE)):
                 out.write(("\n".join(lines) + "\n").encode())
         elif as_json:
-            out.write(f'{{"schema":{SCHEMA},"ok":true,"data":{signed.last()}}}\n'.encode())
+            voucher = loads(signed.last())
+            print_json(success_envelope(voucher | {"idempotencyKey": signed.payment.idempotency_key}))
         else:
             out.write(signed.last().encode() + b"\n")
         out.flush()

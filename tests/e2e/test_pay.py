@@ -204,6 +204,16 @@ def test_key_is_made_and_named(coffee):
     assert coffee.home.run("pay", "--resume", key).stdout == paid.stdout
 
 
+def test_the_document_has_the_key_beside_the_voucher(coffee):
+    """Also where nothing is said on stderr; a payee takes it as the bare one, and it is repeated whole."""
+    paid = coffee.home.run("-q", "pay", "coffee", "1", "--json")
+    key = paid.data["idempotencyKey"]
+    bare = coffee.home.run("pay", "--resume", key).stdout
+    assert paid.data == json.loads(bare) | {"idempotencyKey": key}
+    assert coffee.home.run("pay", "--resume", key, "--json").stdout == paid.stdout
+    assert coffee.amounts(paid.stdout) == coffee.amounts(bare) == [1_000_000]
+
+
 @pytest.mark.parametrize("count", [2_000, pytest.param(50_000, marks=pytest.mark.long)])
 def test_broken_pipe(coffee, count):
     """A reader that goes away is exit 5 with the command that prints the rest; nothing is paid twice."""
