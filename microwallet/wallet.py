@@ -88,6 +88,13 @@ class Wallet(Home):
 
         return trusted_escrows(self.configuration, self.network.chain_id)
 
+    @property
+    def known_escrows(self) -> frozenset[Address]:
+        """Those, and the ones of channels that were opened while others were trusted."""
+        chain_id = self.network.chain_id
+        descriptors = (one.descriptor for one in self.ledger.channels.list(finalized=True))
+        return self.trusted_escrows | {one.escrow_contract for one in descriptors if one.chain_id == chain_id}
+
     @cached_property
     def reader(self) -> EscrowReader:
         """What the chain says of channels, balances and blocks."""

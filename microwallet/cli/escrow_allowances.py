@@ -29,7 +29,7 @@ def allowances(
     flags = {"network": network, "account": account, "rpc_url": rpc_url, "password_file": password_file}
     with open_wallet(**flags) as wallet:
         assets = known_assets(wallet.configuration, wallet.network)
-        left = allowances_left(wallet.reader, wallet.account.address, assets, wallet.trusted_escrows)
+        left = allowances_left(wallet.reader, wallet.account.address, assets, wallet.known_escrows)
         rows = [_document(allowance) for allowance in left]
         text = "\n".join(_line(allowance) for allowance in left) or "no allowance is left over"
         if not revoke or not left:

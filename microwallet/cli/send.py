@@ -76,7 +76,7 @@ def send(
         typed = amount
         amount, unit = _amount_and_unit(amount, token)
         asset = wallet.resolve_asset(token or unit, amount=typed)
-        sender, receiver, escrows = wallet.sender(), wallet.address_of(to), wallet.trusted_escrows
+        sender, receiver, escrows = wallet.sender(), wallet.address_of(to), wallet.known_escrows
         begun = idempotency_key or unfinished_key(sender, wallet.ledger.journal, receiver, asset, amount)
         key = begun or f"send-{secrets.token_hex(12)}"
         data: dict[str, Any] = {
@@ -86,7 +86,7 @@ def send(
             "idempotencyKey": key,
         }
         if dry_run:
-            planned = plan_transfer(sender, wallet.reader, receiver, amount, asset, trusted_escrows=escrows)
+            planned = plan_transfer(sender, wallet.reader, receiver, amount, asset, escrow_contracts=escrows)
             cost = {"maxFee": str(planned.quote.max_cost)}
             data |= _amount(planned.amount, asset) | cost | {"transactionHash": None, "dryRun": True}
             return Result(data=data, text=_summary(wallet, planned, receiver))
@@ -103,7 +103,7 @@ def send(
             receiver,
             asset,
             amount,
-            trusted_escrows=escrows,
+            escrow_contracts=escrows,
             idempotency_key=key,
             agree=agree,
         )

@@ -59,7 +59,7 @@ def send(
     asset: Asset,
     amount: str,
     *,
-    trusted_escrows: Collection[Address],
+    escrow_contracts: Collection[Address],
     idempotency_key: str,
     agree: Callable[[Transfer], None],
 ) -> Sent:
@@ -75,7 +75,7 @@ def send(
         if receipt is not None:
             before = None if amount.strip() == ALL else Amount.parse(amount, asset)
             return Sent(receipt=receipt, amount=before, is_new=False)
-        planned = plan_transfer(sender, reader, receiver, amount, asset, trusted_escrows=trusted_escrows)
+        planned = plan_transfer(sender, reader, receiver, amount, asset, escrow_contracts=escrow_contracts)
         agree(planned)
         receipt = sender.send(planned.call, operation=operation, purpose=PURPOSE, quoted=planned.quote)
         return Sent(receipt=receipt, amount=planned.amount, is_new=True)
@@ -88,14 +88,14 @@ def plan_transfer(
     amount: str,
     asset: Asset,
     *,
-    trusted_escrows: Collection[Address],
+    escrow_contracts: Collection[Address],
 ) -> Transfer:
     """Price a transfer of `amount`, or of everything for `all`; raises before anything is signed."""
     if int(receiver, 16) == 0:
         raise UsageError("the zero address is nobody: what is sent there is lost")
     if receiver == sender.address:
         raise UsageError(f"{receiver} is the sending account itself")
-    keepers = dict.fromkeys(trusted_escrows, "an escrow") | {asset.token: f"the contract of {asset.symbol}"}
+    keepers = dict.fromkeys(escrow_contracts, "an escrow") | {asset.token: f"the contract of {asset.symbol}"}
     if receiver in keepers:
         raise UsageError(f"{receiver} is {keepers[receiver]} itself: what is sent there is lost")
     balance = reader.balances([(asset.token, sender.address)])[0]

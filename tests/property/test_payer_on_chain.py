@@ -281,7 +281,7 @@ class TransactionMachine(RuleBasedStateMachine):
                 PAYEE,
                 asset,
                 text,
-                trusted_escrows=[ESCROW],
+                escrow_contracts=[ESCROW],
                 idempotency_key=key,
                 agree=lambda _: None,
             )

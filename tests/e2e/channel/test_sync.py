@@ -189,6 +189,18 @@ def test_nor_does_it_for_the_payee(alice, bob, coffee, opened_elsewhere, chain):
     assert bob.run("payee", "settle", lost, "--yes").exit_code == 3
 
 
+def test_an_escrow_of_a_channel_is_known_when_it_is_trusted_no_more(alice, opened_elsewhere, chain):
+    """It has money of this wallet: what it may still take is told, and nothing is sent to it by mistake."""
+    opened_elsewhere(make_deposit)
+    with Wallet.open(environment=alice.environment) as wallet, wallet.configuration.editing() as content:
+        del content["escrows"]
+    done_as(alice.address, calls.approve(chain.token, OTHER_ESCROW, TEN), chain)
+    (left,) = alice.run("escrow", "allowances", "--json").data["allowances"]
+    assert (left["escrowContract"], left["allowance"]) == (OTHER_ESCROW, str(TEN))
+    refused = alice.run("send", OTHER_ESCROW, "1 USDC", "--yes", "--json")
+    assert (refused.exit_code, "is an escrow itself" in refused.error["message"]) == (2, True)
+
+
 def test_a_channel_in_a_token_that_is_not_known_is_paid_from_by_the_name_it_gets(
     alice, fresh, bob, token_without
 ):
