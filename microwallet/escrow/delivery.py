@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from microwallet.domain.identifiers import hexed
 from microwallet.domain.ports import (
@@ -29,8 +30,9 @@ from microwallet.escrow.node_answer import NodeAnswer, answer_of
 from microwallet.escrow.reader import (
     Mined,
     find_mined,
-    is_of_this_chain,
+    of_this_chain,
     read_count,
+    read_head,
     read_mined,
     read_quantity,
 )
@@ -201,10 +203,13 @@ class Delivery:
         before it and is not any more: a reorganisation took that, and a node may have dropped it."""
         first = self._attempts[0]
         self._take_over_new_attempts()
-        for entry in self._journal.at_nonces(
+        earlier = self._journal.at_nonces(
             first.chain_id, first.sender, first=mined_nonces, before=first.nonce
-        ):
-            if entry.status.is_live or is_of_this_chain(self._rpc, entry):
+        )
+        ended = [entry for entry in earlier if not entry.status.is_live]
+        of_this = of_this_chain(partial(read_head, self._rpc), ended)
+        for entry in earlier:
+            if entry.status.is_live or entry in of_this:
                 self._broadcast(entry.transaction)
         self._broadcast(self._attempts[-1])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 from microwallet.domain.channel import ChannelState
@@ -312,9 +311,10 @@ def start_of_chain(head: Callable[[int], Head]) -> int:
     return first.timestamp if first.number == 0 else 0
 
 
-def is_of_this_chain(rpc: Rpc, entry: JournalEntry) -> bool:
-    """Whether it was signed since the chain was started; one that was started anew never had the others."""
-    return (entry.created_at or 0) >= start_of_chain(partial(read_head, rpc))
+def of_this_chain(head: Callable[[int], Head], entries: Sequence[JournalEntry]) -> list[JournalEntry]:
+    """Those signed since the chain was started; one that was started anew never had the others."""
+    started = start_of_chain(head) if entries else 0
+    return [entry for entry in entries if (entry.created_at or 0) >= started]
 
 
 def _head(found: Any, where: str) -> Head:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.domain.ports import (
@@ -32,8 +33,9 @@ from microwallet.escrow.network import Network
 from microwallet.escrow.quotes import Quote, check_funds, quote, quote_again, with_margin
 from microwallet.escrow.reader import (
     find_all_mined,
-    is_of_this_chain,
+    of_this_chain,
     read_count,
+    read_head,
     transaction_count,
 )
 from microwallet.escrow.receipt import Receipt
@@ -223,7 +225,7 @@ class TransactionSender:
         first = next(iter(self._entries(operation, purpose)), None)
         if first is None or transaction_count(self._rpc, self.address) > first.transaction.nonce:
             return None
-        return first.transaction if is_of_this_chain(self._rpc, first) else None
+        return first.transaction if of_this_chain(partial(read_head, self._rpc), [first]) else None
 
     def _cancelling_hopeless(
         self, attempts: Sequence[SignedTransaction]

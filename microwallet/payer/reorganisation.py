@@ -10,7 +10,7 @@ from microwallet.domain.deposit import Deposit, DepositStatus, deposited
 from microwallet.domain.identifiers import Address, ChannelId
 from microwallet.domain.ports import JournalEntry, TransactionStatus
 from microwallet.errors import EscrowMissing
-from microwallet.escrow.reader import Head, start_of_chain
+from microwallet.escrow.reader import Head, of_this_chain, start_of_chain
 from microwallet.payer.deposit import has_landed, own_entries
 from microwallet.payer.paying_account import PayingAccount
 
@@ -82,10 +82,10 @@ def _take_back_transactions(account: PayingAccount, head: Head) -> None:
     before the chain was started anew."""
     ledger = account.ledger
     undone = _undone(account, head)
-    started = start_of_chain(account.reader.head) if undone else 0
+    of_this = of_this_chain(account.reader.head, undone)
     for entry in undone:
         transaction = entry.transaction
-        if entry.created_at is None or entry.created_at < started:
+        if entry not in of_this:
             ledger.journal.record(transaction.hash, TransactionStatus.REPLACED)
             continue
         ledger.journal.record(transaction.hash, TransactionStatus.BROADCAST)
