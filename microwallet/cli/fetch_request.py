@@ -16,6 +16,7 @@ from microwallet import __version__
 from microwallet.cli.fetch_curl import BEHIND_URL
 from microwallet.cli.fetch_secrets import SecretWords
 from microwallet.cli.source import read_all
+from microwallet.cli.usage import NUMBER
 from microwallet.errors import UsageError
 from microwallet.http402.paying.origins import Origin
 from microwallet.http402.wire.auth_fields import TCHARS
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 _BODY_LIMIT = 256 * 1024 * 1024
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
 _ALIKE = 0.65
-_NUMBER = re.compile(r"[\d.,]+")
 _FORM = "application/x-www-form-urlencoded"
 _OWN = ("payment-receipt", "payment-authorization", "accept-payment", "idempotency-key", "transfer-encoding")
 _NEEDED = ("host", "content-length")
@@ -130,7 +130,7 @@ def wanted(words: Sequence[str], headers: Sequence[str], data: Sequence[str], fo
 def check_units(words: Sequence[str], amounts: Mapping[str, str | None]) -> None:
     """UsageError for an amount in two words, whose unit would be taken for the method. `amounts` are the
     values of flags."""
-    bare = {flag: amount for flag, amount in amounts.items() if amount and _NUMBER.fullmatch(amount)}
+    bare = {flag: amount for flag, amount in amounts.items() if amount and NUMBER.fullmatch(amount)}
     for word in words:
         if bare and word.isalpha() and word.upper() not in _METHODS:
             flag, amount = next(iter(bare.items()))

@@ -14,6 +14,8 @@ from microwallet.errors import UsageError
 
 _UNKNOWN_COMMAND = re.compile(r"(No such command '([^']*)'\. Did you mean '([^']*)')[^?]*\?")
 """With the name that is nearest, and others after it."""
+NUMBER = re.compile(r"[\d.,]+")
+"""What is typed for a number; its unit may be the next word."""
 _GLOBAL_FLAGS = frozenset({"-q", "--quiet", "-v", "--verbose", "--debug"})
 
 
@@ -51,6 +53,6 @@ def _meant(error: typer.TyperException, words: list[str]) -> list[str] | None:
 def _with_whole_amount(words: list[str]) -> list[str] | None:
     """The words with the first number, or "all", and the unit after it as one word: "10 USDC"."""
     for at, (number, unit) in enumerate(itertools.pairwise(words)):
-        if re.fullmatch(r"[\d.,]+|all", number) and re.fullmatch(r"[A-Za-z]{2,}", unit):
+        if (number == "all" or NUMBER.fullmatch(number)) and re.fullmatch(r"[A-Za-z]{2,}", unit):
             return [*words[:at], f"{number} {unit}", *words[at + 2 :]]
     return None
