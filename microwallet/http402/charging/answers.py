@@ -51,11 +51,21 @@ def unrecorded_answer(error: MicrowalletError) -> Answer:
     """The disk failed under what was sold: it may be there when the gateway starts again. As where no answer
     comes, it is asked for again under its key."""
     detail = f"it was not served, and whether it was charged is not known ({error.code})"
-    return _failed(Problem(type=ProblemType.OUTCOME_UNKNOWN, detail=detail, other_status=503), error)
+    return _failed(_unknown(detail), error)
 
 
 def _failed(problem: Problem, error: MicrowalletError) -> Answer:
     return replace(problem_answer(problem), warning=error.message)
+
+
+def _unknown(detail: str) -> Problem:
+    return Problem(type=ProblemType.OUTCOME_UNKNOWN, detail=detail, other_status=503)
+
+
+SOLD_ANOTHER_TIME = problem_answer(
+    _unknown("it was not served; under its key it was or is served another time, which is charged")
+)
+"""To a request that failed, where the same one was made again meanwhile: it is not told that it was free."""
 
 
 def unpaid_answer(body: bytes, *more: tuple[bytes, bytes]) -> Answer:

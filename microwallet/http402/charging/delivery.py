@@ -10,6 +10,7 @@ from functools import lru_cache
 from microwallet.errors import LedgerError
 from microwallet.http402.charging.answers import (
     KEPT_LIMIT,
+    SOLD_ANOTHER_TIME,
     Answer,
     Headers,
     pack,
@@ -114,7 +115,8 @@ class Delivery:
         if self._status is not None:
             return False
         try:
-            await self._undo()
+            if not await self._undo():
+                await self._replace(SOLD_ANOTHER_TIME)
         except LedgerError as error:
             await self._replace(unrecorded_answer(error))
         return self._status is None
@@ -143,7 +145,9 @@ class Delivery:
         """Find out what is to be paid, and answer."""
         sold, till = self._grant.sold, self._gateway.till
         if _is_unserved(status):
-            await self._undo()
+            if not await self._undo():
+                await self._replace(SOLD_ANOTHER_TIME)
+                return
             if status == 402 or not sold.is_replay:  # no cache keeps a challenge
                 fields = [field for field in fields if field[0] != b"cache-control"]
                 body = self._request.whole_body if self._request.has_body else None
@@ -218,14 +222,15 @@ class Delivery:
             self._is_in_hand = False
             self._gateway.in_hand.end(self._grant.channel.channel_id, self._grant.sold.reserved)
 
-    async def _undo(self) -> None:
-        """Give all back, once, as the voucher may buy again after that. Cancelling does not stop it."""
+    async def _undo(self) -> bool:
+        """Give all back, once, as the voucher may buy again after that. Cancelling does not stop it. False if
+        it has bought what was or is served another time: that stays sold."""
         bill = self._grant.bill
         sold, bill.sold, self._kept = bill.sold, None, None
         if sold is None:
-            return
+            return True
 
-        def over(undone: asyncio.Future[None]) -> None:
+        def over(undone: asyncio.Future[bool]) -> None:
             self._decided()
             if undone.exception() is not None:
                 bill.sold = sold
@@ -233,8 +238,8 @@ class Delivery:
         undone = self._gateway.till.undo(sold.sale)
         undone.add_done_callback(over)
         done, _ = await asyncio.wait([undone], timeout=_UNDO_SECONDS)
-        for one in done:
-            one.result()
+        are_given_back = [one.result() for one in done]
+        return sold.is_replay or all(are_given_back)
 
     async def _keep(self, message: Message, kept: list[bytes]) -> None:
         """Send a part of an answer, and keep the whole for replays."""

@@ -188,7 +188,7 @@ class Gateway:
             presented.leave()
             return
 
-        def left(undone: asyncio.Future[None]) -> None:
+        def left(undone: asyncio.Future[bool]) -> None:
             presented.leave()
             undone.exception()  # of a disk that has failed, as is told elsewhere
 

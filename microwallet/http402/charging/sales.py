@@ -171,16 +171,18 @@ def settle_cost(rows: SessionRows, sale: Sale, cost: int) -> Sold:
     return Sold(settled, account)
 
 
-def undo(rows: SessionRows, sale: Sale) -> None:
-    """Give back all that a sale cost, as nothing was served; unless it was or is served another time."""
+def undo(rows: SessionRows, sale: Sale) -> bool:
+    """Give back all that a sale cost, as nothing was served; unless it was or is served another time. Whether
+    it is given back."""
     current = rows.sale(sale.channel_id, sale.cumulative_amount)
     if current is None:
-        return
+        return True
     if current.repeats:
         rows.save_repeats(current._replace(repeats=current.repeats - 1))
-    else:
-        rows.save(give_back(known_account(rows, sale.channel_id), current.cost))
-        rows.remove_sale(current)
+        return False
+    rows.save(give_back(known_account(rows, sale.channel_id), current.cost))
+    rows.remove_sale(current)
+    return True
 
 
 def charge_units(rows: SessionRows, sale: Sale, amount: int, *, wanted: int, stream: int) -> tuple[int, Sold]:

@@ -56,8 +56,8 @@ class Till:
         """The account of a channel; Refused if it is not known."""
         return await self._commit.run(lambda rows: sales.known_account(rows, channel_id))
 
-    def undo(self, sale: Sale) -> asyncio.Future[None]:
-        """Nothing was served: the cost is given back. What was served another time stays sold.
+    def undo(self, sale: Sale) -> asyncio.Future[bool]:
+        """Nothing was served: the cost is given back. What was served another time stays sold: False.
 
         Nobody need wait for it: it is tried again for as long as the ledger takes nothing. LedgerError if the
         disk has failed.
