@@ -158,7 +158,14 @@ class Delivery:
         units = self._units(told, status, is_stream=is_stream)
         is_metered = is_stream and self._grant.offer.price.unit is Unit.EVENT
         if units is not None and not is_metered:
-            settled = await till.settle_cost(sold.sale, units * self._grant.offer.price.amount.base_units)
+            price = self._grant.offer.price
+            cost = min(units * price.amount.base_units, price.reserved)
+            settled = await till.settle_cost(sold.sale, cost)
+            if settled.sale.cost < cost:
+                self._grant.bill.warning = f"{units} units told, more than was charged under its key"
+                await self._undo()
+                await self._replace(SOLD_ANOTHER_TIME)
+                return
             self._grant.bill.sold = sold = sold._replace(sale=settled.sale, account=settled.account)
         if sold.is_replay or self._grant.offer.price.unit is Unit.HEADER:
             units = self._grant.offer.price.units_used(sold.sale.cost)

@@ -314,7 +314,7 @@ def test_a_request_made_again_is_charged_what_it_used(sold_by):
             if is_first:
                 await fails.wait()
                 status = first_status
-            headers = [(b"x-units", b"9" if is_first else b"7")]
+            headers = [(b"x-units", b"5" if is_first else b"7")]
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": b"x" * 100_000})
             fails.set()

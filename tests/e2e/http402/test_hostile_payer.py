@@ -442,6 +442,43 @@ def test_a_repeat_costs_what_the_first_one_did(sold_by):
         assert (answer.status_code, receipt(answer).units, amounts(counter)) == (200, 7, (1000, 70))
 
 
+@pytest.mark.parametrize("first", ["200", "404", "at the same time"])
+def test_the_price_of_little_does_not_buy_much(sold_by, first):
+    """By units that the application counts, and chooses by a field of the request: what is made again under
+    one key is not served where it uses more than was charged."""
+    counter = sold_by(
+        {"path": "/**", "price": "10", "per": "header", "units-header": "x-units", "max-units": 100}
+    )
+    begun, going_on = asyncio.Event(), asyncio.Event()
+
+    async def app(scope, _receive, send):
+        much = dict(scope["headers"])[b"x-much"] == b"yes"
+        begun.set()
+        if first == "at the same time" and much:
+            await going_on.wait()
+        headers = [(b"x-units", b"90" if much else b"1")]
+        status = 404 if first == "404" and not much else 200
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"x" * 70_000})
+
+    async def scene():
+        challenge = only_challenge(await counter.asked())
+        fields = {"authorization": credential(PAYER, PAYER.pay(1000), challenge), "idempotency-key": "k"}
+        if first != "at the same time":
+            return [await counter.asked(headers=fields | {"x-much": much}) for much in ("no", "yes", "no")]
+        asking = asyncio.create_task(counter.asked(headers=fields | {"x-much": "yes"}))
+        await begun.wait()
+        little = await counter.asked(headers=fields | {"x-much": "no"})
+        going_on.set()
+        return little, await asking, little
+
+    counter.application._app = app
+    little, much, again = asyncio.run(scene())
+    assert (little.status_code, again.status_code) == ((404, 404) if first == "404" else (200, 200))
+    assert (much.status_code, problem(much)) == (503, "urn:microwallet:problem:outcome-unknown")
+    assert (amounts(counter), counter.in_hand.has(PAYER.channel_id)) == ((1000, 10), False)
+
+
 @pytest.mark.parametrize("size", [10, 70_000])
 def test_the_price_of_a_part_does_not_buy_the_whole(sold_by, size):
     """By units that the application counts, under one key: another range is another request, whether the
