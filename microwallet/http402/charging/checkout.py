@@ -254,6 +254,7 @@ class Buying(Presented):
         answer = replace(unpack(sale.answer), bill=Bill(self._known, self._sold))
         if answer.status >= 400:
             return answer
-        units = self.offer.price.units_used(sale.cost)
+        is_of_price = (sale.fingerprint or b"").endswith(self.offer.price_digest)
+        units = self.offer.price.units_used(sale.cost) if is_of_price else None
         receipt = self._checkout.till.receipt(account, self._handover.challenge_id, units=units)
         return replace(answer, headers=[*answer.headers, *receipt_headers(receipt)])

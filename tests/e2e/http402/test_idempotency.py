@@ -133,6 +133,17 @@ def test_what_is_made_again_is_what_was_paid_for(sold_by, cheap):
     assert one.pay(PAYER, PAYER.pay(1000), headers=key).status_code == 200
 
 
+def test_units_of_another_price_are_not_told(sold_by):
+    """What was answered before the price changed is answered again: what it cost is not counted in units of
+    the new price."""
+    units = {"path": "/**", "per": "header", "units-header": "x-units", "max-units": 100}
+    before, now = (sold_by({**units, "price": price}) for price in ("10", "20"))
+    before.app.headers, key = [(b"x-units", b"7")], {"idempotency-key": "k"}
+    told = [receipt(one.pay(PAYER, PAYER.pay(2000), headers=key)) for one in (before, before, now)]
+    assert [(one.spent, one.units) for one in told] == [(70, 7), (70, 7), (70, None)]
+    assert now.app.requests == []
+
+
 @pytest.mark.parametrize("keys", [["k", "l"], ["k", "k"], [""], ["a\tb"], ["x" * 256]])
 def test_what_is_no_key(counter, keys):
     """400 with or without a body, and nothing is charged; the longest one is a key."""
