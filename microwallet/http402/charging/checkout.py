@@ -34,7 +34,7 @@ from microwallet.http402.wire.session_payload import OpenAction, VoucherAction
 from microwallet.payee.in_hand import InHandHere
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_BY_SERVER = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
+BY_SERVER = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 """Extensions of ASGI by which a server sends a file itself: what is in it is not seen here."""
 
 
@@ -238,7 +238,7 @@ class Buying(Presented):
         fields = request.fields_but(b"accept-encoding") if is_stream else request.fields
         scope = self._place.scope(self._request, [*fields, *known.payer_fields, amount])
         if is_stream and (extensions := scope.get("extensions")):
-            scope["extensions"] = {name: extensions[name] for name in extensions if name not in _BY_SERVER}
+            scope["extensions"] = {name: extensions[name] for name in extensions if name not in BY_SERVER}
         self.granted = Grant(self.offer, sold, known, challenge_id, receipt, scope, Bill(known, sold))
         return self.granted
 

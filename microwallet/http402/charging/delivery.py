@@ -20,7 +20,7 @@ from microwallet.http402.charging.answers import (
 )
 from microwallet.http402.charging.asgi import Message, Send, send_answer
 from microwallet.http402.charging.caching import NO_STORE, PRIVATE, is_for_shared_caches, kept_private
-from microwallet.http402.charging.checkout import Grant
+from microwallet.http402.charging.checkout import BY_SERVER, Grant
 from microwallet.http402.charging.gateway import Gateway
 from microwallet.http402.charging.metering import EventMeter
 from microwallet.http402.charging.request import Request
@@ -86,6 +86,8 @@ class Delivery:
                     await self._undo()
                 await self._replace(unrecorded_answer(error))
         elif message["type"] != "http.response.body":
+            if message["type"] in BY_SERVER:
+                self._kept = None
             await self._send(message)
         elif self._events is not None:
             await self._events.take(message.get("body", b""), is_last=not message.get("more_body", False))

@@ -133,6 +133,22 @@ def test_what_is_made_again_is_what_was_paid_for(sold_by, cheap):
     assert one.pay(PAYER, PAYER.pay(1000), headers=key).status_code == 200
 
 
+def test_an_answer_that_the_server_sends_itself_is_not_kept(counter):
+    """By an extension of ASGI: what is in it is not seen here, and a part would be told for the whole."""
+    sent = []
+
+    async def app(_scope, _receive, send):
+        sent.append(b"served")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.zerocopysend", "file": 3, "more_body": True})
+        await send({"type": "http.response.body", "body": b"the end"})
+
+    counter.application._app = app
+    for _ in range(2):
+        assert counter.pay(PAYER, PAYER.pay(1000), headers={"idempotency-key": "k"}).status_code == 200
+    assert (amounts(counter), len(sent)) == ((1000, 1000), 2)
+
+
 def test_units_of_another_price_are_not_told(sold_by):
     """What was answered before the price changed is answered again: what it cost is not counted in units of
     the new price."""
