@@ -260,7 +260,10 @@ class Delivery:
         elif not message.get("more_body", False):
             whole = Answer(status=self._status, headers=self._fields, body=b"".join(kept))
             self._kept = None
-            await self._gateway.till.keep_answer(self._grant.sold.sale, pack(whole))
+            try:
+                await self._gateway.till.keep_answer(self._grant.sold.sale, pack(whole))
+            except LedgerError as error:  # its client has it all the same
+                self._grant.bill.warning = f"what was answered is not kept: {error.message}"
 
 
 def _shown(answered: Fields, *, units_field: bytes | None) -> Iterator[tuple[bytes, bytes]]:

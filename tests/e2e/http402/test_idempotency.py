@@ -6,6 +6,9 @@ import pytest
 from counter import PAYER, amounts, credential, only_challenge, problem, receipt
 
 from microwallet.domain.voucher import VoucherKey
+from microwallet.errors import LedgerUnwritable
+from microwallet.http402.charging.middleware import PaymentMiddleware
+from microwallet.http402.serving.request_log import RequestLog
 
 
 def test_what_is_made_again_and_fails_stays_paid(counter):
@@ -131,6 +134,29 @@ def test_what_is_made_again_is_what_was_paid_for(sold_by, cheap):
     assert (answer.status_code, problem(answer)) == (409, "urn:microwallet:problem:outcome-unknown")
     assert (amounts(one), other.app.requests) == ((1000, 10), [])
     assert one.pay(PAYER, PAYER.pay(1000), headers=key).status_code == 200
+
+
+@pytest.mark.parametrize("fails", ["transaction", "sync"])
+def test_an_answer_that_cannot_be_kept(counter, monkeypatch, fails):
+    """The seller's log tells it; the application hears nothing, as it might undo what its client got."""
+    sessions, logged, heard = counter.ledger.sessions, [], []
+
+    def failing():
+        monkeypatch.undo()
+        raise LedgerUnwritable("the disk failed")
+
+    async def app(scope, receive, send):
+        monkeypatch.setattr(sessions, fails, failing)
+        await counter.app(scope, receive, send)
+        heard.append("nothing")
+
+    counter.application = RequestLog(
+        PaymentMiddleware(app, counter.gateway), lambda *line: logged.append(line)
+    )
+    answer = counter.pay(PAYER, PAYER.pay(1000), headers={"idempotency-key": "k"})
+    assert (answer.status_code, answer.content, heard) == (200, b"served", ["nothing"])
+    assert logged[-1][1]["warning"] == "what was answered is not kept: the disk failed"
+    assert amounts(counter) == (1000, 1000)
 
 
 def test_an_answer_that_the_server_sends_itself_is_not_kept(counter):
