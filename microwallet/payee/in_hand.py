@@ -77,6 +77,28 @@ class InHand:
                 yield
 
 
+class Reservation:
+    """What requests under one idempotency key have reserved together, in one process: all of it until one of
+    them is answered, which makes it certain, or the last one has failed."""
+
+    __slots__ = ("__weakref__", "_amount", "_requests")
+
+    def __init__(self, amount: int) -> None:
+        self._amount, self._requests = amount, 0
+
+    def join(self) -> None:
+        """One request more."""
+        self._requests += 1
+
+    def leave(self, *, is_answered: bool) -> int:
+        """One request less; the base units that are reserved no more."""
+        self._requests -= 1
+        if self._requests and not is_answered:
+            return 0
+        freed, self._amount = self._amount, 0
+        return freed
+
+
 class InHandHere(InHand):
     """What this process has in hand, in a file for all to see. LedgerUnwritable if the disk has no room."""
 
@@ -107,7 +129,7 @@ class InHandHere(InHand):
         self._add(channel_id, amount)
 
     def end(self, channel_id: ChannelId, amount: int) -> None:
-        """One request less, and what it had reserved: what it costs is certain now, and recorded."""
+        """One request less, and what is reserved no more: what it costs is certain now, and recorded."""
         count = self._counts.pop(channel_id) - 1
         if count:
             self._counts[channel_id] = count

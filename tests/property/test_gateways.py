@@ -71,8 +71,8 @@ class Fell(Exception):
 class Asked:
     """A request of a payer, from its credential to its end."""
 
-    def __init__(self, number, payer, path, key):
-        self.number, self.payer, self.path, self.key = number, payer, path, key
+    def __init__(self, number, payer, path, key, worker=None):
+        self.number, self.payer, self.path, self.key, self.worker = number, payer, path, key, worker
         self.orders = asyncio.Queue()
         """What the application is to do next."""
         self.left = asyncio.Event()
@@ -300,7 +300,7 @@ class Serving(RuleBasedStateMachine):
             if one.status == 200 and not one.is_begun:
                 assert key is not None or method == "HEAD"
 
-        one = Asked(len(self.asked), payer, path, key)
+        one = Asked(len(self.asked), payer, path, key, worker)
         self.asked.append(one)
         one.task = self.loop.create_task(ask(one))
         return one
@@ -610,10 +610,10 @@ class Serving(RuleBasedStateMachine):
 
     def most_certain(self, payer):
         """What can be certain by now: events that are charged before they are sent, and what somebody still
-        waits for although it was given up by who asked first."""
+        waits for at one worker although it was given up by who asked first at the other."""
         total = 0
         for group in self.purchases(payer):
-            is_awaited = len(group) > 1 and not all(one.is_over for one in group)
+            is_awaited = len({one.worker for one in group}) > 1 and not all(one.is_over for one in group)
             total += max(
                 RESERVED[one.path] if is_awaited else max(one.cost, one.events * EVENT) for one in group
             )

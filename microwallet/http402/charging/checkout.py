@@ -7,9 +7,10 @@ way; what takes longer than a look into memory was done before.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
 from urllib.parse import unquote
+from weakref import WeakValueDictionary
 
 from microwallet.domain.identifiers import ChannelId, TxHash
 from microwallet.http402.charging import sales
@@ -31,7 +32,7 @@ from microwallet.http402.charging.till import Till
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.session_credential import Seen, SeenCredentials
 from microwallet.http402.wire.session_payload import OpenAction, VoucherAction
-from microwallet.payee.in_hand import InHandHere
+from microwallet.payee.in_hand import InHandHere, Reservation
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 BY_SERVER = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
@@ -77,6 +78,8 @@ class Grant(NamedTuple):
     scope: Scope
     """For the application, which is told who paid, through which channel, how much of what."""
     bill: Bill
+    reservation: Reservation | None
+    """What it shares with others under its key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,10 @@ class Checkout:
     closing: Once[TxHash | None]
     """Of channels that are being closed: nothing is sold on them."""
     clock: Callable[[], int]
+    shared: WeakValueDictionary[tuple[ChannelId, int], Reservation] = field(
+        default_factory=WeakValueDictionary
+    )
+    """By channel and voucher: what was reserved here for requests with a key that are in hand."""
 
     def known(self, channel_id: ChannelId, offer: Offer) -> KnownChannel:
         """The channel, if it pays this payee, in this escrow and with this token; else Refused."""
@@ -113,6 +120,7 @@ class Presented:
     _in_hand: ChannelId | None = None
     _reserved = 0
     """Base units, as soon as it is sold."""
+    _reservation: Reservation | None = None
     _seen: Seen | None = None
     """The credential that its own begins like."""
     _action: OpenAction | VoucherAction | None = None
@@ -180,7 +188,9 @@ class Presented:
     def leave(self) -> None:
         """It is in hand no more, if it was."""
         if self._in_hand is not None:
-            self._checkout.in_hand.end(self._in_hand, self._reserved)
+            shared = self._reservation
+            freed = self._reserved if shared is None else shared.leave(is_answered=False)
+            self._checkout.in_hand.end(self._in_hand, freed)
             self._in_hand = None
 
     def _begin(self, channel_id: ChannelId) -> None:
@@ -222,6 +232,17 @@ class Buying(Presented):
         self._sold = sold = sales.sell(rows, order, self._checkout.clock(), is_closing=self._is_closing)
         self._reserved = sold.reserved
         self._checkout.in_hand.reserve(handover.channel_id, self._reserved)
+        if order.idempotency_key is not None:
+            self._reservation = self._joined(sold)
+
+    def _joined(self, sold: Sold) -> Reservation | None:
+        """What it has reserved, or what those before it under its key have, if one is in hand here."""
+        shared, bought = self._checkout.shared, (sold.sale.channel_id, sold.sale.cumulative_amount)
+        reservation = shared.get(bought) if sold.is_replay else Reservation(sold.reserved)
+        if reservation is not None:
+            shared[bought] = reservation
+            reservation.join()
+        return reservation
 
     def finish(self) -> Grant | Answer:
         """The grant, or the answer of the time before; Refused where what that was is unknown."""
@@ -239,7 +260,9 @@ class Buying(Presented):
         scope = self._place.scope(self._request, [*fields, *known.payer_fields, amount])
         if is_stream and (extensions := scope.get("extensions")):
             scope["extensions"] = {name: extensions[name] for name in extensions if name not in BY_SERVER}
-        self.granted = Grant(self.offer, sold, known, challenge_id, receipt, scope, Bill(known, sold))
+        self.granted = Grant(
+            self.offer, sold, known, challenge_id, receipt, scope, Bill(known, sold), self._reservation
+        )
         return self.granted
 
     def _replayed(self) -> Answer:

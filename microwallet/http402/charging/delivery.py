@@ -225,11 +225,13 @@ class Delivery:
         most = self._grant.offer.price.max_units
         return f"{units} units told, {most} are the most" if units > most else None
 
-    def _decided(self) -> None:
+    def _decided(self, *, is_answered: bool = True) -> None:
         """Take it out of the requests in hand: what was reserved is certain now, or given back."""
         if self._is_in_hand:
             self._is_in_hand = False
-            self._gateway.in_hand.end(self._grant.channel.channel_id, self._grant.sold.reserved)
+            shared = self._grant.reservation
+            freed = self._grant.sold.reserved if shared is None else shared.leave(is_answered=is_answered)
+            self._gateway.in_hand.end(self._grant.channel.channel_id, freed)
 
     async def _undo(self) -> bool:
         """Give all back, once, as the voucher may buy again after that. Cancelling does not stop it. False if
@@ -240,7 +242,7 @@ class Delivery:
             return True
 
         def over(undone: asyncio.Future[bool]) -> None:
-            self._decided()
+            self._decided(is_answered=False)
             if undone.exception() is not None:
                 bill.sold = sold
 

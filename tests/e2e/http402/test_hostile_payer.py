@@ -106,6 +106,55 @@ def test_what_is_given_back_is_not_served_by_its_twin(counter, fails_first, how)
     assert receipt(second).spent == counter.account(PAYER).spent == 1000
 
 
+@pytest.mark.parametrize("fails_first", [True, False])
+def test_what_its_twin_waits_for_is_not_settled(counter, fails_first):
+    """One of two requests with one key fails, and the other is being served: nobody knows yet whether it is
+    to be paid. Once one is answered that is certain, however long the other takes."""
+    begun, gates, price, failing = asyncio.Queue(), [], 1000, 0 if fails_first else 1
+
+    async def app(_scope, _receive, send):
+        number, gate = len(gates), asyncio.Event()
+        gates.append(gate)
+        begun.put_nowait(number)
+        await gate.wait()
+        status = 500 if number == failing else 200
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * 70_000})
+
+    def reserved():
+        return counter.in_hand.reserved([PAYER.channel_id])[PAYER.channel_id]
+
+    async def scene():
+        challenge = only_challenge(await counter.asked())
+        fields = {"authorization": credential(PAYER, PAYER.pay(price), challenge), "idempotency-key": "k"}
+        asking = []
+
+        async def ask():
+            asking.append(asyncio.create_task(counter.asked(headers=fields)))
+            await begun.get()
+
+        async def end(number):
+            gates[number].set()
+            await asking[number]
+
+        await ask()
+        await ask()
+        await end(failing)
+        await ask()
+        assert reserved() == price
+        await end(1 - failing)
+        assert reserved() == 0
+        await ask()
+        assert reserved() == 0
+        await end(2)
+        await end(3)
+        assert reserved() == 0
+
+    counter.application._app = app
+    asyncio.run(scene())
+    assert amounts(counter) == (price, price)
+
+
 def test_what_fails_with_its_twin_costs_nothing(counter):
     """Nobody was served. The first to fail, who has bought it, does not know that of the others yet."""
     counter.app.fails = True
