@@ -19,6 +19,9 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 WARNING = "microwallet.warning"
 """In the message that starts a response: what the seller should know of it, for the log alone."""
 
+BODILESS = frozenset({204, 304})
+"""Statuses of answers that never have a body. RFC 9110, section 6.4.1."""
+
 _MARKS = b"!#$%&'*+.^_`|~"
 _TO_HYPHENS = bytes.maketrans(_MARKS, b"-" * len(_MARKS))
 
@@ -46,7 +49,7 @@ async def send_answer(answer: Answer, send: Send, *, with_body: bool = True, is_
     headers, told = list(answer.headers), {name for name, _ in answer.headers}
     if is_dated and b"date" not in told:  # one that is kept has that of then
         headers.append((b"date", http_date(int(time.time()))))
-    if b"content-length" not in told:
+    if b"content-length" not in told and answer.status not in BODILESS:
         headers.append((b"content-length", str(len(answer.body)).encode()))
     start = {"type": "http.response.start", "status": answer.status, "headers": headers}
     await send(start if answer.warning is None else {**start, WARNING: answer.warning})

@@ -14,7 +14,15 @@ from microwallet.domain.one_line import one_line
 from microwallet.domain.whole_url import whole_url
 from microwallet.errors import UsageError
 from microwallet.http402.charging.answers import KEPT_LIMIT, plain_answer
-from microwallet.http402.charging.asgi import Receive, Scope, Send, client_leaves, plain_name, send_answer
+from microwallet.http402.charging.asgi import (
+    BODILESS,
+    Receive,
+    Scope,
+    Send,
+    client_leaves,
+    plain_name,
+    send_answer,
+)
 from microwallet.http402.loopback import is_loopback, parse_ip
 
 CONNECT_SECONDS = 5.0
@@ -36,7 +44,6 @@ _HOP_BY_HOP = frozenset(
     }
 )
 _HIGHEST_STATUS = 599
-_BODILESS = frozenset({204, 304})
 _LATE = plain_answer(
     504, "Gateway Timeout", "what is sold here takes too long to answer; nothing was charged"
 )
@@ -173,7 +180,7 @@ def _answer_headers(response: httpcore.Response) -> list[tuple[bytes, bytes]]:
     """Of an answer that has no body whatever it says, without the length of one: no server could send that.
     RFC 9110, section 8.6."""
     headers = _end_to_end(response.headers)
-    if response.status not in _BODILESS:
+    if response.status not in BODILESS:
         return headers
     return [(name, value) for name, value in headers if name != b"content-length"]
 

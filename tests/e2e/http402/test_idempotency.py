@@ -136,6 +136,16 @@ def test_what_is_made_again_is_what_was_paid_for(sold_by, cheap):
     assert one.pay(PAYER, PAYER.pay(1000), headers=key).status_code == 200
 
 
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_answer_without_a_body_is_told_no_length_of_one(counter, status):
+    """RFC 9110, section 8.6: a 204 has none, and that of a 304 would be the length of the whole."""
+    counter.app.status, counter.app.body, key = status, b"", {"idempotency-key": "k"}
+    for _ in range(2):
+        answer = counter.pay(PAYER, PAYER.pay(1000), headers=key)
+        assert (answer.status_code, "content-length" in answer.headers) == (status, False)
+    assert len(counter.app.requests) == 1
+
+
 @pytest.mark.parametrize("fails", ["transaction", "sync"])
 def test_an_answer_that_cannot_be_kept(counter, monkeypatch, fails):
     """The seller's log tells it; the application hears nothing, as it might undo what its client got."""
