@@ -199,6 +199,8 @@ def checked_setting(name: str, value: Any) -> Any:
     """The value of a setting as the user file keeps it; UsageError if there is no such setting."""
     if name not in SETTINGS:
         raise UsageError(_no_setting(name), hint="microwallet config show")
+    if value == "":
+        raise UsageError(f"{name} is set to nothing", hint=f"microwallet config unset {name}")
     return _checked(name, value, "the command line")
 
 

@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from microwallet.cli.context import Stderr, interrupted
 from microwallet.cli.parameters import FastStart
 from microwallet.cli.result import Result, print_result, writing
+from microwallet.errors import UsageError
 
 
 def command(app: typer.Typer, name: str, *examples: str, **settings: Any) -> Callable[..., Any]:
@@ -68,6 +69,16 @@ class _Helpful(FastStart):
 
 class Command(_Helpful, TyperCommand):
     """A verb. Ctrl-C is an error like any other: Typer would end it without a word, or a document."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse; an empty word, as of a variable that is not set, names no file."""
+        words = super().parse_args(ctx, args)
+        for parameter in self.params:
+            is_file = "FILE" in (parameter.metavar or "")
+            if is_file and str(ctx.params.get(parameter.name)) in ("", "."):
+                given = parameter.opts[-1] if parameter.param_type_name == "option" else "FILE"
+                raise UsageError(f"{given} names no file", hint=f"{ctx.command_path} --help")
+        return words
 
     def invoke(self, ctx: Any) -> Any:
         """Run it."""

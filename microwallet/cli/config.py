@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from microwallet.cli import completion
-from microwallet.cli.command import command, new_group
+from microwallet.cli.command import TakesAmount, command, new_group
 from microwallet.cli.context import open_wallet
 from microwallet.cli.options import Json
 from microwallet.cli.result import Result
@@ -57,7 +57,7 @@ def show(json: Json = False) -> Result:
     )
 
 
-@command(app, "set", "microwallet config set max-fee-gwei 50")
+@command(app, "set", "microwallet config set max-fee-gwei 50", cls=TakesAmount)
 def set_value(
     name: SettingName,
     value: Annotated[str, typer.Argument(metavar="VALUE", help='Such as "0.05 USDC", by the setting.')],

@@ -14,6 +14,7 @@ from microwallet.errors import UsageError
 
 _UNKNOWN_COMMAND = re.compile(r"(No such command '([^']*)'\. Did you mean '([^']*)')[^?]*\?")
 """With the name that is nearest, and others after it."""
+_NO_NUMBER = re.compile(r"Input should be a valid integer\b.*")
 NUMBER = re.compile(r"[\d.,]+")
 """What is typed for a number; its unit may be the next word."""
 _GLOBAL_FLAGS = frozenset({"-q", "--quiet", "-v", "--verbose", "--debug"})
@@ -32,7 +33,8 @@ def usage_error(error: typer.TyperException, arguments: Sequence[str]) -> UsageE
         is_behind = path == "microwallet fetch" and "extra argument" in error.format_message()
         otherwise = BEHIND_URL if is_behind else f"{path} --help"
         hint = shlex.join(["microwallet", *meant]) if meant else otherwise
-    return UsageError(_UNKNOWN_COMMAND.sub(r"\1?", error.format_message()), hint=hint)
+    said = _UNKNOWN_COMMAND.sub(r"\1?", error.format_message())
+    return UsageError(_NO_NUMBER.sub("a whole number is expected", said), hint=hint)
 
 
 def _meant(error: typer.TyperException, words: list[str]) -> list[str] | None:

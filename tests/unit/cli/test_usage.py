@@ -65,6 +65,12 @@ from microwallet.cli.main import main
         (["channel", "lst"], "Did you mean 'list'?", "microwallet channel list"),
         (["-q", "chanel", "list"], "Did you mean 'channel'?", "microwallet -q channel list"),
         (["xyz"], "No such command 'xyz'.", "microwallet --help"),
+        (["pay", "tea", "1", "--count", "1.5"], "a whole number is expected", "microwallet pay --help"),
+        (["voucher", "verify", ""], "FILE names no file", "microwallet voucher verify --help"),
+        (["fetch", "http://x", "-o", ""], "--output names no file", "microwallet fetch --help"),
+        (["payee", "export", "."], "FILE names no file", "microwallet payee export --help"),
+        (["serve", "--config", ""], "--config names no file", "microwallet serve --help"),
+        (["config", "set", "token", ""], "token is set to nothing", "microwallet config unset token"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -221,10 +227,11 @@ def test_json_before_the_command(capsys):
 
 
 @pytest.mark.parametrize("amount", ["-1", "-1 USDC", "-.5", "-\u0661"])
-def test_negative_amounts_are_amounts(amount, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("words", ["devnet fund 0x" + "11" * 20, "config set max-amount"])
+def test_negative_amounts_are_amounts(words, amount, capsys, tmp_path, monkeypatch):
     """What begins like a negative number is a wrong amount, not an unknown option."""
     monkeypatch.setenv("MICROWALLET_HOME", str(tmp_path))
-    assert main(["devnet", "fund", "0x" + "11" * 20, amount]) == 2
+    assert main([*words.split(), amount]) == 2
     assert "No such option" not in capsys.readouterr().err
 
 
