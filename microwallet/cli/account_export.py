@@ -41,7 +41,7 @@ def export(
             exported = wallet.accounts.export_keystore(chosen.name, password)
     text = exported if raw else json_text.dumps(exported)
     data: dict[str, Any] = {"name": chosen.name, "address": chosen.address}
-    if output is None:
+    if output is None or str(output) == "-":
         return Result(data={**data, "privateKey" if raw else "keystore": exported}, text=text)
     try:
         create_private_file(output, text + "\n")

@@ -243,8 +243,9 @@ class TestExport:
         """Bare on stdout, or in the envelope."""
         from eth_account import Account
 
-        bare = json.loads(run("account", "export").succeeded().stdout)
-        assert Account.decrypt(bare, PASSWORD).hex() == KEY
+        for words in ((), ("--output", "-")):
+            bare = json.loads(run("account", "export", *words).succeeded().stdout)
+            assert Account.decrypt(bare, PASSWORD).hex() == KEY
         data = run("account", "export", "alice", "--json").data
         assert Account.decrypt(data["keystore"], PASSWORD).hex() == KEY
 
