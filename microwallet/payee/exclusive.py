@@ -52,17 +52,23 @@ def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock of `path` now."""
+    """Whether a process holds the lock of `path` now; nothing is written."""
     if not path.exists():
         return False
-    with exclusive(path, wait=False) as free:
-        return not free
+    descriptor = _open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
-def _open(path: Path) -> int:
+def _open(path: Path, how: int = os.O_CREAT | os.O_RDWR) -> int:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        return os.open(path, how | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise LedgerUnwritable(
             f"{path} cannot be opened: {error.strerror}", hint=look_at(path.parent)

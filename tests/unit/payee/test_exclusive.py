@@ -47,6 +47,11 @@ def test_a_lock_is_held_by_one_process_and_freed_by_its_death(tmp_path):
         assert is_held(path)
 
 
+def test_whether_a_lock_is_held_is_told_of_a_file_that_cannot_be_written():
+    """As in a home that is read alone: here a program that runs, which nobody may write to."""
+    assert not is_held(Path(sys.executable).resolve())
+
+
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     """A file where the home should be: an error of the ledger's kind, not a traceback."""
     (tmp_path / "home").write_text("")
