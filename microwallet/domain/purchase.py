@@ -59,7 +59,7 @@ class VoucherTerms:
     """The payer's own limit: by how much `authorized` may rise, all of which a payee could take and deliver
     nothing. With `takes_headroom`, how much may be authorized and not spent once more is signed."""
     risen: int = 0
-    """By how much `authorized` rose for the same request before."""
+    """How much was signed for the same request before, or was reserved for it of what was signed."""
     min_voucher_delta: int = 0
     """How far a new voucher must be above the one before."""
     at_least: int = 0

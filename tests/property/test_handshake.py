@@ -110,10 +110,16 @@ def receipts(draw):
     }
 
 
-def honest(**bound):
-    """An offer for 30 base units."""
+def honest(*, amount=30, unit="request", delta=0, **bound):
+    """An offer, for 30 base units unless told otherwise."""
     request = SessionRequest(
-        amount=30, currency=TOKEN, recipient=PAYEE, chain_id=CHAIN, escrow_contract=ESCROW
+        amount=amount,
+        currency=TOKEN,
+        recipient=PAYEE,
+        chain_id=CHAIN,
+        escrow_contract=ESCROW,
+        unit_type=unit,
+        min_voucher_delta=delta,
     )
     parameters = {"realm": "r", "method": "evm", "intent": "session", **bound}
     return issue(SECRETS, request.to_object(), expires_at=50, **parameters).to_field()
@@ -776,6 +782,29 @@ def test_a_stream_costs_no_more_than_was_signed(spending):
     held = Server(iter(())).drive(spending.buy(by_event(spending)))
     payment = book(spending, [held.purchase], held, None, owes_receipt=False, delivered=90)
     assert (payment.amount, spending.newest(held.channel).spent) == (30, 30)
+
+
+def test_a_stream_costs_no_more_than_the_limit_where_the_payee_wants_large_steps(tmp_path):
+    """It has what a request that failed left signed; a step that the limit alone would allow is too much
+    beside that, and the hint is the limit with which it goes on."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+
+        def handshake():
+            return Handshake(lambda: client(ledger), Asked(method="GET", url=URL))
+
+        offer = ServerAnswer(status=402, challenges=[HONEST])
+        Server(iter([offer, ServerAnswer(status=500)])).drive(handshake().run())
+        offer = replace(offer, challenges=[honest(amount=10, unit="event", delta=LIMIT)])
+        stream, server = handshake(), Server(iter([offer, ServerAnswer(status=200, is_stream=True)]))
+        stream = MeteredStream(stream, server.drive(stream.run()))
+        assert stream.reserved == 30
+        told = {"channelId": ONE.channel_id, "acceptedCumulative": "30", "deposit": str(DEPOSIT)}
+        need = encode_event("payment-need-voucher", told | {"requiredCumulative": "40"})
+        with pytest.raises(AboveLimit) as above:
+            server.drive(stream.feed(b"data: x\n\n" * 3 + need))
+        assert above.value.hint == '--max-amount "0.00013 USDC"'
+        assert stream.settle(was_left=True).amount == ledger.channels.get(ONE.channel_id).authorized == 30
 
 
 def test_what_an_earlier_run_of_a_stream_bought_is_waited_for(spending):

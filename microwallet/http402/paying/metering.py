@@ -179,7 +179,8 @@ class MeteredStream:
                 f" it: it was stopped after {Amount(self.reserved, price.asset)}",
                 hint=f'--max-amount "{Amount(max(self.reserved + cost, 2 * limit), price.asset)}"',
             )
-        terms = replace(handshake.spending.terms(held.choice), cost=cost, at_least=needed.required_cumulative)
+        terms = handshake.spending.terms(held.choice, reserved=self.reserved)
+        terms = replace(terms, cost=cost, at_least=needed.required_cumulative)
         try:
             more = yield from self._sent(handshake.spending.buy_more(held, terms, continues=True))
         except ConfirmationRequired as error:

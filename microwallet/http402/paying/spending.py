@@ -119,12 +119,14 @@ class Spending:
         risen = self._risen.get(channel.channel_id, 0)
         self._risen[channel.channel_id] = max(0, risen - max(0, untaken))
 
-    def terms(self, choice: Choice) -> VoucherTerms:
-        """The terms of a voucher for an offer, within what may still be authorized."""
+    def terms(self, choice: Choice, *, reserved: int = 0) -> VoucherTerms:
+        """The terms of a voucher for an offer, within what may still be authorized. What is `reserved` for
+        the request may have been signed before, for others: it counts all the same."""
+        signed = max(self.risen, reserved)
         return VoucherTerms(
             cost=choice.reserved,
-            most=max(0, self.limit(choice) - self.risen),
-            risen=self.risen,
+            most=max(0, self.limit(choice) - signed),
+            risen=signed,
             min_voucher_delta=choice.request.min_voucher_delta,
             takes_headroom=choice.is_open_ended,
         )
