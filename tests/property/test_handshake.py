@@ -314,6 +314,18 @@ def test_what_an_answer_without_a_receipt_costs(tmp_path, status, cost, owes_rec
         assert bool(payment and payment.receipt_problems) == owes_receipt
 
 
+def test_an_error_that_is_told_by_events(tmp_path):
+    """No stream has begun: they cost nothing for certain, and a receipt is not owed."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        handshake = Handshake(lambda: client(ledger), Asked(method="GET", url=URL))
+        offer = ServerAnswer(status=402, challenges=[honest(unit="event")])
+        payment = Server(iter([offer, ServerAnswer(status=400, is_stream=True)])).drive(handshake.run())
+        handshake.close()
+        assert (payment.amount, payment.is_most, payment.receipt_problems) == (30, True, [])
+        assert ledger.purchases.certain(ONE.channel_id) == 0
+
+
 @pytest.mark.parametrize(
     ("lost", "error", "spent"), [(NotSent("gone"), NetworkError, 0), (NoAnswer("gone"), OutcomeUnknown, 30)]
 )

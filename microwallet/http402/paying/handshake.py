@@ -163,9 +163,9 @@ class Handshake:
 
     def _served(self, held: Held, answer: ServerAnswer) -> BookedPayment | Streaming:
         """What the server answers below 500 without a refusal it has charged, an error of its own too."""
-        if answer.is_stream:
-            return Streaming(held=held)
         owes_receipt = answer.status < 400
+        if answer.is_stream and owes_receipt:
+            return Streaming(held=held)
         self.unanswered = self._unknown(held, "the answer was not recorded")
         try:
             payment = book(self.spending, [held.purchase], held, answer.receipt, owes_receipt=owes_receipt)
