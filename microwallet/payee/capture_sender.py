@@ -72,7 +72,7 @@ class CaptureSender:
 
     def send(self, action: Action, planned: Sequence[PlannedCapture]) -> None:
         """Do what is planned, as far as it goes. Never raises for what a channel or the chain refuses."""
-        chunks = _chunks(planned, is_relayed=self._relayer is not None)
+        chunks = by_transaction(planned, is_relayed=self._relayer is not None)
         for number, chunk in enumerate(chunks):
             try:
                 self._send(action, chunk)
@@ -164,7 +164,7 @@ def most_gas(rpc: Rpc, action: Action, planned: Sequence[PlannedCapture], *, is_
 
     As they would go through now: one that would not is taken for a usual one.
     """
-    chunks = _chunks(planned, is_relayed=is_relayed)
+    chunks = by_transaction(planned, is_relayed=is_relayed)
     wanted = [(_call(action, chunk), f"this {action}") for chunk in chunks]
     found = _estimates(rpc, planned[0].channel.descriptor.payee, wanted)
     return sum(
@@ -174,7 +174,7 @@ def most_gas(rpc: Rpc, action: Action, planned: Sequence[PlannedCapture], *, is_
     )
 
 
-def _chunks(planned: Sequence[PlannedCapture], *, is_relayed: bool) -> list[Sequence[PlannedCapture]]:
+def by_transaction(planned: Sequence[PlannedCapture], *, is_relayed: bool) -> list[Sequence[PlannedCapture]]:
     """What goes into one transaction each: a payee's authorization is for one channel."""
     limit = 1 if is_relayed else BATCH_LIMIT
     return [planned[start : start + limit] for start in range(0, len(planned), limit)]

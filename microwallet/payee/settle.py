@@ -24,7 +24,7 @@ from microwallet.escrow.reader import EscrowReader, ReaderOf
 from microwallet.escrow.receipt import Receipt
 from microwallet.escrow.transactions import TransactionSender
 from microwallet.ledger.vouchers import Vouchers
-from microwallet.payee.capture_sender import CaptureSender, most_gas
+from microwallet.payee.capture_sender import CaptureSender, by_transaction, most_gas
 from microwallet.payee.captures import Action, PlannedCapture, Selection
 from microwallet.payee.closes import Closes
 from microwallet.payee.exclusive import claims_lock, exclusive
@@ -156,6 +156,11 @@ class Settlement:
             most_gas(self._reader_of(escrow_contract).rpc, action, group, is_relayed=self._is_relayed(payee))
             for payee, escrow_contract, group in _by_sender(planned)
         )
+
+    def by_transaction(self, planned: Iterable[PlannedCapture]) -> Iterator[Sequence[PlannedCapture]]:
+        """What is planned, in parts that `execute` sends in a transaction each."""
+        for payee, _, group in _by_sender(planned):
+            yield from by_transaction(group, is_relayed=self._is_relayed(payee))
 
     def execute(
         self, action: Action, planned: Sequence[PlannedCapture], *, by_payer: bool = False

@@ -74,9 +74,8 @@ class Settling:
         due = self._due()
         left = self._next_try - self._clock()
         if due and not 0 < left <= self._pause:  # more is left where the clock was set back
-            outcome = self._settlement.execute(Action.SETTLE, Selection(action=Action.SETTLE).plan(due))
-            self._watch.tell(outcome)
-            self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE) if outcome.failed else 0
+            has_failed = self._settle(due)
+            self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE) if has_failed else 0
             self._next_try = self._clock() + self._pause
         return self._settlement.states
 
@@ -100,6 +99,18 @@ class Settling:
             if failure.channel.channel_id == channel_id:
                 raise _refusal(channel_id, failure.error)
         return None
+
+    def _settle(self, due: Collection[PayeeChannel]) -> bool:
+        """Settle channels; whether some of it failed. Payers who leave meanwhile do not wait for the last."""
+        has_failed = False
+        planned = Selection(action=Action.SETTLE).plan(due)
+        for number, part in enumerate(self._settlement.by_transaction(planned)):
+            if number:
+                self._watch.look()
+            outcome = self._settlement.execute(Action.SETTLE, part)
+            self._watch.tell(outcome)
+            has_failed |= bool(outcome.failed)
+        return has_failed
 
     def _due(self) -> Collection[PayeeChannel]:
         """Channels to settle: what requests in hand have reserved does not count, as it is not taken."""

@@ -7,7 +7,9 @@ import time
 import pytest
 from anybody import pooled
 
+from microwallet.domain.ports import Quiet
 from microwallet.escrow.authorizations import EXPIRY_MARGIN
+from microwallet.http402.charging.settling import Settling, SettlingPolicy
 from microwallet.payee.relayer import DEADLINE_SECONDS
 from microwallet.wallet import Wallet
 
@@ -85,6 +87,39 @@ def test_each_channel_takes_a_transaction(payee, payers, sent):
     payee.run("close", "--all", "--yes", env={"MICROWALLET_RELAYER": "carol"}).data  # noqa: B018
     assert [payers.closes(channel) for channel in opened] == [1, 1]
     assert (payee.holds(), sent()) == (2_000, 4)
+
+
+def test_a_close_that_is_requested_while_others_are_settled(payee, payers, chain):
+    """A gateway that settles what is idle, one a transaction, looks before each for payers who leave."""
+    opened = [payers.open(payee.address) for _ in range(3)]
+    payee.accept(*(channel.voucher(1_000) for channel in opened))
+    first, second, last = sorted(opened, key=lambda one: one.channel_id)
+    told = []
+
+    class Leaving(Quiet):
+        def say(self, message):
+            if message == "sending a transaction to settle a channel" and not told:
+                payers.request_close(last)
+
+    policy = SettlingPolicy(payee=payee.address, chain_id=chain.chain_id, idle_seconds=0)
+    with (
+        Wallet.open(environment=payee.home.environment, flags={"relayer": "carol"}) as wallet,
+        wallet.twin(reporter=Leaving()) as own,
+    ):
+        Settling(
+            own.settlement,
+            own.ledger.vouchers,
+            policy,
+            clock=own.now,
+            emit=lambda event, details: told.append((event, details["channelId"])),
+        ).look()
+    assert told == [
+        ("settled", first.channel_id),
+        ("close-requested", last.channel_id),
+        ("closed", last.channel_id),
+        ("settled", second.channel_id),
+    ]
+    assert payee.holds() == 3_000
 
 
 def test_a_payee_relays_nothing_for_itself(payee, payers, chain):

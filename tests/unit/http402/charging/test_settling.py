@@ -93,6 +93,9 @@ class Till:
     def plan(self, selection):
         return selection.plan(self.channels)
 
+    def by_transaction(self, planned):
+        return [planned] if planned else []
+
     def execute(self, action, planned, *, by_payer=False):
         assert by_payer is (action is Action.CLOSE)
         self.executed.append((action, [item.channel.channel_id for item in planned]))
