@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from microwallet.domain.channel import ChannelDescriptor
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
+from microwallet.domain.one_line import one_line
 from microwallet.errors import MalformedMessage
 from microwallet.http402.wire.wire_object import WireObject
 
@@ -94,8 +95,8 @@ class SessionRequest:
 
     @property
     def unit(self) -> str:
-        """What one unit is called; a request where nothing is told."""
-        return self.unit_type or REQUEST_UNIT
+        """What one unit is called, safe to show; a request where nothing is told."""
+        return one_line(self.unit_type or REQUEST_UNIT)
 
     def fits(self, descriptor: ChannelDescriptor) -> bool:
         """Whether a channel pays this payee, in this escrow, on this chain, with this token."""

@@ -113,6 +113,12 @@ class TestRequest:
         document = {**REQUEST.to_object(), name: "x" * 3_072}
         assert SessionRequest.parse(document).amount == REQUEST.amount
 
+    def test_the_name_of_a_unit_does_nothing_to_a_terminal(self):
+        """It is shown with the price, before anything is paid: no escape, and no further line."""
+        document = {**REQUEST.to_object(), "unitType": "word\x1b[1m\nfee  none"}
+        assert SessionRequest.parse(document).unit == "word [1m fee  none"
+        assert SessionRequest.parse(document | {"unitType": "word"}).unit == "word"
+
     def test_another_version_of_the_method_is_not_known(self):
         """Where none is told it is the first; a later one may mean something else by the same fields."""
         document = REQUEST.to_object()
