@@ -28,12 +28,13 @@ from microwallet.wallet import Wallet
 
 if TYPE_CHECKING:
     from microwallet.domain.purchase import Purchase
+    from microwallet.http402.paying.choice import Choice
     from microwallet.http402.wire.receipt import SessionReceipt
     from microwallet.payer.close import ClosedByPayee
     from microwallet.payer.deposit_plan import DepositPlan
     from microwallet.payer.paying_account import PayingAccount
 
-Confirm = Callable[["PayingAccount", "DepositPlan"], None]
+Confirm = Callable[["PayingAccount", "DepositPlan", "Choice"], None]
 
 
 def limits_of(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from microwallet.domain.channel import PayerChannel
     from microwallet.domain.identifiers import ChannelId
     from microwallet.domain.voucher import VoucherKey
+    from microwallet.http402.paying.choice import Choice
     from microwallet.http402.paying.client import Limits, PayingClient
     from microwallet.payer.deposit_plan import DepositPlan
     from microwallet.payer.paying_account import PayingAccount
@@ -153,11 +154,11 @@ class WalletPool:
             return key
 
 
-def _agree(_account: PayingAccount, _plan: DepositPlan) -> None:
+def _agree(_account: PayingAccount, _plan: DepositPlan, _choice: Choice) -> None:
     """The program agreed beforehand, up to its limit."""
 
 
-def _refuse(account: PayingAccount, plan: DepositPlan) -> None:
+def _refuse(account: PayingAccount, plan: DepositPlan, _choice: Choice) -> None:
     payee, amount = plan.payee, plan.amount
     deposited = sum(
         channel.state.deposit

@@ -40,8 +40,8 @@ def chosen_way(text: str | None) -> Way | None:
         raise UsageError(f"--via is {text!r}; there are: {ways}") from None
 
 
-def deposit_summary(paying: PayingAccount, plan: DepositPlan) -> str:
-    """What is about to be opened or added, for a person to agree to."""
+def deposit_summary(paying: PayingAccount, plan: DepositPlan, *, price: str = "") -> str:
+    """What is about to be opened or added, for a person to agree to; `price` is what it is to pay."""
     channel, asset = plan.channel, plan.amount.asset
     begun = f"resumed: begun as {plan.idempotency_key}" if plan.begun else ""
     if channel is None:
@@ -53,6 +53,8 @@ def deposit_summary(paying: PayingAccount, plan: DepositPlan) -> str:
             ("  channel", id_and_label(channel)),
             ("  deposit now", money(channel, channel.state.deposit)),
         ]
+    if price:
+        rows.append(("  price", price))
     rows += [
         ("  payee", plan.payee),
         ("  from", f"{paying.name} {paying.address}"),

@@ -10,6 +10,7 @@ from microwallet.errors import LedgerError
 
 if TYPE_CHECKING:
     from microwallet.domain.money import Asset
+    from microwallet.http402.paying.choice import Choice
     from microwallet.payer.deposit_plan import DepositPlan
     from microwallet.payer.paying_account import PayingAccount
     from microwallet.wallet import Wallet
@@ -24,11 +25,11 @@ class FetchDeposits:
         self._assets: dict[str, Asset] = {}
         """Of each that was agreed to, by idempotency key."""
 
-    def agree(self, account: PayingAccount, plan: DepositPlan) -> None:
-        """Show what is about to be deposited, and ask; raises what `confirm` raises."""
+    def agree(self, account: PayingAccount, plan: DepositPlan, choice: Choice) -> None:
+        """Show what is about to be deposited, and for which price, and ask; raises what `confirm` raises."""
         from microwallet.cli.channel_deposit import deposit_summary
 
-        confirm(deposit_summary(account, plan), yes=self._yes)
+        confirm(deposit_summary(account, plan, price=choice.terms), yes=self._yes)
         self._assets[plan.idempotency_key] = plan.amount.asset
 
     def documents(self) -> list[dict[str, Any]]:

@@ -66,10 +66,9 @@ def _text(would: WouldPay) -> str:
         "open": f"a channel that is opened with {preview.deposit}",
         "topUp": f"channel {name}, topped up by {preview.deposit}",
     }
-    units = f", up to {request.max_units}" if request.max_units > 1 else ""
     description = request.description or choice.challenge.description
     lines = [
-        ("would pay", f"{choice.price} for each {request.unit}{units}"),
+        ("would pay", choice.terms),
         *([("for", one_line(description))] if description else []),
         ("to", request.recipient),
         ("from", ways[preview.way]),

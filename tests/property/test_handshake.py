@@ -241,7 +241,7 @@ def client(ledger):
         limits=Limits(max_amounts={TOKEN: LIMIT}, max_deposits={}),
         key_of=lambda _channel: VoucherKey(b"\x11" * 32),
         account=no_chain,
-        confirm=lambda _account, _plan: None,
+        confirm=lambda *_: None,
         reporter=Quiet(),
         clock=lambda: 10,
     )

@@ -64,6 +64,12 @@ class Choice:
     """Of one unit."""
 
     @property
+    def terms(self) -> str:
+        """The price, for a person."""
+        units = f", up to {self.request.max_units}" if self.request.max_units > 1 else ""
+        return f"{self.price} for each {self.request.unit}{units}"
+
+    @property
     def reserved(self) -> int:
         """Base units that the request may cost before the server asks for more."""
         return self.price.base_units * self.request.max_units

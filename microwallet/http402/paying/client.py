@@ -15,6 +15,7 @@ from microwallet.http402.paying.origins import Origin
 from microwallet.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
+    from microwallet.http402.paying.choice import Choice
     from microwallet.payer.deposit_plan import DepositPlan
     from microwallet.payer.paying_account import PayingAccount
 
@@ -52,8 +53,8 @@ class PayingClient:
     key_of: Callable[[PayerChannel], VoucherKey]
     account: Callable[[Address], PayingAccount]
     """What opens and tops up channels of an escrow; asked for only when the chain is needed."""
-    confirm: Callable[[PayingAccount, DepositPlan], None]
-    """Asks the user before a deposit is made; raises if the answer is no."""
+    confirm: Callable[[PayingAccount, DepositPlan, Choice], None]
+    """Asks the user before a deposit is made for an offer; raises if the answer is no."""
     reporter: Reporter
     clock: Callable[[], int]
     """Unix seconds."""

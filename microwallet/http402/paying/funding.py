@@ -163,7 +163,7 @@ class Funding:
         from microwallet.payer.deposit import make_deposit
         from microwallet.payer.signed_deposit import SignedDeposit, sign_deposit
 
-        self._client.confirm(account, plan)
+        self._client.confirm(account, plan, self._choice)
         self._client.reporter.say(what)
         made = sign_deposit(account, plan) if plan.is_gasless else make_deposit(account, plan)
         if isinstance(made, SignedDeposit):

@@ -182,7 +182,7 @@ def ask_again(alice, books):
     """Ask again, under its key, for everything that has no answer."""
     waiting = {one["idempotency_key"]: one for one in books.purchases if one["status"] == "in-flight"}
     with Wallet.open(environment=alice.environment) as wallet:
-        client = paying_client(wallet, limits_of(wallet), confirm=lambda _account, _plan: None)
+        client = paying_client(wallet, limits_of(wallet), confirm=lambda *_: None)
         with httpx.Client(transport=PayingTransport(lambda: client, httpx.HTTPTransport())) as http:
             for key, one in waiting.items():
                 content = urlsplit(one["url"]).path.encode() if one["method"] == "POST" else None
@@ -195,7 +195,7 @@ def ask_again(alice, books):
 def ask_later(alice, url):
     """One more request, once no stream that was left can be charged any more."""
     with Wallet.open(environment=alice.environment) as wallet:
-        client = paying_client(wallet, limits_of(wallet), confirm=lambda _account, _plan: None)
+        client = paying_client(wallet, limits_of(wallet), confirm=lambda *_: None)
         later = replace(client, clock=lambda: int(time.time()) + LEAVING_SECONDS + 1)
         with httpx.Client(transport=PayingTransport(lambda: later, httpx.HTTPTransport())) as http:
             assert http.get(f"{url}/fixed/last").status_code == 200

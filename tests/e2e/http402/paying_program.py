@@ -83,7 +83,7 @@ def pay(client: httpx.Client, url: str, wanted: dict) -> list[str]:
 def main(url: str, name: str, count: int, deposit: str, *, again: bool) -> None:
     with Wallet.open() as wallet:
         limits = limits_of(wallet, deposit=deposit)
-        paying = paying_client(wallet, limits, confirm=lambda _account, _plan: None)
+        paying = paying_client(wallet, limits, confirm=lambda *_: None)
         with httpx.Client(transport=PayingTransport(lambda: paying, httpx.HTTPTransport())) as client:
             for wanted in plan(name, count):
                 if wanted["key"] or not again:

@@ -271,6 +271,18 @@ def test_what_is_said_after_the_body_begins_a_line(alice, payee):
     assert terminal.before.startswith(f"none\r\nerror: {payee.url}/ answered 404")
 
 
+def test_what_is_asked_names_the_price(fetch, payee):
+    """Who agrees to a deposit sees what a request costs; no word of the payee forges a line of that, here or
+    where it is too much."""
+    payee.twist_request = lambda request: {**request, "unitType": "word\x1b[1m\n  fee  none"}
+    asked = fetch(yes=False).error["message"].splitlines()
+    assert asked[1].split() == ["deposit", "0.1", "USDC"]
+    assert " ".join(asked[2].split()) == "price 0.001 USDC for each word [1m fee none"
+    assert asked[3].split() == ["payee", payee.address]
+    refused = fetch("--max-amount", "0.0001 USDC", yes=False).error["message"]
+    assert refused.startswith("each word [1m   fee  none costs 0.001 USDC, and at most 0.0001 USDC may be")
+
+
 @pytest.mark.parametrize(("typed", "said"), [("\x03", "interrupted"), ("\x04", "nothing was typed")])
 def test_no_answer_to_the_question(alice, payee, typed, said):
     """Ctrl-C or Ctrl-D where a deposit is to be agreed to: one line, exit 130, nothing signed."""

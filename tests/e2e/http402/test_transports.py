@@ -40,7 +40,7 @@ def open_client(alice):
     @contextmanager
     def opened(**limits):
         with Wallet.open(environment=alice.environment) as wallet:
-            yield paying_client(wallet, limits_of(wallet, **limits), confirm=lambda _account, _plan: None)
+            yield paying_client(wallet, limits_of(wallet, **limits), confirm=lambda *_: None)
 
     return opened
 
@@ -62,7 +62,7 @@ def test_a_challenge_that_expires_meanwhile_is_not_answered(open_client, payee):
     """While somebody is asked, or a deposit is mined: a fresh one is asked for, in the same payment."""
     late, answered = 0, []
 
-    def think(_account, _plan):
+    def think(_account, _plan, _choice):
         nonlocal late
         late += 1_000
         payee.lifetime += 1_000
@@ -113,7 +113,7 @@ def test_a_channel_that_is_closed_while_its_top_up_is_agreed_to(open_client, pay
     """What is simulated then reverts: the request goes on with another channel, that is agreed to as well."""
     agreed = []
 
-    def agree(_account, plan):
+    def agree(_account, plan, _choice):
         agreed.append(str(plan.kind))
         if plan.channel is not None:
             payee.capture(payee.channels[plan.channel.channel_id])
@@ -177,7 +177,7 @@ def test_a_deposit_whose_offer_changes_meanwhile_is_not_handed_over(open_client,
     """While somebody is asked: what was signed stays here, and is not said to be out."""
     late = 0
 
-    def think(_account, _plan):
+    def think(_account, _plan, _choice):
         nonlocal late
         late, payee.lifetime, payee.price = late + 1_000, 1_300, 2_000
         if is_free:
@@ -322,7 +322,7 @@ def test_what_fails_after_it_was_cancelled_is_not_told_to_the_loop(alice, payee)
     """Nobody waits for it any more: the event loop would print it with all its traceback."""
     asked, go_on, told = threading.Event(), threading.Event(), []
 
-    def refuse(_account, _plan):
+    def refuse(_account, _plan, _choice):
         asked.set()
         go_on.wait(10)
         raise ConfirmationRequired("nobody agreed")
