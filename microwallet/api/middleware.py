@@ -227,7 +227,10 @@ class _Service:
 
 def _log(event: str, details: Mapping[str, Any]) -> None:
     is_shown = event in _SHOWN and details.get("unsettled") != "0"
-    LOGGER.log(logging.WARNING if is_shown else logging.INFO, "%s %s", event, details)
+    message = [f"{details['message']}"] if "message" in details else []
+    fields = [f"{name}={value}" for name, value in details.items() if name != "message"]
+    level = logging.WARNING if is_shown else logging.INFO
+    LOGGER.log(level, "%s: %s", event, "  ".join(message + fields))
 
 
 def _complain(task: asyncio.Future[None]) -> None:

@@ -249,7 +249,7 @@ def test_a_wrong_table_fails_the_start(application, options, message):
 
 def test_what_is_wrong_is_a_warning_in_the_log(application, caplog):
     """Servers show warnings unless they are told not to: a route that no request reaches, and a chain that is
-    away, for as long as it is, which is told once."""
+    away, for as long as it is, which is told once. Each is a line for a person, its message first."""
     shadowed = [{"path": "/**", "free": True}, ROUTES[0]]
     app = application(routes=shadowed, rpc_url="http://127.0.0.1:1")
 
@@ -259,8 +259,9 @@ def test_what_is_wrong_is_a_warning_in_the_log(application, caplog):
 
     asyncio.run(program())
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert [text.partition(" ")[0] for text in warnings] == ["warning", "interrupted"]
-    assert "no request reaches route 2" in warnings[0]
+    assert [text.partition(" ")[0] for text in warnings] == ["warning:", "interrupted:"]
+    assert warnings[0].startswith("warning: no request reaches route 2")
+    assert "{" not in "".join(warnings)
 
 
 @pytest.mark.parametrize("fails", [True, False])
