@@ -13,6 +13,8 @@ def event_line(event: str, details: Mapping[str, Any]) -> str:
 
     words = [time.strftime("%Y-%m-%d %H:%M:%S"), event.replace("-", " ")]
     for key, value in details.items():
+        if (event, key) == ("settled", "refunded"):
+            continue  # nothing is, before the close
         if key in ("unsettled", "captured", "refunded"):
             words.append(f"{key} {format_units(int(value), details['decimals'])} {details['asset']}")
         elif key == "withdrawableAt":
