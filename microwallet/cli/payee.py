@@ -52,8 +52,10 @@ def list_(
         data = {"channels": payee_documents(wallet, channels)}
         notes = [*loss_warnings(wallet, channels), *unknown]
         now = wallet.now()
+        have_ended = not (channels or all) and wallet.ledger.vouchers.list(finalized=True)
     if not channels:
-        notes = [*notes, "no open channel pays this wallet: microwallet payee accept FILE"]
+        then = "list --all" if have_ended else "accept FILE"
+        notes = [*notes, f"no open channel pays this wallet: microwallet payee {then}"]
         return Result(data=data, notes=notes)
     return Result(data=data, text=lambda: channel_table(channels, now), notes=notes)
 

@@ -234,12 +234,15 @@ def test_nobody_reads_unix_time(alice, bob):
 
 
 def test_a_payee_without_an_open_channel_is_not_a_new_one(alice, bob):
-    """Once all are finalized, nothing says that none ever paid this wallet."""
+    """Once all are finalized, nothing says that none ever paid this wallet: the hint lists them."""
+    nothing = "no open channel pays this wallet: microwallet payee "
+    assert bob.run("payee", "list").succeeded().stderr == nothing + "accept FILE\n"
     alice.run("channel", "open", bob.address, "1 USDC", "--label", "coffee", "--yes").succeeded()
     bob.run("payee", "accept", "-", input=alice.run("pay", "coffee", "1").succeeded().stdout).succeeded()
     bob.run("payee", "close", "--all", "--yes").succeeded()
     listed = bob.run("payee", "list").succeeded()
-    assert listed.stderr == "no open channel pays this wallet: microwallet payee accept FILE\n"
+    assert listed.stderr == nothing + "list --all\n"
+    assert "finalized" in bob.run("payee", "list", "--all").succeeded().stdout
 
 
 def test_all_of_a_token(alice, bob):
