@@ -55,7 +55,7 @@ def import_(
             file = keystore_password_file or wallet.configuration.get("password-file")
             passwords = other_passwords(file, flag="--keystore-password-file")
             secret = decrypt(document, passwords.password(what), what=what, hint=passwords.hint_if_wrong)
-        return added(wallet, lambda: wallet.accounts.import_key(name, secret))
+        return added(wallet, lambda: wallet.accounts.import_key(name, secret), is_new=False)
 
 
 def _read_secret(source: str, question: str) -> str:

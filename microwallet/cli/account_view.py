@@ -35,8 +35,11 @@ Confirm = Annotated[
 ]
 
 
-def added(wallet: Wallet, make: Callable[[], Account]) -> Result:
-    """What is said of a new account; the first one, or one of several made first, becomes the default."""
+def added(wallet: Wallet, make: Callable[[], Account], *, is_new: bool = True) -> Result:
+    """What is said of an account that was made, of a key that is new or from elsewhere.
+
+    The first one, or one of several made first, becomes the default.
+    """
     is_first = not wallet.accounts.list()
     account = make()
     if is_first:
@@ -44,10 +47,14 @@ def added(wallet: Wallet, make: Callable[[], Account]) -> Result:
             here = {name for one in wallet.accounts.list() for name in (one.name, one.address)}
             if content.get("account") not in here:
                 content["account"] = account.name
+    if is_new:
+        note = f"keep a copy of its key: microwallet account export {account.name} --output FILE"
+    else:
+        note = f"channels that it has on the chain: microwallet channel sync --account {account.name}"
     return Result(
         data=account_data(account),
         text=f"{account.name}  {account.address}  ({STORES[account.store]})",
-        notes=[f"keep a copy of its key: microwallet account export {account.name} --output FILE"],
+        notes=[note],
     )
 
 

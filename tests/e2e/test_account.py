@@ -168,11 +168,14 @@ class TestImport:
         assert imported.data["address"] == ADDRESS
 
     def test_from_a_mnemonic_with_an_index(self, run) -> None:
-        """The second well-known account of Anvil."""
+        """The second well-known account of Anvil. A key that comes back may have channels: the next command
+        finds them, and nothing asks for a copy of what was a copy."""
         imported = run(
             "account", "import", "dev", "--mnemonic-file", "-", "--index", "1", "--json", input=WORDS
         )
         assert imported.data["address"] == "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
+        then = "channels that it has on the chain: microwallet channel sync --account dev"
+        assert imported.stderr.splitlines()[-1] == then
 
     def test_from_a_keystore_under_another_password(self, run, tmp_path) -> None:
         """The wallet's own password protects it from then on."""
