@@ -142,7 +142,7 @@ class Delivery:
                 raise trouble
             if answer is NodeAnswer.INSUFFICIENT_FUNDS and not (is_open or self._earlier_one_lives()):
                 raise trouble
-        self._reporter.say(f"sent {last.purpose} {self._attempts[-1].hash}, waiting for it to be mined")
+        self._reporter.say(f"{last.purpose}: sent {self._attempts[-1].hash}, waiting for it to be mined")
         return self._wait(trouble)
 
     def _wait(self, trouble: MicrowalletError | None) -> Receipt | None:

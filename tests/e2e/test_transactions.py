@@ -655,7 +655,7 @@ class TestCancel:
         """A transfer of nothing to oneself takes its place, journaled before it is sent."""
         pending(payer, "pay-1")
         with in_background(payer, lambda journal: payer.sender(journal=journal).cancel("pay-1")) as outcome:
-            wait_until(lambda: any(line.startswith("sent cancel ") for line in payer.said))
+            wait_until(lambda: any(line.startswith("cancel: sent ") for line in payer.said))
             assert len(payer.entries("pay-1")) == 2
             held.release()
         assert (outcome.value, outcome.error) == (None, None)
