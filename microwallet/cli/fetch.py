@@ -58,7 +58,12 @@ def fetch(
         bool, typer.Option("-f", "--fail", help="Exit 4 for a status from 400 on, after its body.")
     ] = False,
     max_amount: Annotated[
-        str | None, typer.Option("--max-amount", metavar="AMOUNT", help="The most this request may cost.")
+        str | None,
+        typer.Option(
+            "--max-amount",
+            metavar="AMOUNT",
+            help="The most this request may cost; else the setting max-amount.",
+        ),
     ] = None,
     deposit: Annotated[
         str | None,
