@@ -55,10 +55,10 @@ class Way(StrEnum):
 
 
 _DESCRIBED = {
-    Way.AUTHORIZATION: "one transaction, with a signed transfer of exactly this amount (EIP-3009)",
-    Way.PERMIT: "one transaction, with a signed allowance of exactly this amount (EIP-2612)",
+    Way.AUTHORIZATION: "one transaction, by a signed transfer of this amount (EIP-3009)",
+    Way.PERMIT: "one transaction, by a signed allowance of this amount (EIP-2612)",
     Way.ALLOWANCE: "one transaction, from an allowance the escrow has already",
-    Way.APPROVE: "two transactions: an allowance of exactly this amount, then the deposit",
+    Way.APPROVE: "two transactions: an allowance of this amount, then the deposit",
     Way.NATIVE: "one transaction",
 }
 _OPEN_GAS = {

@@ -16,7 +16,7 @@ from microwallet.payer.deposit_plan import DepositPlan
 
 @pytest.mark.parametrize(("is_gasless", "fee"), [(True, "none: it is signed here"), (False, "at most 0 ETH")])
 def test_a_fee_of_nothing(is_gasless, fee):
-    """On a chain without a price for gas the payer sends it all the same."""
+    """On a chain without a price for gas the payer sends it all the same. Each way fits a terminal."""
     network = SimpleNamespace(described="free (chain 31337)", coins=lambda wei: f"{wei} ETH")
     paying = SimpleNamespace(
         name="alice", address=PAYER, network=network, reader=SimpleNamespace(escrow_contract=ESCROW)
@@ -32,6 +32,8 @@ def test_a_fee_of_nothing(is_gasless, fee):
         begun=None,
     )
     assert fee in deposit_summary(paying, plan)
+    ways = [deposit_summary(paying, replace(plan, way=way)) for way in Way]
+    assert max(len(line) for shown in ways for line in shown.splitlines()) <= 80
 
 
 @pytest.mark.parametrize(
