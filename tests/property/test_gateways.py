@@ -191,7 +191,7 @@ class Serving(RuleBasedStateMachine):
             clock=self.clock,
             reporter=Quiet(),
         )
-        self.asked, self.closings = [], {}
+        self.asked, self.closings, self.ends = [], {}, set()
         self.challenges, self.steps, self.is_at_rest = {}, 0, True
         self.amounts = {one.channel_id: [] for one in self.payers}
         """Of vouchers that were shown."""
@@ -393,6 +393,7 @@ class Serving(RuleBasedStateMachine):
     def request_close(self, payer, _worker):
         """On the chain; the next time it is withdrawn, or a reorganisation undoes one or the other."""
         state = self.escrow[payer.channel_id]
+        self.ends.add(payer.channel_id)
         if state.finalized:
             self.put(payer, finalized=False)
         else:
@@ -520,6 +521,7 @@ class Serving(RuleBasedStateMachine):
 
     def begin_close(self, payer, *, by_payer):
         event("close begun")
+        self.ends.add(payer.channel_id)
         self.elsewhere.vouchers.begin_closes([payer.channel_id])
         closing = self.closings[payer.channel_id] = Closing(payer, by_payer=by_payer)
         return closing
@@ -610,10 +612,12 @@ class Serving(RuleBasedStateMachine):
 
     def most_certain(self, payer):
         """What can be certain by now: events that are charged before they are sent, and what somebody still
-        waits for at one worker although it was given up by who asked first at the other."""
+        waits for although it was given up by who asked first, at the other worker or before the channel was
+        to end."""
         total = 0
         for group in self.purchases(payer):
-            is_awaited = len({one.worker for one in group}) > 1 and not all(one.is_over for one in group)
+            is_awaited = len(group) > 1 and not all(one.is_over for one in group)
+            is_awaited &= payer.channel_id in self.ends or len({one.worker for one in group}) > 1
             total += max(
                 RESERVED[one.path] if is_awaited else max(one.cost, one.events * EVENT) for one in group
             )

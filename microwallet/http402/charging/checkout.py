@@ -236,12 +236,16 @@ class Buying(Presented):
             self._reservation = self._joined(sold)
 
     def _joined(self, sold: Sold) -> Reservation | None:
-        """What it has reserved, or what those before it under its key have, if one is in hand here."""
+        """What it has reserved, or what those before it under its key have, if one is in hand here. A close
+        that has begun waits for those before it alone."""
         shared, bought = self._checkout.shared, (sold.sale.channel_id, sold.sale.cumulative_amount)
-        reservation = shared.get(bought) if sold.is_replay else Reservation(sold.reserved)
-        if reservation is not None:
-            shared[bought] = reservation
-            reservation.join()
+        if not sold.is_replay:
+            reservation = shared[bought] = Reservation(sold.reserved)
+        elif (earlier := shared.get(bought)) is not None and sold.account.goes_on:
+            reservation = earlier
+        else:
+            return None
+        reservation.join()
         return reservation
 
     def finish(self) -> Grant | Answer:

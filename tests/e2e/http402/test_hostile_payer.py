@@ -106,11 +106,12 @@ def test_what_is_given_back_is_not_served_by_its_twin(counter, fails_first, how)
     assert receipt(second).spent == counter.account(PAYER).spent == 1000
 
 
-@pytest.mark.parametrize("fails_first", [True, False])
-def test_what_its_twin_waits_for_is_not_settled(counter, fails_first):
+@pytest.mark.parametrize(("failing", "is_closing"), [(0, False), (1, False), (0, True)])
+def test_what_its_twin_waits_for_is_not_settled(counter, failing, is_closing):
     """One of two requests with one key fails, and the other is being served: nobody knows yet whether it is
-    to be paid. Once one is answered that is certain, however long the other takes."""
-    begun, gates, price, failing = asyncio.Queue(), [], 1000, 0 if fails_first else 1
+    to be paid. Once one is answered that is certain, however long the other takes; and no close waits for, or
+    leaves to its payer, what was asked for again after it had begun."""
+    begun, gates, price = asyncio.Queue(), [], 1000
 
     async def app(_scope, _receive, send):
         number, gate = len(gates), asyncio.Event()
@@ -138,10 +139,13 @@ def test_what_its_twin_waits_for_is_not_settled(counter, fails_first):
             await asking[number]
 
         await ask()
+        assert reserved() == price
+        if is_closing:
+            counter.ledger.vouchers.begin_closes([PAYER.channel_id])
         await ask()
         await end(failing)
         await ask()
-        assert reserved() == price
+        assert reserved() == (0 if is_closing else price)
         await end(1 - failing)
         assert reserved() == 0
         await ask()
