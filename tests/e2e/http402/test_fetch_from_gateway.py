@@ -7,9 +7,11 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Semaphore
 
 import httpx
 import pytest
+from waiting import wait_until
 
 import microwallet
 from microwallet.wallet import Wallet
@@ -26,6 +28,12 @@ def books(home, kind):
     with Wallet.open(environment=home.environment) as wallet:
         channels = getattr(wallet.ledger, kind).list(finalized=True)
         return sorted((one.channel_id, one.spent, one.authorized) for one in channels)
+
+
+def kept(home, key):
+    """What a payee keeps of what it answered under a key."""
+    with Wallet.open(environment=home.environment) as wallet, wallet.ledger.database.read() as connection:
+        return connection.execute("SELECT answer FROM sales WHERE idempotency_key = ?", (key,)).fetchone()[0]
 
 
 def test_the_same_command_again_pays_for_no_redirect_and_no_form_twice(alice, bob, gateway, tmp_path):
@@ -53,6 +61,40 @@ def test_the_same_command_again_pays_for_no_redirect_and_no_form_twice(alice, bo
     [(channel, spent, authorized)] = books(alice, "channels")
     assert spent == 5_000
     assert books(bob, "vouchers") == [(channel, spent, authorized)]
+
+
+def test_one_key_side_by_side_of_which_the_answer_is_lost(alice, bob, gateway, upstream, monkeypatch):
+    """Of two runs with one key the first fails, and the second, which is paid, is killed before its answer:
+    the first does not take it for free, and its key has the answer."""
+    asked, gates = Semaphore(0), [Event(), Event()]
+
+    def respond(handler):
+        number = len(upstream.asked)
+        upstream.asked.append(handler.path)
+        asked.release()
+        assert number > 1 or gates[number].wait(20)
+        handler.answer(500 if number == 0 else 200, {}, b"served")
+
+    alice.run("fetch", gateway + "/", "--deposit", "1 USDC", "--yes").succeeded()
+    upstream.asked.clear()
+    monkeypatch.setattr(upstream.RequestHandlerClass, "respond", respond)
+    words = ("fetch", gateway + "/", "--idempotency-key", "k", "--json")
+    runs = []
+    for _ in range(2):
+        runs.append(alice.start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        assert asked.acquire(timeout=20)
+    runs[1].kill()
+    gates[1].set()
+    runs[1].communicate()
+    wait_until(lambda: kept(bob, "k"))
+    gates[0].set()
+    runs[0].communicate(timeout=20)
+    assert runs[0].returncode == 5
+    assert books(alice, "channels") == books(bob, "vouchers")
+    again = alice.run(*words).succeeded().data
+    assert (again["body"], again["payment"]["amount"]) == ("served", "1000")
+    assert alice.run("fetch", gateway + "/", "--json").succeeded().data["payment"]["spent"] == "3000"
+    assert books(alice, "channels") == books(bob, "vouchers")
 
 
 def test_side_by_side_errors_and_close(alice, bob, gateway):
