@@ -18,7 +18,7 @@ from microwallet.http402.charging.answers import (
     receipt_headers,
     unrecorded_answer,
 )
-from microwallet.http402.charging.asgi import Message, Send, send_answer
+from microwallet.http402.charging.asgi import WARNING, Message, Send, send_answer
 from microwallet.http402.charging.caching import NO_STORE, PRIVATE, is_for_shared_caches, kept_private
 from microwallet.http402.charging.checkout import BY_SERVER, Grant
 from microwallet.http402.charging.gateway import Gateway
@@ -148,6 +148,8 @@ class Delivery:
         sold, till = self._grant.sold, self._gateway.till
         if _is_unserved(status):
             if not await self._undo():
+                why, bill = message.get(WARNING), self._grant.bill
+                bill.warning = bill.warning or why or f"{status}, while it was made again under its key"
                 await self._replace(SOLD_ANOTHER_TIME)
                 return
             if status == 402 or not sold.is_replay:  # no cache keeps a challenge

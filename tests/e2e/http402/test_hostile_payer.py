@@ -22,6 +22,7 @@ from microwallet.http402.charging.desk import QUEUE_LIMIT
 from microwallet.http402.charging.opening import MOST_WAITING
 from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.sales import MOST_REPEATS
+from microwallet.http402.serving.request_log import RequestLog
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.http402.wire.session_payload import payload_object
 from microwallet.payee.backup import voucher_lines
@@ -67,12 +68,20 @@ def test_a_client_cannot_name_another_path_beside_its_own(sold_by, name):
     assert not any(b"url" in field for _, _, fields, _ in counter.app.requests for field in fields)
 
 
-@pytest.mark.parametrize("how", ["falls over", 500, 402])
+TOLD = {
+    "falls over": {"error": "RuntimeError"},
+    500: {"warning": "500, while it was made again under its key"},
+    402: {"warning": "what was paid for here asks to be paid itself"},
+}
+"""What a seller's log tells of a request that failed while it was made again."""
+
+
+@pytest.mark.parametrize("how", TOLD)
 @pytest.mark.parametrize("fails_first", [True, False])
 def test_what_is_given_back_is_not_served_by_its_twin(counter, fails_first, how):
     """Two requests with one key side by side, of which the first fails, before the second is served or after:
     one price is paid. Whoever is told of the failure is not told that it was free."""
-    asked, fails, tasks, served = asyncio.Event(), asyncio.Event(), [], counter.app
+    asked, fails, tasks, served, logged = asyncio.Event(), asyncio.Event(), [], counter.app, []
 
     async def app(scope, receive, send):
         if not asked.is_set():
@@ -99,8 +108,11 @@ def test_what_is_given_back_is_not_served_by_its_twin(counter, fails_first, how)
         fails.set()
         return await tasks[0], second
 
+    counter.application = RequestLog(counter.application, lambda *line: logged.append(line))
     first, second = asyncio.run(scene())
     assert (first.status_code, problem(first)) == (503, "urn:microwallet:problem:outcome-unknown")
+    [told] = [one for _, one in logged if one["status"] == 503]
+    assert {**told, **TOLD[how]} == told
     assert "www-authenticate" not in first.headers
     assert (second.status_code, second.content) == (200, b"served")
     assert receipt(second).spent == counter.account(PAYER).spent == 1000
