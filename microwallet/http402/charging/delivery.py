@@ -137,28 +137,31 @@ class Delivery:
             if at is not None and not (fields and _is_event_stream(fields[at][1])):
                 return self._answer(message, status, fields, receipt)
         fields, told, is_stream = self._told(fields, status)
-        if receipt is None or is_stream or _is_unserved(status):
+        if _is_unserved(status):
+            return self._unserved(message, status, fields)
+        if receipt is None or is_stream:
             return self._charge(message, status, fields, told, is_stream=is_stream)
         return self._answer(message, status, fields, receipt)
+
+    async def _unserved(self, message: Message, status: int, fields: Fields) -> None:
+        """Give back what was paid, and answer."""
+        if not await self._undo():
+            why, bill = message.get(WARNING), self._grant.bill
+            bill.warning = bill.warning or why or f"{status}, while it was made again under its key"
+            await self._replace(SOLD_ANOTHER_TIME)
+            return
+        if status == 402 or not self._grant.sold.is_replay:  # no cache keeps a challenge
+            fields = [field for field in fields if field[0] != b"cache-control"]
+            body = self._request.whole_body if self._request.has_body else None
+            fields += (NO_STORE, self._gateway.challenge_field(self._grant.offer, body=body))
+        self._status = status
+        await self._send({**message, "headers": fields})
 
     async def _charge(
         self, message: Message, status: int, fields: Fields, told: list[bytes], *, is_stream: bool
     ) -> None:
         """Find out what is to be paid, and answer."""
         sold, till = self._grant.sold, self._gateway.till
-        if _is_unserved(status):
-            if not await self._undo():
-                why, bill = message.get(WARNING), self._grant.bill
-                bill.warning = bill.warning or why or f"{status}, while it was made again under its key"
-                await self._replace(SOLD_ANOTHER_TIME)
-                return
-            if status == 402 or not sold.is_replay:  # no cache keeps a challenge
-                fields = [field for field in fields if field[0] != b"cache-control"]
-                body = self._request.whole_body if self._request.has_body else None
-                fields += (NO_STORE, self._gateway.challenge_field(self._grant.offer, body=body))
-            self._status = status
-            await self._send({**message, "headers": fields})
-            return
         units = self._units(told, status, is_stream=is_stream)
         is_metered = is_stream and self._grant.offer.price.unit is Unit.EVENT
         if units is not None and not is_metered:
