@@ -15,7 +15,7 @@ from model import keyed
 from microwallet.domain.handed_over import HandedOver
 from microwallet.http402.charging import sales
 from microwallet.http402.charging.refusal import Refused
-from microwallet.http402.charging.sales import Handover, Order, StreamEnded
+from microwallet.http402.charging.sales import MOST_REPEATS, Handover, Order, StreamEnded
 from microwallet.http402.wire.problems import ProblemType
 from microwallet.ledger import heads
 from microwallet.ledger.heads import LANDMARK_EVERY, move_accounts
@@ -93,8 +93,14 @@ class Selling(RuleBasedStateMachine):
             challenge_expires_at=2,
         )
 
-    @rule(amount=AMOUNT, cost=COST, key=st.none() | st.sampled_from("abc"), is_stream=st.booleans())
-    def sell(self, amount, cost, key, is_stream):
+    @rule(
+        amount=AMOUNT,
+        cost=COST,
+        key=st.none() | st.sampled_from("abc"),
+        is_stream=st.booleans(),
+        may_repeat=st.booleans(),
+    )
+    def sell(self, amount, cost, key, is_stream, may_repeat=False):
         earlier = next((sale for sale in self.sales.values() if key and sale.idempotency_key == key), None)
         order = Order(
             handover=self.handover(amount),
@@ -102,10 +108,17 @@ class Selling(RuleBasedStateMachine):
             idempotency_key=key,
             fingerprint=b"f",
             is_stream=is_stream,
+            may_repeat=may_repeat,
         )
         if earlier is not None:
             replay = self.run_in(sales.sell, order, 1)
-            assert replay.is_replay
+            is_repeat = may_repeat and earlier.answer is None and earlier.repeats < MOST_REPEATS
+            if is_repeat:
+                earlier = self.sales[earlier.cumulative_amount] = earlier._replace(
+                    repeats=earlier.repeats + 1
+                )
+                self.reserved.append(earlier.cumulative_amount)
+            assert (replay.is_replay, replay.is_repeat, replay.reserved) == (True, is_repeat, 0)
             assert replay.sale == earlier
             if amount <= DEPOSIT and not self.is_closing:
                 self.accepted = max(self.accepted, amount)
@@ -154,11 +167,15 @@ class Selling(RuleBasedStateMachine):
     @precondition(lambda self: self.reserved)
     @rule(data=st.data())
     def give_back(self, data):
-        """Once, whatever is tried with it afterwards."""
+        """Once, whatever is tried with it afterwards; not what was or is served another time."""
         amount = self.reserved.pop(data.draw(st.integers(0, len(self.reserved) - 1)))
+        if repeats := self.sales[amount].repeats:
+            assert not self.run_in(sales.undo, self.sales[amount])
+            self.sales[amount] = self.sales[amount]._replace(repeats=repeats - 1)
+            return
         sale = self.sales.pop(amount)
-        self.run_in(sales.undo, sale)
-        self.run_in(sales.undo, sale)
+        assert self.run_in(sales.undo, sale)
+        assert self.run_in(sales.undo, sale)
         self.run_in(sales.settle_cost, sale, 0)
         if self.stream and self.stream[0] == amount:
             self.stream = None
