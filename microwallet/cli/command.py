@@ -8,6 +8,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -71,11 +72,11 @@ class Command(_Helpful, TyperCommand):
     """A verb. Ctrl-C is an error like any other: Typer would end it without a word, or a document."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse; an empty word, as of a variable that is not set, names no file."""
+        """Parse; an empty word, as of a variable that is not set, names no file, nor does a root."""
         words = super().parse_args(ctx, args)
         for parameter in self.params:
-            is_file = "FILE" in (parameter.metavar or "")
-            if is_file and str(ctx.params.get(parameter.name)) in ("", "."):
+            value = ctx.params.get(parameter.name)
+            if value is not None and "FILE" in (parameter.metavar or "") and not Path(value).name:
                 given = parameter.opts[-1] if parameter.param_type_name == "option" else "FILE"
                 raise UsageError(f"{given} names no file", hint=f"{ctx.command_path} --help")
         return words

@@ -68,6 +68,7 @@ from microwallet.cli.main import main
         (["pay", "tea", "1", "--count", "1.5"], "a whole number is expected", "microwallet pay --help"),
         (["voucher", "verify", ""], "FILE names no file", "microwallet voucher verify --help"),
         (["fetch", "http://x", "-o", ""], "--output names no file", "microwallet fetch --help"),
+        (["payee", "export", "/"], "FILE names no file", "microwallet payee export --help"),
         (["payee", "export", "."], "FILE names no file", "microwallet payee export --help"),
         (["serve", "--config", ""], "--config names no file", "microwallet serve --help"),
         (["config", "set", "token", ""], "token is set to nothing", "microwallet config unset token"),
