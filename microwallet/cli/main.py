@@ -160,8 +160,7 @@ def _fail(error: MicrowalletError, as_json: bool) -> int:
     except OSError:
         _close_stdout()
         if as_json:
-            with suppress(OSError):  # the exit code is told all the same
-                print_error(error, as_json=False)
+            print_error(error, as_json=False)
     return error.exit_code
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,13 +99,14 @@ def _print(result: Result, text: str, *, as_json: bool) -> None:
 
 
 def print_error(error: MicrowalletError, *, as_json: bool) -> None:
-    """Print an error: the envelope on stdout for JSON, else two lines on stderr."""
+    """Print an error: the envelope on stdout for JSON, else two lines on stderr, if that takes them."""
     if as_json:
         print_json(error_envelope(error, error.data))
         return
-    sys.stderr.write(f"error: {error.message}\n")
-    if error.hint:
-        sys.stderr.write(f"hint: {error.hint}\n")
+    with suppress(OSError):  # the exit code is told all the same
+        sys.stderr.write(f"error: {error.message}\n")
+        if error.hint:
+            sys.stderr.write(f"hint: {error.hint}\n")
 
 
 @contextmanager

@@ -74,6 +74,14 @@ def test_the_exit_code_is_left_where_stderr_is_full_too(make_home, how):
 
 
 @needs_full
+def test_so_it_is_of_a_command_that_tells_a_result_and_fails(home):
+    """A check that failed is no output that was lost."""
+    with FULL.open("wb") as full:
+        checking = home.start("voucher", "verify", "/dev/null", stderr=full.fileno())
+    assert checking.wait(timeout=20) == 4
+
+
+@needs_full
 @pytest.mark.parametrize("into", [into_full, into_nowhere])
 @pytest.mark.parametrize("how", [[], ["--json"]], ids=" ".join)
 def test_a_transaction_that_cannot_be_told(alice, into, how):
