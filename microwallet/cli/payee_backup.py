@@ -46,6 +46,8 @@ def export(
             sys.stdout.flush()
         raise typer.Exit
     path = Path(target).expanduser().absolute()
+    if path.exists() and not path.is_file():  # a pipe or a device would be replaced
+        raise UsageError(f"{path} is no regular file", hint="microwallet payee export  (prints them)")
     _write(path, content, force=force)
     return Result(
         data={"file": str(path), "vouchers": len(lines)},

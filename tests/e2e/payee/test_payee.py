@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import stat
 import time
@@ -478,6 +479,16 @@ def test_vouchers_are_exported_and_imported(payee, payers, tmp_path):
     assert payee.run("import", "-", input=backup.read_text()).data["duplicates"] == 2
     closed = payee.run("close", first.channel_id, "--yes").data["channels"]
     assert [row["captured"] for row in closed] == ["5000000"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_an_export_takes_the_place_of_a_file_alone(payee, tmp_path, make):
+    """A pipe, such as a shell makes, and a folder stay what they are, whatever is forced."""
+    make(tmp_path / "there")
+    for force in ((), ("--force",)):
+        refused = payee.run("export", tmp_path / "there", *force)
+        assert (refused.exit_code, "is no regular file" in refused.error["message"]) == (2, True)
+    assert not (tmp_path / "there").is_file()
 
 
 def test_an_import_takes_only_what_is_rightly_signed_and_ours(payee, payers):
