@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from microwallet.errors import UsageError, did_you_mean
-from microwallet.files import look_at, move_away, replace_file
+from microwallet.files import look_at, move_away, replace_file, shell_path, typed_path
 
 PROJECT_FILE = "microwallet.toml"
 PROJECT_SETTINGS = frozenset({"network", "account"})
@@ -66,7 +66,7 @@ class Paths:
         """Where tools are installed once for every home."""
         named = self.environment.get("MICROWALLET_CACHE")
         if named:
-            return Path(named).expanduser()
+            return typed_path(named)
         import platformdirs
 
         return Path(platformdirs.user_cache_dir("microwallet", appauthor=False))
@@ -247,13 +247,18 @@ def _read_project(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        hint = f"ls -ld {shell_path(path.parent)} {shell_path(path)}"
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
     import tomllib
 
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return tomllib.loads(content.decode())
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read: {error}", hint=_mend(path)) from error
 
 

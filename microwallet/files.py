@@ -45,6 +45,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def typed_path(text: str) -> Path:
+    """A path as a person types it; ~ is a home folder, where there is such a user, as for a shell."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  # that of pathlib raises where there is none
+
+
 def shell_path(path: Path | str) -> str:
     """A path as a shell takes it, for hints: folders of people have spaces."""
     return shlex.quote(str(path))

@@ -60,7 +60,7 @@ class Home:
         """The wallet that the environment and the flags name. Nothing is created yet."""
         environment = os.environ if environment is None else environment
         paths = Paths.from_environment(environment)
-        configuration = Configuration(paths, environment, flags=flags, project_folder=Path.cwd())
+        configuration = Configuration(paths, environment, flags=flags, project_folder=Path())
         return cls(paths, configuration, environment=environment, prompt=prompt, reporter=reporter)
 
     def twin(self, *, reporter: Reporter | None = None, any_thread: bool = False) -> Self:

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from microwallet.cli.fetch_flags import FetchFlags
 from microwallet.cli.fetch_view import head
 from microwallet.errors import UsageError
+from microwallet.files import typed_path
 
 if TYPE_CHECKING:
     import httpx
@@ -53,7 +53,7 @@ def output(path: str | None) -> Iterator[Callable[[bytes], None]]:
     if path in (None, "-"):
         yield _to_stdout
         return
-    target = Path(str(path)).expanduser()
+    target = typed_path(str(path))
     is_new = not os.path.lexists(target)
     file = _opened(str(path))
     is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
@@ -80,13 +80,15 @@ def output(path: str | None) -> Iterator[Callable[[bytes], None]]:
 
 
 def _opened(path: str) -> FileIO:
-    target = Path(path).expanduser()
+    target = typed_path(path)
     folder = shlex.quote(str(target.parent))
-    if path.endswith("/") or target.is_dir():
-        raise UsageError(f"{path} is a folder, not a file", hint=f"-o {shlex.quote(str(target / 'FILE'))}")
-    if not target.parent.exists():
-        raise UsageError(f"{path} cannot be written: there is no folder {folder}", hint=f"mkdir -p {folder}")
     try:
+        if path.endswith("/") or target.is_dir():
+            hint = f"-o {shlex.quote(str(target / 'FILE'))}"
+            raise UsageError(f"{path} is a folder, not a file", hint=hint)
+        if not target.parent.exists():
+            said = f"{path} cannot be written: there is no folder {folder}"
+            raise UsageError(said, hint=f"mkdir -p {folder}")
         return target.open("ab", buffering=0)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}", hint=f"ls -ld {folder}") from error

@@ -222,7 +222,7 @@ def _content(name: str, start: str) -> bytes:
     try:
         return read_all(start[1:], limit=_BODY_LIMIT, what="a request")
     except UsageError as error:
-        if start.startswith("<") and not Path(start[1:]).exists():
+        if start.startswith("<") and isinstance(error.__cause__, FileNotFoundError):
             text = shlex.quote(f'{name}="{start}"')
             raise UsageError(error.message, hint=f"-F {text}  (the text itself)") from error
         raise

@@ -15,7 +15,7 @@ from microwallet.cli.payee_accept import rejected_lines, rejected_table
 from microwallet.cli.result import Result, writing
 from microwallet.cli.source import Vouchers, reading
 from microwallet.errors import KeyUnavailable, NetworkError, UsageError
-from microwallet.files import shell_path
+from microwallet.files import shell_path, typed_path
 from microwallet.payee.line_stream import take_all
 from microwallet.payee.tally import tally_document
 
@@ -45,10 +45,9 @@ def export(
             sys.stdout.write(content)
             sys.stdout.flush()
         raise typer.Exit
-    path = Path(target).expanduser().absolute()
-    if path.exists() and not path.is_file():  # a pipe or a device would be replaced
-        raise UsageError(f"{path} is no regular file", hint="microwallet payee export  (prints them)")
+    path = typed_path(target)
     _write(path, content, force=force)
+    path = path.absolute()
     return Result(
         data={"file": str(path), "vouchers": len(lines)},
         text=f"{_count(lines)} written to {path}",
@@ -95,6 +94,8 @@ def _write(path: Path, content: str, *, force: bool) -> None:
     from microwallet.keys.private_files import create_private_file, replace_private_file
 
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device would be replaced
+            raise UsageError(f"{path} is no regular file", hint="microwallet payee export  (prints them)")
         if force:
             replace_private_file(path, content)
         else:
@@ -103,6 +104,9 @@ def _write(path: Path, content: str, *, force: bool) -> None:
         raise UsageError(
             f"{path} exists already", hint=f"microwallet payee export {shell_path(path)} --force"
         ) from None
+    except OSError as error:
+        hint = f"ls -ld {shell_path(path.parent)}"
+        raise UsageError(f"{path} cannot be written: {error.strerror}", hint=hint) from error
     except KeyUnavailable as error:
         raise UsageError(error.message, hint=error.hint) from error
 

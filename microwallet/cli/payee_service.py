@@ -10,6 +10,7 @@ from pathlib import Path
 
 from microwallet.config import Configuration
 from microwallet.errors import UsageError
+from microwallet.files import typed_path
 from microwallet.keys.os_keyring import BACKEND_VARIABLE
 from microwallet.wallet import Wallet
 
@@ -29,7 +30,7 @@ def watch_service(wallet: Wallet, interval: str, margin: str) -> str:
     variables = {"MICROWALLET_HOME": str(wallet.paths.home.absolute())} | _settings(wallet.configuration)
     password_file = wallet.configuration.get("password-file")
     if password_file:
-        variables["MICROWALLET_PASSWORD_FILE"] = str(Path(password_file).expanduser().absolute())
+        variables["MICROWALLET_PASSWORD_FILE"] = str(typed_path(password_file).absolute())
     if os.environ.get(BACKEND_VARIABLE):
         variables[BACKEND_VARIABLE] = os.environ[BACKEND_VARIABLE]
     environment = "\n".join(f'Environment="{name}={_escaped(value)}"' for name, value in variables.items())

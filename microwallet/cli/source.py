@@ -7,13 +7,13 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from microwallet.cli.context import Stderr
 from microwallet.errors import UsageError
+from microwallet.files import typed_path
 
 CHUNK = 64 * 1024
 
@@ -31,7 +31,7 @@ def reading(source: str) -> Iterator[Callable[[int], bytes]]:
             if source == "-":
                 descriptor = _stdin()
             else:
-                path = Path(source).expanduser()
+                path = typed_path(source)
                 descriptor = files.enter_context(path.open("rb", buffering=0)).fileno()
 
         def read(size: int) -> bytes:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from microwallet.domain.ports import Reporter
 from microwallet.errors import MissingTool
+from microwallet.files import typed_path
 
 VERSION = "1.7.1"
 INSTALL_HINT = (
@@ -40,7 +41,7 @@ def find_anvil(environment: Mapping[str, str], cache: Path, reporter: Reporter) 
     """
     named = environment.get("MICROWALLET_ANVIL")
     if named:
-        return _named(Path(named).expanduser())
+        return _named(typed_path(named))
     on_path = shutil.which("anvil", path=environment.get("PATH"))
     if on_path:
         return Path(on_path).absolute()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from pathlib import Path
 
 from microwallet.errors import KeyUnavailable
-from microwallet.files import shell_path
+from microwallet.files import shell_path, typed_path
 
 _LENGTH_LIMIT = 4096
 _TRIES = 3
@@ -73,7 +72,7 @@ class PasswordSource:
 
     def _read(self, path: str) -> str:
         try:
-            with Path(path).expanduser().open("rb") as file:
+            with typed_path(path).open("rb") as file:
                 self._warn_if_readable_by_others(path, os.fstat(file.fileno()))
                 line = file.readline(_LENGTH_LIMIT + 2)
         except OSError as error:
