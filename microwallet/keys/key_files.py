@@ -13,7 +13,7 @@ from typing import Any
 from microwallet.domain.identifiers import Address, checksum_address, unhexed
 from microwallet.domain.voucher import VoucherKey
 from microwallet.errors import KeyMissing, KeyUnavailable
-from microwallet.files import move_away
+from microwallet.files import move_away, shell_path
 from microwallet.keys import keystore
 from microwallet.keys.os_keyring import KeyringUnavailable, OsKeyring
 from microwallet.keys.passwords import PasswordSource
@@ -74,13 +74,18 @@ class KeyFiles:
         self._keyring = OsKeyring(environment, patience=patience, say=say)
 
     def __iter__(self) -> Iterator[KeyFile]:
-        """Every key of the folder, by name. Touches no secret."""
-        if not self._folder.is_dir():
+        """Every key of the folder, by name. Touches no secret. KeyUnavailable for one that cannot be read."""
+        try:
+            names = sorted(path.name for path in self._folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
             return
-        for path in sorted(self._folder.glob(f"[!.]*{_SUFFIX}")):
-            key_file = self.find(path.name.removesuffix(_SUFFIX))
-            if key_file is not None:
-                yield key_file
+        except OSError as error:
+            raise _unreadable(self._folder, error) from error
+        for name in names:
+            if name.endswith(_SUFFIX) and not name.startswith("."):
+                key_file = self.find(name.removesuffix(_SUFFIX))
+                if key_file is not None:
+                    yield key_file
 
     def find(self, name: str) -> KeyFile | None:
         """The key `name`, or None; KeyUnavailable for a file that cannot be read."""
@@ -89,8 +94,10 @@ class KeyFiles:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
             raise KeyUnavailable(f"{path} cannot be read: {error}") from error
+        except OSError as error:
+            raise _unreadable(path, error) from error
         return _parsed(name, path, text)
 
     def create(self, name: str, secret: bytes, *, store: Store = Store.KEYRING) -> KeyFile:
@@ -98,7 +105,7 @@ class KeyFiles:
 
         Raises FileExistsError if the name is taken, and leaves the key that has it alone.
         """
-        if self._path(name).exists():
+        if self.find(name) is not None:
             raise FileExistsError(name)
         document = self._stored(name, secret, store)
         make_private_folder(self._folder)
@@ -173,6 +180,11 @@ class KeyFiles:
 
     def _title(self, name: str) -> str:
         return f"the {self._noun} {name}"
+
+
+def _unreadable(path: Path, error: OSError) -> KeyUnavailable:
+    hint = f"ls -ld {shell_path(path.parent)} {shell_path(path)}"
+    return KeyUnavailable(f"{path} cannot be read: {error.strerror}", hint=hint)
 
 
 def _parsed(name: str, path: Path, text: str) -> KeyFile:

@@ -325,6 +325,16 @@ def test_a_damaged_file_is_named_not_passed_over(accounts: Accounts, folder: Pat
     assert file.read_text() == content
 
 
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(accounts: Accounts, folder: Path) -> None:
+    """As one that another user has made, by sudo: what is in it is not known."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "accounts").symlink_to("accounts")
+    for use in (accounts.list, partial(accounts.get, "alice"), partial(accounts.create, "alice")):
+        with pytest.raises(KeyUnavailable, match="cannot be read") as error:
+            use()
+        assert error.value.hint.startswith(f"ls -ld {folder}")
+
+
 def test_a_file_of_a_newer_microwallet_is_said_to_be_one(accounts: Accounts, folder: Path) -> None:
     """Not damaged: newer."""
     accounts.import_key("alice", KEY)
