@@ -188,10 +188,10 @@ class Shop:
         interruption = Interruption(self._emit)
         while True:
             try:
-                with exclusive(settling_lock(home, chain_id, self._policy.payee), wait=False) as is_chosen:
+                with exclusive(settling_lock(home, chain_id, self._policy.payee)) as is_chosen:
                     interruption.ends()
                     if is_chosen:
-                        with exclusive(watch_lock(home, chain_id), wait=False):  # for `payee list` to see
+                        with exclusive(watch_lock(home, chain_id)):  # for `payee list` to see
                             await self._look_alone()
             except LedgerUnwritable as error:
                 interruption.begins(error)

@@ -63,7 +63,7 @@ def watch(
                 _print_service(watch_service(wallet, interval, margin), as_json=json)
                 return
             lock = watch_lock(wallet.paths.home, wallet.network.chain_id)
-            with _ending_on_sigterm(), exclusive(lock, wait=False) as free:
+            with _ending_on_sigterm(), exclusive(lock) as free:
                 if not free:
                     raise UsageError(
                         "another process, payee watch or a gateway (serve), watches"

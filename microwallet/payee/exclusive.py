@@ -11,7 +11,10 @@ from pathlib import Path
 from microwallet.domain.identifiers import Address, ChainId
 from microwallet.errors import LedgerUnwritable
 from microwallet.files import look_at
+from microwallet.polling import polls
 
+_LOOK_SECONDS = 0.02
+"""Between two looks whether a lock is free."""
 _SETTLING = "payee-settling-{chain_id}-{payee}.lock"
 
 
@@ -36,17 +39,12 @@ def is_sold_for(home: Path, payee: Address) -> bool:
 
 
 @contextmanager
-def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the lock of `path` for the block; yields False, without the lock, if it is taken and
-    `wait` is false."""
+def exclusive(path: Path, *, within: float = 0.0) -> Iterator[bool]:
+    """Hold the lock of `path` for the block; yields False, without the lock, if it is taken for all of
+    `within` seconds."""
     descriptor = _open(path)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        yield any(_took(descriptor) for _ in polls(within=within, every=_LOOK_SECONDS))
     finally:
         os.close(descriptor)
 
@@ -57,12 +55,17 @@ def is_held(path: Path) -> bool:
         return False
     descriptor = _open(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _took(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
-    return False
+
+
+def _took(descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _open(path: Path, how: int = os.O_CREAT | os.O_RDWR) -> int:

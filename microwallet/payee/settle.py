@@ -14,6 +14,7 @@ from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.domain.ports import Reporter, TransactionJournal
 from microwallet.errors import (
     KeyUnavailable,
+    LedgerBusy,
     LedgerError,
     NetworkError,
     OutcomeUnknown,
@@ -34,6 +35,8 @@ from microwallet.payee.outcome import RUN_AGAIN, Outcome, read_receipt
 from microwallet.payee.refresh import refresh
 from microwallet.payee.relayer import Relayer
 
+ALONE_SECONDS = 300.0
+"""Seconds to wait for another process that settles or closes: a third of the grace period."""
 WAIT_SECONDS = 60.0
 """Seconds that a close waits for requests in hand: as long as an upstream may take to answer."""
 HURRY_SECONDS = 2.0
@@ -242,14 +245,20 @@ class Settlement:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the home's right to settle and close; waits for another process that has it."""
+        """Hold the home's right to settle and close; LedgerBusy if another process keeps it for too long."""
         path = claims_lock(self._home, self._chain_id)
-        with exclusive(path, wait=False) as free:
+        with exclusive(path) as free:
             if free:
                 yield
                 return
         self._reporter.say("waiting for another process that settles or closes channels")
-        with exclusive(path, wait=True):
+        with exclusive(path, within=ALONE_SECONDS) as free:
+            if not free:
+                raise LedgerBusy(
+                    "nothing can be settled or closed: another process, which is at it, has not ended for"
+                    f" {ALONE_SECONDS:.0f} s",
+                    hint="ps -eo pid,stat,args | grep microwallet  (T: one that is stopped; kill -CONT PID)",
+                )
             yield
 
     @contextmanager
@@ -275,7 +284,7 @@ class Settlement:
     def _end_closes_of_the_dead(self) -> None:
         """End closes that a killed process began, or whose authorization has expired."""
         if self._closes.are_pending:
-            with exclusive(claims_lock(self._home, self._chain_id), wait=False) as free:
+            with exclusive(claims_lock(self._home, self._chain_id)) as free:
                 if free:
                     self._closes.end_finished()
 

@@ -76,9 +76,9 @@ class Waits(Killed):
 
 
 @contextmanager
-def impatient(path, *, wait):
-    with exclusive(path, wait=False) as free:
-        if wait and not free:
+def impatient(path, *, within=0.0):
+    with exclusive(path) as free:
+        if within and not free:
             raise Waits
         yield free
 

@@ -6,11 +6,12 @@ import json
 import signal
 import subprocess
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 
 from microwallet.accepting import acceptance_of
+from microwallet.domain.channel import CLOSE_GRACE_PERIOD
 from microwallet.domain.ports import SignedTransaction
 from microwallet.errors import KeyUnavailable, LedgerUnwritable, UsageError
 from microwallet.escrow.reader import EscrowReader
@@ -21,6 +22,7 @@ from microwallet.payee import settle
 from microwallet.payee.captures import Action, Selection
 from microwallet.payee.exclusive import claims_lock, exclusive
 from microwallet.payee.in_hand import InHandHere
+from microwallet.payee.watch import Watch
 from microwallet.wallet import Wallet
 
 
@@ -28,7 +30,7 @@ def test_a_close_takes_what_was_accepted_while_it_waited(payee, payers, chain):
     """A better voucher comes between plan and transaction: the close takes all of it."""
     opened = payers.open(payee.address)
     payee.accept(opened.voucher(1_000))
-    with exclusive(claims_lock(payee.home.path, chain.chain_id), wait=True):
+    with exclusive(claims_lock(payee.home.path, chain.chain_id)):
         closing = payee.home.start(
             "payee", "close", "--all", "--yes", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -327,13 +329,57 @@ def test_a_close_of_another_process_is_not_ended_before_it_signed(payee, payers,
     payee.accept(opened.voucher(1_000))
     with (
         Wallet.open(environment=payee.home.environment) as wallet,
-        exclusive(claims_lock(payee.home.path, chain.chain_id), wait=True),
+        exclusive(claims_lock(payee.home.path, chain.chain_id)),
     ):
         wallet.ledger.vouchers.begin_closes([opened.channel_id])
         wallet.settlement.resume([payee.address])
         assert [one.channel_id for one in wallet.ledger.vouchers.closing(chain.chain_id)] == [
             opened.channel_id
         ]
+
+
+def test_a_process_that_is_stopped_while_it_closes(payee, payers, chain, monkeypatch):
+    """By Ctrl-Z, say: the watcher beside it tells that it can answer no close, and does once that goes on."""
+    monkeypatch.setattr(settle, "ALONE_SECONDS", 0.1)
+    opened, leaving = payers.open(payee.address), payers.open(payee.address)
+    payee.accept(opened.voucher(1_000), leaving.voucher(2_000))
+    payers.request_close(leaving)
+    told = []
+    chain.rpc.call("evm_setAutomine", [False])
+    words = ("payee", "close", opened.channel_id, "--yes")
+    closing = payee.home.start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def wait(_pause):
+        if len(told) == 2:
+            closing.send_signal(signal.SIGCONT)
+            chain.rpc.call("evm_setAutomine", [True])
+            chain.rpc.call("evm_mine")
+            closing.communicate(timeout=60)
+        if ("closed", None) in told:
+            raise KeyboardInterrupt
+
+    try:
+        while b"waiting for it to be mined" not in closing.stderr.readline():
+            pass
+        closing.send_signal(signal.SIGSTOP)
+        with Wallet.open(environment=payee.home.environment) as wallet, suppress(KeyboardInterrupt):
+            Watch(
+                wallet.settlement,
+                margin=CLOSE_GRACE_PERIOD,
+                clock=wallet.now,
+                emit=lambda event, details: told.append((event, details.get("code"))),
+            ).run(interval=0.1, wait=wait)
+    finally:
+        closing.kill()
+    assert closing.returncode == 0
+    assert told == [
+        ("close-requested", None),
+        ("interrupted", "ledger-busy"),
+        ("finalized", None),
+        ("closed", None),
+        ("resumed", None),
+    ]
+    assert payee.holds() == 3_000
 
 
 def test_one_stuck_account_holds_back_no_other(payee, payers, chain):

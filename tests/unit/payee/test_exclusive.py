@@ -17,7 +17,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from microwallet.payee.exclusive import exclusive
-with exclusive(Path(sys.argv[1]), wait=True):
+with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -37,12 +37,12 @@ def test_a_lock_is_held_by_one_process_and_freed_by_its_death(tmp_path):
     with holder:
         assert holder.stdout.readline() == b"held\n"
         assert is_held(path)
-        with exclusive(path, wait=False) as free:
+        with exclusive(path) as free:
             assert free is False
         holder.kill()
         holder.wait()
     assert not is_held(path)
-    with exclusive(path, wait=False) as free:
+    with exclusive(path) as free:
         assert free
         assert is_held(path)
 
@@ -55,5 +55,5 @@ def test_whether_a_lock_is_held_is_told_of_a_file_that_cannot_be_written():
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     """A file where the home should be: an error of the ledger's kind, not a traceback."""
     (tmp_path / "home").write_text("")
-    with pytest.raises(LedgerUnwritable), exclusive(watch_lock(tmp_path / "home", ChainId(1)), wait=True):
+    with pytest.raises(LedgerUnwritable), exclusive(watch_lock(tmp_path / "home", ChainId(1))):
         pass
