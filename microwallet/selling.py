@@ -38,7 +38,7 @@ from microwallet.http402.serving.renewal import Certificate
 from microwallet.http402.serving.request_log import RequestLog
 from microwallet.http402.serving.server import serve
 from microwallet.http402.serving.settings import Settings
-from microwallet.payee.exclusive import exclusive, settling_lock, watch_lock
+from microwallet.payee.exclusive import exclusive, settling_lock
 from microwallet.payee.in_hand import InHandHere
 from microwallet.payee.interruption import Interruption
 from microwallet.payee.watch import LONGEST_PAUSE
@@ -191,8 +191,7 @@ class Shop:
                 with exclusive(settling_lock(home, chain_id, self._policy.payee)) as is_chosen:
                     interruption.ends()
                     if is_chosen:
-                        with exclusive(watch_lock(home, chain_id)):  # for `payee list` to see
-                            await self._look_alone()
+                        await self._look_alone()
             except LedgerUnwritable as error:
                 interruption.begins(error)
             await asyncio.sleep(LOOK_SECONDS)

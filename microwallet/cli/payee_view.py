@@ -8,7 +8,7 @@ from typing import Any
 from microwallet.cli.channel_view import channel_document, local_time, money
 from microwallet.domain.channel import PayeeChannel
 from microwallet.domain.money import Amount, sum_text
-from microwallet.payee.exclusive import is_held, watch_lock
+from microwallet.payee.exclusive import is_watched
 from microwallet.wallet import Wallet
 
 
@@ -49,7 +49,7 @@ def _missing(channels: Sequence[PayeeChannel]) -> list[str]:
 def _at_risk(wallet: Wallet, channels: Sequence[PayeeChannel]) -> list[str]:
     chain_id = wallet.network.chain_id
     at_risk = [channel for channel in channels if channel.unsettled]
-    if is_held(watch_lock(wallet.paths.home, chain_id)):
+    if is_watched(wallet.paths.home, chain_id):
         at_risk = [channel for channel in at_risk if channel.descriptor.chain_id != chain_id]
     if not at_risk:
         return []

@@ -49,7 +49,7 @@ def watch(
     json: Annotated[bool, typer.Option("--json", help="Print what happens, a JSON object a line.")] = False,
 ) -> None:
     """Follow the chain, and close with the best voucher when a payer requests a close."""
-    from microwallet.payee.exclusive import exclusive, watch_lock
+    from microwallet.payee.exclusive import exclusive, is_watched, watch_lock
     from microwallet.payee.watch import Watch, check_margin
 
     seconds, left = _interval(interval), check_margin(whole_seconds(margin))
@@ -62,9 +62,10 @@ def watch(
             if print_service:
                 _print_service(watch_service(wallet, interval, margin), as_json=json)
                 return
-            lock = watch_lock(wallet.paths.home, wallet.network.chain_id)
-            with _ending_on_sigterm(), exclusive(lock) as free:
-                if not free:
+            home, chain_id = wallet.paths.home, wallet.network.chain_id
+            has_other = is_watched(home, chain_id)
+            with _ending_on_sigterm(), exclusive(watch_lock(home, chain_id)) as free:
+                if has_other or not free:
                     raise UsageError(
                         "another process, payee watch or a gateway (serve), watches"
                         f" {wallet.network.name} for this wallet already",

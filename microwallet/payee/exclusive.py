@@ -24,13 +24,19 @@ def claims_lock(home: Path, chain_id: ChainId) -> Path:
 
 
 def watch_lock(home: Path, chain_id: ChainId) -> Path:
-    """The file whose lock a running watcher of a chain holds."""
+    """The file whose lock a running `payee watch` of a chain holds."""
     return home / f"payee-watch-{chain_id}.lock"
 
 
 def settling_lock(home: Path, chain_id: ChainId, payee: Address) -> Path:
-    """The file whose lock that worker of a gateway holds which settles for all of them."""
+    """The file whose lock that worker of a gateway holds which settles for all of them, and watches."""
     return home / _SETTLING.format(chain_id=chain_id, payee=payee)
+
+
+def is_watched(home: Path, chain_id: ChainId) -> bool:
+    """Whether a process runs that answers the closes which payers request on a chain."""
+    gateways = home.glob(_SETTLING.format(chain_id=chain_id, payee="*"))
+    return any(is_held(path) for path in (watch_lock(home, chain_id), *gateways))
 
 
 def is_sold_for(home: Path, payee: Address) -> bool:

@@ -25,7 +25,7 @@ from waiting import wait_until
 
 import microwallet
 from microwallet.http402.wire.challenge import offered_challenges
-from microwallet.payee.exclusive import is_held, watch_lock
+from microwallet.payee.exclusive import is_watched
 
 PROGRAM = """
 import os
@@ -198,13 +198,12 @@ def opened(home):
 def test_lives_as_long_as_the_application(application, bob, chain):
     """Open before the application starts; closed, its watch given up, before the server hears of the stop."""
     app = application()
-    lock = watch_lock(bob.path, chain.chain_id)
 
     async def program():
         async with alive(app) as started:
             assert started["type"] == "lifespan.startup.complete"
             await asyncio.sleep(0.05)
-            assert is_held(lock)
+            assert is_watched(bob.path, chain.chain_id)
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
                 unpaid = await client.get("/article")
@@ -214,7 +213,7 @@ def test_lives_as_long_as_the_application(application, bob, chain):
                 forged = await client.get("/", headers={"X-Payment-Payer": "me"})
                 assert (forged.status_code, forged.text) == (200, "paid by nobody")
                 assert (await client.get("/other")).status_code == 404
-        assert not is_held(lock)
+        assert not is_watched(bob.path, chain.chain_id)
 
     asyncio.run(program())
     assert app.state.said == ["started", "stopped", "told"]
@@ -267,7 +266,6 @@ def test_what_is_wrong_is_a_warning_in_the_log(application, caplog):
 @pytest.mark.parametrize("fails", [True, False])
 def test_an_application_without_lifespan(bob, chain, fails):
     """One that knows requests alone: the middleware lives as long as the server says, and ends in order."""
-    lock = watch_lock(bob.path, chain.chain_id)
 
     async def plain(scope, receive, send):
         if scope["type"] == "http":
@@ -290,9 +288,9 @@ def test_an_application_without_lifespan(bob, chain, fails):
         async with alive(app) as started:
             assert started["type"] == "lifespan.startup.complete"
             await asyncio.sleep(0.05)
-            assert is_held(lock)
+            assert is_watched(bob.path, chain.chain_id)
             assert list(bob.path.glob("payee-in-hand-*"))
-        assert not is_held(lock)
+        assert not is_watched(bob.path, chain.chain_id)
         assert not list(bob.path.glob("payee-in-hand-*"))
 
     asyncio.run(program())

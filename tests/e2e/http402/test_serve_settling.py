@@ -178,6 +178,21 @@ def test_an_imported_channel_pays_at_once(serve, pay, bob, tmp_path):
     assert [line["status"] for line in gateway.requests.end()] == [402, 200]
 
 
+def test_whoever_watches_last_is_seen(serve, pay, bob, chain):
+    """Of two gateways with an account each in one home both watch: what is owed is watched until both end."""
+    other = bob.with_account("other").address
+    gateways = [serve("--account", name) for name in ("bob", "other")]
+    for address in (bob.address, other):
+        while not is_held(settling_lock(bob.path, chain.chain_id, address)):
+            time.sleep(0.01)
+    pay(gateways[0].url).data  # noqa: B018
+    for gateway in gateways:
+        assert "nobody watches" not in bob.run("payee", "list").succeeded().stderr
+        assert bob.run("payee", "watch", "--once").exit_code == 2
+        assert gateway.end() == 0
+    assert "nobody watches" in bob.run("payee", "list").succeeded().stderr
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_second_gateway_says_whose_settings_count(serve, bob, chain, workers):
     """One of a home settles; of several workers of one gateway nothing is said."""
