@@ -21,8 +21,8 @@ from microwallet.http402.wire.wire_object import WireObject
 EVENT_STREAM = "text/event-stream"
 NEED_VOUCHER = "payment-need-voucher"
 RECEIPT = "payment-receipt"
-EVENT_LIMIT = 1024 * 1024
-"""Bytes of one event."""
+EVENT_LIMIT = 16 * 1024 * 1024
+"""Bytes of one event, which may bring a picture."""
 
 BOM = b"\xef\xbb\xbf"
 """What a stream may begin with: no client takes it for a part of the first line."""

@@ -13,6 +13,7 @@ from microwallet.http402.wire.encoding import json_object
 from microwallet.http402.wire.events import (
     EVENT_LIMIT,
     EventReader,
+    EventSplitter,
     NeedVoucher,
     ServerSentEvent,
     encode_event,
@@ -287,13 +288,21 @@ class TestEvents:
 
     def test_an_endless_event_is_refused(self):
         """Bounded, in one line or many; many small ones are fine."""
-        for line in (b"data: " + b"a" * 1000, b"data: " + b"a" * 1000 + b"\n"):
+        for line in (b"data: " + b"a" * 100_000, b"data: " + b"a" * 100_000 + b"\n"):
             reader = EventReader()
             with pytest.raises(MalformedMessage):
                 for _ in range(EVENT_LIMIT // len(line) + 2):
                     list(reader.feed(line))
         reader = EventReader()
         assert sum(len(list(reader.feed(b"data: a\n\n" * 1000))) for _ in range(200)) == 200_000
+
+    def test_an_event_that_brings_a_picture(self):
+        """In base64, of a few megabytes: it is read, and passed on whole."""
+        event = b"data: " + b"A" * 5_000_000 + b"\n\n"
+        reader, splitter = EventReader(), EventSplitter()
+        chunks = [event[at : at + 65_536] for at in range(0, len(event), 65_536)]
+        assert [len(one.data) for chunk in chunks for one in reader.feed(chunk)] == [5_000_000]
+        assert [one for chunk in chunks for one in splitter.feed(chunk)] == [event]
 
     def test_a_request_for_a_voucher(self):
         """Encoded and read back; each field counts."""
