@@ -819,6 +819,33 @@ def test_a_stream_costs_no_more_than_the_limit_where_the_payee_wants_large_steps
         assert stream.settle(was_left=True).amount == ledger.channels.get(ONE.channel_id).authorized == 30
 
 
+def test_what_was_signed_beside_a_stream_counts_against_its_limit(tmp_path):
+    """Begun again under its key, it is signed for anew with what a failed request left: the server, which
+    asks again and again, gets no more than the limit for all of it."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        offer = ServerAnswer(status=402, challenges=[honest(amount=10, unit="event")])
+        begun = ServerAnswer(status=200, is_stream=True)
+
+        def handshake(key):
+            return Handshake(lambda: client(ledger), Asked(method="GET", url=URL, idempotency_key=key))
+
+        with pytest.raises(OutcomeUnknown):
+            Server(iter([offer, NoAnswer("gone")])).drive(handshake("k").run())
+        failing = [replace(offer, challenges=[honest(amount=60)]), ServerAnswer(status=500)]
+        Server(iter(failing)).drive(handshake("other").run())
+        wanted = replace(wanting(80), challenges=offer.challenges)
+        again, server = handshake("k"), Server(chain([offer, wanted], cycle([begun])))
+        stream = MeteredStream(again, server.drive(again.run()))
+        assert stream.reserved == 80
+        told = {"channelId": ONE.channel_id, "acceptedCumulative": "80", "deposit": str(DEPOSIT)}
+        with pytest.raises(AboveLimit):
+            for required in range(90, DEPOSIT, 10):
+                need = encode_event("payment-need-voucher", told | {"requiredCumulative": str(required)})
+                server.drive(stream.feed(need))
+        assert server.highest == stream.reserved == LIMIT
+
+
 def test_what_an_earlier_run_of_a_stream_bought_is_waited_for(spending):
     """It was for what came of the stream then, of which no receipt tells now. What this run signed beside it
     is known to have bought."""

@@ -69,7 +69,9 @@ class MeteredStream:
     @property
     def reserved(self) -> int:
         """Base units reserved for the stream so far, in earlier runs under its key too."""
-        return self._held.earlier + sum(purchase.cost for purchase in self._purchases)
+        beside = self._held.beside
+        besides = self._held.earlier + (0 if beside is None else beside.cost)
+        return besides + sum(purchase.cost for purchase in self._purchases)
 
     @property
     def _bought(self) -> list[Purchase]:
