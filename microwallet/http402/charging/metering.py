@@ -70,8 +70,8 @@ class EventMeter:
 
     async def take(self, chunk: bytes, *, is_last: bool) -> None:
         """Deliver the events that a chunk completes. ClientGone ends the stream; charges stay."""
-        if self._leaving.done():
-            raise ClientGone("the client has left the stream")
+        if self._is_over or self._leaving.done():
+            raise ClientGone("the stream is over, or the client has left it")
         if not self._is_metered:
             if chunk:
                 self._end = (self._end + chunk)[-_LONGEST_BLANK:]

@@ -398,6 +398,27 @@ def test_a_stream_ends_when_its_channel_does(counter, how):
     assert (listener.receipt().units, amounts(counter)) == (2, (100_000, 200))
 
 
+def test_a_stream_that_is_over_charges_nothing(counter, monkeypatch):
+    """An application may go on as if nothing had happened: a voucher that is late buys none of that."""
+    monkeypatch.setattr(metering, "VOUCHER_SECONDS", 0.05)
+    listener, refused = Listener(counter), []
+
+    async def obstinate(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": counter.app.headers})
+        for number in range(4):
+            body = b"data: %d\n\n" % number
+            try:
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+            except metering.ClientGone:
+                refused.append(number)
+                assert (await counter.paid(PAYER, PAYER.pay(5000), "HEAD")).status_code == 200
+
+    counter.application._app = obstinate
+    asyncio.run(listener.listen(200))
+    assert (listener.data(), refused) == (["0", "1"], [2, 3])
+    assert (listener.receipt().units, amounts(counter)) == (2, (5000, 200))
+
+
 def test_a_stream_that_waits_for_a_voucher_ends_when_its_channel_does(counter):
     """Another process has closed it: what comes now buys nothing any more."""
     sells(counter, 10)
