@@ -163,7 +163,7 @@ class EventMeter:
         await self._send({"type": "http.response.body", "body": b""})
 
     def _receipt(self) -> bytes:
-        units = self._units if self._is_metered else None
+        units = self._grant.offer.price.units_used(self._sold.sale.cost)
         receipt = self._till.receipt(self._sold.account, self._grant.challenge_id, units=units)
         return encode_event(RECEIPT, receipt.to_object())
 

@@ -584,7 +584,8 @@ def test_a_stream_at_a_fixed_price(sold_by):
 
 
 def test_a_stream_that_tells_its_units(sold_by):
-    """It costs what it tells in a field, not the most that was reserved for it; its events cost nothing."""
+    """It costs what it tells in a field, not the most that was reserved for it; its events cost nothing. The
+    receipt after the last of them, which a payer goes by, tells those units too."""
     units = {"per": "header", "units-header": "x-units", "max-units": 9}
     counter = sold_by({"path": "/**", "price": "100", **units})
     counter.app.headers = [(b"content-type", b"text/event-stream"), (b"x-units", b"2")]
@@ -592,7 +593,7 @@ def test_a_stream_that_tells_its_units(sold_by):
     listener = Listener(counter)
     asyncio.run(listener.listen(900))
     assert listener.data() == ["0", "1", "2"]
-    assert (listener.receipt().spent, amounts(counter)) == (200, (900, 200))
+    assert (listener.receipt().units, listener.receipt().spent, amounts(counter)) == (2, 200, (900, 200))
 
 
 def test_a_proxy_in_front_is_told_to_hold_nothing_back(counter):
