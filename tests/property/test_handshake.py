@@ -314,15 +314,16 @@ def test_what_an_answer_without_a_receipt_costs(tmp_path, status, cost, owes_rec
         assert bool(payment and payment.receipt_problems) == owes_receipt
 
 
-def test_an_error_that_is_told_by_events(tmp_path):
-    """No stream has begun: they cost nothing for certain, and a receipt is not owed."""
+@pytest.mark.parametrize(("status", "problems"), [(204, ["no receipt came"]), (400, [])])
+def test_an_answer_that_is_no_stream_though_its_type_says_so(tmp_path, status, problems):
+    """One without a body has its receipt in a field. The events of an error are not sold."""
     with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
         ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
         handshake = Handshake(lambda: client(ledger), Asked(method="GET", url=URL))
         offer = ServerAnswer(status=402, challenges=[honest(unit="event")])
-        payment = Server(iter([offer, ServerAnswer(status=400, is_stream=True)])).drive(handshake.run())
+        payment = Server(iter([offer, ServerAnswer(status=status, is_stream=True)])).drive(handshake.run())
         handshake.close()
-        assert (payment.amount, payment.is_most, payment.receipt_problems) == (30, True, [])
+        assert (payment.amount, payment.is_most, payment.receipt_problems) == (30, True, problems)
         assert ledger.purchases.certain(ONE.channel_id) == 0
 
 

@@ -25,7 +25,7 @@ from microwallet.http402.charging.gateway import Gateway
 from microwallet.http402.charging.metering import EventMeter
 from microwallet.http402.charging.request import Request
 from microwallet.http402.charging.routes import Unit
-from microwallet.http402.wire.events import EVENT_STREAM
+from microwallet.http402.wire.events import EVENT_STREAM, may_bring_events
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -202,7 +202,7 @@ class Delivery:
         answered = [(field[0].lower(), field[1]) for field in answered]
         told = [value for name, value in answered if name == offer.units_field]
         fields = list(_shown(answered, units_field=offer.units_field))
-        is_stream = status < 400 and any(
+        is_stream = may_bring_events(status) and any(
             name == b"content-type" and _is_event_stream(value) for name, value in fields
         )
         is_encoded = any(

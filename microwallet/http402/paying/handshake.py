@@ -22,6 +22,7 @@ from microwallet.http402.paying.receipts import BookedPayment
 from microwallet.http402.paying.remedies import Remedies, counts
 from microwallet.http402.paying.spending import Held, Spending
 from microwallet.http402.wire.challenge import AUTHORIZATION
+from microwallet.http402.wire.events import may_bring_events
 from microwallet.http402.wire.problems import ProblemType, ToldProblem
 
 _BY_INTERMEDIARIES = frozenset({502, 503, 504, *range(520, 528)})
@@ -163,9 +164,9 @@ class Handshake:
 
     def _served(self, held: Held, answer: ServerAnswer) -> BookedPayment | Streaming:
         """What the server answers below 500 without a refusal it has charged, an error of its own too."""
-        owes_receipt = answer.status < 400
-        if answer.is_stream and owes_receipt:
+        if answer.is_stream and may_bring_events(answer.status):
             return Streaming(held=held)
+        owes_receipt = answer.status < 400
         self.unanswered = self._unknown(held, "the answer was not recorded")
         try:
             payment = book(self.spending, [held.purchase], held, answer.receipt, owes_receipt=owes_receipt)

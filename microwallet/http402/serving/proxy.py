@@ -24,6 +24,7 @@ from microwallet.http402.charging.asgi import (
     send_answer,
 )
 from microwallet.http402.loopback import is_loopback, parse_ip
+from microwallet.http402.wire.events import BODILESS
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 60.0

@@ -24,6 +24,8 @@ RECEIPT = "payment-receipt"
 EVENT_LIMIT = 16 * 1024 * 1024
 """Bytes of one event, which may bring a picture."""
 
+BODILESS = frozenset({204, 304})
+"""Statuses of answers that have no body, whatever they say of it. RFC 9110, section 6.4.1."""
 BOM = b"\xef\xbb\xbf"
 """What a stream may begin with: no client takes it for a part of the first line."""
 _LINE_END_LIMIT = 2
@@ -121,6 +123,11 @@ class EventSplitter:
         if len(rest) > EVENT_LIMIT:
             raise MalformedMessage(f"an event has more than {EVENT_LIMIT} bytes")
         return events
+
+
+def may_bring_events(status: int) -> bool:
+    """Whether events are sold by an answer of this status, if its type is theirs: not by an error."""
+    return status < 400 and status not in BODILESS
 
 
 def without_payment(event: bytes) -> bytes:

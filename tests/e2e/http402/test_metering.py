@@ -466,6 +466,16 @@ def test_an_answer_without_events_costs_as_one(counter, status, content_type, un
             assert SessionReceipt.parse(answer.headers["payment-receipt"]).units == 1
 
 
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_answer_that_has_no_body_is_no_stream(counter, status):
+    """Whatever type it tells: nothing can be sent behind it, and its receipt is a field."""
+    counter.app.status, counter.app.body = status, b""
+    answer = counter.pay(PAYER, PAYER.pay(1000))
+    assert (answer.status_code, answer.content) == (status, b"")
+    assert SessionReceipt.parse(answer.headers["payment-receipt"]).units == 1
+    assert amounts(counter) == (1000, 100)
+
+
 @pytest.mark.parametrize("events", [0, 1, 2])
 def test_a_stream_that_has_begun_costs_nothing_for_certain(counter, events):
     """A close takes its first unit once that is delivered: without an event it is given back."""
