@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from microwallet.http402.charging.answers import Answer
+from microwallet.http402.wire.events import BODILESS
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -18,9 +19,6 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 WARNING = "microwallet.warning"
 """In the message that starts a response: what the seller should know of it, for the log alone."""
-
-BODILESS = frozenset({204, 304})
-"""Statuses of answers that never have a body. RFC 9110, section 6.4.1."""
 
 _MARKS = b"!#$%&'*+.^_`|~"
 _TO_HYPHENS = bytes.maketrans(_MARKS, b"-" * len(_MARKS))

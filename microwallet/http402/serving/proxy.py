@@ -15,7 +15,6 @@ from microwallet.domain.whole_url import whole_url
 from microwallet.errors import UsageError
 from microwallet.http402.charging.answers import KEPT_LIMIT, plain_answer
 from microwallet.http402.charging.asgi import (
-    BODILESS,
     Receive,
     Scope,
     Send,
