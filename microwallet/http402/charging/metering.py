@@ -63,6 +63,8 @@ class EventMeter:
         self._units = 0
         self._is_charging = False
         self._splitter = EventSplitter()
+        self._in_turn = asyncio.Lock()
+        """An application may send from several tasks."""
         self._end = b""
         """The last bytes delivered, where the stream is passed on as it comes."""
         self._is_over = False
@@ -70,16 +72,17 @@ class EventMeter:
 
     async def take(self, chunk: bytes, *, is_last: bool) -> None:
         """Deliver the events that a chunk completes. ClientGone ends the stream; charges stay."""
-        if self._is_over or self._leaving.done():
-            raise ClientGone("the stream is over, or the client has left it")
-        if not self._is_metered:
-            if chunk:
-                self._end = (self._end + chunk)[-_LONGEST_BLANK:]
-                await self._write(chunk)
-        else:
-            await self._deliver(self._splitter.feed(chunk))
-        if is_last:
-            await self._close()
+        async with self._in_turn:
+            if self._is_over or self._leaving.done():
+                raise ClientGone("the stream is over, or the client has left it")
+            if not self._is_metered:
+                if chunk:
+                    self._end = (self._end + chunk)[-_LONGEST_BLANK:]
+                    await self._write(chunk)
+            else:
+                await self._deliver(self._splitter.feed(chunk))
+            if is_last:
+                await self._close()
 
     async def end(self) -> None:
         """End with the application. A stream that was cut off is charged for what was delivered; a client

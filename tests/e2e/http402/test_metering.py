@@ -398,6 +398,37 @@ def test_a_stream_ends_when_its_channel_does(counter, how):
     assert (listener.receipt().units, amounts(counter)) == (2, (100_000, 200))
 
 
+@pytest.mark.parametrize("amount", [300, 2000])
+def test_a_stream_that_several_tasks_send(counter, amount):
+    """Each event is charged once, and the sale has all that was charged, while it waits for a voucher too."""
+    listener = Listener(counter)
+
+    async def by_tasks(_scope, _receive, send):
+        async def sends(name):
+            for number in range(5):
+                body = b"data: %s %d\n\n" % (name, number)
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+
+        await send({"type": "http.response.start", "status": 200, "headers": counter.app.headers})
+        await asyncio.gather(sends(b"one"), sends(b"two"), sends(b"three"))
+        await send({"type": "http.response.body", "body": b""})
+
+    async def scene():
+        listening = asyncio.create_task(listener.listen(amount))
+        if amount < 1500:
+            await listener.until_held()
+            assert (await counter.paid(PAYER, PAYER.pay(2000), "HEAD")).status_code == 200
+        async with asyncio.timeout(5):
+            await listening
+
+    counter.application._app = by_tasks
+    asyncio.run(scene())
+    with counter.ledger.database.read() as connection:
+        [(cost,)] = connection.execute("SELECT cost FROM sales").fetchall()
+    assert len(listener.data()) == 15
+    assert (listener.receipt().units, int(cost), amounts(counter)) == (15, 1500, (2000, 1500))
+
+
 def test_a_stream_that_is_over_charges_nothing(counter, monkeypatch):
     """An application may go on as if nothing had happened: a voucher that is late buys none of that."""
     monkeypatch.setattr(metering, "VOUCHER_SECONDS", 0.05)
