@@ -135,7 +135,11 @@ class Endpoint:
         worker = threading.Thread(
             target=exchange.run, args=(connection, self._target, body, self._headers), daemon=True
         )
-        worker.start()
+        try:
+            worker.start()
+        except RuntimeError as error:  # there are too many
+            connection.close()
+            raise TransportError(str(error), sent=False) from error
         worker.join(deadline.remaining())
         if worker.is_alive():
             _cut(connection)

@@ -54,8 +54,7 @@ class Desk(Generic[Tools]):
         if self._is_closed:
             raise NetworkError(f"the {self._name} is not asked any more")
         if len(self._threads) < self._size and self._waiting >= len(self._threads):
-            self._threads.append(threading.Thread(target=self._work, name=self._name, daemon=True))
-            self._threads[-1].start()
+            self._start_thread()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
@@ -78,6 +77,17 @@ class Desk(Generic[Tools]):
             return await future
         finally:
             self._waiting -= 1
+
+    def _start_thread(self) -> None:
+        """Have one more thread; NetworkError where none can be had, and there is no other."""
+        thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not self._threads:
+                raise NetworkError(f"the {self._name} cannot be asked: {error}") from error
+        else:
+            self._threads.append(thread)
 
     def close(self, *, within: float) -> bool:
         """Take no other work, and wait that many seconds for what is in hand; whether it is done."""

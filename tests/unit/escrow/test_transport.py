@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from microwallet.errors import UsageError
@@ -117,3 +119,15 @@ def test_this_machine_is_known(url):
     """Loopback addresses are local: no proxy is asked, and an old newest block is no fault."""
     assert Endpoint(url).is_local
     assert not Endpoint("https://sepolia.base.org").is_local
+
+
+def test_a_thread_that_cannot_be_had(monkeypatch):
+    """Nothing was sent, and nobody was asked."""
+
+    def fail(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(TransportError, match="can't start new thread") as raised:
+        Endpoint("http://127.0.0.1:9").post(b"{}", Deadline(5), reuse=False)
+    assert raised.value.sent is False

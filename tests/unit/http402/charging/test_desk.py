@@ -94,6 +94,33 @@ def test_the_queue_has_an_end():
     asyncio.run(run())
 
 
+def test_a_thread_that_cannot_be_had(monkeypatch):
+    """It is told, and asked for again the next time; where there is another, that one does the work."""
+    start = threading.Thread.start
+
+    def fail(_thread):
+        raise RuntimeError("can't start new thread")
+
+    async def run():
+        desk = Desk("desk", nullcontext, threads=2)
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(NetworkError, match="the desk cannot be asked: can't start new thread"):
+            await desk.run(lambda _: 1)
+        monkeypatch.setattr(threading.Thread, "start", start)
+        gate = threading.Event()
+        first = asyncio.create_task(desk.run(lambda _: gate.wait(5)))
+        await asyncio.sleep(0)
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        second = asyncio.create_task(desk.run(lambda _: 2))
+        await asyncio.sleep(0)
+        gate.set()
+        assert await first
+        assert await asyncio.wait_for(second, 5) == 2
+        assert desk.close(within=1)
+
+    asyncio.run(run())
+
+
 def test_what_is_urgent_comes_first():
     """Also where the queue is full: nobody can keep it away by asking for much."""
     done = []
