@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,7 +206,8 @@ class _Service:
         self.charged = charged
         self._wallet = wallet
         self._shop = shop
-        self._beside = [asyncio.ensure_future(one()) for one in (*shop.background, shop.watch_chain)]
+        lasting = (*shop.background, shop.watch_chain)
+        self._beside = [asyncio.ensure_future(_lasting(one)) for one in lasting]
         for task in self._beside:
             task.add_done_callback(_complain)
 
@@ -231,6 +232,24 @@ def _log(event: str, details: Mapping[str, Any]) -> None:
     fields = [f"{name}={value}" for name, value in details.items() if name != "message"]
     level = logging.WARNING if is_shown else logging.INFO
     LOGGER.log(level, "%s: %s", event, "  ".join(message + fields))
+
+
+async def _lasting(one: Callable[[], Awaitable[None]]) -> None:
+    """Do what is to last as long as the application: what nobody expects interrupts it, as no server ends
+    for that."""
+    from microwallet.selling import LOOK_SECONDS
+
+    while True:
+        try:
+            await one()
+        except MicrowalletError:
+            raise
+        except Exception:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            LOGGER.exception("watching channels was interrupted, and begins anew")
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 def _complain(task: asyncio.Future[None]) -> None:

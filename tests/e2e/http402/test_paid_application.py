@@ -24,6 +24,7 @@ from starlette.routing import Route
 from waiting import wait_until
 
 import microwallet
+from microwallet import selling
 from microwallet.http402.wire.challenge import offered_challenges
 from microwallet.payee.exclusive import is_watched
 
@@ -261,6 +262,27 @@ def test_what_is_wrong_is_a_warning_in_the_log(application, caplog):
     assert [text.partition(" ")[0] for text in warnings] == ["warning:", "interrupted:"]
     assert warnings[0].startswith("warning: no request reaches route 2")
     assert "{" not in "".join(warnings)
+
+
+def test_what_nobody_expects_is_no_end_of_watching(application, bob, chain, caplog, monkeypatch):
+    """It is in the log, and channels are watched again soon, as the application goes on selling."""
+    monkeypatch.setattr(selling, "LOOK_SECONDS", 0.01)
+    look, failures = selling.Shop._look_alone, [ZeroDivisionError("a mistake of ours")]
+
+    async def look_alone(shop):
+        if failures:
+            raise failures.pop()
+        await look(shop)
+
+    monkeypatch.setattr(selling.Shop, "_look_alone", look_alone)
+
+    async def program():
+        async with alive(application()):
+            await asyncio.to_thread(wait_until, lambda: "a mistake of ours" in caplog.text)
+            await asyncio.to_thread(wait_until, lambda: is_watched(bob.path, chain.chain_id))
+
+    asyncio.run(program())
+    assert not is_watched(bob.path, chain.chain_id)
 
 
 @pytest.mark.parametrize("fails", [True, False])
