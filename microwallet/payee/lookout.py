@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
+from microwallet.errors import EscrowMissing
 from microwallet.escrow.reader import EscrowReader, ReaderOf, in_chunks
 from microwallet.ledger.vouchers import LiveRow, Vouchers
 from microwallet.payee.refresh import STALE_SECONDS, confirmed_closes
@@ -29,6 +30,8 @@ class Looked:
     """The chain's, Unix seconds; None when there was no channel to ask about."""
     untold: Sequence[ChannelId] = ()
     """Those that are finalized, and whose end was not told yet."""
+    missing: EscrowMissing | None = None
+    """An escrow that is not on the chain: nothing is known of its channels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,17 +69,23 @@ class Lookout:
         chunks: list[_Chunk] = []
         confirmed: list[ChannelId] = []
         chain_time: int | None = None
+        missing: EscrowMissing | None = None
         for escrow_contract, rows in self._vouchers.live_rows(self._chain_id).items():
             reader = self._reader_of(escrow_contract)
             head = reader.head()
             chain_time = head.timestamp
-            asked = self._ask(reader, rows)
+            try:
+                asked = self._ask(reader, rows)
+            except EscrowMissing as error:
+                missing = error
+                continue
             finalized = [one for chunk in asked for one, state in chunk.states.items() if state.finalized]
             confirmed += confirmed_closes(reader, finalized, head)
             chunks += asked
         news = _merged(chunk.news for chunk in chunks)
         self._vouchers.record_states(news, as_of=now)
-        self._vouchers.renew(self._chain_id, as_of=now, before=now - STALE_SECONDS)
+        if missing is None:
+            self._vouchers.renew(self._chain_id, as_of=now, before=now - STALE_SECONDS)
         self._vouchers.confirm_closes(confirmed)
         states = _merged(chunk.states for chunk in chunks)
         watched = [
@@ -96,6 +105,7 @@ class Lookout:
             payees={row.payee for chunk in chunks for row in chunk.rows},
             chain_time=chain_time,
             untold=untold,
+            missing=missing,
         )
 
     def _ask(self, reader: EscrowReader, rows: Sequence[LiveRow]) -> list[_Chunk]:

@@ -68,6 +68,7 @@ class Watch:
         """One look: finish what was sent before, and close what is being closed by its payer.
 
         Raises NetworkError and OutcomeUnknown; what concerns one channel alone is in the outcome.
+        EscrowMissing comes last, when everything is done for the channels of other escrows.
         """
         looked = self._settlement.look()
         untold = frozenset(looked.untold)
@@ -84,6 +85,8 @@ class Watch:
         for failure in outcome.failed:
             if isinstance(failure.error, NetworkError | OutcomeUnknown):
                 raise failure.error
+        if looked.missing is not None:
+            raise looked.missing
         return outcome
 
     def _is_due(self, channel: PayeeChannel, chain_time: int | None) -> bool:

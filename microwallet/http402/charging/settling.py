@@ -10,6 +10,7 @@ from microwallet.domain.identifiers import Address, ChainId, ChannelId, TxHash
 from microwallet.domain.ports import Emit
 from microwallet.errors import (
     ChannelNotOpen,
+    EscrowMissing,
     LedgerError,
     MicrowalletError,
     NetworkError,
@@ -68,15 +69,18 @@ class Settling:
         """One look at all channels: finish what was sent, answer requested closes, settle what is due.
 
         Returns what the chain said of them before that. Raises NetworkError and OutcomeUnknown: the next look
-        goes on. What concerns a channel alone is told; settling is tried again after a pause.
+        goes on. EscrowMissing comes last, when everything is done for the channels of other escrows. What
+        concerns a channel alone is told; settling is tried again after a pause.
         """
-        self._watch.look()
+        missing = self._look()
         due = self._due()
         left = self._next_try - self._clock()
         if due and not 0 < left <= self._pause:  # more is left where the clock was set back
             has_failed = self._settle(due)
             self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE) if has_failed else 0
             self._next_try = self._clock() + self._pause
+        if missing is not None:
+            raise missing
         return self._settlement.states
 
     def close(self, channel_id: ChannelId) -> TxHash | None:
@@ -100,14 +104,26 @@ class Settling:
                 raise _refusal(channel_id, failure.error)
         return None
 
+    def _look(self) -> EscrowMissing | None:
+        """Answer requested closes; an escrow that is not on the chain."""
+        try:
+            self._watch.look()
+        except EscrowMissing as missing:
+            return missing
+        return None
+
     def _settle(self, due: Collection[PayeeChannel]) -> bool:
         """Settle channels; whether some of it failed. Payers who leave meanwhile do not wait for the last."""
         has_failed = False
         planned = Selection(action=Action.SETTLE).plan(due)
         for number, part in enumerate(self._settlement.by_transaction(planned)):
             if number:
-                self._watch.look()
-            outcome = self._settlement.execute(Action.SETTLE, part)
+                self._look()
+            try:
+                outcome = self._settlement.execute(Action.SETTLE, part)
+            except EscrowMissing:
+                has_failed = True
+                continue
             self._watch.tell(outcome)
             has_failed |= bool(outcome.failed)
         return has_failed

@@ -15,10 +15,11 @@ from microwallet.devnet.local_chain import local_chain
 from microwallet.domain.channel import CLOSE_GRACE_PERIOD
 from microwallet.domain.identifiers import checksum_address
 from microwallet.domain.money import Amount
-from microwallet.errors import OutcomeUnknown
+from microwallet.errors import EscrowMissing, OutcomeUnknown
 from microwallet.escrow import calls
 from microwallet.escrow.authorizations import AUTHORIZATION_SECONDS, EXPIRY_MARGIN
 from microwallet.escrow.reader import EscrowReader
+from microwallet.http402.charging.settling import Settling, SettlingPolicy
 from microwallet.payer.deposit import make_deposit
 from microwallet.payer.open import plan_open
 from microwallet.payer.refresh import refresh
@@ -199,6 +200,31 @@ def test_an_escrow_of_a_channel_is_known_when_it_is_trusted_no_more(alice, opene
     assert (left["escrowContract"], left["allowance"]) == (OTHER_ESCROW, str(TEN))
     refused = alice.run("send", OTHER_ESCROW, "1 USDC", "--yes", "--json")
     assert (refused.exit_code, "is an escrow itself" in refused.error["message"]) == (2, True)
+
+
+def test_what_is_owed_elsewhere_is_captured_all_the_same(alice, bob, coffee, opened_elsewhere, chain):
+    """A gateway answers closes, and settles what is due, in every other escrow; then says what is missing."""
+    bob.run("escrow", "trust", OTHER_ESCROW, "--yes").succeeded()
+    lost = opened_elsewhere(make_deposit).channel.channel_id
+    opened = ("channel", "open", bob.address, "1 USDC", "--label", "mug", "--yes", "--json")
+    mug = alice.run(*opened).data["channelId"]
+    vouchers = coffee["voucher"] + alice.run("pay", lost, "1").succeeded().stdout
+    bob.run("payee", "accept", "-", input=vouchers + alice.run("pay", mug, "1").stdout).succeeded()
+    chain.rpc.call("anvil_setCode", [OTHER_ESCROW, "0x"])
+    alice.run("channel", "close", "coffee", "--yes").succeeded()
+    told = []
+    with Wallet.open(environment=bob.environment) as wallet:
+        settling = Settling(
+            wallet.settlement,
+            wallet.ledger.vouchers,
+            SettlingPolicy(payee=bob.address, chain_id=chain.chain_id, idle_seconds=0),
+            clock=wallet.now,
+            emit=lambda event, details: told.append((event, details["channelId"])),
+        )
+        with pytest.raises(EscrowMissing):
+            settling.look()
+    closed = coffee["channelId"]
+    assert told == [("close-requested", closed), ("closed", closed), ("settled", mug)]
 
 
 def test_a_channel_in_a_token_that_is_not_known_is_paid_from_by_the_name_it_gets(
