@@ -157,6 +157,8 @@ class MeteredStream:
 
     def _pay(self, needed: NeedVoucher) -> Steps[None]:
         held, price = self._held, self._held.choice.price
+        if self.payment is not None:
+            raise PaymentRefused("the stream was closed meanwhile: nothing more is signed for it")
         if needed.channel_id != held.channel.channel_id:
             raise MalformedMessage(f"the stream asks for a voucher of channel {needed.channel_id}, not ours")
         newest = self._purchases[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -204,6 +205,8 @@ class _PaidStream(httpx.SyncByteStream):
         self._inner = response.stream
         self._exchange = exchange
         self._is_over = False
+        self._in_turn = threading.RLock()
+        """Another thread may close it: not while something is paid, on the same ledger."""
 
     def __del__(self) -> None:
         self._stream.drop()
@@ -214,8 +217,9 @@ class _PaidStream(httpx.SyncByteStream):
                 for chunk in self._inner:  # type: ignore[union-attr]
                     if own := self._stream.own(chunk):
                         yield own
-                    self._exchange.drive(self._stream.feed(chunk))
-                    self._exchange.close()
+                    with self._in_turn:
+                        self._exchange.drive(self._stream.feed(chunk))
+                        self._exchange.close()
             self._is_over = True
             if left := self._stream.left():
                 yield left
@@ -226,7 +230,7 @@ class _PaidStream(httpx.SyncByteStream):
 
     def close(self) -> None:
         """Close the connections, and record what the stream cost: all of it, even where it is interrupted."""
-        with ExitStack() as leaving:
+        with self._in_turn, ExitStack() as leaving:
             leaving.callback(self._stream.settle, was_left=not self._is_over)
             leaving.callback(self._inner.close)  # type: ignore[union-attr]
             if not self._is_over:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from functools import partial
@@ -27,6 +28,7 @@ from microwallet.errors import (
     UnknownReference,
     VoucherRejected,
 )
+from microwallet.http402.wire.events import NeedVoucher
 from microwallet.wallet import Wallet
 
 
@@ -225,6 +227,68 @@ def test_streams_of_threads_have_a_channel_each(alice, payee, opened):
         with client.stream("GET", payee.url + STREAM) as answer:
             answer.read()
         assert len(wallet.channels()) == 2
+
+
+@pytest.fixture
+def asks_twice(payee, fetch):
+    """Has the payee ask for two vouchers at once in a stream, and says when the first has come, which is
+    answered half a second later."""
+    fetch()
+    payee.unit_type, handed_over = "event", threading.Event()
+
+    def before(handler, action):
+        if action is None:
+            return False
+        if handler.command == "HEAD":
+            handed_over.set()
+            time.sleep(0.5)
+            return False
+        told = {"channel_id": action.voucher.channel_id, "accepted_cumulative": 2_000, "deposit": 100_000}
+        needs = (NeedVoucher(required_cumulative=one, **told).to_event() for one in (3_000, 4_000))
+        handler.stream(*needs, b"data: event\n\n")
+        return True
+
+    payee.before = before
+    return handed_over
+
+
+def test_a_stream_that_another_thread_closes(alice, opened, payee, asks_twice, books):
+    """It waits until what is being paid is recorded, and nothing is signed after that."""
+    with opened(alice) as wallet:
+        paying = microwallet.PayingTransport(wallet=wallet, max_deposit="1 USDC")
+        with httpx.Client(transport=paying) as client, ThreadPoolExecutor(1) as thread:
+            answer = client.send(client.build_request("GET", payee.url + STREAM), stream=True)
+            reading = thread.submit(list, answer.iter_raw())
+            assert asks_twice.wait(10)
+            answer.close()
+            reading.exception(10)
+        payment = microwallet.payment_of(answer)
+    [channel], purchases = books()
+    assert channel.spent == channel.authorized == payee.highest() == 4_000
+    assert payment.amount.base_units == 4_000 - 1_000
+    assert {status for *_, status in purchases} == {"paid"}
+
+
+def test_a_stream_that_another_task_closes(alice, opened, payee, asks_twice, books):
+    """While it is paid: nothing is signed after that."""
+
+    async def program():
+        async with opened(alice, microwallet.AsyncWallet) as wallet:
+            paying = microwallet.AsyncPayingTransport(wallet=wallet, max_deposit="1 USDC")
+            async with httpx.AsyncClient(transport=paying) as client:
+                answer = await client.send(client.build_request("GET", payee.url + STREAM), stream=True)
+                reading = asyncio.create_task(answer.aread())
+                assert await asyncio.to_thread(asks_twice.wait, 10)
+                await answer.aclose()
+                with pytest.raises(microwallet.PaymentRefused, match="closed"):
+                    await reading
+                return microwallet.payment_of(answer)
+
+    payment = asyncio.run(program())
+    [channel], purchases = books()
+    assert channel.spent == channel.authorized == payee.highest() == 3_000
+    assert payment.amount.base_units == 3_000 - 1_000
+    assert {status for *_, status in purchases} == {"paid"}
 
 
 def test_a_second_stream_beyond_the_limit(alice, payee, opened):
