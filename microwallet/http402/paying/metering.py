@@ -38,7 +38,8 @@ _MOST_REPEATS = 3
 _MOST_ASKED_AGAIN = 100
 """How often it may ask for it in all: what it says it accepted is only its word."""
 _SENT_AGAIN_AFTER = (0.2, 1.0)
-"""Seconds after which a request without an answer is sent again: a voucher, or one for a challenge."""
+"""Seconds after which a request without an answer, or with a failure of the server's, is sent again: a
+voucher, or one for a challenge."""
 
 
 class MeteredStream:
@@ -241,9 +242,11 @@ class MeteredStream:
 
 
 def _sent_again(sending: Sending) -> Steps[ServerAnswer]:
-    """Send a request that buys nothing by itself, and again while no answer comes."""
+    """Send a request that buys nothing by itself, and again while no answer comes, or the server fails."""
     for seconds in _SENT_AGAIN_AFTER:
         with suppress(NotSent, NoAnswer):
-            return (yield sending)
+            answer = yield sending
+            if answer.status < 500:
+                return answer
         yield Pause(seconds)
     return (yield sending)

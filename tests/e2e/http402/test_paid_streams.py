@@ -67,6 +67,29 @@ def test_a_voucher_of_a_stream_that_gets_lost(payee, fetch, lost, exit_code):
         assert done.data["payment"]["receiptProblems"] == []
 
 
+@pytest.mark.parametrize(("times", "exit_code"), [(2, 0), (100, 4)])
+def test_a_stream_whose_server_cannot_take_its_voucher_now(payee, fetch, times, exit_code):
+    """As while it cannot reach the chain, which takes a moment: the voucher is sent again, so often."""
+    fetch()
+    payee.unit_type, failing = "event", [None] * times
+
+    def before(handler, action):
+        if action is None or handler.command != "HEAD" or not failing:
+            return False
+        failing.pop()
+        handler.answer(503, {})
+        return True
+
+    payee.before = before
+    done = fetch(path=STREAM)
+    assert done.exit_code == exit_code
+    if exit_code:
+        assert len(failing) == times - 3
+        assert "refuses a voucher of its own stream with 503" in done.error["message"]
+    else:
+        assert (done.data["payment"]["amount"], done.data["payment"]["receiptProblems"]) == ("5000", [])
+
+
 def test_a_stream_that_ends_before_the_voucher_that_it_asked_for(payee, fetch):
     """Its receipt tells of the vouchers until then, and there is nothing wrong with that."""
     channel = fetch().data["payment"]["channelId"]
