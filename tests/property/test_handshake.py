@@ -688,6 +688,8 @@ def test_an_earlier_run_counts_against_the_limit(spending):
     more = server.drive(spending.buy_more(held, replace(spending.terms(choice), cost=20), continues=True))
     again = spending.resumed(choice, held.purchase)
     assert (again.earlier, again.is_resumed, again.deposited) == (20, True, False)
+    handshake = Handshake(lambda: spending.client, spending.asked)
+    assert MeteredStream(handshake, Streaming(held=again)).reserved == 50
     assert spending.terms(choice).most == LIMIT - 50
     spending.client.ledger.purchases.give_back([more.purchase])
     assert spending.resumed(choice, held.purchase).earlier == 0
