@@ -171,6 +171,66 @@ def test_what_its_twin_waits_for_is_not_settled(counter, failing, is_closing):
     assert amounts(counter) == (price, price)
 
 
+def test_a_twin_that_is_refused_frees_nothing(counter):
+    """What is not made again while the first is being served: that may yet be given back."""
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def app(_scope, _receive, send):
+        begun.set()
+        await gate.wait()
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"no"})
+
+    async def scene():
+        challenge = only_challenge(await counter.asked("POST"))
+        fields = {"authorization": credential(PAYER, PAYER.pay(1000), challenge), "idempotency-key": "k"}
+        asking = asyncio.create_task(counter.asked("POST", headers=fields))
+        await begun.wait()
+        twin = await counter.asked("POST", headers=fields)
+        assert problem(twin) == "urn:microwallet:problem:outcome-unknown"
+        assert counter.in_hand.reserved([PAYER.channel_id]) == {PAYER.channel_id: 1000}
+        gate.set()
+        await asking
+        assert counter.in_hand.reserved([PAYER.channel_id]) == {PAYER.channel_id: 0}
+
+    counter.application._app = app
+    asyncio.run(scene())
+    assert amounts(counter) == (1000, 0)
+
+
+def test_what_is_bought_beside_twins_is_none_of_theirs(counter):
+    """By a better voucher of their channel, under another key: it waits for itself alone, as they do."""
+    begun, gates = asyncio.Queue(), []
+
+    async def app(_scope, _receive, send):
+        gates.append(asyncio.Event())
+        begun.put_nowait(gates[-1])
+        await gates[-1].wait()
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"no"})
+
+    def reserved():
+        return counter.in_hand.reserved([PAYER.channel_id])[PAYER.channel_id]
+
+    async def scene():
+        challenge, asking = only_challenge(await counter.asked()), []
+        for key, amount in (("k", 1000), ("beside", 3000), ("k", 1000)):
+            fields = {
+                "authorization": credential(PAYER, PAYER.pay(amount), challenge),
+                "idempotency-key": key,
+            }
+            asking.append(asyncio.create_task(counter.asked(headers=fields)))
+            await begun.get()
+        for number, left in ((0, 2000), (1, 1000), (2, 0)):
+            gates[number].set()
+            await asking[number]
+            assert reserved() == left
+
+    counter.application._app = app
+    asyncio.run(scene())
+    assert amounts(counter) == (3000, 0)
+
+
 def test_what_fails_with_its_twin_costs_nothing(counter):
     """Nobody was served. The first to fail, who has bought it, does not know that of the others yet."""
     counter.app.fails = True
