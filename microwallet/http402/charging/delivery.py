@@ -174,8 +174,7 @@ class Delivery:
                 await self._replace(SOLD_ANOTHER_TIME)
                 return
             self._grant.bill.sold = sold = sold._replace(sale=settled.sale, account=settled.account)
-        if sold.is_replay or self._grant.offer.price.unit is Unit.HEADER:
-            units = self._grant.offer.price.units_used(sold.sale.cost)
+            units = price.units_used(sold.sale.cost)
         if is_stream:
             fields = [*(field for field in fields if field[0] not in _NOT_OF_A_STREAM), *_AT_ONCE]
             self._kept = None
