@@ -17,6 +17,7 @@ from counter import DEPOSIT, PAYER, Counter, Payer, amounts, credential, only_ch
 from microwallet.domain.voucher_document import VoucherReader
 from microwallet.errors import LedgerBusy, LedgerUnwritable
 from microwallet.http402.charging import delivery, opening
+from microwallet.http402.charging.asgi import WARNING
 from microwallet.http402.charging.channel_book import STATE_SECONDS
 from microwallet.http402.charging.desk import QUEUE_LIMIT
 from microwallet.http402.charging.opening import MOST_WAITING
@@ -72,6 +73,7 @@ TOLD = {
     "falls over": {"error": "RuntimeError"},
     500: {"warning": "500, while it was made again under its key"},
     402: {"warning": "what was paid for here asks to be paid itself"},
+    502: {"warning": "the upstream is away"},
 }
 """What a seller's log tells of a request that failed while it was made again."""
 
@@ -89,7 +91,8 @@ def test_what_is_given_back_is_not_served_by_its_twin(counter, fails_first, how)
             await fails.wait()
             if how == "falls over":
                 raise RuntimeError("the first one fails")
-            await send({"type": "http.response.start", "status": how, "headers": []})
+            why = {WARNING: "the upstream is away"} if how == 502 else {}
+            await send({"type": "http.response.start", "status": how, "headers": [], **why})
             await send({"type": "http.response.body", "body": b"no"})
             return
         if fails_first:
@@ -165,9 +168,10 @@ def test_what_its_twin_waits_for_is_not_settled(counter, failing, is_closing):
         await end(2)
         await end(3)
         assert reserved() == 0
+        return [one.result().status_code for one in asking]
 
     counter.application._app = app
-    asyncio.run(scene())
+    assert asyncio.run(scene()) == [[503, 200, 200, 200], [200, 500, 200, 200]][failing]
     assert amounts(counter) == (price, price)
 
 
@@ -574,7 +578,7 @@ def test_the_price_of_little_does_not_buy_much(sold_by, first):
     counter = sold_by(
         {"path": "/**", "price": "10", "per": "header", "units-header": "x-units", "max-units": 100}
     )
-    begun, going_on = asyncio.Event(), asyncio.Event()
+    begun, going_on, logged = asyncio.Event(), asyncio.Event(), []
 
     async def app(scope, _receive, send):
         much = dict(scope["headers"])[b"x-much"] == b"yes"
@@ -598,9 +602,12 @@ def test_the_price_of_little_does_not_buy_much(sold_by, first):
         return little, await asking, little
 
     counter.application._app = app
+    counter.application = RequestLog(counter.application, lambda *line: logged.append(line))
     little, much, again = asyncio.run(scene())
     assert (little.status_code, again.status_code) == ((404, 404) if first == "404" else (200, 200))
     assert (much.status_code, problem(much)) == (503, "urn:microwallet:problem:outcome-unknown")
+    [told] = [one for _, one in logged if one["status"] == 503]
+    assert told["warning"] == "90 units told, more than was charged under its key"
     assert (amounts(counter), counter.in_hand.has(PAYER.channel_id)) == ((1000, 10), False)
 
 
