@@ -16,6 +16,8 @@ from microwallet.errors import KeyUnavailable, UnknownReference
 from microwallet.wallet import Wallet
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from microwallet.payer.import_voucher import ImportedVoucher
     from microwallet.payer.sync import SettledDeposit, Synced
 
@@ -37,7 +39,7 @@ def sync(
 
     A channel found again does not pay until its highest voucher, which the payee has, is imported.
     """
-    from microwallet.payer.import_voucher import import_vouchers
+    from microwallet.payer.import_voucher import Imported, import_vouchers
     from microwallet.payer.sync import sync as sync_with_chain
 
     content = b"" if voucher is None else read_all(voucher, limit=_INPUT_LIMIT, what="vouchers")
@@ -49,12 +51,15 @@ def sync(
             raise UnknownReference("this wallet has no account", hint="microwallet account import NAME")
         paying = [wallet.paying_account(one) for one in accounts]
         synced = sync_with_chain(paying, wallet.trusted_escrows, wallet.asset_of)
-        imported = [] if voucher is None else import_vouchers(wallet.ledger, content.splitlines())
-        notes = [note for one in imported for note in _keep_key(wallet, one)]
-        return _result(wallet, synced, imported, notes)
+        imported = Imported() if voucher is None else import_vouchers(wallet.ledger, content.splitlines())
+        notes = [note for one in imported.vouchers for note in _keep_key(wallet, one)]
+        if imported.others:
+            count = len(imported.others)
+            notes.append(f"left out: {count} of the file's channels, which this wallet does not pay through")
+        return _result(wallet, synced, imported.vouchers, notes)
 
 
-def _result(wallet: Wallet, synced: Synced, imported: list[ImportedVoucher], notes: list[str]) -> Result:
+def _result(wallet: Wallet, synced: Synced, imported: Sequence[ImportedVoucher], notes: list[str]) -> Result:
     now = wallet.now()
     channels = [wallet.ledger.channels.newest(channel) for channel in synced.channels]
     data = {

@@ -260,6 +260,19 @@ def test_the_highest_of_many_vouchers_counts(fresh, coffee, bob):
     assert fresh.run("pay", bob.address, "1", "--json").data["cumulativeAmount"] == "4000000"
 
 
+def test_all_that_a_payee_exports_may_be_imported(fresh, coffee, bob, make_wallet):
+    """The vouchers of its other payers are left out, which is said."""
+    carol = make_wallet("carol")
+    carol.run("channel", "open", bob.address, "1 USDC", "--yes").succeeded()
+    theirs = carol.run("pay", bob.address, "1").stdout
+    bob.run("payee", "accept", "-", input=theirs + coffee["voucher"]).succeeded()
+    exported = bob.run("payee", "export").stdout
+    assert len(exported.splitlines()) == 2
+    imported = fresh.run("channel", "sync", "--voucher", "-", "--json", input=exported)
+    assert [one["cumulativeAmount"] for one in imported.data["imported"]] == ["3000000"]
+    assert "left out: 1 of the file's channels, which this wallet does not pay through" in imported.stderr
+
+
 def changed(text: str, **fields: object) -> str:
     """A voucher with some fields changed."""
     return json.dumps(json.loads(text) | fields) + "\n"

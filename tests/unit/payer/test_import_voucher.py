@@ -33,7 +33,8 @@ def authorized(ledger, channel) -> int | None:
 def test_the_highest_of_each_channel(ledger):
     """Any order, several channels, empty lines."""
     lines = [ONE.line(5), TWO.line(7), b"", ONE.line(3), b"  "]
-    assert {one.cumulative_amount for one in import_vouchers(ledger, lines)} == {5, 7}
+    imported = import_vouchers(ledger, lines)
+    assert {one.cumulative_amount for one in imported.vouchers} == {5, 7}
     assert (authorized(ledger, ONE), authorized(ledger, TWO)) == (5, 7)
 
 
@@ -70,8 +71,18 @@ def test_one_bad_line_and_nothing_is_imported(ledger, line):
 
 def test_a_channel_of_somebody_else(ledger):
     """A voucher of a channel that this wallet does not pay through."""
-    with pytest.raises(UnknownReference):
+    with pytest.raises(UnknownReference, match=r"0x.* is not one this wallet pays through"):
         import_vouchers(ledger, [keyed(3).line(1)])
+    with pytest.raises(UnknownReference, match="none of the file's 2 channels is one this wallet"):
+        import_vouchers(ledger, [keyed(3).line(1), keyed(4).line(1), keyed(3).line(2)])
+
+
+def test_channels_of_others_are_left_out(ledger):
+    """As in all that a payee exports: its other payers' vouchers are in it, before and after."""
+    imported = import_vouchers(ledger, [keyed(3).line(1), ONE.line(5), keyed(3).line(2), keyed(4).line(9)])
+    assert [one.cumulative_amount for one in imported.vouchers] == [5]
+    assert list(imported.others) == [keyed(3).channel_id, keyed(4).channel_id]
+    assert (authorized(ledger, ONE), authorized(ledger, TWO)) == (5, None)
 
 
 @pytest.mark.parametrize(("amount", "counts"), [(499, False), (500, True), (501, True)])
