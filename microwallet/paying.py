@@ -94,9 +94,17 @@ def _payer(wallet: Wallet, limits: Limits) -> Address:
         return NATIVE_TOKEN
 
 
+def last_purchase(wallet: Wallet, channel: PayerChannel) -> Purchase | None:
+    """The last one through a channel, else through any to the same payee, as where a channel was found again:
+    that is where the payee can be asked over HTTP."""
+    purchases, descriptor = wallet.ledger.purchases, channel.descriptor
+    own = purchases.newest(channel.channel_id)
+    return own or purchases.newest_from(descriptor.payee, descriptor.chain_id)
+
+
 def ask_payee(wallet: Wallet, channel: PayerChannel) -> ClosedByPayee | None:
     """Ask the payee over HTTP to close a channel, where it was last paid; None if it does not, told why."""
-    purchase = wallet.ledger.purchases.newest(channel.channel_id)
+    purchase = last_purchase(wallet, channel)
     if purchase is None:
         return None
     from microwallet.payer.close import ClosedByPayee
@@ -112,7 +120,7 @@ def ask_payee(wallet: Wallet, channel: PayerChannel) -> ClosedByPayee | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaidByHand:
-    """What was paid by hand on a channel that requests were paid through too, base units."""
+    """What was paid by hand on a channel to a payee that is paid over HTTP too, base units."""
 
     total: int
     uncounted: int
@@ -130,7 +138,7 @@ def paid_by_hand(wallet: Wallet, channel: PayerChannel) -> PaidByHand | None:
     """
     ledger = wallet.ledger
     payments = ledger.payments.of_channel(channel.channel_id)
-    purchase = ledger.purchases.newest(channel.channel_id) if payments else None
+    purchase = last_purchase(wallet, channel) if payments else None
     if purchase is None:
         return None
     wallet.reporter.say(f"asking {Origin.of(purchase.url)} what it counts of the payments by hand")

@@ -145,8 +145,10 @@ def _failures(failed: Sequence[Failure]) -> list[str]:
 
 
 def _asked(wallet: Wallet, channel: PayerChannel) -> Origin | None:
-    """Who is asked to close, if the channel was ever paid over HTTP."""
-    purchase = wallet.ledger.purchases.newest(channel.channel_id)
+    """Who is asked to close, if the payee was ever paid over HTTP."""
+    from microwallet.paying import last_purchase
+
+    purchase = last_purchase(wallet, channel)
     return None if purchase is None else Origin.of(purchase.url)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from microwallet.domain.channel import PayerChannel
-from microwallet.domain.identifiers import ChannelId
+from microwallet.domain.identifiers import Address, ChainId, ChannelId
 from microwallet.domain.purchase import Purchase, PurchaseStatus, VoucherTerms, voucher_amount
 from microwallet.domain.secret_fields import without_secrets
 from microwallet.errors import IdempotencyMismatch, OutcomeUnknown, UnknownReference
@@ -100,6 +100,14 @@ class Purchases:
             row = connection.execute(
                 f"{_SELECT} WHERE channel_id = ? ORDER BY id DESC LIMIT 1", (channel_id,)
             ).fetchone()
+            return _purchase(row) if row else None
+
+    def newest_from(self, payee: Address, chain_id: ChainId) -> Purchase | None:
+        """The last purchase from a payee, through whichever channel, or None."""
+        query = f"""{_SELECT} WHERE channel_id IN
+            (SELECT channel_id FROM channels WHERE payee = ? AND chain_id = ?) ORDER BY id DESC LIMIT 1"""
+        with self._database.read() as connection:
+            row = connection.execute(query, (payee, chain_id)).fetchone()
             return _purchase(row) if row else None
 
     def uncertain(self, channel_id: ChannelId) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from contextlib import suppress
@@ -46,6 +47,32 @@ def test_all_are_closed_each_in_its_way(alice, bob, fetch, payee):
     closed = alice.run("channel", "close", "--all", "--yes", "--json").data["channels"]
     assert [(one["label"], one["stage"]) for one in closed] == [(None, "closed"), ("coffee", "requested")]
     assert payee.vouchers[-1] == (closed[0]["channelId"], 1_000)
+
+
+def test_a_channel_found_again_is_closed_through_its_payee(alice, make_home, chain, serve, pay):
+    """Whose gateway is known from a purchase through another channel. The voucher that asks is over nothing,
+    and the payee gets what it has charged."""
+    url = serve().url
+    lost = pay(f"{url}/a").data["payment"]["channelId"]
+    pay(f"{url}/b").succeeded()
+    fresh = make_home("fresh", chain)
+    shutil.copytree(alice.path / "keys" / "accounts", fresh.path / "keys" / "accounts")
+    fresh.run("channel", "sync").succeeded()
+    other = fresh.run("fetch", f"{url}/c", "--deposit", "0.1 USDC", "--yes", "--json").data["payment"]
+    assert other["channelId"] != lost
+    assert f"asked of {url}; else requested now" in fresh.run("channel", "close", lost, "--dry-run").stdout
+    closed = fresh.run("channel", "close", lost, "--yes", "--json").data
+    assert (closed["stage"], closed["settled"], closed["deposit"]) == ("closed", "2000", "1000000")
+
+
+def test_a_payee_that_does_not_know_a_channel_has_the_grace_period(alice, bob, serve, pay):
+    """It sells over HTTP, and was paid through this channel by hand: it can still take what it is given."""
+    pay(f"{serve().url}/a").succeeded()
+    alice.run("channel", "open", bob.address, "1 USDC", "--label", "coffee", "--yes").succeeded()
+    alice.run("pay", "coffee", "0.01").succeeded()
+    closed = alice.run("channel", "close", "coffee", "--yes", "--json")
+    assert closed.data["stage"] == "requested"
+    assert "the payee does not close the channel, it answers 410: " in closed.stderr
 
 
 @pytest.mark.parametrize(
