@@ -69,9 +69,10 @@ def top_up(
 def _topped_up(made: MadeDeposit, amount: Amount, *, now: int) -> Result:
     channel = made.channel
     name = channel.name
+    left = money(channel, channel.remaining) if channel.voucher_known else "an unknown part of it"
     text = (
         f"{amount} added to channel {name}: the deposit is {money(channel, channel.state.deposit)},"
-        f" {money(channel, channel.remaining)} is left"
+        f" {left} is left"
     )
     notes = ["the pending close is cancelled: the channel is open again"] if made.cancelled_close else []
     notes.append(next_step(channel, now=now))
