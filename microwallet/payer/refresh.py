@@ -116,11 +116,7 @@ def _newest_states(
 def _notes(
     ledger: Ledger, before: Sequence[PayerChannel], after: Sequence[PayerChannel], older: Sequence[ChannelId]
 ) -> list[str]:
-    notes = [
-        f"more of channel {channel_id} is settled than this ledger ever signed: it is an old copy, and does"
-        " not pay until: microwallet channel sync --voucher FILE"
-        for channel_id in older
-    ]
+    notes = [_outrun_note(channel) for channel in after if channel.channel_id in older]
     notes += [
         f"channel {then.name} is no longer on the chain, which was reorganised or started"
         " anew: microwallet channel sync"
@@ -128,6 +124,13 @@ def _notes(
         if not now.state.exists and (then.state.exists or _was_opened(ledger, now))
     ]
     return notes
+
+
+def _outrun_note(channel: PayerChannel) -> str:
+    told = f"more of channel {channel.channel_id} is settled than this ledger ever signed: it is an old copy"
+    if channel.state.finalized:
+        return told
+    return f"{told}, and does not pay until: microwallet channel sync --voucher FILE"
 
 
 def _was_opened(ledger: Ledger, channel: PayerChannel) -> bool:

@@ -248,6 +248,8 @@ def test_nothing_of_a_channel_whose_voucher_is_unknown_is_free(fresh, coffee):
     fresh.run("channel", "sync").succeeded()
     (held,) = [one for one in fresh.run("balance", "--json").data["balances"] if one["asset"] == "USDC"]
     assert (held["locked"], held["authorized"], held["free"]) == (coffee["deposit"], coffee["deposit"], "0")
+    topped_up = fresh.run("channel", "top-up", coffee["channelId"], "5 USDC", "--yes").succeeded().stdout
+    assert "the deposit is 15 USDC, an unknown part of it is left\n" in topped_up
 
 
 def test_the_highest_of_many_vouchers_counts(fresh, coffee, bob):
@@ -351,7 +353,7 @@ def test_an_older_ledger_is_noticed(alice, coffee, payee_takes):
         (alice.path / name).unlink(missing_ok=True)
     old.write_bytes(saved)
     listed = alice.run("channel", "list", "--json")
-    assert "old copy" in listed.stderr
+    assert "it is an old copy, and does not pay until: microwallet channel sync --voucher" in listed.stderr
     assert (listed.data["channels"][0]["settled"], listed.data["channels"][0]["authorized"]) == (
         "7000000",
         None,
@@ -360,6 +362,14 @@ def test_an_older_ledger_is_noticed(alice, coffee, payee_takes):
     told = alice.run("channel", "sync", "--voucher", "-", "--json", input=json.dumps(newer)).data
     assert told["channels"][0]["authorized"] == "7000000"
     assert alice.run("pay", "coffee", "1", "--json").data["cumulativeAmount"] == "8000000"
+
+
+def test_a_finalized_channel_asks_an_older_ledger_for_nothing(fresh, coffee, payee_takes):
+    """More was settled than it knows of, which is told; no voucher makes the channel pay again."""
+    fresh.run("channel", "sync", "--voucher", "-", input=coffee["first"]).succeeded()
+    payee_takes(coffee | {"voucher": json.loads(coffee["voucher"])}, 3_000_000, close=True)
+    told = fresh.run("channel", "list").stderr
+    assert "is settled than this ledger ever signed: it is an old copy\n" in told
 
 
 def test_a_reorganised_top_up(alice, coffee, chain, witness):
