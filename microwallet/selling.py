@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from microwallet.domain.identifiers import Address, ChannelId, TxHash
 from microwallet.domain.ports import Emit
 from microwallet.errors import (
     Interrupted,
+    KeyUnavailable,
     LedgerChanged,
     LedgerUnwritable,
     MicrowalletError,
@@ -250,6 +251,7 @@ class Shop:
         tells once, if it is not for `watch_chain` to tell."""
         pause, interruption = LOOK_SECONDS, Interruption(self._emit)
         await self._look_into_purse()
+        await self._try_keys()
         while True:
             begun, at = time.monotonic(), self._wallet.now()
             try:
@@ -287,6 +289,26 @@ class Shop:
                 " close: what payers owe is lost once they take their money back"
             )
             self._emit("warning", {"message": message})
+
+    async def _try_keys(self) -> None:
+        """Tell which other accounts of the home are owed what nobody can take: their keys cannot be used."""
+        chain_id, own = self._wallet.network.chain_id, self._policy.payee
+
+        def locked(wallet: Wallet) -> list[str]:
+            found = []
+            with wallet.twin() as twin:
+                live = twin.ledger.vouchers.live(chain_id)
+                for payee in sorted({one.descriptor.payee for one in live if one.unsettled} - {own}):
+                    try:
+                        twin.unlock(twin.account_of(payee))
+                    except KeyUnavailable as error:
+                        lost = f"what payers owe {payee} is lost once they take it back"
+                        found.append(f"{error.message}: {lost}")
+            return found
+
+        with suppress(MicrowalletError):  # told when it keeps from something
+            for message in await self._lookout.run(locked):
+                self._emit("warning", {"message": message})
 
     async def _check_ledger(self) -> None:
         def check(wallet: Wallet) -> None:

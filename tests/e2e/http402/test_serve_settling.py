@@ -145,6 +145,29 @@ def test_a_purse_without_coin_is_told(serve, pay, bob, chain):
     assert gateway.events.next("stopped")["unsettled"][0]["unsettled"] == "2000"
 
 
+def test_a_key_of_another_account_that_cannot_be_used(serve, pay, bob, tmp_path):
+    """It is paid to another account than before: what the former is owed is named at the start, not only once
+    its payers leave; nothing is said of a key that can be used."""
+    gateway = serve("--account", "bob")
+    pay(gateway.url).data  # noqa: B018
+    gateway.end()
+    bob.with_account("other")
+    gateway = serve("--account", "other", "--relayer", "bob")
+    time.sleep(2)
+    gateway.end()
+    assert [line["event"] for line in gateway.events.seen] == ["listening", "stopped"]
+    another = tmp_path / "another"
+    another.write_text("another password\n")
+    another.chmod(0o600)
+    bob.run("account", "password", "bob", "--new-password-file", another).succeeded()
+    gateway = serve("--account", "other", env={"MICROWALLET_PASSWORD_FILE": str(bob.password_file)})
+    while True:
+        message = gateway.events.next("warning")["message"]
+        if bob.address in message:
+            break
+    assert message.startswith("the password of the key of account bob is wrong: what payers owe")
+
+
 def test_another_process_of_the_payee(serve, pay, bob):
     """`payee list`, `settle` and `close` beside a running gateway; a closed channel sells no more."""
     gateway = serve()
