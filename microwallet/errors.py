@@ -13,6 +13,7 @@ MicrowalletError                    1  unexpected
 ├── NetworkError                    3  the chain could not be asked
 │   ├── EscrowMissing                  no contract is where the escrow should be
 │   ├── WrongChain
+│   ├── ChainStandsStill               its newest block is too old, or its server is behind
 │   └── PortTaken
 ├── PaymentRefused                  4  refused or failed, limits included
 │   ├── AmountExceedsDeposit
@@ -127,6 +128,10 @@ class EscrowMissing(NetworkError):
 
 class WrongChain(NetworkError):
     code = "wrong-chain"
+
+
+class ChainStandsStill(NetworkError):
+    code = "chain-stands-still"
 
 
 class PortTaken(NetworkError):

@@ -14,6 +14,7 @@ from microwallet.assortment import Assortment
 from microwallet.domain.identifiers import Address, ChannelId, TxHash
 from microwallet.domain.ports import Emit
 from microwallet.errors import (
+    ChainStandsStill,
     Interrupted,
     KeyUnavailable,
     LedgerChanged,
@@ -56,6 +57,7 @@ WITHOUT_CHAIN = (
     f"until it is back only channels that it was asked about in the last {SILENCE_SECONDS // 60} minutes pay"
     " on; none is opened, topped up, settled or closed, and no payer's request to close is seen"
 )
+UNSEEN = "until that is over, no payer's request to close is seen"
 PAUSE_FACTOR = 20
 """At least so many times as long as a look takes: the first at ten thousand channels, a second of a core."""
 FINISH_SECONDS = 5.0
@@ -67,6 +69,13 @@ USABLE_SECONDS = 1.0
 """Between two looks whether the ledger was migrated, or its disk has failed."""
 ANSWERS_KEPT_SECONDS = 24 * 60 * 60
 """How long an answer is kept for the same request again."""
+
+
+def _ask_chain(wallet: Wallet) -> None:
+    """NetworkError if the chain does not answer, or stands still."""
+    standstill = wallet.reader.standstill(wallet.reader.head(), now=wallet.now())
+    if standstill is not None:
+        raise standstill
 
 
 def _nobody(_event: str, _details: Mapping[str, Any]) -> None:
@@ -231,7 +240,7 @@ class Shop:
             if away is None:
                 interruption.ends()
             else:
-                interruption.begins(away, so=WITHOUT_CHAIN)
+                interruption.begins(away, so=UNSEEN if isinstance(away, ChainStandsStill) else WITHOUT_CHAIN)
             await asyncio.sleep(THERE_SECONDS if away is None else AWAY_SECONDS)
 
     def close(self, *, within: float) -> None:
@@ -320,13 +329,13 @@ class Shop:
     async def _missing_chain(self) -> NetworkError | None:
         """What keeps the chain from being asked for anything; None if nothing does."""
         try:
-            await self._lookout.run(lambda wallet: wallet.reader.head())
+            await self._lookout.run(_ask_chain)
         except NetworkError as error:
             return error
         return None
 
     async def _check_chain(self) -> None:
-        await self._probes.run(lambda wallet: wallet.reader.head())
+        await self._probes.run(_ask_chain)
 
     @contextmanager
     def _payee_chain(self) -> Iterator[PayeeChain]:

@@ -74,7 +74,7 @@ def watch(
                 watching = Watch(wallet.settlement, margin=left, clock=wallet.now, emit=events)
                 if once:
                     outcome = watching.look()
-                    _fail_for(outcome.error() or events.lost)
+                    _fail_for(outcome.error() or watching.flaw or events.lost)
                     if not outcome.channels:
                         Stderr().say(f"looked once at {wallet.network.name}: no close is due")
                     return

@@ -13,8 +13,6 @@ from microwallet.escrow.network import Network
 from microwallet.escrow.reader import EscrowReader, read_quantity
 from microwallet.escrow.rpc import Rpc
 
-OLDEST_HEAD = 10 * 60
-"""A public chain whose newest block is older than this has stopped, or the server has."""
 CLOCK_SKEW = 60
 """Seconds the newest block may be in this machine's future before its clock is called wrong."""
 
@@ -69,8 +67,8 @@ def _head(reader: EscrowReader, now: int) -> str:
     said = f"block {head.number}, " + (f"{age} s old" if age >= 0 else f"{-age} s ahead of this clock")
     if reader.rpc.is_local:
         return said  # a local chain sleeps between transactions, and its clock can be moved
-    if age > OLDEST_HEAD:
-        raise NetworkError(f"{said}: the chain or its server stands still", hint="try another --rpc-url")
+    if (standstill := reader.standstill(head, now=now)) is not None:
+        raise standstill
     if age < -CLOCK_SKEW:
         raise NetworkError(
             f"block {head.number} is {-age} s in the future: the clock of this machine is wrong",

@@ -17,7 +17,7 @@ from microwallet.domain.identifiers import (
     word,
 )
 from microwallet.domain.ports import JournalEntry
-from microwallet.errors import EscrowMissing, NetworkError
+from microwallet.errors import ChainStandsStill, EscrowMissing, NetworkError
 from microwallet.escrow.rpc import Request, Rpc, RpcError
 
 CHANNELS_PER_CALL = 500
@@ -42,6 +42,10 @@ _ALLOWANCE = selector("allowance(address,address)")
 _IS_VALID_SIGNATURE = selector("isValidSignature(bytes32,bytes)")
 _SYMBOL = selector("symbol()")
 _DECIMALS = selector("decimals()")
+
+
+OLDEST_HEAD = 10 * 60
+"""A public chain whose newest block is older than this has stopped, or the server has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +83,17 @@ class EscrowReader:
     def head(self, block: str | int = "latest") -> Head:
         """The newest block, or another one by number or tag."""
         return read_head(self.rpc, block)
+
+    def standstill(self, head: Head, *, now: int) -> ChainStandsStill | None:
+        """What is wrong with a newest block that is old; nothing with that of a local chain, which sleeps."""
+        age = now - head.timestamp
+        if age <= OLDEST_HEAD or self.rpc.is_local:
+            return None
+        return ChainStandsStill(
+            f"block {head.number}, the newest that {self.rpc.shown} has, is {age} s old: the chain or its"
+            " server stands still, or the clock of this machine is wrong",
+            hint="try another --rpc-url",
+        )
 
     def next_block_time(self) -> int:
         """Unix seconds the next block may carry: the pending one's, where the server tells it.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from microwallet.domain.channel import ChannelState, PayeeChannel
 from microwallet.domain.identifiers import Address, ChainId, ChannelId
-from microwallet.errors import EscrowMissing
+from microwallet.errors import ChainStandsStill, EscrowMissing, NetworkError
 from microwallet.escrow.reader import EscrowReader, ReaderOf, in_chunks
 from microwallet.ledger.vouchers import LiveRow, Vouchers
 from microwallet.payee.refresh import STALE_SECONDS, confirmed_closes
@@ -28,10 +28,10 @@ class Looked:
     """Of all channels that can still change."""
     chain_time: int | None
     """The chain's, Unix seconds; None when there was no channel to ask about."""
+    flaw: NetworkError | None = None
+    """Why something may not be seen: an escrow that is not on the chain, or a chain that stands still."""
     untold: Sequence[ChannelId] = ()
     """Those that are finalized, and whose end was not told yet."""
-    missing: EscrowMissing | None = None
-    """An escrow that is not on the chain: nothing is known of its channels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +70,12 @@ class Lookout:
         confirmed: list[ChannelId] = []
         chain_time: int | None = None
         missing: EscrowMissing | None = None
+        standstill: ChainStandsStill | None = None
         for escrow_contract, rows in self._vouchers.live_rows(self._chain_id).items():
             reader = self._reader_of(escrow_contract)
             head = reader.head()
             chain_time = head.timestamp
+            standstill = reader.standstill(head, now=now)
             try:
                 asked = self._ask(reader, rows)
             except EscrowMissing as error:
@@ -104,8 +106,8 @@ class Lookout:
             channels=channels,
             payees={row.payee for chunk in chunks for row in chunk.rows},
             chain_time=chain_time,
+            flaw=missing or standstill,
             untold=untold,
-            missing=missing,
         )
 
     def _ask(self, reader: EscrowReader, rows: Sequence[LiveRow]) -> list[_Chunk]:

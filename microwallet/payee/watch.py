@@ -45,6 +45,8 @@ class Watch:
         self._emit = emit
         self._seen: dict[ChannelId, ChannelState] = {}
         self._said: dict[ChannelId, str] = {}
+        self.flaw: NetworkError | None = None
+        """Why the last look may have missed what payers do."""
 
     def run(self, *, interval: float, wait: Callable[[float], None]) -> None:
         """Look again and again, until `wait` or a signal ends it.
@@ -60,17 +62,20 @@ class Watch:
                 interruption.begins(error)
                 pause = min(max(pause * 2, 1.0), max(interval, LONGEST_PAUSE))
             else:
-                interruption.ends()
                 pause = interval
+                if self.flaw is None:
+                    interruption.ends()
+                else:
+                    interruption.begins(self.flaw)
             wait(pause)
 
     def look(self) -> Outcome:
         """One look: finish what was sent before, and close what is being closed by its payer.
 
         Raises NetworkError and OutcomeUnknown; what concerns one channel alone is in the outcome.
-        EscrowMissing comes last, when everything is done for the channels of other escrows.
         """
         looked = self._settlement.look()
+        self.flaw = looked.flaw
         untold = frozenset(looked.untold)
         for channel in looked.channels:
             self._notice(channel, is_untold=channel.channel_id in untold)
@@ -85,8 +90,6 @@ class Watch:
         for failure in outcome.failed:
             if isinstance(failure.error, NetworkError | OutcomeUnknown):
                 raise failure.error
-        if looked.missing is not None:
-            raise looked.missing
         return outcome
 
     def _is_due(self, channel: PayeeChannel, chain_time: int | None) -> bool:

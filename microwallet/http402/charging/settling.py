@@ -72,15 +72,15 @@ class Settling:
         goes on. EscrowMissing comes last, when everything is done for the channels of other escrows. What
         concerns a channel alone is told; settling is tried again after a pause.
         """
-        missing = self._look()
+        self._watch.look()
         due = self._due()
         left = self._next_try - self._clock()
         if due and not 0 < left <= self._pause:  # more is left where the clock was set back
             has_failed = self._settle(due)
             self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE) if has_failed else 0
             self._next_try = self._clock() + self._pause
-        if missing is not None:
-            raise missing
+        if isinstance(self._watch.flaw, EscrowMissing):
+            raise self._watch.flaw
         return self._settlement.states
 
     def close(self, channel_id: ChannelId) -> TxHash | None:
@@ -104,21 +104,13 @@ class Settling:
                 raise _refusal(channel_id, failure.error)
         return None
 
-    def _look(self) -> EscrowMissing | None:
-        """Answer requested closes; an escrow that is not on the chain."""
-        try:
-            self._watch.look()
-        except EscrowMissing as missing:
-            return missing
-        return None
-
     def _settle(self, due: Collection[PayeeChannel]) -> bool:
         """Settle channels; whether some of it failed. Payers who leave meanwhile do not wait for the last."""
         has_failed = False
         planned = Selection(action=Action.SETTLE).plan(due)
         for number, part in enumerate(self._settlement.by_transaction(planned)):
             if number:
-                self._look()
+                self._watch.look()
             try:
                 outcome = self._settlement.execute(Action.SETTLE, part)
             except EscrowMissing:

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ from http402.signing_payer import PayingShop
 from migrated import migrate
 
 from microwallet.errors import LedgerReplaced, LedgerUnwritable
+from microwallet.escrow import reader
 from microwallet.ledger import database
 
 
@@ -54,6 +56,34 @@ class TestHealth:
             assert gateway.end() == 0
         said = [event["event"] for event in gateway.events.end() if event["event"] != "warning"]
         assert said == ["listening", "interrupted", "resumed", "stopped"]
+
+    def test_it_says_that_the_chain_stands_still(self, bob, chain, monkeypatch):
+        """A node answers, and its newest block is old: what payers do on the chain since is not seen."""
+        monkeypatch.setattr("microwallet.selling.AWAY_SECONDS", 0.05)
+        monkeypatch.setenv("NO_PROXY", "*")
+        url = chain.rpc_url.replace("127.0.0.1", "127.1")  # not taken for a chain of this machine's own
+        there = replace(bob, settings={**bob.settings, "MICROWALLET_RPC_URL": url})
+
+        async def ask():
+            transport = httpx.ASGITransport(app=shop.shop.front(shop.app))
+            async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+                return (await client.get("/healthz")).json()
+
+        async def run():
+            assert (await ask())["chain"] == "ok"
+            with monkeypatch.context() as patched:
+                patched.setattr(reader, "OLDEST_HEAD", -(10**9))
+                watching = asyncio.create_task(shop.shop.watch_chain())
+                assert await ask() == {"status": "failing", "ledger": "ok", "chain": "chain-stands-still"}
+                await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)
+            watching.cancel()
+
+        with closing(PayingShop(there, chain)) as shop:
+            asyncio.run(run())
+        (interrupted, about), resumed = shop.events
+        assert (interrupted, about["code"], resumed) == ("interrupted", "chain-stands-still", ("resumed", {}))
+        assert about["message"].endswith("no payer's request to close is seen")
 
     def test_it_says_that_the_disk_has_failed(self, bob, chain, monkeypatch):
         """Until the program is started again it sells nothing: a disk that answers again does not help."""

@@ -9,7 +9,7 @@ import pytest
 from microwallet.domain.channel import NO_CHANNEL, ChannelDescriptor, ChannelState, PayeeChannel
 from microwallet.domain.identifiers import ChainId, checksum_address
 from microwallet.domain.money import Asset
-from microwallet.errors import LedgerCorrupt, NetworkError, TransactionReverted, UsageError
+from microwallet.errors import ChainStandsStill, LedgerCorrupt, NetworkError, TransactionReverted, UsageError
 from microwallet.payee.lookout import Looked
 from microwallet.payee.outcome import Failure, Outcome
 from microwallet.payee.watch import Watch, check_margin
@@ -45,13 +45,21 @@ class Script:
         self.untold = untold
         self.chain_time = chain_time
         self.error = error
+        self.flaws = []
+        """One for each look, while there are any."""
         self.closed = []
 
     def look(self):
         look = self.looks.pop(0)
         if isinstance(look, Exception):
             raise look
-        return Looked(channels=[look], payees={ADDRESS}, chain_time=self.chain_time, untold=self.untold)
+        return Looked(
+            channels=[look],
+            payees={ADDRESS},
+            chain_time=self.chain_time,
+            flaw=self.flaws.pop(0) if self.flaws else None,
+            untold=self.untold,
+        )
 
     def record_told(self, channel_ids):
         assert channel_ids == self.untold
@@ -187,6 +195,23 @@ def test_it_waits_longer_while_nothing_answers(interval, pauses):
         watch.run(interval=interval, wait=wait)
     assert paused == [*pauses, interval, interval]
     assert events == ["interrupted", "close-requested", "resumed"]
+
+
+def test_a_chain_that_stands_still_is_told():
+    """Once, and that it goes on; what is known to be due is done all the same, and no look is put off."""
+    script = Script(CHANNEL, CHANNEL, CHANNEL)
+    script.flaws = [ChainStandsStill("old")] * 2
+    watch, events = watching(script)
+
+    def wait(seconds):
+        assert seconds == 5
+        assert script.closed
+        if not script.looks:
+            raise Enough
+
+    with pytest.raises(Enough):
+        watch.run(interval=5, wait=wait)
+    assert events == ["close-requested", "interrupted", "resumed"]
 
 
 @pytest.mark.parametrize(
