@@ -304,7 +304,9 @@ class Shop:
         chain_id, own = self._wallet.network.chain_id, self._policy.payee
 
         def locked(wallet: Wallet) -> list[str]:
-            found = []
+            found: list[str] = []
+            if wallet.passwords.is_to_be_typed:  # not while the gateway serves
+                return found
             with wallet.twin() as twin:
                 live = twin.ledger.vouchers.live(chain_id)
                 for payee in sorted({one.descriptor.payee for one in live if one.unsettled} - {own}):

@@ -46,6 +46,11 @@ class PasswordSource:
         return self._prompt is not None
 
     @property
+    def is_to_be_typed(self) -> bool:
+        """Whether somebody would have to type it now."""
+        return self._known is None and self._password_file is None and self.has_terminal
+
+    @property
     def hint_if_wrong(self) -> str:
         """What else to try where it was not the password of a key."""
         if self._password_file is None:

@@ -31,6 +31,17 @@ def test_the_first_line_of_the_file_is_the_password(tmp_path: Path, content: str
     assert PasswordSource(str(tmp_path / "pw"), never).password("the key") == "s3cret"
 
 
+def test_what_would_have_to_be_typed(tmp_path: Path) -> None:
+    """Nothing where a file has it, where nobody is there, or once it was typed."""
+    (tmp_path / "pw").write_text("s3cret\n")
+    assert not PasswordSource(str(tmp_path / "pw"), never).is_to_be_typed
+    assert not PasswordSource(None, None).is_to_be_typed
+    typed = PasswordSource(None, asker("s3cret")[0])
+    assert typed.is_to_be_typed
+    typed.password("the key")
+    assert not typed.is_to_be_typed
+
+
 def test_spaces_belong_to_the_password(tmp_path: Path) -> None:
     """Only the line end is cut off."""
     (tmp_path / "pw").write_text("  two words \n")
