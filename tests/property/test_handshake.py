@@ -799,6 +799,28 @@ def test_a_stream_costs_no_more_than_was_signed(spending):
     assert (payment.amount, spending.newest(held.channel).spent) == (30, 30)
 
 
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_what_was_signed_beside_is_charged_for_a_stream_alone(spending, is_stream):
+    """For a request that was not served. Its payee need not ask for that; of any other receipt it is told."""
+    choice, server = (by_event if is_stream else offered)(spending), Server(iter(()))
+    held = server.drive(spending.buy(choice))
+    beside = Handshake(lambda: spending.client, Asked(method="GET", url=URL)).spending
+    beside.give_back(server.drive(beside.buy(offered(beside))))
+    receipt = SessionReceipt(
+        timestamp=1,
+        challenge_id=choice.challenge.id,
+        channel_id=ONE.channel_id,
+        chain_id=CHAIN,
+        accepted_cumulative=60,
+        spent=60,
+        units=2 if is_stream else None,
+    )
+    delivered = 60 if is_stream else 0
+    told = book(spending, [held.purchase], held, receipt.to_object(), owes_receipt=True, delivered=delivered)
+    problems = [] if is_stream else ["the receipt's spent is 60, by our books it is 30"]
+    assert (told.amount, told.receipt_problems) == (delivered or 30, problems)
+
+
 def test_a_stream_costs_no_more_than_the_limit_where_the_payee_wants_large_steps(tmp_path):
     """It has what a request that failed left signed; a step that the limit alone would allow is too much
     beside that, and the hint is the limit with which it goes on."""
@@ -847,6 +869,35 @@ def test_what_was_signed_beside_a_stream_counts_against_its_limit(tmp_path):
                 need = encode_event("payment-need-voucher", told | {"requiredCumulative": str(required)})
                 server.drive(stream.feed(need))
         assert server.highest == stream.reserved == LIMIT
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_what_may_still_be_charged_for_a_stream_that_is_over(tmp_path, is_told):
+    """Nothing once its receipt has come, though it is left then; where it broke off without one, the payee
+    may not have seen that yet. What came beyond what was signed was for nothing."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.channels.add(ONE.payer_channel(deposit=DEPOSIT), now=0)
+        handshake = Handshake(lambda: client(ledger), Asked(method="GET", url=URL))
+        offer = ServerAnswer(status=402, challenges=[honest(amount=10, unit="event")])
+        server = Server(iter([offer, ServerAnswer(status=200, is_stream=True)]))
+        streaming = server.drive(handshake.run())
+        stream = MeteredStream(handshake, streaming)
+        receipt = SessionReceipt(
+            timestamp=1,
+            challenge_id=streaming.held.choice.challenge.id,
+            channel_id=ONE.channel_id,
+            chain_id=CHAIN,
+            accepted_cumulative=10,
+            spent=10,
+            units=1,
+        )
+        told = encode_event("payment-receipt", receipt.to_object()) if is_told else b""
+        server.drive(stream.feed(b"data: x\n\n" * 3 + told))
+        payment = stream.settle(was_left=is_told)
+        assert (payment.amount, payment.receipt_problems) == (10, [] if is_told else ["no receipt came"])
+        with ledger.database.read() as connection:
+            [(charged_until,)] = connection.execute("SELECT charged_until FROM channels").fetchall()
+        assert (charged_until == 0) is is_told
 
 
 def test_what_an_earlier_run_of_a_stream_bought_is_waited_for(spending):
