@@ -174,7 +174,8 @@ def test_what_an_escrow_that_is_not_there_cannot_tell_hides_no_other_channel(
 
 
 def test_nor_does_it_for_the_payee(alice, bob, coffee, opened_elsewhere, chain):
-    """What each channel owes is listed; to settle ends with 3, as no transaction may go where no code is."""
+    """What each channel owes is listed, and a close that a payer requests is answered; to settle ends with 3,
+    as no transaction may go where no code is."""
     bob.run("escrow", "trust", OTHER_ESCROW, "--yes").succeeded()
     lost = opened_elsewhere(make_deposit).channel.channel_id
     vouchers = coffee["voucher"] + alice.run("pay", lost, "1").succeeded().stdout
@@ -188,6 +189,12 @@ def test_nor_does_it_for_the_payee(alice, bob, coffee, opened_elsewhere, chain):
     for told in (listed, bob.run("payee", "show", lost).succeeded()):
         assert f"there is no escrow contract at {OTHER_ESCROW}" in told.stderr
     assert bob.run("payee", "settle", lost, "--yes").exit_code == 3
+    with Wallet.open(environment=alice.environment) as wallet:
+        channel = wallet.ledger.channels.get(coffee["channelId"])
+    done_as(alice.address, calls.request_close(channel.descriptor), chain)
+    watched = bob.run("payee", "watch", "--once", "--json")
+    assert [event["event"] for event in watched.lines] == ["close-requested", "closed"]
+    assert watched.exit_code == 3
 
 
 def test_an_escrow_of_a_channel_is_known_when_it_is_trusted_no_more(alice, opened_elsewhere, chain):

@@ -8,8 +8,8 @@ import pytest
 from model import CHAIN, ESCROW, PAYEE, keyed
 
 from microwallet.domain.channel import NO_CHANNEL
-from microwallet.domain.identifiers import word
-from microwallet.errors import LedgerBusy, NetworkError
+from microwallet.domain.identifiers import checksum_address, word
+from microwallet.errors import EscrowMissing, LedgerBusy, NetworkError
 from microwallet.escrow import reader
 from microwallet.escrow.reader import EscrowReader, Head
 from microwallet.payee.lookout import Lookout
@@ -28,6 +28,7 @@ class Chain(EscrowReader):
         self.height = 10
         self.decoded = 0
         self.is_away = False
+        self.has_escrow = True
 
     def head(self, _block="latest"):
         if self.is_away:
@@ -35,6 +36,8 @@ class Chain(EscrowReader):
         return Head(number=self.height, timestamp=NOW)
 
     def encoded_states(self, chunks, _block=None):
+        if not self.has_escrow:
+            raise EscrowMissing("there is no escrow")
         return [b"".join([word(32), word(len(chunk)), *map(self._encoded, chunk)]) for chunk in chunks]
 
     def _encoded(self, channel_id):
@@ -249,3 +252,23 @@ def test_a_channel_whose_close_is_confirmed(ledger, chain):
     ledger.vouchers.confirm_closes(closed)
     assert not refresh(ledger.vouchers, CHAIN, lambda _: chain, closed, now=NOW)
     assert chain.decoded == 0
+
+
+@pytest.mark.parametrize("escrow", ["0x" + "11" * 20, "0x" + "ff" * 20])
+def test_an_escrow_that_is_not_there_hides_no_other(ledger, chain, escrow):
+    """Whichever is asked first: what the others say is found and stored. Of its own channels nothing is."""
+    lost = keyed(8, escrow_contract=checksum_address(bytes.fromhex(escrow[2:])))
+    ledger.sessions.add_channel(lost.payee_channel(deposit=1000), now=8)
+    chain.of[CHANNELS[1]] = requested = replace(STATE, close_requested_at=9)
+    gone = Chain()
+    gone.has_escrow = False
+    lookout = Lookout(ledger.vouchers, CHAIN, lambda asked: chain if asked == ESCROW else gone)
+    looked = lookout.look(now=NOW)
+    assert looked.flaw is not None
+    assert lost.channel_id not in lookout.states
+    assert requested in [one.state for one in looked.channels]
+    assert ledger.vouchers.get(CHANNELS[1]).state == requested
+    assert ledger.vouchers.get(lost.channel_id).as_of != NOW
+    gone.has_escrow, gone.of[lost.channel_id] = True, STATE
+    looked = lookout.look(now=NOW)
+    assert (looked.flaw, lost.channel_id in lookout.states) == (None, True)
