@@ -200,6 +200,21 @@ def test_what_fails_is_tried_again_less_and_less_often():
     assert till.settles()
 
 
+def test_one_transaction_that_fails_is_tried_again_after_a_pause():
+    """Though the last of them went well: a failure may cost gas each time."""
+    till = Till(channel(), channel(number=2), above={USDC.token: 1})
+    till.by_transaction = lambda planned: [[item] for item in planned]
+    execute, errors = till.execute, [InsufficientFunds("no coin for the gas"), None]
+
+    def executed(*arguments):
+        till.error = errors.pop(0)
+        return execute(*arguments)
+
+    till.execute = executed
+    assert till.settles() == [[one.channel_id] for one in till.channels]
+    assert till.settles() == []
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_clock_that_is_set_back_keeps_nothing_from_being_settled(fails):
     """By a day, say: what is due is settled at once, and tried again after a pause if that fails."""
