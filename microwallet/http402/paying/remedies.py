@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from microwallet.domain.channel import PayerChannel
@@ -17,6 +17,7 @@ from microwallet.errors import (
     AboveLimit,
     IdempotencyMismatch,
     MicrowalletError,
+    NetworkError,
     OutcomeUnknown,
     PaymentRefused,
 )
@@ -131,7 +132,12 @@ class Remedies:
 
     def _told_of_open(self, held: Held) -> Steps[Held | None]:
         """Tell the payee of the open: by its transaction's hash in the next credential, or by handing over
-        again what was signed for the payee to send. None if there is neither."""
+        again what was signed for the payee to send. None if there is neither; ChannelNotOpen if the chain
+        says that it has no such channel, for which the payee would wait again and again."""
+        from microwallet.payer.close import require_on_chain
+
+        with suppress(NetworkError):  # the payee can be told all the same
+            require_on_chain(self._refreshed(held.channel))
         journal = self._asking.client.ledger.journal
         if (sent := journal.mined(held.channel.channel_id, DepositKind.OPEN)) is not None:
             return replace(held, open_hash=sent.hash)

@@ -429,3 +429,19 @@ def test_step_beyond_the_deposit_of_a_channel_that_the_payee_has_closed(alice, b
     again = alice.run(*words).data["payment"]
     assert (again["spent"], again["deposit"]) == ("1000", "7000")
     assert again["channelId"] != payments[-1]["channelId"]
+
+
+def test_no_payee_is_made_to_wait_for_a_channel_that_the_chain_has_no_more(alice, bob, gateway, chain):
+    """As after a chain was started anew: it is said at once what brings the ledger up to date. What was
+    signed counts as spent no more."""
+    before = chain.rpc.call("evm_snapshot", [])
+    alice.run("channel", "open", bob.address, "1 USDC", "--yes").succeeded()
+    assert chain.rpc.call("evm_revert", [before])
+    begun = time.monotonic()
+    failed = alice.run("fetch", gateway + "/", "--yes", "--json")
+    assert time.monotonic() - begun < 10
+    assert (failed.exit_code, failed.error["code"]) == (4, "channel-not-open")
+    assert failed.error["hint"] == "microwallet channel sync"
+    assert [spent for _, spent, _ in books(alice, "channels")] == [0]
+    alice.run("channel", "sync").succeeded()
+    assert alice.run("fetch", gateway + "/", "--yes", "--json").data["payment"]["amount"] == "1000"
