@@ -17,6 +17,7 @@ from memory import folder_in_memory
 from model import CHAIN, ESCROW, PAYEE, PAYER, TOKEN, USDC, keyed
 
 from microwallet.domain.identifiers import NATIVE_TOKEN, ChainId
+from microwallet.domain.payment import next_payment
 from microwallet.domain.ports import Quiet
 from microwallet.domain.purchase import VoucherTerms
 from microwallet.domain.voucher import VoucherKey
@@ -799,6 +800,20 @@ def test_a_stream_costs_no_more_than_was_signed(spending):
     assert (payment.amount, spending.newest(held.channel).spent) == (30, 30)
 
 
+def told_by(choice, spent, units=None, **changed):
+    """A receipt that fits what an offer has cost."""
+    receipt = SessionReceipt(
+        timestamp=1,
+        challenge_id=choice.challenge.id,
+        channel_id=ONE.channel_id,
+        chain_id=CHAIN,
+        accepted_cumulative=60,
+        spent=spent,
+        units=units,
+    )
+    return receipt._replace(**changed).to_object()
+
+
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_what_was_signed_beside_is_charged_for_a_stream_alone(spending, is_stream):
     """For a request that was not served. Its payee need not ask for that; of any other receipt it is told."""
@@ -806,19 +821,46 @@ def test_what_was_signed_beside_is_charged_for_a_stream_alone(spending, is_strea
     held = server.drive(spending.buy(choice))
     beside = Handshake(lambda: spending.client, Asked(method="GET", url=URL)).spending
     beside.give_back(server.drive(beside.buy(offered(beside))))
-    receipt = SessionReceipt(
-        timestamp=1,
-        challenge_id=choice.challenge.id,
-        channel_id=ONE.channel_id,
-        chain_id=CHAIN,
-        accepted_cumulative=60,
-        spent=60,
-        units=2 if is_stream else None,
-    )
+    receipt = told_by(choice, 60, 2 if is_stream else None)
     delivered = 60 if is_stream else 0
-    told = book(spending, [held.purchase], held, receipt.to_object(), owes_receipt=True, delivered=delivered)
+    told = book(spending, [held.purchase], held, receipt, owes_receipt=True, delivered=delivered)
     problems = [] if is_stream else ["the receipt's spent is 60, by our books it is 30"]
     assert (told.amount, told.receipt_problems) == (delivered or 30, problems)
+
+
+def test_what_was_signed_for_a_request_is_taken_of_a_limit_for_several(spending):
+    """All of it where it is more than the request cost: the payee may take it."""
+    choice, server = offered(spending), Server(iter(()))
+    choice = replace(choice, request=replace(choice.request, min_voucher_delta=60))
+    held = server.drive(spending.buy(choice))
+    told = book(spending, [held.purchase], held, told_by(choice, 30), owes_receipt=True)
+    assert (told.amount, told.taken, told.receipt_problems) == (30, 60, [])
+
+
+@pytest.mark.parametrize("said", [30, 35])
+def test_what_is_paid_by_hand_its_payee_may_not_know_of_yet(spending, said):
+    """A receipt that leaves it out is right, and so is one that has it."""
+    choice, server = offered(spending), Server(iter(()))
+    options = {"idempotency_key": "by hand", "step": 5, "count": 1, "memo": None, "now": 0}
+    spending.client.ledger.payments.record(
+        ONE.channel_id, "by hand", lambda found: next_payment(found, **options)
+    )
+    held = server.drive(spending.buy(choice))
+    receipt = told_by(choice, said, accepted_cumulative=35)
+    told = book(spending, [held.purchase], held, receipt, owes_receipt=True)
+    assert (told.amount, told.receipt_problems) == (30, [])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_receipt_names_the_challenge_of_the_one_voucher_that_bought(spending, count):
+    """A stream that needs more than one may have got a fresh challenge in between."""
+    choice, server = by_event(spending), Server(iter(()))
+    held = server.drive(spending.buy(choice))
+    more = server.drive(spending.buy_more(held, spending.terms(choice), continues=True))
+    receipt = told_by(choice, 30 * count, count, challenge_id="another")
+    bought = [held.purchase, more.purchase][:count]
+    told = book(spending, bought, held, receipt, owes_receipt=True)
+    assert any("challengeId" in one for one in told.receipt_problems) is (count == 1)
 
 
 def test_a_stream_costs_no_more_than_the_limit_where_the_payee_wants_large_steps(tmp_path):
