@@ -254,21 +254,44 @@ def test_a_channel_whose_close_is_confirmed(ledger, chain):
     assert chain.decoded == 0
 
 
-@pytest.mark.parametrize("escrow", ["0x" + "11" * 20, "0x" + "ff" * 20])
-def test_an_escrow_that_is_not_there_hides_no_other(ledger, chain, escrow):
-    """Whichever is asked first: what the others say is found and stored. Of its own channels nothing is."""
-    lost = keyed(8, escrow_contract=checksum_address(bytes.fromhex(escrow[2:])))
-    ledger.sessions.add_channel(lost.payee_channel(deposit=1000), now=8)
-    chain.of[CHANNELS[1]] = requested = replace(STATE, close_requested_at=9)
-    gone = Chain()
+REQUESTED = replace(STATE, close_requested_at=9)
+
+
+@pytest.fixture(params=["the first", "the last"])
+def gone(request, ledger, chain):
+    """A chain without one of the escrows of two channels, and what reads each escrow; the channel that is
+    there, whose payer requests a close, and the other one."""
+    other = keyed(8, escrow_contract=checksum_address(b"\x11" * 20))
+    ledger.sessions.add_channel(other.payee_channel(deposit=1000), now=8)
+    chain.of = dict.fromkeys([*CHANNELS, other.channel_id], REQUESTED)
+    gone, is_first = Chain(), request.param == "the first"
     gone.has_escrow = False
-    lookout = Lookout(ledger.vouchers, CHAIN, lambda asked: chain if asked == ESCROW else gone)
+    lost, there = CHANNELS[0], other.channel_id
+    if not is_first:
+        lost, there = there, lost
+    return gone, lambda asked: gone if (asked == ESCROW) is is_first else chain, there, lost
+
+
+def test_an_escrow_that_is_not_there_hides_no_other(ledger, chain, gone):
+    """What the others say is found and stored. Of its own channels nothing is, until it is there."""
+    gone, reader_of, there, lost = gone
+    lookout = Lookout(ledger.vouchers, CHAIN, reader_of)
     looked = lookout.look(now=NOW)
     assert looked.flaw is not None
-    assert lost.channel_id not in lookout.states
-    assert requested in [one.state for one in looked.channels]
-    assert ledger.vouchers.get(CHANNELS[1]).state == requested
-    assert ledger.vouchers.get(lost.channel_id).as_of != NOW
-    gone.has_escrow, gone.of[lost.channel_id] = True, STATE
+    assert {one.state for one in looked.channels if one.channel_id == there} == {REQUESTED}
+    assert lost not in {*lookout.states, *(one.channel_id for one in looked.channels)}
+    assert ledger.vouchers.get(there).state == REQUESTED
+    assert ledger.vouchers.get(lost).as_of != NOW
+    gone.has_escrow, gone.of = True, chain.of
     looked = lookout.look(now=NOW)
-    assert (looked.flaw, lost.channel_id in lookout.states) == (None, True)
+    assert looked.flaw is None
+    assert lost in lookout.states
+
+
+def test_nor_does_it_where_one_looks_once(ledger, gone):
+    """What the others say is stored before it is told."""
+    _, reader_of, there, lost = gone
+    with pytest.raises(EscrowMissing):
+        refresh(ledger.vouchers, CHAIN, reader_of, now=NOW)
+    assert ledger.vouchers.get(there).state == REQUESTED
+    assert ledger.vouchers.get(lost).state != REQUESTED
