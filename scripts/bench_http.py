@@ -18,7 +18,7 @@ from pathlib import Path
 from bench_contest import CONNECTIONS, PYMPP, X402, Arena, Contestant, Purse
 from bench_gateway import OURS, OURS_FASTAPI, UNPROTECTED, Till
 from bench_home import Row, anvil, in_turn, timed
-from bench_load import Connection, Load, flood, pace, pinned, request
+from bench_load import Connection, Load, flood, pace, pinned, request, slow_share
 from bench_servers import Server
 from bench_vouchers import challenge_in, paid_requests
 
@@ -127,10 +127,13 @@ def against(what: str, rates: Rates, others: Sequence[str], goal: str) -> list[R
 
 
 def added_latency(ours: Contestant, effort: Effort) -> list[Row]:
-    """Rows of how much later an answer comes through the middleware, at half of what it can serve then."""
+    """Rows of how much later an answer comes through the middleware, at half of what it can serve then; and of
+    what no middleware can help: how steady the processor is, as where it is shared with others' machines."""
     rates: list[float] = []
+    slow: list[float] = []
     added: dict[float, list[float]] = {0.50: [], 0.99: []}
     for _ in range(effort.rounds):
+        slow.append(100 * slow_share(0, effort.seconds))
         rates.append(HALF * ours.paid(effort.seconds).rate)
         bare = paced_same(ours.bare, effort.seconds, rates[-1])
         through = ours.paced(effort.seconds, rates[-1])
@@ -139,7 +142,8 @@ def added_latency(ours: Contestant, effort: Effort) -> list[Row]:
     goals = {0.50: "2 ms", 0.99: "10 ms"}
     what = f"latency added to {a_second(rates)}, half of what is possible"
     return [
-        (f"{what}, p{share * 100:.0f}", f"{told(found)} ms", goals[share]) for share, found in added.items()
+        *((f"{what}, p{share * 100:.0f}", f"{told(found)} ms", goals[share]) for share, found in added.items()),
+        ("time in which the servers' processor is three times slower by itself", f"{told(slow, '.1f')} %", ""),
     ]
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Self
 
 STUCK_SECONDS = 30.0
+WINDOW_SECONDS = 0.01
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
@@ -165,6 +166,25 @@ def _quiet(connections: Sequence[Connection], selector: selectors.BaseSelector) 
             yield
         finally:
             gc.enable()
+
+
+def slow_share(processor: int, seconds: float) -> float:
+    """The share of windows of 10 ms in which a processor computes at a third of its usual speed or less: what
+    is served meanwhile is late, whoever serves it."""
+    windows: list[float] = []
+    with pinned(processor):
+        end = begun = now = time.perf_counter()
+        end += seconds
+        count = 0
+        while now < end:
+            sum(range(1_000))
+            count += 1
+            now = time.perf_counter()
+            if now > begun + WINDOW_SECONDS:
+                windows.append((now - begun) / count)
+                begun, count = now, 0
+    usual = sorted(windows)[len(windows) // 2]
+    return sum(window > 3 * usual for window in windows) / len(windows)
 
 
 def request(path: str = "/", **fields: str) -> bytes:
