@@ -127,8 +127,8 @@ def against(what: str, rates: Rates, others: Sequence[str], goal: str) -> list[R
 
 
 def added_latency(ours: Contestant, effort: Effort) -> list[Row]:
-    """Rows of how much later an answer comes through the middleware, at half of what it can serve then; and of
-    what no middleware can help: how steady the processor is, as where it is shared with others' machines."""
+    """Rows of how much later an answer comes through the middleware, at half of what it can serve then; and
+    of what no middleware can help: how steady the processor is, as where others share it."""
     rates: list[float] = []
     slow: list[float] = []
     added: dict[float, list[float]] = {0.50: [], 0.99: []}
@@ -142,8 +142,8 @@ def added_latency(ours: Contestant, effort: Effort) -> list[Row]:
     goals = {0.50: "2 ms", 0.99: "10 ms"}
     what = f"latency added to {a_second(rates)}, half of what is possible"
     return [
-        *((f"{what}, p{share * 100:.0f}", f"{told(found)} ms", goals[share]) for share, found in added.items()),
-        ("time in which the servers' processor is three times slower by itself", f"{told(slow, '.1f')} %", ""),
+        *((f"{what}, p{one * 100:.0f}", f"{told(found)} ms", goals[one]) for one, found in added.items()),
+        ("time in which the servers' processor is slow by itself", f"{told(slow, '.1f')} %", ""),
     ]
 
 
