@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from microwallet.config import SETTINGS
 from microwallet.domain.channel import PayerChannel
-from microwallet.domain.identifiers import NATIVE_TOKEN, Address
+from microwallet.domain.identifiers import ZERO_ADDRESS, Address
 from microwallet.domain.money import Amount, check_amount, unit_of
 from microwallet.errors import (
     InvalidAmount,
@@ -91,7 +91,7 @@ def _payer(wallet: Wallet, limits: Limits) -> Address:
         if not limits.dry_run or wallet.accounts.list():
             raise
         wallet.reporter.say(f"{error.message}: {error.hint}")
-        return NATIVE_TOKEN
+        return ZERO_ADDRESS
 
 
 def last_purchase(wallet: Wallet, channel: PayerChannel) -> Purchase | None:

@@ -17,8 +17,10 @@ TxHash = NewType("TxHash", str)
 """32 bytes as lowercase 0x hex."""
 ChainId = NewType("ChainId", int)
 
-NATIVE_TOKEN = Address("0x" + "00" * 20)
-"""The zero address as `token` is the chain's native coin."""
+ZERO_ADDRESS = Address("0x" + "00" * 20)
+"""Nobody's."""
+NATIVE_TOKEN = ZERO_ADDRESS
+"""As `token` it is the chain's native coin."""
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _BYTES32 = re.compile(r"0x[0-9a-fA-F]{64}")

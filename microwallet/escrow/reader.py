@@ -21,6 +21,8 @@ from microwallet.errors import ChainStandsStill, EscrowMissing, NetworkError
 from microwallet.escrow.devnet_notes import LOCAL_CHAIN_ID
 from microwallet.escrow.rpc import Request, Rpc, RpcError
 
+OLDEST_HEAD = 10 * 60
+"""A public chain whose newest block is older than this has stopped, or the server has."""
 CHANNELS_PER_CALL = 500
 """Channels asked for in one call; about 1.3 million gas, below every node's limit."""
 
@@ -43,10 +45,6 @@ _ALLOWANCE = selector("allowance(address,address)")
 _IS_VALID_SIGNATURE = selector("isValidSignature(bytes32,bytes)")
 _SYMBOL = selector("symbol()")
 _DECIMALS = selector("decimals()")
-
-
-OLDEST_HEAD = 10 * 60
-"""A public chain whose newest block is older than this has stopped, or the server has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

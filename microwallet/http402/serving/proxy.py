@@ -14,14 +14,7 @@ from microwallet.domain.one_line import one_line
 from microwallet.domain.whole_url import whole_url
 from microwallet.errors import UsageError
 from microwallet.http402.charging.answers import KEPT_LIMIT, plain_answer
-from microwallet.http402.charging.asgi import (
-    Receive,
-    Scope,
-    Send,
-    client_leaves,
-    plain_name,
-    send_answer,
-)
+from microwallet.http402.charging.asgi import Receive, Scope, Send, client_leaves, plain_name, send_answer
 from microwallet.http402.loopback import is_loopback, parse_ip
 from microwallet.http402.wire.events import BODILESS
 
